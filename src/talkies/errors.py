@@ -1,0 +1,32 @@
+"""The errors a person meets: one line each, with the file or key, what is wrong, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class TalkiesError(Exception):
+    """Something a person can mend. `str()` is one line; the command line prints it and exits 1."""
+
+
+class InputError(TalkiesError):
+    """A picture or clip of the user's cannot be used.
+
+    A shard records it in its receipt and goes on with its other pairs; any other error ends the shard.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path = str(path)
+        self.reason = reason
+        super().__init__(f"{printable(self.path)}: {reason}")
+
+
+class Stopped(TalkiesError):
+    """The process was asked to stop (SIGTERM, SIGINT); the unfinished pair was discarded."""
+
+
+def printable(name: str | Path) -> str:
+    """Return a file name fit for one line of a terminal: control characters and undecodable bytes escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name)
+    )
