@@ -1,0 +1,184 @@
+"""The blocks that the three networks share (FOMM, supplementary material A: Johnson-style blocks, hourglass).
+
+Every convolution keeps its side but for the pooling and upsampling stated; tensors are [N, C, H, W].
+Attribute names are those of the published checkpoints, which load strictly.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SameBlock(nn.Module):
+    """Convolution, batch norm, ReLU at one resolution: [N, in, H, W] -> [N, out, H, W]."""
+
+    def __init__(self, in_features: int, out_features: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_features, out_features, kernel_size, padding=kernel_size // 2)
+        self.norm = nn.BatchNorm2d(out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return relu(norm(conv(x)))."""
+        return F.relu(self.norm(self.conv(x)))
+
+
+class DownBlock(SameBlock):
+    """A same block, then 2x2 average pooling: [N, in, H, W] -> [N, out, H/2, W/2]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled features."""
+        return F.avg_pool2d(super().forward(x), 2)
+
+
+class UpBlock(SameBlock):
+    """Nearest-neighbour doubling, then a same block: [N, in, H, W] -> [N, out, 2H, 2W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features at twice the side."""
+        return super().forward(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+class ResidualBlock(nn.Module):
+    """Pre-activation residual block at one resolution and width (norm, ReLU, convolution, twice)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(features, features, 3, padding=1)
+        self.conv2 = nn.Conv2d(features, features, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(features)
+        self.norm2 = nn.BatchNorm2d(features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x plus its residual, [N, features, H, W]."""
+        residual = self.conv1(F.relu(self.norm1(x)))
+        return x + self.conv2(F.relu(self.norm2(residual)))
+
+
+def widths(block_expansion: int, max_features: int, num_blocks: int) -> list[int]:
+    """Return the channels at each depth 0..num_blocks: doubled each time, capped at max_features.
+
+    Depth 0 is the un-capped start of an encoder only where its caller uses it as such.
+    """
+    return [min(max_features, block_expansion * 2**depth) for depth in range(num_blocks + 1)]
+
+
+class Encoder(nn.Module):
+    """The hourglass' way down: each block halves the side and doubles the channels up to max_features."""
+
+    def __init__(self, block_expansion: int, in_features: int, num_blocks: int, max_features: int) -> None:
+        super().__init__()
+        width = widths(block_expansion, max_features, num_blocks)
+        width[0] = in_features
+        self.down_blocks = nn.ModuleList(DownBlock(a, b) for a, b in itertools.pairwise(width))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the input and every level's features, finest first."""
+        levels = [x]
+        for block in self.down_blocks:
+            levels.append(block(levels[-1]))
+        return levels
+
+
+class Decoder(nn.Module):
+    """The hourglass' way up, with the encoder's level of the same side joined after each block."""
+
+    def __init__(self, block_expansion: int, in_features: int, num_blocks: int, max_features: int) -> None:
+        super().__init__()
+        width = widths(block_expansion, max_features, num_blocks)
+        self.up_blocks = nn.ModuleList(
+            UpBlock(width[depth + 1] * (1 if depth == num_blocks - 1 else 2), width[depth])
+            for depth in reversed(range(num_blocks))
+        )
+        self.out_features = width[0] + in_features
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Return [N, out_features, H, W] from the encoder's levels, finest first."""
+        x = levels[-1]
+        for block, skip in zip(self.up_blocks, reversed(levels[:-1]), strict=True):
+            x = torch.cat([block(x), skip], dim=1)
+        return x
+
+
+class Hourglass(nn.Module):
+    """U-Net of num_blocks halvings (FOMM, sec. 3.1): [N, in, H, W] -> [N, out_features, H, W].
+
+    H and W must be multiples of 2**num_blocks.
+    """
+
+    def __init__(self, block_expansion: int, in_features: int, num_blocks: int, max_features: int) -> None:
+        super().__init__()
+        self.encoder = Encoder(block_expansion, in_features, num_blocks, max_features)
+        self.decoder = Decoder(block_expansion, in_features, num_blocks, max_features)
+        self.out_features = self.decoder.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last level joined with the input."""
+        return self.decoder(self.encoder(x))
+
+
+class AntiAliasDownsample(nn.Module):
+    """Gaussian blur, then every (1/scale)-th pixel from the first, zero padded: one strided convolution.
+
+    The kernel belongs to the published state dicts as `weight` [channels, 1, k, k]. sigma = (1/scale - 1) / 2,
+    k = 2 round(4 sigma) + 1. scale is 1/2, 1/4, ...: networks that look at scale 1 have no such module.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.stride = round(1 / scale)
+        sigma = (1 / scale - 1) / 2
+        size = 2 * round(4 * sigma) + 1
+        offset = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+        row = torch.exp(-(offset**2) / (2 * sigma**2))
+        kernel = row[:, None] * row[None, :]
+        kernel = kernel / kernel.sum()
+        self.weight: Tensor
+        self.register_buffer("weight", kernel.repeat(channels, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, ceil(H * scale), ceil(W * scale)]."""
+        return F.conv2d(x, self.weight, stride=self.stride, padding=self.weight.shape[-1] // 2, groups=x.shape[1])
+
+
+def coordinate_grid(height: int, width: int, like: Tensor) -> Tensor:
+    """Return [height, width, 2] of (x, y) in [-1, 1], from corner pixel to corner pixel.
+
+    Sampling (see `warp`) takes -1 and 1 for the outer edges instead, so an identity grid shifts by up to half
+    a pixel. The published weights were trained with it; it stays.
+    """
+    x = torch.linspace(-1, 1, width, dtype=like.dtype, device=like.device)
+    y = torch.linspace(-1, 1, height, dtype=like.dtype, device=like.device)
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
+
+
+def warp(x: Tensor, deformation: Tensor) -> Tensor:
+    """Sample x [N, C, H, W] where deformation [N, h, w, 2] (x, y in [-1, 1]) points: [N, C, h, w].
+
+    Bilinear, zero outside, computed in the deformation's precision (half-precision coordinates would be
+    off by whole pixels) and returned in x's.
+    """
+    sampled = F.grid_sample(
+        x.to(deformation.dtype), deformation, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return sampled.to(x.dtype)
+
+
+def gaussian_heatmap(points: Tensor, height: int, width: int, variance: float) -> Tensor:
+    """Return [N, K, height, width]: exp(-|z - p|^2 / (2 variance)) about points [N, K, 2] in [-1, 1] (eq. 6)."""
+    grid = coordinate_grid(height, width, points)
+    # The exponential of a sum is the product of one over x and one over y: no [N, K, h, w, 2] is made.
+    x = torch.exp(-((grid[0, :, 0] - points[..., 0:1]) ** 2) / (2 * variance))
+    y = torch.exp(-((grid[:, 0, 1] - points[..., 1:2]) ** 2) / (2 * variance))
+    return y[..., :, None] * x[..., None, :]
+
+
+def inverse_2x2(matrix: Tensor) -> Tensor:
+    """Return the inverses of [..., 2, 2], in closed form; a singular matrix gives infinities."""
+    a, b, c, d = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 0], matrix[..., 1, 1]
+    determinant = a * d - b * c
+    adjugate = torch.stack([d, -b, -c, a], dim=-1)
+    return (adjugate / determinant[..., None]).unflatten(-1, (2, 2))

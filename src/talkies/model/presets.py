@@ -1,0 +1,94 @@
+"""The networks talkies knows by name: hyper-parameters, side, and the crop each was trained on."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A network's hyper-parameters in the shape of the original's yaml, and what its pictures look like.
+
+    size: side of the square it works at, in pixels. crop: how pictures and clips are cut for it when nothing
+    else is asked. checkpoint: the published file's usual name, or None where the weights are in the package.
+    """
+
+    name: str
+    size: int
+    crop: str
+    checkpoint: str | None
+    parameters: dict[str, Any] = field(compare=False)
+
+
+_PUBLISHED: dict[str, Any] = {
+    "common_params": {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True},
+    "kp_detector_params": {
+        "temperature": 0.1,
+        "block_expansion": 32,
+        "max_features": 1024,
+        "scale_factor": 0.25,
+        "num_blocks": 5,
+    },
+    "generator_params": {
+        "block_expansion": 64,
+        "max_features": 512,
+        "num_down_blocks": 2,
+        "num_bottleneck_blocks": 6,
+        "estimate_occlusion_map": True,
+        "dense_motion_params": {
+            "block_expansion": 64,
+            "max_features": 1024,
+            "num_blocks": 5,
+            "scale_factor": 0.25,
+        },
+    },
+}
+
+_DEMO: dict[str, Any] = {
+    "common_params": {"num_kp": 10, "num_channels": 3, "estimate_jacobian": True},
+    "kp_detector_params": {
+        "temperature": 0.1,
+        "block_expansion": 16,
+        "max_features": 128,
+        "scale_factor": 0.5,
+        "num_blocks": 4,
+    },
+    "generator_params": {
+        "block_expansion": 24,
+        "max_features": 64,
+        "num_down_blocks": 1,
+        "num_bottleneck_blocks": 3,
+        "estimate_occlusion_map": True,
+        "dense_motion_params": {
+            "block_expansion": 16,
+            "max_features": 128,
+            "num_blocks": 4,
+            "scale_factor": 0.5,
+        },
+    },
+}
+
+
+def _published(stem: str, crop: str, **detector: Any) -> Preset:
+    parameters = deepcopy(_PUBLISHED)
+    parameters["kp_detector_params"].update(detector)
+    checkpoint = f"{stem}.pth.tar" if stem == "fashion" else f"{stem}-cpk.pth.tar"
+    return Preset(f"{stem}-256", 256, crop, checkpoint, parameters)
+
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset("demo", 128, "face", None, _DEMO),
+        _published("vox", "face"),
+        _published("vox-adv", "face"),
+        _published("taichi", "center"),
+        _published("taichi-adv", "center"),
+        _published("fashion", "center"),
+        _published("mgif", "center", single_jacobian_map=True),
+        _published("nemo", "face"),
+        _published("bair", "center"),
+    )
+}
