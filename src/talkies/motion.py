@@ -1,0 +1,211 @@
+"""The keypoints of a whole driving clip: found once, saved, and transferred onto every source image."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .errors import TalkiesError
+from .model import FirstOrderModel, Keypoints
+from .model.layers import inverse_2x2
+
+FORMAT = 1
+"""Raised when the fields of a saved motion change their meaning."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A driving clip's keypoints, and what they were found with.
+
+    value: float32 [T, K, 2] in [-1, 1] (x, y). jacobian: float32 [T, K, 2, 2] or None. rate: frames a second.
+    size: side in pixels of the square frames the network saw. preset, weights: the network's name and the
+    digest of its weights.
+    """
+
+    value: NDArray[np.float32]
+    jacobian: NDArray[np.float32] | None
+    rate: Fraction
+    size: int
+    preset: str
+    weights: str
+
+    @property
+    def frames(self) -> int:
+        """The number of frames T."""
+        return len(self.value)
+
+    def keypoints(self, device: torch.device | str = "cpu") -> Keypoints:
+        """Return the T frames' keypoints as tensors on a device."""
+        jacobian = None if self.jacobian is None else torch.from_numpy(self.jacobian).to(device)
+        return Keypoints(torch.from_numpy(self.value).to(device), jacobian)
+
+    def save(self, path: str | Path) -> None:
+        """Write the motion as npz without pickles, whole or not at all (numpy's NPY/NPZ format)."""
+        path = Path(path)
+        arrays: dict[str, NDArray[np.generic]] = {
+            "format": np.array(FORMAT),
+            "value": self.value,
+            "rate": np.array([self.rate.numerator, self.rate.denominator], dtype=np.int64),
+            "frames": np.array(self.frames),
+            "size": np.array([self.size, self.size]),
+            "preset": np.array(self.preset),
+            "weights": np.array(self.weights),
+        }
+        if self.jacobian is not None:
+            arrays["jacobian"] = self.jacobian
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub confuses ** with allow_pickle
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, *, weights: str | None = None) -> Motion:
+        """Read a saved motion; nothing in the file is run.
+
+        weights: the digest of the weights it is to be used with. Raises TalkiesError for a damaged file and
+        for a motion that other weights made: keypoints mean nothing to a network that did not find them.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            if int(arrays["format"]) != FORMAT:
+                raise TalkiesError(f"{path}: a motion of format {int(arrays['format'])}, not {FORMAT}: make it again")
+            rate = Fraction(*(int(n) for n in arrays["rate"]))
+            motion = cls(
+                arrays["value"].astype(np.float32),
+                arrays["jacobian"].astype(np.float32) if "jacobian" in arrays else None,
+                rate,
+                int(arrays["size"][0]),
+                str(arrays["preset"]),
+                str(arrays["weights"]),
+            )
+            if motion.value.ndim != 3 or motion.frames != int(arrays["frames"]) or not motion.frames or rate <= 0:
+                raise ValueError("its fields contradict one another")
+        except (OSError, ValueError, KeyError, EOFError, ZeroDivisionError, zipfile.BadZipFile) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
+            raise TalkiesError(f"{path}: not a saved motion, or damaged ({reason}): make it again") from None
+        if weights is not None and motion.weights != weights:
+            raise TalkiesError(
+                f"{path}: this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than "
+                f"the ones loaded ({weights[:12]}): make it again with these"
+            )
+        return motion
+
+
+def frames_to_tensor(frames: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Turn uint8 RGB [N, H, W, 3] into float32 [N, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def detect_motion(
+    model: FirstOrderModel, frames: Iterable[NDArray[np.uint8]], rate: Fraction, *, batch: int = 8
+) -> Motion:
+    """Find the keypoints of a clip's frames, a batch at a time (frames: uint8 RGB [size, size, 3] each).
+
+    Raises TalkiesError when there is no frame, or when the network gives no finite keypoints.
+    """
+    values: list[NDArray[np.float32]] = []
+    jacobians: list[NDArray[np.float32]] = []
+    size = 0
+    for group in _batches(frames, batch):
+        size = group.shape[1]
+        found = model.keypoints(frames_to_tensor(group, model.device))
+        values.append(found.value.cpu().numpy())
+        if found.jacobian is not None:
+            jacobians.append(found.jacobian.cpu().numpy())
+    if not values:
+        raise TalkiesError("the driving clip has no frame in the segment asked for")
+    motion = Motion(
+        np.concatenate(values),
+        np.concatenate(jacobians) if jacobians else None,
+        rate,
+        size,
+        model.preset.name,
+        model.weights_digest or "",
+    )
+    if not np.isfinite(motion.value).all() or (motion.jacobian is not None and not np.isfinite(motion.jacobian).all()):
+        raise TalkiesError("the network gives undefined keypoints: are these the right weights for this preset?")
+    return motion
+
+
+def _batches(frames: Iterable[NDArray[np.uint8]], batch: int) -> Iterator[NDArray[np.uint8]]:
+    iterator = iter(frames)
+    while group := list(islice(iterator, batch)):
+        yield np.stack(group)
+
+
+def transfer_motion(
+    kp_source: Keypoints,
+    kp_driving: Keypoints,
+    kp_initial: Keypoints,
+    relative: bool = True,
+    adapt_scale: bool = True,
+) -> Keypoints:
+    """Give the source's keypoints the driving clip's motion (FOMM, sec. 3.4 and eq. 10).
+
+    kp_source, kp_initial: one picture each (the source, and the driving frame that motion is counted from);
+    kp_driving: N frames. Relative: value = (d - d0) scale + s, jacobian = J_d J_d0^-1 J_s, where scale is
+    sqrt(hull area of s / hull area of d0) with adapt_scale, else 1, and works on the values alone. Not
+    relative: the driving keypoints themselves. Hulls without an area (collinear keypoints) scale by 1.
+    """
+    if not relative:
+        return kp_driving
+    scale = 1.0
+    if adapt_scale:
+        area, initial_area = hull_area(kp_source.value[0]), hull_area(kp_initial.value[0])
+        if area > 1e-9 and initial_area > 1e-9:
+            scale = (area / initial_area) ** 0.5
+    value = (kp_driving.value - kp_initial.value) * scale + kp_source.value
+    if kp_driving.jacobian is None or kp_initial.jacobian is None or kp_source.jacobian is None:
+        return Keypoints(value)
+    return Keypoints(value, kp_driving.jacobian @ inverse_2x2(kp_initial.jacobian) @ kp_source.jacobian)
+
+
+def hull_area(points: torch.Tensor) -> float:
+    """Return the area of the convex hull of points [K, 2] (Andrew's monotone chain); 0 for collinear points."""
+    ordered = sorted(map(tuple, points.detach().cpu().double().tolist()))
+
+    def chain(sequence: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+        hull: list[tuple[float, ...]] = []
+        for p in sequence:
+            while len(hull) > 1 and _turn(hull[-2], hull[-1], p) <= 0:
+                hull.pop()
+            hull.append(p)
+        return hull[:-1]
+
+    hull = chain(ordered) + chain(reversed(ordered))
+    shifted = hull[1:] + hull[:1]
+    return abs(sum(a[0] * b[1] - a[1] * b[0] for a, b in zip(hull, shifted, strict=True))) / 2
+
+
+def _turn(a: tuple[float, ...], b: tuple[float, ...], c: tuple[float, ...]) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def best_frame(kp_source: Keypoints, kp_driving: Keypoints) -> int:
+    """Return the driving frame whose pose is nearest the source's, to count relative motion from.
+
+    Poses are compared by keypoints freed of place and size: centred, divided by the root of the hull's area.
+    """
+
+    def normalized(value: torch.Tensor) -> torch.Tensor:
+        centred = value - value.mean(dim=0, keepdim=True)
+        return centred / max(hull_area(value), 1e-9) ** 0.5
+
+    source = normalized(kp_source.value[0])
+    distances = [float(((normalized(value) - source) ** 2).sum()) for value in kp_driving.value]
+    return int(np.argmin(distances))
