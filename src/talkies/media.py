@@ -1,0 +1,1223 @@
+"""All media: probe, read and write films through ffmpeg, put sound under pictures, read pictures.
+
+The only tool is the ffmpeg that imageio-ffmpeg brings (there is no ffprobe beside it). What it prints of
+a file gives the streams; `-c copy -f framecrc` lists every packet with its exact time stamps, without decoding.
+
+Files may come from strangers: ffmpeg opens plain files only (no network, no playlists that name other
+files), by absolute names behind `file:`, so that no name is taken for an option, a pattern or a protocol.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import logging
+import os
+import re
+import shutil
+import stat
+import subprocess
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import InputError, TalkiesError, printable
+
+if TYPE_CHECKING:  # numpy and pillow cost more to import than the rest of this file together
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image as PillowImage
+
+    Frame = NDArray[np.uint8]  # [height, width, 3], RGB
+
+log = logging.getLogger("talkies")
+
+PICTURE_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .heic .heif .avif .ppm .pgm .pbm .pnm .jp2".split()  # noqa: SIM905
+)
+CLIP_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .qt .3gp .3g2 .mkv .webm .avi .gif .apng .mpg .mpeg .vob .ts .m2ts .mts .flv .wmv .asf .ogv".split()  # noqa: SIM905
+)
+# Of pillow's formats those that carry photos and drawings: none that starts another program (as EPS does).
+PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "PPM", "JPEG2000")
+# Of ffmpeg's demuxers those that hold everything in one file (HLS, DASH, concat, image2 … open others).
+DEMUXERS = "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,flv,asf,ogg"
+
+MIN_SIDE = 8  # pixels; below it there is nothing to see
+MAX_SIDE = 20_000
+MAX_PIXELS = 120_000_000  # 120 MP: 360 MB as RGB
+MAX_PICTURE_BYTES = 1 << 30
+MAX_RATE = 60  # frames a second
+STANDARD_RATES = tuple(
+    sorted(
+        {Fraction(n) for n in (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 16, 18, 20, 24, 25, 30, 48, 50, 60)}
+        | {Fraction(n * 1000, 1001) for n in (12, 15, 24, 30, 48, 60)}
+    )
+)
+DEFAULT_RATE = Fraction(25)  # of a clip of one frame that states none
+
+# Sound that mp4 takes as it is; everything else becomes AAC.
+COPIED_SOUND = frozenset("aac mp3 ac3 eac3 vorbis opus flac pcm_s16le pcm_s16be".split())  # noqa: SIM905
+AAC = ["-c:a", "aac", "-b:a", "192k"]
+
+ACCURATE = "accurate_rnd+full_chroma_int+full_chroma_inp"  # of swscale: no 8 bit shortcuts, chroma interpolated
+STDERR_BYTES = 1 << 18
+
+_ALPHA = re.compile(r"^(rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8|rgbaf|ayuv|vuya)")
+_TRUNCATED = re.compile(r"partial file|File ended prematurely|[Pp]acket corrupt|corrupt input packet")
+_SIZE = re.compile(r"(?<!\w)([1-9]\d{0,5})x([1-9]\d{0,5})(?!\w)")  # not the codec's tag, (avc1 / 0x31637661)
+_NO_PTS = -(1 << 63)
+
+
+# --- ffmpeg itself ---------------------------------------------------------------------------------------
+
+
+@cache
+def ffmpeg_path() -> str:
+    """Return the path of imageio-ffmpeg's binary (`IMAGEIO_FFMPEG_EXE` names another)."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    try:
+        return get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise TalkiesError(f"no ffmpeg: {error}; reinstall imageio-ffmpeg") from None
+
+
+@cache
+def ffmpeg_version() -> str:
+    """Return ffmpeg's version as it states it, e.g. `n9.0.2-17-g2a571b6068`."""
+    with _Ffmpeg(["-version"], bare=True) as process:
+        words = process.stdout.read().decode(errors="replace").split()
+        process.finish()
+    return words[2] if words[:2] == ["ffmpeg", "version"] else "unknown"
+
+
+def __getattr__(name: str) -> str:
+    if name == "FFMPEG_VERSION":  # asked of the binary on first use, since that takes 0.1 s
+        return ffmpeg_version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _url(path: str | Path) -> str:
+    return "file:" + os.path.abspath(path)  # noqa: PTH100 (Path.absolute keeps "..")
+
+
+def _input(path: str | Path, *options: str) -> list[str]:
+    """Return the arguments that open a file, and nothing but that file."""
+    guard = ["-protocol_whitelist", "file", "-format_whitelist", DEMUXERS]
+    return [*guard, *options, "-i", _url(path)]
+
+
+class _Ffmpeg:
+    """One run of ffmpeg: started on entering, on leaving ended and reaped whatever happened between.
+
+    Its stderr is drained by a thread into a bounded memory (the head and the tail), so that a file with a million
+    faults can neither block the run nor fill the memory.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        stdin: bool = False,
+        timeout: float | None = None,
+        level: str = "info",
+        bare: bool = False,
+    ) -> None:
+        common = ["-hide_banner", "-nostats", "-nostdin", "-loglevel", level]
+        self._command = [ffmpeg_path(), *([] if bare else common), *arguments]
+        self._with_stdin = stdin
+        self._timeout = timeout
+        self._head = bytearray()
+        self._tail: deque[bytes] = deque(maxlen=200)
+        self.timed_out = False
+
+    def __enter__(self) -> _Ffmpeg:
+        environment = {k: v for k, v in os.environ.items() if k not in ("FFREPORT", "AV_LOG_FORCE_COLOR")}
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE if self._with_stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=1 << 16,
+            env=environment,
+            # Ctrl-C in a terminal reaches us alone: ffmpeg would end its file early, as if all were well.
+            start_new_session=True,
+        )
+        self._drain = threading.Thread(target=self._read_stderr, daemon=True)
+        self._drain.start()
+        self._timer = None
+        if self._timeout is not None:
+            self._timer = threading.Timer(self._timeout, self._expire)
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._process.kill()  # nothing happens if it has ended
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                if pipe is not None:
+                    pipe.close()
+            except OSError:
+                pass  # unwritten bytes for a process that is gone
+        self._process.wait()
+        self._drain.join()
+
+    def _expire(self) -> None:
+        self.timed_out = True
+        self._process.kill()
+
+    def _read_stderr(self) -> None:
+        pipe = self._process.stderr
+        assert pipe is not None
+        with pipe:
+            while line := pipe.readline(1 << 12):
+                if len(self._head) < STDERR_BYTES:
+                    self._head += line
+                else:
+                    self._tail.append(line)
+
+    @property
+    def stdout(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    @property
+    def stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def stderr(self) -> str:
+        """What it said; complete after `finish`."""
+        return (bytes(self._head) + b"".join(self._tail)).decode("utf-8", "surrogateescape")
+
+    def finish(self) -> int:
+        """Wait for the end and return the exit code (negative: the signal that ended it).
+
+        Raises TalkiesError or OSError when the machine, not the file, is at fault.
+        """
+        code = self._process.wait()
+        self._drain.join()
+        if self.timed_out:
+            raise TalkiesError(f"ffmpeg did not finish within {self._timeout:g} s: {self._subject()}")
+        # 255 is what it returns when it was asked to stop and ended its file early, as if all were well.
+        if code < 0 or code == 255:
+            raise TalkiesError(f"ffmpeg was stopped (exit code {code}): {self._subject()}")
+        if code:
+            _raise_if_transient(self.stderr, self._subject())
+        return code
+
+    def _subject(self) -> str:
+        names = [a[5:] for a in self._command if a.startswith("file:")]
+        return ", ".join(printable(n) for n in names)
+
+
+def _raise_if_transient(stderr: str, subject: str) -> None:
+    """Raise OSError if ffmpeg failed for want of memory, disk or file handles: another run may succeed."""
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        if os.strerror(number) in stderr:
+            raise OSError(number, f"ffmpeg: {os.strerror(number)}", subject)
+    for number in (errno.ESTALE, errno.EAGAIN):
+        if f": {os.strerror(number)}" in stderr:
+            raise OSError(number, f"ffmpeg: {os.strerror(number)}", subject)
+
+
+def _complaint(stderr: str) -> str:
+    """Return the line of ffmpeg's stderr that says most, without its address and our file's name."""
+    lines = [re.sub(r"^(\[[^\]]*\] )+", "", line).strip() for line in stderr.splitlines()]
+    telling = [
+        line
+        for line in lines
+        if line
+        and not line.startswith(("Error opening input", "Error while", "Conversion failed", "Last message"))
+        and re.search(r"(?i)not |no |error|invalid|fail|corrupt|unknown|missing|unsupported|end of file", line)
+    ]
+    return printable((telling or lines or ["no reason given"])[0][:200])
+
+
+# --- probing ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sound:
+    """An audio stream of a clip. Times are seconds of the file's own clock."""
+
+    stream: int  # index in the file
+    codec: str
+    sample_rate: int
+    channels: str  # ffmpeg's name of the layout: mono, stereo, 5.1 …
+    start: Fraction  # when the first sample is heard (after the encoder's priming)
+    end: Fraction  # when the last packet ends
+    packet: Fraction  # the longest packet, in seconds: how finely it can be cut without decoding
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What probing found in a driving video."""
+
+    path: Path
+    width: int  # as shown: after SAR and rotation, in square pixels
+    height: int
+    rate: Fraction  # the constant rate, frames a second, at which talkies reads it
+    frames: int  # frames that read_frames gives: exact for constant rates (counted packets), else an estimate
+    duration: Fraction  # seconds of picture
+    start: Fraction  # time stamp of the first picture in the file's own clock, seconds
+    variable: bool  # the pictures are not evenly spaced in the file
+    codec: str
+    pixel_format: str
+    rotation: int  # degrees counter-clockwise that the file asks for; ffmpeg applies it
+    sar: Fraction  # shape of a stored pixel, width / height
+    sound: Sound | None  # the default audio stream, else the first
+    truncated: bool  # the file is cut short or damaged
+    stream: int = 0  # index of the picture stream in the file
+    matrix: str | None = None  # YCbCr matrix to assume where the file states none
+    numbered: bool = False  # the file has no presentation times (AVI): pictures are counted instead
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream of a file as ffmpeg prints it."""
+
+    index: int
+    kind: str  # "video", "audio", "subtitle", "data", "attachment"
+    codec: str
+    text: str  # the rest of the line
+    default: bool
+    cover: bool  # a still picture that belongs to the music, no film
+    details: str  # metadata and side data
+
+
+@dataclass
+class _Packets:
+    """Every packet of one stream: times in ticks of `timebase` seconds, in file order."""
+
+    timebase: Fraction
+    codec: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    times: list[int] = field(default_factory=list)  # presentation
+    lengths: list[int] = field(default_factory=list)
+    timeless: int = 0  # packets without presentation time; their decoding time stands in `times`
+
+    def span(self) -> tuple[Fraction, Fraction]:
+        """Return start of the first and end of the last, seconds."""
+        last = max(t + n for t, n in zip(self.times, self.lengths, strict=True))
+        return min(self.times) * self.timebase, last * self.timebase
+
+
+_STREAM = re.compile(
+    r"^  Stream #0:(?P<index>\d+)(?:\[0x[0-9a-f]+\])?(?:\([^)]*\))?: "
+    r"(?P<kind>Video|Audio|Subtitle|Data|Attachment): (?P<codec>\w+)(?P<text>.*)$"
+)
+
+
+def streams(path: str | Path, *, timeout: float | None = 60) -> list[Stream]:
+    """Return the streams of a media file.
+
+    Raises InputError for anything that is not a film or sound in one plain file.
+    """
+    path = Path(path)
+    _check_file(path)
+    with _Ffmpeg(_input(path, "-max_pixels", str(MAX_PIXELS)), timeout=timeout) as process:
+        process.stdout.read()
+        process.finish()  # always 1: "At least one output file must be specified"
+    # The file's name stands in the first line and may itself hold lines that look like a stream's.
+    _, found, listing = process.stderr.partition(f"from '{_url(path)}':\n")
+    if not found:
+        raise InputError(path, _why_not_a_film(path, process.stderr))
+    return _parse_streams(listing)
+
+
+def _parse_streams(listing: str) -> list[Stream]:
+    blocks: list[tuple[re.Match[str], list[str]]] = []
+    for line in listing.split("\n"):
+        if match := _STREAM.match(line):
+            blocks.append((match, []))
+        elif blocks and line.startswith("    "):
+            blocks[-1][1].append(line)
+        elif line.startswith(("Stream mapping", "Output #", "At least one")):
+            break
+    return [
+        Stream(
+            index=int(m["index"]),
+            kind=m["kind"].lower(),
+            codec=m["codec"],
+            text=m["text"],
+            default="(default)" in m["text"],
+            cover="(attached pic)" in m["text"] or "(still image)" in m["text"],
+            details="\n".join(details),
+        )
+        for m, details in blocks
+    ]
+
+
+def _check_file(path: Path) -> None:
+    """Raise InputError unless `path` is a file with bytes that we may read."""
+    try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):  # a pipe would keep us waiting
+            raise InputError(path, f"this is a {'folder' if stat.S_ISDIR(kind) else 'device or pipe'}, not a file")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise InputError(path, "the file is empty; copy it again")
+    except FileNotFoundError:
+        broken = path.is_symlink()
+        raise InputError(path, "the link leads nowhere" if broken else "there is no such file") from None
+    except PermissionError:
+        raise InputError(path, "no permission to read it; mend with chmod u+r") from None
+    except ValueError:
+        raise InputError(path, "not a possible file name") from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO):
+            raise InputError(path, os.strerror(error.errno).lower()) from None
+        raise
+
+
+def _why_not_a_film(path: Path, stderr: str) -> str:
+    with path.open("rb") as file:
+        head = file.read(512)
+    if "not on whitelist" in stderr or "not in allowed" in stderr or head.lstrip().startswith(b"#EXTM3U"):
+        return "not a plain video file (a playlist, a script or another format that talkies does not open)"
+    if re.match(rb"\s*(<!doctype html|<html)", head, re.IGNORECASE):
+        return "this is a web page, not a video; download the video itself"
+    if "moov atom not found" in stderr:
+        return "the video is cut short and its index is missing; copy or download it again"
+    return f"not a video that can be read ({_complaint(stderr)}); is the file whole?"
+
+
+def _packets(path: Path, indices: Sequence[int], *, timeout: float | None = None) -> tuple[list[_Packets], str, int]:
+    """List the packets of some streams without decoding. Return them, what ffmpeg said, its exit code."""
+    chosen = [a for index in indices for a in ("-map", f"0:{index}")]
+    arguments = [
+        *["-copyts", *_input(path), *chosen],
+        # copyinkf: packets before the first key frame count too, the decoder may well show them
+        *["-c", "copy", "-copyinkf", "-f", "framecrc", "pipe:1"],
+    ]
+    found = [_Packets(Fraction(1)) for _ in indices]
+    with _Ffmpeg(arguments, timeout=timeout) as process:
+        for line in process.stdout:
+            if line.startswith(b"#"):
+                head, _, value = line[1:].decode().strip().partition(": ")
+                name, _, number = head.rpartition(" ")
+                if number.isdigit() and int(number) < len(found):
+                    stream = found[int(number)]
+                    stream.facts[name] = value
+                    if name == "tb":
+                        stream.timebase = Fraction(value)
+                    elif name == "codec_id":
+                        stream.codec = value
+                continue
+            columns = line.split(b",")
+            flags = next((int(c.strip()[2:], 16) for c in columns[6:] if c.strip().startswith(b"F=0x")), 1)
+            if flags & 4:  # "discard": before the cut of an edit list, decoded but never shown
+                continue
+            stream = found[int(columns[0])]
+            decoding, shown, length = (int(c) for c in columns[1:4])
+            stream.timeless += shown == _NO_PTS
+            stream.times.append(decoding if shown == _NO_PTS else shown)
+            stream.lengths.append(length)
+        code = process.finish()
+    return found, process.stderr, code
+
+
+def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
+    """Return what is known of a clip without decoding its pictures; every packet's time stamp is looked at.
+
+    The rate of evenly spaced pictures is exact (30000/1001); above 60 it is divided by the smallest whole number that
+    brings it to 60 or less. Variable ones get the standard rate nearest to their average, by ratio.
+
+    Raises InputError for what is not a readable video, TalkiesError when `timeout` seconds did not suffice.
+    """
+    path = Path(path)
+    listing = streams(path, timeout=timeout)
+    pictures = [s for s in listing if s.kind == "video" and not s.cover]
+    if not pictures:
+        raise InputError(path, "there is no moving picture in it (sound only?)" if listing else "nothing in it")
+    picture = next((s for s in pictures if s.default), pictures[0])
+    sounds = [s for s in listing if s.kind == "audio"]
+    sound = next((s for s in sounds if s.default), sounds[0] if sounds else None)
+
+    chosen = [picture.index] + ([sound.index] if sound else [])
+    packets, said, _ = _packets(path, chosen, timeout=timeout)
+    shown = packets[0]
+    if not shown.times:
+        raise InputError(path, f"no picture in it can be read ({_complaint(said)})")
+    start, end = shown.span()
+    rate, variable = _find_rate(shown, _stated_rate(picture.text))
+    end = max(end, max(shown.times) * shown.timebase + 1 / rate) if not variable else end
+    end = max(end, start + 1 / rate)
+    step = max(1, -(-rate // MAX_RATE))  # rates above the limit: every second, third … picture
+    rate /= step
+    frames = max(1, round((end - start) * rate)) if variable else -(-len(shown.times) // step)
+
+    stored = _SIZE.search(picture.text)
+    if stored is None:
+        raise InputError(path, "the size of its picture is not known; is the file whole?")
+    shape = re.search(r"SAR (\d+):(\d+)", picture.text)
+    sar = Fraction(int(shape[1]), int(shape[2])) if shape and int(shape[1]) and int(shape[2]) else Fraction(1)
+    if not Fraction(1, 10) <= sar <= 10:
+        sar = Fraction(1)  # no camera makes such pixels: a damaged header
+    turn = re.search(r"rotation of (-?[\d.]+) degrees", picture.details)
+    rotation = round(float(turn[1])) % 360 if turn else 0
+    width, height = _shown_size(int(stored[1]), int(stored[2]), sar, rotation)
+    _check_size(path, width, height)
+    colours = re.match(r"[^,]*(?:\([^)]*\))*[^,]*, (?P<format>\w+)(?:\((?P<notes>[^)]*)\))?", picture.text)
+    pixel_format, notes = (colours["format"], colours["notes"] or "") if colours else ("unknown", "")
+    return Clip(
+        path=path,
+        width=width,
+        height=height,
+        rate=rate,
+        frames=frames,
+        duration=end - start,
+        start=start,
+        variable=variable,
+        codec=picture.codec,
+        pixel_format=pixel_format,
+        rotation=rotation,
+        sar=sar,
+        sound=_find_sound(path, sound, packets[1], timeout) if sound else None,
+        truncated=bool(_TRUNCATED.search(said)),
+        stream=picture.index,
+        numbered=bool(shown.timeless) and not variable and step == 1,
+        matrix=_assumed_matrix(pixel_format, notes, int(stored[1]), int(stored[2])),
+    )
+
+
+def _shown_size(width: int, height: int, sar: Fraction, rotation: int) -> tuple[int, int]:
+    """Return the size in square pixels: the side that pixels stretch grows, so that none is lost."""
+    if sar > 1:
+        width = round(width * sar)
+    else:
+        height = round(height / sar)
+    return (height, width) if rotation % 180 == 90 else (width, height)
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise InputError(path, f"{width}x{height} pixels is too small; {MIN_SIDE} a side is the least")
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InputError(
+            path,
+            f"{width}x{height} pixels is too large; at most {MAX_SIDE:,} a side and {MAX_PIXELS // 10**6} megapixels",
+        )
+
+
+def _assumed_matrix(pixel_format: str, notes: str, width: int, height: int) -> str | None:
+    """Return "bt709" for YCbCr of HD size without a stated matrix, as players do; ffmpeg would take bt601."""
+    if not pixel_format.startswith(("yuv", "nv", "p0")) or re.search(r"bt|smpte|ycgco|fcc|gbr", notes):
+        return None
+    return "bt709" if width >= 1280 or height > 576 else None
+
+
+def _stated_rate(text: str) -> Fraction | None:
+    """Return the rate that the file states; ffmpeg prints two decimals, the standard rate behind them is meant."""
+    match = re.search(r"([\d.]+)(k?) fps", text)
+    if match is None:
+        return None
+    printed = Fraction(match[1]) * (1000 if match[2] else 1)
+    if not printed:
+        return None
+    nearest = min(STANDARD_RATES, key=lambda rate: abs(rate - printed))
+    return nearest if abs(nearest - printed) <= Fraction(1, 100) else printed
+
+
+def _find_rate(packets: _Packets, stated: Fraction | None) -> tuple[Fraction, bool]:
+    """Return the constant rate of the pictures and False, or a standard rate near their average and True.
+
+    Evenly spaced is what lies within one tick of the file's clock of an even grid: containers round (Matroska
+    to 1 ms), and that is no variable rate. Several rates may fit a short clip; what the file states comes first.
+    A grid of which up to a tenth is missing (dropped frames) is variable, but keeps its rate.
+    """
+    times = sorted(packets.times)
+    span = times[-1] - times[0]
+    if len(times) < 2 or span == 0:
+        length = packets.lengths[0] * packets.timebase if packets.lengths else Fraction(0)
+        rate = stated or (1 / length if length > 0 else DEFAULT_RATE)
+        return (rate if Fraction(1, 10) <= rate <= MAX_RATE else DEFAULT_RATE), False
+    intervals = len(times) - 1
+    average = intervals / (span * packets.timebase)
+
+    def fits(rate: Fraction) -> bool:
+        ticks = 1 / (rate * packets.timebase)
+        return all(abs(time - times[0] - i * ticks) <= 1 for i, time in enumerate(times))
+
+    def fits_with_gaps(rate: Fraction) -> bool:
+        ticks = 1 / (rate * packets.timebase)
+        slots = [round((time - times[0]) / ticks) for time in times]
+        on_grid = all(abs(time - times[0] - slot * ticks) <= 1 for time, slot in zip(times, slots, strict=True))
+        return ticks >= 8 and on_grid and slots[-1] * 9 <= intervals * 10
+
+    lowest, highest = intervals / ((span + 1) * packets.timebase), intervals / (max(span - 1, 1) * packets.timebase)
+    even = average if span % intervals == 0 else None
+    candidates = [
+        *([stated] if stated else []),
+        *([even] if even else []),
+        *sorted(STANDARD_RATES, key=lambda rate: abs(rate - average)),
+        _simplest_between(lowest, highest),
+    ]
+    for rate in candidates:
+        if lowest <= rate <= highest and fits(rate):
+            return rate, False
+    for rate in candidates:
+        if fits_with_gaps(rate):
+            return rate, True
+    return min(STANDARD_RATES, key=lambda rate: max(rate / average, average / rate)), True
+
+
+def _simplest_between(low: Fraction, high: Fraction) -> Fraction:
+    """Return the fraction of the smallest denominator in [low, high], 0 < low <= high."""
+    whole = -(-low // 1)  # the next whole number
+    if whole <= high:
+        return Fraction(whole)
+    below = low // 1
+    return below + 1 / _simplest_between(1 / (high - below), 1 / (low - below))
+
+
+def _find_sound(path: Path, stream: Stream, packets: _Packets, timeout: float | None) -> Sound | None:
+    if not packets.times:
+        log.warning("%s: its sound track is empty or cannot be read; going on without sound", printable(path))
+        return None
+    start, end = packets.span()
+    # Where the first sample lies is known only after decoding a packet: encoders put silence before it.
+    arguments = [
+        *["-copyts", *_input(path), "-map", f"0:{stream.index}", "-frames:a", "1"],
+        *["-c:a", "pcm_s16le", "-f", "framecrc", "pipe:1"],
+    ]
+    with _Ffmpeg(arguments, timeout=timeout, level="error") as process:
+        decoded = process.stdout.read().decode()
+        process.finish()
+    timebase = re.search(r"^#tb 0: (\S+)", decoded, re.MULTILINE)
+    first = re.search(r"^0, *-?\d+, *(-?\d+),", decoded, re.MULTILINE)
+    if timebase is None or first is None:
+        log.warning("%s: its sound cannot be decoded; going on without sound", printable(path))
+        return None
+    start = int(first[1]) * Fraction(timebase[1])
+    return Sound(
+        stream=stream.index,
+        codec=packets.codec or stream.codec,
+        sample_rate=int(packets.facts.get("sample_rate", 0)),
+        channels=packets.facts.get("channel_layout_name", "unknown"),
+        start=start,
+        end=max(end, start),
+        packet=max(packets.lengths) * packets.timebase,
+    )
+
+
+# --- reading frames --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Box:
+    """A square of the picture in display pixels: x to the right and y downward from the upper left corner.
+
+    It may reach outside a picture that is too small for it; what is outside repeats the picture's edge.
+    """
+
+    x: int
+    y: int
+    side: int
+
+
+def read_frames(
+    clip: Clip,
+    *,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    box: Box | None = None,
+    size: int | tuple[int, int] | None = None,
+    rate: Fraction | None = None,
+    threads: int | None = None,
+) -> Iterator[Frame]:
+    """Yield the clip's frames, uint8 [H,W,3] RGB, one at a time, at `clip.rate` (or `rate`).
+
+    `start` and `end` are seconds after the clip's first picture. `box` cuts, and repeats the edge where the box reaches
+    outside; then the frame is scaled to `size` (a side, or width and height). Without `box` the whole picture is given;
+    without `size` nothing is scaled. Alpha is laid over white. YCbCr is converted by the matrix and range that the file
+    states (where it states none: bt709 for HD, bt601 below), with interpolated chroma.
+
+    A damaged clip yields what can be decoded and a warning on logger "talkies". Raises InputError if that is nothing,
+    TalkiesError or OSError when the machine failed. Closing the generator ends ffmpeg.
+    """
+    since = Fraction(start or 0)
+    rate = rate or clip.rate
+    limit = None if end is None else round((Fraction(end) - since) * rate)
+    if limit is not None and limit <= 0:
+        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame")
+    filters, width, height = _filters(clip, since, rate, box, size)
+    arguments = [
+        *["-copyts", *(["-threads", str(threads)] if threads else [])],
+        *_input(clip.path, *_seek(clip, since), "-max_pixels", str(MAX_PIXELS)),
+        *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
+        *(["-frames:v", str(limit)] if limit else []),
+        *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
+    ]
+    return _decode(clip, arguments, (height, width, 3), limit, since)
+
+
+def _decode(
+    clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int | None, since: Fraction
+) -> Iterator[Frame]:
+    import numpy as np
+
+    count = 0
+    with _Ffmpeg(arguments, level="error") as process:
+        while limit is None or count < limit:
+            frame = np.empty(shape, np.uint8)
+            if process.stdout.readinto(frame.data.cast("B")) < frame.size:  # type: ignore[attr-defined]
+                break
+            yield frame
+            count += 1
+        process.stdout.read()
+        code = process.finish()
+    if count == 0:
+        if since >= clip.duration:
+            reason = f"the segment starts at {float(since):g} s but the clip has {float(clip.duration):g} s"
+        else:
+            reason = f"no picture in it can be decoded ({_complaint(process.stderr)})"
+        raise InputError(clip.path, reason)
+    if code or clip.truncated:
+        log.warning("%s: the clip is damaged or cut short; going on with its %d frames", printable(clip.path), count)
+
+
+def _seek(clip: Clip, since: Fraction) -> list[str]:
+    """Return options that skip most of a long clip's head. The filters cut exactly, this only saves decoding."""
+    indexed = clip.path.suffix.lower() in (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+    if since < 30 or not indexed or clip.truncated:
+        return []
+    return ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", _seconds(clip.start + since - 20)]
+
+
+def _filters(
+    clip: Clip, since: Fraction, rate: Fraction, box: Box | None, size: int | tuple[int, int] | None
+) -> tuple[str, int, int]:
+    """Return ffmpeg's filters from stored pictures to RGB frames, and the frames' width and height."""
+    # Time first: what is not shown is not converted. Times are shifted so that the first output frame is at 0.
+    clock, origin = (f"N/({clip.rate}*TB)", since) if clip.numbered else ("PTS", clip.start + since)
+    steps = [f"setpts=round({clock}-({_seconds(origin)})/TB)", f"fps=fps={rate}:start_time=0:round=near"]
+    if _ALPHA.match(clip.pixel_format):
+        steps.append(
+            "format=rgba,split[over][under];[under]drawbox=color=white:t=fill:replace=1[white];"
+            "[white][over]overlay=format=gbrp"
+        )
+    matrix = f":in_color_matrix={clip.matrix}" if clip.matrix else ""
+    # The size is always spelled out: a stream that changes its size half way must not change the frames.
+    steps.append(f"scale={clip.width}:{clip.height}:flags=lanczos+{ACCURATE}{matrix},format=rgb24,setsar=1")
+    width, height = clip.width, clip.height
+    if box is not None:
+        left, top = max(box.x, 0), max(box.y, 0)
+        right, bottom = min(box.x + box.side, width), min(box.y + box.side, height)
+        if right <= left or bottom <= top:
+            raise TalkiesError(f"{printable(clip.path)}: {box} lies outside the picture ({width}x{height})")
+        if (left, top, right, bottom) != (0, 0, width, height):
+            steps.append(f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1")
+        margins = (left - box.x, box.x + box.side - right, top - box.y, box.y + box.side - bottom)
+        if any(margins):
+            steps.append(f"format=gbrp,pad={box.side}:{box.side}:{margins[0]}:{margins[2]}")
+            steps.append("fillborders=left={}:right={}:top={}:bottom={}:mode=smear".format(*margins))
+        width = height = box.side
+    if size is not None:
+        wanted = (size, size) if isinstance(size, int) else size
+        if wanted != (width, height):
+            width, height = wanted
+            steps.append(f"scale={width}:{height}:flags=lanczos+{ACCURATE}")
+    return ",".join([*steps, "format=rgb24"]), width, height
+
+
+def _seconds(value: Fraction) -> str:
+    return f"{float(value):.9f}"
+
+
+# --- writing films ---------------------------------------------------------------------------------------
+
+
+def _beside(path: Path) -> Path:
+    """Return a temporary name in the same folder; hidden, and short enough for any file system."""
+    stem = path.name.encode("utf-8", "surrogateescape")[:180].decode("utf-8", "ignore")
+    return path.with_name(f".{stem}.{os.getpid()}-{time.monotonic_ns():x}.part")
+
+
+def publish(part: Path, path: Path) -> None:
+    """Move a finished file to its final name so that the name never shows half of it, also after a power cut."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        part.replace(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        near = _beside(path)  # the scratch disk is another file system
+        try:
+            shutil.copyfile(part, near)
+            publish(near, path)
+        finally:
+            near.unlink(missing_ok=True)
+        part.unlink()
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no fsync of folders
+            raise
+    finally:
+        os.close(folder)
+
+
+class FrameWriter:
+    """Write a silent film: H.264, yuv420p (bt709, limited range), faststart, at an exact constant rate.
+
+        with FrameWriter(path, Fraction(30000, 1001)) as film:
+            film.write(frame)  # uint8 [H,W,3] RGB
+
+    On a clean exit the film is checked (frames, rate, size) and renamed onto `path`; after an exception nothing
+    remains. Odd sides grow by one pixel that repeats the edge, as yuv420p halves them. `part` is the temporary name
+    (default: hidden, beside `path`); it may lie on another disk.
+
+    Raises TalkiesError (also for zero frames) or OSError (full disk …), never InputError.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        rate: Fraction,
+        *,
+        size: tuple[int, int] | None = None,
+        crf: int = 18,
+        preset: str = "medium",
+        comment: str | None = None,
+        threads: int | None = None,
+        part: Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.part = part or _beside(self.path)
+        self.rate = Fraction(rate)
+        self.size = size  # width, height of the frames given
+        self.frames = 0
+        self._crf, self._preset, self._comment, self._threads = crf, preset, comment, threads
+        self._process: _Ffmpeg | None = None
+
+    def __enter__(self) -> FrameWriter:
+        with self.part.open("wb"):
+            pass  # a folder that is missing or full says so here, in the system's own words
+        return self
+
+    def write(self, frame: Frame) -> None:
+        """Append one frame, uint8 [H,W,3] RGB; every frame has the size of the first."""
+        import numpy as np
+
+        height, width = frame.shape[:2]
+        self.size = self.size or (width, height)
+        if frame.dtype != np.uint8 or frame.shape != (self.size[1], self.size[0], 3):
+            raise ValueError(f"a frame of {frame.dtype} {frame.shape}; uint8 {(*self.size[::-1], 3)} is needed")
+        if width % 2 or height % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if self._process is None:
+            self._process = _Ffmpeg(self._arguments(), stdin=True, level="error")
+            self._process.__enter__()
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frame).data.cast("B"))
+        except BrokenPipeError:
+            self._fail()
+        self.frames += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._process is not None:
+                self._process.__exit__(None)
+            self.part.unlink(missing_ok=True)
+
+    @property
+    def _even_size(self) -> tuple[int, int]:
+        assert self.size is not None
+        return self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2
+
+    def _arguments(self) -> list[str]:
+        width, height = self._even_size
+        return [
+            *["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"],
+            *["-framerate", str(self.rate), "-i", "pipe:0"],
+            *["-vf", f"scale=flags=bicubic+{ACCURATE}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setsar=1"],
+            *["-c:v", "libx264", "-preset", self._preset, "-crf", str(self._crf)],
+            *(["-threads", str(self._threads)] if self._threads else []),
+            *["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"],
+            *_mp4_output(self.part, self._comment, None),
+        ]
+
+    def _fail(self) -> None:
+        assert self._process is not None
+        self._process.finish()
+        raise TalkiesError(f"{printable(self.path)}: ffmpeg ended early ({_complaint(self._process.stderr)})")
+
+    def _finish(self) -> None:
+        if self._process is None:
+            raise TalkiesError(f"{printable(self.path)}: no frame was written")
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            self._fail()
+        if self._process.finish():
+            self._fail()
+        film = _check_film(self.part, self.path)
+        if (film.width, film.height) != self._even_size or film.frames != self.frames or film.rate != self.rate:
+            raise TalkiesError(
+                f"{printable(self.path)}: the film that ffmpeg wrote is not the one that was given: "
+                f"{film.frames} frames of {self.frames}, {film.rate} a second of {self.rate}"
+            )
+        publish(self.part, self.path)
+
+
+def _mp4_output(part: Path, comment: str | None, title: str | None) -> list[str]:
+    """Return the arguments of a playable mp4 that says nothing of its source but what is given."""
+    tags = [f"{name}={value}" for name, value in (("comment", comment), ("title", title)) if value is not None]
+    return [
+        *["-map_metadata", "-1", "-map_chapters", "-1", *(a for tag in tags for a in ("-metadata", tag))],
+        *["-movflags", "+faststart", "-f", "mp4", "-y", _url(part)],
+    ]
+
+
+@dataclass(frozen=True)
+class _Film:
+    width: int
+    height: int
+    frames: int
+    rate: Fraction  # exact average
+    duration: Fraction
+    sounds: list[tuple[Fraction, Fraction]]  # start and end of each audio stream, seconds
+    packets: int  # audio packets
+
+
+def _check_film(part: Path, path: Path) -> _Film:
+    """Look at a film that we wrote. Raises TalkiesError if it is no film of one picture stream."""
+    try:
+        listing = streams(part)
+    except InputError as error:
+        raise TalkiesError(f"{printable(path)}: what ffmpeg wrote cannot be read ({error.reason})") from None
+    pictures = [s for s in listing if s.kind == "video"]
+    size = _SIZE.search(pictures[0].text) if len(pictures) == 1 else None
+    sounds = [s for s in listing if s.kind == "audio"]
+    if size is None:
+        raise TalkiesError(f"{printable(path)}: ffmpeg wrote no picture into it")
+    found, _, code = _packets(part, [s.index for s in (*pictures, *sounds)])
+    if code or not found[0].times:
+        raise TalkiesError(f"{printable(path)}: what ffmpeg wrote is not whole")
+    start, end = found[0].span()
+    return _Film(
+        width=int(size[1]),
+        height=int(size[2]),
+        frames=len(found[0].times),
+        rate=len(found[0].times) / (end - start),
+        duration=end - start,
+        sounds=[p.span() for p in found[1:] if p.times],
+        packets=sum(len(p.times) for p in found[1:]),
+    )
+
+
+# --- sound -----------------------------------------------------------------------------------------------
+
+
+def remux(
+    picture: Path,
+    clip: Clip | None,
+    out: Path,
+    *,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    comment: str | None = None,
+    title: str | None = None,
+    part: Path | None = None,
+) -> dict[str, Any]:
+    """Put the clip's sound under a film's picture stream, which is copied; write `out` whole or not at all.
+
+    `start` and `end` are seconds after the clip's first picture, as read_frames takes them: the sample that belongs to
+    the clip's picture lies under the film's. Sound that starts late stays late, longer sound is cut at the picture's
+    end, shorter sound stays shorter. It is copied where mp4 takes its codec and packets can be cut finely enough
+    (within one frame of picture), else it becomes AAC. Without a clip or sound in the segment: a plain film.
+
+    Returns facts: sound ("copy", "aac" or None), codec, offset and duration of the sound, duration of the picture
+    (seconds), frames, bytes. Raises InputError naming the clip if its sound can be neither copied nor decoded.
+    """
+    out = Path(out)
+    part = part or _beside(out)
+    film = _check_film(Path(picture), Path(picture))
+    origin = (clip.start if clip else Fraction(0)) + Fraction(start or 0)
+    until = film.duration if end is None else min(film.duration, Fraction(end) - Fraction(start or 0))
+    sound = clip.sound if clip else None
+    if sound and (sound.end <= origin or sound.start - origin >= until):
+        sound = None  # it is silent all through this segment
+    ways = _ways(sound, origin, until, 1 / film.rate)
+    with part.open("wb"):
+        pass  # a folder that is missing or full says so here, in the system's own words
+    try:
+        for way in ways:
+            arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until)
+            with _Ffmpeg([*arguments, *_mp4_output(part, comment, title)], level="error") as process:
+                process.stdout.read()
+                code = process.finish()
+            fault = _complaint(process.stderr) if code else None
+            if fault is None:
+                made = _check_film(part, out)
+                fault = _compare(film, made, sound, origin, until)
+            if fault is None:
+                publish(part, out)
+                heard = made.sounds[0] if made.sounds else None
+                return {
+                    "sound": way,
+                    "codec": None if sound is None or way is None else (sound.codec if way == "copy" else "aac"),
+                    "offset": float(heard[0]) if heard else None,
+                    "sound_duration": float(heard[1] - heard[0]) if heard else None,
+                    "duration": float(made.duration),
+                    "frames": made.frames,
+                    "bytes": out.stat().st_size,
+                }
+            log.debug("%s: %s of the sound failed: %s", printable(out), way, fault)
+    finally:
+        part.unlink(missing_ok=True)
+    if clip is None or sound is None:
+        raise TalkiesError(f"{printable(out)}: the film could not be written ({fault})")
+    raise InputError(clip.path, f"its sound ({sound.codec}) cannot be used ({fault}); go on without: audio off")
+
+
+def _ways(sound: Sound | None, origin: Fraction, until: Fraction, frame: Fraction) -> list[str | None]:
+    """Return how to carry the sound, the best first: "copy", "aac" or None."""
+    if sound is None:
+        return [None]
+    ahead = origin - sound.start  # seconds of sound before the first picture: a packet cannot be cut inside
+    overrun = sound.end - origin - until  # seconds of it after the last
+    exact = ahead <= frame / 2 and (overrun <= frame / 2 or sound.packet <= frame)
+    return ["copy", "aac"] if sound.codec in COPIED_SOUND and exact else ["aac"]
+
+
+def _remux_arguments(
+    picture: Path, clip: Clip | None, sound: Sound | None, way: str | None, origin: Fraction, until: Fraction
+) -> list[str]:
+    arguments = ["-copyts", *_input(picture)]
+    if clip is None or sound is None:
+        return [*arguments, "-map", "0:v:0", "-c", "copy"]
+    # The file's clock moves so that the segment's first picture is at 0.
+    arguments += _input(clip.path, "-itsoffset", _seconds(-origin))
+    arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
+    if way == "copy":
+        return [*arguments, "-c:a", "copy", "-t", _seconds(until)]
+    # first_pts=0 cuts what lies before the picture and fills with silence what is missing; async fills gaps inside
+    rate = sound.sample_rate if sound.sample_rate in (22050, 24000, 32000, 44100, 48000) else 48000
+    layout = "mono" if sound.channels == "mono" else "stereo"
+    shape = f"aresample={rate}:async=1:first_pts=0,aformat=sample_rates={rate}:channel_layouts={layout}"
+    return [*arguments, "-af", f"{shape},atrim=end={_seconds(until)}", *AAC]
+
+
+def _compare(film: _Film, made: _Film, sound: Sound | None, origin: Fraction, until: Fraction) -> str | None:
+    """Return what is wrong with a film and its sound, or None."""
+    frame = 1 / film.rate
+    if (made.width, made.height, made.frames) != (film.width, film.height, film.frames):
+        return f"{made.frames} frames instead of {film.frames}"
+    if abs(made.duration - film.duration) > frame:
+        return f"{float(made.duration):.3f} s instead of {float(film.duration):.3f} s"
+    if sound is None:
+        return "an unexpected sound track" if made.sounds else None
+    if len(made.sounds) != 1:
+        return "no sound in it"
+    begin, stop = made.sounds[0]
+    wanted = min(sound.end - origin, until)
+    slack = frame + Fraction(1, 10)  # padding of the last packet; the offset itself is set, not measured
+    if begin > max(sound.start - origin, Fraction(0)) + slack or abs(stop - wanted) > slack:
+        return f"its sound ends at {float(stop):.3f} s instead of {float(wanted):.3f} s"
+    return None
+
+
+# --- facts about files -----------------------------------------------------------------------------------
+
+
+def tags(path: str | Path) -> dict[str, str]:
+    """Return a media file's own tags, names in lower case ("comment", "title", …)."""
+    path = Path(path)
+    _check_file(path)
+    with _Ffmpeg([*_input(path), "-map", "0", "-c", "copy", "-f", "ffmetadata", "pipe:1"], level="error") as process:
+        text = process.stdout.read().decode("utf-8", "surrogateescape")
+        if process.finish():
+            raise InputError(path, _why_not_a_film(path, process.stderr))
+    found: dict[str, str] = {}
+    general = re.split(r"(?<!\\)\n\[", text, maxsplit=1)[0]
+    for line in re.split(r"(?<!\\)\n", general):
+        if line.startswith(";") or not (match := re.match(r"((?:\\.|[^=\\])+)=(.*)", line, re.DOTALL)):
+            continue
+        name, value = (re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in match.groups())
+        found[name.lower()] = value
+    return found
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- pictures --------------------------------------------------------------------------------------------
+
+
+def read_picture(path: str | Path) -> Frame:
+    """Return a picture as it is meant to be seen: uint8 [H,W,3], sRGB.
+
+    Turned as EXIF says; transparency laid over white; grey, palette, 16 bit, float, CMYK, 1 bit converted; an
+    embedded colour profile applied; of an animation the first frame.
+
+    Raises InputError for what is no picture, is damaged, or has sides under 8 or over 20,000 pixels or over 120
+    megapixels.
+    """
+    path = Path(path)
+    _check_file(path)
+    if path.stat().st_size > MAX_PICTURE_BYTES:
+        raise InputError(path, "over 1 GB is too large for a picture")
+    data = path.read_bytes()  # a failing disk shows here; what fails below is the picture itself
+    try:
+        return _decode_picture(path, data)
+    except (TalkiesError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise what they like on damaged data
+        raise InputError(path, _why_not_a_picture(data, error)) from None
+
+
+def _why_not_a_picture(data: bytes, error: Exception) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, Image.DecompressionBombError):
+        return f"its picture is too large; at most {MAX_PIXELS // 10**6} megapixels"
+    if re.match(rb"\s*(<!doctype html|<html)", data[:512], re.IGNORECASE):
+        return "this is a web page, not a picture; download the picture itself"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture that can be read (PNG, JPEG, WebP, HEIC, AVIF, TIFF, GIF, BMP are)"
+    return f"the picture is damaged or cut short ({printable(str(error))[:120]}); copy or download it again"
+
+
+@cache
+def _register_heif() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return  # other pictures need it not
+    register_heif_opener()
+
+
+def _decode_picture(path: Path, data: bytes) -> Frame:
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    if data[4:8] == b"ftyp":
+        _register_heif()
+    Image.init()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sizes are checked here; odd EXIF is not worth a line
+        known = [f for f in PICTURE_FORMATS if f in Image.OPEN]
+        with Image.open(io.BytesIO(data), formats=known) as opened:
+            _check_size(path, *opened.size)
+            opened.load()
+            profile = opened.info.get("icc_profile")
+            try:
+                image = ImageOps.exif_transpose(opened)
+            except Exception:  # unreadable EXIF says nothing of the picture
+                image = opened.copy()
+        colours, alpha = _split_alpha(image)
+        rgb = _to_srgb(colours, profile)
+    if alpha is None:
+        return np.array(rgb)
+    # Colours are stored beside alpha, not multiplied by it: over white, c·a + 255·(1 - a).
+    share = np.asarray(alpha, np.uint16)[..., None]
+    blended = np.asarray(rgb, np.uint16) * share + 255 * (255 - share)
+    return ((blended + 127) // 255).astype(np.uint8)
+
+
+def _split_alpha(image: PillowImage.Image) -> tuple[PillowImage.Image, PillowImage.Image | None]:
+    """Return the colours and, where there is any transparency, alpha (mode L)."""
+    keyed = "transparency" in image.info and image.mode in ("1", "L", "RGB", "P")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or keyed:
+        rgba = image.convert("RGBA")
+        grey = image.mode in ("LA", "La", "L", "1")
+        return rgba.convert("RGB").convert("L") if grey else rgba.convert("RGB"), rgba.getchannel("A")
+    if image.mode == "P":
+        return image.convert("RGB"), None
+    return image, None
+
+
+def _to_srgb(image: PillowImage.Image, profile: bytes | None) -> PillowImage.Image:
+    """Convert a picture without alpha to 8 bit sRGB, by its colour profile if it has a usable one."""
+    from PIL import Image, ImageCms
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_eight_bits(image)
+    if image.mode == "1":
+        image = image.convert("L")
+    if profile and image.mode in ("RGB", "L", "CMYK", "LAB"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "srgb" not in ImageCms.getProfileDescription(source).lower():
+                target = ImageCms.createProfile("sRGB")
+                converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+                if converted is not None:
+                    return converted
+        except ImageCms.PyCMSError:
+            pass  # a profile for other colours than the picture's: common, and ignored by viewers too
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or Image.new("RGB", image.size)
+    return image.convert("RGB")
+
+
+def _to_eight_bits(image: PillowImage.Image) -> PillowImage.Image:
+    """Scale grey of 16 bits (0..65535) or float (0..1, 0..255 or 0..65535 by its largest value) to 8 bits."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    largest = float(values.max())
+    full = 65535.0
+    if image.mode == "F" and largest <= 255:
+        full = 1.0 if largest <= 1 else 255.0
+    return Image.fromarray(np.clip(np.rint(values * (255 / full)), 0, 255).astype(np.uint8), "L")
+
+
+# --- folders ---------------------------------------------------------------------------------------------
+
+
+def list_pictures(folder: str | Path) -> list[Path]:
+    """Return the pictures of a folder by their suffixes, sorted by name."""
+    return sort_folder(folder, PICTURE_SUFFIXES)[0]
+
+
+def list_clips(folder: str | Path) -> list[Path]:
+    """Return the clips of a folder by their suffixes, sorted by name."""
+    return sort_folder(folder, CLIP_SUFFIXES)[0]
+
+
+def sort_folder(folder: str | Path, suffixes: frozenset[str]) -> tuple[list[Path], list[Path]]:
+    """Return the files of a folder that have one of the suffixes (any case), and the files that were ignored.
+
+    Hidden files (`.DS_Store`, `._photo.jpg`) and folders are in neither. A broken link keeps its place, so that it
+    fails by its name instead of vanishing. Raises TalkiesError if `folder` cannot be listed.
+    """
+    folder = Path(folder)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise TalkiesError(f"{printable(folder)}: {(error.strerror or 'cannot be listed').lower()}") from None
+    taken: list[Path] = []
+    ignored: list[Path] = []
+    for entry in entries:
+        if entry.name.startswith(".") or entry.is_dir():
+            continue
+        path = folder / entry.name
+        (taken if path.suffix.lower() in suffixes else ignored).append(path)
+    return taken, ignored
