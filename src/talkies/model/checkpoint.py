@@ -11,6 +11,8 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TalkiesError
+from ..errors import TalkiesError, printable
 from .first_order import FirstOrderModel, build_model
 from .presets import PRESETS, Preset
 
 DEMO_WEIGHTS = Path(__file__).with_name("demo.safetensors")
 NETWORKS = ("generator", "kp_detector")
+ZIP_MAGIC = b"PK"
+LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # follows a pickle's two bytes; torch < 1.6 wrote it
+MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own bound
+ASK = "give the published .pth.tar or its safetensors"
 StateDict = dict[str, Tensor]
 
 
@@ -65,86 +71,96 @@ def load_checkpoint(path: str | Path) -> StateDict:
     Raises TalkiesError, one line with the file and what to do, for anything that is not such a checkpoint.
     """
     path = Path(path)
+    name = printable(path)
     try:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise TalkiesError(f"{path}: can't read the checkpoint: {error.strerror}") from None
+        raise TalkiesError(f"{name}: can't read the checkpoint: {error.strerror}") from error
     if not head:
-        raise TalkiesError(f"{path}: the checkpoint is empty: download it again")
+        raise TalkiesError(f"{name}: the checkpoint is empty: download it again")
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
         raise TalkiesError(
-            f"{path}: this is a web page, not a checkpoint: the download saved the host's page; "
+            f"{name}: this is a web page, not a checkpoint: the download saved the host's page; "
             "open the link in a browser and confirm, or take another host"
         )
     if head.startswith(b"version https://git-lfs"):
-        raise TalkiesError(f"{path}: this is a Git LFS pointer, not the checkpoint: run `git lfs pull`")
-    length = int.from_bytes(head[:8], "little")
-    entries = _read_safetensors(path) if head[8:9] == b"{" and length < 100000000 else _read_pickle(path)
+        raise TalkiesError(f"{name}: this is a Git LFS pointer, not the checkpoint: run `git lfs pull`")
+    if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar" or _is_common_zip(path):
+        raise TalkiesError(
+            f"{name}: this is an archive, not a checkpoint: unpack it and give the file in it "
+            "(a published .pth.tar is no archive, whatever its name)"
+        )
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_SAFETENSORS_HEADER:
+        entries = _read_safetensors(path)
+    elif head.startswith(ZIP_MAGIC) or head[2:].startswith(LEGACY_MAGIC):
+        entries = _read_pickle(path)
+    else:
+        raise TalkiesError(f"{name}: neither a PyTorch nor a safetensors file: {ASK}")
     # The package's own weights are stored in half precision; every digest and computation starts from float32.
     return {name: t.float() if t.is_floating_point() else t for name, t in entries.items()}
 
 
+def _is_common_zip(path: Path) -> bool:
+    """Tell a zip of files (as hosts make of a folder) from PyTorch's own zip, which holds <name>/data.pkl."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith("data.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
 def _read_safetensors(path: Path) -> StateDict:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         entries = load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise TalkiesError(
-            f"{path}: damaged or truncated safetensors file ({_one_line(error)}): copy it again"
-        ) from None
+    except Exception as error:  # whatever a damaged file makes the parser raise
+        raise TalkiesError(f"{printable(path)}: damaged or truncated safetensors file: copy it again") from error
     if not all(any(name.startswith(f"{network}.") for name in entries) for network in NETWORKS):
         raise TalkiesError(
-            f"{path}: no generator.* and kp_detector.* entries: not a First Order Motion Model checkpoint"
+            f"{printable(path)}: no generator.* and kp_detector.* entries, so no First Order Motion Model: {ASK}"
         )
     return {n: t for n, t in entries.items() if n.split(".", 1)[0] in NETWORKS}
 
 
 def _read_pickle(path: Path) -> StateDict:
+    name = printable(path)
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
-            reason = "it holds something other than weights, or is no checkpoint at all; it was not run"
-        else:
-            reason = "not a PyTorch checkpoint, or damaged"
-        raise TalkiesError(f"{path}: {reason}: take the published file again") from None
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
         raise TalkiesError(
-            f"{path}: not a PyTorch checkpoint, or a truncated download ({_one_line(error)}): download it again"
-        ) from None
+            f"{name}: it holds something other than weights, or is damaged; nothing in it was run: {ASK}"
+        ) from error
+    except Exception as error:  # whatever a damaged file makes the parser raise
+        raise TalkiesError(f"{name}: damaged, or a download cut short: download it again") from error
     if not isinstance(content, Mapping):
-        raise TalkiesError(f"{path}: holds a {type(content).__name__}, not a checkpoint's generator and kp_detector")
+        raise TalkiesError(f"{name}: holds a {type(content).__name__}, not a generator and a kp_detector: {ASK}")
     missing = [network for network in NETWORKS if not isinstance(content.get(network), Mapping)]
     if missing:
-        found = ", ".join(sorted(map(str, content))[:6]) or "nothing"
-        raise TalkiesError(
-            f"{path}: no {' and no '.join(missing)} in it (found: {found}): not a First Order Motion Model checkpoint"
-        )
-    return {f"{network}.{name}": value for network in NETWORKS for name, value in content[network].items()}
+        found = ", ".join(sorted(map(str, content))[:3]) or "nothing"
+        found += ", ..." if len(content) > 3 else ""
+        raise TalkiesError(f"{name}: no {' and no '.join(missing)} in it, but {printable(found)}: {ASK}")
+    entries = {f"{network}.{key}": value for network in NETWORKS for key, value in content[network].items()}
+    for key, value in entries.items():
+        if not (isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"):
+            raise TalkiesError(f"{name}: {printable(key)} in it is no plain tensor: {ASK}")
+    return entries
 
 
 def _load_strictly(model: FirstOrderModel, entries: StateDict, path: Path) -> None:
     """Load entries into the model, or say in one line how they differ and which preset they fit."""
+    name = printable(path)
     difference = _difference(model, entries)
     if difference:
-        fits = [name for name in PRESETS if not _difference(_skeleton(name), entries)]
-        hint = f"; they fit {' or '.join(fits)}" if fits else ""
-        raise TalkiesError(f"{path}: these weights are not for preset {model.preset.name}: {difference}{hint}")
-    unfit = next((n for n, t in entries.items() if t.is_floating_point() and not t.isfinite().all()), None)
+        fits = [preset for preset in PRESETS if not _difference(_skeleton(preset), entries)]
+        advice = f"they fit {', '.join(fits)}: choose that preset" if fits else "give the file made for it"
+        raise TalkiesError(f"{name}: these weights are not for preset {model.preset.name} ({difference}); {advice}")
+    unfit = next((key for key, t in entries.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if unfit is not None:
-        raise TalkiesError(f"{path}: {unfit} holds infinite or undefined numbers: the file is damaged, get it again")
+        raise TalkiesError(f"{name}: {unfit} holds infinite or undefined numbers: the file is damaged, get it again")
     model.load_state_dict(entries, strict=True)
 
 
@@ -159,11 +175,13 @@ def _difference(model: FirstOrderModel, entries: StateDict) -> str:
     for name, tensor in wanted.items():
         if name not in entries:
             return f"{name} is missing"
-        if not isinstance(entries[name], Tensor) or entries[name].shape != tensor.shape:
-            shape = list(getattr(entries[name], "shape", []))
-            return f"{name} is {shape}, {list(tensor.shape)} is asked for"
+        found = entries[name]
+        if found.shape != tensor.shape:
+            return f"{name} is {list(found.shape)}, {list(tensor.shape)} is asked for"
+        if found.is_floating_point() != tensor.is_floating_point() or found.is_complex():
+            return f"{name} is {found.dtype}, {tensor.dtype} is asked for"
     unknown = next((name for name in entries if name not in wanted), None)
-    return f"{unknown} is unknown to it" if unknown else ""
+    return f"{printable(unknown)} is unknown to it" if unknown else ""
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -183,21 +201,27 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, half: bool = False) -> None:
-    """Write a state dict as safetensors, whole or not at all; half stores its weights in float16."""
+    """Write a state dict as safetensors, whole or not at all; half stores in float16 what float16 can hold.
+
+    Raises TalkiesError where the file can't be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
-    entries = {
-        name: (t.half() if half and t.is_floating_point() else t).detach().cpu().contiguous().clone()
-        for name, t in state.items()
-    }
+    # Copies of their own: safetensors refuses tensors that share memory.
+    entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_file(entries, part, metadata={"format": "pt", "weights_digest": weights_digest(entries)})
         part.replace(path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise TalkiesError(f"{printable(path)}: can't write the weights: {reason}") from error
     finally:
         part.unlink(missing_ok=True)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]
+def _halved(tensor: Tensor) -> Tensor:
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if half.isfinite().all() else tensor  # a running variance may pass 65504, float16's largest
