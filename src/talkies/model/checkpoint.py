@@ -106,7 +106,7 @@ def _is_common_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.endswith("data.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except Exception:  # a damaged zip; what it lacks is said on reading it
         return False
 
 
