@@ -1,0 +1,68 @@
+# make demo, make test: all that a fresh clone needs.
+#
+#   make demo PYTHON=python3.12                                   with this Python
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu    with the small PyTorch, without GPU libraries
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+
+# Packages of ~/.local would hide what the lock installs.
+export PYTHONNOUSERSITE := 1
+
+# The system's python3 where it is new enough, else the newest that is.
+fits = $(1) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] $(2))' 2>/dev/null
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	if $(call fits,$$p,<= (3, 13)); then echo $$p; exit; fi; done; if $(call fits,python3,); then echo python3; fi)
+
+# The stamp's name tells what was set up, so a second call is instant and any change sets up again.
+KEY := $(shell { cat requirements/dev.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } | cksum | tr ' ' '-')
+STAMP := $(VENV)/.set-up-$(KEY)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint evaluate setup lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
+
+demo: $(STAMP) ## set up, animate the examples, say where the gallery is
+	$(BIN)/snakemake
+	@echo; echo "Open the gallery in a browser:  $$(pwd)/results/index.html"
+
+test: $(STAMP) ## set up, run all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP) ## run the slow tests alone
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## style, types and the workflow's own rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+setup: $(STAMP) ## only set up
+
+$(STAMP):
+	@test -n "$(PYTHON)" || { echo "talkies needs Python 3.11 or newer; found none: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@# Scripts in a venv hold its path: one that was moved or copied here is made anew.
+	@grep -qsF "$$(pwd)/" $(BIN)/pip || rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Could not make $(VENV). On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	rm -f $(VENV)/.set-up-*
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+	@touch $@
+
+lock: ## resolve requirements/dev.lock anew (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+		--overrides requirements/no-torch.txt --extra engine --extra dev --output-file requirements/dev.lock \
+		pyproject.toml requirements/build.in requirements/torch.in
+
+clean: ## remove the environment and caches; results stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
