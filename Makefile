@@ -18,7 +18,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	if $(call fits,$$p,<= (3, 13)); then echo $$p; exit; fi; done; if $(call fits,python3,); then echo python3; fi)
 
 # The stamp's name tells what was set up, so a second call is instant and any change sets up again.
-KEY := $(shell { cat requirements/dev.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } | cksum | tr ' ' '-')
+KEY := $(shell { cat requirements/dev.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } 2>/dev/null | cksum | tr ' ' '-')
 STAMP := $(VENV)/.set-up-$(KEY)
 
 .DEFAULT_GOAL := help
@@ -47,15 +47,14 @@ lint: $(STAMP) ## style, types and the workflow's own rules
 setup: $(STAMP) ## only set up
 
 $(STAMP):
-	@test -n "$(PYTHON)" || { echo "talkies needs Python 3.11 or newer; found none: install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(call fits,$(PYTHON),) || { echo "talkies needs Python 3.11 or newer, $(or $(PYTHON),python3) is not: name one that is: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@# Scripts in a venv hold its path: one that was moved or copied here is made anew.
-	@grep -qsF "$$(pwd)/" $(BIN)/pip || rm -rf $(VENV)
+	@if test -e $(BIN)/pip && ! grep -qF "$$(pwd)/" $(BIN)/pip; then rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Could not make $(VENV). On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	rm -f $(VENV)/.set-up-*
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	$(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
-	$(BIN)/python -m pip check
 	@touch $@
 
 lock: ## resolve requirements/dev.lock anew (needs uv)
