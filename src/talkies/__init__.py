@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .motion import transfer_motion
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401  # PEP 562: the names above, on first use
+def __getattr__(name: str) -> Any:  # PEP 562: the names above, on first use
     if name == "load_model":
         from .model import load_model
 

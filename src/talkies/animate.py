@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,13 +20,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from .errors import TalkiesError
-from .media import FrameWriter
+from .errors import InputError, TalkiesError
+from .media import FILM_SIZE, FrameWriter
 from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, frames_to_tensor, transfer_motion
-
-FILM_SIZE = 256
-"""Side of every film, in pixels. A network of a smaller side has its frames enlarged (bicubic) to it."""
 
 BATCHES_AHEAD = 2
 """Batches that may wait for the encoder: enough to keep it busy, few enough to keep memory flat."""
@@ -133,7 +129,11 @@ class Engine:
         movement: Movement,
         progress: Callable[[int], None] | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
-        """Yield a film's frames in batches, uint8 RGB [n, FILM_SIZE, FILM_SIZE, 3]."""
+        """Yield a film's frames in batches, uint8 RGB [n, FILM_SIZE, FILM_SIZE, 3].
+
+        A network of a smaller side has its frames enlarged (bicubic) to it. InputError when the best frame
+        asked for is not among the clip's; TalkiesError when other weights made the motion.
+        """
         if motion.weights != self.model.weights_digest:
             raise TalkiesError(
                 f"this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than the ones loaded"
@@ -143,7 +143,7 @@ class Engine:
         if first == "auto":
             first = best_frame(source.keypoints, driving)
         if not isinstance(first, int) or not 0 <= first < motion.frames:
-            raise TalkiesError(f"best frame {first} is outside the clip's {motion.frames} frames (0 is the first)")
+            raise InputError("best_frame", f"{first} is outside the clip's {motion.frames} frames (0 is the first)")
         for start in range(0, motion.frames, self.batch):
             group = driving[start : start + self.batch]
             moved = transfer_motion(
@@ -166,18 +166,16 @@ class Engine:
         image: NDArray[np.uint8],
         motion: Motion,
         movement: Movement,
-        target: Path,
+        writer: FrameWriter,
         *,
-        part: Path | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Future[None]:
-        """Animate one pair into a silent film; return a future that is done when the film stands at target.
+        """Animate one pair into the writer's film; return a future that is done when the film stands there.
 
         The frames are computed before this returns; the last of them may still be in the encoder, which
         goes on while the next pair is computed. An error of the encoder comes out of the future.
         """
         source = self.prepare(name, image)
-        writer = FrameWriter(target, motion.rate, threads=self.threads, part=part)
         with _discarding(writer, self._encoder):
             waiting: list[Future[None]] = []
             for group in self.predict(source, motion, movement, progress):
@@ -211,11 +209,3 @@ def _resized(frames: torch.Tensor, side: int) -> torch.Tensor:
         return frames
     mode = "bicubic" if frames.shape[-1] < side else "area"
     return F.interpolate(frames, size=(side, side), mode=mode).clamp(0, 1)
-
-
-def rate_from_text(text: str) -> Fraction:
-    """Read a rate such as 30000/1001 or 25; ValueError when it is not a positive number."""
-    rate = Fraction(text)
-    if rate <= 0:
-        raise ValueError(f"a rate of frames must be positive, not {text}")
-    return rate

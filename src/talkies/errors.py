@@ -27,6 +27,4 @@ class Stopped(TalkiesError):
 
 def printable(name: str | Path) -> str:
     """Return a file name fit for one line of a terminal: control characters and undecodable bytes escaped."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name)
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))

@@ -51,6 +51,7 @@ PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "
 # Of ffmpeg's demuxers those that hold everything in one file (HLS, DASH, concat, image2 … open others).
 DEMUXERS = "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,flv,asf,ogg"
 
+FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
 MIN_SIDE = 8  # pixels; below it there is nothing to see
 MAX_SIDE = 20_000
 MAX_PIXELS = 120_000_000  # 120 MP: 360 MB as RGB
@@ -283,6 +284,7 @@ class Clip:
     truncated: bool  # the file is cut short or damaged
     stream: int = 0  # index of the picture stream in the file
     matrix: str | None = None  # YCbCr matrix to assume where the file states none
+    alpha: bool = False  # some of it may be transparent
     numbered: bool = False  # the file has no presentation times (AVI): pictures are counted instead
 
 
@@ -490,6 +492,7 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
         sound=_find_sound(path, sound, packets[1], timeout) if sound else None,
         truncated=bool(_TRUNCATED.search(said)),
         stream=picture.index,
+        alpha=bool(_ALPHA.match(pixel_format) or re.search(r"(?i)alpha_mode\s*: 1", picture.details)),
         numbered=bool(shown.timeless) and not variable and step == 1,
         matrix=_assumed_matrix(pixel_format, notes, int(stored[1]), int(stored[2])),
     )
@@ -658,16 +661,16 @@ def read_frames(
     filters, width, height = _filters(clip, since, rate, box, size)
     arguments = [
         *["-copyts", *(["-threads", str(threads)] if threads else [])],
-        *_input(clip.path, *_seek(clip, since), "-max_pixels", str(MAX_PIXELS)),
+        *_input(clip.path, *_seek(clip, since), *_decoder(clip), "-max_pixels", str(MAX_PIXELS)),
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
         *(["-frames:v", str(limit)] if limit else []),
         *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
     ]
-    return _decode(clip, arguments, (height, width, 3), limit, since)
+    return _decode(clip, arguments, (height, width, 3), limit, since, rate)
 
 
 def _decode(
-    clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int | None, since: Fraction
+    clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int | None, since: Fraction, rate: Fraction
 ) -> Iterator[Frame]:
     import numpy as np
 
@@ -687,7 +690,8 @@ def _decode(
         else:
             reason = f"no picture in it can be decoded ({_complaint(process.stderr)})"
         raise InputError(clip.path, reason)
-    if code or clip.truncated:
+    expected = limit or int((clip.duration - since) * rate)
+    if code or clip.truncated or count < expected * 0.9:
         log.warning("%s: the clip is damaged or cut short; going on with its %d frames", printable(clip.path), count)
 
 
@@ -699,6 +703,12 @@ def _seek(clip: Clip, since: Fraction) -> list[str]:
     return ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", _seconds(clip.start + since - 20)]
 
 
+def _decoder(clip: Clip) -> list[str]:
+    """Return the option for the one case where ffmpeg's own decoder drops alpha: WebM."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(clip.codec)
+    return ["-c:v", name] if clip.alpha and name and not _ALPHA.match(clip.pixel_format) else []
+
+
 def _filters(
     clip: Clip, since: Fraction, rate: Fraction, box: Box | None, size: int | tuple[int, int] | None
 ) -> tuple[str, int, int]:
@@ -706,15 +716,18 @@ def _filters(
     # Time first: what is not shown is not converted. Times are shifted so that the first output frame is at 0.
     clock, origin = (f"N/({clip.rate}*TB)", since) if clip.numbered else ("PTS", clip.start + since)
     steps = [f"setpts=round({clock}-({_seconds(origin)})/TB)", f"fps=fps={rate}:start_time=0:round=near"]
-    if _ALPHA.match(clip.pixel_format):
+    if clip.alpha:
         steps.append(
             "format=rgba,split[over][under];[under]drawbox=color=white:t=fill:replace=1[white];"
             "[white][over]overlay=format=gbrp"
         )
     matrix = f":in_color_matrix={clip.matrix}" if clip.matrix else ""
-    # The size is always spelled out: a stream that changes its size half way must not change the frames.
-    steps.append(f"scale={clip.width}:{clip.height}:flags=lanczos+{ACCURATE}{matrix},format=rgb24,setsar=1")
     width, height = clip.width, clip.height
+    wanted = (size, size) if isinstance(size, int) else size
+    if box is None and wanted is not None:
+        width, height = wanted
+    # The size is always spelled out: a stream that changes its size half way must not change the frames.
+    steps.append(f"scale={width}:{height}:flags=lanczos+{ACCURATE}{matrix},format=rgb24,setsar=1")
     if box is not None:
         left, top = max(box.x, 0), max(box.y, 0)
         right, bottom = min(box.x + box.side, width), min(box.y + box.side, height)
@@ -727,11 +740,9 @@ def _filters(
             steps.append(f"format=gbrp,pad={box.side}:{box.side}:{margins[0]}:{margins[2]}")
             steps.append("fillborders=left={}:right={}:top={}:bottom={}:mode=smear".format(*margins))
         width = height = box.side
-    if size is not None:
-        wanted = (size, size) if isinstance(size, int) else size
-        if wanted != (width, height):
-            width, height = wanted
-            steps.append(f"scale={width}:{height}:flags=lanczos+{ACCURATE}")
+    if wanted is not None and wanted != (width, height):
+        width, height = wanted
+        steps.append(f"scale={width}:{height}:flags=lanczos+{ACCURATE}")
     return ",".join([*steps, "format=rgb24"]), width, height
 
 

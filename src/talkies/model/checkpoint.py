@@ -155,13 +155,18 @@ def _load_strictly(model: FirstOrderModel, entries: StateDict, path: Path) -> No
     name = printable(path)
     difference = _difference(model, entries)
     if difference:
-        fits = [preset for preset in PRESETS if not _difference(_skeleton(preset), entries)]
+        fits = fitting_presets(entries)
         advice = f"they fit {', '.join(fits)}: choose that preset" if fits else "give the file made for it"
         raise TalkiesError(f"{name}: these weights are not for preset {model.preset.name} ({difference}); {advice}")
     unfit = next((key for key, t in entries.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if unfit is not None:
         raise TalkiesError(f"{name}: {unfit} holds infinite or undefined numbers: the file is damaged, get it again")
     model.load_state_dict(entries, strict=True)
+
+
+def fitting_presets(entries: StateDict) -> list[str]:
+    """Return the names of the presets whose network these entries are, by names and shapes."""
+    return [preset for preset in PRESETS if not _difference(_skeleton(preset), entries)]
 
 
 def _skeleton(preset: str) -> FirstOrderModel:

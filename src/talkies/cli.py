@@ -1,0 +1,524 @@
+"""The `talkies` command. Exit code 0: done; 1: failed, one line says why; 2: wrong usage; 128 + n: stopped by signal n."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from . import __version__
+from .errors import Stopped, TalkiesError, printable
+
+log = logging.getLogger("talkies")
+
+STAGES = ("prepare", "motion", "animate", "remux")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = build_parser()
+    chosen = parser.parse_args(arguments)
+    _start_log(chosen)
+    _on_signals()
+    try:
+        return int(chosen.run(chosen) or 0)
+    except Stopped as error:
+        log.error("%s", error)
+        return 128 + int(error.args[1])
+    except TalkiesError as error:
+        _fail(chosen, str(error))
+    except OSError as error:
+        name = f"{printable(str(error.filename))}: " if error.filename else ""
+        _fail(chosen, f"{name}{error.strerror or error}")
+    except MemoryError:
+        _fail(chosen, "out of memory: give the job more, or fewer threads")
+    except Exception as error:  # the last line of defence: one line, as promised; all of it with --debug
+        reason = " ".join(str(error).split())[:300]
+        _fail(chosen, f"unexpected {type(error).__name__}: {reason} (--debug shows where)")
+    return 1
+
+
+def _fail(chosen: argparse.Namespace, message: str) -> None:
+    log.error("%s", message)
+    if chosen.debug:
+        traceback.print_exc()
+
+
+def _start_log(chosen: argparse.Namespace) -> None:
+    """Send messages to stderr, and to the file that --log names: one line each."""
+    handlers: list[logging.Handler] = [_TerminalHandler()]
+    if getattr(chosen, "log", None):
+        chosen.log.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(chosen.log, mode="w", encoding="utf-8"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.handlers[:] = handlers
+    log.propagate = False
+    log.setLevel(logging.DEBUG if chosen.debug else logging.INFO)
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes to stderr, above the progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = {"WARNING": "warning: ", "ERROR": "error: "}.get(record.levelname, "")
+        text = f"talkies: {mark}{record.getMessage()}"
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _on_signals() -> None:
+    """Turn the first SIGTERM or SIGINT into an orderly end; a second one is not needed and not heard."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(f"stopped by {signal.Signals(number).name}; what was finished stays", number)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Give a progress bar when a terminal watches, and one that says nothing otherwise."""
+    from .shards import Progress
+
+    if not sys.stderr.isatty():
+        yield Progress()
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=0, unit="", dynamic_ncols=True, file=sys.stderr) as bar:
+
+        def start(total: int, unit: str) -> None:
+            bar.unit = f" {unit}"
+            bar.reset(total=total)
+
+        def advance(count: int) -> None:
+            bar.update(count)
+
+        yield Progress(start, advance)
+
+
+# --- animate: one pair, the whole way --------------------------------------------------------------------
+
+
+def animate(chosen: argparse.Namespace) -> None:
+    """Crop, find the motion, animate, put the sound on: one picture and one clip into one film."""
+    from . import crop, media
+    from .animate import Movement
+    from .model.presets import PRESETS
+    from .motion import detect_motion
+    from .shards import FILM_CRF, FILM_PRESET, PROVENANCE, open_engine
+
+    target: Path = chosen.output
+    if target.suffix.lower() != ".mp4":
+        raise TalkiesError(f"{printable(target)}: the film is an mp4: give a name that ends in .mp4")
+    if not target.absolute().parent.is_dir():
+        raise TalkiesError(f"{printable(target)}: there is no folder {printable(target.absolute().parent)}")
+    for given in (chosen.source, chosen.driving):
+        if target.exists() and given.exists() and target.samefile(given):
+            raise TalkiesError(f"{printable(target)}: this would overwrite what it is made from: give another name")
+    usual = PRESETS[chosen.model].crop
+    picture = media.read_picture(chosen.source)
+    clip = media.probe(chosen.driving)
+    square, cut = crop.crop_picture(picture, crop.parse(chosen.crop_source or usual), name=chosen.source)
+    log.info("%s: %s", printable(chosen.source), _told(cut))
+    driving_cut = crop.find_crop(clip, crop.parse(chosen.crop_driving or usual), start=chosen.start, end=chosen.end)
+    log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
+    engine = open_engine(
+        chosen.model,
+        chosen.checkpoint,
+        device=chosen.device,
+        precision=chosen.precision,
+        threads=chosen.threads,
+    )
+    segment = {"start": chosen.start, "end": chosen.end}
+    with tempfile.TemporaryDirectory(prefix="talkies-") as folder, engine, _progress() as progress:
+        progress.start(2 * clip.frames, "frames")
+        frames = media.read_frames(clip, box=driving_cut.box, size=engine.model.preset.size, **segment)
+        motion = detect_motion(engine.model, _advancing(frames, progress), clip.rate, batch=engine.batch)
+        silent = Path(folder) / "silent.mp4"
+        writer = media.FrameWriter(silent, motion.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads)
+        movement = Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame)
+        engine.film("source", square, motion, movement, writer, progress=progress.advance).result()
+        sound = media.remux(
+            silent,
+            None if chosen.no_audio else clip,
+            target,
+            comment=None if chosen.no_provenance else PROVENANCE,
+            **segment,
+        )
+    log.info(
+        "%s: %d frames at %s a second, sound: %s", printable(target), motion.frames, clip.rate, sound["sound"] or "none"
+    )
+
+
+def _told(cut: Any) -> str:
+    box = f"{cut.box.side} pixels square at {cut.box.x},{cut.box.y}" if cut.box else "all of it"
+    return f"crop {cut.mode}: {box}"
+
+
+def _advancing(frames: Iterator[Any], progress: Any) -> Iterator[Any]:
+    for frame in frames:
+        yield frame
+        progress.advance(1)
+
+
+# --- single steps ----------------------------------------------------------------------------------------
+
+
+def crop_file(chosen: argparse.Namespace) -> None:
+    """Cut one picture to PNG, or one clip to mp4 with its sound; print what was cut as JSON."""
+    import json
+
+    from . import crop, media
+    from .shards import write_png
+
+    request = crop.parse(chosen.mode)
+    if chosen.file.suffix.lower() in media.PICTURE_SUFFIXES and chosen.file.suffix.lower() not in media.CLIP_SUFFIXES:
+        _needs_suffix(chosen.output, ".png")
+        square, cut = crop.crop_picture(media.read_picture(chosen.file), request, name=chosen.file, size=chosen.size)
+        write_png(chosen.output, square)
+    else:
+        _needs_suffix(chosen.output, ".mp4")
+        clip = media.probe(chosen.file)
+        cut = crop.find_crop(clip, request, start=chosen.start, end=chosen.end)
+        segment = {"start": chosen.start, "end": chosen.end}
+        with tempfile.TemporaryDirectory(prefix="talkies-") as folder:
+            silent = Path(folder) / "silent.mp4"
+            with media.FrameWriter(silent, clip.rate) as writer:
+                for frame in media.read_frames(clip, box=cut.box, size=chosen.size, **segment):
+                    writer.write(frame)
+            media.remux(silent, clip, chosen.output, **segment)
+    print(json.dumps({"file": str(chosen.file), **cut.to_dict()}))
+
+
+def find_motion(chosen: argparse.Namespace) -> None:
+    """Find the keypoints of one clip and save them."""
+    from . import crop, media
+    from .model.presets import PRESETS
+    from .motion import detect_motion
+    from .shards import open_engine
+
+    _needs_suffix(chosen.output, ".npz")
+    clip = media.probe(chosen.driving)
+    cut = crop.find_crop(
+        clip, crop.parse(chosen.crop or PRESETS[chosen.model].crop), start=chosen.start, end=chosen.end
+    )
+    engine = open_engine(
+        chosen.model, chosen.checkpoint, device=chosen.device, precision="fp32", threads=chosen.threads
+    )
+    with engine, _progress() as progress:
+        progress.start(clip.frames, "frames")
+        frames = media.read_frames(clip, start=chosen.start, end=chosen.end, box=cut.box, size=engine.model.preset.size)
+        motion = detect_motion(engine.model, _advancing(frames, progress), clip.rate, batch=engine.batch)
+    motion.save(chosen.output)
+    log.info("%s: %d frames at %s a second", printable(chosen.output), motion.frames, motion.rate)
+
+
+def remux_file(chosen: argparse.Namespace) -> None:
+    """Put a clip's sound under a silent film."""
+    import json
+
+    from . import media
+
+    _needs_suffix(chosen.output, ".mp4")
+    facts = media.remux(chosen.film, media.probe(chosen.driving), chosen.output, start=chosen.start, end=chosen.end)
+    print(json.dumps(facts, default=str))
+
+
+def checkpoint(chosen: argparse.Namespace) -> None:
+    """Show a checkpoint, or convert it to safetensors."""
+    from .model import PRESETS, load_checkpoint, save_safetensors, weights_digest
+    from .model.checkpoint import fitting_presets
+
+    entries = load_checkpoint(chosen.file)
+    fits = fitting_presets(entries)
+    if not fits:
+        raise TalkiesError(f"{printable(chosen.file)}: its weights fit no preset of talkies ({', '.join(PRESETS)})")
+    if chosen.action == "convert":
+        _needs_suffix(chosen.output, ".safetensors")
+        save_safetensors(entries, chosen.output, half=chosen.half)
+        entries = load_checkpoint(chosen.output)
+    print(f"weights sha256 {weights_digest(entries)}")
+    print(f"fits {' '.join(fits)}")
+
+
+def _needs_suffix(path: Path, suffix: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise TalkiesError(f"{printable(path)}: the output's name must end in {suffix}")
+
+
+# --- the workflow's stages and a run's state -------------------------------------------------------------
+
+
+def shard(chosen: argparse.Namespace) -> None:
+    """Do one stage of one shard of the plan, and write its receipt."""
+    from . import shards
+    from .plan import Plan
+
+    plan = Plan.load()
+    known = plan.shards if chosen.stage in ("animate", "remux") else plan.pictures | plan.clips
+    if chosen.shard not in known:
+        raise TalkiesError(f"{printable(chosen.shard)}: no shard of the plan; run snakemake again")
+    with _progress() as progress:
+        if chosen.stage == "prepare":
+            shards.prepare(plan, chosen.shard, chosen.receipt, progress)
+        elif chosen.stage == "remux":
+            shards.remux(plan, chosen.shard, chosen.receipt, chosen.generation, progress)
+        else:
+            engine = shards.load_engine(plan, device=chosen.device, threads=chosen.threads)
+            work = shards.motion if chosen.stage == "motion" else shards.animate
+            work(plan, chosen.shard, chosen.receipt, engine, progress)
+
+
+def gallery(chosen: argparse.Namespace) -> None:
+    """Write results/index.html from the plan and the films."""
+    from .gallery import build_gallery
+    from .inventory import gallery_entries
+    from .plan import Plan
+
+    plan = Plan.load()
+    page = build_gallery(Path(plan.settings["results"]), gallery_entries(plan), title=plan.settings["gallery"]["title"])
+    log.info("gallery: %s", printable(page))
+
+
+def verdict(chosen: argparse.Namespace) -> None:
+    """End the workflow: fail and name every pair that could not be made, and why; else write the verdict."""
+    from .inventory import failures
+    from .plan import Plan
+    from .records import write_json
+
+    plan = Plan.load()
+    failed = failures(plan)
+    if failed:
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in failed.items():
+            by_reason.setdefault(reason, []).append(name)
+        for reason, names in sorted(by_reason.items()):
+            log.error("%s (%d pairs: %s)", reason, len(names), _some(names))
+        raise TalkiesError(
+            f"{len(failed)} of {len(plan.pairs)} pairs could not be made, for the reasons above; the others are "
+            f"done. Mend or remove the files and run again"
+        )
+    write_json(chosen.receipt, {"pairs": len(plan.pairs), "failed": 0})
+    log.info("all %d pairs are done: %s/index.html", len(plan.pairs), printable(plan.settings["results"].rstrip("/")))
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(printable(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown}, ..."
+
+
+def status(chosen: argparse.Namespace) -> None:
+    """Say how far the run is, what failed and why, and which films are no longer asked for."""
+    import json
+    from dataclasses import asdict
+
+    from . import inventory
+    from .plan import Plan
+
+    now = inventory.status(Plan.load())
+    if chosen.json:
+        print(json.dumps(asdict(now), default=str, indent=1))
+        return
+    print(f"{now.pairs} pairs: {len(now.done)} done, {len(now.failed)} failed, {len(now.waiting)} waiting")
+    for name, reason in now.failed.items():
+        print(f"failed: {printable(name)}: {reason}")
+    for each in now.at_work:
+        print(f"at work: {each}")
+    for path in now.orphans:
+        print(f"no longer asked for: {printable(path)} (talkies clean removes it)")
+
+
+def verify(chosen: argparse.Namespace) -> None:
+    """Check every film against its record: digest, frames, sound."""
+    from . import inventory
+    from .plan import Plan
+
+    plan = Plan.load()
+    wrong = inventory.verify(plan)
+    for name, reason in wrong.items():
+        print(f"{printable(name)}: {reason}")
+    if wrong:
+        raise TalkiesError(f"{len(wrong)} of {len(plan.pairs)} films are not as they should be")
+    print(f"{len(plan.pairs)} films are whole")
+
+
+def forget(chosen: argparse.Namespace) -> None:
+    """Have pairs made anew by the next run."""
+    from . import inventory
+    from .plan import Plan
+
+    if not chosen.pairs and not chosen.failed:
+        raise TalkiesError("name the pairs to forget (driving/image, or driving/ for all of a video), or give --failed")
+    names = inventory.forget(Plan.load(), chosen.pairs, failed=chosen.failed)
+    print(f"{len(names)} pairs forgotten: the next snakemake makes them anew")
+
+
+def clean(chosen: argparse.Namespace) -> None:
+    """Remove films whose pair is gone, and what dead workers left."""
+    from . import inventory
+    from .plan import Plan
+
+    paths = inventory.leftovers(Plan.load())
+    for path in paths:
+        print(printable(path))
+    if not chosen.dry_run:
+        inventory.remove(paths)
+    print(f"{len(paths)} files {'would be ' if chosen.dry_run else ''}removed")
+
+
+def doctor(chosen: argparse.Namespace) -> int:
+    """Say what is there, what is missing, and what to do."""
+    from .doctor import examine
+
+    return examine(Path.cwd())
+
+
+# --- arguments -------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; it imports nothing heavy."""
+    from .model.presets import PRESETS
+
+    parser = argparse.ArgumentParser(
+        prog="talkies", description="Makes pictures talk: a picture, moved by a driving video, with the video's sound."
+    )
+    parser.add_argument("--version", action="version", version=f"talkies {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.add_argument("--debug", action="store_true", help="say more, and show where an error came from")
+        sub.set_defaults(run=run)
+        return sub
+
+    def model(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--model", choices=list(PRESETS), default="demo", metavar="NAME", help=", ".join(PRESETS))
+        sub.add_argument("--checkpoint", metavar="P", help="its weights (.pth.tar as published, or .safetensors)")
+        sub.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+        sub.add_argument("--threads", type=_count, metavar="N", help="cores to use (default: all this job was given)")
+
+    def segment(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--start", type=_seconds, metavar="S", help="second of the driving video to start at")
+        sub.add_argument("--end", type=_seconds, metavar="S", help="second of the driving video to end at")
+
+    one = command("animate", animate, "Animate one picture with one driving video, with its sound.")
+    one.add_argument("--source", type=Path, required=True, metavar="I", help="the picture")
+    one.add_argument("--driving", type=Path, required=True, metavar="V", help="the driving video")
+    one.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
+    model(one)
+    one.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
+    one.add_argument("--absolute", action="store_true", help="the driver's own poses, not its motion since its first")
+    one.add_argument("--no-adapt-scale", action="store_true", help="do not scale motion by the faces' sizes")
+    one.add_argument(
+        "--best-frame", type=_best_frame, metavar="auto|N", help="count motion from this frame (0)"
+    )
+    one.add_argument("--crop-source", metavar="HOW", help="face, center, none or x,y,w,h (default: the preset's)")
+    one.add_argument("--crop-driving", metavar="HOW", help="the same for the driving video")
+    segment(one)
+    one.add_argument("--no-audio", action="store_true", help="a silent film")
+    one.add_argument("--no-provenance", action="store_true", help="do not tag the film as made by a model")
+
+    cut = command("crop", crop_file, "Cut a picture (to PNG) or a video (to mp4, with sound) to a square.")
+    cut.add_argument("file", type=Path)
+    cut.add_argument("-o", "--output", type=Path, required=True)
+    cut.add_argument("--mode", default="face", metavar="HOW", help="face, center, none or x,y,w,h (default: face)")
+    cut.add_argument("--size", type=_count, default=256, metavar="N", help="side in pixels (default: 256)")
+    segment(cut)
+
+    keypoints = command("motion", find_motion, "Find and save the keypoints of a driving video (npz).")
+    keypoints.add_argument("driving", type=Path)
+    keypoints.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.npz")
+    keypoints.add_argument("--crop", metavar="HOW", help="face, center, none or x,y,w,h (default: the preset's)")
+    model(keypoints)
+    segment(keypoints)
+
+    sound = command("remux", remux_file, "Put a driving video's sound under a silent film.")
+    sound.add_argument("film", type=Path)
+    sound.add_argument("driving", type=Path)
+    sound.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
+    segment(sound)
+
+    weights = command("checkpoint", checkpoint, "Show a checkpoint, or convert it to safetensors.")
+    actions = weights.add_subparsers(dest="action", metavar="show|convert", required=True)
+    show = actions.add_parser("show", help="print the digest of the weights and the presets they fit")
+    show.add_argument("file", type=Path)
+    convert = actions.add_parser("convert", help="write the weights as safetensors")
+    convert.add_argument("file", type=Path)
+    convert.add_argument("output", type=Path, metavar="OUT.safetensors")
+    convert.add_argument("--half", action="store_true", help="in half the size, in half precision")
+
+    work = command("shard", shard, "Do one stage of a shard of the plan (the workflow's own command).")
+    work.add_argument("stage", choices=STAGES)
+    work.add_argument("shard", metavar="SHARD")
+    work.add_argument("--receipt", type=Path, required=True)
+    work.add_argument("--generation", type=int, default=0)
+    work.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: as config.yaml says")
+    work.add_argument("--threads", type=_count, metavar="N")
+    work.add_argument("--log", type=Path)
+
+    page = command("gallery", gallery, "Write the gallery of the run in this folder.")
+    page.add_argument("--log", type=Path)
+    judge = command("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
+    judge.add_argument("--receipt", type=Path, required=True)
+    judge.add_argument("--log", type=Path)
+
+    state = command(
+        "status", status, "Say how far the run in this folder is, what failed, what is superfluous."
+    )
+    state.add_argument("--json", action="store_true")
+    command("verify", verify, "Check every film of the run against its record.")
+    again = command("forget", forget, "Have pairs made anew by the next snakemake.")
+    again.add_argument(
+        "pairs", nargs="*", metavar="PAIR", help="driving/image[@variant], or driving/ for a whole video"
+    )
+    again.add_argument("--failed", action="store_true", help="all pairs that failed")
+    tidy = command("clean", clean, "Remove films whose pair is gone and what dead workers left.")
+    tidy.add_argument("-n", "--dry-run", action="store_true")
+    command("doctor", doctor, "Say what is installed and working here, and what to do about what is not.")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> Fraction:
+    try:
+        seconds = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if seconds < 0:
+        raise argparse.ArgumentTypeError("seconds count from 0")
+    return seconds
+
+
+def _best_frame(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a frame's number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

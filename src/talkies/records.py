@@ -1,0 +1,308 @@
+"""What a run remembers in files: content keys, the record beside each film, receipts, locks and the journal.
+
+A record (JSON) beside a file tells what it was made from (its content key) and what it is (size, mtime,
+sha256). A receipt tells what became of a shard's items and holds nothing that changes from run to run.
+Every file is written beside its place, synced, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import TalkiesError, printable
+
+RECIPE = 1
+"""Part of every content key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
+
+HEARTBEAT_SECONDS = 20
+"""How often a worker renews its lock."""
+GONE_SECONDS = 600
+"""How long a lock of another machine stays unrenewed before its job counts as gone, where no scheduler tells."""
+
+
+def content_key(**parts: Any) -> str:  # whatever JSON holds
+    """Return the sha256 (hex) of everything that decides a result, and of the recipe's version."""
+    return hashlib.sha256(_canonical({"recipe": RECIPE, **parts})).hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Return a short digest of a JSON value, for telling whether a plan has changed."""
+    return hashlib.sha256(_canonical(value)).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's sha256 (hex)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all: sorted keys, so that equal values are equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(value, file, sort_keys=True, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON file's object, or None when it is missing or is not one (a record that says nothing)."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Return what a record says of a file: size in bytes, mtime in nanoseconds, sha256."""
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": file_digest(path)}
+
+
+def is_unchanged(path: Path, facts: Mapping[str, Any] | None) -> bool:
+    """Tell whether a file is the one its record describes: by size and time first, by digest where time differs."""
+    if not facts:
+        return False
+    try:
+        status = path.stat()
+        if status.st_size != facts.get("size"):
+            return False
+        return status.st_mtime_ns == facts.get("mtime_ns") or file_digest(path) == facts.get("sha256")
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A file and the record (JSON) beside it, which is the truth about it."""
+
+    path: Path
+
+    @property
+    def record_path(self) -> Path:
+        """The JSON beside the file: its name with .json for its suffix."""
+        return self.path.with_name(self.path.name.removesuffix(self.path.suffix) + ".json")
+
+    def record(self) -> dict[str, Any]:
+        """Return the record, empty where there is none."""
+        return read_json(self.record_path) or {}
+
+    def fresh(self, key: str, *, name: str = "key") -> dict[str, Any] | None:
+        """Return the record if it holds this content key and the file is the one it describes, else None."""
+        record = self.record()
+        if record.get(name) != key or not is_unchanged(self.path, record.get("file")):
+            return None
+        return record
+
+    def describe(self, record: Mapping[str, Any], *, of: Path | None = None) -> dict[str, Any]:
+        """Write the record, with the facts of the file (or of what will be renamed to it, `of`); return it."""
+        complete = {**record, "file": file_facts(of or self.path)}
+        write_json(self.record_path, complete)
+        return complete
+
+    def remove(self) -> None:
+        """Remove the file and its record, where they are."""
+        self.path.unlink(missing_ok=True)
+        self.record_path.unlink(missing_ok=True)
+
+
+@dataclass
+class Receipt:
+    """What became of a shard's items: facts by item for the good ones, a reason for each that failed.
+
+    Holds no time, host or version, so a shard that finds nothing to do writes the same bytes again.
+    """
+
+    done: dict[str, Any] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the receipt."""
+        write_json(path, {"done": self.done, "failed": self.failed})
+
+    @classmethod
+    def load(cls, path: Path) -> Receipt:
+        """Read a receipt; TalkiesError when it is missing or damaged."""
+        value = read_json(path)
+        if value is None or not isinstance(value.get("done"), dict) or not isinstance(value.get("failed"), dict):
+            raise TalkiesError(f"{path}: the receipt is missing or damaged: remove it and run snakemake again")
+        return cls(value["done"], value["failed"])
+
+
+class Journal:
+    """One line of JSON for each thing a shard's worker finishes, appended as it happens."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Append an event with its time (seconds since 1970)."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, sort_keys=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    @staticmethod
+    def read(folder: Path) -> Iterator[dict[str, Any]]:
+        """Yield all events of a run's journals; a line that a killed worker left unfinished is passed over."""
+        for path in sorted(folder.glob("*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError):
+                    yield json.loads(line)
+
+
+@contextmanager
+def lock(path: Path, *, say: Any = lambda message: None) -> Iterator[None]:
+    """Hold a shard's lock: a file that names this job. Wait while the job that it names is alive.
+
+    A lock is broken only when its job is gone: on this machine by process and start time, in a SLURM job by
+    the scheduler's word, elsewhere when it was not renewed for GONE_SECONDS.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    me = _this_job()
+    told = False
+    while not _take(path, me):
+        holder = read_json(path)
+        if holder is None:
+            # Either just released, or its writer died before a byte reached the disk: the age decides.
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS:
+                    _break(path, None)
+        elif _is_gone(path, holder):
+            say(f"breaking the lock of a job that is gone: {_describe(holder)}")
+            _break(path, holder)
+            continue
+        elif not told:
+            say(f"waiting: {_describe(holder)} is at work on this shard")
+            told = True
+        time.sleep(0.5)
+    try:
+        yield
+    finally:
+        if read_json(path) == me:
+            path.unlink(missing_ok=True)
+
+
+def renew(path: Path) -> None:
+    """Show that a lock's holder is alive, by the file's time."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def held_locks(folder: Path) -> list[str]:
+    """Describe the locks in a folder whose jobs are alive."""
+    alive = []
+    for path in sorted(folder.glob("*.lock")):
+        holder = read_json(path)
+        if holder is not None and not _is_gone(path, holder):
+            alive.append(f"{path.stem}: {_describe(holder)}")
+    return alive
+
+
+def _take(path: Path, me: Mapping[str, Any]) -> bool:
+    """Create the lock with its content in one step (link fails where the name exists, also on NFS)."""
+    mine = path.with_name(f".{path.name}.{me['host']}.{me['pid']}")
+    mine.write_text(json.dumps(me), encoding="utf-8")
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return False
+    finally:
+        mine.unlink(missing_ok=True)
+    return True
+
+
+def _break(path: Path, holder: Mapping[str, Any] | None) -> None:
+    """Remove a dead lock; of several workers that find it dead, one gets the new one by `_take`.
+
+    The lock is moved away first and looked at again: if another worker has broken it and holds a new one in
+    the meantime, that one is put back.
+    """
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.dead")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if read_json(aside) != holder:
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink(missing_ok=True)
+
+
+def _this_job() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "started": _start_time(pid),
+        "namespace": _pid_namespace(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def _describe(holder: Mapping[str, Any]) -> str:
+    job = f" (SLURM job {holder['slurm_job']})" if holder.get("slurm_job") else ""
+    return f"process {holder.get('pid')} on {printable(str(holder.get('host')))}{job}"
+
+
+def _is_gone(path: Path, holder: Mapping[str, Any]) -> bool:
+    if holder.get("host") == socket.gethostname() and holder.get("namespace") == _pid_namespace():
+        # The start time tells a process from a later one of the same number.
+        return _start_time(int(holder.get("pid") or 0)) != holder.get("started")
+    if holder.get("slurm_job"):
+        known = _slurm_knows(str(holder["slurm_job"]))
+        if known is not None:
+            return not known
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > GONE_SECONDS
+    return True
+
+
+def _start_time(pid: int) -> str | None:
+    """Return a process' start in clock ticks since boot, with the boot's id; None when it does not run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    # Field 3 is the state: a zombie has ended and only waits for its parent.
+    return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _slurm_knows(job: str) -> bool | None:
+    """Ask squeue whether a job is still there; None when squeue can't tell."""
+    try:
+        answer = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode:
+        return False if "Invalid job id" in answer.stderr else None
+    return bool(answer.stdout.strip())
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

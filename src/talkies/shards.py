@@ -1,0 +1,670 @@
+"""The work of the shards: prepare, motion, animate, remux. Each stage makes what is missing or stale, and no more.
+
+A worker holds its shard's lock, does its items, and writes a receipt. An item whose input is bad (InputError)
+is recorded there with its reason and the others go on; any other error (memory, disk, a signal, a GPU) ends
+the worker without a receipt, so that the job is run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__, crop, media
+from .errors import InputError, TalkiesError, printable
+from .media import FILM_SIZE
+from .model.presets import PRESETS
+from .plan import HOME, Pair, Plan, store_films
+from .records import (
+    HEARTBEAT_SECONDS,
+    Journal,
+    Receipt,
+    Recorded,
+    content_key,
+    file_digest,
+    lock,
+    renew,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .animate import Engine
+    from .motion import Motion
+
+log = logging.getLogger("talkies")
+
+FILM_CRF = 18
+FILM_PRESET = "medium"
+ENCODING = {"size": FILM_SIZE, "crf": FILM_CRF, "preset": FILM_PRESET}
+"""How films are encoded (libx264): part of the content key."""
+
+PROVENANCE = (
+    "AI-generated: a still picture animated by talkies (First Order Motion Model); "
+    "digitalSourceType=http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+)
+"""The films' comment tag (IPTC digital source type vocabulary)."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a worker tells how far it is: `start` with all frames, `advance` by some, both may do nothing."""
+
+    start: Callable[[int, str], None] = lambda frames, what: None
+    advance: Callable[[int], None] = lambda frames: None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's files, by its plan."""
+
+    plan: Plan
+
+    def source(self, image: str) -> Recorded:
+        """Return the prepared picture: 256 x 256 PNG."""
+        return Recorded(HOME / "sources" / f"{image}.png")
+
+    def driving(self, take: str) -> Recorded:
+        """Return the prepared take: its cropped film with sound, for the gallery; its record tells the crop."""
+        return Recorded(HOME / "driving" / f"{take}.mp4")
+
+    def motion(self, take: str) -> Recorded:
+        """Return the take's keypoints."""
+        return Recorded(HOME / "motion" / f"{take}.npz")
+
+    def silent(self, pair: Pair) -> Recorded:
+        """Return the pair's film without sound, which is there until its talkie is."""
+        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4")
+
+    def talkie(self, pair: Pair) -> Recorded:
+        """Return the pair's film in the results."""
+        return Recorded(Path(self.plan.settings["results"]) / pair.driving / f"{pair.stem}.mp4")
+
+    @staticmethod
+    def receipt(stage: str, shard: str) -> Path:
+        """Return the path of a stage's receipt for a shard."""
+        return HOME / "receipts" / stage / f"{shard}.json"
+
+    @staticmethod
+    def journal(stage: str, shard: str) -> Journal:
+        """Return a stage's journal for a shard."""
+        return Journal(HOME / "journal" / f"{stage}-{shard}.jsonl")
+
+    def made(self, stage: str, item: str, *, clip: bool = False) -> dict[str, Any]:
+        """Return the record of a prepared picture, or (clip) of a prepared take or its motion.
+
+        Where it is gone, so must be the receipt that speaks of it: then the next run makes it again.
+        """
+        recorded = self.source(item) if not clip else self.driving(item) if stage == "prepare" else self.motion(item)
+        record = recorded.record()
+        if not record or not recorded.path.exists():
+            shard = (self.plan.shard_of_take() if clip else self.plan.shard_of_picture())[item]
+            self.receipt(stage, shard).unlink(missing_ok=True)
+            raise TalkiesError(f"{printable(recorded.path)}: it is gone; run snakemake again to make it")
+        return record
+
+    def picture_key(self, pair: Pair, weights: str) -> str:
+        """Return the content key of a pair's pixels.
+
+        By content, not by name, place or time; the source and driving records tell the contents' digests.
+        """
+        source, take = self.plan.sources[pair.image], self.plan.takes[pair.take]
+        model = self.plan.settings["model"]
+        return content_key(
+            source=self.made("prepare", pair.image)["original"]["sha256"],
+            source_crop=source.crop,
+            driving=self.made("prepare", pair.take, clip=True)["original"]["sha256"],
+            driving_crop=take.crop,
+            segment=[take.start, take.end],
+            # Of the driving keypoints themselves nothing is scaled, nor counted from a frame.
+            motion=[pair.adapt_scale, pair.best_frame or 0] if pair.relative else "absolute",
+            preset=model["preset"],
+            precision=model["precision"],
+            weights=weights,
+            film=ENCODING,
+        )
+
+    def talkie_key(self, pair: Pair, picture_key: str) -> str:
+        """Return the content key of a whole talkie: its pixels, its sound, its tag."""
+        return content_key(picture=picture_key, audio=pair.audio, provenance=self.plan.settings["provenance"])
+
+
+@contextmanager
+def _working(stage: str, shard: str, receipt: Path, films: Sequence[Path]) -> Iterator[None]:
+    """Hold the shard's lock, and see that neither an older receipt nor a killed worker's parts stay."""
+    path = HOME / "locks" / f"{shard}.lock"
+    with lock(path, say=log.info):
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_SECONDS):
+                renew(path)
+
+        threading.Thread(target=beat, daemon=True).start()
+        receipt.unlink(missing_ok=True)
+        sweep(films)
+        try:
+            yield
+        finally:
+            done.set()
+            sweep(films)
+
+
+def sweep(films: Sequence[Path]) -> None:
+    """Remove the temporary files of these films, their records and their encoder's, wherever a worker died."""
+    names: dict[Path, set[str]] = {}
+    for film in films:
+        record = Recorded(film).record_path
+        names.setdefault(film.parent, set()).update((film.name, record.name))
+    for folder, wanted in names.items():
+        if not folder.is_dir():
+            continue
+        for path in folder.iterdir():
+            if path.name.startswith(".") and path.name.endswith(".part"):
+                # .NAME.PID[-TIME].part, as media and records name them
+                stem = path.name[1:].removesuffix(".part").rpartition(".")[0]
+                if stem in wanted:
+                    path.unlink(missing_ok=True)
+
+
+# --- prepare ---------------------------------------------------------------------------------------------
+
+
+def prepare(plan: Plan, shard: str, receipt: Path, progress: Progress) -> Receipt:
+    """Crop a shard's pictures, or look at its clips and crop them; write the receipt."""
+    run = Run(plan)
+    images, takes = plan.pictures.get(shard, []), plan.clips.get(shard, [])
+    targets = [run.source(i).path for i in images] + [run.driving(t).path for t in takes]
+    result = Receipt()
+    with _working("prepare", shard, receipt, targets):
+        progress.start(len(targets), "files")
+        for image in images:
+            _record(result, image, prepare_source, run)
+            progress.advance(1)
+        for take in takes:
+            _record(result, take, prepare_take, run)
+            progress.advance(1)
+        result.save(receipt)
+    return result
+
+
+def _record(result: Receipt, item: str, work: Callable[[Run, str], dict[str, Any]], run: Run) -> None:
+    """Do an item's work; a bad input becomes its reason in the receipt."""
+    try:
+        record = work(run, item)
+        result.done[item] = {"sha256": record["original"]["sha256"], "crop": record["crop"]}
+    except InputError as error:
+        log.error("%s", error)
+        result.failed[item] = str(error)
+
+
+def _original(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return an input file's path, size, time and digest, the digest from its record where size and time are equal."""
+    try:
+        status = path.stat()
+        facts = {"file": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        known = record.get("original", {})
+        if all(known.get(key) == facts[key] for key in facts):
+            return dict(known)
+        return {**facts, "sha256": file_digest(path)}
+    except OSError as error:
+        raise InputError(path, f"can't be read: {error.strerror}") from None
+
+
+def prepare_source(run: Run, image: str) -> dict[str, Any]:
+    """Crop one picture to a square PNG unless that is done; return its record. InputError when it is unusable."""
+    source, target = run.plan.sources[image], run.source(image)
+    path = Path(source.file)
+    original = _original(path, target.record())
+    key = content_key(kind="source", content=original["sha256"], crop=source.crop, size=FILM_SIZE)
+    record = target.fresh(key)
+    if record is None:
+        picture = media.read_picture(path)
+        square, cut = crop.crop_picture(picture, crop.parse(source.crop), name=path, size=FILM_SIZE)
+        write_png(target.path, square)
+        record = target.describe({"key": key, "original": original, "crop": cut.to_dict()})
+    elif record["original"] != original:
+        record = target.describe({**record, "original": original})
+    return record
+
+
+def prepare_take(run: Run, take: str) -> dict[str, Any]:
+    """Probe a clip, find its crop, and write its cropped film with sound, unless that is done; return its record."""
+    wanted, target = run.plan.takes[take], run.driving(take)
+    path = Path(wanted.file)
+    start, end = _segment(wanted.start), _segment(wanted.end)
+    original = _original(path, target.record())
+    key = content_key(
+        kind="driving", content=original["sha256"], crop=wanted.crop, segment=[wanted.start, wanted.end], size=FILM_SIZE
+    )
+    record = target.fresh(key)
+    if record is not None:
+        return record if record["original"] == original else target.describe({**record, "original": original})
+    clip = media.probe(path)
+    cut = crop.find_crop(clip, crop.parse(wanted.crop), start=start, end=end)
+    target.path.parent.mkdir(parents=True, exist_ok=True)
+    picture = target.path.with_name(f".{target.path.name}.{os.getpid()}.part")
+    try:
+        with media.FrameWriter(picture, clip.rate, preset="veryfast") as writer:
+            for frame in media.read_frames(clip, start=start, end=end, box=cut.box, size=FILM_SIZE):
+                writer.write(frame)
+            frames = writer.frames
+        media.remux(picture, clip, target.path, start=start, end=end)
+    finally:
+        picture.unlink(missing_ok=True)
+    return target.describe(
+        {
+            "key": key,
+            "original": original,
+            "crop": cut.to_dict(),
+            "rate": str(clip.rate),
+            "frames": frames,
+            "sound": clip.sound is not None,
+            "variable_rate": clip.variable,
+            "truncated": clip.truncated,
+        }
+    )
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write uint8 RGB [H, W, 3] as PNG, whole or not at all."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(picture).save(part, format="PNG")
+        media.publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _segment(seconds: str | None) -> Fraction | None:
+    return None if seconds is None else Fraction(seconds)
+
+
+# --- motion ----------------------------------------------------------------------------------------------
+
+
+def motion(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine], progress: Progress) -> Receipt:
+    """Find the keypoints of a shard's takes; write the receipt."""
+    run = Run(plan)
+    takes = plan.clips[shard]
+    prepared = Receipt.load(run.receipt("prepare", shard))
+    journal = run.journal("motion", shard)
+    result = Receipt(failed=dict(prepared.failed))
+    with _working("motion", shard, receipt, [run.motion(take).path for take in takes]):
+        progress.start(sum(plan.takes[take].frames for take in takes), "frames")
+        for take in takes:
+            if take in result.failed:
+                continue
+            try:
+                record = detect_take(run, take, engine(), journal, progress)
+            except InputError as error:
+                log.error("%s", error)
+                result.failed[take] = str(error)
+            else:
+                result.done[take] = {key: record[key] for key in ("key", "weights", "frames", "rate")}
+        result.save(receipt)
+    return result
+
+
+def detect_take(run: Run, take: str, engine: Engine, journal: Journal, progress: Progress) -> dict[str, Any]:
+    """Find and save the keypoints of one take unless that is done; return its record."""
+    from .motion import detect_motion
+
+    wanted, target = run.plan.takes[take], run.motion(take)
+    driving = run.made("prepare", take, clip=True)
+    model = engine.model
+    key = content_key(
+        kind="motion",
+        driving=driving["original"]["sha256"],
+        crop=driving["crop"]["box"],
+        segment=[wanted.start, wanted.end],
+        preset=model.preset.name,
+        weights=model.weights_digest,
+        size=model.preset.size,
+    )
+    record = target.fresh(key)
+    if record is not None:
+        return record
+    began = time.monotonic()
+    clip = media.probe(Path(wanted.file))
+    cut = crop.Crop.from_dict(driving["crop"])
+    size = model.preset.size
+    frames = media.read_frames(clip, start=_segment(wanted.start), end=_segment(wanted.end), box=cut.box, size=size)
+    found = detect_motion(model, _counted(frames, progress), clip.rate, batch=engine.batch)
+    target.path.parent.mkdir(parents=True, exist_ok=True)
+    found.save(target.path)
+    seconds = round(time.monotonic() - began, 3)
+    journal.note("motion", take=take, frames=found.frames, seconds=seconds)
+    log.info("motion of %s: %d frames in %.1f s", printable(take), found.frames, seconds)
+    return target.describe(
+        {
+            "key": key,
+            "preset": found.preset,
+            "weights": found.weights,
+            "frames": found.frames,
+            "rate": str(found.rate),
+        }
+    )
+
+
+def _counted(frames: Iterator[NDArray[np.uint8]], progress: Progress) -> Iterator[NDArray[np.uint8]]:
+    for frame in frames:
+        yield frame
+        progress.advance(1)
+
+
+# --- animate ---------------------------------------------------------------------------------------------
+
+
+def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine], progress: Progress) -> Receipt:
+    """Make a shard's silent films, but for those whose pixels stand already, here or in a talkie; write the receipt.
+
+    The model is loaded (`engine` is called) only when there is something to make.
+    """
+    run = Run(plan)
+    pairs = [plan.pairs[name] for name in plan.shards[shard]]
+    result = Receipt(failed=failures(run, pairs))
+    with _working("animate", shard, receipt, [run.silent(pair).path for pair in pairs]):
+        missing: list[tuple[Pair, str]] = []
+        for pair in pairs:
+            if pair.name in result.failed:
+                continue
+            key = run.picture_key(pair, run.made("motion", pair.take, clip=True)["weights"])
+            result.done[pair.name] = {"picture_key": key}
+            if run.talkie(pair).fresh(key, name="picture_key") is None and run.silent(pair).fresh(key) is None:
+                missing.append((pair, key))
+        if missing:
+            # Pictures in turn: a picture's features are kept from one film to the next.
+            missing.sort(key=lambda item: (item[0].image, item[0].name))
+            progress.start(sum(run.motion(pair.take).record()["frames"] for pair, _ in missing), "frames")
+            failed = _animate_pairs(run, missing, engine(), run.journal("animate", shard), progress)
+            result.failed |= failed
+            result.done = {name: facts for name, facts in result.done.items() if name not in failed}
+        log.info(
+            "%s: %d pairs: %d made, %d were there, %d failed",
+            *(shard, len(pairs), len(missing), len(result.done) - len(missing), len(result.failed)),
+        )
+        result.save(receipt)
+    return result
+
+
+def failures(run: Run, pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return why pairs can't be made, by name: what the receipts of their pictures and takes say."""
+    plan = run.plan
+    receipts: dict[tuple[str, str], Receipt] = {}
+    of_picture, of_take = plan.shard_of_picture(), plan.shard_of_take()
+    reasons: dict[str, str] = {}
+    for pair in pairs:
+        for stage, shard, item in (
+            ("prepare", of_picture[pair.image], pair.image),
+            ("motion", of_take[pair.take], pair.take),
+        ):
+            if (stage, shard) not in receipts:
+                receipts[stage, shard] = Receipt.load(run.receipt(stage, shard))
+            reason = receipts[stage, shard].failed.get(item)
+            if reason:
+                reasons.setdefault(pair.name, reason)
+    return reasons
+
+
+def _animate_pairs(
+    run: Run, missing: Sequence[tuple[Pair, str]], engine: Engine, journal: Journal, progress: Progress
+) -> dict[str, str]:
+    """Make the silent films; return the reasons of those that their inputs forbid."""
+    from .animate import Movement
+    from .motion import Motion
+
+    motions: dict[str, Motion] = {}
+    failed: dict[str, str] = {}
+    pending: _Pending | None = None
+    with engine:
+        for pair, key in missing:
+            began = time.monotonic()
+            if pair.take not in motions:
+                motions[pair.take] = Motion.load(run.motion(pair.take).path, weights=engine.model.weights_digest)
+            driving, silent = motions[pair.take], run.silent(pair)
+            silent.path.parent.mkdir(parents=True, exist_ok=True)
+            writer = media.FrameWriter(
+                silent.path, driving.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads
+            )
+            movement = Movement(pair.relative, pair.adapt_scale, pair.best_frame)
+            image = media.read_picture(run.source(pair.image).path)
+            try:
+                film = engine.film(pair.image, image, driving, movement, writer, progress=progress.advance)
+            except InputError as error:
+                failed[pair.name] = f"{printable(pair.name)}: {error.reason}"
+                log.error("%s", failed[pair.name])
+                continue
+            # The encoder ends a film while the next one is computed; only then is it recorded.
+            if pending:
+                _finish(run, engine, journal, pending)
+            pending = _Pending(pair, key, driving, film, began)
+        if pending:
+            _finish(run, engine, journal, pending)
+    return failed
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A film whose frames are computed and whose encoder is at its end."""
+
+    pair: Pair
+    key: str
+    driving: Motion
+    film: Future[None]
+    began: float
+
+
+def _finish(run: Run, engine: Engine, journal: Journal, done: _Pending) -> None:
+    done.film.result()
+    seconds = round(time.monotonic() - done.began, 3)
+    facts = _facts_of_making(run, done.pair, done.driving, engine, seconds)
+    run.silent(done.pair).describe({"key": done.key, **facts})
+    journal.note("animated", pair=done.pair.name, frames=done.driving.frames, seconds=seconds)
+    log.info("%s: %d frames in %.1f s", printable(done.pair.name), done.driving.frames, seconds)
+
+
+def _facts_of_making(run: Run, pair: Pair, driving: Motion, engine: Engine, seconds: float) -> dict[str, Any]:
+    """Return what a film's record tells of how its pixels were made."""
+    import torch
+
+    model = engine.model
+    source, take = run.source(pair.image).record(), run.driving(pair.take).record()
+    return {
+        "source": {"crop": source["crop"], **_public(source["original"])},
+        "driving": {
+            "crop": take["crop"],
+            "segment": [pair.start, pair.end],
+            **_public(take["original"]),
+        },
+        "motion": {
+            "relative": pair.relative,
+            "adapt_scale": pair.adapt_scale,
+            "best_frame": pair.best_frame,
+        },
+        "model": {
+            "preset": model.preset.name,
+            "weights_sha256": model.weights_digest,
+            "network_size": model.preset.size,
+            "enlarged": "bicubic" if model.preset.size < FILM_SIZE else None,
+            "precision": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "threads": engine.threads,
+            "batch": engine.batch,
+        },
+        "picture": {"frames": driving.frames, "rate": str(driving.rate), **ENCODING},
+        "software": {
+            "talkies": __version__,
+            "torch": torch.__version__,
+            "ffmpeg": media.ffmpeg_version(),
+            "python": platform.python_version(),
+        },
+        "seconds": seconds,
+    }
+
+
+def _public(original: dict[str, Any]) -> dict[str, Any]:
+    """Return an input's name and digest: a film's record may be shown to others, the folders are not theirs to know."""
+    return {"file": Path(original["file"]).name, "sha256": original["sha256"]}
+
+
+# --- remux -----------------------------------------------------------------------------------------------
+
+
+def remux(plan: Plan, shard: str, receipt: Path, generation: int, progress: Progress) -> Receipt:
+    """Put the sound onto a shard's films and set them into the results, but for those that stand; write the receipt.
+
+    The picture comes from the silent film, or where that is gone from the talkie itself (other sound settings).
+    """
+    run = Run(plan)
+    animated_path = run.receipt("animate", shard)
+    animated = Receipt.load(animated_path)
+    pairs = [plan.pairs[name] for name in plan.shards[shard]]
+    result = Receipt(failed=dict(animated.failed))
+    journal = run.journal("remux", shard)
+    with _working("remux", shard, receipt, [run.talkie(pair).path for pair in pairs]):
+        progress.start(len(pairs), "films")
+        for pair in pairs:
+            if pair.name not in result.failed:
+                picture_key = animated.done[pair.name]["picture_key"]
+                try:
+                    key = remux_pair(run, pair, picture_key, journal)
+                except InputError as error:
+                    log.error("%s", error)
+                    result.failed[pair.name] = str(error)
+                except FileNotFoundError:
+                    # The films the receipt speaks of are gone: without it the next run makes them again.
+                    animated_path.unlink(missing_ok=True)
+                    raise TalkiesError(
+                        f"{printable(pair.name)}: its silent film is gone; run snakemake again to make it"
+                    ) from None
+                else:
+                    result.done[pair.name] = {"key": key}
+            progress.advance(1)
+        store_films(plan, shard, generation, result.done)
+        result.save(receipt)
+    return result
+
+
+def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal) -> str:
+    """Make one talkie unless it stands; return its content key. FileNotFoundError when its picture is nowhere."""
+    talkie, silent = run.talkie(pair), run.silent(pair)
+    key = run.talkie_key(pair, picture_key)
+    record = talkie.fresh(key)
+    if record is not None:
+        if record["file"]["mtime_ns"] != talkie.path.stat().st_mtime_ns:
+            talkie.describe({name: value for name, value in record.items() if name != "file"})
+        silent.remove()
+        return key
+    made = silent.fresh(picture_key)
+    picture = silent.path
+    if made is None:
+        made, picture = talkie.fresh(picture_key, name="picture_key"), talkie.path
+    if made is None:
+        raise FileNotFoundError(picture)
+    take = run.plan.takes[pair.take]
+    clip = media.probe(Path(take.file)) if pair.audio else None
+    _keep_foreign(talkie)
+    talkie.path.parent.mkdir(parents=True, exist_ok=True)
+    part = talkie.path.with_name(f".{talkie.path.name}.{os.getpid()}.part")
+    try:
+        sound = media.remux(
+            picture,
+            clip,
+            part,
+            start=_segment(take.start),
+            end=_segment(take.end),
+            comment=PROVENANCE if run.plan.settings["provenance"] else None,
+        )
+        facts = {name: value for name, value in made.items() if name not in ("key", "file", "picture_key", "sound")}
+        # The record first: a film under its final name is then always one that a record tells of.
+        talkie.describe(
+            {
+                "key": key,
+                "picture_key": picture_key,
+                "pair": pair.name,
+                **facts,
+                "sound": sound,
+                "digital_source_type": PROVENANCE.rpartition("=")[2],
+            },
+            of=part,
+        )
+        media.publish(part, talkie.path)
+    finally:
+        part.unlink(missing_ok=True)
+    silent.remove()
+    journal.note("remuxed", pair=pair.name, sound=sound["sound"])
+    log.info("%s: done, sound: %s", printable(pair.name), sound["sound"] or "none")
+    return key
+
+
+def _keep_foreign(talkie: Recorded) -> None:
+    """Move a film that no record of ours tells of out of the way: it is the user's own."""
+    if talkie.path.exists() and not talkie.record_path.exists():
+        aside = talkie.path.with_name(f"{talkie.path.stem}.kept-{int(time.time())}{talkie.path.suffix}")
+        talkie.path.rename(aside)
+        log.warning("%s was no film of this run: kept as %s", printable(talkie.path), printable(aside.name))
+
+
+# --- what the model is loaded for ------------------------------------------------------------------------
+
+
+def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = None) -> Callable[[], Engine]:
+    """Return the function that loads the plan's model, on its first call, and gives the engine."""
+    loaded: list[Engine] = []
+
+    def load() -> Engine:
+        if not loaded:
+            settings = plan.settings["model"]
+            loaded.append(
+                open_engine(
+                    settings["preset"],
+                    settings["checkpoint"],
+                    device=device or settings["device"],
+                    precision=settings["precision"],
+                    threads=threads,
+                )
+            )
+        return loaded[0]
+
+    return load
+
+
+def open_engine(
+    preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
+) -> Engine:
+    """Load a model onto a device that works, and return its engine; TalkiesError says what stands in the way."""
+    try:
+        from .animate import Engine, choose_device
+        from .model import load_model
+    except ModuleNotFoundError as error:
+        raise TalkiesError(
+            f"{error.name} is not installed, and animating needs it: pip install 'talkies[engine]'"
+        ) from None
+    if preset not in PRESETS:
+        raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    chosen = choose_device(device)
+    if precision == "auto":
+        precision = "fp32" if chosen.type == "cpu" else "fp16"
+    began = time.monotonic()
+    model = load_model(preset, checkpoint, device=chosen, precision=precision)
+    engine = Engine(model, threads=threads)
+    log.info(
+        "%s on %s, %s, %d threads, loaded in %.1f s",
+        *(preset, chosen, precision, engine.threads, time.monotonic() - began),
+    )
+    return engine

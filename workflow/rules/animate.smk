@@ -1,0 +1,22 @@
+# Many pairs through one loaded model: silent films. The films are not declared: their records tell about them.
+# Receipts are `ancient`: a shard grows old with its own pictures and videos, not with another's beside them.
+rule animate:
+    input:
+        pair_originals,
+        checkpoint=weights,
+        prepared=ancient(pair_preparations),
+        motions=ancient(pair_motions),
+    output:
+        ".talkies/receipts/animate/{shard}.json",
+    params:
+        spec=lambda wildcards: PLAN.animation(wildcards.shard),
+        generation=lambda wildcards: PLAN.generation.get(wildcards.shard, 0),
+    log:
+        ".talkies/logs/animate/{shard}.log",
+    benchmark:
+        ".talkies/benchmarks/animate/{shard}.tsv"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+    shell:
+        "exec talkies shard animate {wildcards.shard} --receipt {output:q} --threads {threads} --log {log:q}"

@@ -1,0 +1,77 @@
+# The run's plan, and the functions by which the rules ask it. No rule knows a path or a parameter of its own.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from talkies import config as settings_file
+from talkies import plan as planning
+from talkies.errors import TalkiesError
+
+
+def make_plan():
+    """Return the run's plan: made anew by the main process, read by the jobs it starts."""
+    try:
+        if not workflow.is_main_process:
+            return planning.Plan.load()
+        settings = settings_file.complete(config)
+        stored = planning.Plan.load() if planning.PLAN.exists() else None
+        made = planning.make_plan(settings, stored)
+        made.generation, missing = planning.check_films(made)
+        logger.info(f"talkies: {planning.describe(made, missing)}")
+        return made
+    except TalkiesError as error:
+        raise WorkflowError(str(error)) from None
+
+
+# `talkies` is the one that belongs to this Python, whether or not its environment is activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+PLAN = make_plan()
+OF_PICTURE = PLAN.shard_of_picture()
+OF_TAKE = PLAN.shard_of_take()
+CHECKPOINT = PLAN.settings["model"]["checkpoint"]
+THREADS = PLAN.settings["threads"] or workflow.cores or 1
+PAGE = f"{PLAN.settings['results'].rstrip('/')}/index.html"
+VERDICT = ".talkies/verdict.json"
+
+
+wildcard_constraints:
+    shard=r"(pictures|clips|pairs)-\d+",
+
+
+onstart:
+    try:
+        planning.start_run(PLAN)
+    except TalkiesError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def originals(wildcards):
+    """Return the files that a preparing shard reads: its pictures or its videos."""
+    images = [PLAN.sources[i].file for i in PLAN.pictures.get(wildcards.shard, [])]
+    return images + sorted({PLAN.takes[t].file for t in PLAN.clips.get(wildcards.shard, [])})
+
+
+def pair_originals(wildcards):
+    """Return the pictures and videos that a shard of pairs comes from: with them it grows old."""
+    pairs = [PLAN.pairs[name] for name in PLAN.shards[wildcards.shard]]
+    return sorted({PLAN.sources[p.image].file for p in pairs} | {PLAN.takes[p.take].file for p in pairs})
+
+
+def pair_preparations(wildcards):
+    """Return the receipts of a shard's pictures."""
+    shards = {OF_PICTURE[PLAN.pairs[name].image] for name in PLAN.shards[wildcards.shard]}
+    return sorted(f".talkies/receipts/prepare/{shard}.json" for shard in shards)
+
+
+def pair_motions(wildcards):
+    """Return the receipts of the motions that move a shard's pictures."""
+    shards = {OF_TAKE[PLAN.pairs[name].take] for name in PLAN.shards[wildcards.shard]}
+    return sorted(f".talkies/receipts/motion/{shard}.json" for shard in shards)
+
+
+def weights(wildcards):
+    """Return the checkpoint's file; the demo network's is in the package."""
+    return CHECKPOINT or []
