@@ -11,6 +11,7 @@ wide and two and a half high. Landmarks are returned in [-1, 1] with (-1, -1) th
 (x, y), which is what the network calls a keypoint's value up to half a pixel.
 """
 
+# ruff: noqa: RUF005 (arrays are added here, not lists joined)
 from __future__ import annotations
 
 import colorsys
@@ -102,6 +103,12 @@ def sample_pose(rng: np.random.Generator) -> Pose:
 Colour = tuple[int, int, int]
 STYLES = ("flat", "line", "shaded", "painterly", "pencil")
 ANIMALS = ("cat", "bear", "rabbit", "fox", "dog", "pig")
+NOSES = ("line", "wings", "button", "shadow", "triangle")
+HAIR_STYLES = ("short", "long", "afro", "bob", "bald", "bun", "spiky", "side", "curly")
+HATS = {"none": 0.7, "cap": 0.05, "beanie": 0.06, "top": 0.04, "crown": 0.04, "wizard": 0.04, "band": 0.04, "bow": 0.03}
+BACKGROUNDS = {
+    "plain": 0.3, "gradient": 0.2, "stripes": 0.08, "blobs": 0.16, "checks": 0.06, "room": 0.1, "strokes": 0.1,
+}  # fmt: skip
 OBJECTS = ("moon", "cup", "pumpkin", "robot", "sun", "egg")
 
 
@@ -254,11 +261,9 @@ def sample_identity(seed: int, kind: str | None = None, style: str | None = None
         eye_h = eye_w * u(0.85, 1.2)
     eye_x, eye_y = u(0.38, 0.47) * half_width / 0.95, u(-0.32, -0.14)
     brow_gap = u(0.12, 0.24)
-    if person:
-        hair_style = pick(("short", "long", "afro", "bob", "bald", "bun", "spiky", "side", "curly"))
-    else:
-        hair_style = "bald"
-    hat = pick(("none", "cap", "beanie", "top", "crown", "wizard", "band", "bow"), (0.7, 0.05, 0.06, 0.04, 0.04, 0.04, 0.04, 0.03))  # fmt: skip
+    hair_style = pick(HAIR_STYLES) if person else "bald"
+    hat = pick(tuple(HATS), tuple(HATS.values()))
+    noses = NOSES if person else ("snout",) if kind in ANIMALS else ("button", "triangle", "none")
     beard = "none"
     if person and rng.random() < 0.28:
         beard = pick(("full", "stubble", "goatee", "moustache"))
@@ -278,8 +283,9 @@ def sample_identity(seed: int, kind: str | None = None, style: str | None = None
         brow_y=eye_y - eye_h - brow_gap, brow_w=eye_w * u(1.0, 1.3), brow_thick=u(0.03, 0.08), brow_arch=u(0.0, 0.09),
         brow_colour=brow_colour,
         nose_y=u(0.18, 0.3), nose_w=u(0.1, 0.2),
-        nose_style=pick(("line", "wings", "button", "shadow", "triangle")) if person else ("snout" if kind in ANIMALS else pick(("button", "triangle", "none"))),
-        mouth_y=u(0.56, 0.68), mouth_w=u(0.34, 0.48), mouth_h=u(0.36, 0.52), lip_thick=u(0.05, 0.13) if person else u(0.02, 0.07),
+        nose_style=pick(noses) if len(noses) > 1 else noses[0],
+        mouth_y=u(0.56, 0.68), mouth_w=u(0.34, 0.48), mouth_h=u(0.36, 0.52),
+        lip_thick=u(0.05, 0.13) if person else u(0.02, 0.07),
         teeth=u(0.1, 0.3) if rng.random() < 0.75 else 0.0, tongue=u(0.2, 0.5) if rng.random() < 0.75 else 0.0,
         mouth_dark=_darker(_hsv(u(-0.05, 0.03), 0.7, 0.4), u(0.1, 0.8)) if style != "pencil" else (52, 48, 50),
         hair_style=hair_style, fringe=u(0, 1), hat=hat, hat_colour=_hsv(u(0, 1), u(0.1, 0.85), u(0.2, 0.95)),
@@ -287,7 +293,7 @@ def sample_identity(seed: int, kind: str | None = None, style: str | None = None
         glasses_colour=pick(((20, 20, 24), (120, 60, 30), (180, 150, 60), (150, 30, 40), (70, 90, 140))),
         beard=beard, freckles=int(rng.integers(8, 26)) if rng.random() < 0.2 else 0,
         blush=u(0.15, 0.5) if rng.random() < 0.4 else 0.0, light=u(-1, 1), shade=u(0.25, 1.0),
-        background=pick(("plain", "gradient", "stripes", "blobs", "checks", "room", "strokes"), (0.3, 0.2, 0.08, 0.16, 0.06, 0.1, 0.1)),
+        background=pick(tuple(BACKGROUNDS), tuple(BACKGROUNDS.values())),
     )  # fmt: skip
 
 
@@ -318,8 +324,8 @@ class Portrait:
         place = rng.uniform(-1, 1, (strokes, 2)) * [i.half_width * 0.92, i.half_height * 0.92]
         inside = ((place / [i.half_width, i.half_height]) ** 2).sum(1) < 0.8
         self._strokes = [
-            (p, a, l, _mix(i.skin, (255, 255, 255) if t > 0 else (40, 20, 40), abs(t)))
-            for p, a, l, t in zip(
+            (p, a, long, _mix(i.skin, (255, 255, 255) if t > 0 else (40, 20, 40), abs(t)))
+            for p, a, long, t in zip(
                 place[inside],
                 rng.normal(0.6, 0.5, inside.sum()),
                 rng.uniform(0.06, 0.2, inside.sum()),
@@ -330,7 +336,7 @@ class Portrait:
         self._curls = rng.uniform(-1, 1, (24, 3))
 
     def draw(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the identity in ``pose``: picture uint8 [size, size, 3] and landmarks float32 [LANDMARKS, 2] in [-1, 1]."""
+        """Draw the identity in ``pose``: picture uint8 [size, size, 3]; landmarks float32 [LANDMARKS, 2] in [-1, 1]."""
         image = self._backdrop.copy()
         brush = _Brush(image, pose, self._side, self.identity)
         landmarks = self._paint(brush, pose)
@@ -407,7 +413,10 @@ class Portrait:
         if style in ("long", "bob", "curly"):
             low = {"long": 1.45, "bob": 0.75, "curly": 0.9}[style]
             wide = {"long": 1.18, "bob": 1.22, "curly": 1.3}[style]
-            back = np.array([[-wide * w, low, -0.4], [-1.2 * w, 0, -0.4], [-1.02 * w, -0.85 * h, -0.3], [0, -1.2 * h, -0.2], [1.02 * w, -0.85 * h, -0.3], [1.2 * w, 0, -0.4], [wide * w, low, -0.4]])  # fmt: skip
+            half = np.array(
+                [[wide * w, low, -0.4], [1.2 * w, 0, -0.4], [1.02 * w, -0.85 * h, -0.3], [0, -1.2 * h, -0.2]]
+            )
+            back = np.concatenate([half * [-1, 1, 1], half[-2::-1]])
             brush.fill(_smooth(back), _darker(i.hair, 0.2), edge=True)
             if style == "curly":
                 for k, (a, b, r) in enumerate(self._curls):
@@ -763,7 +772,8 @@ class Portrait:
             "cap": [[-1.0, -0.62], [-0.95, -1.05], [-0.5, -1.3], [0.5, -1.3], [0.95, -1.05], [1.0, -0.62]],
             "beanie": [[-1.08, -0.55], [-1.0, -1.05], [-0.55, -1.38], [0.55, -1.38], [1.0, -1.05], [1.08, -0.55]],
             "top": [[-1.3, -0.66], [-0.8, -0.74], [-0.85, -1.5], [0.85, -1.5], [0.8, -0.74], [1.3, -0.66]],
-            "crown": [[-0.95, -0.7], [-1.0, -1.35], [-0.5, -1.05], [0, -1.45], [0.5, -1.05], [1.0, -1.35], [0.95, -0.7]],
+            "crown": [[-0.95, -0.7], [-1.0, -1.35], [-0.5, -1.05], [0, -1.45],
+                      [0.5, -1.05], [1.0, -1.35], [0.95, -0.7]],
             "wizard": [[-1.35, -0.6], [-0.8, -0.78], [0.1, -1.75], [0.8, -0.78], [1.35, -0.6]],
             "band": [[-1.02, -0.55], [-0.98, -0.78], [0, -0.84], [0.98, -0.78], [1.02, -0.55]],
         }  # fmt: skip

@@ -1,0 +1,154 @@
+"""From a portrait's landmarks to what trains the network: keypoints, their affine frames, regions that count.
+
+All coordinates are in [-1, 1], (x, y), as portraits.py gives them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from portraits import (
+    BROW_LEFT,
+    BROW_RIGHT,
+    CONTOUR,
+    EYE_LEFT,
+    EYE_RIGHT,
+    FOREHEAD,
+    LIPS_INNER,
+    LIPS_OUTER,
+    NOSE,
+    Portrait,
+    Pose,
+    sample_identity,
+)
+
+# Each keypoint is the mean of a few landmarks: the head's outline, nose and brows carry the head, and each lid, lip
+# and corner of the mouth has one of its own.
+KEYPOINTS: dict[str, tuple[int, ...]] = {
+    "chin": (8,),
+    "cheek_left": (3,),
+    "cheek_right": (13,),
+    "forehead": (FOREHEAD,),
+    "nose": (29,),
+    "brow_left": (19,),
+    "brow_right": (24,),
+    "lid_upper_left": (35,),
+    "lid_lower_left": (39,),
+    "lid_upper_right": (43,),
+    "lid_lower_right": (47,),
+    "mouth_left": (63,),
+    "mouth_right": (67,),
+    "lip_upper": (65,),
+    "lip_lower": (69,),
+}
+
+# What moves with the skull and the jaw, and not with the lids, which would make frames collapse when an eye shuts.
+_STEADY = np.array([*range(0, 17), 17, 19, 21, 22, 24, 26, *range(27, 33), 33, 37, 41, 45, 51, 57, FOREHEAD], dtype=int)
+_REACH = 0.34  # radius, in [-1, 1] units, of the neighbourhood that a keypoint's affine frame is fitted to
+
+
+def keypoint_values(landmarks: np.ndarray) -> np.ndarray:
+    """Keypoints [..., K, 2] of landmarks [..., LANDMARKS, 2]."""
+    return np.stack([landmarks[..., list(which), :].mean(-2) for which in KEYPOINTS.values()], -2)
+
+
+@cache
+def _template() -> np.ndarray:
+    """The mean face, [LANDMARKS, 2]: the reference frame that jacobians are counted from."""
+    faces = [Portrait(sample_identity(3_000_000 + k), 32).draw(Pose())[1] for k in range(100)]
+    return np.mean(faces, axis=0)
+
+
+def keypoint_jacobians(landmarks: np.ndarray) -> np.ndarray:
+    """How each keypoint's neighbourhood lies against the mean face's: [..., K, 2, 2].
+
+    A weighted least-squares affine fit of the steady landmarks near the keypoint, drawn a little towards the fit of
+    the whole head, so that every matrix is far from singular.
+    """
+    template = _template()
+    anchors = keypoint_values(template)
+    steady = template[_STEADY]
+    distance = ((anchors[:, None] - steady[None]) ** 2).sum(-1)
+    weight = np.exp(-distance / (2 * _REACH**2)) + 0.05  # [K, M]
+    weight /= weight.sum(1, keepdims=True)
+    mean = weight @ steady  # [K, 2]
+    centred = steady[None] - mean[:, None]  # [K, M, 2]
+    spread = np.einsum("km,kmi,kmj->kij", weight, centred, centred)
+    inverse = np.linalg.inv(spread)
+    points = landmarks[..., _STEADY, :]
+    cross = np.einsum("km,...mi,kmj->...kij", weight, points, centred)
+    return cross @ inverse
+
+
+def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
+    """Gap between the inner lips over the mouth's width: 0 when shut. [...]."""
+    lips = landmarks[..., LIPS_INNER, :]
+    gap = np.linalg.norm(lips[..., [1, 2, 3], :] - lips[..., [7, 6, 5], :], axis=-1).mean(-1)
+    return gap / np.linalg.norm(lips[..., 0, :] - lips[..., 4, :], axis=-1)
+
+
+def eye_opening(landmarks: np.ndarray) -> np.ndarray:
+    """Gap between the lids over the eye's width, mean of both eyes: 0 when shut. [...]."""
+    openings = []
+    for eye in (EYE_LEFT, EYE_RIGHT):
+        lids = landmarks[..., eye, :]
+        gap = np.linalg.norm(lids[..., [1, 2, 3], :] - lids[..., [7, 6, 5], :], axis=-1).mean(-1)
+        openings.append(gap / np.linalg.norm(lids[..., 0, :] - lids[..., 4, :], axis=-1))
+    return np.mean(openings, axis=0)
+
+
+def yaw_measure(landmarks: np.ndarray) -> np.ndarray:
+    """Where the nose stands between the cheeks, along the eyes' line: about 0 when looking ahead. [...]."""
+    axis = _eye_axis(landmarks)
+    middle = landmarks[..., [2, 14], :].mean(-2)
+    width = np.linalg.norm(landmarks[..., 2, :] - landmarks[..., 14, :], axis=-1)
+    return ((landmarks[..., NOSE, :][..., 2, :] - middle) * axis).sum(-1) / width
+
+
+def tilt_measure(landmarks: np.ndarray) -> np.ndarray:
+    """The eyes' line against the horizontal, degrees, clockwise positive. [...]."""
+    axis = _eye_axis(landmarks)
+    return np.degrees(np.arctan2(axis[..., 1], axis[..., 0]))
+
+
+def _eye_axis(landmarks: np.ndarray) -> np.ndarray:
+    left = landmarks[..., [33, 37], :].mean(-2)
+    right = landmarks[..., [41, 45], :].mean(-2)
+    axis = right - left
+    return axis / np.linalg.norm(axis, axis=-1, keepdims=True)
+
+
+def regions(landmarks: np.ndarray) -> np.ndarray:
+    """Ellipses around left eye, right eye and mouth: [..., 3, 4] as centre x, y and radii x, y.
+
+    An eye's covers its brow-side lid and what a blink uncovers; the mouth's covers both lips with a margin.
+    """
+    out = []
+    for which, grow_x, grow_y, low in (
+        (EYE_LEFT, 1.35, 1.35, 0.62),
+        (EYE_RIGHT, 1.35, 1.35, 0.62),
+        (LIPS_OUTER, 1.25, 1.3, 0.35),
+    ):
+        points = landmarks[..., which, :]
+        a, b = points.min(-2), points.max(-2)
+        centre, half = (a + b) / 2, (b - a) / 2
+        rx = half[..., 0] * grow_x
+        ry = np.maximum(half[..., 1] * grow_y, low * half[..., 0])
+        out.append(np.concatenate([centre, rx[..., None], ry[..., None]], -1))
+    return np.stack(out, -2)
+
+
+__all__ = [
+    "BROW_LEFT",
+    "BROW_RIGHT",
+    "CONTOUR",
+    "KEYPOINTS",
+    "eye_opening",
+    "keypoint_jacobians",
+    "keypoint_values",
+    "mouth_opening",
+    "regions",
+    "tilt_measure",
+    "yaw_measure",
+]

@@ -1,0 +1,457 @@
+"""Train the demo preset on drawn portraits, on a CPU.
+
+    python scripts/train_demo.py --folder training --schedule 64:3000:12:1e-3,128:3000:8:6e-4
+
+Killed at any moment and started again with the same words it goes on from its last checkpoint; the batch of step n
+depends on the seed and n alone, so the course is the same. Stages of the schedule are side:steps:batch:rate.
+
+A step shows the network an identity A in one pose (the source) and asks for A in another (the target). The motion
+comes half the time from A itself, as in the paper, and half the time from somebody else, B, who was drawn in the very
+same poses: the target is then what relative motion from B to A ought to give, so that transfer between identities is
+trained and not hoped for. Keypoints and jacobians are supervised by the true landmarks; in the early stages the
+generator is given the true ones, later those that the detector finds, and gradients then flow through both. The
+paper's equivariance under affine and thin-plate maps is asked of the detector on every few steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from landmarks import keypoint_jacobians, keypoint_values, regions
+from PIL import Image
+from portraits import POSE_NAMES, Portrait, Pose, sample_identity, sample_pose, spoil
+from torch import Tensor
+
+from talkies.model import FirstOrderModel, Keypoints, build_model
+from talkies.motion import hull_area
+
+SIDE = 128  # the network's own
+FAMILY = 4  # identities of a group, all drawn in the same poses
+POSES = 8  # poses of a group, the first NEAR of them near to looking ahead
+NEAR = 3
+HELD_OUT = 900_000  # seeds of the contact sheet's identities; the training's start at 0
+
+
+def near_pose(rng: np.random.Generator) -> Pose:
+    """What a portrait or the first frame of a clip looks like: nearly straight ahead, whatever mouth and eyes do."""
+    pose = sample_pose(rng)
+    calm = {"yaw": 0.25, "pitch": 0.25, "roll": 0.3, "shift_x": 0.6, "shift_y": 0.6, "brow": 0.4}
+    values = dict(zip(POSE_NAMES, pose.as_array().tolist(), strict=True))
+    values.update({k: values[k] * f for k, f in calm.items()})
+    if rng.random() < 0.6:
+        values.update(mouth=0.0)
+    if rng.random() < 0.7:
+        values.update(eye_left=0.85, eye_right=0.85)
+    return Pose(**values)
+
+
+def draw_group(group: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """One group: pictures uint8 [FAMILY, POSES, SIDE, SIDE, 3] and landmarks float32 [FAMILY, POSES, LANDMARKS, 2]."""
+    rng = np.random.default_rng([seed, group, 5])
+    poses = [near_pose(rng) if k < NEAR else sample_pose(rng) for k in range(POSES)]
+    pictures, landmarks = [], []
+    for member in range(FAMILY):
+        portrait = Portrait(sample_identity(seed + group * FAMILY + member), SIDE)
+        drawn = [portrait.draw(pose) for pose in poses]
+        pictures.append(np.stack([d[0] for d in drawn]))
+        landmarks.append(np.stack([d[1] for d in drawn]))
+    return np.stack(pictures), np.stack(landmarks)
+
+
+@dataclass(frozen=True)
+class Album:
+    """The drawn groups: pictures uint8 [G, FAMILY, POSES, SIDE, SIDE, 3] and what was derived from their landmarks."""
+
+    pictures: np.ndarray
+    values: np.ndarray  # [G, FAMILY, POSES, K, 2]
+    jacobians: np.ndarray  # [G, FAMILY, POSES, K, 2, 2]
+    regions: np.ndarray  # [G, FAMILY, POSES, 3, 4]
+
+
+def make_album(folder: Path, groups: int, seed: int) -> Album:
+    """Draw the album once and keep it in ``folder``; drawing takes about 5 ms a picture and core."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"album-{seed}-{groups}x{FAMILY}x{POSES}-{SIDE}"
+    pictures_path, landmarks_path = folder / f"{stem}.npy", folder / f"{stem}-landmarks.npy"
+    if not landmarks_path.exists():  # written last
+        shape = (groups, FAMILY, POSES, SIDE, SIDE, 3)
+        pictures = np.lib.format.open_memmap(pictures_path, "w+", np.uint8, shape)
+        landmarks = []
+        with multiprocessing.Pool(os.cpu_count()) as pool:
+            draw = functools.partial(draw_group, seed=seed)
+            for k, (drawn, points) in enumerate(pool.imap(draw, range(groups), chunksize=4)):
+                pictures[k] = drawn
+                landmarks.append(points)
+        pictures.flush()
+        temporary = landmarks_path.with_suffix(".part.npy")
+        np.save(temporary, np.stack(landmarks))
+        temporary.replace(landmarks_path)
+    points = np.load(landmarks_path)
+    return Album(
+        np.load(pictures_path, mmap_mode="r"),
+        keypoint_values(points).astype(np.float32),
+        keypoint_jacobians(points).astype(np.float32),
+        regions(points).astype(np.float32),
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N examples at one side. Pictures [N, 3, side, side] in [0, 1]; keypoints are the true ones."""
+
+    source: Tensor  # spoiled as inputs are
+    driving: Tensor  # of A itself or of B
+    initial: Tensor  # the same performer in the source's pose
+    target: Tensor  # clean
+    kp_source: Keypoints
+    kp_driving: Keypoints
+    kp_initial: Keypoints
+    kp_target: Keypoints
+    regions: Tensor  # the target's, [N, 3, 4]
+    source_regions: Tensor
+    own: np.ndarray  # bool [N], whether A drives itself
+
+
+def draw_batch(album: Album, step: int, size: int, side: int, seed: int) -> Batch:
+    """The batch of a step: the same for the same seed and step."""
+    rng = np.random.default_rng([seed, step, 11])
+    groups = rng.integers(0, len(album.pictures), size)
+    a = rng.integers(0, FAMILY, size)
+    own = rng.random(size) < 0.5
+    b = np.where(own, a, (a + rng.integers(1, FAMILY, size)) % FAMILY)
+    i = np.where(rng.random(size) < 0.65, rng.integers(0, NEAR, size), rng.integers(0, POSES, size))
+    j = (i + rng.integers(1, POSES, size)) % POSES
+    jitters = [_jitter(rng) for _ in range(2 * size)]
+
+    def pictures(who: np.ndarray, pose: np.ndarray, performer: bool, clean: bool) -> Tensor:
+        out = np.empty((size, SIDE, SIDE, 3), np.float32)
+        for n in range(size):
+            picture = album.pictures[groups[n], who[n], pose[n]]
+            if not clean and rng.random() < 0.5:
+                picture = spoil(picture, rng)
+            matrix, gain, gamma = jitters[n + size * (performer and not own[n])]
+            out[n] = np.clip((picture.astype(np.float32) / 255) ** gamma @ matrix * gain, 0, 1)
+        tensor = torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+        return F.avg_pool2d(tensor, SIDE // side) if side != SIDE else tensor
+
+    def keypoints(who: np.ndarray, pose: np.ndarray) -> Keypoints:
+        at = groups, who, pose
+        return Keypoints(torch.from_numpy(album.values[at]), torch.from_numpy(album.jacobians[at]))
+
+    return Batch(
+        source=pictures(a, i, False, False),
+        driving=pictures(b, j, True, False),
+        initial=pictures(b, i, True, False),
+        target=pictures(a, j, False, True),
+        kp_source=keypoints(a, i),
+        kp_driving=keypoints(b, j),
+        kp_initial=keypoints(b, i),
+        kp_target=keypoints(a, j),
+        regions=torch.from_numpy(album.regions[groups, a, j]),
+        source_regions=torch.from_numpy(album.regions[groups, a, i]),
+        own=own,
+    )
+
+
+def _jitter(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
+    """A change of colour: a matrix that turns hue and saturation, gains per channel, gamma."""
+    channels = np.eye(3)[rng.permutation(3)] if rng.random() < 0.3 else np.eye(3)
+    keep = rng.uniform(0.6, 1.2)
+    grey = np.full((3, 3), 1 / 3)
+    matrix = channels * keep + grey * (1 - keep)
+    return matrix.astype(np.float32), rng.uniform(0.8, 1.15, 3).astype(np.float32), float(rng.uniform(0.8, 1.25))
+
+
+def transfer(source: Keypoints, driving: Keypoints, initial: Keypoints, own: np.ndarray) -> Keypoints:
+    """Relative motion for a batch, scale adapted; an identity that drives itself is taken as it is, as in the paper."""
+    scale = [
+        1.0 if o else (hull_area(s) / max(hull_area(d), 1e-6)) ** 0.5
+        for s, d, o in zip(source.value, initial.value, own, strict=True)
+    ]
+    factor = torch.tensor(scale, dtype=source.value.dtype)[:, None, None]
+    relative = source.value + (driving.value - initial.value) * factor
+    jacobian = driving.jacobian @ torch.linalg.inv(initial.jacobian) @ source.jacobian
+    mine = torch.from_numpy(own)[:, None, None]
+    return Keypoints(
+        torch.where(mine, driving.value, relative), torch.where(mine[..., None], driving.jacobian, jacobian)
+    )
+
+
+def region_weight(where: Tensor, side: int) -> Tensor:
+    """[N, 1, side, side] in [0, 1]: 1 inside the ellipses around eyes and mouth, falling off smoothly."""
+    axis = (torch.arange(side) + 0.5) / side * 2 - 1
+    x, y = axis[None, None, None, :], axis[None, None, :, None]
+    cx, cy, rx, ry = (where[..., k, None, None] for k in range(4))
+    far = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
+    return (4 * (1.25 - far)).sigmoid().amax(1, keepdim=True)
+
+
+def picture_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted L1 on pixels and on their differences, at full, half and quarter side."""
+    total = prediction.new_zeros(())
+    for level in range(3):
+        if level:
+            prediction, target, weight = (F.avg_pool2d(x, 2) for x in (prediction, target, weight))
+        norm = weight.mean()
+        error = prediction - target
+        total = total + (error.abs() * weight).mean() / norm
+        if level < 2:
+            for axis in (2, 3):
+                near = weight.narrow(axis, 0, weight.shape[axis] - 1)
+                total = total + 1.0 * (error.diff(dim=axis).abs() * near).mean() / norm
+    return total
+
+
+def keypoint_loss(found: Keypoints, true: Keypoints) -> Tensor:
+    """L1 of values (small features more precisely) and jacobians."""
+    return 10 * (found.value - true.value).abs().mean() + (found.jacobian - true.jacobian).abs().mean()
+
+
+def equivariance_loss(model: FirstOrderModel, frames: Tensor, found: Keypoints, rng: np.random.Generator) -> Tensor:
+    """The paper's equivariance (eqs. 8-10): keypoints of a warped picture are the warped keypoints of the picture.
+
+    The map T takes points of the warped picture to the picture: affine plus a thin-plate term whose control points
+    move at random. Values: X = T(Y); jacobians: 1 = J_X^-1 T'(Y) J_Y.
+    """
+    n, side = len(frames), frames.shape[-1]
+    noise = torch.from_numpy(rng.normal(0, 0.05, (n, 2, 3)).astype(np.float32))
+    theta = torch.eye(2, 3) + noise
+    axis = torch.linspace(-0.8, 0.8, 4)
+    control = torch.cartesian_prod(axis, axis)
+    bend = torch.from_numpy(rng.normal(0, 0.004, (n, 2, 16)).astype(np.float32))
+
+    def move(points: Tensor) -> Tensor:  # [N, M, 2] -> [N, M, 2]
+        flat = points @ theta[:, :, :2].transpose(1, 2) + theta[:, None, :, 2]
+        square = ((points[:, :, None] - control) ** 2).sum(-1)
+        return flat + (square * (square + 1e-6).log()) @ bend.transpose(1, 2)
+
+    centres = (torch.arange(side) + 0.5) / side * 2 - 1
+    grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(1, -1, 2).expand(n, -1, -1)
+    warped = F.grid_sample(frames, move(grid).view(n, side, side, 2), padding_mode="reflection", align_corners=False)
+    other = model.kp_detector(warped)
+    value = (found.value - move(other.value)).abs().mean()
+    where = other.value.detach().requires_grad_()
+    moved = move(where)
+    slope = torch.stack([torch.autograd.grad(moved[..., k].sum(), where, retain_graph=True)[0] for k in range(2)], -2)
+    closure = torch.linalg.inv(found.jacobian) @ slope.detach() @ other.jacobian
+    return 10 * value + (closure - torch.eye(2)).abs().mean()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the schedule; detected says whose keypoints the generator is given."""
+
+    side: int
+    steps: int
+    batch: int
+    rate: float
+    detected: bool
+
+
+def parse_schedule(text: str) -> list[Stage]:
+    """'64:3000:12:1e-3:true,128:3000:8:6e-4:found' -> stages."""
+    stages = []
+    for part in text.split(","):
+        side, steps, batch, rate, whose = part.split(":")
+        stages.append(Stage(int(side), int(steps), int(batch), float(rate), {"true": False, "found": True}[whose]))
+    return stages
+
+
+def stage_at(stages: list[Stage], step: int) -> tuple[Stage, int]:
+    """The stage of a step, and how far into it the step is."""
+    for stage in stages:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    raise IndexError(step)
+
+
+def learning_rate(stages: list[Stage], step: int) -> float:
+    """Warm over 100 steps; the last stage falls along a cosine to a twentieth."""
+    stage, within = stage_at(stages, step)
+    rate = stage.rate * min(1.0, (step + 1) / 100)
+    if stage is stages[-1]:
+        rate *= 0.05 + 0.95 * (0.5 + 0.5 * math.cos(math.pi * within / stage.steps))
+    return rate
+
+
+class Trainer:
+    """The state of a training and how a step changes it."""
+
+    def __init__(self, folder: Path, stages: list[Stage], groups: int, seed: int, decay: float = 0.998) -> None:
+        self.folder, self.stages, self.seed, self.decay = folder, stages, seed, decay
+        torch.manual_seed(seed)
+        self.model = build_model("demo").train()
+        self.average = build_model("demo").eval()
+        self.average.load_state_dict(self.model.state_dict())
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99))
+        self.step = 0
+        self.album = make_album(folder, groups, seed)
+        self.path = folder / "state.pt"
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+
+    def save(self) -> None:
+        """Write the state beside its place, then rename: never half a file."""
+        temporary = self.path.with_suffix(".part")
+        torch.save(
+            {
+                "model": self.model.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+            },
+            temporary,
+        )
+        temporary.replace(self.path)
+
+    def advance(self) -> dict[str, float]:
+        """One step; returns its losses."""
+        stage, _ = stage_at(self.stages, self.step)
+        batch = draw_batch(self.album, self.step, stage.batch, stage.side, self.seed)
+        rng = np.random.default_rng([self.seed, self.step, 12])
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.stages, self.step)
+        others = np.flatnonzero(~batch.own)
+        n = stage.batch
+        # One pass of the detector sees every picture; an identity that drives itself needs no initial frame.
+        frames = torch.cat([batch.source, batch.driving, batch.initial[others]])
+        true = _join(batch.kp_source, batch.kp_driving, _pick(batch.kp_initial, others))
+        if not stage.detected:
+            frames, true = frames[: 2 * n], Keypoints(true.value[: 2 * n], true.jacobian[: 2 * n])
+        found = self.model.kp_detector(frames)
+        losses = {"keypoints": keypoint_loss(found, true)}
+        if stage.detected:
+            kp_source, kp_driving = _slice(found, 0, n), _slice(found, n, 2 * n)
+            initial = [kp_source.value.clone(), kp_source.jacobian.clone()]
+            initial[0][others], initial[1][others] = found.value[2 * n :], found.jacobian[2 * n :]
+            kp_initial = Keypoints(*initial)
+        else:
+            kp_source, kp_driving, kp_initial = batch.kp_source, batch.kp_driving, batch.kp_initial
+        moved = transfer(kp_source, kp_driving, kp_initial, batch.own)
+        out = self.model.generator(batch.source, kp_source, moved)
+        weight = 1 + 5 * torch.maximum(
+            region_weight(batch.regions, stage.side), 0.3 * region_weight(batch.source_regions, stage.side)
+        )
+        losses["picture"] = picture_loss(out.prediction, batch.target, weight)
+        if self.step % 4 == 3:
+            some = slice(n, n + max(2, n // 2))
+            losses["equivariance"] = 0.5 * equivariance_loss(
+                self.model, frames[some], _slice(found, some.start, some.stop), rng
+            )
+        total = losses["picture"] + losses["keypoints"]
+        total = total + losses.get("equivariance", 0.0)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        if torch.isfinite(norm):  # one bad batch must not end a night's work
+            self.optimizer.step()
+        self._follow()
+        self.step += 1
+        return {k: float(v.detach()) for k, v in losses.items()}
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Let the averaged weights follow, faster at the start."""
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        mine, theirs = self.average.state_dict(), self.model.state_dict()
+        for name, value in mine.items():
+            if value.is_floating_point():
+                value.lerp_(theirs[name], 1 - decay)
+            else:
+                value.copy_(theirs[name])
+
+
+def _join(*parts: Keypoints) -> Keypoints:
+    return Keypoints(torch.cat([p.value for p in parts]), torch.cat([p.jacobian for p in parts]))
+
+
+def _pick(kp: Keypoints, which: np.ndarray) -> Keypoints:
+    return Keypoints(kp.value[which], kp.jacobian[which])
+
+
+def _slice(kp: Keypoints, start: int, stop: int) -> Keypoints:
+    return Keypoints(kp.value[start:stop], kp.jacobian[start:stop])
+
+
+@torch.no_grad()
+def contact_sheet(model: FirstOrderModel, path: Path, side: int, album: Album) -> dict[str, float]:
+    """Held-out identities driven by others: rows of source, driving, result, truth, occlusion; returns measures."""
+    batch = draw_batch(album, 0, 24, side, 99)
+    kp_source, kp_driving, kp_initial = (model.kp_detector(x) for x in (batch.source, batch.driving, batch.initial))
+    moved = transfer(kp_source, kp_driving, kp_initial, batch.own)
+    out = model.generator(batch.source, kp_source, moved)
+    occlusion = F.interpolate(out.occlusion, size=side).expand(-1, 3, -1, -1)
+    columns = torch.stack([batch.source, batch.driving, out.prediction, batch.target, occlusion], 1)
+    cells = columns.permute(0, 3, 1, 4, 2).reshape(24, side, 5 * side, 3)
+    half = torch.cat([torch.cat(list(cells[k::3]), 0) for k in range(3)], 1)
+    Image.fromarray((half * 255).round().byte().numpy()).save(path)
+    region = region_weight(batch.regions, side)
+    error, copy = (out.prediction - batch.target).abs(), (batch.source - batch.target).abs()
+
+    def energy(x: Tensor) -> Tensor:
+        return (x.diff(dim=3)[:, :, 1:].abs() + x.diff(dim=2)[..., 1:].abs()) * region[:, :, 1:, 1:]
+
+    return {
+        "L1/copy": float(error.mean() / copy.mean()),
+        "region L1/copy": float((error * region).mean() / (copy * region).mean()),
+        "region energy": float(energy(out.prediction).mean() / energy(batch.target).mean()),
+        "keypoint px": float((kp_driving.value - batch.kp_driving.value).norm(dim=-1).mean() * side / 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, default=Path("training"))
+    parser.add_argument("--schedule", default="64:3000:12:1e-3:true,128:3000:8:6e-4:found")
+    parser.add_argument("--groups", type=int, default=1200, help=f"groups of {FAMILY} identities in {POSES} poses")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--every", type=float, default=180, help="seconds between checkpoints and contact sheets")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    stages = parse_schedule(args.schedule)
+    trainer = Trainer(args.folder, stages, args.groups, args.seed)
+    held_out = make_album(args.folder, 24, HELD_OUT)
+    end = sum(stage.steps for stage in stages)
+    sums: dict[str, list[float]] = {}
+    saved = begun = time.monotonic()
+    first = trainer.step
+    while trainer.step < end:
+        for name, value in trainer.advance().items():
+            sums.setdefault(name, []).append(value)
+        now = time.monotonic()
+        last = trainer.step == end
+        if trainer.step % 50 == 0 or last:
+            record = {k: round(float(np.mean(v)), 4) for k, v in sums.items()}
+            record |= {"step": trainer.step, "rate": learning_rate(stages, trainer.step - 1)}
+            record["seconds a step"] = round((now - begun) / (trainer.step - first), 3)
+            print(json.dumps(record), flush=True)
+            sums = {}
+        if now - saved > args.every or last:
+            trainer.save()
+            side = stage_at(stages, trainer.step - 1)[0].side
+            sheet = args.folder / f"sheet-{trainer.step:06d}.png"
+            print(
+                json.dumps({"sheet": sheet.name, **contact_sheet(trainer.average, sheet, side, held_out)}), flush=True
+            )
+            saved = time.monotonic()
+
+
+if __name__ == "__main__":
+    main()
