@@ -33,7 +33,7 @@ from PIL import Image
 from portraits import POSE_NAMES, Portrait, Pose, sample_identity, sample_pose, spoil
 from torch import Tensor
 
-from talkies.model import FirstOrderModel, Keypoints, build_model
+from talkies.model import FirstOrderModel, Keypoints, build_model, save_safetensors
 from talkies.motion import hull_area
 
 SIDE = 128  # the network's own
@@ -415,8 +415,16 @@ def contact_sheet(model: FirstOrderModel, path: Path, side: int, album: Album) -
     }
 
 
+def ship(folder: Path, path: Path) -> None:
+    """Write the averaged weights of a training's last checkpoint in half precision, as the package carries them."""
+    state = torch.load(folder / "state.pt", weights_only=True)
+    save_safetensors(state["average"], path, half=True)
+    print(f"{path}: step {state['step']}, {path.stat().st_size / 1e6:.1f} MB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ship", type=Path, metavar="FILE", help="write the weights so far as safetensors, and end")
     parser.add_argument("--folder", type=Path, default=Path("training"))
     parser.add_argument("--schedule", default="64:3000:12:1e-3:true,128:3000:8:6e-4:found")
     parser.add_argument("--groups", type=int, default=1200, help=f"groups of {FAMILY} identities in {POSES} poses")
@@ -424,6 +432,9 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=180, help="seconds between checkpoints and contact sheets")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
+    if args.ship:
+        ship(args.folder, args.ship)
+        return
     torch.set_num_threads(args.threads)
     stages = parse_schedule(args.schedule)
     trainer = Trainer(args.folder, stages, args.groups, args.seed)

@@ -1,0 +1,310 @@
+"""Measure the demo network on portraits it has never seen, and print the table of docs/demo-model.md.
+
+    python scripts/evaluate.py [--quick] [--weights FILE] [--folder training]
+
+The test set is fixed: 200 held-out identities (seeds from 1,000,000), each a source that looks nearly ahead and two
+driving poses out of the trainer's whole range, without noise. Every measure stands beside two baselines: the source
+copied, and the mean of source and driving (which knows the answer by half). Landmarks in results are read by a
+regressor that is trained here, once, on other seeds and apart from the network; its own error stands beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+import torch.nn.functional as F
+from landmarks import eye_opening, mouth_opening, regions, tilt_measure, yaw_measure
+from make_examples import perform
+from PIL import Image
+from portraits import FOREHEAD, LANDMARKS, Portrait, Pose, sample_identity, sample_pose, spoil
+from torch import Tensor
+from train_demo import near_pose, region_weight
+
+import talkies
+from talkies.model import FirstOrderModel, KeypointDetector
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 128
+TEST_SEED, REGRESSOR_SEED = 1_000_000, 5_000_000
+# What the regressor reads: outline, brows, nose, every lid and inner lip, the outer lips' middle and corners.
+READ = np.array(
+    [0, 2, 5, 8, 11, 14, 16, 17, 19, 21, 22, 24, 26, 29, *range(33, 49), 51, 54, 57, 60, *range(63, 71), FOREHEAD]
+)
+
+
+class LandmarkReader:
+    """Reads landmarks off pictures; trained on drawings whose landmarks are known."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(REGRESSOR_SEED)
+        self.network = KeypointDetector(
+            num_kp=len(READ), num_channels=3, block_expansion=16, max_features=128, num_blocks=4,
+            temperature=0.1, scale_factor=0.5, pad=3,
+        )  # fmt: skip
+
+    def train(self, steps: int, batch: int = 16) -> None:
+        """Supervised on fresh identities; pictures are spoiled and softened, since results will be soft."""
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=2e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
+        self.network.train()
+        begun = time.monotonic()
+        losses = []
+        for step in range(steps):
+            rng = np.random.default_rng([REGRESSOR_SEED, step])
+            pictures, points = [], []
+            for k in range(batch // 2):
+                portrait = Portrait(sample_identity(REGRESSOR_SEED + step * batch // 2 + k), SIDE)
+                for _ in range(2):
+                    picture, landmarks = portrait.draw(sample_pose(rng))
+                    pictures.append(spoil(picture, rng) if rng.random() < 0.4 else picture)
+                    points.append(landmarks[READ])
+            frames = as_frames(pictures)
+            if step % 3 == 0:
+                frames = F.interpolate(F.avg_pool2d(frames, 2), scale_factor=2, mode="bilinear")
+            loss = (self.network(frames).value - torch.from_numpy(np.stack(points))).abs().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item() * SIDE / 2)
+            if step % 100 == 99:
+                took = time.monotonic() - begun
+                print(f"landmark regressor: step {step + 1}, {np.mean(losses[-100:]):.2f} px, {took:.0f} s", flush=True)
+        self.network.eval()
+
+    @torch.inference_mode()
+    def __call__(self, frames: Tensor) -> np.ndarray:
+        """[N, 3, SIDE, SIDE] -> landmarks [N, LANDMARKS, 2], NaN where it does not read."""
+        found = torch.cat([self.network(part).value for part in frames.split(32)]).numpy()
+        out = np.full((len(found), LANDMARKS, 2), np.nan, np.float32)
+        out[:, READ] = found
+        return out
+
+
+def load_reader(folder: Path, steps: int) -> LandmarkReader:
+    """The trained regressor of ``folder``, trained now if there is none."""
+    reader = LandmarkReader()
+    path = folder / f"landmark-reader-{steps}.pt"
+    if path.exists():
+        reader.network.load_state_dict(torch.load(path, weights_only=True))
+        reader.network.eval()
+    else:
+        reader.train(steps)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(reader.network.state_dict(), path)
+    return reader
+
+
+def as_frames(pictures: list[np.ndarray]) -> Tensor:
+    """uint8 [H, W, 3] each -> float [N, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().contiguous() / 255
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean distance of the read landmarks, in pixels."""
+    return float(np.linalg.norm(a[..., READ, :] - b[..., READ, :], axis=-1).mean() * SIDE / 2)
+
+
+def gradient_energy(frames: Tensor, region: Tensor) -> float:
+    """Mean absolute difference of neighbours inside a region."""
+    across = (frames.diff(dim=3).abs() * region[..., 1:]).sum() + (frames.diff(dim=2).abs() * region[:, :, 1:]).sum()
+    return float(across / region.sum())
+
+
+def evaluate_reconstruction(model: FirstOrderModel, reader: LandmarkReader, identities: int) -> list[tuple[str, ...]]:
+    """An identity moved by itself: rows of the table."""
+    sums: dict[str, list[float]] = {}
+
+    def note(name: str, *values: float) -> None:
+        sums.setdefault(name, []).append(np.array(values))
+
+    for k in range(identities):
+        rng = np.random.default_rng([TEST_SEED, k])
+        portrait = Portrait(sample_identity(TEST_SEED + k), SIDE)
+        source_picture, _ = portrait.draw(near_pose(rng))
+        drawn = [portrait.draw(sample_pose(rng)) for _ in range(2)]
+        source, driving = as_frames([source_picture]), as_frames([d[0] for d in drawn])
+        points = np.stack([d[1] for d in drawn])
+        out = model.generate(source, model.keypoints(source), model.keypoints(driving)).prediction
+        copy, mean = source.expand_as(driving), (source + driving) / 2
+        note("L1", *(float((x - driving).abs().mean()) for x in (out, copy, mean)))
+        akd = [distance(reader(x), points) for x in (out, copy, mean)]
+        own = distance(reader(driving), points)
+        note("AKD", *akd)
+        note("own", own, own, own)
+        for name, part in (("eyes", [0, 1]), ("mouth", [2])):
+            region = region_weight(torch.from_numpy(regions(points).astype(np.float32))[:, part], SIDE)
+            note(
+                f"{name} L1",
+                *(float(((x - driving).abs() * region).sum() / region.sum() / 3) for x in (out, copy, mean)),
+            )
+            truth = gradient_energy(driving, region)
+            note(f"{name} energy", *(gradient_energy(x, region) / truth for x in (out, copy, mean)))
+    m = {name: np.mean(values, axis=0) for name, values in sums.items()}
+    rows = []
+    for name, label in (("L1", "L1"), ("eyes L1", "L1, eyes"), ("mouth L1", "L1, mouth")):
+        a, b, c = m[name]
+        rows.append((label, f"{a:.4f}", f"{b:.4f}", f"{c:.4f}", f"{a / b:.2f} of the copy's"))
+    a, b, c = m["AKD"]
+    own = m["own"][0]
+    less = (a - own) / (b - own)
+    rows.append(
+        (
+            f"AKD, pixels (the regressor's own error: {own:.2f})",
+            f"{a:.2f}",
+            f"{b:.2f}",
+            f"{c:.2f}",
+            f"{a / b:.2f} of the copy's; {less:.2f} less own error",
+        )
+    )
+    for name in ("eyes", "mouth"):
+        a, b, c = m[f"{name} energy"]
+        rows.append((f"gradient energy, {name}, of the driving's", f"{a:.2f}", f"{b:.2f}", f"{c:.2f}", ""))
+    return rows
+
+
+MEASURES = {"mouth": mouth_opening, "eyes": eye_opening, "yaw": yaw_measure, "tilt": tilt_measure}
+
+
+def correlate(read: np.ndarray, truth: dict[str, np.ndarray]) -> dict[str, float]:
+    """Correlation over time between what a result shows and what the performer did."""
+    truth = {**truth, "eyes": (truth["eye_left"] + truth["eye_right"]) / 2, "tilt": truth["roll"]}
+    with np.errstate(all="ignore"):
+        return {k: float(np.nan_to_num(np.corrcoef(measure(read), truth[k])[0, 1])) for k, measure in MEASURES.items()}
+
+
+def animate(model: FirstOrderModel, source: Tensor, driving: Tensor) -> Tensor:
+    """Relative motion from the first frame, as the program's own defaults have it."""
+    kp_source, kp = model.keypoints(source), model.keypoints(driving)
+    moved = talkies.transfer_motion(kp_source, kp, kp[0])
+    return torch.cat(
+        [model.generate(source, kp_source, moved[k : k + 16]).prediction for k in range(0, len(driving), 16)]
+    )
+
+
+def evaluate_transfer(
+    model: FirstOrderModel, reader: LandmarkReader, pairs: int, sheet: Path | None
+) -> dict[str, list[float]]:
+    """Held-out performers drive held-out pictures: correlations of each pair; a sheet of source, driving, result."""
+    found: dict[str, list[float]] = {k: [] for k in MEASURES}
+    cells = []
+    for k in range(pairs):
+        rng = np.random.default_rng([TEST_SEED, k, 2])
+        source = as_frames([Portrait(sample_identity(TEST_SEED + 2 * k), SIDE).draw(calm_pose(rng))[0]])
+        performer = Portrait(sample_identity(TEST_SEED + 2 * k + 1), SIDE)
+        t = np.arange(0, 4, 0.08)
+        acts = perform(t, 4.0, float(rng.uniform(0, 9)), rng)
+        driving = as_frames(
+            [performer.draw(Pose(**{n: float(v[f]) for n, v in acts.items()}))[0] for f in range(len(t))]
+        )
+        out = animate(model, source, driving)
+        for name, value in correlate(reader(out), acts).items():
+            found[name].append(value)
+        f = int(rng.integers(8, 40))
+        cells.append(torch.cat([source[0], driving[f], out[f]], 2))
+    if sheet:
+        rows = [torch.cat(cells[k : k + 4], 2) for k in range(0, len(cells) - 3, 4)]
+        picture = (torch.cat(rows, 1).permute(1, 2, 0) * 255).round().byte().numpy()
+        sheet.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(sheet)
+    return found
+
+
+def calm_pose(rng: np.random.Generator) -> Pose:
+    """A portrait's pose: nearly ahead, eyes open, mouth shut."""
+    return replace(near_pose(rng), mouth=0.0, eye_left=0.85, eye_right=0.85)
+
+
+def read_clip(path: Path) -> list[np.ndarray]:
+    """The frames of a clip, scaled to SIDE."""
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-i",
+        str(path),
+        "-vf",
+        f"scale={SIDE}:{SIDE}:flags=area",
+    ]
+    raw = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], check=True, capture_output=True).stdout
+    return list(np.frombuffer(raw, np.uint8).reshape(-1, SIDE, SIDE, 3))
+
+
+def evaluate_examples(model: FirstOrderModel, reader: LandmarkReader) -> dict[str, dict[str, float]]:
+    """Every drawn example picture driven by every example clip: correlations by pair."""
+    truth = json.loads((ROOT / "tests/data/driving_truth.json").read_text())
+    found = {}
+    for clip, acts in truth.items():
+        assert Fraction(acts["rate"]) > 0
+        driving = as_frames(read_clip(ROOT / "examples/driving" / clip))
+        curves = {k: np.array(v) for k, v in acts.items() if isinstance(v, list)}
+        for path in sorted((ROOT / "examples/images").iterdir()):
+            if path.stem == "astronaut":  # a photograph: neither the network nor the regressor knows such
+                continue
+            image = Image.open(path)
+            if image.mode == "RGBA":
+                ground = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(ground, image)
+            source = as_frames([np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX))])
+            found[f"{path.stem} by {Path(clip).stem}"] = correlate(reader(animate(model, source, driving)), curves)
+    return found
+
+
+def speed(model: FirstOrderModel) -> float:
+    """Frames a second through the network at its own side, batches of 8."""
+    frames = torch.rand(8, 3, SIDE, SIDE)
+    kp = model.keypoints(frames)
+    features = model.encode(frames[:1])
+    model.generate(features, kp[0], kp)
+    begun = time.monotonic()
+    for _ in range(4):
+        model.generate(features, kp[0], model.keypoints(frames))
+    return 32 / (time.monotonic() - begun)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="20 identities and 8 pairs instead of 200 and 40")
+    parser.add_argument("--weights", type=Path, help="a checkpoint instead of the shipped one")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "training", help="keeps the regressor and the contact sheet"
+    )
+    parser.add_argument("--regressor-steps", type=int, default=1200)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = talkies.load_model("demo", checkpoint=args.weights)
+    reader = load_reader(args.folder, args.regressor_steps)
+    identities, pairs = (20, 8) if args.quick else (200, 40)
+
+    print(f"\nReconstruction, {identities} held-out identities, 2 driving poses each\n")
+    print("| measure | network | source copied | mean of both | |\n|---|---|---|---|---|")
+    for row in evaluate_reconstruction(model, reader, identities):
+        print("| " + " | ".join(row) + " |")
+    found = evaluate_transfer(model, reader, pairs, args.folder / "evaluation-pairs.png")
+    print(f"\nTransfer between identities, {pairs} held-out pairs, 50 frames each: correlation over time\n")
+    print("| | median | lowest tenth |\n|---|---|---|")
+    for name, values in found.items():
+        print(f"| {name} | {np.median(values):.2f} | {np.quantile(values, 0.1):.2f} |")
+    examples = evaluate_examples(model, reader)
+    print("\nThe shipped examples: correlation over time\n")
+    print("| pair | mouth | eyes | yaw | tilt |\n|---|---|---|---|---|")
+    for name, values in examples.items():
+        print(f"| {name} | " + " | ".join(f"{values[k]:.2f}" for k in MEASURES) + " |")
+    medians = {k: np.median([v[k] for v in examples.values()]) for k in MEASURES}
+    print("| median | " + " | ".join(f"{medians[k]:.2f}" for k in MEASURES) + " |")
+    print(f"\nSpeed: {speed(model):.0f} frames/s at {SIDE}x{SIDE}, {torch.get_num_threads()} threads")
+
+
+if __name__ == "__main__":
+    main()

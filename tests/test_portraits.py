@@ -1,0 +1,105 @@
+"""The portraits' generator: the same by seed, true landmarks, variety."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import landmarks
+import portraits
+from portraits import EYE_LEFT, Portrait, Pose, sample_identity, sample_pose
+
+SEEDS = range(7_000_000, 7_000_012)
+
+
+def test_the_same_seed_draws_the_same_picture():
+    for seed in SEEDS[:3]:
+        pose = sample_pose(np.random.default_rng(seed))
+        one, points = Portrait(sample_identity(seed), 64).draw(pose)
+        two, again = Portrait(sample_identity(seed), 64).draw(pose)
+        assert one.dtype == np.uint8
+        assert one.shape == (64, 64, 3)
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(points, again)
+
+
+def test_landmarks_lie_inside_the_picture():
+    rng = np.random.default_rng(1)
+    for seed in SEEDS:
+        _, points = Portrait(sample_identity(seed), 64).draw(sample_pose(rng))
+        assert points.shape == (portraits.LANDMARKS, 2)
+        assert np.abs(points).max() < 1.05  # the ear of a head at the picture's edge may just leave it
+
+
+@pytest.mark.parametrize("seed", SEEDS[:4])
+def test_landmarks_follow_the_pose(seed):
+    portrait = Portrait(sample_identity(seed), 64)
+
+    def at(**changed):
+        return portrait.draw(replace(Pose(), **changed))[1]
+
+    mouths = [float(landmarks.mouth_opening(at(mouth=m))) for m in (0.0, 0.3, 0.6, 1.0)]
+    assert mouths[0] < 0.02
+    assert np.all(np.diff(mouths) > 0.05)
+    eyes = [float(landmarks.eye_opening(at(eye_left=e, eye_right=e))) for e in (0.0, 0.4, 0.9)]
+    assert eyes[0] < 0.03
+    assert np.all(np.diff(eyes) > 0.05)
+    yaws = [float(landmarks.yaw_measure(at(yaw=y))) for y in (-25, 0, 25)]
+    assert np.all(np.diff(yaws) > 0.1)
+    assert float(landmarks.tilt_measure(at(roll=12))) == pytest.approx(12, abs=3)
+    np.testing.assert_allclose(at(shift_x=0.1) - at(), [[0.2, 0.0]] * portraits.LANDMARKS, atol=1e-5)
+
+
+def test_landmarks_are_where_the_picture_shows_them():
+    # The lids' landmarks bound what a blink changes in the picture.
+    for seed in SEEDS[:4]:
+        portrait = Portrait(sample_identity(seed), 128)
+        open_eye, points = portrait.draw(Pose())
+        shut, _ = portrait.draw(Pose(eye_left=0.0))
+        changed = np.abs(open_eye.astype(int) - shut).max(axis=2) > 24
+        rows, columns = np.nonzero(changed)
+        seen = np.array([columns.mean(), rows.mean()]) / 64 - 1
+        eye = points[EYE_LEFT]
+        width = np.ptp(eye[:, 0])
+        assert np.abs(seen - eye.mean(axis=0)).max() < 0.25 * width
+        assert np.ptp(columns) / 64 < 1.4 * width
+
+
+def test_keypoints_and_their_frames_are_well_behaved():
+    rng = np.random.default_rng(2)
+    points = np.stack([Portrait(sample_identity(s), 32).draw(sample_pose(rng))[1] for s in SEEDS])
+    values, frames = landmarks.keypoint_values(points), landmarks.keypoint_jacobians(points)
+    assert values.shape == (len(SEEDS), len(landmarks.KEYPOINTS), 2)
+    assert frames.shape == (len(SEEDS), len(landmarks.KEYPOINTS), 2, 2)
+    assert np.linalg.det(frames).min() > 0.2
+    # A head turned by 20 degrees turns every frame by about as much.
+    portrait = Portrait(sample_identity(SEEDS[0]), 32)
+    a, b = (landmarks.keypoint_jacobians(portrait.draw(Pose(roll=r))[1]) for r in (0, 20))
+    turn = b @ np.linalg.inv(a)
+    angle = np.degrees(np.arctan2(turn[:, 1, 0] - turn[:, 0, 1], turn[:, 0, 0] + turn[:, 1, 1]))
+    np.testing.assert_allclose(angle, 20, atol=1)
+
+
+def test_identities_differ():
+    people = [sample_identity(s) for s in range(7_100_000, 7_100_300)]
+    assert {p.style for p in people} == set(portraits.STYLES)
+    assert {p.hair_style for p in people} == set(portraits.HAIR_STYLES)
+    assert {p.hat for p in people} == set(portraits.HATS)
+    assert set(portraits.ANIMALS) | set(portraits.OBJECTS) | {"human", "fantasy"} == {p.kind for p in people}
+    assert len({p.skin for p in people}) > 200
+    pictures = [Portrait(p, 32).draw(Pose())[0].astype(int) for p in people[:40]]
+    distances = [np.abs(a - b).mean() for k, a in enumerate(pictures) for b in pictures[:k]]
+    assert min(distances) > 8
+
+
+def test_a_kind_can_be_asked_for_and_the_mask_is_the_figure():
+    identity = sample_identity(7_200_000, kind="cat", style="flat")
+    assert (identity.kind, identity.style) == ("cat", "flat")
+    mask = Portrait(identity, 64).mask(Pose())
+    assert mask.shape == (64, 64)
+    assert mask[0, 0] == 0
+    assert mask[32, 32] == 255
