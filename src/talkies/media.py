@@ -69,7 +69,10 @@ DEFAULT_RATE = Fraction(25)  # of a clip of one frame that states none
 COPIED_SOUND = frozenset("aac mp3 ac3 eac3 vorbis opus flac pcm_s16le pcm_s16be".split())  # noqa: SIM905
 AAC = ["-c:a", "aac", "-b:a", "192k"]
 
-ACCURATE = "accurate_rnd+full_chroma_int+full_chroma_inp"  # of swscale: no 8 bit shortcuts, chroma interpolated
+# swscale's flags. Without scaling its plain conversion is what every other reader of the file sees, and nearer to the
+# true colours (1 level off on flat patches) than the accurate path (2-3 levels); scaling needs the accurate one.
+PLAIN = "bicubic"
+SCALING = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 STDERR_BYTES = 1 << 18
 
 _ALPHA = re.compile(r"^(rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8|rgbaf|ayuv|vuya)")
@@ -648,7 +651,8 @@ def read_frames(
     `start` and `end` are seconds after the clip's first picture. `box` cuts, and repeats the edge where the box reaches
     outside; then the frame is scaled to `size` (a side, or width and height). Without `box` the whole picture is given;
     without `size` nothing is scaled. Alpha is laid over white. YCbCr is converted by the matrix and range that the file
-    states (where it states none: bt709 for HD, bt601 below), with interpolated chroma.
+    states (where it states none: bt709 for HD, bt601 below). A clip of the wanted size passes bit for bit as ffmpeg
+    decodes it.
 
     A damaged clip yields what can be decoded and a warning on logger "talkies". Raises InputError if that is nothing,
     TalkiesError or OSError when the machine failed. Closing the generator ends ffmpeg.
@@ -727,7 +731,8 @@ def _filters(
     if box is None and wanted is not None:
         width, height = wanted
     # The size is always spelled out: a stream that changes its size half way must not change the frames.
-    steps.append(f"scale={width}:{height}:flags=lanczos+{ACCURATE}{matrix},format=rgb24,setsar=1")
+    plain = clip.sar == 1 and (width, height) == (clip.width, clip.height)
+    steps.append(f"scale={width}:{height}:flags={PLAIN if plain else SCALING}{matrix},format=rgb24,setsar=1")
     if box is not None:
         left, top = max(box.x, 0), max(box.y, 0)
         right, bottom = min(box.x + box.side, width), min(box.y + box.side, height)
@@ -736,13 +741,15 @@ def _filters(
         if (left, top, right, bottom) != (0, 0, width, height):
             steps.append(f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1")
         margins = (left - box.x, box.x + box.side - right, top - box.y, box.y + box.side - bottom)
+        if max(margins) * 2 > box.side:  # the limit of ffmpeg's fillborders; no crop of ours asks for it
+            raise TalkiesError(f"{printable(clip.path)}: {box} lies mostly outside the picture ({width}x{height})")
         if any(margins):
             steps.append(f"format=gbrp,pad={box.side}:{box.side}:{margins[0]}:{margins[2]}")
             steps.append("fillborders=left={}:right={}:top={}:bottom={}:mode=smear".format(*margins))
         width = height = box.side
     if wanted is not None and wanted != (width, height):
         width, height = wanted
-        steps.append(f"scale={width}:{height}:flags=lanczos+{ACCURATE}")
+        steps.append(f"scale={width}:{height}:flags={SCALING}")
     return ",".join([*steps, "format=rgb24"]), width, height
 
 
@@ -862,7 +869,7 @@ class FrameWriter:
         return [
             *["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"],
             *["-framerate", str(self.rate), "-i", "pipe:0"],
-            *["-vf", f"scale=flags=bicubic+{ACCURATE}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setsar=1"],
+            *["-vf", f"scale=flags={SCALING}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setsar=1"],
             *["-c:v", "libx264", "-preset", self._preset, "-crf", str(self._crf)],
             *(["-threads", str(self._threads)] if self._threads else []),
             *["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"],
@@ -1007,9 +1014,11 @@ def _ways(sound: Sound | None, origin: Fraction, until: Fraction, frame: Fractio
     """Return how to carry the sound, the best first: "copy", "aac" or None."""
     if sound is None:
         return [None]
-    ahead = origin - sound.start  # seconds of sound before the first picture: a packet cannot be cut inside
+    # Sound before the first picture: an mp4 hides up to a packet of it (the encoder's priming, as players know it).
+    ahead = origin - sound.start
+    within_packet = ahead <= max(frame / 2, sound.packet + Fraction(1, 1000))
     overrun = sound.end - origin - until  # seconds of it after the last
-    exact = ahead <= frame / 2 and (overrun <= frame / 2 or sound.packet <= frame)
+    exact = within_packet and (overrun <= frame / 2 or sound.packet <= frame)
     return ["copy", "aac"] if sound.codec in COPIED_SOUND and exact else ["aac"]
 
 
@@ -1179,7 +1188,7 @@ def _to_srgb(image: PillowImage.Image, profile: bytes | None) -> PillowImage.Ima
                 converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
                 if converted is not None:
                     return converted
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError, ValueError):
             pass  # a profile for other colours than the picture's: common, and ignored by viewers too
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")

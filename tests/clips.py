@@ -1,0 +1,465 @@
+"""Small real clips, each with one of the traps that films in the wild hold; made by ffmpeg when first asked for.
+
+Every picture shows its own number (eight black or white fields), so that a test can tell which one it sees; the
+sound is noise of a known seed in syllables, so that its place in time can be measured to a fraction of a millisecond.
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import subprocess
+import tempfile
+import wave
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkies.media import ffmpeg_path
+
+WIDTH, HEIGHT = 96, 64
+RATE = 44100  # samples a second of every made sound
+
+_recipes: dict[str, Callable[[Path], None]] = {}
+
+
+@cache
+def folder() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="talkies-clips-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@cache
+def get(name: str) -> Path:
+    """Return the clip of this name, making it first if it is not there yet."""
+    path = folder() / name
+    _recipes[name](path)
+    return path
+
+
+def names() -> list[str]:
+    return list(_recipes)
+
+
+def ffmpeg(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
+    """Run ffmpeg (with -y); it must succeed. Return its stdout."""
+    command = [ffmpeg_path(), "-hide_banner", "-v", "error", "-nostdin", "-y", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, stdout=subprocess.PIPE, check=True).stdout
+
+
+def frame(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
+    """A coloured picture whose lower half shows `number` in eight fields, the highest bit on the left."""
+    y, x = np.mgrid[:height, :width]
+    picture = np.stack([60 + 120 * x / width, 60 + 120 * y / height, np.full(x.shape, 100)], -1)
+    bits = (number >> (7 - x * 8 // width)) & 1
+    picture[height // 2 :] = (30 + 195 * bits)[height // 2 :, :, None]
+    return picture.astype(np.uint8)
+
+
+def number(picture: NDArray[np.uint8]) -> int:
+    """Return the number that a picture shows."""
+    height, width = picture.shape[:2]
+    row = picture[height * 3 // 4].mean(-1)
+    return sum(int(row[int((i + 0.5) * width / 8)] > 127) << (7 - i) for i in range(8))
+
+
+def frames(count: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    return b"".join(frame(i, width, height).tobytes() for i in range(count))
+
+
+def raw(rate: str, width: int = WIDTH, height: int = HEIGHT) -> list[str]:
+    """ffmpeg's arguments that read `frames` from stdin."""
+    size = f"{width}x{height}"
+    return ["-threads", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "pipe:0"]
+
+
+X264 = ["-threads", "1", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-crf", "15", "-pix_fmt", "yuv420p"]
+
+
+@cache
+def noise(seconds: float = 4.0) -> NDArray[np.float32]:
+    """The sound of every clip: mono, 44,100 a second, syllables of low-passed noise."""
+    generator = np.random.default_rng(7)
+    count = round(seconds * RATE)
+    spectrum = np.fft.rfft(generator.normal(size=count))
+    frequency = np.fft.rfftfreq(count, 1 / RATE)
+    spectrum[(frequency < 150) | (frequency > 3500)] = 0
+    sound = np.fft.irfft(spectrum, count)
+    syllables = np.repeat(generator.uniform(0.1, 1, round(seconds * 8) + 1), RATE // 8 + 1)[:count]
+    sound *= syllables
+    return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
+
+
+@cache
+def wav(seconds: float = 2.0, skip: float = 0.0, channels: int = 1) -> Path:
+    """A WAV file of the noise from `skip` on."""
+    path = folder() / f"noise-{seconds}-{skip}-{channels}.wav"
+    part = noise()[round(skip * RATE) : round((skip + seconds) * RATE)]
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(np.repeat((part * 32767).astype("<i2"), channels).tobytes())
+    return path
+
+
+def decoded_sound(path: Path) -> NDArray[np.float32]:
+    """Return a file's sound, mono, 44,100 a second, from time 0 of its clock on (silence before it starts)."""
+    shape = f"aresample={RATE}:async=1:first_pts=0"
+    data = ffmpeg("-copyts", "-i", f"file:{path}", "-map", "0:a:0", "-af", shape, "-ac", "1", "-f", "f32le", "pipe:1")
+    return np.frombuffer(data, np.float32)
+
+
+def delay(sound: NDArray[np.float32], since: float = 0.0) -> float:
+    """Return how many seconds `sound` lies behind the noise from `since` on (negative: ahead), by correlation."""
+    known = noise()[round(since * RATE) :]
+    size = 1 << (len(sound) + len(known)).bit_length()
+    product = np.fft.irfft(np.fft.rfft(sound, size) * np.conj(np.fft.rfft(known, size)), size)
+    best = int(np.argmax(product))
+    return (best if best < size // 2 else best - size) / RATE
+
+
+def recipe(name: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
+    def keep(function: Callable[[Path], None]) -> Callable[[Path], None]:
+        _recipes[name] = function
+        return function
+
+    return keep
+
+
+def film(path: Path, *options: str | Path, count: int = 60, rate: str = "30000/1001", sound: bool = True) -> None:
+    """Write a clip of numbered pictures with two seconds of noise; `options` come before the output's name."""
+    heard = ["-i", wav(), "-map", "0:v", "-map", "1:a"] if sound else []
+    ffmpeg(*raw(rate), *heard, *X264, *options, path, stdin=frames(count))
+
+
+# --- plain ones in every container ---
+
+
+@recipe("plain.mp4")
+def _(path: Path) -> None:
+    film(path, "-c:a", "aac", "-movflags", "+faststart", "-g", "15")
+
+
+@recipe("plain.mov")
+def _(path: Path) -> None:
+    film(path, "-c:a", "pcm_s16le", rate="24")
+
+
+@recipe("plain.mkv")
+def _(path: Path) -> None:
+    film(path, "-c:a", "flac", rate="24000/1001", count=48)
+
+
+@recipe("plain.webm")
+def _(path: Path) -> None:
+    film(path, "-c:v", "libvpx", "-cpu-used", "8", "-deadline", "realtime", "-b:v", "1M", "-c:a", "libopus")
+
+
+@recipe("vorbis.webm")
+def _(path: Path) -> None:
+    film(path, "-c:v", "libvpx", "-cpu-used", "8", "-deadline", "realtime", "-b:v", "1M", "-c:a", "libvorbis")
+
+
+@recipe("plain.avi")
+def _(path: Path) -> None:
+    """AVI has no presentation times; B-frames make its decoding times one behind."""
+    film(path, "-c:v", "mpeg4", "-q:v", "3", "-c:a", "libmp3lame", rate="25", count=50)
+
+
+@recipe("plain.ts")
+def _(path: Path) -> None:
+    """A transport stream starts at 1.4 s."""
+    film(path, "-c:a", "aac")
+
+
+@recipe("plain.wmv")
+def _(path: Path) -> None:
+    film(path, "-c:v", "wmv2", "-q:v", "3", "-bf", "0", "-c:a", "wmav2", rate="25", count=50)
+
+
+@recipe("plain.flv")
+def _(path: Path) -> None:
+    film(path, "-c:a", "aac", rate="25", count=50)
+
+
+@recipe("opus.mkv")
+def _(path: Path) -> None:
+    film(path, "-c:a", "libopus")
+
+
+@recipe("ac3.mp4")
+def _(path: Path) -> None:
+    film(path, "-c:a", "ac3")
+
+
+@recipe("u8.avi")
+def _(path: Path) -> None:
+    film(path, "-c:v", "mpeg4", "-q:v", "3", "-bf", "0", "-c:a", "pcm_u8", rate="15", count=30)
+
+
+@recipe("adpcm.avi")
+def _(path: Path) -> None:
+    film(path, "-c:v", "mpeg4", "-q:v", "3", "-bf", "0", "-c:a", "adpcm_ms", rate="15", count=30)
+
+
+# --- time ---
+
+
+@recipe("phone.mp4")
+def _(path: Path) -> None:
+    """Variable: 2 s in 45 pictures, the first half at 30 a second, the second at 15; see `phone_times`."""
+    times = phone_times()
+    choose = "+".join(f"eq(N,{i})*{round(t * 90000)}" for i, t in enumerate(times))
+    film(path, "-vf", f"settb=1/90000,setpts='{choose}'", "-fps_mode", "passthrough", "-enc_time_base", "1/90000",
+         "-video_track_timescale", "90000", "-c:a", "aac", count=len(times))  # fmt: skip
+
+
+def phone_times() -> list[float]:
+    """When each picture of phone.mp4 begins, seconds."""
+    return [i / 30 + 0.004 * (i % 3) for i in range(30)] + [1 + i / 15 + 0.007 * (i % 2) for i in range(15)]
+
+
+@recipe("fast.mp4")
+def _(path: Path) -> None:
+    film(path, rate="120", count=120, sound=False)
+
+
+@recipe("one.mp4")
+def _(path: Path) -> None:
+    film(path, count=1, sound=False)
+
+
+@recipe("cut.mp4")
+def _(path: Path) -> None:
+    """Cut by an edit list inside a group of pictures: what lies before is decoded but not shown."""
+    ffmpeg("-ss", "0.7", "-i", get("plain.mp4"), "-c", "copy", path)
+
+
+@recipe("late.mp4")
+def _(path: Path) -> None:
+    """The sound starts at 0.6 s and is the first stream."""
+    source = get("plain.mp4")
+    ffmpeg("-itsoffset", "0.6", "-i", source, "-i", source, "-map", "0:a", "-map", "1:v", "-c", "copy", path)
+
+
+@recipe("early.mkv")
+def _(path: Path) -> None:
+    """The picture starts 0.5 s after the sound."""
+    ffmpeg("-itsoffset", "0.5", "-i", get("plain.mp4"), "-i", get("plain.mp4"),
+           "-map", "0:v", "-map", "1:a", "-c", "copy", path)  # fmt: skip
+
+
+@recipe("longer.mp4")
+def _(path: Path) -> None:
+    """Four seconds of sound over one second of picture."""
+    ffmpeg(*raw("30"), "-i", wav(4.0), *X264, "-c:a", "aac", path, stdin=frames(30))
+
+
+@recipe("longer-flac.mkv")
+def _(path: Path) -> None:
+    """As longer.mp4; packets of 93 ms cannot be cut within a frame."""
+    ffmpeg(*raw("30"), "-i", wav(4.0), *X264, "-c:a", "flac", "-frame_size", "4096", path, stdin=frames(30))
+
+
+@recipe("shorter.mp4")
+def _(path: Path) -> None:
+    """Half a second of sound under two seconds of picture."""
+    ffmpeg(*raw("30"), "-i", wav(0.5), *X264, "-c:a", "aac", path, stdin=frames(60))
+
+
+# --- shape ---
+
+
+@recipe("sar.mp4")
+def _(path: Path) -> None:
+    film(path, "-vf", "setsar=3/2", sound=False, count=12)
+
+
+@recipe("tall-sar.mp4")
+def _(path: Path) -> None:
+    film(path, "-vf", "setsar=1/2", sound=False, count=12)
+
+
+@recipe("turned.mp4")
+def _(path: Path) -> None:
+    """A phone held upright: stored lying, with a note to turn it."""
+    ffmpeg("-display_rotation", "90", "-i", get("plain.mp4"), "-c", "copy", path)
+
+
+@recipe("odd.webm")
+def _(path: Path) -> None:
+    ffmpeg(*raw("25", 97, 65), "-c:v", "libvpx", "-cpu-used", "8", "-deadline", "realtime", "-b:v", "1M",
+           path, stdin=frames(12, 97, 65))  # fmt: skip
+
+
+@recipe("portrait.mp4")
+def _(path: Path) -> None:
+    ffmpeg(*raw("25", 64, 112), *X264, path, stdin=frames(12, 64, 112))
+
+
+@recipe("square.mp4")
+def _(path: Path) -> None:
+    ffmpeg(*raw("25", 64, 64), *X264, path, stdin=frames(12, 64, 64))
+
+
+@recipe("tiny.mp4")
+def _(path: Path) -> None:
+    ffmpeg(*raw("25", 4, 4), *X264, path, stdin=frames(3, 4, 4))
+
+
+# --- colour ---
+
+PATCHES = [(255, 255, 255), (0, 0, 0), (200, 40, 40), (40, 180, 60), (40, 60, 200), (220, 200, 60), (128, 128, 128)]
+
+
+def patches(side: int = 16) -> NDArray[np.uint8]:
+    """One row of coloured squares."""
+    return np.repeat(np.repeat(np.array([PATCHES], np.uint8), side, 0), side, 1)
+
+
+def patch_colours(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the mean colour inside each square of `patches`, however scaled."""
+    height, width = picture.shape[:2]
+    side = width / len(PATCHES)
+    middle = picture[height // 4 : height * 3 // 4]
+    parts = [middle[:, int((i + 0.3) * side) : int((i + 0.7) * side)] for i in range(len(PATCHES))]
+    return np.array([part.reshape(-1, 3).mean(0) for part in parts])
+
+
+def _coloured(path: Path, matrix: str, area: str, tagged: bool, side: int = 16) -> None:
+    picture = patches(side)
+    height, width = picture.shape[:2]
+    names = {"bt601": "smpte170m", "bt709": "bt709"}
+    tag = (
+        ["-colorspace", names[matrix], "-color_range", area]
+        if tagged
+        else ["-bsf:v", "h264_metadata=video_full_range_flag=0"]
+    )
+    convert = f"scale=out_color_matrix={matrix}:out_range={area}:flags=accurate_rnd+full_chroma_int,format=yuv420p"
+    if not tagged:
+        convert += ",setparams=colorspace=unknown:range=unknown"
+    ffmpeg(*raw("25", width, height), "-vf", convert, *X264, "-qp", "5", *tag, path, stdin=picture.tobytes() * 3)
+
+
+@recipe("bt709.mp4")
+def _(path: Path) -> None:
+    _coloured(path, "bt709", "tv", True)
+
+
+@recipe("bt601.mp4")
+def _(path: Path) -> None:
+    _coloured(path, "bt601", "tv", True)
+
+
+@recipe("full.mp4")
+def _(path: Path) -> None:
+    _coloured(path, "bt601", "pc", True)
+
+
+@recipe("untagged.mp4")
+def _(path: Path) -> None:
+    _coloured(path, "bt601", "tv", False)
+
+
+@recipe("untagged-hd.mp4")
+def _(path: Path) -> None:
+    _coloured(path, "bt709", "tv", False, side=184)
+
+
+@recipe("hevc10.mp4")
+def _(path: Path) -> None:
+    ffmpeg(*raw("30"), "-threads", "1", "-c:v", "libx265", "-preset", "ultrafast", "-crf", "12", "-pix_fmt",
+           "yuv420p10le", "-x265-params", "log-level=none:pools=1", "-tag:v", "hvc1",
+           path, stdin=frames(20))  # fmt: skip
+
+
+@recipe("alpha.webm")
+def _(path: Path) -> None:
+    """Left half opaque red, right half transparent (black below)."""
+    picture = np.zeros((64, 64, 4), np.uint8)
+    picture[:, :32] = (200, 30, 30, 255)
+    ffmpeg("-f", "rawvideo", "-pix_fmt", "rgba", "-s", "64x64", "-r", "25", "-i", "pipe:0", "-c:v", "libvpx", "-b:v",
+           "1M", "-pix_fmt", "yuva420p", "-auto-alt-ref", "0", path, stdin=picture.tobytes() * 5)  # fmt: skip
+
+
+@recipe("loop.gif")
+def _(path: Path) -> None:
+    """Delays of 5, 10 and 20 hundredths; the right half transparent."""
+    from PIL import Image
+
+    pictures = []
+    for i in range(6):
+        picture = np.zeros((64, 96, 4), np.uint8)
+        picture[..., :3] = frame(i)
+        picture[..., 3] = 255
+        picture[:8, 48:, 3] = 0
+        pictures.append(Image.fromarray(picture))
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[50, 100, 200] * 2, loop=0, disposal=2)
+
+
+# --- several streams ---
+
+
+@recipe("many.mkv")
+def _(path: Path) -> None:
+    """A cover, subtitles, silence as the first sound, the noise as the default sound, then the film."""
+    subtitles = folder() / "words.srt"
+    subtitles.write_text("1\n00:00:00,000 --> 00:00:01,000\nStream #0:0: Video: h264, yuv420p, 9x9, 25 fps\n")
+    cover = folder() / "cover.png"
+    ffmpeg("-f", "lavfi", "-i", "color=red:s=40x40", "-frames:v", "1", cover)
+    ffmpeg("-i", get("plain.mp4"), "-i", subtitles, "-f", "lavfi", "-t", "2", "-i", "anullsrc=r=44100:cl=stereo",
+           "-map", "2:a", "-map", "1:s", "-map", "0:a", "-map", "0:v", "-c:v", "copy", "-c:a:0", "flac",
+           "-c:a:1", "copy", "-disposition:a:0", "0", "-disposition:a:1", "default", "-attach", cover,
+           "-metadata:s:t", "mimetype=image/png", "-metadata", "title=a\n  Stream #0:0: Video: h264, 9x9",
+           path)  # fmt: skip
+
+
+@recipe("cover-only.m4a")
+def _(path: Path) -> None:
+    cover = folder() / "cover2.png"
+    ffmpeg("-f", "lavfi", "-i", "color=red:s=40x40", "-frames:v", "1", cover)
+    ffmpeg("-i", wav(), "-i", cover, "-map", "0:a", "-map", "1:v", "-c:a", "aac", "-c:v", "copy",
+           "-disposition:v:0", "attached_pic", "-f", "mp4", path)  # fmt: skip
+
+
+@recipe("sound-only.mp4")
+def _(path: Path) -> None:
+    ffmpeg("-i", wav(), "-c:a", "aac", path)
+
+
+# --- damage ---
+
+
+def _cut_short(source: str, path: Path, share: float) -> None:
+    data = get(source).read_bytes()
+    path.write_bytes(data[: round(len(data) * share)])
+
+
+@recipe("truncated.mp4")
+def _(path: Path) -> None:
+    _cut_short("plain.mp4", path, 0.6)
+
+
+@recipe("truncated.mkv")
+def _(path: Path) -> None:
+    _cut_short("plain.mkv", path, 0.6)
+
+
+@recipe("headless.mov")
+def _(path: Path) -> None:
+    """The index stands at the end and is gone."""
+    _cut_short("plain.mov", path, 0.6)
+
+
+@recipe("scratched.mp4")
+def _(path: Path) -> None:
+    """A file whose picture data was overwritten from the second half of the first group on."""
+    data = bytearray(get("plain.mp4").read_bytes())
+    middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 3
+    data[middle:] = np.random.default_rng(1).integers(0, 256, len(data) - middle, np.uint8).tobytes()
+    path.write_bytes(data)
