@@ -15,7 +15,7 @@ from pathlib import Path
 import clips
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
@@ -99,6 +99,7 @@ def test_gif_with_uneven_delays() -> None:
     assert frames[0][4, 80].tolist() == [255, 255, 255]  # transparent: white
 
 
+@settings(deadline=None)
 @given(
     rate=st.sampled_from(media.STANDARD_RATES),
     timebase=st.sampled_from([Fraction(1, 1000), Fraction(1, 90000), Fraction(1, 30000), Fraction(1, 12800)]),
@@ -112,6 +113,7 @@ def test_rate_is_found_behind_rounded_time_stamps(rate: Fraction, timebase: Frac
     assert media._find_rate(packets, stated) == (rate, False)
 
 
+@settings(deadline=None)
 @given(times=st.lists(st.integers(1, 3000), min_size=2, max_size=60))
 def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None:
     packets = media._Packets(Fraction(1, 1000), times=list(itertools.accumulate(times)), lengths=[1] * len(times))
@@ -120,6 +122,7 @@ def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None
     assert not variable or rate in media.STANDARD_RATES
 
 
+@settings(deadline=None)
 @given(st.fractions(Fraction(1, 50), 100), st.fractions(0, 3))
 def test_simplest_fraction_lies_between(low: Fraction, more: Fraction) -> None:
     found = media._simplest_between(low, low + more)

@@ -1,0 +1,365 @@
+"""Crops: square, around the face, never squeezed, shifted before they are padded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import clips
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from talkies import crop
+from talkies.crop import Box, Crop, crop_picture, find_crop, fit, grow, parse
+from talkies.errors import InputError, TalkiesError
+from talkies.media import probe, read_frames, read_picture
+
+ASTRONAUT = Path(__file__).parent.parent / "examples" / "images" / "astronaut.png"  # one face at (114, 63), 89 x 112
+
+
+def astronaut() -> np.ndarray:
+    return read_picture(ASTRONAUT)
+
+
+def still(path: Path, pictures: list[np.ndarray], rate: str = "10") -> Path:
+    """A clip of these pictures."""
+    height, width = pictures[0].shape[:2]
+    data = b"".join(picture.tobytes() for picture in pictures)
+    clips.ffmpeg(*clips.raw(rate, width, height), *clips.X264, path, stdin=data)
+    return path
+
+
+def moved(across: int, down: int = 0, side: int = 256) -> np.ndarray:
+    """The astronaut's head on grey, moved."""
+    canvas = np.full((side, side * 3 // 2, 3), 110, np.uint8)
+    head = astronaut()[30:200, 70:250]
+    canvas[40 + down : 40 + down + 170, across : across + 180] = head
+    return canvas
+
+
+# --- requests ---
+
+
+@pytest.mark.parametrize(
+    ("spec", "request_"),
+    [
+        ("face", "face"),
+        (" Center ", "center"),
+        ("none", "none"),
+        ("10,20,30,40", [10, 20, 30, 40]),
+        ("-5, 0, 12.6, 40", [-5, 0, 13, 40]),
+        ([1, 2, 3, 4], [1, 2, 3, 4]),
+        ((1.0, 2, 3, 4), [1, 2, 3, 4]),
+    ],
+)
+def test_parse(spec: object, request_: object) -> None:
+    parsed = parse(spec)  # type: ignore[arg-type]
+    assert parsed == request_
+    assert parse(json.loads(json.dumps(parsed))) == parsed
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "faces", "1,2,3", "1,2,3,4,5", "1,2,0,4", "1,2,3,-4", "a,b,c,d", "nan,0,1,1", "inf,0,1,1", "1e9,0,5,5",
+     [1, 2], [], None, 7, [True, 0, 1, 1], {"x": 1}, [[1], 2, 3, 4]],
+)  # fmt: skip
+def test_what_is_no_request_is_named(spec: object) -> None:
+    with pytest.raises(TalkiesError, match="crop"):
+        parse(spec)  # type: ignore[arg-type]
+
+
+@settings(deadline=None)
+@given(st.text())
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    with contextlib.suppress(TalkiesError):
+        parsed = parse(text)
+        assert parse(parsed) == parsed
+
+
+# --- geometry ---
+
+sides = st.integers(8, 5000)
+
+
+@settings(deadline=None)
+@given(x=st.floats(-6000, 6000), y=st.floats(-6000, 6000), side=sides, width=sides, height=sides)
+def test_fitted_box_is_inside_or_centred(x: float, y: float, side: int, width: int, height: int) -> None:
+    box = fit(x, y, side, width, height)
+    assert box.side == side
+    for start, length, wanted in ((box.x, width, x), (box.y, height, y)):
+        if side <= length:
+            assert 0 <= start <= length - side
+            if side / 2 <= wanted <= length - side / 2:
+                assert abs(start + side / 2 - wanted) <= 0.5
+        else:  # too small a picture: the same margin on both sides, never more than half of the box
+            left, right = -start, start + side - length
+            assert left >= 0
+            assert right >= 0
+            assert abs(left - right) <= 1
+            assert 2 * left <= side
+
+
+shares = st.floats(0, 1)
+
+
+@settings(deadline=None)
+@given(left=shares, top=shares, wide=shares, high=shares, width=sides, height=sides)
+def test_grown_box_holds_the_face(left: float, top: float, wide: float, high: float, width: int, height: int) -> None:
+    w, h = 4 + wide * (width - 4), 4 + high * (height - 4)
+    x, y = left * (width - w), top * (height - h)
+    box = grow((x, y, w, h), width, height)
+    assert abs(box.side - 1.2 * max(w, h)) <= 0.5
+    assert box.x <= x + 1
+    assert box.y <= y + 1
+    assert box.x + box.side >= x + w - 1
+    assert box.y + box.side >= y + h - 1
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(*[st.floats(0, 100)] * 2, *[st.floats(1, 100)] * 2),
+    st.tuples(*[st.floats(0, 100)] * 2, *[st.floats(1, 100)] * 2),
+)
+def test_overlap_is_a_share(a: tuple[float, ...], b: tuple[float, ...]) -> None:
+    assert 0 <= crop.overlap(a, b) <= 1 + 1e-9  # type: ignore[arg-type]
+    assert crop.overlap(a, b) == pytest.approx(crop.overlap(b, a))  # type: ignore[arg-type]
+    assert crop.overlap(a, a) == pytest.approx(1)  # type: ignore[arg-type]
+
+
+def test_crop_is_kept_as_json() -> None:
+    made = Crop("face", Box(-3, 0, 20), 2, True, "a warning")
+    assert Crop.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+
+
+# --- pictures ---
+
+
+def circle(height: int, width: int, radius: int = 20) -> np.ndarray:
+    """A white disc in the middle of black."""
+    y, x = np.mgrid[:height, :width]
+    inside = (x - (width - 1) / 2) ** 2 + (y - (height - 1) / 2) ** 2 <= radius**2
+    return np.repeat((inside * 255).astype(np.uint8)[..., None], 3, 2)
+
+
+@pytest.mark.parametrize("shape", [(120, 60), (60, 120), (100, 100), (61, 97)])
+@pytest.mark.parametrize("request_", ["none", "center", [20, 10, 30, 50]])
+def test_nothing_is_squeezed(shape: tuple[int, int], request_: crop.Request) -> None:
+    """A disc stays as wide as it is high, at the scale of the box."""
+    image, made = crop_picture(circle(*shape, radius=12), request_, name="a.png", size=256)
+    assert image.shape == (256, 256, 3)
+    inside = image[..., 0] > 127
+    if request_ in ("none", "center"):
+        side = max(shape) if request_ == "none" else min(shape)
+        assert made.box.side == side
+        across, down = inside.any(0).sum(), inside.any(1).sum()
+        assert abs(across - down) <= 3
+        assert abs(across - 25 * 256 / side) <= 256 / side + 2
+    else:
+        assert made.box.side == 50
+
+
+def test_box_is_shifted_before_it_is_padded() -> None:
+    image = astronaut()
+    for request_, box in {
+        (0, 100, 40, 80): Box(0, 100, 80),  # widened over the left edge: shifted
+        (300, 300, 20, 20): Box(300, 300, 20),
+        (310, 0, 40, 40): Box(280, 0, 40),
+        (-20, -20, 40, 40): Box(0, 0, 40),
+        (0, 0, 400, 10): Box(-40, -40, 400),  # larger than the picture: padded on both sides
+    }.items():
+        made = crop_picture(image, list(request_), name="a.png")[1]
+        assert made.box == box
+        assert made == Crop("box", box, None, True, None)
+
+
+def test_box_outside_the_picture_names_the_file() -> None:
+    with pytest.raises(InputError, match=r"a\.png: its crop box 400,0,10,10 .*320x320"):
+        crop_picture(astronaut(), [400, 0, 10, 10], name="a.png")
+
+
+def test_padding_repeats_the_edge() -> None:
+    image = np.zeros((20, 40, 3), np.uint8)
+    image[0], image[-1] = (200, 0, 0), (0, 0, 200)
+    padded = crop.cut(image, Box(0, -10, 40))
+    assert padded.shape == (40, 40, 3)
+    assert (padded[:11] == (200, 0, 0)).all()
+    assert (padded[-11:] == (0, 0, 200)).all()
+
+
+def test_face_of_a_picture() -> None:
+    image, made = crop_picture(astronaut(), "face", name="a.png")
+    assert (made.mode, made.faces, made.found, made.warning) == ("face", 1, True, None)
+    box = made.box
+    assert image.shape == (256, 256, 3)
+    assert abs(box.side - 134) <= 12
+    assert abs(box.x + box.side / 2 - 158) <= 10
+    assert abs(box.y + box.side / 2 - 119) <= 10
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 4, 12])
+def test_face_is_found_at_any_size(scale: float) -> None:
+    side = round(320 * scale)
+    made = crop_picture(crop.resize(astronaut(), side), "face", name="a.png")[1]
+    assert made.found
+    assert made.box.side == pytest.approx(134 * scale, rel=0.12)
+
+
+def test_face_at_the_edge_is_not_squeezed() -> None:
+    image = astronaut()[:, 120:]  # the cut goes through the face
+    made = crop_picture(image, "face", name="a.png")[1]
+    assert made.found
+    assert made.box.x == 0
+    assert made.box.side <= 160
+
+
+def test_largest_face_of_several() -> None:
+    small = crop.resize(astronaut()[20:220, 60:260], 90)
+    image = np.full((320, 460, 3), 120, np.uint8)
+    image[:, :320] = astronaut()
+    image[100:190, 350:440] = small
+    made = crop_picture(image, "face", name="a.png")[1]
+    assert made.faces == 2
+    assert made.box.x < 150
+
+
+def test_drawn_faces_are_found() -> None:
+    drawn = sorted(ASTRONAUT.parent.glob("*"))
+    for path in drawn:
+        image = read_picture(path)
+        made = crop_picture(image, "face", name=path)[1]
+        assert made.found, path.name
+        assert made.box.side > 0.35 * min(image.shape[:2])
+
+
+def test_no_face_gives_the_centre_and_a_warning_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    image = np.full((60, 100, 3), 90, np.uint8)
+    with caplog.at_level(logging.WARNING, "talkies"):
+        made = crop_picture(image, "face", name="dir/wall.png")[1]
+    assert made.box == Box(20, 0, 60)
+    assert (made.faces, made.found) == (0, False)
+    assert made.warning is not None
+    assert "no face" in made.warning
+    assert "dir/wall.png: no face" in caplog.text
+
+
+def test_resize_keeps_means_and_does_not_alias() -> None:
+    stripes = np.zeros((512, 512, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = crop.resize(stripes, 100)
+    assert np.abs(small.astype(int) - 127).max() < 40
+    assert crop.resize(stripes, (30, 20)).shape == (20, 30, 3)
+    assert np.array_equal(crop.resize(stripes, 512), stripes)
+
+
+def test_detector_leaves_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    crop._detector.cache_clear()
+    crop.find_faces(astronaut())
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    crop._detector.cache_clear()
+    crop.find_faces(astronaut())
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+# --- clips ---
+
+
+def test_one_box_holds_the_face_of_every_frame(tmp_path: Path) -> None:
+    steps = [0, 10, 20, 30, 20, 10, 0, 5]
+    clip = probe(still(tmp_path / "a.mp4", [moved(60 + step) for step in steps], "4"))
+    made = find_crop(clip, "face")
+    assert (made.found, made.faces, made.warning) == (True, 1, None)
+    # the head's face lies at about (44, 33), 89 x 112 of the pasted part
+    assert made.box.x <= 60 + 44
+    assert made.box.x + made.box.side >= 60 + 30 + 44 + 89
+    assert made.box.side == pytest.approx(1.2 * 119, rel=0.15)
+    frame = next(read_frames(clip, box=made.box, size=256))
+    assert crop.find_faces(frame)
+
+
+def test_short_clips_are_fine(tmp_path: Path) -> None:
+    made = find_crop(probe(still(tmp_path / "a.mp4", [astronaut()])), "face")
+    assert made.found
+    assert made.box.side == pytest.approx(134, abs=12)
+
+
+def test_a_face_that_moves_away_ends_its_tube(tmp_path: Path) -> None:
+    """Six frames on the left, two on the right: the box is that of the longer stay."""
+    clip = probe(still(tmp_path / "a.mp4", [moved(0)] * 6 + [moved(200)] * 2, "4"))
+    made = find_crop(clip, "face")
+    assert made.faces == 2
+    assert made.box.x + made.box.side < 200
+    later = find_crop(clip, "face", start=1.5)
+    assert later.faces == 1
+    assert later.box.x > 150
+
+
+def test_face_seen_in_few_frames_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    empty = np.full_like(moved(0), 110)
+    clip = probe(still(tmp_path / "a.mp4", [moved(60)] * 3 + [empty] * 7, "5"))
+    with caplog.at_level(logging.WARNING, "talkies"):
+        made = find_crop(clip, "face")
+    assert made.found
+    assert made.warning is not None
+    assert "3 of 10 frames" in made.warning
+    assert "a.mp4" in caplog.text
+
+
+def test_clip_without_a_face(caplog: pytest.LogCaptureFixture) -> None:
+    clip = probe(clips.get("plain.mp4"))
+    with caplog.at_level(logging.WARNING, "talkies"):
+        made = find_crop(clip, "face")
+    assert made.box == Box(16, 0, 64)
+    assert (made.found, made.faces) == (False, 0)
+    assert "plain.mp4: no face" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "box"),
+    [
+        ("plain.mp4", "center", Box(16, 0, 64)),
+        ("plain.mp4", "none", Box(0, -16, 96)),
+        ("turned.mp4", "center", Box(0, 16, 64)),
+        ("sar.mp4", "none", Box(0, -40, 144)),
+        ("portrait.mp4", "none", Box(-24, 0, 112)),
+        ("plain.mp4", [30, 10, 20, 10], Box(30, 5, 20)),
+    ],
+)
+def test_other_modes_need_no_look_at_the_clip(name: str, request_: crop.Request, box: Box) -> None:
+    clip = probe(clips.get(name))
+    made = find_crop(clip, request_)
+    assert made == Crop(request_ if isinstance(request_, str) else "box", box, None, True, None)
+    assert next(read_frames(clip, box=made.box, size=128)).shape == (128, 128, 3)
+
+
+def test_face_in_anamorphic_pixels_is_not_squeezed(tmp_path: Path) -> None:
+    """The same face, stored at half its width with pixels twice as wide."""
+    squeezed = crop.resize(astronaut(), (160, 320))
+    clips.ffmpeg(
+        *clips.raw("10", 160, 320), "-vf", "setsar=2", *clips.X264, tmp_path / "a.mp4", stdin=squeezed.tobytes() * 5
+    )
+    made = find_crop(probe(tmp_path / "a.mp4"), "face")
+    assert made.box.side == pytest.approx(134, abs=14)
+    assert abs(made.box.x + made.box.side / 2 - 158) <= 12
+
+
+def test_long_clips_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    monkeypatch.setattr(crop, "find_faces", lambda frame: looked.append(frame.shape) or [])
+    path = still(tmp_path / "a.mp4", [clips.frame(0)] * 100, "1")  # 100 s
+    find_crop(probe(path), "face")
+    assert 0 < len(looked) <= crop.MOST_FRAMES
+    looked.clear()
+    clip = probe(clips.get("plain.mp4"))
+    find_crop(clip, "face")
+    assert crop.FEWEST_FRAMES - 1 <= len(looked) <= clip.duration * max(crop.FRAMES_A_SECOND, 8) + 1
+    looked.clear()
+    find_crop(clip, "face", start=Fraction(1, 2), end=1)
+    assert len(looked) <= 16
