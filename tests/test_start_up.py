@@ -1,0 +1,88 @@
+"""A login node's view: the package and its command line start without PyTorch, and the wheel brings all a run needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "snakemake", "scipy", "safetensors")
+
+
+def imported_by(*code: str) -> set[str]:
+    """Return the top-level modules that are loaded in a fresh Python after it ran this code."""
+    script = "; ".join([*code, "import sys; print('\\n'.join(sys.modules), file=sys.stderr)"])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in done.stderr.split()}
+
+
+def test_import_is_light() -> None:
+    loaded = imported_by("import talkies", "talkies.__version__", "dir(talkies)")
+    assert not loaded & {*HEAVY, "numpy", "PIL", "yaml", "jsonschema", "imageio_ffmpeg"}
+
+
+@pytest.mark.parametrize("words", [["--help"], ["animate", "--help"], ["--version"]])
+def test_help_is_light(words: list[str]) -> None:
+    loaded = imported_by(
+        "import contextlib, io, sys",
+        "from talkies.cli import main",
+        f"sys.argv = ['talkies', *{words}]",
+        "exec('with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()')",
+    )
+    assert "talkies" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_the_engine_is_imported_when_asked_for() -> None:
+    assert "torch" in imported_by("import talkies", "talkies.load_model")
+
+
+def test_unknown_names_are_refused() -> None:
+    import talkies
+
+    with pytest.raises(AttributeError, match="no attribute 'mouth'"):
+        talkies.mouth  # noqa: B018
+
+
+def test_a_plain_install_needs_no_torch() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert not [line for line in project["dependencies"] if line.startswith(("torch", "safetensors"))]
+    assert [line for line in project["optional-dependencies"]["engine"] if line.startswith("torch")]
+
+
+def test_the_lock_holds_no_torch_and_only_hashed_files() -> None:
+    lock = (ROOT / "requirements" / "dev.lock").read_text()
+    names = [line.split("==")[0] for line in lock.splitlines() if "==" in line and not line.startswith((" ", "#"))]
+    assert not [name for name in names if name in ("torch", "triton") or name.startswith("nvidia")]
+    assert {"hatchling", "editables", "filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions"} <= {
+        *names
+    }
+    assert lock.count("--hash=sha256:") > len(names)
+    assert "file:" not in lock
+    assert "--index-url" not in lock
+
+
+def test_the_wheel_brings_workflow_profiles_page_and_weights(tmp_path: Path) -> None:
+    build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        names = set(wheel.namelist())
+        (metadata,) = (wheel.read(name).decode() for name in names if name.endswith("METADATA"))
+    for needed in (
+        "talkies/gallery.html",
+        "talkies/model/demo.safetensors",
+        "talkies/workflow/Snakefile",
+        "talkies/workflow/schemas/config.schema.yaml",
+        "talkies/profiles/default/config.yaml",
+    ):
+        assert needed in names
+    assert not [name for name in names if name.startswith(("tests", "scripts", "examples")) or "__pycache__" in name]
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "Provides-Extra: engine" in metadata
