@@ -44,6 +44,9 @@ lint: $(STAMP) ## style, types and the workflow's own rules
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
+evaluate: $(STAMP) ## measure the demo network (table of docs/demo-model.md)
+	$(BIN)/python scripts/evaluate.py
+
 setup: $(STAMP) ## only set up
 
 $(STAMP):
