@@ -81,6 +81,19 @@ def keypoint_jacobians(landmarks: np.ndarray) -> np.ndarray:
     return cross @ inverse
 
 
+@cache
+def neighbours() -> np.ndarray:
+    """Pairs of steady landmarks near each other, [M, 2]: what lies between two of them moves with them."""
+    template = _template()
+    pairs = [
+        (a, b)
+        for k, a in enumerate(_STEADY)
+        for b in _STEADY[:k]
+        if 0.06 < np.linalg.norm(template[a] - template[b]) < 0.4 and not {a, b} <= {33, 37, 41, 45, 51, 57}
+    ]
+    return np.array(pairs)
+
+
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
     """Gap between the inner lips over the mouth's width: 0 when shut. [...]."""
     lips = landmarks[..., LIPS_INNER, :]
@@ -148,6 +161,7 @@ __all__ = [
     "keypoint_jacobians",
     "keypoint_values",
     "mouth_opening",
+    "neighbours",
     "regions",
     "tilt_measure",
     "yaw_measure",

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from landmarks import keypoint_jacobians, keypoint_values, regions
+from landmarks import keypoint_jacobians, keypoint_values, neighbours, regions
 from PIL import Image
 from portraits import POSE_NAMES, Portrait, Pose, sample_identity, sample_pose, spoil
 from torch import Tensor
@@ -74,6 +74,7 @@ class Album:
     """The drawn groups: pictures uint8 [G, FAMILY, POSES, SIDE, SIDE, 3] and what was derived from their landmarks."""
 
     pictures: np.ndarray
+    points: np.ndarray  # [G, FAMILY, POSES, LANDMARKS, 2]
     values: np.ndarray  # [G, FAMILY, POSES, K, 2]
     jacobians: np.ndarray  # [G, FAMILY, POSES, K, 2, 2]
     regions: np.ndarray  # [G, FAMILY, POSES, 3, 4]
@@ -100,6 +101,7 @@ def make_album(folder: Path, groups: int, seed: int) -> Album:
     points = np.load(landmarks_path)
     return Album(
         np.load(pictures_path, mmap_mode="r"),
+        points,
         keypoint_values(points).astype(np.float32),
         keypoint_jacobians(points).astype(np.float32),
         regions(points).astype(np.float32),
@@ -120,6 +122,8 @@ class Batch:
     kp_target: Keypoints
     regions: Tensor  # the target's, [N, 3, 4]
     source_regions: Tensor
+    source_points: Tensor  # landmarks and what lies between them, [N, M, 2]
+    target_points: Tensor
     own: np.ndarray  # bool [N], whether A drives itself
 
 
@@ -145,6 +149,14 @@ def draw_batch(album: Album, step: int, size: int, side: int, seed: int) -> Batc
         tensor = torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
         return F.avg_pool2d(tensor, SIDE // side) if side != SIDE else tensor
 
+    pairs = neighbours()[rng.integers(0, len(neighbours()), 64)]
+    share = rng.random((64, 1)).astype(np.float32)
+
+    def points(who: np.ndarray, pose: np.ndarray) -> Tensor:
+        marks = album.points[groups, who, pose]
+        between = marks[:, pairs[:, 0]] * share + marks[:, pairs[:, 1]] * (1 - share)
+        return torch.from_numpy(np.concatenate([marks, between], 1))
+
     def keypoints(who: np.ndarray, pose: np.ndarray) -> Keypoints:
         at = groups, who, pose
         return Keypoints(torch.from_numpy(album.values[at]), torch.from_numpy(album.jacobians[at]))
@@ -160,6 +172,8 @@ def draw_batch(album: Album, step: int, size: int, side: int, seed: int) -> Batc
         kp_target=keypoints(a, j),
         regions=torch.from_numpy(album.regions[groups, a, j]),
         source_regions=torch.from_numpy(album.regions[groups, a, i]),
+        source_points=points(a, i),
+        target_points=points(a, j),
         own=own,
     )
 
@@ -216,6 +230,25 @@ def picture_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 def keypoint_loss(found: Keypoints, true: Keypoints) -> Tensor:
     """L1 of values (small features more precisely) and jacobians."""
     return 10 * (found.value - true.value).abs().mean() + (found.jacobian - true.jacobian).abs().mean()
+
+
+def flow_loss(deformation: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:
+    """The deformation against what is known of it.
+
+    At each landmark of the target it must look at the same landmark of the source; at the border's points, which no
+    head reaches in both pictures, at the same place.
+    """
+    axis = torch.linspace(-0.97, 0.97, 9)
+    still = torch.cartesian_prod(axis, axis).expand(len(deformation), -1, -1)
+    head = torch.stack([source_points, target_points], 1)
+    low, high = head.amin(2), head.amax(2)  # [N, 2, 2]
+    centre, radius = (low + high) / 2, (high - low) / 2 * 1.6
+    inside = (((still[:, None] - centre[:, :, None]) / radius[:, :, None]) ** 2).sum(-1) < 1
+    weight = torch.cat([torch.ones(target_points.shape[:2]), 0.3 * (~inside.any(1)).float()], 1)
+    where = torch.cat([target_points, still], 1)
+    look = F.grid_sample(deformation.permute(0, 3, 1, 2), where[:, :, None], padding_mode="border", align_corners=False)
+    right = torch.cat([source_points, still], 1)
+    return ((look[..., 0].transpose(1, 2) - right).abs().mean(-1) * weight).sum() / weight.sum()
 
 
 def equivariance_loss(model: FirstOrderModel, frames: Tensor, found: Keypoints, rng: np.random.Generator) -> Tensor:
@@ -349,12 +382,13 @@ class Trainer:
             region_weight(batch.regions, stage.side), 0.3 * region_weight(batch.source_regions, stage.side)
         )
         losses["picture"] = picture_loss(out.prediction, batch.target, weight)
+        losses["flow"] = 4 * flow_loss(out.deformation, batch.source_points, batch.target_points)
         if self.step % 4 == 3:
             some = slice(n, n + max(2, n // 2))
             losses["equivariance"] = 0.5 * equivariance_loss(
                 self.model, frames[some], _slice(found, some.start, some.stop), rng
             )
-        total = losses["picture"] + losses["keypoints"]
+        total = losses["picture"] + losses["keypoints"] + losses["flow"]
         total = total + losses.get("equivariance", 0.0)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()

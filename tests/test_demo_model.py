@@ -1,0 +1,131 @@
+"""What only a trained network can show: the demo preset moves drawn faces as the driver moves.
+
+The measures know nothing of the network: the portraits' generator draws what a right result would look like, and the
+result is compared with that drawing and with the drawing of another pose.
+"""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from landmarks import regions
+from portraits import POSE_NAMES, Portrait, Pose, sample_identity
+
+import talkies
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 128
+SOURCES = (8_000_001, 8_000_004, 8_000_005, 8_000_008)  # seeds that no training draws
+DRIVER = 8_000_002
+
+
+@pytest.fixture(scope="module")
+def model():
+    return talkies.load_model("demo")
+
+
+def frames(pictures):
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def draw(portrait, *poses):
+    return frames([portrait.draw(pose)[0] for pose in poses])
+
+
+def animate(model, source, driving):
+    """Every driving frame's result [N, 3, H, W], counted from the first driving frame."""
+    kp_source, kp = model.keypoints(source), model.keypoints(driving)
+    moved = talkies.transfer_motion(kp_source, kp, kp[0])
+    return model.generate(source, kp_source, moved).prediction
+
+
+def region(portrait, pose, which):
+    """Bounds (rows, columns) of the left eye (0), right eye (1) or mouth (2) in pixels."""
+    x, y, rx, ry = (regions(portrait.draw(pose)[1])[which] * SIDE / 2).tolist()
+    x, y = x + SIDE / 2, y + SIDE / 2
+    return slice(max(0, round(y - ry)), round(y + ry) + 1), slice(max(0, round(x - rx)), round(x + rx) + 1)
+
+
+def nearer(result, right, wrong, where=(slice(None), slice(None))):
+    """How much nearer the result is to the right drawing than to the wrong one: 1 is it, 0 undecided, -1 the wrong."""
+    rows, columns = where
+    a = float((result - right)[:, rows, columns].abs().mean())
+    b = float((result - wrong)[:, rows, columns].abs().mean())
+    return (b - a) / (a + b)
+
+
+def test_a_driver_that_opens_its_mouth_opens_the_results(model):
+    driver = Portrait(sample_identity(DRIVER, "human", "shaded"), SIDE)
+    shut, wide = Pose(), Pose(mouth=0.9)
+    driving = draw(driver, shut, wide, shut)
+    scores = []
+    for seed in SOURCES:
+        portrait = Portrait(sample_identity(seed), SIDE)
+        source = draw(portrait, shut)
+        out = animate(model, source, driving)
+        truth = draw(portrait, shut, wide)
+        mouth = region(portrait, wide, 2)
+        scores.append(nearer(out[1], truth[1], truth[0], mouth))
+        assert nearer(out[2], truth[0], truth[1], mouth) > 0.2  # and it shuts again
+    assert np.median(scores) > 0.1
+    assert sum(score > 0 for score in scores) >= len(SOURCES) - 1
+
+
+def test_a_still_driver_gives_a_still_result_that_is_the_source(model):
+    driver = Portrait(sample_identity(DRIVER), SIDE)
+    for seed in SOURCES[:2]:
+        source = draw(Portrait(sample_identity(seed), SIDE), Pose())
+        out = animate(model, source, draw(driver, *[Pose(yaw=5)] * 3))
+        assert float((out[1:] - out[:1]).abs().max()) < 1e-4
+        assert float((out[0] - source[0]).abs().mean()) < 0.05
+
+
+def test_swapped_drivers_swap_the_motion(model):
+    left, right = Pose(yaw=-20, roll=-8), Pose(yaw=20, roll=8, mouth=0.8)
+    first = draw(Portrait(sample_identity(DRIVER), SIDE), Pose(), left)
+    second = draw(Portrait(sample_identity(DRIVER + 1), SIDE), Pose(), right)
+    for seed in SOURCES:
+        portrait = Portrait(sample_identity(seed), SIDE)
+        source, truth = draw(portrait, Pose()), draw(portrait, left, right)
+        assert nearer(animate(model, source, first)[1], truth[0], truth[1]) > 0.1
+        assert nearer(animate(model, source, second)[1], truth[1], truth[0]) > 0.1
+
+
+def test_mouths_of_the_examples_follow_their_drivers():
+    """Correlation over time of mouth opening, clip against result, at least 0.5 in every pair and over all."""
+    import make_examples
+
+    model = talkies.load_model("demo")
+    truth = json.loads((ROOT / "tests/data/driving_truth.json").read_text())
+    found = []
+    for clip, acts in truth.items():
+        seed, style, *_ = make_examples.PERFORMERS[clip]
+        performer = Portrait(sample_identity(seed, "human", style), SIDE)
+        poses = [Pose(**{k: acts[k][f] for k in POSE_NAMES}) for f in range(0, acts["frames"], 4)]
+        driving = draw(performer, *poses)
+        for seed, kind, style, still in list(make_examples.PICTURES.values())[:3]:
+            portrait = Portrait(sample_identity(seed, kind, style), SIDE)
+            out = animate(model, draw(portrait, still), driving)
+            opening = []
+            for pose, result in zip(poses, out, strict=True):
+                change = {k: asdict(still)[k] + asdict(pose)[k] - asdict(poses[0])[k] for k in POSE_NAMES}
+                here = Pose(**change)
+                shut, wide = replace(here, mouth=0.0), replace(here, mouth=1.0)
+                rows, columns = region(portrait, wide, 2)
+                a, b = (draw(portrait, p)[0][:, rows, columns] for p in (shut, wide))
+                along = b - a
+                opening.append(float(((result[:, rows, columns] - a) * along).sum() / (along**2).sum()))
+            found.append(np.corrcoef(opening, [p.mouth for p in poses])[0, 1])
+    assert min(found) > 0.5, found
+
+
+def test_the_weights_are_small():
+    path = ROOT / "src/talkies/model/demo.safetensors"
+    assert path.stat().st_size < 8e6
