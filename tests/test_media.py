@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -108,7 +109,7 @@ def test_gif_with_uneven_delays() -> None:
 )
 def test_rate_is_found_behind_rounded_time_stamps(rate: Fraction, timebase: Fraction, count: int, offset: int) -> None:
     times = [offset + round(i / rate / timebase) for i in range(count)]
-    packets = media._Packets(timebase, times=times, lengths=[1] * count)
+    packets = media._Packets({"tb": str(timebase)}, times=times, lengths=[1] * count)
     stated = media._stated_rate(f"h264, yuv420p, 96x64, {float(rate):.4g} fps, 1k tbn")
     assert media._find_rate(packets, stated) == (rate, False)
 
@@ -116,7 +117,7 @@ def test_rate_is_found_behind_rounded_time_stamps(rate: Fraction, timebase: Frac
 @settings(deadline=None)
 @given(times=st.lists(st.integers(1, 3000), min_size=2, max_size=60))
 def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None:
-    packets = media._Packets(Fraction(1, 1000), times=list(itertools.accumulate(times)), lengths=[1] * len(times))
+    packets = media._Packets({"tb": "1/1000"}, times=list(itertools.accumulate(times)), lengths=[1] * len(times))
     rate, variable = media._find_rate(packets, None)
     assert rate > 0
     assert not variable or rate in media.STANDARD_RATES
@@ -230,14 +231,15 @@ def test_late_sound_and_sound_as_the_first_stream() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain.mp4", "plain.ts", "plain.avi", "plain.webm", "early.mkv"])
-@pytest.mark.parametrize(("start", "end"), [(1.0, None), (0.5, 1.25), (0, 0.4), (Fraction(1234, 1000), 1.5)])
-def test_segment_starts_and_ends_where_asked(name: str, start: float, end: float | None) -> None:
+def test_segment_starts_and_ends_where_asked(name: str) -> None:
     clip = probe(clips.get(name))
-    numbers = shown(clip, start=start, end=end)
-    assert abs(numbers[0] - start * clip.rate) <= 0.51
-    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    until = clip.duration if end is None else Fraction(end)
-    assert abs(len(numbers) - (until - Fraction(start)) * clip.rate) <= 1
+    segments = [(Fraction(1), None), (0.5, 1.25), (0, 0.4), (Fraction(1234, 1000), 1.5)]
+    for start, end in segments if name == "plain.mp4" else segments[::3]:
+        numbers = shown(clip, start=start, end=end)
+        assert abs(numbers[0] - start * clip.rate) <= 0.51
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        until = clip.duration if end is None else Fraction(end)
+        assert abs(len(numbers) - (until - Fraction(start)) * clip.rate) <= 1
 
 
 def test_segment_far_into_a_long_clip(tmp_path: Path) -> None:
@@ -247,6 +249,7 @@ def test_segment_far_into_a_long_clip(tmp_path: Path) -> None:
     clip = probe(path)
     assert media._seek(clip, Fraction(40))
     assert shown(clip, start=40, end=45) == [40, 40, 41, 41, 42, 42, 43, 43, 44, 44]
+    assert shown(clip, start=47, end=99) == [47, 47, 48, 48, 49, 49]
 
 
 def test_segment_outside_the_clip_is_an_input_error() -> None:
@@ -416,6 +419,40 @@ def test_decoder_that_is_killed_is_no_fault_of_the_clip() -> None:
         assert not isinstance(caught.value, InputError)
 
 
+def test_decoder_that_crashes_is_the_fault_of_the_clip(caplog: pytest.LogCaptureFixture) -> None:
+    clip = probe(clips.get("untagged-hd.mp4"))
+    before = children()
+    frames = read_frames(clip, rate=Fraction(3000))
+    next(frames)
+    (process,) = children() - before
+    os.kill(process, signal.SIGSEGV)
+    assert len(list(frames)) < 300
+    assert "untagged-hd.mp4" in caplog.text
+
+
+def test_words_in_a_file_are_not_taken_for_those_of_the_machine(tmp_path: Path) -> None:
+    words = os.strerror(errno.ENOSPC)
+    path = tmp_path / f"a: {words}"
+    path.write_bytes(np.random.default_rng(3).bytes(5000))
+    with pytest.raises(InputError):
+        probe(path)
+    titled = tmp_path / "b.mp4"
+    clips.ffmpeg("-i", clips.get("square.mp4"), "-c", "copy", "-metadata", f"title=x\nError: {words}", titled)
+    assert probe(titled).frames == 12
+
+
+def test_machine_failing_is_an_os_error() -> None:
+    with pytest.raises(OSError, match="No space left"):
+        media._raise_if_transient("[out#0/mp4 @ 0x55] Error writing trailer: No space left on device\n", "a.mp4")
+
+
+def test_time_stamps_that_jump_do_not_make_a_million_frames(tmp_path: Path) -> None:
+    jump = ["-vf", "setpts=N/25/TB+if(gte(N\\,6)\\,900000/TB)", "-fps_mode", "passthrough", "-an"]
+    clips.film(tmp_path / "a.mkv", *jump, count=12, rate="25", sound=False)
+    with pytest.raises(InputError, match="jump"):
+        probe(tmp_path / "a.mkv")
+
+
 def test_probe_that_takes_too_long_is_no_fault_of_the_clip() -> None:
     with pytest.raises(TalkiesError, match="within") as caught:
         probe(clips.get("plain.mp4"), timeout=0.0001)
@@ -442,9 +479,7 @@ def write(path: Path, frames: Iterable[np.ndarray], rate: Fraction = Fraction(30
             film.write(frame)
 
 
-@pytest.mark.parametrize(
-    "rate", ["30000/1001", "25", "15", "24000/1001", "12", "359/12", "1000/33", "1", "60", "100/7"]
-)
+@pytest.mark.parametrize("rate", ["30000/1001", "25", "359/12", "1000/33", "1", "60"])
 def test_film_has_the_exact_rate_and_every_frame(tmp_path: Path, rate: str) -> None:
     write(tmp_path / "a.mp4", [clips.frame(i) for i in range(40)], Fraction(rate))
     clip = probe(tmp_path / "a.mp4")
@@ -609,8 +644,18 @@ def test_sound_stays_where_it_was(tmp_path: Path, name: str, way: str) -> None:
     assert shown(probe(tmp_path / "talkie.mp4")) == list(range(clip.frames))
 
 
-@pytest.mark.parametrize("name", ["plain.mp4", "plain.avi", "opus.mkv", "plain.mov", "plain.ts", "u8.avi"])
-@pytest.mark.parametrize(("start", "end"), [(1.234, None), (0.5, 1.25), (None, 0.7)])
+@pytest.mark.parametrize(
+    ("name", "start", "end"),
+    [
+        ("plain.mp4", 1.234, None),
+        ("plain.mp4", None, 0.7),
+        ("plain.avi", 1.234, None),
+        ("opus.mkv", 0.5, 1.25),
+        ("plain.mov", 1.234, 1.9),
+        ("plain.ts", 0.5, 1.25),
+        ("u8.avi", 0.5, 1.25),
+    ],
+)
 def test_sound_of_a_segment(tmp_path: Path, name: str, start: float | None, end: float | None) -> None:
     clip = probe(clips.get(name))
     film = silent(tmp_path / "silent.mp4", clip, start=start, end=end)

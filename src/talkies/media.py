@@ -12,10 +12,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import logging
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import threading
@@ -74,6 +76,9 @@ AAC = ["-c:a", "aac", "-b:a", "192k"]
 PLAIN = "bicubic"
 SCALING = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 STDERR_BYTES = 1 << 18
+# A decoder that crashes does so again on the same file: the file's fault. Other signals come from outside.
+CRASHED = "ffmpeg crashes on it; convert it to mp4 with another program"
+CRASHES = frozenset([signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL])
 
 _ALPHA = re.compile(r"^(rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8|rgbaf|ayuv|vuya)")
 _TRUNCATED = re.compile(r"partial file|File ended prematurely|[Pp]acket corrupt|corrupt input packet")
@@ -208,7 +213,7 @@ class _Ffmpeg:
         return (bytes(self._head) + b"".join(self._tail)).decode("utf-8", "surrogateescape")
 
     def finish(self) -> int:
-        """Wait for the end and return the exit code (negative: the signal that ended it).
+        """Wait for the end and return the exit code (negative: the signal by which it crashed).
 
         Raises TalkiesError or OSError when the machine, not the file, is at fault.
         """
@@ -217,7 +222,7 @@ class _Ffmpeg:
         if self.timed_out:
             raise TalkiesError(f"ffmpeg did not finish within {self._timeout:g} s: {self._subject()}")
         # 255 is what it returns when it was asked to stop and ended its file early, as if all were well.
-        if code < 0 or code == 255:
+        if code == 255 or (code < 0 and -code not in CRASHES):
             raise TalkiesError(f"ffmpeg was stopped (exit code {code}): {self._subject()}")
         if code:
             _raise_if_transient(self.stderr, self._subject())
@@ -228,14 +233,26 @@ class _Ffmpeg:
         return ", ".join(printable(n) for n in names)
 
 
+# What ffmpeg says when the machine fails it. (Not EIO: damaged files give that too; see _read_through.)
+TRANSIENT = [
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOMEM),
+    *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EAGAIN),
+]
+
+
 def _raise_if_transient(stderr: str, subject: str) -> None:
     """Raise OSError if ffmpeg failed for want of memory, disk or file handles: another run may succeed."""
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-        if os.strerror(number) in stderr:
-            raise OSError(number, f"ffmpeg: {os.strerror(number)}", subject)
-    for number in (errno.ESTALE, errno.EAGAIN):
-        if f": {os.strerror(number)}" in stderr:
-            raise OSError(number, f"ffmpeg: {os.strerror(number)}", subject)
+    for number in TRANSIENT:
+        words = os.strerror(number)
+        if re.search(rf"(?m)^\S.*: {words}$", stderr):  # lines of ffmpeg's own; what it quotes of a file is indented
+            raise OSError(number, f"ffmpeg: {words}", subject)
+
+
+def _read_through(path: Path) -> None:
+    """Raise OSError if the disk or the network, not the file's content, keeps us from reading it."""
+    with path.open("rb") as file:
+        while file.read(1 << 22):
+            pass
 
 
 def _complaint(stderr: str) -> str:
@@ -308,12 +325,14 @@ class Stream:
 class _Packets:
     """Every packet of one stream: times in ticks of `timebase` seconds, in file order."""
 
-    timebase: Fraction
-    codec: str = ""
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)  # "tb", "media_type", "codec_id", "dimensions" …
     times: list[int] = field(default_factory=list)  # presentation
     lengths: list[int] = field(default_factory=list)
     timeless: int = 0  # packets without presentation time; their decoding time stands in `times`
+
+    @property
+    def timebase(self) -> Fraction:
+        return Fraction(self.facts["tb"])
 
     def span(self) -> tuple[Fraction, Fraction]:
         """Return start of the first and end of the last, seconds."""
@@ -336,11 +355,13 @@ def streams(path: str | Path, *, timeout: float | None = 60) -> list[Stream]:
     _check_file(path)
     with _Ffmpeg(_input(path, "-max_pixels", str(MAX_PIXELS)), timeout=timeout) as process:
         process.stdout.read()
-        process.finish()  # always 1: "At least one output file must be specified"
+        code = process.finish()  # 1 when all is well: "At least one output file must be specified"
     # The file's name stands in the first line and may itself hold lines that look like a stream's.
     _, found, listing = process.stderr.partition(f"from '{_url(path)}':\n")
-    if not found:
-        raise InputError(path, _why_not_a_film(path, process.stderr))
+    if not found or code < 0:
+        _read_through(path)
+        reason = CRASHED if code < 0 else _why_not_a_film(path, process.stderr)
+        raise InputError(path, reason)
     return _parse_streams(listing)
 
 
@@ -401,27 +422,25 @@ def _why_not_a_film(path: Path, stderr: str) -> str:
     return f"not a video that can be read ({_complaint(stderr)}); is the file whole?"
 
 
-def _packets(path: Path, indices: Sequence[int], *, timeout: float | None = None) -> tuple[list[_Packets], str, int]:
-    """List the packets of some streams without decoding. Return them, what ffmpeg said, its exit code."""
-    chosen = [a for index in indices for a in ("-map", f"0:{index}")]
+def _packets(path: Path, streams: Sequence[str], *, timeout: float | None = None) -> tuple[list[_Packets], str, int]:
+    """List the packets of some streams ("0", "v", "a?" …) without decoding.
+
+    Return them, what ffmpeg said, and its exit code.
+    """
+    chosen = [a for stream in streams for a in ("-map", f"0:{stream}")]
     arguments = [
         *["-copyts", *_input(path), *chosen],
         # copyinkf: packets before the first key frame count too, the decoder may well show them
         *["-c", "copy", "-copyinkf", "-f", "framecrc", "pipe:1"],
     ]
-    found = [_Packets(Fraction(1)) for _ in indices]
+    found: dict[int, _Packets] = {}
     with _Ffmpeg(arguments, timeout=timeout) as process:
         for line in process.stdout:
-            if line.startswith(b"#"):
+            if line.startswith(b"#"):  # "#tb 0: 1/30000"
                 head, _, value = line[1:].decode().strip().partition(": ")
                 name, _, number = head.rpartition(" ")
-                if number.isdigit() and int(number) < len(found):
-                    stream = found[int(number)]
-                    stream.facts[name] = value
-                    if name == "tb":
-                        stream.timebase = Fraction(value)
-                    elif name == "codec_id":
-                        stream.codec = value
+                if number.isdigit():
+                    found.setdefault(int(number), _Packets()).facts[name] = value
                 continue
             columns = line.split(b",")
             flags = next((int(c.strip()[2:], 16) for c in columns[6:] if c.strip().startswith(b"F=0x")), 1)
@@ -433,7 +452,7 @@ def _packets(path: Path, indices: Sequence[int], *, timeout: float | None = None
             stream.times.append(decoding if shown == _NO_PTS else shown)
             stream.lengths.append(length)
         code = process.finish()
-    return found, process.stderr, code
+    return [found[number] for number in sorted(found)], process.stderr, code
 
 
 def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
@@ -453,11 +472,14 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     sounds = [s for s in listing if s.kind == "audio"]
     sound = next((s for s in sounds if s.default), sounds[0] if sounds else None)
 
-    chosen = [picture.index] + ([sound.index] if sound else [])
-    packets, said, _ = _packets(path, chosen, timeout=timeout)
-    shown = packets[0]
-    if not shown.times:
+    chosen = [str(s.index) for s in (picture, sound) if s]
+    packets, said, code = _packets(path, chosen, timeout=timeout)
+    truncated = bool(_TRUNCATED.search(said)) or code < 0
+    if truncated or not packets or not packets[0].times:
+        _read_through(path)
+    if not packets or not packets[0].times:
         raise InputError(path, f"no picture in it can be read ({_complaint(said)})")
+    shown = packets[0]
     start, end = shown.span()
     rate, variable = _find_rate(shown, _stated_rate(picture.text))
     end = max(end, max(shown.times) * shown.timebase + 1 / rate) if not variable else end
@@ -465,6 +487,10 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     step = max(1, -(-rate // MAX_RATE))  # rates above the limit: every second, third … picture
     rate /= step
     frames = max(1, round((end - start) * rate)) if variable else -(-len(shown.times) // step)
+    if frames > 1000 * len(shown.times):
+        raise InputError(
+            path, f"its time stamps jump: {len(shown.times)} pictures in {float(end - start):.0f} s; convert it"
+        )
 
     stored = _SIZE.search(picture.text)
     if stored is None:
@@ -492,8 +518,8 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
         pixel_format=pixel_format,
         rotation=rotation,
         sar=sar,
-        sound=_find_sound(path, sound, packets[1], timeout) if sound else None,
-        truncated=bool(_TRUNCATED.search(said)),
+        sound=_find_sound(path, sound, packets[1:], timeout) if sound else None,
+        truncated=truncated,
         stream=picture.index,
         alpha=bool(_ALPHA.match(pixel_format) or re.search(r"(?i)alpha_mode\s*: 1", picture.details)),
         numbered=bool(shown.timeless) and not variable and step == 1,
@@ -563,23 +589,19 @@ def _find_rate(packets: _Packets, stated: Fraction | None) -> tuple[Fraction, bo
         ticks = 1 / (rate * packets.timebase)
         slots = [round((time - times[0]) / ticks) for time in times]
         on_grid = all(abs(time - times[0] - slot * ticks) <= 1 for time, slot in zip(times, slots, strict=True))
-        return ticks >= 8 and on_grid and slots[-1] * 9 <= intervals * 10
+        distinct = all(before < after for before, after in itertools.pairwise(slots))
+        return ticks >= 8 and on_grid and distinct and slots[-1] * 9 <= intervals * 10
 
     lowest, highest = intervals / ((span + 1) * packets.timebase), intervals / (max(span - 1, 1) * packets.timebase)
     even = average if span % intervals == 0 else None
-    candidates = [
-        *([stated] if stated else []),
-        *([even] if even else []),
-        *sorted(STANDARD_RATES, key=lambda rate: abs(rate - average)),
-        _simplest_between(lowest, highest),
-    ]
-    for rate in candidates:
-        if lowest <= rate <= highest and fits(rate):
-            return rate, False
-    for rate in candidates:
-        if fits_with_gaps(rate):
-            return rate, True
-    return min(STANDARD_RATES, key=lambda rate: max(rate / average, average / rate)), True
+    near = sorted(STANDARD_RATES, key=lambda rate: max(rate / average, average / rate))
+    for candidate in [stated, even, *near, _simplest_between(lowest, highest)]:
+        if candidate and lowest <= candidate <= highest and fits(candidate):
+            return candidate, False
+    for candidate in [stated, *near]:
+        if candidate and fits_with_gaps(candidate):
+            return candidate, True
+    return near[0], True
 
 
 def _simplest_between(low: Fraction, high: Fraction) -> Fraction:
@@ -591,10 +613,11 @@ def _simplest_between(low: Fraction, high: Fraction) -> Fraction:
     return below + 1 / _simplest_between(1 / (high - below), 1 / (low - below))
 
 
-def _find_sound(path: Path, stream: Stream, packets: _Packets, timeout: float | None) -> Sound | None:
-    if not packets.times:
+def _find_sound(path: Path, stream: Stream, listed: list[_Packets], timeout: float | None) -> Sound | None:
+    if not listed or not listed[0].times:
         log.warning("%s: its sound track is empty or cannot be read; going on without sound", printable(path))
         return None
+    packets = listed[0]
     start, end = packets.span()
     # Where the first sample lies is known only after decoding a packet: encoders put silence before it.
     arguments = [
@@ -612,7 +635,7 @@ def _find_sound(path: Path, stream: Stream, packets: _Packets, timeout: float | 
     start = int(first[1]) * Fraction(timebase[1])
     return Sound(
         stream=stream.index,
-        codec=packets.codec or stream.codec,
+        codec=packets.facts.get("codec_id", stream.codec),
         sample_rate=int(packets.facts.get("sample_rate", 0)),
         channels=packets.facts.get("channel_layout_name", "unknown"),
         start=start,
@@ -664,7 +687,7 @@ def read_frames(
         raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame")
     filters, width, height = _filters(clip, since, rate, box, size)
     arguments = [
-        *["-copyts", *(["-threads", str(threads)] if threads else [])],
+        *["-copyts", *(["-filter_complex_threads", str(threads), "-threads", str(threads)] if threads else [])],
         *_input(clip.path, *_seek(clip, since), *_decoder(clip), "-max_pixels", str(MAX_PIXELS)),
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
         *(["-frames:v", str(limit)] if limit else []),
@@ -688,14 +711,21 @@ def _decode(
             count += 1
         process.stdout.read()
         code = process.finish()
+    expected = int((clip.duration - since) * rate)
+    if limit is not None:
+        expected = min(expected, limit)
+    short = code != 0 or clip.truncated or count < expected * 0.9
+    if short:
+        _read_through(clip.path)
     if count == 0:
         if since >= clip.duration:
             reason = f"the segment starts at {float(since):g} s but the clip has {float(clip.duration):g} s"
+        elif code < 0:
+            reason = CRASHED
         else:
             reason = f"no picture in it can be decoded ({_complaint(process.stderr)})"
         raise InputError(clip.path, reason)
-    expected = limit or int((clip.duration - since) * rate)
-    if code or clip.truncated or count < expected * 0.9:
+    if short:
         log.warning("%s: the clip is damaged or cut short; going on with its %d frames", printable(clip.path), count)
 
 
@@ -916,32 +946,25 @@ class _Film:
     rate: Fraction  # exact average
     duration: Fraction
     sounds: list[tuple[Fraction, Fraction]]  # start and end of each audio stream, seconds
-    packets: int  # audio packets
 
 
 def _check_film(part: Path, path: Path) -> _Film:
     """Look at a film that we wrote. Raises TalkiesError if it is no film of one picture stream."""
-    try:
-        listing = streams(part)
-    except InputError as error:
-        raise TalkiesError(f"{printable(path)}: what ffmpeg wrote cannot be read ({error.reason})") from None
-    pictures = [s for s in listing if s.kind == "video"]
-    size = _SIZE.search(pictures[0].text) if len(pictures) == 1 else None
-    sounds = [s for s in listing if s.kind == "audio"]
-    if size is None:
-        raise TalkiesError(f"{printable(path)}: ffmpeg wrote no picture into it")
-    found, _, code = _packets(part, [s.index for s in (*pictures, *sounds)])
-    if code or not found[0].times:
-        raise TalkiesError(f"{printable(path)}: what ffmpeg wrote is not whole")
-    start, end = found[0].span()
+    found, said, code = _packets(part, ["v?", "a?"])
+    pictures = [s for s in found if s.facts.get("media_type") == "video"]
+    sounds = [s for s in found if s.facts.get("media_type") == "audio" and s.times]
+    if code or len(pictures) != 1 or not pictures[0].times:
+        raise TalkiesError(f"{printable(path)}: it is not a whole film ({_complaint(said)})")
+    width, _, height = pictures[0].facts["dimensions"].partition("x")
+    times = pictures[0]
+    start, end = times.span()
     return _Film(
-        width=int(size[1]),
-        height=int(size[2]),
-        frames=len(found[0].times),
-        rate=len(found[0].times) / (end - start),
+        width=int(width),
+        height=int(height),
+        frames=len(times.times),
+        rate=len(times.times) / (end - start),
         duration=end - start,
-        sounds=[p.span() for p in found[1:] if p.times],
-        packets=sum(len(p.times) for p in found[1:]),
+        sounds=[sound.span() for sound in sounds],
     )
 
 
