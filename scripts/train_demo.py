@@ -33,7 +33,7 @@ from PIL import Image
 from portraits import POSE_NAMES, Portrait, Pose, sample_identity, sample_pose, spoil
 from torch import Tensor
 
-from talkies.model import FirstOrderModel, Keypoints, build_model, save_safetensors
+from talkies.model import FirstOrderModel, Generator, Keypoints, build_model, save_safetensors
 from talkies.motion import hull_area
 
 SIDE = 128  # the network's own
@@ -319,13 +319,49 @@ def learning_rate(stages: list[Stage], step: int) -> float:
     return rate
 
 
+@torch.no_grad()
+def pass_through(generator: Generator) -> None:
+    """Let an untrained generator show what the warp brings, nearly unchanged, so that it starts sharp.
+
+    The first three features carry red, green and blue, the residual blocks add nothing yet, and the last layer
+    turns the three features back into a picture (5 x - 2.5 is a fair logit of x).
+    """
+    middle = generator.first.conv.kernel_size[0] // 2
+    first, final = generator.first.conv, generator.final
+    first.weight[:3] = 0
+    first.bias[:3] = 0
+    final.weight.mul_(0.05)
+    for channel in range(3):
+        first.weight[channel, channel, middle, middle] = 1
+        final.weight[channel, channel, middle, middle] = 5
+        final.bias[channel] = -2.5
+    for block in generator.bottleneck:
+        block.conv2.weight.mul_(0.05)
+        block.conv2.bias.zero_()
+
+
+def set_training(model: FirstOrderModel) -> None:
+    """Training mode, but for the generator's own normalisation.
+
+    That keeps its initial statistics, mean 0 and variance 1, and so is an affine map per channel: statistics of a
+    small batch would shift colours from step to step, which the generator can't undo.
+    """
+    model.train()
+    for part in (model.generator.first, model.generator.bottleneck):
+        for module in part.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.eval()
+
+
 class Trainer:
     """The state of a training and how a step changes it."""
 
     def __init__(self, folder: Path, stages: list[Stage], groups: int, seed: int, decay: float = 0.998) -> None:
         self.folder, self.stages, self.seed, self.decay = folder, stages, seed, decay
         torch.manual_seed(seed)
-        self.model = build_model("demo").train()
+        self.model = build_model("demo")
+        pass_through(self.model.generator)
+        set_training(self.model)
         self.average = build_model("demo").eval()
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99))
