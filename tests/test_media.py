@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import logging
@@ -731,6 +732,37 @@ def test_sound_of_a_truncated_clip(tmp_path: Path) -> None:
     film = silent(tmp_path / "s.mp4", clip)
     remux(film, clip, tmp_path / "t.mp4")
     assert abs(clips.delay(clips.decoded_sound(tmp_path / "t.mp4"))) < 0.005
+
+
+def test_damaged_sound_gives_what_can_be_decoded(tmp_path: Path) -> None:
+    """WMA cannot be copied; its second half is rubbish."""
+    data = bytearray(clips.get("plain.wmv").read_bytes())
+    for i in range(len(data) // 2, len(data), 7):
+        data[i] ^= 0x5A
+    path = tmp_path / "scratched.wmv"
+    path.write_bytes(data)
+    clip = probe(path)
+    write(tmp_path / "s.mp4", [clips.frame(i) for i in range(50)], clip.rate)
+    facts = remux(tmp_path / "s.mp4", clip, tmp_path / "t.mp4")
+    assert (facts["frames"], facts["sound"]) == (50, "aac")
+
+
+def test_sound_that_ends_before_its_packets_say_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = probe(clips.get("u8.avi"))
+    assert clip.sound is not None
+    promised = dataclasses.replace(clip, sound=dataclasses.replace(clip.sound, end=clip.sound.end + 1))
+    write(tmp_path / "s.mp4", [clips.frame(i) for i in range(45)], clip.rate)
+    assert remux(tmp_path / "s.mp4", promised, tmp_path / "t.mp4")["frames"] == 45
+    assert "u8.avi: its sound is damaged: only 0.000 s to 2" in caplog.text
+
+
+def test_sound_of_a_film_longer_than_the_segment(tmp_path: Path) -> None:
+    """The sound ends with the segment, the picture is not cut."""
+    clip = probe(clips.get("plain.mp4"))
+    film = silent(tmp_path / "s.mp4", clip)
+    facts = remux(film, clip, tmp_path / "t.mp4", end=1)
+    assert (facts["frames"], facts["sound"]) == (60, "aac")
+    assert abs(sound_span(tmp_path / "t.mp4")[1] - 1) < FRAME
 
 
 def test_sound_that_is_rubbish_is_named(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError, TalkiesError, printable
+from .media import FILM_SIZE, Clip, read_frames
 from .media import Box as Box
-from .media import Clip, read_frames
 
 if TYPE_CHECKING:
     from .media import Frame
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talkies")
 
-SIZE = 256  # the network's side, pixels
 DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
 CONFIDENCE = 40  # of 100
 GROWTH = 0.1  # of the face's box, on each side
@@ -83,7 +82,7 @@ def parse(spec: str | Sequence[float]) -> Request:
 
 
 def crop_picture(
-    image: Frame, request: Request, *, name: str | os.PathLike[str], size: int = SIZE
+    image: Frame, request: Request, *, name: str | os.PathLike[str], size: int = FILM_SIZE
 ) -> tuple[Frame, Crop]:
     """Cut a picture, uint8 [H,W,3], and scale it to uint8 [size,size,3]. `name` stands in messages.
 

@@ -1000,20 +1000,25 @@ def remux(
     sound = clip.sound if clip else None
     if sound and (sound.end <= origin or sound.start - origin >= until):
         sound = None  # it is silent all through this segment
-    ways = _ways(sound, origin, until, 1 / film.rate)
+    ways = _ways(sound, origin, until, film)
     with part.open("wb"):
         pass  # a folder that is missing or full says so here, in the system's own words
     try:
         for way in ways:
-            arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until)
+            arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until, film.duration)
             with _Ffmpeg([*arguments, *_mp4_output(part, comment, title)], level="error") as process:
                 process.stdout.read()
                 code = process.finish()
             fault = _complaint(process.stderr) if code else None
             if fault is None:
                 made = _check_film(part, out)
-                fault = _compare(film, made, sound, origin, until)
+                fault = _compare(film, made, sound, until)
             if fault is None:
+                late = _missing(made, sound, origin, until)
+                fault = late if way == "copy" else None
+            if fault is None:
+                if clip and late:  # decoding gave less than the packets promised: that is all there is
+                    log.warning("%s: its sound is damaged: %s", printable(clip.path), late)
                 publish(part, out)
                 heard = made.sounds[0] if made.sounds else None
                 return {
@@ -1033,20 +1038,26 @@ def remux(
     raise InputError(clip.path, f"its sound ({sound.codec}) cannot be used ({fault}); go on without: audio off")
 
 
-def _ways(sound: Sound | None, origin: Fraction, until: Fraction, frame: Fraction) -> list[str | None]:
+def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: _Film) -> list[str | None]:
     """Return how to carry the sound, the best first: "copy", "aac" or None."""
     if sound is None:
         return [None]
+    frame = 1 / film.rate
     # Sound before the first picture: an mp4 hides up to a packet of it (the encoder's priming, as players know it).
-    ahead = origin - sound.start
-    within_packet = ahead <= max(frame / 2, sound.packet + Fraction(1, 1000))
-    overrun = sound.end - origin - until  # seconds of it after the last
-    exact = within_packet and (overrun <= frame / 2 or sound.packet <= frame)
-    return ["copy", "aac"] if sound.codec in COPIED_SOUND and exact else ["aac"]
+    begins = origin - sound.start <= max(frame / 2, sound.packet + Fraction(1, 1000))
+    # Sound after the last picture: it can be cut between packets, together with the picture.
+    ends = sound.end - origin - until <= frame / 2 or (sound.packet <= frame and film.duration - until <= frame)
+    return ["copy", "aac"] if sound.codec in COPIED_SOUND and begins and ends else ["aac"]
 
 
 def _remux_arguments(
-    picture: Path, clip: Clip | None, sound: Sound | None, way: str | None, origin: Fraction, until: Fraction
+    picture: Path,
+    clip: Clip | None,
+    sound: Sound | None,
+    way: str | None,
+    origin: Fraction,
+    until: Fraction,
+    duration: Fraction,
 ) -> list[str]:
     arguments = ["-copyts", *_input(picture)]
     if clip is None or sound is None:
@@ -1055,7 +1066,7 @@ def _remux_arguments(
     arguments += _input(clip.path, "-itsoffset", _seconds(-origin))
     arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
     if way == "copy":
-        return [*arguments, "-c:a", "copy", "-t", _seconds(until)]
+        return [*arguments, "-c:a", "copy", "-t", _seconds(duration)]
     # first_pts=0 cuts what lies before the picture and fills with silence what is missing; async fills gaps inside
     rate = sound.sample_rate if sound.sample_rate in (22050, 24000, 32000, 44100, 48000) else 48000
     layout = "mono" if sound.channels == "mono" else "stereo"
@@ -1063,22 +1074,28 @@ def _remux_arguments(
     return [*arguments, "-af", f"{shape},atrim=end={_seconds(until)}", *AAC]
 
 
-def _compare(film: _Film, made: _Film, sound: Sound | None, origin: Fraction, until: Fraction) -> str | None:
-    """Return what is wrong with a film and its sound, or None."""
+def _compare(film: _Film, made: _Film, sound: Sound | None, until: Fraction) -> str | None:
+    """Return what is wrong with a film that was to get this sound, or None."""
     frame = 1 / film.rate
     if (made.width, made.height, made.frames) != (film.width, film.height, film.frames):
         return f"{made.frames} frames instead of {film.frames}"
     if abs(made.duration - film.duration) > frame:
         return f"{float(made.duration):.3f} s instead of {float(film.duration):.3f} s"
+    if len(made.sounds) != (1 if sound else 0):
+        return f"{len(made.sounds)} sound tracks"
+    if sound and made.sounds[0][1] > until + frame + Fraction(1, 20):  # an encoder fills its last packet
+        return f"sound until {float(made.sounds[0][1]):.3f} s under {float(until):.3f} s of picture"
+    return None
+
+
+def _missing(made: _Film, sound: Sound | None, origin: Fraction, until: Fraction) -> str | None:
+    """Return which part of the sound that the clip lists is not in the film, or None."""
     if sound is None:
-        return "an unexpected sound track" if made.sounds else None
-    if len(made.sounds) != 1:
-        return "no sound in it"
-    begin, stop = made.sounds[0]
-    wanted = min(sound.end - origin, until)
-    slack = frame + Fraction(1, 10)  # padding of the last packet; the offset itself is set, not measured
-    if begin > max(sound.start - origin, Fraction(0)) + slack or abs(stop - wanted) > slack:
-        return f"its sound ends at {float(stop):.3f} s instead of {float(wanted):.3f} s"
+        return None
+    begin, end = made.sounds[0]
+    slack = 1 / made.rate + Fraction(1, 10)  # packets state their length only roughly
+    if begin > max(sound.start - origin, Fraction(0)) + slack or end < min(sound.end - origin, until) - slack:
+        return f"only {float(begin):.3f} s to {float(end):.3f} s of it could be read"
     return None
 
 
