@@ -240,6 +240,12 @@ def _(path: Path) -> None:
     ffmpeg("-ss", "0.7", "-i", get("plain.mp4"), "-c", "copy", path)
 
 
+@recipe("fragments.mp4")
+def _(path: Path) -> None:
+    """As browsers record: no edit list, so that the picture starts two frames after the sound."""
+    ffmpeg("-i", get("plain.mp4"), "-c", "copy", "-movflags", "frag_keyframe+empty_moov", path)
+
+
 @recipe("late.mp4")
 def _(path: Path) -> None:
     """The sound starts at 0.6 s and is the first stream."""

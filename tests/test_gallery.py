@@ -330,7 +330,7 @@ class TestPage:
         browser.run("document.querySelector('#failures input').click()")
         assert cards(browser) == ["ada with otto 100%? #2"]
         text = browser.run("return document.querySelector('.card:not([hidden]) .reason').innerText")
-        assert text.split("\n")[0] == "This one could not be made"
+        assert text.split("\n")[0] == "Could not be made"
         assert "ada.png: <b>truncated</b>: take it again" in text
 
     def test_filter(self, browser: chromium.Chromium) -> None:

@@ -427,9 +427,7 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     one.add_argument("--absolute", action="store_true", help="the driver's own poses, not its motion since its first")
     one.add_argument("--no-adapt-scale", action="store_true", help="do not scale motion by the faces' sizes")
-    one.add_argument(
-        "--best-frame", type=_best_frame, metavar="auto|N", help="count motion from this frame (0)"
-    )
+    one.add_argument("--best-frame", type=_best_frame, metavar="auto|N", help="count motion from this frame (0)")
     one.add_argument("--crop-source", metavar="HOW", help="face, center, none or x,y,w,h (default: the preset's)")
     one.add_argument("--crop-driving", metavar="HOW", help="the same for the driving video")
     segment(one)
@@ -480,9 +478,7 @@ def build_parser() -> argparse.ArgumentParser:
     judge.add_argument("--receipt", type=Path, required=True)
     judge.add_argument("--log", type=Path)
 
-    state = command(
-        "status", status, "Say how far the run in this folder is, what failed, what is superfluous."
-    )
+    state = command("status", status, "Say how far the run in this folder is, what failed, what is superfluous.")
     state.add_argument("--json", action="store_true")
     command("verify", verify, "Check every film of the run against its record.")
     again = command("forget", forget, "Have pairs made anew by the next snakemake.")

@@ -281,7 +281,7 @@ class Sound:
     channels: str  # ffmpeg's name of the layout: mono, stereo, 5.1 …
     start: Fraction  # when the first sample is heard (after the encoder's priming)
     end: Fraction  # when the last packet ends
-    packet: Fraction  # the longest packet, in seconds: how finely it can be cut without decoding
+    packet: Fraction  # a packet's length (the median), seconds: how finely it can be cut without decoding
 
 
 @dataclass(frozen=True)
@@ -640,7 +640,7 @@ def _find_sound(path: Path, stream: Stream, listed: list[_Packets], timeout: flo
         channels=packets.facts.get("channel_layout_name", "unknown"),
         start=start,
         end=max(end, start),
-        packet=max(packets.lengths) * packets.timebase,
+        packet=sorted(packets.lengths)[len(packets.lengths) // 2] * packets.timebase,
     )
 
 
@@ -1020,12 +1020,13 @@ def remux(
                 if clip and late:  # decoding gave less than the packets promised: that is all there is
                     log.warning("%s: its sound is damaged: %s", printable(clip.path), late)
                 publish(part, out)
-                heard = made.sounds[0] if made.sounds else None
+                begin, stop = made.sounds[0] if made.sounds else (Fraction(0), Fraction(0))
+                begin = max(begin, Fraction(0))  # priming lies before 0 and is not heard
                 return {
                     "sound": way,
                     "codec": None if sound is None or way is None else (sound.codec if way == "copy" else "aac"),
-                    "offset": float(heard[0]) if heard else None,
-                    "sound_duration": float(heard[1] - heard[0]) if heard else None,
+                    "offset": float(begin) if made.sounds else None,
+                    "sound_duration": float(stop - begin) if made.sounds else None,
                     "duration": float(made.duration),
                     "frames": made.frames,
                     "bytes": out.stat().st_size,

@@ -19,7 +19,7 @@ from . import media
 from .config import read_pairs
 from .errors import InputError, TalkiesError, printable
 from .model.presets import PRESETS
-from .records import digest, read_json, write_json
+from .records import digest, held_locks, read_json, write_json
 
 HOME = Path(".talkies")
 PLAN = HOME / "plan.json"
@@ -91,7 +91,11 @@ class Pair:
 
 @dataclass
 class Plan:
-    """All of a run. `pictures` and `clips` are the shards of preparation, `shards` those of pairs."""
+    """All of a run. `pictures` and `clips` are the shards of preparation, `shards` those of pairs.
+
+    retired: digests of what preparing shards once held and nobody asks for now. They stay part of the shard's
+    digest, so that a removed file does not prepare its neighbours again, and with them all of their films' shards.
+    """
 
     settings: dict[str, Any]
     sources: dict[str, Source]
@@ -100,6 +104,7 @@ class Plan:
     pictures: dict[str, list[str]]
     clips: dict[str, list[str]]
     shards: dict[str, list[str]]
+    retired: dict[str, list[str]] = field(default_factory=dict)
     generation: dict[str, int] = field(default_factory=dict)
 
     def shard_of_picture(self) -> dict[str, str]:
@@ -112,9 +117,20 @@ class Plan:
 
     def preparation(self, shard: str) -> str:
         """Return the digest of what a preparing shard (pictures or clips) is to do."""
+        return digest(sorted(self._item_digests(shard).values()) + self.retired.get(shard, []))
+
+    def _item_digests(self, shard: str) -> dict[str, str]:
         if shard in self.pictures:
-            return digest([asdict(self.sources[i]) for i in self.pictures[shard]])
-        return digest([self._take_spec(t) for t in self.clips[shard]])
+            return {image: digest(asdict(self.sources[image])) for image in self.pictures[shard]}
+        return {take: digest(self._take_spec(take)) for take in self.clips[shard]}
+
+    def retire(self, previous: Plan) -> None:
+        """Take over what preparing shards have held before, and add what has gone since the previous plan."""
+        for shard in (*self.pictures, *self.clips):
+            before = previous._item_digests(shard) if shard in previous.pictures or shard in previous.clips else {}
+            gone = [value for item, value in before.items() if item not in (*self.sources, *self.takes)]
+            if retired := sorted(previous.retired.get(shard, []) + gone):
+                self.retired[shard] = retired
 
     def motion(self, shard: str) -> str:
         """Return the digest of what a motion shard is to do."""
@@ -156,6 +172,7 @@ class Plan:
                 shard: [self._compact(self.pairs[name], ordinary) for name in names]
                 for shard, names in self.shards.items()
             },
+            "retired": self.retired,
             "generation": self.generation,
         }
         if read_json(path) != value:
@@ -177,6 +194,7 @@ class Plan:
             pictures=value["pictures"],
             clips=value["clips"],
             shards={},
+            retired=value["retired"],
             generation=value["generation"],
         )
         ordinary = plan._ordinary()
@@ -245,12 +263,13 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None) -> Plan:
     )
     if previous is not None and _sizes(previous) != _sizes(plan):
         previous = None
-    old = previous or Plan({}, {}, {}, {}, {}, {}, {})
+    old = previous or Plan({}, {}, {}, {}, {}, {}, {})  # an empty one
     plan.pictures = _assign("pictures", dict.fromkeys(sources, 1.0), old.pictures, PICTURES_PER_JOB, PICTURES_PER_JOB)
     weight = {name: float(take.frames) for name, take in takes.items()}
     plan.clips = _assign("clips", weight, old.clips, CLIPS_PER_JOB, CLIP_FRAMES_PER_JOB)
     seconds = {pair.name: takes[pair.take].frames / settings["frames_per_second"] for pair in pairs}
     plan.shards = _assign("pairs", seconds, old.shards, settings["pairs_per_job"], settings["job_minutes"] * 60)
+    plan.retire(old)
     return plan
 
 

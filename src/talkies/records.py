@@ -142,7 +142,7 @@ class Receipt:
         """Read a receipt; TalkiesError when it is missing or damaged."""
         value = read_json(path)
         if value is None or not isinstance(value.get("done"), dict) or not isinstance(value.get("failed"), dict):
-            raise TalkiesError(f"{path}: the receipt is missing or damaged: remove it and run snakemake again")
+            raise TalkiesError(f"{path}: this receipt is missing or damaged: remove it, if there, and run snakemake again")
         return cls(value["done"], value["failed"])
 
 

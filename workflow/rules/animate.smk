@@ -1,11 +1,9 @@
 # Many pairs through one loaded model: silent films. The films are not declared: their records tell about them.
-# Receipts are `ancient`: a shard grows old with its own pictures and videos, not with another's beside them.
 rule animate:
     input:
-        pair_originals,
         checkpoint=weights,
-        prepared=ancient(pair_preparations),
-        motions=ancient(pair_motions),
+        prepared=pair_preparations,
+        motions=pair_motions,
     output:
         ".talkies/receipts/animate/{shard}.json",
     params:

@@ -1,7 +1,7 @@
 # One page of everything, then the verdict, which fails when a pair could not be made.
 rule gallery:
     input:
-        expand(".talkies/receipts/remux/{shard}.json", shard=PLAN.shards),
+        FILMS_DONE,
     output:
         PAGE,
     params:
@@ -16,10 +16,12 @@ rule gallery:
 
 rule verdict:
     input:
-        expand(".talkies/receipts/remux/{shard}.json", shard=PLAN.shards),
+        FILMS_DONE,
         page=PAGE,
     output:
         VERDICT,
+    params:
+        spec=PLAN.gallery(),
     log:
         ".talkies/logs/verdict.log",
     benchmark:

@@ -3,7 +3,7 @@ rule motion:
     input:
         originals,
         checkpoint=weights,
-        prepared=ancient(".talkies/receipts/prepare/{shard}.json"),
+        prepared=".talkies/receipts/prepare/{shard}.json",
     output:
         ".talkies/receipts/motion/{shard}.json",
     params:

@@ -1,0 +1,23 @@
+"""What the tests of the workflow share."""
+
+from __future__ import annotations
+
+import pytest
+from run_folder import RunFolder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> RunFolder:
+    """A run of three pictures and two clips in two shards, finished once; tests work on copies of it."""
+    run = RunFolder.create(tmp_path_factory.mktemp("finished") / "run")
+    run.configure(pairs_per_job=3)
+    run.snakemake()
+    return run
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> RunFolder:
+    """A copy of the finished run with its journal emptied."""
+    copy = finished.copy(tmp_path / "run")
+    copy.forget_events()
+    return copy

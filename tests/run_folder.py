@@ -1,0 +1,197 @@
+"""A run folder as a user has it, and what a test asks of it. Pictures and clips are tiny, everything else is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from talkies import media
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+RED, GREEN, BLUE = (220, 40, 40), (40, 200, 60), (50, 80, 230)
+
+
+def draw_picture(path: Path, colour: tuple[int, int, int], size: int = 64) -> None:
+    """Write a picture that looks like no other colour's: a disc on a gradient."""
+    y, x = np.mgrid[0:size, 0:size] / size
+    disc = ((x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.09)[..., None]
+    picture = np.where(disc, np.array(colour), 255 * np.stack([x, y, 1 - x], -1) * 0.6)
+    Image.fromarray(picture.astype(np.uint8)).save(path)
+
+
+def make_clip(path: Path, frames: int = 6, tone: int = 440, sound: bool = True, rate: str = "25") -> None:
+    """Write a clip of moving shapes with a tone."""
+    seconds = frames / eval_rate(rate)
+    inputs = ["-f", "lavfi", "-i", f"testsrc2=size=64x64:rate={rate}"]
+    inputs += ["-f", "lavfi", "-i", f"sine=frequency={tone}:sample_rate=48000:duration={seconds + 0.05}"] * sound
+    part = path.with_name("." + path.name + ".new" + path.suffix)
+    subprocess.run(
+        [media.ffmpeg_path(), "-v", "error", "-nostdin", *inputs, "-frames:v", str(frames), "-t", f"{seconds + 0.02}"]
+        + ["-threads", "1", "-pix_fmt", "yuv420p", "-c:a", "aac", "-y", str(part)],
+        check=True,
+    )
+    part.replace(path)
+
+
+def eval_rate(rate: str) -> float:
+    """Return a rate such as 30000/1001 as a number."""
+    above, _, below = rate.partition("/")
+    return int(above) / int(below or 1)
+
+
+class RunFolder:
+    """A folder with config.yaml, images/ and driving/, in which the shipped workflow is run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, images: Iterable[str] = ("red", "green", "blue"), clips: Iterable[str] = ("a", "b")):
+        """Lay out a run folder; every picture and clip differs from the others."""
+        (path / "images").mkdir(parents=True)
+        (path / "driving").mkdir()
+        rng = np.random.default_rng(1)
+        for name in images:
+            draw_picture(path / "images" / f"{name}.png", tuple(int(c) for c in rng.integers(0, 256, 3)))
+        for number, name in enumerate(clips):
+            make_clip(path / "driving" / f"{name}.mp4", tone=300 + 200 * number, frames=5 + number)
+        (path / "profiles").symlink_to(REPOSITORY / "profiles")
+        run = cls(path)
+        run.configure()
+        return run
+
+    def configure(self, **settings) -> None:
+        """Write config.yaml: the folders, crops without a search for faces, and what a test sets."""
+        base = {"images": "images", "driving": "driving", "crop": "center", "threads": 1}
+        (self.path / "config.yaml").write_text(yaml.safe_dump(base | settings))
+
+    def copy(self, path: Path, *, times: bool = True) -> RunFolder:
+        """Copy the whole folder, with its files' times or without."""
+        shutil.copytree(self.path, path, symlinks=True, copy_function=shutil.copy2 if times else shutil.copyfile)
+        return RunFolder(path)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a user's shell: the programs on the path, little else."""
+        keep = {k: v for k, v in os.environ.items() if k in ("HOME", "LANG", "TMPDIR", "LC_ALL")}
+        return keep | {"PATH": f"{BIN}:/usr/bin:/bin", "XDG_CACHE_HOME": str(self.path / ".cache")}
+
+    def start(self, *command: str, **options) -> subprocess.Popen:
+        """Start a program in the run folder, in a process group of its own."""
+        return subprocess.Popen(
+            [str(BIN / command[0]), *command[1:]],
+            cwd=self.path,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        """Run a program in the run folder; its output, both streams together, is in .stdout."""
+        process = self.start(*command)
+        try:
+            output, _ = process.communicate(timeout=400)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, output, "")
+
+    def snakemake(self, *arguments: str, ok: bool = True) -> str:
+        """Run the shipped Snakefile; return what it printed. It must succeed (or, with ok=False, fail)."""
+        result = self.run("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments)
+        assert (result.returncode == 0) == ok, f"exit {result.returncode}\n{result.stdout[-6000:]}"
+        return result.stdout
+
+    def talkies(self, *arguments: str, ok: bool = True) -> str:
+        """Run the talkies command; return what it printed."""
+        result = self.run("talkies", *arguments)
+        assert (result.returncode == 0) == ok, f"exit {result.returncode}\n{result.stdout[-6000:]}"
+        return result.stdout
+
+    # --- what there is ---
+
+    def events(self, kind: str) -> list[str]:
+        """Return the journal's pairs (or takes) of a kind of event: animated, remuxed, motion."""
+        found = []
+        for path in sorted((self.path / ".talkies/journal").glob("*.jsonl")):
+            for line in path.read_text().splitlines():
+                event = json.loads(line)
+                if event["event"] == kind:
+                    found.append((event["time"], event.get("pair") or event.get("take")))
+        return [name for _, name in sorted(found)]
+
+    def forget_events(self) -> None:
+        """Empty the journal, so that the next `events` tells of what comes."""
+        shutil.rmtree(self.path / ".talkies/journal", ignore_errors=True)
+
+    def films(self) -> dict[str, bytes]:
+        """Return the finished films by pair, as bytes."""
+        results = self.path / "results"
+        return {
+            f"{film.parent.name}/{film.stem}": film.read_bytes()
+            for film in sorted(results.glob("*/*.mp4"))
+            if film.parent.name != "index_files"
+        }
+
+    def film(self, pair: str) -> Path:
+        """Return the path of a pair's film."""
+        return self.path / "results" / f"{pair}.mp4"
+
+    def record(self, pair: str) -> dict:
+        """Return the record beside a pair's film."""
+        return json.loads((self.path / "results" / f"{pair}.json").read_text())
+
+    def receipts(self) -> dict[str, bytes]:
+        """Return all receipts by their path below .talkies/receipts."""
+        folder = self.path / ".talkies/receipts"
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.json"))}
+
+    def debris(self) -> list[str]:
+        """Return what no step may leave behind: temporary files, locks, silent films."""
+        found = [p for p in self.path.rglob(".*.part") if p.is_file()]
+        found += [p for p in (self.path / ".talkies/locks").glob("*") if p.is_file()]
+        found += [p for p in (self.path / ".talkies/locks").glob(".*") if p.is_file()]
+        found += [p for p in (self.path / ".talkies/silent").rglob("*") if p.is_file()]
+        return sorted(str(p.relative_to(self.path)) for p in found)
+
+    def whole(self, pairs: Iterable[str]) -> None:
+        """Assert that exactly these pairs' films are there, whole, and nothing half-made beside them."""
+        assert sorted(self.films()) == sorted(pairs)
+        for pair in pairs:
+            facts = self.record(pair)["file"]
+            film = self.film(pair)
+            assert film.stat().st_size == facts["size"]
+            assert media.file_digest(film) == facts["sha256"]
+        assert self.debris() == []
+
+
+def jobs_in(output: str, rule: str) -> int:
+    """Return how many jobs of a rule snakemake's table of job counts tells."""
+    for line in output.splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0] == rule and words[1].isdigit():
+            return int(words[1])
+    return 0
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "what was waited for did not come"
+        time.sleep(0.02)

@@ -1,0 +1,564 @@
+"""The workflow as its users run it: what is made, when, how often, and what becomes of failures.
+
+Every test runs the real Snakemake on the shipped Snakefile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from PIL import Image
+from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in, make_clip, wait_for
+
+from talkies import media
+
+PAIRS = [f"{clip}/{image}" for clip in ("a", "b") for image in ("blue", "green", "red")]
+NOTHING = "Nothing to be done"
+SNAKEFILE = REPOSITORY / "Snakefile"
+
+
+def test_a_run_makes_every_pair_with_sound_record_and_gallery(finished: RunFolder) -> None:
+    finished.whole(PAIRS)
+    for pair in PAIRS:
+        clip = media.probe(finished.film(pair))
+        assert (clip.width, clip.height) == (256, 256)
+        assert clip.frames == {"a": 5, "b": 6}[pair[0]]
+        assert clip.sound is not None
+        assert "AI-generated" in media.tags(finished.film(pair))["comment"]
+        record = finished.record(pair)
+        driving = finished.path / "driving" / f"{pair[0]}.mp4"
+        assert record["driving"]["sha256"] == media.file_digest(driving)
+        assert record["source"]["sha256"] == media.file_digest(finished.path / "images" / f"{pair[2:]}.png")
+        assert record["model"]["preset"] == "demo"
+        assert record["source"]["crop"]["box"] == [0, 0, 64]
+    page = (finished.path / "results/index.html").read_text()
+    assert all(pair.split("/")[1] in page for pair in PAIRS)
+    assert len(set(finished.films().values())) == len(PAIRS)
+
+
+def test_a_receipt_is_small_and_holds_no_time(run: RunFolder) -> None:
+    before = run.receipts()
+    assert all(len(content) < 1_000_000 for content in before.values())
+    assert set(before) == {
+        *(f"prepare/{s}.json" for s in ("pictures-0001", "clips-0001")),
+        "motion/clips-0001.json",
+        *(f"{stage}/pairs-000{n}.json" for stage in ("animate", "remux") for n in (1, 2)),
+    }
+    shutil.rmtree(run.path / ".talkies/receipts")
+    run.snakemake()
+    assert run.receipts() == before
+    assert run.events("animated") == run.events("remuxed") == run.events("motion") == []
+
+
+def test_nothing_changed_nothing_to_do(run: RunFolder) -> None:
+    assert NOTHING in run.snakemake()
+
+
+def test_a_dry_run_writes_nothing_and_tells_what_is_to_come(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one", "two"], clips=["a"])
+    output = run.snakemake("-n")
+    assert "2 pictures, 1 videos: 2 pairs in 1 jobs; 2 to make" in output
+    assert not (run.path / "results").exists()
+    assert [p.name for p in (run.path / ".talkies").iterdir()] == ["probes.json"]
+
+
+def test_an_added_picture_makes_its_pairs_alone_in_a_shard_of_its_own(run: RunFolder) -> None:
+    before = run.films()
+    draw_picture(run.path / "images/new.png", (1, 200, 200))
+    output = run.snakemake()
+    assert sorted(run.events("animated")) == ["a/new", "b/new"]
+    assert jobs_in(output, "animate") == jobs_in(output, "remux") == jobs_in(output, "prepare") == 1
+    assert jobs_in(output, "motion") == 0
+    after = run.films()
+    assert all(after[pair] == before[pair] for pair in PAIRS)
+    run.whole([*PAIRS, "a/new", "b/new"])
+    assert NOTHING in run.snakemake()
+
+
+def test_an_added_clip_makes_its_pairs_alone(run: RunFolder) -> None:
+    make_clip(run.path / "driving/c.mp4", frames=4)
+    output = run.snakemake()
+    assert sorted(run.events("animated")) == ["c/blue", "c/green", "c/red"]
+    assert run.events("motion") == ["c"]
+    assert jobs_in(output, "animate") == 1
+    assert NOTHING in run.snakemake()
+
+
+def test_a_changed_picture_makes_its_pairs_alone(run: RunFolder) -> None:
+    before = run.films()
+    draw_picture(run.path / "images/red.png", (255, 255, 0))
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/red", "b/red"]
+    after = run.films()
+    assert {pair for pair in PAIRS if after[pair] != before[pair]} == {"a/red", "b/red"}
+    assert NOTHING in run.snakemake()
+
+
+def test_a_changed_clip_makes_its_pairs_and_its_motion_alone(run: RunFolder) -> None:
+    make_clip(run.path / "driving/a.mp4", frames=7, tone=900)
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/blue", "a/green", "a/red"]
+    assert run.events("motion") == ["a"]
+    assert NOTHING in run.snakemake()
+
+
+def test_a_removed_picture_leaves_its_films_until_clean_removes_them(run: RunFolder) -> None:
+    before = run.films()
+    (run.path / "images/red.png").unlink()
+    run.snakemake()
+    assert run.events("animated") == []
+    assert run.films() == before
+    listing = run.talkies("status")
+    assert "4 pairs: 4 done, 0 failed, 0 waiting" in listing
+    assert listing.count("no longer asked for") == 2
+    assert "results/a/red.mp4" in run.talkies("clean", "--dry-run")
+    assert run.films() == before
+    run.talkies("clean")
+    run.whole([pair for pair in PAIRS if "red" not in pair])
+    assert not (run.path / ".talkies/sources/red.png").exists()
+    assert NOTHING in run.snakemake()
+
+
+def test_a_touched_file_computes_nothing(run: RunFolder) -> None:
+    before = run.films()
+    for path in (*run.path.glob("images/*"), *run.path.glob("driving/*"), *run.path.glob("results/*/*.mp4")):
+        os.utime(path)
+    run.snakemake()
+    assert run.events("animated") == run.events("remuxed") == run.events("motion") == []
+    assert run.films() == before
+    assert NOTHING in run.snakemake()
+
+
+def test_a_copy_elsewhere_without_file_times_computes_nothing(run: RunFolder, tmp_path) -> None:
+    copy = run.copy(tmp_path / "elsewhere/on another disk", times=False)
+    shutil.rmtree(copy.path / ".snakemake")
+    copy.snakemake()
+    assert copy.events("animated") == copy.events("remuxed") == []
+    assert copy.films() == run.films()
+
+
+def test_results_alone_are_enough_to_compute_no_pair(run: RunFolder) -> None:
+    shutil.rmtree(run.path / ".talkies")
+    shutil.rmtree(run.path / ".snakemake")
+    run.snakemake()
+    assert run.events("animated") == run.events("remuxed") == []
+    run.whole(PAIRS)
+
+
+def test_a_motion_made_again_computes_no_pair(run: RunFolder) -> None:
+    (run.path / ".talkies/motion/a.npz").unlink()
+    run.snakemake("--forcerun", "motion")
+    assert run.events("motion") == ["a"]
+    assert run.events("animated") == []
+
+
+def test_what_a_worker_finds_gone_the_next_run_makes_again(run: RunFolder) -> None:
+    (run.path / ".talkies/sources/red.json").unlink()
+    shutil.rmtree(run.path / ".talkies/motion")
+    run.talkies("forget", "a/red")
+    assert "run snakemake again" in run.snakemake(ok=False)
+    run.snakemake(ok=False)
+    run.snakemake()
+    run.whole(PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "animated", "remuxed"),
+    [
+        ({"motion": {"relative": False}}, 6, 6),
+        ({"motion": {"best_frame": 2}}, 6, 6),
+        ({"model": {"precision": "bf16"}}, 6, 6),
+        ({"crop": {"images": "center", "driving": "center", "files": {"red.png": [0, 0, 32, 32]}}}, 2, 2),
+        ({"audio": False}, 0, 6),
+        ({"provenance": False}, 0, 6),
+        ({"gallery": {"title": "Another"}}, 0, 0),
+        ({"pairs_per_job": 2}, 0, 0),
+        ({"pairs_per_job": 100}, 0, 0),
+        ({"frames_per_second": 1000}, 0, 0),
+        ({"threads": 2}, 0, 0),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_a_changed_setting_computes_what_depends_on_it(run: RunFolder, setting, animated, remuxed) -> None:
+    run.configure(**({"pairs_per_job": 3} | setting))
+    run.snakemake()
+    assert (len(run.events("animated")), len(run.events("remuxed"))) == (animated, remuxed)
+    run.whole(PAIRS)
+    assert NOTHING in run.snakemake()
+
+
+def test_sound_settings_take_the_picture_from_the_talkie(run: RunFolder) -> None:
+    def pixels(pair: str) -> list:
+        return [frame.tobytes() for frame in media.read_frames(media.probe(run.film(pair)))]
+
+    before = pixels("a/red")
+    run.configure(pairs_per_job=3, audio=False)
+    run.snakemake()
+    assert media.probe(run.film("a/red")).sound is None
+    run.configure(pairs_per_job=3, audio=True)
+    run.snakemake()
+    assert media.probe(run.film("a/red")).sound is not None
+    assert pixels("a/red") == before
+    assert run.events("animated") == []
+
+
+def test_a_film_deleted_or_altered_by_hand_is_made_again_once(run: RunFolder) -> None:
+    good = run.films()
+    run.film("a/red").unlink()
+    with run.film("b/blue").open("r+b") as film:
+        film.seek(200)
+        film.write(b"scribble")
+    (run.path / "results/b/green.json").unlink()
+    assert "3 to make" in run.snakemake("-n")
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/red", "b/blue", "b/green"]
+    run.talkies("verify")
+    assert set(run.films()) >= set(good)
+    assert NOTHING in run.snakemake()
+
+
+def test_a_users_own_film_in_the_way_is_kept(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
+    (run.path / "results/a").mkdir(parents=True)
+    run.film("a/one").write_bytes(b"holiday")
+    run.snakemake()
+    assert [p.read_bytes() for p in run.path.glob("results/a/one.kept-*.mp4")] == [b"holiday"]
+    assert media.probe(run.film("a/one")).frames == 5
+
+
+def test_a_broken_picture_fails_alone_by_name_and_again_at_once(run: RunFolder) -> None:
+    before = run.films()
+    (run.path / "images/broken.png").write_bytes((run.path / "images/red.png").read_bytes()[:300])
+    output = run.snakemake(ok=False)
+    assert "images/broken.png" in output
+    assert "2 of 8 pairs could not be made" in output
+    assert run.films() == before
+    page = (run.path / "results/index.html").read_text()
+    assert "broken" in page
+    status = run.talkies("status")
+    assert "8 pairs: 6 done, 2 failed, 0 waiting" in status
+    again = run.snakemake(ok=False)
+    assert "images/broken.png" in again
+    assert [jobs_in(again, rule) for rule in ("prepare", "motion", "animate", "remux", "gallery", "verdict")] == [
+        *(0, 0, 0, 0, 0, 1)
+    ]
+    run.forget_events()
+    draw_picture(run.path / "images/broken.png", (9, 9, 9))
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/broken", "b/broken"]
+    assert NOTHING in run.snakemake()
+
+
+def test_a_broken_clip_fails_alone(run: RunFolder) -> None:
+    (run.path / "driving/c.mp4").write_bytes(b"\0" * 5000)
+    output = run.snakemake(ok=False)
+    assert "driving/c.mp4" in output
+    assert "3 of 9 pairs could not be made" in output
+    run.whole(PAIRS)
+    (run.path / "driving/c.mp4").unlink()
+    run.snakemake()
+    assert NOTHING in run.snakemake()
+
+
+def test_forget_failed_looks_again(run: RunFolder) -> None:
+    (run.path / "images/broken.png").write_bytes(b"no picture")
+    run.snakemake(ok=False)
+    assert "2 pairs forgotten" in run.talkies("forget", "--failed")
+    output = run.snakemake(ok=False)
+    assert jobs_in(output, "prepare") == 1
+    assert run.events("animated") == []
+
+
+def test_forget_makes_pairs_anew(run: RunFolder) -> None:
+    run.talkies("forget", "a/red")
+    run.snakemake()
+    assert run.events("animated") == ["a/red"]
+    run.forget_events()
+    run.talkies("forget", "b/")
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["b/blue", "b/green", "b/red"]
+    assert "no pair of this run" in run.talkies("forget", "a/nobody", ok=False)
+    assert NOTHING in run.snakemake()
+
+
+def test_the_engine_deletes_no_film(run: RunFolder) -> None:
+    times = {path: path.stat().st_mtime_ns for path in run.path.glob("results/*/*.mp4")}
+    run.snakemake("--forcerun", "animate", "remux")
+    assert {path: path.stat().st_mtime_ns for path in run.path.glob("results/*/*.mp4")} == times
+    assert run.events("animated") == []
+
+
+def test_one_pair_a_job(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one", "two"], clips=["a"])
+    run.configure(pairs_per_job=1)
+    output = run.snakemake()
+    assert jobs_in(output, "animate") == 2
+    assert jobs_in(output, "prepare") == 2
+    run.whole(["a/one", "a/two"])
+
+
+def test_a_pairs_table_with_variants_and_segments(run: RunFolder) -> None:
+    table = [
+        "image\tdriving\tvariant\tstart\tend\trelative\taudio",
+        "red.png\ta\t\t\t\t\t",
+        "red\ta\tabsolute\t\t\tfalse\t",
+        "blue\tb.mp4\tmiddle\t0.08\t0.20\t\tfalse",
+    ]
+    (run.path / "pairs.tsv").write_text("\n".join(table) + "\n")
+    run.configure(pairs_per_job=3, pairs="pairs.tsv")
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/red@absolute", "b/blue@middle"]
+    middle = media.probe(run.film("b/blue@middle"))
+    assert (middle.frames, middle.sound) == (3, None)
+    assert run.film("a/red").read_bytes() != run.film("a/red@absolute").read_bytes()
+    assert NOTHING in run.snakemake()
+
+
+# --- stopped, killed, two at once --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_run(tmp_path) -> RunFolder:
+    """A run long enough to be interrupted: three pictures and a clip of 120 frames, its motion known."""
+    run = RunFolder.create(tmp_path / "run", clips=[])
+    make_clip(run.path / "driving/a.mp4", frames=120)
+    run.snakemake(".talkies/receipts/motion/clips-0001.json", ".talkies/receipts/prepare/pictures-0001.json")
+    return run
+
+
+LONG = ["a/blue", "a/green", "a/red"]
+
+
+def animate(run: RunFolder):
+    return run.start("talkies", "shard", "animate", "pairs-0001", "--receipt", RECEIPT, "--threads", "1")
+
+
+RECEIPT = ".talkies/receipts/animate/pairs-0001.json"
+
+
+def test_sigterm_discards_the_unfinished_pair_and_leaves_no_debris(long_run: RunFolder) -> None:
+    worker = animate(long_run)
+    wait_for(lambda: long_run.events("animated"))
+    began = time.monotonic()
+    worker.terminate()
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in output
+    assert time.monotonic() - began < 30
+    assert not (long_run.path / RECEIPT).exists()
+    left = [name for name in long_run.debris() if not name.startswith(".talkies/silent/a/")]
+    assert left == []
+    done = long_run.events("animated")
+    assert {p.stem for p in (long_run.path / ".talkies/silent/a").iterdir()} == {name[2:] for name in done}
+    long_run.snakemake()
+    assert sorted(long_run.events("animated")) == LONG
+    long_run.whole(LONG)
+
+
+def test_a_worker_killed_is_a_failure_without_receipt_and_the_next_run_goes_on(long_run: RunFolder) -> None:
+    snakemake = long_run.start("snakemake", "--snakefile", str(SNAKEFILE))
+    wait_for(lambda: long_run.events("animated"))
+    lock = json.loads((long_run.path / ".talkies/locks/pairs-0001.lock").read_text())
+    os.kill(lock["pid"], signal.SIGKILL)
+    output, _ = snakemake.communicate(timeout=120)
+    assert snakemake.returncode != 0, output
+    assert not (long_run.path / RECEIPT).exists()
+    long_run.snakemake()
+    assert sorted(long_run.events("animated")) == LONG
+    long_run.whole(LONG)
+
+
+def test_everything_killed_at_once_and_run_again(long_run: RunFolder) -> None:
+    snakemake = long_run.start("snakemake", "--snakefile", str(SNAKEFILE))
+    wait_for(lambda: long_run.events("animated"))
+    os.killpg(snakemake.pid, signal.SIGKILL)
+    snakemake.communicate()
+    # Snakemake keeps its own lock of the folder; its message tells to unlock.
+    assert "--unlock" in long_run.snakemake(ok=False)
+    long_run.snakemake("--unlock")
+    long_run.snakemake()
+    assert sorted(long_run.events("animated")) == LONG
+    long_run.whole(LONG)
+    assert NOTHING in long_run.snakemake()
+
+
+def test_two_workers_never_make_one_film(long_run: RunFolder) -> None:
+    first = animate(long_run)
+    wait_for(lambda: (long_run.path / ".talkies/locks/pairs-0001.lock").exists())
+    second = animate(long_run)
+    outputs = [worker.communicate(timeout=300)[0] for worker in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert "is at work on this shard" in outputs[1]
+    assert "3 pairs: 0 made, 3 were there" in outputs[1]
+    assert sorted(long_run.events("animated")) == LONG
+
+
+def test_the_lock_of_a_dead_worker_is_broken(long_run: RunFolder) -> None:
+    worker = animate(long_run)
+    wait_for(lambda: (long_run.path / ".talkies/silent/a").exists())
+    worker.kill()
+    worker.communicate()
+    assert (long_run.path / ".talkies/locks/pairs-0001.lock").exists()
+    output = long_run.snakemake()
+    assert "breaking the lock of a job that is gone" in output
+    long_run.whole(LONG)
+
+
+def test_a_full_disk_is_an_error_that_records_nothing(long_run: RunFolder) -> None:
+    """A limit on file sizes stands for the full disk: the system refuses the write in the same way."""
+    worker = long_run.start(
+        "talkies", "shard", "animate", "pairs-0001", "--receipt", RECEIPT, "--threads", "1", preexec_fn=tiny_files
+    )
+    output, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 1, output
+    assert not (long_run.path / RECEIPT).exists()
+    assert long_run.debris() == []
+    long_run.snakemake()
+    long_run.whole(LONG)
+
+
+def tiny_files() -> None:
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+
+# --- names and settings -----------------------------------------------------------------------------------
+
+ODD_NAMES = [
+    "two words",
+    'it\'s "quoted"',
+    "semi;colon && touch hacked",
+    "$(touch hacked)`touch hacked`",
+    "ünïcödé 日本語",
+    "-dash",
+    "logs",
+    "motion",
+    "{braces}",
+    "star*?[x]",
+    "a%20b%d",
+    "back\\slash",
+    "colon:name",
+    "dots.in.name",
+    "narrow\u202fspace",
+]
+
+
+def test_odd_file_names_work(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=[], clips=[])
+    for number, name in enumerate(ODD_NAMES):
+        draw_picture(run.path / "images" / f"{name}.png", (number * 15, 100, 50))
+    for name in ("motion", "-x; rm *", "{clip}'s"):
+        make_clip(run.path / "driving" / f"{name}.mp4", frames=1, sound=False)
+    run.snakemake()
+    run.whole([f"{clip}/{image}" for clip in ("motion", "-x; rm *", "{clip}'s") for image in ODD_NAMES])
+    assert not list(run.path.rglob("hacked"))
+    assert NOTHING in run.snakemake()
+    assert "45 films are whole" in run.talkies("verify")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda run: draw_picture(run.path / "images/new\nline.png", (1, 2, 3)), [r"new\nline.png", "rename"]),
+        (lambda run: draw_picture(run.path / "images/red.bmp", (1, 2, 3)), ["red.bmp", "red.png", "rename"]),
+        (lambda run: make_clip(run.path / "driving/index_files.mp4"), ["index_files", "rename"]),
+        (lambda run: run.configure(imags="x"), ["imags", "unknown key"]),
+        (lambda run: run.configure(images="nowhere"), ["images", "nowhere", "no folder"]),
+        (lambda run: run.configure(images="results"), ["images", "results", "no file"]),
+        (lambda run: run.configure(pairs_per_job="many"), ["pairs_per_job", "many", "integer"]),
+        (lambda run: run.configure(model={"preset": "vox"}), ["model.preset", "vox-256"]),
+        (lambda run: run.configure(model={"preset": "vox-256"}), ["model.checkpoint", "vox-256"]),
+        (lambda run: run.configure(model={"checkpoint": "gone.pth.tar"}), ["model.checkpoint", "gone.pth.tar"]),
+        (lambda run: run.configure(crop={"files": {"who.png": "face"}}), ["crop.files", "who.png"]),
+        (lambda run: run.configure(pairs="none.tsv"), ["pairs", "none.tsv"]),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(finished: RunFolder, tmp_path, prepare, words) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.path, run.path, symlinks=True, ignore=shutil.ignore_patterns(".*"))
+    prepare(run)
+    output = run.snakemake("-n", ok=False)
+    message = next(line for line in output.splitlines() if words[0] in line)
+    assert all(word in message for word in words), message
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("image\tclip\nred\ta\n", ["line 1", "clip"]),
+        ("image\tdriving\nred\tz\n", ["line 2", "driving", "z"]),
+        ("image\tdriving\nred\ta\nred.png\ta.mp4\n", ["line 3", "line 2", "a/red", "variant"]),
+        ("image\tdriving\tstart\nred\ta\tsoon\n", ["line 2", "start", "soon"]),
+        ("image\tdriving\tvariant\nred\ta\t../up\n", ["line 2", "variant", "../up"]),
+        ("image\tdriving\tstart\tend\nred\ta\t2\t1\n", ["line 2", "end"]),
+        ("image\tdriving\n", ["no row"]),
+    ],
+)
+def test_mistakes_in_the_pairs_table_name_the_line(finished: RunFolder, tmp_path, table, words) -> None:
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.path, run.path, symlinks=True, ignore=shutil.ignore_patterns(".*"))
+    (run.path / "pairs.tsv").write_text(table)
+    run.configure(pairs="pairs.tsv")
+    output = run.snakemake("-n", ok=False)
+    message = next(line for line in output.splitlines() if "pairs.tsv" in line)
+    assert all(word in message for word in words), message
+
+
+def test_hidden_and_system_files_are_passed_over(run: RunFolder) -> None:
+    for name in (".DS_Store", "._red.png", ".hidden.png", "Thumbs.db", "notes.txt"):
+        (run.path / "images" / name).write_bytes(b"x")
+    assert NOTHING in run.snakemake()
+
+
+def test_weights_swapped_make_everything_anew(run: RunFolder) -> None:
+    from talkies.model import load_model, save_safetensors
+
+    weights = load_model("demo").state_dict()
+    save_safetensors(weights, run.path / "weights.safetensors")
+    run.configure(pairs_per_job=3, model={"checkpoint": "weights.safetensors"})
+    run.snakemake()
+    assert run.events("animated") == [], "the same weights from another file are the same weights"
+    weights["generator.final.bias"] += 0.5
+    save_safetensors(weights, run.path / "weights.safetensors")
+    run.snakemake()
+    assert len(run.events("animated")) == len(PAIRS)
+    assert len(run.events("motion")) == 2
+    assert NOTHING in run.snakemake()
+
+
+def test_the_workflow_is_used_as_a_module(run: RunFolder) -> None:
+    (run.path / "Snakefile").write_text(
+        'configfile: "config.yaml"\n\n\nmodule talkies:\n'
+        f'    snakefile:\n        "{REPOSITORY}/workflow/Snakefile"\n    config:\n        config\n\n\n'
+        "use rule * from talkies\n\n\nrule mine:\n    default_target: True\n    input:\n        rules.all.input,\n"
+    )
+    result = run.run("snakemake")
+    assert result.returncode == 0, result.stdout
+    assert run.events("animated") == []
+    assert NOTHING in run.run("snakemake").stdout
+
+
+def test_films_are_verified_and_a_wrong_one_is_named(run: RunFolder) -> None:
+    assert "6 films are whole" in run.talkies("verify")
+    film = run.film("a/red")
+    film.write_bytes(film.read_bytes()[:-10])
+    assert "a/red: altered" in run.talkies("verify", ok=False)
+
+
+def test_pictures_of_all_kinds_go_through(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["rgb"], clips=["a"])
+    picture = Image.open(run.path / "images/rgb.png")
+    picture.convert("L").save(run.path / "images/grey.jpg")
+    picture.convert("P").save(run.path / "images/palette.gif")
+    picture.convert("CMYK").save(run.path / "images/cmyk.jpg")
+    picture.convert("RGBA").save(run.path / "images/alpha.webp")
+    run.snakemake()
+    run.whole([f"a/{stem}" for stem in ("rgb", "grey", "palette", "cmyk", "alpha")])
