@@ -1,0 +1,67 @@
+"""The demo network's trainer: the same course by seed, and going on after a kill."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+import train_demo
+
+
+@pytest.fixture(scope="module")
+def schedule():
+    return train_demo.parse_schedule("64:3:2:1e-3:true,128:2:2:5e-4:found")
+
+
+@pytest.mark.slow
+def test_a_training_stopped_and_begun_again_takes_the_same_course(tmp_path, schedule):
+    whole = train_demo.Trainer(tmp_path / "whole", schedule, groups=2, seed=3)
+    for _ in range(5):
+        losses = whole.advance()
+        assert all(np.isfinite(value) for value in losses.values())
+    for _ in range(3):  # begun three times, with one or two steps between
+        part = train_demo.Trainer(tmp_path / "part", schedule, groups=2, seed=3)
+        for _ in range(min(2, 5 - part.step)):
+            part.advance()
+        part.save()
+    assert part.step == whole.step == 5
+    for name, value in whole.average.state_dict().items():
+        torch.testing.assert_close(part.average.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
+    album = train_demo.make_album(tmp_path, 2, 3)
+    one, two, other = (train_demo.draw_batch(album, step, 4, 64, 3) for step in (7, 7, 8))
+    torch.testing.assert_close(one.source, two.source, rtol=0, atol=0)
+    torch.testing.assert_close(one.kp_driving.value, two.kp_driving.value, rtol=0, atol=0)
+    assert not torch.equal(one.source, other.source)
+
+
+def test_an_identity_that_drives_itself_gives_its_own_keypoints():
+    rng = np.random.default_rng(0)
+    kp = [
+        train_demo.Keypoints(
+            torch.from_numpy(rng.uniform(-1, 1, (2, 15, 2))),
+            torch.eye(2).double() + 0.1 * torch.from_numpy(rng.normal(size=(2, 15, 2, 2))),
+        )
+        for _ in range(2)
+    ]
+    source, driving = kp
+    moved = train_demo.transfer(source, driving, source, np.array([False, False]))
+    torch.testing.assert_close(moved.value, driving.value)
+    torch.testing.assert_close(moved.jacobian, driving.jacobian)
+
+
+def test_the_rate_rises_stays_and_falls(schedule):
+    stages = train_demo.parse_schedule("64:300:2:1e-3:true,128:100:2:5e-4:found")
+    rates = [train_demo.learning_rate(stages, step) for step in range(400)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[200] == 1e-3
+    assert rates[300] == 5e-4
+    assert rates[399] < 5e-5
+    assert train_demo.stage_at(schedule, 3)[0].side == 128
