@@ -109,7 +109,7 @@ def wav(seconds: float = 2.0, skip: float = 0.0, channels: int = 1) -> Path:
 
 def decoded_sound(path: Path) -> NDArray[np.float32]:
     """Return a file's sound, mono, 44,100 a second, from time 0 of its clock on (silence before it starts)."""
-    shape = f"aresample={RATE}:async=1:first_pts=0"
+    shape = f"aresample={RATE}:async=1:min_hard_comp=0.02:first_pts=0"
     data = ffmpeg("-copyts", "-i", f"file:{path}", "-map", "0:a:0", "-af", shape, "-ac", "1", "-f", "f32le", "pipe:1")
     return np.frombuffer(data, np.float32)
 

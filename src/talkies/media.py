@@ -1068,10 +1068,13 @@ def _remux_arguments(
     arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
     if way == "copy":
         return [*arguments, "-c:a", "copy", "-t", _seconds(duration)]
-    # first_pts=0 cuts what lies before the picture and fills with silence what is missing; async fills gaps inside
+    # first_pts=0 cuts what lies before the picture and fills with silence what is missing; async fills gaps inside,
+    # from 20 ms on (by default from 100 ms, which is three frames of picture).
     rate = sound.sample_rate if sound.sample_rate in (22050, 24000, 32000, 44100, 48000) else 48000
     layout = "mono" if sound.channels == "mono" else "stereo"
-    shape = f"aresample={rate}:async=1:first_pts=0,aformat=sample_rates={rate}:channel_layouts={layout}"
+    shape = (
+        f"aresample={rate}:async=1:min_hard_comp=0.02:first_pts=0,aformat=sample_rates={rate}:channel_layouts={layout}"
+    )
     return [*arguments, "-af", f"{shape},atrim=end={_seconds(until)}", *AAC]
 
 
