@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from landmarks import keypoint_jacobians, keypoint_values, neighbours, regions
 from PIL import Image
-from portraits import POSE_NAMES, Portrait, Pose, sample_identity, sample_pose, spoil
+from portraits import EYE_LEFT, LIPS_INNER, POSE_NAMES, Portrait, Pose, sample_identity, sample_pose, spoil
 from torch import Tensor
 
 from talkies.model import FirstOrderModel, Generator, Keypoints, build_model, save_safetensors
@@ -244,11 +244,30 @@ def flow_loss(deformation: Tensor, source_points: Tensor, target_points: Tensor)
     low, high = head.amin(2), head.amax(2)  # [N, 2, 2]
     centre, radius = (low + high) / 2, (high - low) / 2 * 1.6
     inside = (((still[:, None] - centre[:, :, None]) / radius[:, :, None]) ** 2).sum(-1) < 1
-    weight = torch.cat([torch.ones(target_points.shape[:2]), 0.3 * (~inside.any(1)).float()], 1)
+    marks = torch.ones(target_points.shape[:2])
+    marks[:, EYE_LEFT.start : LIPS_INNER.stop] = 4  # lids and lips: a head that moves well is not yet a face that does
+    weight = torch.cat([marks, 0.3 * (~inside.any(1)).float()], 1)
     where = torch.cat([target_points, still], 1)
     look = F.grid_sample(deformation.permute(0, 3, 1, 2), where[:, :, None], padding_mode="border", align_corners=False)
     right = torch.cat([source_points, still], 1)
     return ((look[..., 0].transpose(1, 2) - right).abs().mean(-1) * weight).sum() / weight.sum()
+
+
+def hole_loss(occlusion: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:
+    """What the source can't show must be known as missing: the mouth's inside and the eyeball when they open.
+
+    Mean occlusion value (0 says missing) between lips or lids that are further apart in the target than in the source.
+    """
+    total, count = occlusion.new_zeros(()), occlusion.new_full((), 1e-3)
+    for upper, lower in (((64, 65, 66), (70, 69, 68)), ((34, 35, 36), (40, 39, 38)), ((42, 43, 44), (48, 47, 46))):
+        gaps = [(p[:, lower] - p[:, upper]).norm(dim=-1).mean(1) for p in (source_points, target_points)]
+        opens = (gaps[1] - 1.5 * gaps[0] > 0.04).float()  # 0.04: 2.5 pixels
+        share = torch.tensor([0.3, 0.5, 0.7])[:, None, None, None]
+        between = target_points[:, upper] * (1 - share) + target_points[:, lower] * share  # [3, N, 3, 2]
+        where = between.transpose(0, 1).flatten(1, 2)[:, :, None]
+        seen = F.grid_sample(occlusion, where, align_corners=False).flatten(1).mean(1)
+        total, count = total + (seen * opens).sum(), count + opens.sum()
+    return total / count
 
 
 def equivariance_loss(model: FirstOrderModel, frames: Tensor, found: Keypoints, rng: np.random.Generator) -> Tensor:
@@ -356,7 +375,7 @@ def set_training(model: FirstOrderModel) -> None:
 class Trainer:
     """The state of a training and how a step changes it."""
 
-    def __init__(self, folder: Path, stages: list[Stage], groups: int, seed: int, decay: float = 0.998) -> None:
+    def __init__(self, folder: Path, stages: list[Stage], groups: int, seed: int, decay: float = 0.995) -> None:
         self.folder, self.stages, self.seed, self.decay = folder, stages, seed, decay
         torch.manual_seed(seed)
         self.model = build_model("demo")
@@ -414,17 +433,18 @@ class Trainer:
             kp_source, kp_driving, kp_initial = batch.kp_source, batch.kp_driving, batch.kp_initial
         moved = transfer(kp_source, kp_driving, kp_initial, batch.own)
         out = self.model.generator(batch.source, kp_source, moved)
-        weight = 1 + 5 * torch.maximum(
+        weight = 1 + 8 * torch.maximum(
             region_weight(batch.regions, stage.side), 0.3 * region_weight(batch.source_regions, stage.side)
         )
         losses["picture"] = picture_loss(out.prediction, batch.target, weight)
         losses["flow"] = 4 * flow_loss(out.deformation, batch.source_points, batch.target_points)
+        losses["holes"] = 0.1 * hole_loss(out.occlusion, batch.source_points, batch.target_points)
         if self.step % 4 == 3:
             some = slice(n, n + max(2, n // 2))
             losses["equivariance"] = 0.5 * equivariance_loss(
                 self.model, frames[some], _slice(found, some.start, some.stop), rng
             )
-        total = losses["picture"] + losses["keypoints"] + losses["flow"]
+        total = losses["picture"] + losses["keypoints"] + losses["flow"] + losses["holes"]
         total = total + losses.get("equivariance", 0.0)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
