@@ -101,7 +101,11 @@ def _page_data(
 
 def _address(results: Path, path: Path | None) -> str | None:
     """Return a file's relative, percent-encoded address from the page; any bytes a file name may hold survive."""
-    return None if path is None else quote(os.fsencode(os.path.relpath(path, results)))
+    if path is None:
+        return None
+    inside = f"{results}{os.sep}"  # the common case, told fast: a run may have 100,000 films
+    text = str(path)
+    return quote(os.fsencode(text.removeprefix(inside) if text.startswith(inside) else os.path.relpath(path, results)))
 
 
 def _script_json(value: Any) -> str:
@@ -126,7 +130,9 @@ def _mirror(folder: Path, paths: Iterable[Path | None]) -> dict[Path, Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     copies: dict[Path, Path] = {}
-    for path in dict.fromkeys(path for path in paths if path is not None and path.is_file()):
+    for path in dict.fromkeys(paths):
+        if path is None or not path.is_file():
+            continue
         copies[path] = copy = folder / path.name
         if not _same(path, copy):
             with _Part(copy) as part:
