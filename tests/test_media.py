@@ -355,11 +355,9 @@ def test_any_name_works(tmp_path: Path, name: str | bytes) -> None:
     assert shown(clip) == list(range(12))
     out = tmp_path / "out" / os.fsdecode(name)
     out.parent.mkdir()
-    with FrameWriter(out, clip.rate) as film:
-        for frame in read_frames(clip):
-            film.write(frame)
+    write(out, [clips.frame(i) for i in range(3)])
     remux(out, clip, out)
-    assert shown(probe(out)) == list(range(12))
+    assert probe(out).frames == 3
     assert listed(out.parent) == [out.name]
 
 
@@ -640,10 +638,11 @@ def test_sound_stays_where_it_was(tmp_path: Path, name: str, way: str) -> None:
     after = clips.delay(clips.decoded_sound(tmp_path / "talkie.mp4"))
     assert abs(after - before) < 0.005
     assert abs(after) < 1.5 * FRAME or name == "plain.wmv"
-    start, end = sound_span(tmp_path / "talkie.mp4")
-    assert abs(start) < 2 * FRAME
-    assert abs(end - 2) < 2 * FRAME
-    assert shown(probe(tmp_path / "talkie.mp4")) == list(range(clip.frames))
+    talkie = probe(tmp_path / "talkie.mp4")
+    assert talkie.sound is not None
+    assert abs(talkie.sound.start) < 2 * FRAME
+    assert abs(talkie.sound.end - 2) < 2 * FRAME
+    assert talkie.frames == clip.frames
 
 
 @pytest.mark.parametrize(
@@ -835,8 +834,13 @@ def test_heic_is_read_by_a_fresh_process(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "(64, 96, 3)\n"
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".heic"])
+@pytest.mark.parametrize(
+    ("suffix", "orientation"),
+    [
+        *((".jpg", n) for n in range(1, 9)),
+        *((suffix, n) for suffix in (".png", ".webp", ".tif", ".heic") for n in (5, 6)),
+    ],
+)
 def test_exif_orientation_is_applied_once(tmp_path: Path, suffix: str, orientation: int) -> None:
     media._register_heif()
     exif = Image.Exif()
