@@ -43,6 +43,25 @@ KEYPOINTS: dict[str, tuple[int, ...]] = {
     "lip_lower": (69,),
 }
 
+# The landmarks that move as a keypoint does, so that its motion should be the one chosen there.
+FOLLOWERS: dict[str, tuple[int, ...]] = {
+    "chin": (6, 7, 8, 9, 10),
+    "cheek_left": (0, 1, 2, 3, 4),
+    "cheek_right": (12, 13, 14, 15, 16),
+    "forehead": (FOREHEAD,),
+    "nose": (27, 28, 29, 30, 31, 32),
+    "brow_left": (17, 18, 19, 20, 21),
+    "brow_right": (22, 23, 24, 25, 26),
+    "lid_upper_left": (34, 35, 36),
+    "lid_lower_left": (38, 39, 40),
+    "lid_upper_right": (42, 43, 44),
+    "lid_lower_right": (46, 47, 48),
+    "mouth_left": (51, 63),
+    "mouth_right": (57, 67),
+    "lip_upper": (53, 54, 55, 64, 65, 66),
+    "lip_lower": (59, 60, 61, 68, 69, 70),
+}
+
 # What moves with the skull and the jaw, and not with the lids, which would make frames collapse when an eye shuts.
 _STEADY = np.array([*range(0, 17), 17, 19, 21, 22, 24, 26, *range(27, 33), 33, 37, 41, 45, 51, 57, FOREHEAD], dtype=int)
 _REACH = 0.34  # radius, in [-1, 1] units, of the neighbourhood that a keypoint's affine frame is fitted to

@@ -1,9 +1,10 @@
 """Train the demo preset on drawn portraits, on a CPU.
 
-    python scripts/train_demo.py --folder training --schedule 64:3000:12:1e-3,128:3000:8:6e-4
+    python scripts/train_demo.py --folder training --schedule 64:600:12:1e-3:true:1,128:3000:6:6e-4:found:1
 
 Killed at any moment and started again with the same words it goes on from its last checkpoint; the batch of step n
-depends on the seed and n alone, so the course is the same. Stages of the schedule are side:steps:batch:rate.
+depends on the seed and n alone, so the course is the same. Stages of the schedule are
+side:steps:batch:rate:keypoints (true or found):every (see Stage).
 
 A step shows the network an identity A in one pose (the source) and asks for A in another (the target). The motion
 comes half the time from A itself, as in the paper, and half the time from somebody else, B, who was drawn in the very
@@ -21,6 +22,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from landmarks import keypoint_jacobians, keypoint_values, neighbours, regions
+from landmarks import FOLLOWERS, keypoint_jacobians, keypoint_values, neighbours, regions
 from PIL import Image
 from portraits import EYE_LEFT, LIPS_INNER, POSE_NAMES, Portrait, Pose, sample_identity, sample_pose, spoil
 from torch import Tensor
 
-from talkies.model import FirstOrderModel, Generator, Keypoints, build_model, save_safetensors
+from talkies.model import DenseMotion, FirstOrderModel, Generated, Generator, Keypoints, build_model, save_safetensors
 from talkies.motion import hull_area
 
 SIDE = 128  # the network's own
@@ -232,21 +234,38 @@ def keypoint_loss(found: Keypoints, true: Keypoints) -> Tensor:
     return 10 * (found.value - true.value).abs().mean() + (found.jacobian - true.jacobian).abs().mean()
 
 
-def flow_loss(deformation: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:
-    """The deformation against what is known of it.
-
-    At each landmark of the target it must look at the same landmark of the source; at the border's points, which no
-    head reaches in both pictures, at the same place.
-    """
+def still_points(source_points: Tensor, target_points: Tensor) -> tuple[Tensor, Tensor]:
+    """A grid of points [N, 81, 2] and which of them no head reaches in either picture, [N, 81]."""
     axis = torch.linspace(-0.97, 0.97, 9)
-    still = torch.cartesian_prod(axis, axis).expand(len(deformation), -1, -1)
+    still = torch.cartesian_prod(axis, axis).expand(len(source_points), -1, -1)
     head = torch.stack([source_points, target_points], 1)
     low, high = head.amin(2), head.amax(2)  # [N, 2, 2]
     centre, radius = (low + high) / 2, (high - low) / 2 * 1.6
     inside = (((still[:, None] - centre[:, :, None]) / radius[:, :, None]) ** 2).sum(-1) < 1
+    return still, (~inside.any(1)).float()
+
+
+def mask_loss(mask: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:
+    """A hint for the masks: each landmark moves with the keypoint it follows, the border with the background."""
+    which = [mark for marks in FOLLOWERS.values() for mark in marks]
+    owner = torch.tensor([1 + k for k, marks in enumerate(FOLLOWERS.values()) for _ in marks])
+    shares = F.grid_sample(mask, target_points[:, which, None], padding_mode="border", align_corners=False)[..., 0]
+    chosen = shares.gather(1, owner.expand(len(mask), 1, -1))[:, 0]
+    still, outside = still_points(source_points, target_points)
+    ground = F.grid_sample(mask[:, :1], still[:, :, None], padding_mode="border", align_corners=False)[:, 0, :, 0]
+    return -(chosen + 1e-3).log().mean() - ((ground + 1e-3).log() * outside).sum() / outside.sum()
+
+
+def flow_loss(deformation: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:
+    """The deformation against what is known of it.
+
+    At each landmark of the target it must look at the same landmark of the source; at points of the border at the
+    same place.
+    """
+    still, outside = still_points(source_points, target_points)
     marks = torch.ones(target_points.shape[:2])
     marks[:, EYE_LEFT.start : LIPS_INNER.stop] = 4  # lids and lips: a head that moves well is not yet a face that does
-    weight = torch.cat([marks, 0.3 * (~inside.any(1)).float()], 1)
+    weight = torch.cat([marks, 0.3 * outside], 1)
     where = torch.cat([target_points, still], 1)
     look = F.grid_sample(deformation.permute(0, 3, 1, 2), where[:, :, None], padding_mode="border", align_corners=False)
     right = torch.cat([source_points, still], 1)
@@ -256,7 +275,8 @@ def flow_loss(deformation: Tensor, source_points: Tensor, target_points: Tensor)
 def hole_loss(occlusion: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:
     """What the source can't show must be known as missing: the mouth's inside and the eyeball when they open.
 
-    Mean occlusion value (0 says missing) between lips or lids that are further apart in the target than in the source.
+    The surprise at finding the occlusion map 0 (missing) between lips or lids that are further apart
+    in the target than in the source.
     """
     total, count = occlusion.new_zeros(()), occlusion.new_full((), 1e-3)
     for upper, lower in (((64, 65, 66), (70, 69, 68)), ((34, 35, 36), (40, 39, 38)), ((42, 43, 44), (48, 47, 46))):
@@ -265,7 +285,8 @@ def hole_loss(occlusion: Tensor, source_points: Tensor, target_points: Tensor) -
         share = torch.tensor([0.3, 0.5, 0.7])[:, None, None, None]
         between = target_points[:, upper] * (1 - share) + target_points[:, lower] * share  # [3, N, 3, 2]
         where = between.transpose(0, 1).flatten(1, 2)[:, :, None]
-        seen = F.grid_sample(occlusion, where, align_corners=False).flatten(1).mean(1)
+        seen = F.grid_sample(occlusion, where, align_corners=False).flatten(1)
+        seen = -(1.001 - seen).log().mean(1)  # a logarithm, since the map starts at nearly 1 everywhere
         total, count = total + (seen * opens).sum(), count + opens.sum()
     return total / count
 
@@ -302,21 +323,27 @@ def equivariance_loss(model: FirstOrderModel, frames: Tensor, found: Keypoints, 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the schedule; detected says whose keypoints the generator is given."""
+    """A stretch of the schedule.
+
+    detected: whether the generator is given the keypoints that the detector finds, or the true ones. every: one step
+    of so many trains all networks, the others the dense motion alone.
+    """
 
     side: int
     steps: int
     batch: int
     rate: float
     detected: bool
+    every: int
 
 
 def parse_schedule(text: str) -> list[Stage]:
-    """'64:3000:12:1e-3:true,128:3000:8:6e-4:found' -> stages."""
+    """'64:3000:12:1e-3:true:3,128:3000:8:6e-4:found:1' -> stages."""
     stages = []
     for part in text.split(","):
-        side, steps, batch, rate, whose = part.split(":")
-        stages.append(Stage(int(side), int(steps), int(batch), float(rate), {"true": False, "found": True}[whose]))
+        side, steps, batch, rate, whose, every = part.split(":")
+        detected = {"true": False, "found": True}[whose]
+        stages.append(Stage(int(side), int(steps), int(batch), float(rate), detected, int(every)))
     return stages
 
 
@@ -372,6 +399,16 @@ def set_training(model: FirstOrderModel) -> None:
                 module.eval()
 
 
+def guide(out: Generated | DenseMotion, batch: Batch) -> dict[str, Tensor]:
+    """What the landmarks say of deformation, masks and occlusion."""
+    points = batch.source_points, batch.target_points
+    return {
+        "flow": 4 * flow_loss(out.deformation, *points),
+        "masks": 0.03 * mask_loss(out.mask, *points),
+        "holes": 0.1 * hole_loss(out.occlusion, *points),
+    }
+
+
 class Trainer:
     """The state of a training and how a step changes it."""
 
@@ -415,6 +452,20 @@ class Trainer:
         rng = np.random.default_rng([self.seed, self.step, 12])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stages, self.step)
+        # The dense motion has the most to learn and costs the least.
+        losses = self._whole(batch, stage, rng) if self.step % stage.every == 0 else self._motion(batch)
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        if torch.isfinite(norm):  # one bad batch must not end a night's work
+            self.optimizer.step()
+        self._follow()
+        self.step += 1
+        return {k: float(v.detach()) for k, v in losses.items()}
+
+    def _whole(self, batch: Batch, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Losses of detector, dense motion and generator together."""
         others = np.flatnonzero(~batch.own)
         n = stage.batch
         # One pass of the detector sees every picture; an identity that drives itself needs no initial frame.
@@ -437,23 +488,24 @@ class Trainer:
             region_weight(batch.regions, stage.side), 0.3 * region_weight(batch.source_regions, stage.side)
         )
         losses["picture"] = picture_loss(out.prediction, batch.target, weight)
-        losses["flow"] = 4 * flow_loss(out.deformation, batch.source_points, batch.target_points)
-        losses["holes"] = 0.1 * hole_loss(out.occlusion, batch.source_points, batch.target_points)
-        if self.step % 4 == 3:
+        losses |= guide(out, batch)
+        if self.step % (4 * stage.every) == 0:
             some = slice(n, n + max(2, n // 2))
-            losses["equivariance"] = 0.5 * equivariance_loss(
-                self.model, frames[some], _slice(found, some.start, some.stop), rng
-            )
-        total = losses["picture"] + losses["keypoints"] + losses["flow"] + losses["holes"]
-        total = total + losses.get("equivariance", 0.0)
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        if torch.isfinite(norm):  # one bad batch must not end a night's work
-            self.optimizer.step()
-        self._follow()
-        self.step += 1
-        return {k: float(v.detach()) for k, v in losses.items()}
+            close = equivariance_loss(self.model, frames[some], _slice(found, some.start, some.stop), rng)
+            losses["equivariance"] = 0.5 * close
+        return losses
+
+    def _motion(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the dense motion alone: guided by landmarks, and the small source, warped, against the target."""
+        network = self.model.generator.dense_motion_network
+        small = network.shrink(batch.source)
+        moved = transfer(batch.kp_source, batch.kp_driving, batch.kp_initial, batch.own)
+        out = network(small, batch.kp_source, moved)
+        target = F.avg_pool2d(batch.target, batch.target.shape[-1] // small.shape[-1])
+        warped = F.grid_sample(small, out.deformation, padding_mode="border", align_corners=False)
+        weight = (1 + 3 * region_weight(batch.regions, small.shape[-1])) * out.occlusion.detach()
+        error = ((warped - target).abs() * weight).mean() / weight.mean()
+        return {"warp": 2 * error, **guide(out, batch)}
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -516,7 +568,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ship", type=Path, metavar="FILE", help="write the weights so far as safetensors, and end")
     parser.add_argument("--folder", type=Path, default=Path("training"))
-    parser.add_argument("--schedule", default="64:3000:12:1e-3:true,128:3000:8:6e-4:found")
+    parser.add_argument("--schedule", default="64:600:12:1e-3:true:1,128:2000:6:8e-4:true:3,128:2000:6:6e-4:found:1")
     parser.add_argument("--groups", type=int, default=1200, help=f"groups of {FAMILY} identities in {POSES} poses")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=float, default=180, help="seconds between checkpoints and contact sheets")
@@ -533,7 +585,9 @@ def main() -> None:
     sums: dict[str, list[float]] = {}
     saved = begun = time.monotonic()
     first = trainer.step
-    while trainer.step < end:
+    asked_to_stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: asked_to_stop.append(number))
+    while trainer.step < end and not asked_to_stop:
         for name, value in trainer.advance().items():
             sums.setdefault(name, []).append(value)
         now = time.monotonic()
@@ -552,6 +606,8 @@ def main() -> None:
                 json.dumps({"sheet": sheet.name, **contact_sheet(trainer.average, sheet, side, held_out)}), flush=True
             )
             saved = time.monotonic()
+    if asked_to_stop:
+        trainer.save()
 
 
 if __name__ == "__main__":

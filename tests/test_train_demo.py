@@ -14,7 +14,7 @@ import train_demo
 
 @pytest.fixture(scope="module")
 def schedule():
-    return train_demo.parse_schedule("64:3:2:1e-3:true,128:2:2:5e-4:found")
+    return train_demo.parse_schedule("64:3:2:1e-3:true:2,128:2:2:5e-4:found:1")
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_an_identity_that_drives_itself_gives_its_own_keypoints():
 
 
 def test_the_rate_rises_stays_and_falls(schedule):
-    stages = train_demo.parse_schedule("64:300:2:1e-3:true,128:100:2:5e-4:found")
+    stages = train_demo.parse_schedule("64:300:2:1e-3:true:3,128:100:2:5e-4:found:1")
     rates = [train_demo.learning_rate(stages, step) for step in range(400)]
     assert rates[0] == pytest.approx(1e-5)
     assert rates[200] == 1e-3
