@@ -37,11 +37,19 @@ def make_clip(path: Path, frames: int = 6, tone: int = 440, sound: bool = True, 
     inputs = ["-f", "lavfi", "-i", f"testsrc2=size=64x64:rate={rate}"]
     inputs += ["-f", "lavfi", "-i", f"sine=frequency={tone}:sample_rate=48000:duration={seconds + 0.05}"] * sound
     part = path.with_name("." + path.name + ".new" + path.suffix)
-    subprocess.run(
-        [media.ffmpeg_path(), "-v", "error", "-nostdin", *inputs, "-frames:v", str(frames), "-t", f"{seconds + 0.02}"]
-        + ["-threads", "1", "-pix_fmt", "yuv420p", "-c:a", "aac", "-y", str(part)],
-        check=True,
-    )
+    output = [
+        "-frames:v",
+        str(frames),
+        "-t",
+        f"{seconds + 0.02}",
+        "-threads",
+        "1",
+        "-pix_fmt",
+        "yuv420p",
+        "-c:a",
+        "aac",
+    ]
+    subprocess.run([media.ffmpeg_path(), "-v", "error", "-nostdin", *inputs, *output, "-y", str(part)], check=True)
     part.replace(path)
 
 

@@ -99,6 +99,16 @@ def test_a_changed_picture_makes_its_pairs_alone(run: RunFolder) -> None:
     assert NOTHING in run.snakemake()
 
 
+def test_a_picture_replaced_by_an_older_file_is_noticed(run: RunFolder) -> None:
+    old = run.path / "old.png"
+    draw_picture(old, (7, 7, 7))
+    os.utime(old, (1_000_000_000, 1_000_000_000))
+    old.rename(run.path / "images/red.png")
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/red", "b/red"]
+    assert NOTHING in run.snakemake()
+
+
 def test_a_changed_clip_makes_its_pairs_and_its_motion_alone(run: RunFolder) -> None:
     make_clip(run.path / "driving/a.mp4", frames=7, tone=900)
     run.snakemake()
@@ -157,6 +167,7 @@ def test_a_motion_made_again_computes_no_pair(run: RunFolder) -> None:
     assert run.events("animated") == []
 
 
+@pytest.mark.slow
 def test_what_a_worker_finds_gone_the_next_run_makes_again(run: RunFolder) -> None:
     (run.path / ".talkies/sources/red.json").unlink()
     shutil.rmtree(run.path / ".talkies/motion")
@@ -172,7 +183,6 @@ def test_what_a_worker_finds_gone_the_next_run_makes_again(run: RunFolder) -> No
     [
         ({"motion": {"relative": False}}, 6, 6),
         ({"motion": {"best_frame": 2}}, 6, 6),
-        ({"model": {"precision": "bf16"}}, 6, 6),
         ({"crop": {"images": "center", "driving": "center", "files": {"red.png": [0, 0, 32, 32]}}}, 2, 2),
         ({"audio": False}, 0, 6),
         ({"provenance": False}, 0, 6),
@@ -341,6 +351,7 @@ def animate(run: RunFolder):
 RECEIPT = ".talkies/receipts/animate/pairs-0001.json"
 
 
+@pytest.mark.slow
 def test_sigterm_discards_the_unfinished_pair_and_leaves_no_debris(long_run: RunFolder) -> None:
     worker = animate(long_run)
     wait_for(lambda: long_run.events("animated"))
@@ -360,6 +371,7 @@ def test_sigterm_discards_the_unfinished_pair_and_leaves_no_debris(long_run: Run
     long_run.whole(LONG)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_is_a_failure_without_receipt_and_the_next_run_goes_on(long_run: RunFolder) -> None:
     snakemake = long_run.start("snakemake", "--snakefile", str(SNAKEFILE))
     wait_for(lambda: long_run.events("animated"))
@@ -373,6 +385,7 @@ def test_a_worker_killed_is_a_failure_without_receipt_and_the_next_run_goes_on(l
     long_run.whole(LONG)
 
 
+@pytest.mark.slow
 def test_everything_killed_at_once_and_run_again(long_run: RunFolder) -> None:
     snakemake = long_run.start("snakemake", "--snakefile", str(SNAKEFILE))
     wait_for(lambda: long_run.events("animated"))
@@ -387,6 +400,7 @@ def test_everything_killed_at_once_and_run_again(long_run: RunFolder) -> None:
     assert NOTHING in long_run.snakemake()
 
 
+@pytest.mark.slow
 def test_two_workers_never_make_one_film(long_run: RunFolder) -> None:
     first = animate(long_run)
     wait_for(lambda: (long_run.path / ".talkies/locks/pairs-0001.lock").exists())
@@ -398,6 +412,7 @@ def test_two_workers_never_make_one_film(long_run: RunFolder) -> None:
     assert sorted(long_run.events("animated")) == LONG
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_dead_worker_is_broken(long_run: RunFolder) -> None:
     worker = animate(long_run)
     wait_for(lambda: (long_run.path / ".talkies/silent/a").exists())
@@ -409,6 +424,7 @@ def test_the_lock_of_a_dead_worker_is_broken(long_run: RunFolder) -> None:
     long_run.whole(LONG)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_records_nothing(long_run: RunFolder) -> None:
     """A limit on file sizes stands for the full disk: the system refuses the write in the same way."""
     worker = long_run.start(
@@ -450,6 +466,7 @@ ODD_NAMES = [
 ]
 
 
+@pytest.mark.slow
 def test_odd_file_names_work(tmp_path) -> None:
     run = RunFolder.create(tmp_path / "run", images=[], clips=[])
     for number, name in enumerate(ODD_NAMES):
@@ -512,12 +529,34 @@ def test_mistakes_in_the_pairs_table_name_the_line(finished: RunFolder, tmp_path
     assert all(word in message for word in words), message
 
 
+def test_scratch_takes_what_is_unfinished_and_keeps_nothing(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
+    scratch = tmp_path / "scratch"
+    run.configure(scratch=str(scratch))
+    assert "scratch" in run.snakemake("-n", ok=False), "a folder that is not there is named"
+    scratch.mkdir()
+    (scratch / "talkies-pairs-0001-dead").mkdir()
+    (scratch / "talkies-pairs-0001-dead" / "half.mp4").write_bytes(b"of a worker that was killed")
+    run.snakemake()
+    run.whole(["a/one"])
+    assert list(scratch.iterdir()) == []
+
+
+def test_slurm_resources_reach_the_jobs(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
+    run.configure(slurm={"gpu": {"gpu": 1, "slurm_partition": "fast"}, "cpu": {"slurm_partition": "wide"}})
+    output = run.snakemake("-n")
+    assert output.count("slurm_partition=fast") == 2
+    assert output.count("slurm_partition=wide") == 5
+
+
 def test_hidden_and_system_files_are_passed_over(run: RunFolder) -> None:
     for name in (".DS_Store", "._red.png", ".hidden.png", "Thumbs.db", "notes.txt"):
         (run.path / "images" / name).write_bytes(b"x")
     assert NOTHING in run.snakemake()
 
 
+@pytest.mark.slow
 def test_weights_swapped_make_everything_anew(run: RunFolder) -> None:
     from talkies.model import load_model, save_safetensors
 

@@ -109,7 +109,8 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._encoder.shutdown(wait=True, cancel_futures=True)
+        # What waits is the end of a film whose frames are all written: it may come to its end.
+        self._encoder.shutdown(wait=True)
 
     def prepare(self, name: str, image: NDArray[np.uint8]) -> _Prepared:
         """Return a source's features and keypoints; those of the last name asked for are kept.
@@ -168,12 +169,13 @@ class Engine:
         movement: Movement,
         writer: FrameWriter,
         *,
+        done: Callable[[], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Future[None]:
         """Animate one pair into the writer's film; return a future that is done when the film stands there.
 
-        The frames are computed before this returns; the last of them may still be in the encoder, which
-        goes on while the next pair is computed. An error of the encoder comes out of the future.
+        The frames are computed before this returns; the encoder ends the film, and then calls `done`, while the
+        next pair is computed. An error of either comes out of the future.
         """
         source = self.prepare(name, image)
         with _discarding(writer, self._encoder):
@@ -184,12 +186,18 @@ class Engine:
                     waiting.pop(0).result()
             for written in waiting:
                 written.result()
-        return self._encoder.submit(writer.__exit__, None, None, None)
+        return self._encoder.submit(_close, writer, done)
 
 
 def _write_all(writer: FrameWriter, frames: NDArray[np.uint8]) -> None:
     for frame in frames:
         writer.write(frame)
+
+
+def _close(writer: FrameWriter, done: Callable[[], None] | None) -> None:
+    writer.__exit__(None)
+    if done:
+        done()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The `talkies` command. Exit code 0: done; 1: failed, one line says why; 2: wrong usage; 128 + n: stopped by signal n."""
+"""The `talkies` command. Exit code 0: done; 1: failed, and why; 2: wrong usage; 128 + n: stopped by signal n."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         name = f"{printable(str(error.filename))}: " if error.filename else ""
         _fail(chosen, f"{name}{error.strerror or error}")
+    except ModuleNotFoundError as error:
+        _fail(chosen, f"{error.name} is not installed, and this needs it: pip install 'talkies[engine]'")
     except MemoryError:
         _fail(chosen, "out of memory: give the job more, or fewer threads")
     except Exception as error:  # the last line of defence: one line, as promised; all of it with --debug

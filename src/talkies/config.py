@@ -49,6 +49,11 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.yaml: model.checkpoint: preset {settings['model']['preset']} needs its published weights: "
             "give their path (README: how to get them)"
         )
+    if settings["scratch"] is not None and not Path(settings["scratch"]).is_dir():
+        raise TalkiesError(f"config.yaml: scratch: there is no folder {printable(settings['scratch'])}")
+    checkpoint = settings["model"]["checkpoint"]
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise TalkiesError(f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}")
     return settings
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from . import media
 from .errors import InputError, TalkiesError, printable
 from .gallery import Entry
 from .plan import HOME, TAKEN_NAMES, Plan
-from .records import Receipt, Recorded, file_digest, held_locks, read_json, write_json
+from .records import Receipt, Recorded, held_locks, read_json, write_json
 from .shards import Run
 
 RECEIPT_STAGES = ("animate", "remux")
@@ -88,7 +89,7 @@ def verify(plan: Plan) -> dict[str, str]:
             wrong[name] = "not made yet"
         elif not record.get("key"):
             wrong[name] = "forgotten, or without a record: snakemake makes it again"
-        elif file_digest(talkie.path) != record.get("file", {}).get("sha256"):
+        elif media.file_digest(talkie.path) != record.get("file", {}).get("sha256"):
             wrong[name] = "altered since it was made: snakemake makes it again"
         else:
             fault = _differs(talkie.path, record)
@@ -97,7 +98,7 @@ def verify(plan: Plan) -> dict[str, str]:
     return wrong
 
 
-def _differs(path: Path, record: dict) -> str | None:
+def _differs(path: Path, record: dict[str, Any]) -> str | None:
     try:
         clip = media.probe(path)
     except InputError as error:

@@ -18,7 +18,7 @@ from typing import Any
 from . import media
 from .config import read_pairs
 from .errors import InputError, TalkiesError, printable
-from .model.presets import PRESETS
+from .model.presets import DEMO_WEIGHTS, PRESETS
 from .records import digest, held_locks, read_json, write_json
 
 HOME = Path(".talkies")
@@ -41,9 +41,10 @@ BYTES_PER_FRAME = 2_500
 
 @dataclass(frozen=True)
 class Source:
-    """A picture: its path and how it is cropped (a mode, or a box [x, y, width, height])."""
+    """A picture: its path, its file's size and time, and how it is cropped (a mode, or a box [x, y, width, height])."""
 
     file: str
+    stamp: list[int]
     crop: str | list[float]
 
 
@@ -53,6 +54,7 @@ class Take:
 
     driving: str
     file: str
+    stamp: list[int]
     crop: str | list[float]
     start: str | None = None
     end: str | None = None
@@ -122,7 +124,7 @@ class Plan:
     def _item_digests(self, shard: str) -> dict[str, str]:
         if shard in self.pictures:
             return {image: digest(asdict(self.sources[image])) for image in self.pictures[shard]}
-        return {take: digest(self._take_spec(take)) for take in self.clips[shard]}
+        return {take: digest(asdict(self.takes[take])) for take in self.clips[shard]}
 
     def retire(self, previous: Plan) -> None:
         """Take over what preparing shards have held before, and add what has gone since the previous plan."""
@@ -134,7 +136,11 @@ class Plan:
 
     def motion(self, shard: str) -> str:
         """Return the digest of what a motion shard is to do."""
-        return digest([self.settings["model"]["preset"], self.preparation(shard)])
+        return digest([self.settings["model"]["preset"], self._weights(), self.preparation(shard)])
+
+    def _weights(self) -> str:
+        # A path, whose file Snakemake watches; of the weights in the package, which change with it, the digest.
+        return self.settings["model"]["checkpoint"] or media.file_digest(DEMO_WEIGHTS)
 
     def animation(self, shard: str) -> str:
         """Return the digest of all that decides the pixels of a shard's films, but for the files' contents."""
@@ -143,8 +149,8 @@ class Plan:
         for name in self.shards[shard]:
             pair = self.pairs[name]
             picture = asdict(replace(pair, audio=True))
-            parts.append([picture, asdict(self.sources[pair.image]), self._take_spec(pair.take)])
-        return digest([model["preset"], model["precision"], parts])
+            parts.append([picture, self.sources[pair.image].crop, self.takes[pair.take].crop])
+        return digest([model["preset"], self._weights(), model["precision"], parts])
 
     def remuxing(self, shard: str) -> str:
         """Return the digest of all that decides a shard's sound and tags, but for the files' contents."""
@@ -153,10 +159,6 @@ class Plan:
     def gallery(self) -> str:
         """Return the digest of what the gallery shows, but for the films' contents."""
         return digest([self.settings["gallery"]["title"], list(self.pairs)])
-
-    def _take_spec(self, take: str) -> dict[str, Any]:
-        # The number of frames is an estimate, made anew when a clip changes: it decides no pixel.
-        return asdict(replace(self.takes[take], frames=0))
 
     def save(self, path: Path = PLAN) -> None:
         """Write the plan."""
@@ -237,7 +239,8 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None) -> Plan:
     pairs = _pairs(settings, images, clips)
     crops = _crops(settings, images, clips)
     sources = {
-        image: Source(str(images[image]), crops(images[image], "images")) for image in sorted({p.image for p in pairs})
+        image: Source(str(images[image]), _stamp(images[image]), crops(images[image], "images"))
+        for image in sorted({p.image for p in pairs})
     }
     frames = _count_frames({clips[p.driving] for p in pairs})
     takes: dict[str, Take] = {}
@@ -251,7 +254,9 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None) -> Plan:
         count, rate = frames[file]
         since, until = Fraction(pair.start or 0), Fraction(pair.end) if pair.end else None
         count = max(0, count - round(since * rate) if until is None else min(count, round((until - since) * rate)))
-        takes[pair.take] = Take(pair.driving, str(file), crops(file, "driving"), pair.start, pair.end, count)
+        takes[pair.take] = Take(
+            pair.driving, str(file), _stamp(file), crops(file, "driving"), pair.start, pair.end, count
+        )
     plan = Plan(
         settings=dict(settings),
         sources=sources,
@@ -345,6 +350,15 @@ def _crops(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
     return lambda path, kind: by_kind["files"].get(path.name) or by_kind[kind] or usual
 
 
+def _stamp(path: Path) -> list[int]:
+    """Return a file's size and time, by which a new one under its name is noticed, also an older one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []  # a link to nowhere: its preparation says so
+    return [status.st_size, status.st_mtime_ns]
+
+
 def _count_frames(files: Iterable[Path]) -> dict[Path, tuple[int, Fraction]]:
     """Return each clip's number of frames and rate; what was probed before is kept in .talkies/probes.json.
 
@@ -355,13 +369,12 @@ def _count_frames(files: Iterable[Path]) -> dict[Path, tuple[int, Fraction]]:
     counts: dict[Path, tuple[int, Fraction]] = {}
     for path in sorted(files):
         try:
-            status = path.stat()
-            stamp = [status.st_size, status.st_mtime_ns]
+            stamp = _stamp(path)
             entry = known.get(str(path))
             if not entry or entry["stamp"] != stamp:
                 clip = media.probe(path)
                 entry = {"stamp": stamp, "frames": clip.frames, "rate": str(clip.rate)}
-        except (InputError, OSError):
+        except InputError:
             counts[path] = (0, Fraction(25))
             continue
         fresh[str(path)] = entry

@@ -13,13 +13,14 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .errors import TalkiesError, printable
+from .media import file_digest
 
 RECIPE = 1
 """Part of every content key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
@@ -38,12 +39,6 @@ def content_key(**parts: Any) -> str:  # whatever JSON holds
 def digest(value: Any) -> str:
     """Return a short digest of a JSON value, for telling whether a plan has changed."""
     return hashlib.sha256(_canonical(value)).hexdigest()[:16]
-
-
-def file_digest(path: Path) -> str:
-    """Return a file's sha256 (hex)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -142,7 +137,9 @@ class Receipt:
         """Read a receipt; TalkiesError when it is missing or damaged."""
         value = read_json(path)
         if value is None or not isinstance(value.get("done"), dict) or not isinstance(value.get("failed"), dict):
-            raise TalkiesError(f"{path}: this receipt is missing or damaged: remove it, if there, and run snakemake again")
+            raise TalkiesError(
+                f"{path}: this receipt is missing or damaged: remove it, if there, and run snakemake again"
+            )
         return cls(value["done"], value["failed"])
 
 
@@ -169,7 +166,7 @@ class Journal:
 
 
 @contextmanager
-def lock(path: Path, *, say: Any = lambda message: None) -> Iterator[None]:
+def lock(path: Path, *, say: Callable[[str], object]) -> Iterator[None]:
     """Hold a shard's lock: a file that names this job. Wait while the job that it names is alive.
 
     A lock is broken only when its job is gone: on this machine by process and start time, in a SLURM job by
@@ -235,6 +232,8 @@ def _break(path: Path, holder: Mapping[str, Any] | None) -> None:
     The lock is moved away first and looked at again: if another worker has broken it and holds a new one in
     the meantime, that one is put back.
     """
+    if read_json(path) != holder:
+        return
     aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.dead")
     with suppress(FileNotFoundError):
         path.rename(aside)

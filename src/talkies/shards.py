@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +34,6 @@ from .records import (
     Receipt,
     Recorded,
     content_key,
-    file_digest,
     lock,
     renew,
 )
@@ -141,8 +143,12 @@ class Run:
 
 
 @contextmanager
-def _working(stage: str, shard: str, receipt: Path, films: Sequence[Path]) -> Iterator[None]:
-    """Hold the shard's lock, and see that neither an older receipt nor a killed worker's parts stay."""
+def _working(plan: Plan, shard: str, receipt: Path, films: Sequence[Path]) -> Iterator[Path | None]:
+    """Hold the shard's lock, and see that neither an older receipt nor a killed worker's parts stay.
+
+    Yields the folder for unfinished films on the scratch disk, or None where they are made beside their place.
+    """
+    scratch = plan.settings["scratch"]
     path = HOME / "locks" / f"{shard}.lock"
     with lock(path, say=log.info):
         done = threading.Event()
@@ -155,7 +161,13 @@ def _working(stage: str, shard: str, receipt: Path, films: Sequence[Path]) -> It
         receipt.unlink(missing_ok=True)
         sweep(films)
         try:
-            yield
+            if scratch is None:
+                yield None
+            else:
+                for left in Path(scratch).glob(f"talkies-{shard}-*"):
+                    shutil.rmtree(left, ignore_errors=True)
+                with tempfile.TemporaryDirectory(prefix=f"talkies-{shard}-", dir=scratch) as folder:
+                    yield Path(folder)
         finally:
             done.set()
             sweep(films)
@@ -187,7 +199,7 @@ def prepare(plan: Plan, shard: str, receipt: Path, progress: Progress) -> Receip
     images, takes = plan.pictures.get(shard, []), plan.clips.get(shard, [])
     targets = [run.source(i).path for i in images] + [run.driving(t).path for t in takes]
     result = Receipt()
-    with _working("prepare", shard, receipt, targets):
+    with _working(plan, shard, receipt, targets):
         progress.start(len(targets), "files")
         for image in images:
             _record(result, image, prepare_source, run)
@@ -217,7 +229,7 @@ def _original(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         known = record.get("original", {})
         if all(known.get(key) == facts[key] for key in facts):
             return dict(known)
-        return {**facts, "sha256": file_digest(path)}
+        return {**facts, "sha256": media.file_digest(path)}
     except OSError as error:
         raise InputError(path, f"can't be read: {error.strerror}") from None
 
@@ -304,7 +316,7 @@ def motion(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine], 
     prepared = Receipt.load(run.receipt("prepare", shard))
     journal = run.journal("motion", shard)
     result = Receipt(failed=dict(prepared.failed))
-    with _working("motion", shard, receipt, [run.motion(take).path for take in takes]):
+    with _working(plan, shard, receipt, [run.motion(take).path for take in takes]):
         progress.start(sum(plan.takes[take].frames for take in takes), "frames")
         for take in takes:
             if take in result.failed:
@@ -378,7 +390,7 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
     run = Run(plan)
     pairs = [plan.pairs[name] for name in plan.shards[shard]]
     result = Receipt(failed=failures(run, pairs))
-    with _working("animate", shard, receipt, [run.silent(pair).path for pair in pairs]):
+    with _working(plan, shard, receipt, [run.silent(pair).path for pair in pairs]) as scratch:
         missing: list[tuple[Pair, str]] = []
         for pair in pairs:
             if pair.name in result.failed:
@@ -391,7 +403,7 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
             # Pictures in turn: a picture's features are kept from one film to the next.
             missing.sort(key=lambda item: (item[0].image, item[0].name))
             progress.start(sum(run.motion(pair.take).record()["frames"] for pair, _ in missing), "frames")
-            failed = _animate_pairs(run, missing, engine(), run.journal("animate", shard), progress)
+            failed = _animate_pairs(run, missing, engine(), run.journal("animate", shard), progress, scratch)
             result.failed |= failed
             result.done = {name: facts for name, facts in result.done.items() if name not in failed}
         log.info(
@@ -422,7 +434,12 @@ def failures(run: Run, pairs: Sequence[Pair]) -> dict[str, str]:
 
 
 def _animate_pairs(
-    run: Run, missing: Sequence[tuple[Pair, str]], engine: Engine, journal: Journal, progress: Progress
+    run: Run,
+    missing: Sequence[tuple[Pair, str]],
+    engine: Engine,
+    journal: Journal,
+    progress: Progress,
+    scratch: Path | None,
 ) -> dict[str, str]:
     """Make the silent films; return the reasons of those that their inputs forbid."""
     from .animate import Movement
@@ -430,52 +447,46 @@ def _animate_pairs(
 
     motions: dict[str, Motion] = {}
     failed: dict[str, str] = {}
-    pending: _Pending | None = None
+    films: list[Future[None]] = []
     with engine:
-        for pair, key in missing:
-            began = time.monotonic()
+        for number, (pair, key) in enumerate(missing):
             if pair.take not in motions:
                 motions[pair.take] = Motion.load(run.motion(pair.take).path, weights=engine.model.weights_digest)
             driving, silent = motions[pair.take], run.silent(pair)
             silent.path.parent.mkdir(parents=True, exist_ok=True)
             writer = media.FrameWriter(
-                silent.path, driving.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads
+                silent.path,
+                driving.rate,
+                crf=FILM_CRF,
+                preset=FILM_PRESET,
+                threads=engine.threads,
+                part=scratch / f"{number}.mp4" if scratch else None,
             )
             movement = Movement(pair.relative, pair.adapt_scale, pair.best_frame)
             image = media.read_picture(run.source(pair.image).path)
+            done = partial(_record_film, run, engine, journal, pair, key, driving, time.monotonic())
             try:
-                film = engine.film(pair.image, image, driving, movement, writer, progress=progress.advance)
+                films.append(
+                    engine.film(pair.image, image, driving, movement, writer, done=done, progress=progress.advance)
+                )
             except InputError as error:
                 failed[pair.name] = f"{printable(pair.name)}: {error.reason}"
                 log.error("%s", failed[pair.name])
-                continue
-            # The encoder ends a film while the next one is computed; only then is it recorded.
-            if pending:
-                _finish(run, engine, journal, pending)
-            pending = _Pending(pair, key, driving, film, began)
-        if pending:
-            _finish(run, engine, journal, pending)
+            # The encoder ends a film while the next one is computed: it is never more than one behind.
+            while len(films) > 1:
+                films.pop(0).result()
+        for film in films:
+            film.result()
     return failed
 
 
-@dataclass(frozen=True)
-class _Pending:
-    """A film whose frames are computed and whose encoder is at its end."""
-
-    pair: Pair
-    key: str
-    driving: Motion
-    film: Future[None]
-    began: float
-
-
-def _finish(run: Run, engine: Engine, journal: Journal, done: _Pending) -> None:
-    done.film.result()
-    seconds = round(time.monotonic() - done.began, 3)
-    facts = _facts_of_making(run, done.pair, done.driving, engine, seconds)
-    run.silent(done.pair).describe({"key": done.key, **facts})
-    journal.note("animated", pair=done.pair.name, frames=done.driving.frames, seconds=seconds)
-    log.info("%s: %d frames in %.1f s", printable(done.pair.name), done.driving.frames, seconds)
+def _record_film(
+    run: Run, engine: Engine, journal: Journal, pair: Pair, key: str, driving: Motion, began: float
+) -> None:
+    seconds = round(time.monotonic() - began, 3)
+    run.silent(pair).describe({"key": key, **_facts_of_making(run, pair, driving, engine, seconds)})
+    journal.note("animated", pair=pair.name, frames=driving.frames, seconds=seconds)
+    log.info("%s: %d frames in %.1f s", printable(pair.name), driving.frames, seconds)
 
 
 def _facts_of_making(run: Run, pair: Pair, driving: Motion, engine: Engine, seconds: float) -> dict[str, Any]:
@@ -536,7 +547,7 @@ def remux(plan: Plan, shard: str, receipt: Path, generation: int, progress: Prog
     pairs = [plan.pairs[name] for name in plan.shards[shard]]
     result = Receipt(failed=dict(animated.failed))
     journal = run.journal("remux", shard)
-    with _working("remux", shard, receipt, [run.talkie(pair).path for pair in pairs]):
+    with _working(plan, shard, receipt, [run.talkie(pair).path for pair in pairs]):
         progress.start(len(pairs), "films")
         for pair in pairs:
             if pair.name not in result.failed:
@@ -648,13 +659,9 @@ def open_engine(
     preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
 ) -> Engine:
     """Load a model onto a device that works, and return its engine; TalkiesError says what stands in the way."""
-    try:
-        from .animate import Engine, choose_device
-        from .model import load_model
-    except ModuleNotFoundError as error:
-        raise TalkiesError(
-            f"{error.name} is not installed, and animating needs it: pip install 'talkies[engine]'"
-        ) from None
+    from .animate import Engine, choose_device
+    from .model import load_model
+
     if preset not in PRESETS:
         raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     chosen = choose_device(device)

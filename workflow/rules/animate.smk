@@ -6,15 +6,15 @@ rule animate:
         motions=pair_motions,
     output:
         ".talkies/receipts/animate/{shard}.json",
-    params:
-        spec=lambda wildcards: PLAN.animation(wildcards.shard),
-        generation=lambda wildcards: PLAN.generation.get(wildcards.shard, 0),
     log:
         ".talkies/logs/animate/{shard}.log",
     benchmark:
         ".talkies/benchmarks/animate/{shard}.tsv"
     threads: THREADS
     resources:
-        mem_mb=4000,
+        **GPU_JOB,
+    params:
+        spec=lambda wildcards: PLAN.animation(wildcards.shard),
+        generation=lambda wildcards: PLAN.generation.get(wildcards.shard, 0),
     shell:
         "exec talkies shard animate {wildcards.shard} --receipt {output:q} --threads {threads} --log {log:q}"

@@ -26,13 +26,15 @@ def make_plan():
 
 
 # `talkies` is the one that belongs to this Python, whether or not its environment is activated.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
 PLAN = make_plan()
 OF_PICTURE = PLAN.shard_of_picture()
 OF_TAKE = PLAN.shard_of_take()
 CHECKPOINT = PLAN.settings["model"]["checkpoint"]
 THREADS = PLAN.settings["threads"] or workflow.cores or 1
+GPU_JOB = {"mem_mb": 4000, **PLAN.settings["slurm"]["gpu"]}
+CPU_JOB = {"mem_mb": 2000, **PLAN.settings["slurm"]["cpu"]}
 PAGE = f"{PLAN.settings['results'].rstrip('/')}/index.html"
 VERDICT = ".talkies/verdict.json"
 # Wanted by name: Snakemake makes a missing file again only when it is a target or something new needs it.
@@ -48,12 +50,6 @@ onstart:
         planning.start_run(PLAN)
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
-
-
-def originals(wildcards):
-    """Return the files that a preparing shard reads: its pictures or its videos."""
-    images = [PLAN.sources[i].file for i in PLAN.pictures.get(wildcards.shard, [])]
-    return images + sorted({PLAN.takes[t].file for t in PLAN.clips.get(wildcards.shard, [])})
 
 
 def pair_preparations(wildcards):

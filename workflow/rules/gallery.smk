@@ -4,12 +4,14 @@ rule gallery:
         FILMS_DONE,
     output:
         PAGE,
-    params:
-        spec=PLAN.gallery(),
     log:
         ".talkies/logs/gallery.log",
     benchmark:
         ".talkies/benchmarks/gallery.tsv"
+    resources:
+        **CPU_JOB,
+    params:
+        spec=PLAN.gallery(),
     shell:
         "exec talkies gallery --log {log:q}"
 
@@ -20,11 +22,13 @@ rule verdict:
         page=PAGE,
     output:
         VERDICT,
-    params:
-        spec=PLAN.gallery(),
     log:
         ".talkies/logs/verdict.log",
     benchmark:
         ".talkies/benchmarks/verdict.tsv"
+    resources:
+        **CPU_JOB,
+    params:
+        spec=PLAN.gallery(),
     shell:
         "exec talkies verdict --receipt {output:q} --log {log:q}"

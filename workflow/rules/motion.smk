@@ -1,19 +1,18 @@
 # The keypoints of each driving video, once, for all pictures.
 rule motion:
     input:
-        originals,
         checkpoint=weights,
         prepared=".talkies/receipts/prepare/{shard}.json",
     output:
         ".talkies/receipts/motion/{shard}.json",
-    params:
-        spec=lambda wildcards: PLAN.motion(wildcards.shard),
     log:
         ".talkies/logs/motion/{shard}.log",
     benchmark:
         ".talkies/benchmarks/motion/{shard}.tsv"
     threads: THREADS
     resources:
-        mem_mb=4000,
+        **GPU_JOB,
+    params:
+        spec=lambda wildcards: PLAN.motion(wildcards.shard),
     shell:
         "exec talkies shard motion {wildcards.shard} --receipt {output:q} --threads {threads} --log {log:q}"

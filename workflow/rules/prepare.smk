@@ -1,16 +1,16 @@
 # Pictures and videos: looked at, cropped, their digests taken. By shard, never a job a picture.
+# The files are not declared: their names, sizes and times are in the plan, and with it in `spec`. So a name may hold
+# anything, and a file that is gone does not prepare its neighbours again.
 rule prepare:
-    input:
-        originals,
     output:
         ".talkies/receipts/prepare/{shard}.json",
-    params:
-        spec=lambda wildcards: PLAN.preparation(wildcards.shard),
     log:
         ".talkies/logs/prepare/{shard}.log",
     benchmark:
         ".talkies/benchmarks/prepare/{shard}.tsv"
     resources:
-        mem_mb=2000,
+        **CPU_JOB,
+    params:
+        spec=lambda wildcards: PLAN.preparation(wildcards.shard),
     shell:
         "exec talkies shard prepare {wildcards.shard} --receipt {output:q} --log {log:q}"

@@ -4,15 +4,15 @@ rule remux:
         ".talkies/receipts/animate/{shard}.json",
     output:
         ".talkies/receipts/remux/{shard}.json",
-    params:
-        spec=lambda wildcards: PLAN.remuxing(wildcards.shard),
-        generation=lambda wildcards: PLAN.generation.get(wildcards.shard, 0),
     log:
         ".talkies/logs/remux/{shard}.log",
     benchmark:
         ".talkies/benchmarks/remux/{shard}.tsv"
     resources:
-        mem_mb=1000,
+        **CPU_JOB,
+    params:
+        spec=lambda wildcards: PLAN.remuxing(wildcards.shard),
+        generation=lambda wildcards: PLAN.generation.get(wildcards.shard, 0),
     shell:
         "exec talkies shard remux {wildcards.shard} --receipt {output:q} --generation {params.generation}"
         " --log {log:q}"

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from ..errors import TalkiesError, printable
 from .first_order import FirstOrderModel, build_model
-from .presets import PRESETS, Preset
+from .presets import DEMO_WEIGHTS, PRESETS, Preset
 
-DEMO_WEIGHTS = Path(__file__).with_name("demo.safetensors")
 NETWORKS = ("generator", "kp_detector")
 ZIP_MAGIC = b"PK"
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # follows a pickle's two bytes; torch < 1.6 wrote it

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+DEMO_WEIGHTS = Path(__file__).with_name("demo.safetensors")
+"""The demo preset's weights, which the package carries."""
 
 
 @dataclass(frozen=True)
