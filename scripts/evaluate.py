@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "training", help="keeps the regressor and the contact sheet"
     )
-    parser.add_argument("--regressor-steps", type=int, default=1200)
+    parser.add_argument("--regressor-steps", type=int, default=700)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

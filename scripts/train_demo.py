@@ -247,8 +247,9 @@ def still_points(source_points: Tensor, target_points: Tensor) -> tuple[Tensor, 
     axis = torch.linspace(-0.97, 0.97, 9)
     still = torch.cartesian_prod(axis, axis).expand(len(source_points), -1, -1)
     head = torch.stack([source_points, target_points], 1)
-    low, high = head.amin(2), head.amax(2)  # [N, 2, 2]
-    centre, radius = (low + high) / 2, (high - low) / 2 * 1.6
+    low, high = head.amin(2), head.amax(2)  # [N, 2, 2], from chin to forehead
+    low = low - (high - low) * torch.tensor([0.0, 0.75])  # room for hats and ears
+    centre, radius = (low + high) / 2, (high - low) / 2 * torch.tensor([1.6, 1.15])
     inside = (((still[:, None] - centre[:, :, None]) / radius[:, :, None]) ** 2).sum(-1) < 1
     return still, (~inside.any(1)).float()
 
@@ -261,7 +262,7 @@ def mask_loss(mask: Tensor, source_points: Tensor, target_points: Tensor) -> Ten
     chosen = shares.gather(1, owner.expand(len(mask), 1, -1))[:, 0]
     still, outside = still_points(source_points, target_points)
     ground = F.grid_sample(mask[:, :1], still[:, :, None], padding_mode="border", align_corners=False)[:, 0, :, 0]
-    return -(chosen + 1e-3).log().mean() - ((ground + 1e-3).log() * outside).sum() / outside.sum()
+    return -(chosen + 1e-3).log().mean() - ((ground + 1e-3).log() * outside).sum() / outside.sum().clamp(min=1)
 
 
 def flow_loss(deformation: Tensor, source_points: Tensor, target_points: Tensor) -> Tensor:
@@ -421,7 +422,7 @@ def guide(out: Generated | DenseMotion, batch: Batch) -> dict[str, Tensor]:
 class Trainer:
     """The state of a training and how a step changes it."""
 
-    def __init__(self, folder: Path, stages: list[Stage], groups: int, seed: int, decay: float = 0.995) -> None:
+    def __init__(self, folder: Path, stages: list[Stage], groups: int, seed: int, decay: float = 0.99) -> None:
         self.folder, self.stages, self.seed, self.decay = folder, stages, seed, decay
         torch.manual_seed(seed)
         self.model = build_model("demo")
