@@ -14,12 +14,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import TalkiesError
+from .errors import TalkiesError, printable
 from .model import FirstOrderModel, Keypoints
 from .model.layers import inverse_2x2
 
 FORMAT = 1
 """Raised when the fields of a saved motion change their meaning."""
+
+# What numpy and zipfile raise on files that are damaged, or of another kind (a bare .npy, other shapes).
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
+    *(RuntimeError, MemoryError, zipfile.BadZipFile),
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,14 @@ class Motion:
     def frames(self) -> int:
         """The number of frames T."""
         return len(self.value)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the arrays have the shapes of keypoints and hold finite numbers alone."""
+        shape = self.value.shape
+        if len(shape) != 3 or shape[2] != 2 or not np.isfinite(self.value).all():
+            return False
+        return self.jacobian is None or (self.jacobian.shape == (*shape, 2) and bool(np.isfinite(self.jacobian).all()))
 
     def keypoints(self, device: torch.device | str = "cpu") -> Keypoints:
         """Return the T frames' keypoints as tensors on a device."""
@@ -79,11 +93,12 @@ class Motion:
         weights: the digest of the weights it is to be used with. Raises TalkiesError for a damaged file and
         for a motion that other weights made: keypoints mean nothing to a network that did not find them.
         """
+        name = printable(path)
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+                arrays = {field: file[field] for field in file.files}
             if int(arrays["format"]) != FORMAT:
-                raise TalkiesError(f"{path}: a motion of format {int(arrays['format'])}, not {FORMAT}: make it again")
+                raise TalkiesError(f"{name}: a motion of format {int(arrays['format'])}, not {FORMAT}: make it again")
             rate = Fraction(*(int(n) for n in arrays["rate"]))
             motion = cls(
                 arrays["value"].astype(np.float32),
@@ -93,14 +108,14 @@ class Motion:
                 str(arrays["preset"]),
                 str(arrays["weights"]),
             )
-            if motion.value.ndim != 3 or motion.frames != int(arrays["frames"]) or not motion.frames or rate <= 0:
+            if motion.frames != int(arrays["frames"]) or not motion.frames or rate <= 0 or not motion.is_sound:
                 raise ValueError("its fields contradict one another")
-        except (OSError, ValueError, KeyError, EOFError, ZeroDivisionError, zipfile.BadZipFile) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
-            raise TalkiesError(f"{path}: not a saved motion, or damaged ({reason}): make it again") from None
+        except _UNREADABLE as error:
+            reason = getattr(error, "strerror", None) or printable(" ".join(str(error).split()))[:100]
+            raise TalkiesError(f"{name}: not a saved motion, or damaged ({reason}): make it again") from None
         if weights is not None and motion.weights != weights:
             raise TalkiesError(
-                f"{path}: this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than "
+                f"{name}: this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than "
                 f"the ones loaded ({weights[:12]}): make it again with these"
             )
         return motion
@@ -137,7 +152,7 @@ def detect_motion(
         model.preset.name,
         model.weights_digest or "",
     )
-    if not np.isfinite(motion.value).all() or (motion.jacobian is not None and not np.isfinite(motion.jacobian).all()):
+    if not motion.is_sound:
         raise TalkiesError("the network gives undefined keypoints: are these the right weights for this preset?")
     return motion
 

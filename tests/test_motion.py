@@ -1,0 +1,357 @@
+"""Motion: found in any batches, saved without pickles, refused where it does not fit, transferred by the formula."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from tiny_network import SIDE, clip, tiny_model
+
+from talkies.errors import TalkiesError
+from talkies.model import FirstOrderModel, Keypoints
+from talkies.motion import Motion, best_frame, detect_motion, frames_to_tensor, hull_area, transfer_motion
+
+NTSC = Fraction(30000, 1001)
+
+
+@pytest.fixture(scope="module")
+def model() -> FirstOrderModel:
+    return tiny_model()
+
+
+def some_motion(*, jacobians: bool = True, frames: int = 3) -> Motion:
+    rng = np.random.default_rng(3)
+    value = rng.uniform(-1, 1, (frames, 4, 2)).astype(np.float32)
+    jacobian = rng.normal(size=(frames, 4, 2, 2)).astype(np.float32) if jacobians else None
+    return Motion(value, jacobian, NTSC, 256, "vox-256", "f" * 64)
+
+
+# --- saved and loaded --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jacobians", [True, False])
+def test_a_motion_is_loaded_as_it_was_saved(tmp_path: Path, jacobians: bool) -> None:
+    saved = some_motion(jacobians=jacobians)
+    saved.save(tmp_path / "a.npz")
+    loaded = Motion.load(tmp_path / "a.npz", weights="f" * 64)
+    assert np.array_equal(loaded.value, saved.value)
+    assert loaded.value.dtype == np.float32
+    if jacobians:
+        assert np.array_equal(loaded.jacobian, saved.jacobian)
+    else:
+        assert loaded.jacobian is None
+    assert loaded.rate == NTSC, "exact, not 29.97"
+    assert (loaded.size, loaded.frames, loaded.preset, loaded.weights) == (256, 3, "vox-256", "f" * 64)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_saved_motion_holds_no_pickle(tmp_path: Path) -> None:
+    some_motion().save(tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        fields = {name: file[name] for name in file.files}
+    assert set(fields) == {"format", "value", "jacobian", "rate", "frames", "size", "preset", "weights"}
+    assert not any(array.dtype.hasobject for array in fields.values())
+    assert fields["rate"].tolist() == [30000, 1001]
+
+
+def test_saving_keeps_the_old_file_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.npz"
+    some_motion().save(path)
+    before = path.read_bytes()
+
+    def full(file: io.BufferedWriter, **_: object) -> None:
+        file.write(b"half a mot")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space"):
+        some_motion(frames=9).save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def refused(path: Path, **options: str) -> str:
+    with pytest.raises(TalkiesError) as caught:
+        Motion.load(path, **options)
+    message = str(caught.value)
+    assert path.name in message
+    assert "\n" not in message
+    assert "make it again" in message
+    return message
+
+
+def saved_bytes() -> bytes:
+    buffer = io.BytesIO()
+    motion = some_motion()
+    np.savez(
+        buffer,
+        format=np.array(1),
+        value=motion.value,
+        jacobian=motion.jacobian,
+        rate=np.array([30000, 1001]),
+        frames=np.array(3),
+        size=np.array([256, 256]),
+        preset=np.array(motion.preset),
+        weights=np.array(motion.weights),
+    )
+    return buffer.getvalue()
+
+
+def write_fields(path: Path, **changes: object) -> None:
+    with np.load(io.BytesIO(saved_bytes())) as file:
+        fields = {name: file[name] for name in file.files}
+    fields |= {name: np.asarray(value) for name, value in changes.items()}
+    np.savez(path, **fields)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>not found</html>", b"PK\x03\x04", saved_bytes()[:-20], saved_bytes()[:400], saved_bytes()[200:]],
+    ids=["empty", "web page", "magic", "short tail", "short", "headless"],
+)
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    refused(tmp_path / "a.npz")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    assert "No such file" in refused(tmp_path / "none.npz")
+    refused(tmp_path)
+
+
+def test_foreign_arrays_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    refused(tmp_path / "other.npz")
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros((3, 4, 2)))
+    refused(tmp_path / "array.npz")
+    with (tmp_path / "objects.npz").open("wb") as file:
+        np.save(file, np.array([{"a": 1}], dtype=object))
+    refused(tmp_path / "objects.npz")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frames": 4},
+        {"rate": [30, 0]},
+        {"rate": [-30, 1]},
+        {"rate": 30},
+        {"format": [1, 1]},
+        {"format": 2},
+        {"size": 256},
+        {"value": np.zeros((3, 4, 5))},
+        {"value": np.zeros((0, 4, 2)), "frames": 0},
+        {"value": np.full((3, 4, 2), np.nan)},
+        {"jacobian": np.zeros((3, 4, 2))},
+        {"jacobian": np.zeros((2, 4, 2, 2))},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_fields_that_contradict_one_another_are_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    write_fields(tmp_path / "good.npz")
+    Motion.load(tmp_path / "good.npz")
+    write_fields(tmp_path / "a.npz", **changes)
+    refused(tmp_path / "a.npz")
+
+
+@settings(max_examples=150, deadline=None)
+@given(place=st.integers(0, len(saved_bytes()) - 1), mask=st.integers(1, 255))
+def test_a_flipped_byte_is_refused_or_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, place: int, mask: int
+) -> None:
+    content = bytearray(saved_bytes())
+    content[place] ^= mask
+    path = tmp_path_factory.getbasetemp() / "flipped.npz"
+    path.write_bytes(content)
+    try:
+        loaded = Motion.load(path)
+    except TalkiesError:
+        return
+    expected = some_motion()
+    assert np.array_equal(loaded.value, expected.value)
+    # A changed name in the archive makes a field unknown, and only the jacobians may be missing.
+    assert loaded.jacobian is None or np.array_equal(loaded.jacobian, expected.jacobian)
+    assert replace(loaded, value=expected.value, jacobian=None) == replace(expected, jacobian=None)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    some_motion().save(tmp_path / "a.npz")
+    message = refused(tmp_path / "a.npz", weights="0" * 64)
+    assert "other weights" in message
+    assert "vox-256" in message
+
+
+# --- detected ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jacobians", [True, False])
+def test_the_batch_changes_nothing(jacobians: bool) -> None:
+    model = tiny_model(jacobians=jacobians)
+    frames = clip(8)
+    motions = [detect_motion(model, iter(frames), NTSC, batch=batch) for batch in (1, 3, 8)]
+    for motion in motions:
+        assert (motion.frames, motion.size, motion.rate) == (8, SIDE, NTSC)
+        assert (motion.preset, motion.weights) == ("tiny", model.weights_digest)
+        assert np.allclose(motion.value, motions[0].value, atol=1e-5)
+        assert (motion.jacobian is not None) == jacobians
+        if jacobians:
+            assert np.allclose(motion.jacobian, motions[0].jacobian, atol=1e-4)
+    assert np.ptp(motions[0].value, axis=0).max() > 1e-3, "the keypoints move"
+    one = model.keypoints(frames_to_tensor(frames[5][None]))
+    assert np.allclose(motions[0].value[5], one.value[0].numpy(), atol=1e-5)
+
+
+def test_no_more_than_a_batch_is_read_ahead(model: FirstOrderModel) -> None:
+    seen: list[int] = []
+    read: list[int] = []
+
+    class Watching:
+        device, preset, weights_digest = model.device, model.preset, model.weights_digest
+
+        def keypoints(self, frames: torch.Tensor) -> Keypoints:
+            seen.append(len(read))
+            return model.keypoints(frames)
+
+    detect_motion(Watching(), (read.append(1) or frame for frame in clip(7)), NTSC, batch=3)
+    assert seen == [3, 6, 7]
+
+
+def test_a_clip_without_frames_is_refused(model: FirstOrderModel) -> None:
+    with pytest.raises(TalkiesError, match="no frame"):
+        detect_motion(model, [], NTSC)
+
+
+def test_undefined_keypoints_are_refused() -> None:
+    model = tiny_model()
+    next(model.kp_detector.parameters()).fill_(float("nan"))
+    with pytest.raises(TalkiesError, match="right weights"):
+        detect_motion(model, clip(1), NTSC)
+
+
+# --- transferred -------------------------------------------------------------------------------------------
+
+
+def poses(seed: int, frames: int = 1, count: int = 6) -> Keypoints:
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.rand(frames, count, 2, generator=generator) * 2 - 1
+    return Keypoints(value, torch.eye(2) + 0.3 * torch.randn(frames, count, 2, 2, generator=generator))
+
+
+SOURCE, DRIVING, INITIAL = poses(1), poses(2, frames=5), poses(3)
+
+
+def test_absolute_motion_is_the_drivers_own() -> None:
+    moved = transfer_motion(SOURCE, DRIVING, INITIAL, relative=False)
+    assert torch.equal(moved.value, DRIVING.value)
+    assert torch.equal(moved.jacobian, DRIVING.jacobian)
+
+
+@pytest.mark.parametrize("adapt_scale", [True, False])
+def test_relative_motion_follows_the_formula(adapt_scale: bool) -> None:
+    moved = transfer_motion(SOURCE, DRIVING, INITIAL, relative=True, adapt_scale=adapt_scale)
+    scale = math.sqrt(fan_area(SOURCE.value[0]) / fan_area(INITIAL.value[0])) if adapt_scale else 1.0
+    assert abs(scale - 1) > 0.01 or not adapt_scale, "this scale tells whether it is applied"
+    for n in range(5):
+        for k in range(6):
+            s, d, d0 = (kp.value[i, k].double() for kp, i in ((SOURCE, 0), (DRIVING, n), (INITIAL, 0)))
+            js, jd, jd0 = (kp.jacobian[i, k].double() for kp, i in ((SOURCE, 0), (DRIVING, n), (INITIAL, 0)))
+            assert torch.allclose(moved.value[n, k].double(), (d - d0) * scale + s, atol=1e-5)
+            assert torch.allclose(moved.jacobian[n, k].double(), jd @ torch.linalg.inv(jd0) @ js, atol=1e-4)
+
+
+@pytest.mark.parametrize("adapt_scale", [True, False])
+def test_a_driver_that_does_not_move_leaves_the_source_alone(adapt_scale: bool) -> None:
+    still = Keypoints(INITIAL.value.expand(4, -1, -1), INITIAL.jacobian.expand(4, -1, -1, -1))
+    moved = transfer_motion(SOURCE, still, INITIAL, adapt_scale=adapt_scale)
+    assert torch.allclose(moved.value, SOURCE.value.expand(4, -1, -1))
+    assert torch.allclose(moved.jacobian, SOURCE.jacobian.expand(4, -1, -1, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize("which", ["source", "initial"])
+def test_keypoints_on_a_line_scale_by_one(which: str) -> None:
+    line = Keypoints(torch.linspace(-0.9, 0.9, 6)[None, :, None].expand(1, 6, 2), SOURCE.jacobian)
+    source, initial = (line, INITIAL) if which == "source" else (SOURCE, line)
+    moved = transfer_motion(source, DRIVING, initial, adapt_scale=True)
+    assert torch.allclose(moved.value, DRIVING.value - initial.value + source.value, atol=1e-6)
+
+
+def test_without_jacobians_values_alone_are_moved() -> None:
+    bare = [Keypoints(kp.value) for kp in (SOURCE, DRIVING, INITIAL)]
+    moved = transfer_motion(*bare)
+    assert moved.jacobian is None
+    assert torch.equal(moved.value, transfer_motion(SOURCE, DRIVING, INITIAL).value)
+
+
+# --- hulls and best frames ---------------------------------------------------------------------------------
+
+coordinate = st.integers(-64, 64).map(lambda n: n / 64)  # exact in float32, so that collinear means collinear
+points = st.lists(st.tuples(coordinate, coordinate), min_size=1, max_size=9).map(
+    lambda rows: torch.tensor(rows, dtype=torch.float32)
+)
+
+
+def fan_area(value: torch.Tensor) -> float:
+    """The hull's area by brute force: all lines between two points that have nothing on their right, by shoelace."""
+    rows = sorted({(float(x), float(y)) for x, y in value.double()})
+    twice = 0.0
+    for a in rows:
+        for b in rows:
+            if a == b:
+                continue
+            turns = [(b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0]) for p in rows]
+            # An edge with points on it counts in its parts, not as a whole too.
+            on = [p for p, turn in zip(rows, turns, strict=True) if turn == 0 and min(a, b) < p < max(a, b)]
+            if min(turns) >= 0 and max(turns) > 0 and not on:
+                twice += a[0] * b[1] - a[1] * b[0]
+    return twice / 2
+
+
+@given(points)
+def test_the_hulls_area_is_what_brute_force_finds(value: torch.Tensor) -> None:
+    assert hull_area(value) == pytest.approx(fan_area(value), abs=1e-9)
+
+
+@given(points, st.randoms(use_true_random=False))
+def test_the_hulls_area_does_not_depend_on_order_or_points_inside(value: torch.Tensor, random) -> None:
+    rows = value.tolist()
+    inside = [[sum(column) / len(rows) for column in zip(*rows, strict=True)], rows[0]]
+    mixed = rows + inside
+    random.shuffle(mixed)
+    assert hull_area(torch.tensor(mixed, dtype=torch.float64)) == pytest.approx(hull_area(value), abs=1e-9)
+
+
+def turned(value: torch.Tensor, angle: float, size: float, x: float, y: float) -> torch.Tensor:
+    c, s = math.cos(angle), math.sin(angle)
+    return size * value.double() @ torch.tensor([[c, -s], [s, c]], dtype=torch.float64) + torch.tensor([x, y])
+
+
+@given(points, st.floats(0, 6.28), st.floats(0.1, 5), coordinate, coordinate)
+def test_the_hulls_area_grows_by_the_square_and_ignores_place_and_turn(
+    value: torch.Tensor, angle: float, size: float, x: float, y: float
+) -> None:
+    assert hull_area(turned(value, angle, size, x, y)) == pytest.approx(size**2 * hull_area(value), abs=1e-8)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 7), st.floats(0.3, 2), coordinate, coordinate)
+def test_the_best_frame_is_the_sources_pose_wherever_and_however_large(
+    seed: int, place: int, size: float, x: float, y: float
+) -> None:
+    source, driving = poses(seed), poses(seed + 20_000, frames=8)
+    assume(hull_area(source.value[0]) > 0.05)
+    value = driving.value.clone()
+    value[place] = turned(source.value[0], 0.0, size, x, y).float()
+    assert best_frame(source, Keypoints(value, driving.jacobian)) == place
+
+
+def test_of_equal_poses_the_first_is_the_best_frame() -> None:
+    assert best_frame(SOURCE, Keypoints(SOURCE.value.expand(3, -1, -1))) == 0

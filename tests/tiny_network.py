@@ -1,0 +1,54 @@
+"""A whole First Order Motion Model in miniature: 64 pixels, few features, seeded weights, a millisecond a frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from golden import driving_frame, seeded_weights, source_image
+from numpy.typing import NDArray
+
+from talkies.model import FirstOrderModel, Preset, weights_digest
+
+SIDE = 64
+
+
+def tiny_model(*, jacobians: bool = True) -> FirstOrderModel:
+    """Build the network with weights that follow from their names, set to inference."""
+    hourglass = {"block_expansion": 8, "max_features": 16, "num_blocks": 2}
+    preset = Preset(
+        "tiny",
+        SIDE,
+        "center",
+        None,
+        {
+            "common_params": {"num_kp": 5, "num_channels": 3, "estimate_jacobian": jacobians},
+            "kp_detector_params": {"temperature": 0.1, "scale_factor": 0.5, **hourglass},
+            "generator_params": {
+                "block_expansion": 8,
+                "max_features": 16,
+                "num_down_blocks": 1,
+                "num_bottleneck_blocks": 1,
+                "estimate_occlusion_map": True,
+                "dense_motion_params": {"scale_factor": 0.5, **hourglass},
+            },
+        },
+    )
+    torch.set_num_threads(1)
+    model = FirstOrderModel(preset)
+    model.load_state_dict(seeded_weights(model))
+    model.weights_digest = weights_digest(model.state_dict())
+    return model.requires_grad_(False).eval()
+
+
+def picture(side: int = SIDE) -> NDArray[np.uint8]:
+    """Return a source image, uint8 [side, side, 3]."""
+    return _bytes(source_image(side, side))
+
+
+def clip(count: int, side: int = SIDE) -> list[NDArray[np.uint8]]:
+    """Return a moving clip's frames, uint8 [side, side, 3] each."""
+    return [_bytes(driving_frame(side, side, 5 * t)) for t in range(count)]
+
+
+def _bytes(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return (image * 255).round().astype(np.uint8)
