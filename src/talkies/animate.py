@@ -97,7 +97,7 @@ class Engine:
 
     def __init__(self, model: FirstOrderModel, *, batch: int | None = None, threads: int | None = None) -> None:
         # The processor's convolutions are fastest with a pixel's channels side by side; no result depends on it.
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.batch = batch or (8 if model.device.type == "cpu" else 32)
         self.threads = threads or available_threads()
         torch.set_num_threads(self.threads)
