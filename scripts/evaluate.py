@@ -16,7 +16,6 @@ import os
 import subprocess
 import time
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -202,7 +201,7 @@ def evaluate_transfer(
         rng = np.random.default_rng([TEST_SEED, k, 2])
         source = as_frames([Portrait(sample_identity(TEST_SEED + 2 * k), SIDE).draw(calm_pose(rng))[0]])
         performer = Portrait(sample_identity(TEST_SEED + 2 * k + 1), SIDE)
-        t = np.arange(0, 4, 0.08)
+        t = np.arange(0, 4, 0.1)
         acts = perform(t, 4.0, float(rng.uniform(0, 9)), rng)
         driving = as_frames(
             [performer.draw(Pose(**{n: float(v[f]) for n, v in acts.items()}))[0] for f in range(len(t))]
@@ -210,7 +209,7 @@ def evaluate_transfer(
         out = animate(model, source, driving)
         for name, value in correlate(reader(out), acts).items():
             found[name].append(value)
-        f = int(rng.integers(8, 40))
+        f = int(rng.integers(6, 32))
         cells.append(torch.cat([source[0], driving[f], out[f]], 2))
     if sheet:
         rows = [torch.cat(cells[k : k + 4], 2) for k in range(0, len(cells) - 3, 4)]
@@ -245,9 +244,9 @@ def evaluate_examples(model: FirstOrderModel, reader: LandmarkReader) -> dict[st
     truth = json.loads((ROOT / "tests/data/driving_truth.json").read_text())
     found = {}
     for clip, acts in truth.items():
-        assert Fraction(acts["rate"]) > 0
-        driving = as_frames(read_clip(ROOT / "examples/driving" / clip))
-        curves = {k: np.array(v) for k, v in acts.items() if isinstance(v, list)}
+        # Every third frame tells as much and takes a third of the time.
+        driving = as_frames(read_clip(ROOT / "examples/driving" / clip)[::3])
+        curves = {k: np.array(v)[::3] for k, v in acts.items() if isinstance(v, list)}
         for path in sorted((ROOT / "examples/images").iterdir()):
             if path.stem == "astronaut":  # a photograph: neither the network nor the regressor knows such
                 continue
@@ -292,7 +291,7 @@ def main() -> None:
     for row in evaluate_reconstruction(model, reader, identities):
         print("| " + " | ".join(row) + " |")
     found = evaluate_transfer(model, reader, pairs, args.folder / "evaluation-pairs.png")
-    print(f"\nTransfer between identities, {pairs} held-out pairs, 50 frames each: correlation over time\n")
+    print(f"\nTransfer between identities, {pairs} held-out pairs, 40 frames each: correlation over time\n")
     print("| | median | lowest tenth |\n|---|---|---|")
     for name, values in found.items():
         print(f"| {name} | {np.median(values):.2f} | {np.quantile(values, 0.1):.2f} |")

@@ -38,6 +38,7 @@ from torch import Tensor
 from talkies.model import DenseMotion, FirstOrderModel, Generated, Generator, Keypoints, build_model, save_safetensors
 from talkies.motion import hull_area
 
+SCHEDULE = "64:600:12:1e-3:true:1,128:1100:6:8e-4:true:2,128:400:6:8e-4:true:1,128:640:6:7e-4:found:1"
 SIDE = 128  # the network's own
 FAMILY = 4  # identities of a group, all drawn in the same poses
 POSES = 8  # poses of a group, the first NEAR of them near to looking ahead
@@ -578,7 +579,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ship", type=Path, metavar="FILE", help="write the weights so far as safetensors, and end")
     parser.add_argument("--folder", type=Path, default=Path("training"))
-    parser.add_argument("--schedule", default="64:600:12:1e-3:true:1,128:2000:6:8e-4:true:3,128:2000:6:6e-4:found:1")
+    parser.add_argument("--schedule", default=SCHEDULE)
     parser.add_argument("--groups", type=int, default=1200, help=f"groups of {FAMILY} identities in {POSES} poses")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=float, default=180, help="seconds between checkpoints and contact sheets")
