@@ -391,13 +391,20 @@ def test_everything_killed_at_once_and_run_again(long_run: RunFolder) -> None:
     wait_for(lambda: long_run.events("animated"))
     os.killpg(snakemake.pid, signal.SIGKILL)
     snakemake.communicate()
-    # Snakemake keeps its own lock of the folder; its message tells to unlock.
-    assert "--unlock" in long_run.snakemake(ok=False)
-    long_run.snakemake("--unlock")
-    long_run.snakemake()
+    assert "the last run was killed; its lock of this folder is removed" in long_run.snakemake()
     assert sorted(long_run.events("animated")) == LONG
     long_run.whole(LONG)
     assert NOTHING in long_run.snakemake()
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_leave_one_another_alone(long_run: RunFolder) -> None:
+    first = long_run.start("snakemake", "--snakefile", str(SNAKEFILE))
+    wait_for(lambda: (long_run.path / ".talkies/locks/pairs-0001.lock").exists())
+    assert "LockException" in long_run.snakemake(ok=False)
+    output, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, output
+    long_run.whole(LONG)
 
 
 @pytest.mark.slow

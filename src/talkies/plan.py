@@ -19,11 +19,13 @@ from . import media
 from .config import read_pairs
 from .errors import InputError, TalkiesError, printable
 from .model.presets import DEMO_WEIGHTS, PRESETS
-from .records import digest, held_locks, read_json, write_json
+from .records import claim, digest, held_locks, is_abandoned, read_json, write_json
 
 HOME = Path(".talkies")
 PLAN = HOME / "plan.json"
 PROBES = HOME / "probes.json"
+RUN = HOME / "run.json"
+"""Names the process of the Snakemake that is at work in this folder."""
 FORMAT = 1
 
 PICTURES_PER_JOB = 100
@@ -491,6 +493,26 @@ def start_run(plan: Plan) -> None:
             if not set(names) <= set(known) and any(set(names) & _pairs_of(dealt, line) for line in alive):
                 raise TalkiesError(f"a worker of an earlier run is still at work ({alive[0]}): wait for it or stop it")
     plan.save()
+    claim(RUN)
+
+
+def end_run() -> None:
+    """Note that the run came to its end, whatever end."""
+    RUN.unlink(missing_ok=True)
+
+
+def unlock_after_kill(locks: Path) -> bool:
+    """Remove Snakemake's locks of the folder where the run that took them was killed; tell whether there were any.
+
+    A run that is alive, or of which nothing is known, keeps them.
+    """
+    if not is_abandoned(RUN):
+        return False
+    stale = [path for path in locks.glob("*.lock") if path.is_file()]
+    RUN.unlink(missing_ok=True)  # first: a run that starts in the same moment then leaves our locks alone
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return bool(stale)
 
 
 def _pairs_of(dealt: Mapping[str, Any], lock_line: str) -> set[str]:

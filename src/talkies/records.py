@@ -197,6 +197,17 @@ def lock(path: Path, *, say: Callable[[str], object]) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def claim(path: Path) -> None:
+    """Write which job this is, for a later one to tell whether it still runs (`is_abandoned`)."""
+    write_json(path, _this_job())
+
+
+def is_abandoned(path: Path) -> bool:
+    """Tell whether a job has claimed this file and is gone without having taken it away."""
+    holder = read_json(path)
+    return holder is not None and _is_gone(path, holder)
+
+
 def renew(path: Path) -> None:
     """Show that a lock's holder is alive, by the file's time."""
     with suppress(OSError):

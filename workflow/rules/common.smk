@@ -15,6 +15,8 @@ def make_plan():
     try:
         if not workflow.is_main_process:
             return planning.Plan.load()
+        if planning.unlock_after_kill(Path(".snakemake/locks")):
+            logger.info("talkies: the last run was killed; its lock of this folder is removed")
         settings = settings_file.complete(config)
         stored = planning.Plan.load() if planning.PLAN.exists() else None
         made = planning.make_plan(settings, stored)
@@ -50,6 +52,14 @@ onstart:
         planning.start_run(PLAN)
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
+
+
+onsuccess:
+    planning.end_run()
+
+
+onerror:
+    planning.end_run()
 
 
 def pair_preparations(wildcards):

@@ -59,6 +59,8 @@ def load_model(
             "(--checkpoint, or model: checkpoint: in config.yaml)"
         )
     model.weights_digest = weights_digest(model.state_dict())
+    # Other weights loaded later are other weights: motions found with these are not for them.
+    model.register_load_state_dict_post_hook(_redigest)
     model.requires_grad_(False).eval().to(device)
     model.generator.to(dtypes[precision])
     return model
@@ -186,6 +188,11 @@ def _difference(model: FirstOrderModel, entries: StateDict) -> str:
             return f"{name} is {found.dtype}, {tensor.dtype} is asked for"
     unknown = next((name for name in entries if name not in wanted), None)
     return f"{printable(unknown)} is unknown to it" if unknown else ""
+
+
+def _redigest(model: torch.nn.Module, _: object) -> None:
+    assert isinstance(model, FirstOrderModel)
+    model.weights_digest = weights_digest(model.state_dict())
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
