@@ -153,8 +153,10 @@ class Journal:
         """Append an event with its time (seconds since 1970)."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"time": round(time.time(), 3), "event": event, **facts}, sort_keys=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self.path.open("ab+") as file:
+            # A line that a killed worker left unfinished must not swallow this one.
+            unfinished = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
+            file.write(("\n" * bool(unfinished) + line + "\n").encode())
 
     @staticmethod
     def read(folder: Path) -> Iterator[dict[str, Any]]:
@@ -262,6 +264,7 @@ def _this_job() -> dict[str, Any]:
         "started": _start_time(pid),
         "namespace": _pid_namespace(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
     }
 
 
@@ -273,8 +276,13 @@ def _describe(holder: Mapping[str, Any]) -> str:
 def _is_gone(path: Path, holder: Mapping[str, Any]) -> bool:
     if holder.get("host") == socket.gethostname() and holder.get("namespace") == _pid_namespace():
         # The start time tells a process from a later one of the same number.
-        return _start_time(int(holder.get("pid") or 0)) != holder.get("started")
-    if holder.get("slurm_job"):
+        return _start_time(holder.get("pid")) != holder.get("started")
+    if holder.get("slurm_job") and holder["slurm_job"] == os.environ.get("SLURM_JOB_ID"):
+        # Our own job, which SLURM knows of course: before it was started anew elsewhere, or another step of it.
+        restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+        if holder.get("slurm_restart", restart) != restart:
+            return True
+    elif holder.get("slurm_job"):
         known = _slurm_knows(str(holder["slurm_job"]))
         if known is not None:
             return not known
@@ -283,7 +291,7 @@ def _is_gone(path: Path, holder: Mapping[str, Any]) -> bool:
     return True
 
 
-def _start_time(pid: int) -> str | None:
+def _start_time(pid: object) -> str | None:
     """Return a process' start in clock ticks since boot, with the boot's id; None when it does not run."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

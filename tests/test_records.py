@@ -1,0 +1,402 @@
+"""What a run remembers: keys that change with what they stand for alone, files whole or not at all, honest locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from talkies import records
+from talkies.errors import TalkiesError
+from talkies.records import (
+    GONE_SECONDS,
+    HEARTBEAT_SECONDS,
+    Journal,
+    Receipt,
+    Recorded,
+    content_key,
+    digest,
+    file_facts,
+    held_locks,
+    is_unchanged,
+    lock,
+    read_json,
+    renew,
+    write_json,
+)
+
+# --- keys --------------------------------------------------------------------------------------------------
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), plain, min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_the_order_of_names_does_not_matter(value: dict, random) -> None:
+    names = list(value)
+    random.shuffle(names)
+    assert digest({name: value[name] for name in names}) == digest(value)
+
+
+@given(plain, plain)
+def test_another_value_is_another_digest(one: object, other: object) -> None:
+    assert (digest(one) == digest(other)) == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))
+
+
+def test_a_content_key_changes_with_each_part_and_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"source": "a" * 64, "crop": [0, 0, 64], "motion": [True, 0], "segment": [None, "1.5"]}
+    key = content_key(**parts)
+    assert content_key(**dict(reversed(parts.items()))) == key
+    assert len(key) == 64
+    others = {"source": "b" * 64, "crop": [0, 0, 65], "motion": [False, 0], "segment": ["0", "1.5"]}
+    keys = {key, *(content_key(**{**parts, name: value}) for name, value in others.items())}
+    monkeypatch.setattr(records, "RECIPE", records.RECIPE + 1)
+    keys.add(content_key(**parts))
+    assert len(keys) == len(parts) + 2
+
+
+def test_a_content_key_is_the_same_on_every_machine() -> None:
+    """Films made by an earlier version keep their keys: this value changes only when RECIPE is raised on purpose."""
+    assert records.RECIPE == 1
+    assert content_key(source="é", box=[1, 2.5, None]) == (
+        "99b7a737e5adeb07cfe9e4a04ecddc43bcf64f12ca7fc78a93ed2a429d375f3b"
+    )
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"b": "ü\n", "a": [1, None]})
+    before = path.read_bytes()
+    assert read_json(path) == {"b": "ü\n", "a": [1, None]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": "x" * 100_000, "b": object()})
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_equal_values_are_equal_bytes(tmp_path: Path) -> None:
+    write_json(tmp_path / "a", {"x": 1, "y": {"p": 2, "q": 3}})
+    write_json(tmp_path / "b", {"y": {"q": 3, "p": 2}, "x": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b'{"a": 1}x'])
+def test_what_is_no_record_says_nothing(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    assert read_json(tmp_path / "a.json") is None
+    assert read_json(tmp_path / "none.json") is None
+    assert read_json(tmp_path) is None
+
+
+def test_a_file_is_unchanged_by_time_or_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"one")
+    facts = file_facts(path)
+    assert is_unchanged(path, facts)
+    read: list[Path] = []
+    honest = records.file_digest
+    monkeypatch.setattr(records, "file_digest", lambda p: read.append(p) or honest(p))
+    assert is_unchanged(path, facts)
+    assert read == [], "size and time say enough"
+    os.utime(path, ns=(1, 1))
+    assert is_unchanged(path, facts), "a copied file has another time"
+    assert read == [path]
+    path.write_bytes(b"two")
+    os.utime(path, ns=(1, 1))
+    assert not is_unchanged(path, facts)
+    path.write_bytes(b"three")
+    assert not is_unchanged(path, facts)
+    assert read == [path, path], "another size says enough"
+    path.unlink()
+    assert not is_unchanged(path, facts)
+    assert not is_unchanged(path, None)
+    assert not is_unchanged(path, {})
+
+
+def test_a_record_is_fresh_while_key_and_film_are_its_own(tmp_path: Path) -> None:
+    film = Recorded(tmp_path / "dots.in.name.mp4")
+    assert film.record_path.name == "dots.in.name.json"
+    assert film.record() == {}
+    assert film.fresh("k") is None
+    film.path.write_bytes(b"film")
+    written = film.describe({"key": "k", "picture_key": "p"})
+    assert film.fresh("k") == written == film.record()
+    assert film.fresh("p", name="picture_key") == written
+    assert film.fresh("other") is None
+    film.path.write_bytes(b"mlif")
+    os.utime(film.path, ns=(5, 5))
+    assert film.fresh("k") is None, "altered"
+    film.remove()
+    film.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_film_can_be_described_before_it_has_its_name(tmp_path: Path) -> None:
+    film, part = Recorded(tmp_path / "a.mp4"), tmp_path / ".a.mp4.part"
+    part.write_bytes(b"film")
+    film.describe({"key": "k"}, of=part)
+    assert film.fresh("k") is None
+    part.rename(film.path)
+    assert film.fresh("k")
+
+
+def test_a_receipt_is_read_as_written_and_the_same_bytes_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    Receipt({"b/x": {"key": "1"}, "a/x": {"key": "2"}}, {"a/ü": "why"}).save(path)
+    before = path.read_bytes()
+    loaded = Receipt.load(path)
+    assert (loaded.done, loaded.failed) == ({"b/x": {"key": "1"}, "a/x": {"key": "2"}}, {"a/ü": "why"})
+    Receipt(dict(reversed(loaded.done.items())), loaded.failed).save(path)
+    assert path.read_bytes() == before
+    for wrong in (b"", b"{}", b'{"done": [], "failed": {}}', b'{"done": {}}'):
+        path.write_bytes(wrong)
+        with pytest.raises(TalkiesError, match="run snakemake again"):
+            Receipt.load(path)
+
+
+def test_a_journal_passes_over_what_a_killed_worker_left_unfinished(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal" / "a.jsonl")
+    journal.note("animated", pair="a/x")
+    with journal.path.open("a") as file:
+        file.write('{"event": "anim')
+    other = Journal(tmp_path / "journal" / "b.jsonl")
+    other.note("motion", take="a")
+    assert [event["event"] for event in Journal.read(tmp_path / "journal")] == ["animated", "motion"]
+    journal.note("animated", pair="a/y")
+    assert "a/y" in [event.get("pair") for event in Journal.read(tmp_path / "journal")]
+
+
+# --- locks -------------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from talkies.records import lock
+with lock(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def holder(path: Path, **options) -> subprocess.Popen[str]:
+    """Start a process that holds the lock until it reads a line."""
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+
+
+def foreign(path: Path, *, age: float = 0, **facts: object) -> None:
+    """Lay down the lock of a job on another machine."""
+    content = {"host": "elsewhere", "pid": 1, "started": "x/1", "namespace": "n", "slurm_job": None, **facts}
+    path.write_text(json.dumps(content))
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def take_in_vain(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Try for a lock that is held; return what is said while waiting."""
+    said: list[str] = []
+
+    class StillWaiting(Exception):
+        pass
+
+    def wait(_: float) -> None:
+        turns.append(1)
+        if len(turns) == 3:
+            raise StillWaiting
+
+    turns: list[int] = []
+    monkeypatch.setattr(records, "time", SimpleNamespace(time=time.time, sleep=wait))
+    with pytest.raises(StillWaiting), lock(path, say=said.append):
+        pytest.fail("the lock was taken from its holder")
+    assert len(turns) == 3
+    return said
+
+
+def take(path: Path) -> list[str]:
+    """Take and release a lock that is free or dead; return what is said."""
+    said: list[str] = []
+    with lock(path, say=said.append):
+        held = read_json(path)
+        assert held is not None
+        assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
+    assert list(path.parent.iterdir()) == [], "nothing stays"
+    return said
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    (tmp_path / "locks").mkdir()
+    return tmp_path / "locks" / "pairs-0001.lock"
+
+
+def test_a_free_lock_is_taken_and_given_back_also_after_an_error(path: Path) -> None:
+    assert take(path) == []
+    with pytest.raises(ZeroDivisionError), lock(path, say=print):
+        _ = 1 / 0
+    assert list(path.parent.iterdir()) == []
+
+
+def test_two_processes_hold_a_lock_one_after_the_other(path: Path) -> None:
+    first = holder(path)
+    assert first.stdout.readline() == "held\n"
+    assert held_locks(path.parent) == [f"pairs-0001: process {first.pid} on {socket.gethostname()}"]
+    second = holder(path)
+    assert (
+        second.stdout.readline() == f"waiting: process {first.pid} on {socket.gethostname()} is at work on this shard\n"
+    )
+    first.communicate("\n")
+    assert second.stdout.readline() == "held\n"
+    assert read_json(path)["pid"] == second.pid
+    second.communicate("\n")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_process_is_broken(path: Path) -> None:
+    dead = holder(path)
+    assert dead.stdout.readline() == "held\n"
+    dead.kill()
+    dead.communicate()
+    assert path.exists()
+    assert held_locks(path.parent) == []
+    assert take(path) == [f"breaking the lock of a job that is gone: process {dead.pid} on {socket.gethostname()}"]
+
+
+def test_a_zombie_holds_no_lock(path: Path) -> None:
+    dead = holder(path)
+    assert dead.stdout.readline() == "held\n"
+    dead.kill()
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its parent has not asked for it
+    assert len(take(path)) == 1
+    dead.communicate()
+
+
+def test_a_process_of_a_dead_ones_number_does_not_hold_its_lock(path: Path) -> None:
+    foreign(path, host=socket.gethostname(), pid=os.getpid(), started="x/1", namespace=records._pid_namespace())
+    assert len(take(path)) == 1
+
+
+def test_a_process_number_of_another_container_says_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign(path, host=socket.gethostname(), pid=2**22, namespace="pid:[1]")
+    assert "is at work" in take_in_vain(path, monkeypatch)[0]
+
+
+def test_another_machines_lock_holds_while_it_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign(path, age=GONE_SECONDS - 60)
+    assert take_in_vain(path, monkeypatch) == ["waiting: process 1 on elsewhere is at work on this shard"]
+    os.utime(path, (0, 0))
+    renew(path)
+    assert time.time() - path.stat().st_mtime < 60
+    assert len(held_locks(path.parent)) == 1
+
+
+def test_another_machines_lock_is_broken_when_it_was_not_renewed(path: Path) -> None:
+    foreign(path, age=GONE_SECONDS + 1)
+    assert held_locks(path.parent) == []
+    assert "gone: process 1 on elsewhere" in take(path)[0]
+
+
+def test_an_unreadable_lock_is_broken_by_its_age(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path.write_text('{"host": "els')
+    with monkeypatch.context() as context:
+        assert take_in_vain(path, context) == []
+    os.utime(path, (time.time() - HEARTBEAT_SECONDS - 1,) * 2)
+    assert take(path) == []
+
+
+@pytest.mark.parametrize("pid", ["x", None, [1]])
+def test_a_lock_that_names_no_process_is_a_dead_one(path: Path, pid: object) -> None:
+    foreign(path, host=socket.gethostname(), pid=pid, namespace=records._pid_namespace())
+    assert held_locks(path.parent) == []
+    take(path)
+
+
+def test_renewing_a_lock_that_is_gone_does_nothing(path: Path) -> None:
+    renew(path)
+    assert not path.exists()
+
+
+def squeue(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a stand-in for squeue on the path; return the file that its arguments go to."""
+    folder.mkdir()
+    program, asked = folder / "squeue", folder / "asked"
+    program.write_text(f'#!/bin/sh\nprintf "%s " "$@" >> "{asked}"\n{script}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return asked
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PENDING", "COMPLETING", "SUSPENDED"])
+def test_the_lock_of_a_job_that_slurm_knows_holds_however_old(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    asked = squeue(tmp_path / "bin", f"echo {state}", monkeypatch)
+    foreign(path, slurm_job="4711", age=10 * GONE_SECONDS)
+    assert take_in_vain(path, monkeypatch) == [
+        "waiting: process 1 on elsewhere (SLURM job 4711) is at work on this shard"
+    ]
+    assert "--jobs 4711 " in asked.read_text()
+
+
+@pytest.mark.parametrize("answer", ["true", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"])
+def test_the_lock_of_a_job_that_slurm_knows_no_more_is_broken_at_once(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    squeue(tmp_path / "bin", answer, monkeypatch)
+    foreign(path, slurm_job="4711")
+    assert "SLURM job 4711" in take(path)[0]
+
+
+@pytest.mark.parametrize("script", ["echo 'Unable to contact slurm controller' >&2; exit 1", None])
+def test_where_slurm_says_nothing_the_age_decides(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
+) -> None:
+    if script is None:
+        (tmp_path / "empty").mkdir()
+        monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    else:
+        squeue(tmp_path / "bin", script, monkeypatch)
+    foreign(path, slurm_job="4711")
+    with monkeypatch.context() as context:
+        take_in_vain(path, context)
+    foreign(path, slurm_job="4711", age=GONE_SECONDS + 1)
+    take(path)
+
+
+def test_a_job_that_slurm_started_again_does_not_wait_for_itself(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A requeued job keeps its number, so SLURM knows it: it is the one that is asking."""
+    squeue(tmp_path / "bin", "echo RUNNING", monkeypatch)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    foreign(path, slurm_job="4711", slurm_restart="0")
+    assert "SLURM job 4711" in take(path)[0]
+
+
+def test_another_step_of_the_same_job_holds_its_lock_while_it_renews_it(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue(tmp_path / "bin", "echo RUNNING", monkeypatch)
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    foreign(path, slurm_job="4711", slurm_restart="0")
+    with monkeypatch.context() as context:
+        take_in_vain(path, context)
+    foreign(path, slurm_job="4711", slurm_restart="0", age=GONE_SECONDS + 1)
+    take(path)
