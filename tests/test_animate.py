@@ -1,0 +1,341 @@
+"""The engine: the frames the network gives, whatever the batch; a film whole or not at all; memory that stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tiny_network import clip, picture, tiny_model
+
+from talkies import animate, media
+from talkies.animate import Engine, Movement, available_threads, choose_device
+from talkies.errors import InputError, TalkiesError
+from talkies.model import FirstOrderModel
+from talkies.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
+
+RATE = Fraction(30000, 1001)
+
+
+@pytest.fixture(scope="module")
+def model() -> FirstOrderModel:
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def motion(model: FirstOrderModel) -> Motion:
+    return detect_motion(model, clip(7), RATE)
+
+
+@pytest.fixture
+def engine(model: FirstOrderModel) -> Iterator[Engine]:
+    with Engine(model, batch=3, threads=1) as engine:
+        yield engine
+
+
+def frames_of(
+    engine: Engine, motion: Motion, movement: Movement, image: NDArray[np.uint8], name: str = "p"
+) -> NDArray[np.uint8]:
+    return np.concatenate(list(engine.predict(engine.prepare(name, image), motion, movement)))
+
+
+def writer_for(path: Path) -> media.FrameWriter:
+    return media.FrameWriter(path, RATE, crf=10, preset="ultrafast", threads=1)
+
+
+# --- frames ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_the_frames_are_the_networks_whatever_the_batch(model: FirstOrderModel, motion: Motion, batch: int) -> None:
+    source = frames_to_tensor(picture()[None])
+    kp_source, driving = model.keypoints(source), motion.keypoints()
+    with Engine(model, batch=batch, threads=1) as engine:
+        made = frames_of(engine, motion, Movement(), picture())
+    assert made.shape == (7, 256, 256, 3)
+    assert made.dtype == np.uint8
+    for number in range(7):
+        moved = transfer_motion(kp_source, driving[number], driving[0])
+        prediction = model.generate(source, kp_source, moved).prediction
+        large = torch.nn.functional.interpolate(prediction, size=(256, 256), mode="bicubic").clamp(0, 1)
+        expected = (large[0].permute(1, 2, 0) * 255).round().numpy()
+        assert np.abs(made[number] - expected).max() <= 1
+    assert np.abs(made[0].astype(int) - made[3]).max() > 3, "it moves"
+
+
+def test_each_movement_gives_other_frames(engine: Engine, motion: Motion) -> None:
+    ways = [
+        Movement(),
+        Movement(relative=False),
+        Movement(adapt_scale=False),
+        Movement(best_frame=4),
+        Movement(relative=False, adapt_scale=False),
+    ]
+    films = [frames_of(engine, motion, way, picture()).tobytes() for way in ways]
+    assert len(set(films[:4])) == 4
+    assert films[4] == films[1], "of the driver's own poses nothing is scaled"
+
+
+def test_the_best_frame_leaves_the_source_as_it_is(engine: Engine, motion: Motion) -> None:
+    still = frames_of(engine, motion, Movement(), picture())[0]
+    counted = frames_of(engine, motion, Movement(best_frame=4), picture())[4]
+    assert np.abs(still.astype(int) - counted).max() <= 1
+
+
+def test_the_best_frame_is_found(engine: Engine, motion: Motion) -> None:
+    """A source that is the clip's own sixth frame has the pose of that frame."""
+    image = clip(7)[5]
+    found = frames_of(engine, motion, Movement(best_frame="auto"), image)
+    assert np.array_equal(found, frames_of(engine, motion, Movement(best_frame=5), image))
+
+
+@pytest.mark.parametrize("number", [7, 100, -1])
+def test_a_best_frame_outside_the_clip_is_the_inputs_fault(
+    engine: Engine, motion: Motion, number: int, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=f"{number} is outside the clip's 7 frames"):
+        engine.film("p", picture(), motion, Movement(best_frame=number), writer_for(tmp_path / "a.mp4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_motion_of_other_weights_is_refused(engine: Engine, motion: Motion, tmp_path: Path) -> None:
+    other = Motion(motion.value, motion.jacobian, motion.rate, motion.size, "tiny", "0" * 64)
+    with pytest.raises(TalkiesError, match="other weights"):
+        engine.film("p", picture(), other, Movement(), writer_for(tmp_path / "a.mp4"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("side", [32, 100, 256])
+def test_a_picture_of_another_side_is_brought_to_the_networks(engine: Engine, motion: Motion, side: int) -> None:
+    other, own = (frames_of(engine, motion, Movement(), picture(s), name=str(s)) for s in (side, 64))
+    assert np.abs(other.astype(float) - own).mean() < 8, "one picture, a little softer or sharper"
+
+
+def test_a_sources_features_are_computed_once_for_all_its_films(
+    engine: Engine, motion: Motion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    encoded: list[int] = []
+    encode = engine.model.encode
+    monkeypatch.setattr(engine.model, "encode", lambda source: encoded.append(len(source)) or encode(source))
+    films = []
+    for name in ("one", "one", "two"):
+        path = tmp_path / f"{len(films)}.mp4"
+        films.append(engine.film(name, picture(), motion, Movement(), writer_for(path)))
+    for film in films:
+        film.result()
+    assert encoded == [1, 1]
+
+
+# --- films -------------------------------------------------------------------------------------------------
+
+
+def test_a_film_has_the_clips_frames_and_exact_rate(engine: Engine, motion: Motion, tmp_path: Path) -> None:
+    path, told, ended = tmp_path / "a.mp4", [], []
+    future = engine.film(
+        "p",
+        picture(),
+        motion,
+        Movement(),
+        writer_for(path),
+        done=lambda: ended.append(path.exists()),
+        progress=told.append,
+    )
+    future.result()
+    assert told == [3, 3, 1]
+    assert ended == [True], "`done` is called when the film stands there"
+    film = media.probe(path)
+    assert (film.frames, film.rate, film.width, film.height, film.sound) == (7, RATE, 256, 256, None)
+    shown = np.stack(list(media.read_frames(film)))
+    expected = frames_of(engine, motion, Movement(), picture())
+    assert np.abs(shown.astype(float) - expected).mean() < 6, "these frames in this order, but for the encoder's loss"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_pairs_one_after_the_other_come_out_apart(engine: Engine, motion: Motion, tmp_path: Path) -> None:
+    images = {"a": picture(), "b": 255 - picture()}
+    futures = [
+        engine.film(name, image, motion, Movement(), writer_for(tmp_path / f"{name}.mp4"))
+        for name, image in images.items()
+    ]
+    for future in futures:
+        future.result()
+    expected = {name: frames_of(engine, motion, Movement(), image, name) for name, image in images.items()}
+    for name in images:
+        shown = np.stack(list(media.read_frames(media.probe(tmp_path / f"{name}.mp4")))).astype(float)
+        distance = {other: np.abs(shown - frames).mean() for other, frames in expected.items()}
+        assert distance[name] < 6
+        assert distance[name] == min(distance.values())
+    assert np.abs(expected["a"].astype(float) - expected["b"]).mean() > 8, "the two are told apart by this"
+
+
+class Failing(media.FrameWriter):
+    """Fails at its third frame, as on a full disk."""
+
+    def write(self, frame: NDArray[np.uint8]) -> None:
+        if self.frames == 2:
+            raise OSError(28, "No space left on device")
+        super().write(frame)
+
+
+def test_an_encoders_error_comes_out_and_leaves_nothing(engine: Engine, motion: Motion, tmp_path: Path) -> None:
+    done: list[int] = []
+    with pytest.raises(OSError, match="No space"):
+        engine.film(
+            "p",
+            picture(),
+            motion,
+            Movement(),
+            Failing(tmp_path / "a.mp4", RATE, threads=1),
+            done=lambda: done.append(1),
+        ).result()
+    assert done == []
+    assert list(tmp_path.iterdir()) == []
+    engine.film("p", picture(), motion, Movement(), writer_for(tmp_path / "b.mp4")).result()
+    assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"], "the engine goes on"
+
+
+def test_a_folder_that_vanishes_is_an_error_of_the_film(engine: Engine, motion: Motion, tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    with pytest.raises(OSError, match="gone"):
+        engine.film("p", picture(), motion, Movement(), writer_for(folder / "a.mp4"))
+    folder.mkdir()
+
+    def vanish(_: int) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        if folder.exists():
+            folder.rmdir()
+
+    done: list[int] = []
+    with pytest.raises((OSError, TalkiesError)):
+        engine.film(
+            "p",
+            picture(),
+            motion,
+            Movement(),
+            writer_for(folder / "a.mp4"),
+            done=lambda: done.append(1),
+            progress=vanish,
+        ).result()
+    assert done == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_in_the_middle_leaves_the_old_film(engine: Engine, motion: Motion, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(b"an earlier film")
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.film("p", picture(), motion, Movement(), writer_for(path), progress=stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+    assert path.read_bytes() == b"an earlier film"
+
+
+def test_the_last_film_is_ended_when_the_engine_is_left(model: FirstOrderModel, motion: Motion, tmp_path: Path) -> None:
+    with Engine(model, batch=8, threads=1) as engine:
+        engine.film("p", picture(), motion, Movement(), writer_for(tmp_path / "a.mp4"))
+    assert media.probe(tmp_path / "a.mp4").frames == 7
+
+
+MEASURED = """
+import sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+import talkies
+from talkies.animate import Engine, Movement
+from talkies.media import FrameWriter
+from talkies.motion import detect_motion
+
+count, path = int(sys.argv[1]), Path(sys.argv[2])
+model = talkies.load_model("demo", device="cpu", precision="fp32")
+side = model.preset.size
+y, x = np.mgrid[0:side, 0:side]
+frames = (np.stack([(x + 3 * t) % 256, (y + 2 * t) % 256, x], -1).astype(np.uint8) for t in range(count))
+with Engine(model, threads=1) as engine:
+    motion = detect_motion(model, frames, Fraction(25))
+    engine.film("p", np.full((256, 256, 3), 90, np.uint8), motion, Movement(), FrameWriter(path, Fraction(25))).result()
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
+    def peak(frames: int) -> int:
+        command = [sys.executable, "-c", MEASURED, str(frames), str(tmp_path / "a.mp4")]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    short, long = peak(40), peak(400)
+    assert long < 1.1 * short, f"{short} kB for 40 frames, {long} kB for 400"
+
+
+# --- the machine -------------------------------------------------------------------------------------------
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@no_gpu
+def test_auto_is_the_processor_where_no_gpu_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for nothing in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        assert choose_device("auto") == torch.device("cpu")
+
+
+@no_gpu
+@pytest.mark.parametrize("wanted", ["auto", "cuda"])
+def test_a_given_gpu_that_does_not_work_is_an_error(monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(TalkiesError, match="--device cpu") as caught:
+        choose_device(wanted)
+    assert "\n" not in str(caught.value)
+    assert choose_device("cpu") == torch.device("cpu"), "asked for by name, the processor is taken"
+
+
+@no_gpu
+def test_cuda_by_name_is_an_error_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(TalkiesError, match="--device cpu"):
+        choose_device("cuda")
+
+
+def test_a_gpu_that_computes_wrong_results_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    ones = torch.ones
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(animate.torch, "ones", lambda *size, device: 2 * ones(*size))
+    with pytest.raises(TalkiesError, match="wrong results"):
+        choose_device("auto")
+
+
+def test_threads_are_those_the_job_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr(animate.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(animate.Path, "read_text", lambda self: "max 100000")
+    assert available_threads() == 6
+    monkeypatch.setattr(animate.Path, "read_text", lambda self: "450000 100000\n")
+    assert available_threads() == 4, "the cgroup's quota"
+    monkeypatch.setattr(animate.Path, "read_text", lambda self: "50000 100000\n")
+    assert available_threads() == 1, "half a core is one thread"
+    monkeypatch.setattr(animate.Path, "read_text", lambda self: "max 100000")
+    for word, count in (("3", 3), ("64", 6), ("", 6), ("many", 6), ("0", 1)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", word)
+        assert available_threads() == count
+
+
+def test_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert available_threads() == 1
+    finally:
+        os.sched_setaffinity(0, before)
