@@ -121,7 +121,7 @@ class Plan:
 
     def preparation(self, shard: str) -> str:
         """Return the digest of what a preparing shard (pictures or clips) is to do."""
-        return digest(sorted(self._item_digests(shard).values()) + self.retired.get(shard, []))
+        return digest(sorted([*self._item_digests(shard).values(), *self.retired.get(shard, [])]))
 
     def _item_digests(self, shard: str) -> dict[str, str]:
         if shard in self.pictures:
@@ -132,7 +132,8 @@ class Plan:
         """Take over what preparing shards have held before, and add what has gone since the previous plan."""
         for shard in (*self.pictures, *self.clips):
             before = previous._item_digests(shard) if shard in previous.pictures or shard in previous.clips else {}
-            gone = [value for item, value in before.items() if item not in (*self.sources, *self.takes)]
+            kept = self.sources if shard in self.pictures else self.takes
+            gone = [value for item, value in before.items() if item not in kept]
             if retired := sorted(previous.retired.get(shard, []) + gone):
                 self.retired[shard] = retired
 

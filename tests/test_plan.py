@@ -1,0 +1,311 @@
+"""The plan: what goes into which shard and stays there, and which digest each change of input or setting moves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from run_folder import draw_picture, make_clip
+
+from talkies import config, media, plan
+from talkies.errors import TalkiesError
+from talkies.plan import HOME, PROBES, Pair, Plan, make_plan, take_name
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures and clips made once: a and b, of 5 and 9 frames."""
+    folder = tmp_path_factory.mktemp("material")
+    draw_picture(folder / "picture.png", (200, 40, 40))
+    make_clip(folder / "a.mp4", frames=5)
+    make_clip(folder / "b.mp4", frames=9)
+    return folder
+
+
+@pytest.fixture
+def folder(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder with three pictures and the two clips; the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "driving").mkdir()
+    for name in ("blue", "green", "red"):
+        add_picture(name, material)
+    for name in ("a", "b"):
+        os.link(material / f"{name}.mp4", tmp_path / "driving" / f"{name}.mp4")
+    return tmp_path
+
+
+def add_picture(name: str, material: Path) -> None:
+    Path(f"images/{name}.png").write_bytes((material / "picture.png").read_bytes())
+
+
+def planned(previous: Plan | None = None, **settings: Any) -> Plan:
+    base = {"images": "images", "driving": "driving", "crop": "center", "pairs_per_job": 3}
+    return make_plan(config.complete(base | settings), previous)
+
+
+# --- folders to shards -------------------------------------------------------------------------------------
+
+
+def test_every_picture_with_every_video(folder: Path) -> None:
+    made = planned()
+    assert list(made.pairs) == [f"{clip}/{image}" for clip in "ab" for image in ("blue", "green", "red")]
+    assert {take.driving: take.frames for take in made.takes.values()} == {"a": 5, "b": 9}
+    assert made.pictures == {"pictures-0001": ["blue", "green", "red"]}
+    assert made.clips == {"clips-0001": ["a", "b"]}
+    assert made.shards == {
+        "pairs-0001": ["a/blue", "a/green", "a/red"],
+        "pairs-0002": ["b/blue", "b/green", "b/red"],
+    }
+    assert made.shard_of_picture()["red"] == "pictures-0001"
+    assert made.shard_of_take()["b"] == "clips-0001"
+
+
+def test_clips_are_probed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed: list[str] = []
+    probe = media.probe
+    monkeypatch.setattr(plan.media, "probe", lambda path: probed.append(path.name) or probe(path))
+    planned()
+    assert probed == ["a.mp4", "b.mp4"]
+    assert PROBES.exists()
+    planned()
+    assert probed == ["a.mp4", "b.mp4"]
+    os.utime("driving/b.mp4", (5, 5))
+    planned()
+    assert probed == ["a.mp4", "b.mp4", "b.mp4"]
+
+
+def test_a_clip_that_is_none_is_planned_and_fails_later(folder: Path) -> None:
+    Path("driving/bad.mp4").write_bytes(b"no film")
+    assert planned().takes["bad"].frames == 0
+
+
+def test_the_work_of_a_job_is_capped_by_its_minutes(folder: Path) -> None:
+    # At one frame a second a pair of a is 5 seconds' work, one of b 9.
+    made = planned(frames_per_second=1, job_minutes=0.2, pairs_per_job=100)
+    assert [len(names) for names in made.shards.values()] == [2, 1, 1, 1, 1]
+    one = planned(frames_per_second=1, job_minutes=0.01, pairs_per_job=100)
+    assert [len(names) for names in one.shards.values()] == [1] * 6, "a pair that is too long has a job of its own"
+
+
+def test_the_pairs_table_makes_variants_and_takes(folder: Path) -> None:
+    Path("pairs.tsv").write_text(
+        "image\tdriving\tvariant\tstart\tend\trelative\tadapt_scale\tbest_frame\taudio\n"
+        "red\ta\n"
+        "red\ta\tfree\t\t\tfalse\tfalse\t\t\n"
+        "blue.png\tb.mp4\tlate\t0.08\t0.2\t\t\t2\tfalse\n"
+        "blue\tb\topen\t0.2\t\t\t\tauto\t\n"
+    )
+    made = planned(pairs="pairs.tsv")
+    assert list(made.pairs) == ["a/red", "a/red@free", "b/blue@late", "b/blue@open"]
+    assert made.pairs["a/red@free"] == Pair("a", "red", "free", relative=False, adapt_scale=False)
+    assert made.pairs["b/blue@late"] == Pair("b", "blue", "late", "0.08", "0.2", best_frame=2, audio=False)
+    assert made.pairs["b/blue@open"] == Pair("b", "blue", "open", "0.2", best_frame="auto")
+    assert {name: take.frames for name, take in made.takes.items()} == {"a": 5, "b@0.08-0.2": 3, "b@0.2-end": 4}
+    assert set(made.sources) == {"red", "blue"}, "green is asked for by no pair"
+
+
+def test_a_take_is_named_by_its_segment() -> None:
+    assert take_name("a", None, None) == "a"
+    assert take_name("a", "1", None) == "a@1-end"
+    assert take_name("a", None, "2.5") == "a@0-2.5"
+
+
+def test_crops_by_kind_and_file(folder: Path) -> None:
+    made = planned(crop={"images": "none", "files": {"red.png": [1, 2, 3, 4], "b.mp4": "center"}})
+    assert {name: source.crop for name, source in made.sources.items()} == {
+        "blue": "none",
+        "green": "none",
+        "red": [1, 2, 3, 4],
+    }
+    assert {name: take.crop for name, take in made.takes.items()} == {"a": "face", "b": "center"}
+
+
+def test_two_files_of_one_stem_are_refused(folder: Path, material: Path) -> None:
+    Path("images/red.webp").write_bytes(b"")
+    with pytest.raises(TalkiesError, match=r"red\.png.*red\.webp|red\.webp.*red\.png"):
+        planned()
+
+
+# --- dealt out ---------------------------------------------------------------------------------------------
+
+items = st.dictionaries(st.text("abcdefg", min_size=1, max_size=3), st.floats(0, 10), max_size=12)
+caps = st.tuples(st.integers(1, 5), st.floats(0.5, 20))
+
+
+@given(items, caps)
+def test_every_item_is_in_one_shard_and_the_caps_hold(weights: dict[str, float], cap: tuple[int, float]) -> None:
+    most, heaviest = cap
+    shards = plan._assign("s", weights, {}, most, heaviest)
+    assert [item for members in shards.values() for item in members] == list(weights)
+    for members in shards.values():
+        assert 1 <= len(members) <= most
+        assert len(members) == 1 or sum(weights[item] for item in members) <= heaviest * (1 + 1e-9)
+    assert shards == plan._assign("s", weights, {}, most, heaviest)
+    assert shards == plan._assign("s", weights, shards, most, heaviest)
+
+
+@given(st.lists(items, min_size=2, max_size=5), caps)
+def test_items_that_come_and_go_move_no_other(rounds: list[dict[str, float]], cap: tuple[int, float]) -> None:
+    most, heaviest = cap
+    shards: dict[str, list[str]] = {}
+    for weights in rounds:
+        before = {item: shard for shard, members in shards.items() for item in members}
+        known = set(shards)
+        shards = plan._assign("s", weights, shards, most, heaviest)
+        after = {item: shard for shard, members in shards.items() for item in members}
+        assert set(after) == set(weights)
+        for item, shard in after.items():
+            assert shard == before[item] if item in before else shard not in known
+        assert all(1 <= len(members) <= most for members in shards.values())
+
+
+def test_files_that_come_and_go_leave_the_other_shards_as_they_were(folder: Path, material: Path) -> None:
+    first = planned()
+    add_picture("amber", material)
+    second = planned(first)
+    assert {shard: second.shards[shard] for shard in first.shards} == first.shards
+    assert second.shards["pairs-0003"] == ["a/amber", "b/amber"]
+    assert second.pictures == {"pictures-0001": ["blue", "green", "red"], "pictures-0002": ["amber"]}
+    Path("images/green.png").unlink()
+    third = planned(second)
+    assert third.shards == {
+        "pairs-0001": ["a/blue", "a/red"],
+        "pairs-0002": ["b/blue", "b/red"],
+        "pairs-0003": ["a/amber", "b/amber"],
+    }
+
+
+def test_another_size_of_job_deals_all_out_anew(folder: Path) -> None:
+    assert len(planned(planned(), pairs_per_job=1).shards) == 6
+
+
+# --- saved and loaded --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_a_plan_is_loaded_as_it_was_saved(folder: Path, table: bool) -> None:
+    Path("pairs.tsv").write_text(
+        "image\tdriving\tvariant\tstart\tend\trelative\tbest_frame\taudio\n"
+        "red\ta\nred\ta\tx\t\t\tfalse\t1\ttrue\nblue\tb\ty\t0.1\t\ttrue\tauto\tfalse\n"
+    )
+    made = planned(pairs="pairs.tsv" if table else None, audio=False, motion={"best_frame": 1})
+    made.save()
+    written = (HOME / "plan.json").stat().st_mtime_ns
+    loaded = Plan.load()
+    assert loaded == made
+    for shard in made.shards:
+        assert loaded.animation(shard) == made.animation(shard)
+        assert loaded.remuxing(shard) == made.remuxing(shard)
+    loaded.save()
+    assert (HOME / "plan.json").stat().st_mtime_ns == written, "an equal plan is not written again"
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"format": 0}'])
+def test_what_is_no_plan_is_refused(folder: Path, content: str | None) -> None:
+    if content is not None:
+        HOME.mkdir()
+        (HOME / "plan.json").write_text(content)
+    with pytest.raises(TalkiesError, match="snakemake"):
+        Plan.load()
+
+
+# --- digests -----------------------------------------------------------------------------------------------
+
+
+def digests(made: Plan) -> dict[str, str]:
+    """Return all digests by what is to be done and the shard."""
+    return {
+        **{f"prepare {shard}": made.preparation(shard) for shard in (*made.pictures, *made.clips)},
+        **{f"motion {shard}": made.motion(shard) for shard in made.clips},
+        **{f"animate {shard}": made.animation(shard) for shard in made.shards},
+        **{f"remux {shard}": made.remuxing(shard) for shard in made.shards},
+        "gallery": made.gallery(),
+    }
+
+
+ANIMATE = {"animate pairs-0001", "animate pairs-0002"}
+REMUX = {"remux pairs-0001", "remux pairs-0002"}
+CLIPS = {"prepare clips-0001", "motion clips-0001"}
+
+
+def touch(path: str) -> Callable[[], None]:
+    return lambda: os.utime(path, (5, 5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "moved"),
+    [
+        ({}, lambda: None, set()),
+        ({}, touch("images/red.png"), {"prepare pictures-0001"}),
+        ({}, touch("driving/a.mp4"), CLIPS),
+        ({"frames_per_second": 3}, None, set()),
+        ({"threads": 2}, None, set()),
+        ({"model": {"precision": "fp32"}}, None, ANIMATE),
+        ({"model": {"device": "cpu"}}, None, set()),
+        ({"model": {"checkpoint": "w.safetensors"}}, None, ANIMATE | {"motion clips-0001"}),
+        ({"motion": {"relative": False}}, None, ANIMATE),
+        ({"motion": {"adapt_scale": False}}, None, ANIMATE),
+        ({"motion": {"best_frame": "auto"}}, None, ANIMATE),
+        ({"crop": "none"}, None, ANIMATE | CLIPS | {"prepare pictures-0001"}),
+        ({"crop": {"images": "none", "driving": "center"}}, None, ANIMATE | {"prepare pictures-0001"}),
+        (
+            {"crop": {"images": "center", "driving": "center", "files": {"a.mp4": "none"}}},
+            None,
+            CLIPS | {"animate pairs-0001"},
+        ),
+        ({"audio": False}, None, REMUX),
+        ({"provenance": False}, None, REMUX),
+        ({"gallery": {"title": "Ours"}}, None, {"gallery"}),
+    ],
+    ids=lambda value: str(value)[:60] if isinstance(value, dict) else None,
+)
+def test_each_change_moves_the_digests_that_depend_on_it(
+    folder: Path, settings: dict[str, Any], change: Callable[[], None] | None, moved: set[str]
+) -> None:
+    Path("w.safetensors").touch()
+    first = planned()
+    before = digests(first)
+    if change:
+        change()
+    after = digests(planned(first, **settings))
+    assert set(after) == set(before)
+    assert {name for name in before if after[name] != before[name]} == moved
+
+
+@pytest.mark.parametrize("clip_of_that_name", [False, True])
+def test_a_removed_picture_prepares_its_neighbours_not_again(
+    folder: Path, material: Path, clip_of_that_name: bool
+) -> None:
+    if clip_of_that_name:
+        os.link(material / "a.mp4", "driving/red.mp4")
+    first = planned()
+    Path("images/red.png").unlink()
+    second = planned(first)
+    assert second.preparation("pictures-0001") == first.preparation("pictures-0001")
+    assert second.preparation("clips-0001") == first.preparation("clips-0001")
+    Path("images/blue.png").unlink()
+    second.save()
+    third = planned(Plan.load())
+    assert third.preparation("pictures-0001") == first.preparation("pictures-0001"), "also the second to go"
+    touch("images/green.png")()
+    assert planned(third).preparation("pictures-0001") != first.preparation("pictures-0001")
+
+
+def test_a_removed_video_finds_no_motion_again(folder: Path) -> None:
+    first = planned()
+    Path("driving/a.mp4").unlink()
+    second = planned(first)
+    assert second.motion("clips-0001") == first.motion("clips-0001")
+    assert set(second.shards) == {"pairs-0002"}
+
+
+def test_the_config_file_is_the_same_as_its_keys(folder: Path) -> None:
+    Path("config.yaml").write_text(yaml.safe_dump({"images": "images", "driving": "driving", "crop": "center"}))
+    assert make_plan(config.load(Path("config.yaml")), None).shards == planned(pairs_per_job=200).shards
