@@ -139,9 +139,10 @@ def detect_motion(
     for group in _batches(frames, batch):
         size = group.shape[1]
         found = model.keypoints(frames_to_tensor(group, model.device))
-        values.append(found.value.cpu().numpy())
+        # Copies: torch's own small tensors, kept, would lie between its large ones and hold all their memory.
+        values.append(found.value.cpu().numpy().copy())
         if found.jacobian is not None:
-            jacobians.append(found.jacobian.cpu().numpy())
+            jacobians.append(found.jacobian.cpu().numpy().copy())
     if not values:
         raise TalkiesError("the driving clip has no frame in the segment asked for")
     motion = Motion(
