@@ -238,6 +238,22 @@ def test_truncated_download(model: FirstOrderModel, tmp_path: Path, save: Save) 
         assert "download it again" in words or "give the published" in words, length
 
 
+def test_safetensors_are_as_readable_as_any_file(model: FirstOrderModel, tmp_path: Path) -> None:
+    save_safetensors(model.state_dict(), tmp_path / "w.safetensors")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_other_weights_loaded_later_have_their_own_digest(tmp_path: Path) -> None:
+    model = talkies.load_model(PARAMETERS)
+    before, state = model.weights_digest, model.state_dict()
+    model.load_state_dict(state)
+    assert model.weights_digest == before
+    state["generator.final.bias"] = state["generator.final.bias"] + 1
+    model.load_state_dict(state)
+    assert model.weights_digest == weights_digest(state) != before
+
+
 def test_truncated_safetensors(model: FirstOrderModel, tmp_path: Path) -> None:
     whole = tmp_path / "whole.safetensors"
     save_safetensors(model.state_dict(), whole)

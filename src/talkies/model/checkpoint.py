@@ -224,7 +224,10 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, half: boo
     entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        usual = part.stat().st_mode  # safetensors makes files that their owner alone may read
         save_file(entries, part, metadata={"format": "pt", "weights_digest": weights_digest(entries)})
+        part.chmod(usual)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
