@@ -27,12 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     chosen = parser.parse_args(arguments)
-    _start_log(chosen)
+    log.handlers[:] = [_TerminalHandler()]
     _on_signals()
     try:
+        _start_log(chosen)
         return int(chosen.run(chosen) or 0)
     except Stopped as error:
-        log.error("%s", error)
+        log.error("%s", error.args[0])
         return 128 + int(error.args[1])
     except TalkiesError as error:
         _fail(chosen, str(error))
@@ -57,14 +58,13 @@ def _fail(chosen: argparse.Namespace, message: str) -> None:
 
 def _start_log(chosen: argparse.Namespace) -> None:
     """Send messages to stderr, and to the file that --log names: one line each."""
-    handlers: list[logging.Handler] = [_TerminalHandler()]
-    if getattr(chosen, "log", None):
-        chosen.log.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(chosen.log, mode="w", encoding="utf-8"))
-        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log.handlers[:] = handlers
     log.propagate = False
     log.setLevel(logging.DEBUG if chosen.debug else logging.INFO)
+    if getattr(chosen, "log", None):
+        chosen.log.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(chosen.log, mode="w", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file)
 
 
 class _TerminalHandler(logging.Handler):
@@ -127,13 +127,7 @@ def animate(chosen: argparse.Namespace) -> None:
     from .shards import FILM_CRF, FILM_PRESET, PROVENANCE, open_engine
 
     target: Path = chosen.output
-    if target.suffix.lower() != ".mp4":
-        raise TalkiesError(f"{printable(target)}: the film is an mp4: give a name that ends in .mp4")
-    if not target.absolute().parent.is_dir():
-        raise TalkiesError(f"{printable(target)}: there is no folder {printable(target.absolute().parent)}")
-    for given in (chosen.source, chosen.driving):
-        if target.exists() and given.exists() and target.samefile(given):
-            raise TalkiesError(f"{printable(target)}: this would overwrite what it is made from: give another name")
+    _check_output(target, ".mp4", chosen.source, chosen.driving)
     usual = PRESETS[chosen.model].crop
     picture = media.read_picture(chosen.source)
     clip = media.probe(chosen.driving)
@@ -192,11 +186,11 @@ def crop_file(chosen: argparse.Namespace) -> None:
 
     request = crop.parse(chosen.mode)
     if chosen.file.suffix.lower() in media.PICTURE_SUFFIXES and chosen.file.suffix.lower() not in media.CLIP_SUFFIXES:
-        _needs_suffix(chosen.output, ".png")
+        _check_output(chosen.output, ".png", chosen.file)
         square, cut = crop.crop_picture(media.read_picture(chosen.file), request, name=chosen.file, size=chosen.size)
         write_png(chosen.output, square)
     else:
-        _needs_suffix(chosen.output, ".mp4")
+        _check_output(chosen.output, ".mp4", chosen.file)
         clip = media.probe(chosen.file)
         cut = crop.find_crop(clip, request, start=chosen.start, end=chosen.end)
         segment = {"start": chosen.start, "end": chosen.end}
@@ -216,7 +210,7 @@ def find_motion(chosen: argparse.Namespace) -> None:
     from .motion import detect_motion
     from .shards import open_engine
 
-    _needs_suffix(chosen.output, ".npz")
+    _check_output(chosen.output, ".npz", chosen.driving)
     clip = media.probe(chosen.driving)
     cut = crop.find_crop(
         clip, crop.parse(chosen.crop or PRESETS[chosen.model].crop), start=chosen.start, end=chosen.end
@@ -238,7 +232,7 @@ def remux_file(chosen: argparse.Namespace) -> None:
 
     from . import media
 
-    _needs_suffix(chosen.output, ".mp4")
+    _check_output(chosen.output, ".mp4", chosen.film, chosen.driving)
     facts = media.remux(chosen.film, media.probe(chosen.driving), chosen.output, start=chosen.start, end=chosen.end)
     print(json.dumps(facts, default=str))
 
@@ -248,21 +242,31 @@ def checkpoint(chosen: argparse.Namespace) -> None:
     from .model import PRESETS, load_checkpoint, save_safetensors, weights_digest
     from .model.checkpoint import fitting_presets
 
+    if chosen.action == "convert":
+        _check_output(chosen.output, ".safetensors", chosen.file)
     entries = load_checkpoint(chosen.file)
     fits = fitting_presets(entries)
     if not fits:
         raise TalkiesError(f"{printable(chosen.file)}: its weights fit no preset of talkies ({', '.join(PRESETS)})")
     if chosen.action == "convert":
-        _needs_suffix(chosen.output, ".safetensors")
         save_safetensors(entries, chosen.output, half=chosen.half)
         entries = load_checkpoint(chosen.output)
     print(f"weights sha256 {weights_digest(entries)}")
     print(f"fits {' '.join(fits)}")
 
 
-def _needs_suffix(path: Path, suffix: str) -> None:
+def _check_output(path: Path, suffix: str, *inputs: Path) -> None:
+    """Refuse an output that could not be written or would replace an input, before anything is computed."""
+    name = printable(path)
     if path.suffix.lower() != suffix:
-        raise TalkiesError(f"{printable(path)}: the output's name must end in {suffix}")
+        raise TalkiesError(f"{name}: the output's name must end in {suffix}")
+    if not path.absolute().parent.is_dir():
+        raise TalkiesError(f"{name}: there is no folder {printable(path.absolute().parent)}: make it first")
+    if path.is_dir():
+        raise TalkiesError(f"{name}: this is a folder: give a file's name")
+    for given in inputs:
+        if path.exists() and given.exists() and path.samefile(given):
+            raise TalkiesError(f"{name}: this would overwrite what it is made from: give another name")
 
 
 # --- the workflow's stages and a run's state -------------------------------------------------------------

@@ -1,0 +1,353 @@
+"""The command line as a user meets it: films, exit codes, and one line on stderr for whatever goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from run_folder import BIN, draw_picture, make_clip, wait_for
+
+from talkies import media
+from talkies.cli import main
+from talkies.model import load_model
+from talkies.motion import Motion
+
+FRAMES = 5
+PLAIN = ("--crop-source", "center", "--crop-driving", "center", "--threads", "1", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    """`main` takes the signals for itself, as a program may; a test gives them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a picture, a clip with sound, and nothing else; the working folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    draw_picture(tmp_path / "who.png", (220, 40, 40))
+    make_clip(tmp_path / "clip.mp4", frames=FRAMES, rate="30000/1001")
+    return tmp_path
+
+
+def animate(*words: str, output: str = "out.mp4") -> int:
+    return main(["animate", "--source", "who.png", "--driving", "clip.mp4", "-o", output, *PLAIN, *words])
+
+
+def pictures(path: str) -> np.ndarray:
+    return np.stack(list(media.read_frames(media.probe(path)))).astype(float)
+
+
+# --- animate -----------------------------------------------------------------------------------------------
+
+
+def test_animate_makes_a_talkie(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert animate() == 0
+    film, clip = media.probe("out.mp4"), media.probe("clip.mp4")
+    assert (film.width, film.height, film.frames, film.rate) == (256, 256, FRAMES, Fraction(30000, 1001))
+    assert clip.frames == FRAMES
+    assert film.sound is not None
+    assert film.sound.codec == clip.sound.codec
+    assert "AI-generated" in media.tags("out.mp4")["comment"]
+    assert sorted(p.name for p in folder.iterdir()) == ["clip.mp4", "out.mp4", "who.png"]
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"talkies: out.mp4: {FRAMES} frames at 30000/1001 a second, sound: copy" in said.err
+    assert all(line.startswith("talkies: ") for line in said.err.splitlines())
+
+
+def test_animate_without_sound_and_tag(folder: Path) -> None:
+    assert animate("--no-audio", "--no-provenance") == 0
+    film = media.probe("out.mp4")
+    assert (film.frames, film.sound) == (FRAMES, None)
+    assert "comment" not in media.tags("out.mp4")
+
+
+def test_each_movement_gives_another_film(folder: Path) -> None:
+    make_clip(folder / "clip.mp4", frames=3)
+    ways = {"a": (), "b": ("--absolute",), "c": ("--best-frame", "2"), "d": ("--best-frame", "0")}
+    films = {}
+    for name, words in ways.items():
+        assert animate("--no-audio", *words, output=f"{name}.mp4") == 0
+        films[name] = pictures(f"{name}.mp4")
+    assert np.array_equal(films["a"], films["d"]), "the first frame is the usual one"
+    for other in "bc":
+        assert np.abs(films["a"] - films[other]).max() > 10
+    assert animate("--best-frame", "auto", output="e.mp4") == 0
+
+
+def test_animate_takes_a_segment(folder: Path) -> None:
+    make_clip(folder / "clip.mp4", frames=10, rate="25")
+    assert animate("--start", "0.08", "--end", "0.24") == 0
+    film = media.probe("out.mp4")
+    assert film.frames == 4
+    assert film.sound is not None
+    assert float(film.sound.end) <= 0.16 + 0.04
+
+
+def test_animate_takes_crops(folder: Path) -> None:
+    make_clip(folder / "clip.mp4", frames=2)
+    assert animate("--no-audio", output="all.mp4") == 0
+    assert animate("--no-audio", "--crop-source", "16,16,32,32", output="part.mp4") == 0
+    assert np.abs(pictures("all.mp4")[0] - pictures("part.mp4")[0]).mean() > 5
+    assert animate("--no-audio", "--crop-driving", "0,0,32,32", "--absolute", output="corner.mp4") == 0
+
+
+def test_animate_replaces_an_earlier_film(folder: Path) -> None:
+    (folder / "out.mp4").write_bytes(b"earlier")
+    assert animate() == 0
+    assert media.probe("out.mp4").frames == FRAMES
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------
+
+
+def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
+    """Run a command that must fail with one line that holds these words, and leave all files as they were."""
+    before = {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    errors = [
+        line
+        for line in said.err.splitlines()
+        if not line.startswith(("talkies: who", "talkies: clip", "talkies: demo"))
+    ]
+    assert len(errors) == 1, said.err
+    assert errors[0].startswith("talkies: error: ")
+    for word in words:
+        assert word in errors[0]
+    assert {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()} == before
+
+
+def whole(source: str = "who.png", driving: str = "clip.mp4", output: str = "out.mp4", *more: str) -> list[str]:
+    return ["animate", "--source", source, "--driving", driving, "-o", output, *PLAIN, *more]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (whole(source="nobody.png"), ["nobody.png", "no such file"]),
+        (whole(driving="none.mp4"), ["none.mp4", "no such file"]),
+        (whole(source="clip.mp4"), ["clip.mp4"]),
+        (whole(driving="notes.txt"), ["notes.txt"]),
+        (whole(source="new\nline.png"), [r"new\nline.png"]),
+        (whole(output="missing/out.mp4"), ["missing/out.mp4", "no folder"]),
+        (whole(output="out.gif"), ["out.gif", ".mp4"]),
+        (whole(output="folder.mp4"), ["folder.mp4", "folder"]),
+        (whole(output="clip.mp4"), ["clip.mp4", "overwrite", "another name"]),
+        (whole(output="./link.mp4"), ["link.mp4", "overwrite"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--model", "vox-256"), ["vox-256", "checkpoint"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--checkpoint", "gone.pth.tar"), ["gone.pth.tar", "No such file"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--checkpoint", "notes.txt"), ["notes.txt", "neither"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--crop-source", "1,2,3"), ["1,2,3", "x,y,width,height"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--crop-driving", "ear"), ["ear", "face"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--crop-source", "500,0,9,9"), ["who.png", "outside"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--best-frame", "99"), ["99", f"{FRAMES} frames"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--start", "60"), ["clip.mp4"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--start", "2", "--end", "1"), ["clip.mp4", "no frame"]),
+        (["crop", "who.png", "-o", "missing/a.png"], ["missing/a.png", "no folder"]),
+        (["crop", "who.png", "-o", "who.png"], ["who.png", "overwrite"]),
+        (["crop", "who.png", "-o", "a.jpg"], ["a.jpg", ".png"]),
+        (["crop", "clip.mp4", "-o", "clip.mp4"], ["clip.mp4", "overwrite"]),
+        (["crop", "nobody.png", "-o", "a.png"], ["nobody.png", "no such file"]),
+        (["motion", "clip.mp4", "-o", "missing/a.npz"], ["missing/a.npz", "no folder"]),
+        (["motion", "clip.mp4", "-o", "a.json"], ["a.json", ".npz"]),
+        (["remux", "link.mp4", "clip.mp4", "-o", "clip.mp4"], ["clip.mp4", "overwrite"]),
+        (["remux", "notes.txt", "clip.mp4", "-o", "a.mp4"], ["a whole film"]),
+        (["checkpoint", "show", "gone.pth"], ["gone.pth", "No such file"]),
+        (["checkpoint", "convert", "notes.txt", "missing/a.safetensors"], ["missing/a.safetensors", "no folder"]),
+        (["status"], ["plan.json", "snakemake"]),
+        (["verify"], ["plan.json", "snakemake"]),
+        (["clean"], ["plan.json", "snakemake"]),
+        (["forget", "a/b"], ["plan.json", "snakemake"]),
+        (["forget"], ["--failed"]),
+        (["gallery", "--log", "notes.txt/a.log"], ["notes.txt"]),
+    ],
+    ids=lambda value: " ".join(value)[:60].replace("\n", "_") if isinstance(value, list) else None,
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    (folder / "notes.txt").write_text("no picture and no film, but words")
+    (folder / "folder.mp4").mkdir()
+    (folder / "link.mp4").symlink_to("clip.mp4")
+    fails(capsys, arguments, *words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_asked_for_in_vain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, [*whole(), "--device", "cuda"], "GPU", "--device cpu")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["dance"],
+        ["animate"],
+        [*whole(), "--model", "vox"],
+        [*whole(), "--threads", "0"],
+        [*whole(), "--start", "-1"],
+        [*whole(), "--start", "soon"],
+        [*whole(), "--best-frame", "best"],
+        [*whole(), "--device", "gpu"],
+        ["checkpoint"],
+        ["crop", "who.png"],
+    ],
+    ids=lambda words: " ".join(words[-2:]),
+)
+def test_wrong_usage_is_exit_2(folder: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+    assert sorted(p.name for p in folder.iterdir()) == ["clip.mp4", "who.png"]
+
+
+def test_debug_shows_where_an_error_came_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*whole(source="nobody.png"), "--debug"]) == 1
+    said = capsys.readouterr().err
+    assert "talkies: error: nobody.png" in said
+    assert "Traceback" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("two\nlines"), "unexpected RuntimeError: two lines (--debug shows where)"),
+        (MemoryError(), "out of memory"),
+        (ModuleNotFoundError(name="torch"), "torch is not installed"),
+        (OSError(28, "No space left on device", "a\nb"), r"a\nb: No space left on device"),
+    ],
+)
+def test_the_unforeseen_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, words: str
+) -> None:
+    def fail(_: Path) -> int:
+        raise error
+
+    monkeypatch.setattr("talkies.doctor.examine", fail)
+    assert main(["doctor"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("talkies: error: ")
+    assert words in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_and_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+    make_clip(folder / "clip.mp4", frames=200)
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [str(BIN / "talkies"), *whole()],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
+    wait_for(lambda: list(temporary.rglob("*silent.mp4*")))  # the film is begun
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert f"talkies: error: stopped by {number.name}" in said
+    assert "Traceback" not in said
+    assert sorted(p.name for p in folder.iterdir()) == ["clip.mp4", "tmp", "who.png"]
+    assert [p.name for p in temporary.iterdir() if p.name.startswith("talkies-")] == []
+
+
+# --- single steps ------------------------------------------------------------------------------------------
+
+
+def test_crop_cuts_a_picture_and_says_what(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["crop", "who.png", "-o", "a.png", "--mode", "8,8,16,16", "--size", "32"]) == 0
+    cut = json.loads(capsys.readouterr().out)
+    assert (cut["file"], cut["mode"], cut["box"]) == ("who.png", "box", [8, 8, 16])
+    with Image.open("a.png") as made, Image.open("who.png") as original:
+        assert made.size == (32, 32)
+        expected = original.crop((8, 8, 24, 24)).resize((32, 32), Image.Resampling.LANCZOS)
+        assert np.array_equal(np.asarray(made), np.asarray(expected))
+
+
+def test_crop_cuts_a_clip_with_its_sound(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["crop", "clip.mp4", "-o", "a.mp4", "--mode", "center", "--size", "32"]) == 0
+    assert json.loads(capsys.readouterr().out)["box"] == [0, 0, 64]
+    made = media.probe("a.mp4")
+    assert (made.width, made.height, made.frames, made.rate) == (32, 32, FRAMES, Fraction(30000, 1001))
+    assert made.sound is not None
+
+
+def test_motion_is_found_and_saved(folder: Path) -> None:
+    words = ["motion", "clip.mp4", "-o", "a.npz", "--crop", "center", "--threads", "1", "--device", "cpu"]
+    assert main([*words, "--end", "0.1"]) == 0
+    found = Motion.load("a.npz", weights=load_model("demo").weights_digest)
+    assert (found.frames, found.rate, found.preset, found.size) == (3, Fraction(30000, 1001), "demo", 128)
+
+
+def test_remux_puts_a_clips_sound_under_a_film(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_clip(folder / "silent.mp4", frames=FRAMES, rate="30000/1001", sound=False)
+    assert main(["remux", "silent.mp4", "clip.mp4", "-o", "a.mp4"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["sound"], facts["frames"]) == ("copy", FRAMES)
+    assert media.probe("a.mp4").sound is not None
+    assert np.array_equal(pictures("a.mp4"), pictures("silent.mp4")), "the picture stream is copied"
+
+
+def test_a_checkpoint_is_shown_and_converted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_model("demo")
+    parts = {"generator": {}, "kp_detector": {}}
+    for name, tensor in model.state_dict().items():
+        network, _, entry = name.partition(".")
+        parts[network][entry] = tensor
+    torch.save({**parts, "epoch": 3}, "own.pth.tar")
+    assert main(["checkpoint", "show", "own.pth.tar"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [f"weights sha256 {model.weights_digest}", "fits demo"]
+    assert main(["checkpoint", "convert", "own.pth.tar", "own.safetensors"]) == 0
+    assert capsys.readouterr().out == shown
+    assert load_model("demo", "own.safetensors").weights_digest == model.weights_digest
+    fails(capsys, ["checkpoint", "convert", "own.safetensors", "own.safetensors", "--half"], "overwrite")
+
+
+def test_the_doctor_finds_all_that_is_needed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for word in ("Python", "snakemake", "ffmpeg", "torch", "device auto", "weights", "GB free", "no Snakefile"):
+        assert word in said
+    assert said.splitlines()[-1].startswith("all that a run")
+    assert "MISSING" not in said
+
+
+def test_the_doctor_names_what_is_missing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("talkies.doctor.LEAST_FREE", 1 << 60)
+    assert main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert any(line.startswith("MISSING ") and "GB free" in line for line in said.splitlines())
+    assert "things to mend" in said
+
+
+@pytest.mark.parametrize("command", [[str(BIN / "talkies")], [sys.executable, "-m", "talkies"]])
+def test_the_program_and_the_module_are_one(folder: Path, command: list[str]) -> None:
+    done = subprocess.run([*command, "status"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("talkies: error: ")
+    assert done.stderr.count("\n") == 1
+    assert subprocess.run([*command, "--version"], capture_output=True, text=True).stdout.startswith("talkies ")
