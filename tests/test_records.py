@@ -300,9 +300,15 @@ def test_a_process_number_of_another_container_says_nothing(path: Path, monkeypa
 def test_another_machines_lock_holds_while_it_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign(path, age=GONE_SECONDS - 60)
     assert take_in_vain(path, monkeypatch) == ["waiting: process 1 on elsewhere is at work on this shard"]
-    os.utime(path, (0, 0))
-    renew(path)
-    assert time.time() - path.stat().st_mtime < 60
+    assert not renew(path), "another's lock is not ours to renew"
+    assert time.time() - path.stat().st_mtime > 60
+
+
+def test_a_holder_renews_its_own_lock(path: Path) -> None:
+    with lock(path, say=print):
+        os.utime(path, (0, 0))
+        assert renew(path)
+        assert time.time() - path.stat().st_mtime < 60
     assert len(held_locks(path.parent)) == 1
 
 

@@ -275,6 +275,25 @@ def test_a_broken_clip_fails_alone(run: RunFolder) -> None:
     assert NOTHING in run.snakemake()
 
 
+def test_a_damaged_plan_is_made_anew(run: RunFolder) -> None:
+    plan = run.path / ".talkies/plan.json"
+    plan.write_text(plan.read_text()[:200])
+    run.snakemake()
+    assert run.events("animated") == []
+    run.whole(PAIRS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [".talkies/motion/a.npz", ".talkies/sources/red.png"])
+def test_a_damaged_internal_file_is_made_again(run: RunFolder, file) -> None:
+    (run.path / file).write_bytes((run.path / file).read_bytes()[:100])
+    run.talkies("forget", "a/red")
+    assert "gone or damaged; run snakemake again" in run.snakemake(ok=False)
+    run.snakemake()
+    assert run.events("animated") == ["a/red"]
+    run.whole(PAIRS)
+
+
 def test_forget_failed_looks_again(run: RunFolder) -> None:
     (run.path / "images/broken.png").write_bytes(b"no picture")
     run.snakemake(ok=False)

@@ -141,7 +141,7 @@ class Engine:
                 f"this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than the ones loaded"
             )
         driving = motion.keypoints(self.model.device)
-        first = movement.best_frame or 0
+        first = (movement.best_frame or 0) if movement.relative else 0
         if first == "auto":
             first = best_frame(source.keypoints, driving)
         if not isinstance(first, int) or not 0 <= first < motion.frames:

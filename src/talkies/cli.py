@@ -131,10 +131,6 @@ def animate(chosen: argparse.Namespace) -> None:
     usual = PRESETS[chosen.model].crop
     picture = media.read_picture(chosen.source)
     clip = media.probe(chosen.driving)
-    square, cut = crop.crop_picture(picture, crop.parse(chosen.crop_source or usual), name=chosen.source)
-    log.info("%s: %s", printable(chosen.source), _told(cut))
-    driving_cut = crop.find_crop(clip, crop.parse(chosen.crop_driving or usual), start=chosen.start, end=chosen.end)
-    log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
     engine = open_engine(
         chosen.model,
         chosen.checkpoint,
@@ -142,6 +138,10 @@ def animate(chosen: argparse.Namespace) -> None:
         precision=chosen.precision,
         threads=chosen.threads,
     )
+    square, cut = crop.crop_picture(picture, crop.parse(chosen.crop_source or usual), name=chosen.source)
+    log.info("%s: %s", printable(chosen.source), _told(cut))
+    driving_cut = crop.find_crop(clip, crop.parse(chosen.crop_driving or usual), start=chosen.start, end=chosen.end)
+    log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
     segment = {"start": chosen.start, "end": chosen.end}
     with tempfile.TemporaryDirectory(prefix="talkies-") as folder, engine, _progress() as progress:
         progress.start(2 * clip.frames, "frames")

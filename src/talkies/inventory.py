@@ -165,6 +165,7 @@ def leftovers(plan: Plan) -> list[Path]:
     results = Path(plan.settings["results"])
     for folder_path in (HOME, results):
         found += [p for p in folder_path.rglob(".*.part") if p.is_file()]
+    found += [p for p in (HOME / "locks").glob("*") if p.is_file()]  # of dead workers: none is alive
     return [path for path in dict.fromkeys(found) if path.exists()]
 
 

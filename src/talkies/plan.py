@@ -191,6 +191,13 @@ class Plan:
             raise TalkiesError(f"{path}: no plan here: this is made by the first `snakemake` in the run folder")
         if value.get("format") != FORMAT:
             raise TalkiesError(f"{path}: a plan of format {value.get('format')}, not {FORMAT}: run snakemake again")
+        try:
+            return cls._from_json(value)
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise TalkiesError(f"{path}: a damaged plan: run snakemake again") from None
+
+    @classmethod
+    def _from_json(cls, value: dict[str, Any]) -> Plan:
         plan = cls(
             settings=value["settings"],
             sources={name: Source(**source) for name, source in value["sources"].items()},
@@ -222,6 +229,14 @@ class Plan:
             if key not in ("driving", "image") and value != ordinary.get(key)
         }
         return [pair.driving, pair.image, special] if special else [pair.driving, pair.image]
+
+
+def stored_plan() -> Plan | None:
+    """Return the folder's plan, or None where there is none that this version can go on from."""
+    try:
+        return Plan.load()
+    except TalkiesError:
+        return None
 
 
 def take_name(driving: str, start: str | None, end: str | None) -> str:

@@ -210,10 +210,16 @@ def is_abandoned(path: Path) -> bool:
     return holder is not None and _is_gone(path, holder)
 
 
-def renew(path: Path) -> None:
-    """Show that a lock's holder is alive, by the file's time."""
+def renew(path: Path) -> bool:
+    """Show by the file's time that a lock's holder is alive; False when the lock is not this job's any more.
+
+    A worker that slept for long (a suspended machine) may find that another has taken its place.
+    """
+    holder = read_json(path)
     with suppress(OSError):
-        os.utime(path)
+        if holder == _this_job():
+            os.utime(path)
+    return holder is None or holder == _this_job()
 
 
 def held_locks(folder: Path) -> list[str]:

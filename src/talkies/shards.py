@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -34,6 +35,7 @@ from .records import (
     Receipt,
     Recorded,
     content_key,
+    is_unchanged,
     lock,
     renew,
 )
@@ -106,14 +108,14 @@ class Run:
     def made(self, stage: str, item: str, *, clip: bool = False) -> dict[str, Any]:
         """Return the record of a prepared picture, or (clip) of a prepared take or its motion.
 
-        Where it is gone, so must be the receipt that speaks of it: then the next run makes it again.
+        Where the file is gone or damaged, so must be the receipt that speaks of it: then the next run makes it again.
         """
         recorded = self.source(item) if not clip else self.driving(item) if stage == "prepare" else self.motion(item)
         record = recorded.record()
-        if not record or not recorded.path.exists():
+        if not is_unchanged(recorded.path, record.get("file")):
             shard = (self.plan.shard_of_take() if clip else self.plan.shard_of_picture())[item]
             self.receipt(stage, shard).unlink(missing_ok=True)
-            raise TalkiesError(f"{printable(recorded.path)}: it is gone; run snakemake again to make it")
+            raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
         return record
 
     def picture_key(self, pair: Pair, weights: str) -> str:
@@ -155,7 +157,9 @@ def _working(plan: Plan, shard: str, receipt: Path, films: Sequence[Path]) -> It
 
         def beat() -> None:
             while not done.wait(HEARTBEAT_SECONDS):
-                renew(path)
+                if not renew(path):
+                    os.kill(os.getpid(), signal.SIGTERM)  # as an order to stop: the other worker goes on
+                    return
 
         threading.Thread(target=beat, daemon=True).start()
         receipt.unlink(missing_ok=True)

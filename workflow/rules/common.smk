@@ -18,8 +18,7 @@ def make_plan():
         if planning.unlock_after_kill(Path(".snakemake/locks")):
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         settings = settings_file.complete(config)
-        stored = planning.Plan.load() if planning.PLAN.exists() else None
-        made = planning.make_plan(settings, stored)
+        made = planning.make_plan(settings, planning.stored_plan())
         made.generation, missing = planning.check_films(made)
         logger.info(f"talkies: {planning.describe(made, missing)}")
         return made
