@@ -18,7 +18,7 @@ from talkies import media
 from talkies.plan import Plan
 from talkies.shards import Run
 
-SIDE = 160  # pixels of each film in the picture
+SIDE = 144  # pixels of each film in the picture
 RATE = Fraction(25, 2)  # frames a second: half of the examples', for a small file
 
 
