@@ -120,8 +120,9 @@ def test_a_changed_clip_makes_its_pairs_and_its_motion_alone(run: RunFolder) -> 
 def test_a_removed_picture_leaves_its_films_until_clean_removes_them(run: RunFolder) -> None:
     before = run.films()
     (run.path / "images/red.png").unlink()
-    run.snakemake()
+    output = run.snakemake()
     assert run.events("animated") == []
+    assert jobs_in(output, "prepare") == jobs_in(output, "motion") == 0, "its neighbours are as they were"
     assert run.films() == before
     listing = run.talkies("status")
     assert "4 pairs: 4 done, 0 failed, 0 waiting" in listing

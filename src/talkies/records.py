@@ -7,6 +7,7 @@ Every file is written beside its place, synced, and renamed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -240,8 +241,22 @@ def _take(path: Path, me: Mapping[str, Any]) -> bool:
         os.link(mine, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        return _create(path, mine.read_bytes())  # a file system without hard links
     finally:
         mine.unlink(missing_ok=True)
+    return True
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Create a file that must not be there yet; False where it is."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
     return True
 
 
