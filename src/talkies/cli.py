@@ -144,7 +144,7 @@ def animate(chosen: argparse.Namespace) -> None:
     log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
     segment = {"start": chosen.start, "end": chosen.end}
     with tempfile.TemporaryDirectory(prefix="talkies-") as folder, engine, _progress() as progress:
-        progress.start(2 * clip.frames, "frames")
+        progress.start(2 * _frames(clip, chosen), "frames")  # each is looked at, and each is made
         frames = media.read_frames(clip, box=driving_cut.box, size=engine.model.preset.size, **segment)
         motion = detect_motion(engine.model, _advancing(frames, progress), clip.rate, batch=engine.batch)
         silent = Path(folder) / "silent.mp4"
@@ -161,6 +161,13 @@ def animate(chosen: argparse.Namespace) -> None:
     log.info(
         "%s: %d frames at %s a second, sound: %s", printable(target), motion.frames, clip.rate, sound["sound"] or "none"
     )
+
+
+def _frames(clip: Any, chosen: argparse.Namespace) -> int:
+    """Return about how many frames the segment asked for has."""
+    start = chosen.start or 0
+    end = clip.duration if chosen.end is None else min(chosen.end, clip.duration)
+    return max(0, round((end - start) * clip.rate))
 
 
 def _told(cut: Any) -> str:
@@ -219,7 +226,7 @@ def find_motion(chosen: argparse.Namespace) -> None:
         chosen.model, chosen.checkpoint, device=chosen.device, precision="fp32", threads=chosen.threads
     )
     with engine, _progress() as progress:
-        progress.start(clip.frames, "frames")
+        progress.start(_frames(clip, chosen), "frames")
         frames = media.read_frames(clip, start=chosen.start, end=chosen.end, box=cut.box, size=engine.model.preset.size)
         motion = detect_motion(engine.model, _advancing(frames, progress), clip.rate, batch=engine.batch)
     motion.save(chosen.output)
