@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import tempfile
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
     from .motion import Motion
 
 log = logging.getLogger("talkies")
+
+PART = re.compile(r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+", re.DOTALL)
+"""A temporary file's name, .NAME.PID[-TIME].part, and that of a temporary file's own temporary file."""
 
 FILM_CRF = 18
 FILM_PRESET = "medium"
@@ -187,11 +191,9 @@ def sweep(films: Sequence[Path]) -> None:
         if not folder.is_dir():
             continue
         for path in folder.iterdir():
-            if path.name.startswith(".") and path.name.endswith(".part"):
-                # .NAME.PID[-TIME].part, as media and records name them
-                stem = path.name[1:].removesuffix(".part").rpartition(".")[0]
-                if stem in wanted:
-                    path.unlink(missing_ok=True)
+            part = PART.fullmatch(path.name)
+            if part and part[1] in wanted:
+                path.unlink(missing_ok=True)
 
 
 # --- prepare ---------------------------------------------------------------------------------------------
