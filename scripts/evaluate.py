@@ -5,18 +5,21 @@
 The test set is fixed: 200 held-out identities (seeds from 1,000,000), each a source that looks nearly ahead and two
 driving poses out of the trainer's whole range, without noise. Every measure stands beside two baselines: the source
 copied, and the mean of source and driving (which knows the answer by half). Landmarks in results are read by a
-regressor that is trained here, once, on other seeds and apart from the network; its own error stands beside.
+regressor, and likeness by an embedding, that are trained here, once, on other seeds and apart from the network; how
+well each does by itself stands beside.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import imageio_ffmpeg
 import numpy as np
@@ -34,7 +37,7 @@ from talkies.model import FirstOrderModel, KeypointDetector
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 128
-TEST_SEED, REGRESSOR_SEED = 1_000_000, 5_000_000
+TEST_SEED, REGRESSOR_SEED, EMBEDDING_SEED = 1_000_000, 5_000_000, 6_000_000
 # What the regressor reads: outline, brows, nose, every lid and inner lip, the outer lips' middle and corners.
 READ = np.array(
     [0, 2, 5, 8, 11, 14, 16, 17, 19, 21, 22, 24, 26, 29, *range(33, 49), 51, 54, 57, 60, *range(63, 71), FOREHEAD]
@@ -90,10 +93,75 @@ class LandmarkReader:
         return out
 
 
-def load_reader(folder: Path, steps: int) -> LandmarkReader:
-    """The trained regressor of ``folder``, trained now if there is none."""
-    reader = LandmarkReader()
-    path = folder / f"landmark-reader-{steps}.pt"
+class IdentityReader:
+    """An embedding of who is seen, whatever the pose: trained to find the same identity among others."""
+
+    VIEWS = 6
+
+    def __init__(self) -> None:
+        torch.manual_seed(EMBEDDING_SEED)
+        layers: list[torch.nn.Module] = []
+        for before, after in ((3, 32), (32, 64), (64, 96), (96, 128)):
+            layers += [
+                torch.nn.Conv2d(before, after, 3, padding=1),
+                torch.nn.BatchNorm2d(after),
+                torch.nn.ReLU(),
+                torch.nn.AvgPool2d(2),
+            ]
+        self.network = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(128 * 16, 64))
+
+    @classmethod
+    def draw(cls, number: int) -> np.ndarray:
+        """One identity in VIEWS poses, a third of them spoiled and half of them softened: results are soft too."""
+        rng = np.random.default_rng([EMBEDDING_SEED, number])
+        portrait = Portrait(sample_identity(EMBEDDING_SEED + number), SIDE)
+        pictures = [portrait.draw(sample_pose(rng))[0] for _ in range(cls.VIEWS)]
+        return np.stack([spoil(x, rng) if rng.random() < 0.3 else x for x in pictures])
+
+    def train(self, steps: int, identities: int = 800, batch: int = 32) -> None:
+        """Cross entropy over the batch: a view's nearest among the others' second views must be its own."""
+        with multiprocessing.Pool(torch.get_num_threads()) as pool:
+            drawn = np.stack(pool.map(self.draw, range(identities), chunksize=8))
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
+        self.network.train()
+        begun, right = time.monotonic(), []
+        for step in range(steps):
+            rng = np.random.default_rng([EMBEDDING_SEED, step, 1])
+            who = rng.choice(identities, batch, replace=False)
+            views = np.stack([rng.choice(self.VIEWS, 2, replace=False) for _ in who])
+            pictures = np.concatenate([drawn[who, views[:, 0]], drawn[who, views[:, 1]]])
+            frames = as_frames(list(pictures))
+            if step % 2:
+                frames = F.interpolate(F.avg_pool2d(frames, 2), scale_factor=2, mode="bilinear")
+            one, two = self.embed(frames).split(batch)
+            likeness = one @ two.T / 0.1
+            loss = F.cross_entropy(likeness, torch.arange(batch)) + F.cross_entropy(likeness.T, torch.arange(batch))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            right.append(float((likeness.argmax(1) == torch.arange(batch)).float().mean()))
+            if step % 50 == 49:
+                took = time.monotonic() - begun
+                print(f"embedding: step {step + 1}, {np.mean(right[-50:]):.1%} found, {took:.0f} s", flush=True)
+        self.network.eval()
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """[N, 3, SIDE, SIDE] -> unit vectors [N, 64]."""
+        return F.normalize(self.network(F.avg_pool2d(frames, 2) - 0.5))
+
+    @torch.inference_mode()
+    def __call__(self, frames: Tensor) -> Tensor:
+        return torch.cat([self.embed(part) for part in frames.split(32)])
+
+
+Reader = TypeVar("Reader", "LandmarkReader", "IdentityReader")
+
+
+def load_trained(reader: Reader, name: str, folder: Path, steps: int) -> Reader:
+    """The trained network of ``folder``, trained now if there is none."""
+    path = folder / f"{name}-{steps}.pt"
     if path.exists():
         reader.network.load_state_dict(torch.load(path, weights_only=True))
         reader.network.eval()
@@ -120,8 +188,11 @@ def gradient_energy(frames: Tensor, region: Tensor) -> float:
     return float(across / region.sum())
 
 
-def evaluate_reconstruction(model: FirstOrderModel, reader: LandmarkReader, identities: int) -> list[tuple[str, ...]]:
+def evaluate_reconstruction(
+    model: FirstOrderModel, reader: LandmarkReader, likeness: IdentityReader, identities: int
+) -> list[tuple[str, ...]]:
     """An identity moved by itself: rows of the table."""
+    faces: list[Tensor] = []
     sums: dict[str, list[float]] = {}
 
     def note(name: str, *values: float) -> None:
@@ -141,6 +212,7 @@ def evaluate_reconstruction(model: FirstOrderModel, reader: LandmarkReader, iden
         own = distance(reader(driving), points)
         note("AKD", *akd)
         note("own", own, own, own)
+        faces.append(torch.stack([likeness(x) for x in (driving, out, copy, mean)]))
         for name, part in (("eyes", [0, 1]), ("mouth", [2])):
             region = region_weight(torch.from_numpy(regions(points).astype(np.float32))[:, part], SIDE)
             note(
@@ -164,6 +236,20 @@ def evaluate_reconstruction(model: FirstOrderModel, reader: LandmarkReader, iden
             f"{b:.2f}",
             f"{c:.2f}",
             f"{a / b:.2f} of the copy's; {less:.2f} less own error",
+        )
+    )
+    # Distance to the same identity in the same pose, truly drawn; to the next identity of the set for comparison.
+    embedded = torch.cat(faces, 1)
+    truth = embedded[0]
+    away = [float((x - truth).norm(dim=1).mean()) for x in embedded[1:]]
+    others = float((truth - truth.roll(2, 0)).norm(dim=1).mean())
+    first, second = truth[::2], truth[1::2]
+    found = float(((first @ second.T).argmax(1) == torch.arange(len(first))).float().mean())
+    rows.append(
+        (
+            f"identity distance (another identity: {others:.2f}; the embedding finds {found:.0%} of {len(first)})",
+            *(f"{x:.2f}" for x in away),
+            f"{away[0] / others:.2f} of another's",
         )
     )
     for name in ("eyes", "mouth"):
@@ -276,19 +362,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 identities and 8 pairs instead of 200 and 40")
     parser.add_argument("--weights", type=Path, help="a checkpoint instead of the shipped one")
     parser.add_argument(
-        "--folder", type=Path, default=ROOT / "training", help="keeps the regressor and the contact sheet"
+        "--folder", type=Path, default=ROOT / "training", help="keeps what is trained here and the contact sheet"
     )
     parser.add_argument("--regressor-steps", type=int, default=700)
+    parser.add_argument("--embedding-steps", type=int, default=150)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = talkies.load_model("demo", checkpoint=args.weights)
-    reader = load_reader(args.folder, args.regressor_steps)
+    reader = load_trained(LandmarkReader(), "landmark-reader", args.folder, args.regressor_steps)
+    likeness = load_trained(IdentityReader(), "identity-reader", args.folder, args.embedding_steps)
     identities, pairs = (20, 8) if args.quick else (200, 40)
 
     print(f"\nReconstruction, {identities} held-out identities, 2 driving poses each\n")
     print("| measure | network | source copied | mean of both | |\n|---|---|---|---|---|")
-    for row in evaluate_reconstruction(model, reader, identities):
+    for row in evaluate_reconstruction(model, reader, likeness, identities):
         print("| " + " | ".join(row) + " |")
     found = evaluate_transfer(model, reader, pairs, args.folder / "evaluation-pairs.png")
     print(f"\nTransfer between identities, {pairs} held-out pairs, 40 frames each: correlation over time\n")

@@ -12,19 +12,21 @@ from portraits import (
     BROW_LEFT,
     BROW_RIGHT,
     CONTOUR,
+    CROWN,
     EYE_LEFT,
     EYE_RIGHT,
     FOREHEAD,
     LIPS_INNER,
     LIPS_OUTER,
+    NECK,
     NOSE,
     Portrait,
     Pose,
     sample_identity,
 )
 
-# Each keypoint is the mean of a few landmarks: the head's outline, nose and brows carry the head, and each lid, lip
-# and corner of the mouth has one of its own.
+# Each keypoint is the mean of a few landmarks: the head's outline, nose and brows carry the head, and each lid, lip,
+# corner of the mouth and pupil has one of its own. The crown carries hair and hat, the neck the shoulders.
 KEYPOINTS: dict[str, tuple[int, ...]] = {
     "chin": (8,),
     "cheek_left": (3,),
@@ -41,6 +43,10 @@ KEYPOINTS: dict[str, tuple[int, ...]] = {
     "mouth_right": (67,),
     "lip_upper": (65,),
     "lip_lower": (69,),
+    "pupil_left": (49,),
+    "pupil_right": (50,),
+    "crown": (CROWN,),
+    "neck": (NECK,),
 }
 
 # The landmarks that move as a keypoint does, so that its motion should be the one chosen there.
@@ -60,11 +66,18 @@ FOLLOWERS: dict[str, tuple[int, ...]] = {
     "mouth_right": (57, 67),
     "lip_upper": (53, 54, 55, 64, 65, 66),
     "lip_lower": (59, 60, 61, 68, 69, 70),
+    "pupil_left": (49,),
+    "pupil_right": (50,),
+    "crown": (CROWN,),
+    "neck": (NECK,),
 }
 
 # What moves with the skull and the jaw, and not with the lids, which would make frames collapse when an eye shuts.
 _STEADY = np.array([*range(0, 17), 17, 19, 21, 22, 24, 26, *range(27, 33), 33, 37, 41, 45, 51, 57, FOREHEAD], dtype=int)
 _REACH = 0.34  # radius, in [-1, 1] units, of the neighbourhood that a keypoint's affine frame is fitted to
+# The outline turns otherwise than the face before it, and what hangs on it (hair, hat, ears) is far from it.
+_OUTLINE = np.array([*range(0, 17), CROWN])
+_OUTLINE_REACH = 0.55
 
 
 def keypoint_values(landmarks: np.ndarray) -> np.ndarray:
@@ -82,21 +95,31 @@ def _template() -> np.ndarray:
 def keypoint_jacobians(landmarks: np.ndarray) -> np.ndarray:
     """How each keypoint's neighbourhood lies against the mean face's: [..., K, 2, 2].
 
-    A weighted least-squares affine fit of the steady landmarks near the keypoint, drawn a little towards the fit of
-    the whole head, so that every matrix is far from singular.
+    A weighted least-squares affine fit of the steady landmarks near the keypoint (for one on the head's outline, of
+    the outline's), drawn a little towards the fit of them all, so that every matrix is far from singular. Shoulders
+    neither turn nor grow.
     """
+    face = _affine_frames(landmarks, _STEADY, _REACH)
+    outline = _affine_frames(landmarks, _OUTLINE, _OUTLINE_REACH)
+    names = list(KEYPOINTS)
+    for name in ("chin", "cheek_left", "cheek_right", "crown"):
+        face[..., names.index(name), :, :] = outline[..., names.index(name), :, :]
+    face[..., names.index("neck"), :, :] = np.eye(2)
+    return face
+
+
+def _affine_frames(landmarks: np.ndarray, which: np.ndarray, reach: float) -> np.ndarray:
     template = _template()
     anchors = keypoint_values(template)
-    steady = template[_STEADY]
+    steady = template[which]
     distance = ((anchors[:, None] - steady[None]) ** 2).sum(-1)
-    weight = np.exp(-distance / (2 * _REACH**2)) + 0.05  # [K, M]
+    weight = np.exp(-distance / (2 * reach**2)) + 0.05  # [K, M]
     weight /= weight.sum(1, keepdims=True)
     mean = weight @ steady  # [K, 2]
     centred = steady[None] - mean[:, None]  # [K, M, 2]
     spread = np.einsum("km,kmi,kmj->kij", weight, centred, centred)
     inverse = np.linalg.inv(spread)
-    points = landmarks[..., _STEADY, :]
-    cross = np.einsum("km,...mi,kmj->...kij", weight, points, centred)
+    cross = np.einsum("km,...mi,kmj->...kij", weight, landmarks[..., which, :], centred)
     return cross @ inverse
 
 

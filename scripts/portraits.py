@@ -34,7 +34,9 @@ PUPILS = slice(49, 51)
 LIPS_OUTER = slice(51, 63)  # left corner, 5 upper, right corner, 5 lower (right to left)
 LIPS_INNER = slice(63, 71)  # left corner, 3 upper, right corner, 3 lower (right to left)
 FOREHEAD = 71
-LANDMARKS = 72
+CROWN = 72  # the top of the head's outline, under hair and hat
+NECK = 73  # where the neck meets the shoulders, also of those who have none
+LANDMARKS = 74
 
 EYES_AT_REST = 0.85  # how far open an eye is that neither stares nor sleeps
 
@@ -309,6 +311,21 @@ _JAW = np.deg2rad(np.linspace(100, -100, 17))  # left ear, chin, right ear
 _CANVAS = 2  # the canvas is this much larger than the picture
 
 
+@dataclass(frozen=True)
+class Trace:
+    """A drawing and how it was made.
+
+    picture and landmarks as of :meth:`Portrait.draw`. shapes: by the name of its part and its number there, each
+    shape's label and its corners [n, 2] in canvas pixels; the same names in every pose, but for eyes and mouth, of
+    which some are drawn only while open. labels: int32 [canvas, canvas], whose shape is seen; 0 is the background.
+    """
+
+    picture: np.ndarray
+    landmarks: np.ndarray
+    shapes: dict[tuple[str, int], tuple[int, np.ndarray]]
+    labels: np.ndarray
+
+
 class Portrait:
     """One identity, ready to be drawn at ``size`` pixels in any pose."""
 
@@ -344,6 +361,19 @@ class Portrait:
             image = image.reduce(_CANVAS)
         return np.asarray(image), (landmarks / self._side * 2 - 1).astype(np.float32)
 
+    def trace(self, pose: Pose) -> Trace:
+        """Draw as :meth:`draw` does, and tell besides where every shape lies and which is seen at each pixel."""
+        image = self._backdrop.copy()
+        brush = _Brush(image, pose, self._side, self.identity)
+        brush.labels = Image.new("I", image.size)
+        landmarks = self._paint(brush, pose)
+        return Trace(
+            np.asarray(image.reduce(_CANVAS)),
+            (landmarks / self._side * 2 - 1).astype(np.float32),
+            brush.shapes,
+            np.asarray(brush.labels),
+        )
+
     def mask(self, pose: Pose) -> np.ndarray:
         """The figure without its background: uint8 [size, size], 255 inside."""
         # Painted over two different grounds, the figure is where the two pictures agree.
@@ -358,27 +388,34 @@ class Portrait:
         i = self.identity
         outer, drop = self._head_curve(pose, _HEAD)
         self._paint_back(brush, pose, outer)
+        brush.part = "head"
         brush.fill(outer, i.skin, edge=True, silhouette=True)
         self._paint_surface(brush, outer)
         if i.kind in ANIMALS:
             brush.ellipse(0, i.mouth_y - 0.1, i.mouth_w * 1.25, 0.42 + 0.4 * drop, i.hair)
         self._paint_beard(brush, pose, drop)
         nose = self._paint_nose(brush)
+        brush.part = "mouth"
         outer_lips, inner_lips = self._paint_mouth(brush, pose)
         eyes, pupils, brows = [], [], []
         for side, opening in ((-1, pose.eye_left), (1, pose.eye_right)):
+            brush.part = f"eye {side}"
             eye, pupil = self._paint_eye(brush, pose, side, opening)
+            brush.part = f"brow {side}"
             eyes.append(eye)
             pupils.append(pupil)
             brows.append(self._paint_brow(brush, pose, side))
+        brush.part = "front"
         self._paint_front(brush, pose, outer)
         if i.glasses != "none":
             self._paint_glasses(brush)
         jaw, _ = self._head_curve(pose, _JAW)
+        crown, _ = self._head_curve(pose, np.array([np.pi]))
         return np.concatenate(
             [
                 brush.place(jaw, silhouette=True), *brows, nose, *eyes, np.stack(pupils), outer_lips, inner_lips,
                 brush.place(brush.on_face(np.array([[0.0, -0.55 * i.half_height]]))),
+                brush.place(crown, silhouette=True), np.array([[0.0, 1.5]]) * brush.unit + brush.feet,
             ]
         )  # fmt: skip
 
@@ -399,15 +436,14 @@ class Portrait:
         i = self.identity
         w, h = i.half_width, i.half_height
         unit = brush.unit
-        cx = brush.side * (0.5 + 0.5 * pose.shift_x)
-        cy = brush.side * (0.5 + 0.5 * pose.shift_y)
         if i.kind not in ("moon", "sun", "pumpkin", "egg", "cup"):
-            shoulders = np.array(
-                [[-2.3, 2.6], [-2.0, 1.75], [-0.7, 1.45], [0.7, 1.45], [2.0, 1.75], [2.3, 2.6]]
-            ) * unit + [cx, cy]
+            shoulders = (
+                np.array([[-2.3, 2.6], [-2.0, 1.75], [-0.7, 1.45], [0.7, 1.45], [2.0, 1.75], [2.3, 2.6]]) * unit
+                + brush.feet
+            )
             brush.flat(shoulders, i.cloth)
             neck = brush.place(np.array([[-0.42 * w, 0.5 * h, -0.3], [0.42 * w, 0.5 * h, -0.3]]))
-            base = np.array([[0.5, 1.62], [-0.5, 1.62]]) * unit + [cx, cy]
+            base = np.array([[0.5, 1.62], [-0.5, 1.62]]) * unit + brush.feet
             brush.flat(np.concatenate([neck, base]), _darker(i.skin, 0.18))
         style = i.hair_style
         if style in ("long", "bob", "curly"):
@@ -803,6 +839,9 @@ class _Brush:
         self._outline = identity.outline
         self._draw = ImageDraw.Draw(image)
         self._image = image
+        self.part = "back"  # what is being painted
+        self.labels: Image.Image | None = None  # where to note which shape each pixel shows
+        self.shapes: dict[tuple[str, int], tuple[int, np.ndarray]] = {}
         self._w2, self._h2 = identity.half_width**2, identity.half_height**2
         yaw, pitch, roll = (math.radians(a) for a in (pose.yaw, pose.pitch, pose.roll))
         sy, cy, sp, cp = math.sin(yaw), math.cos(yaw), math.sin(pitch), math.cos(pitch)
@@ -812,7 +851,14 @@ class _Brush:
         # A head's outline hardly narrows when it turns, as it is deep as well as wide.
         self._silhouette = (turn @ np.array([[0.65 + 0.35 * cy, 0, sy], [0, 0.65 + 0.35 * cp, sp]])).T
         self._centre = np.array([side * (0.5 + pose.shift_x), side * (0.5 + pose.shift_y)])
+        self.feet = side * 0.5 * (1 + np.array([pose.shift_x, pose.shift_y]))  # shoulders follow the head half the way
         self._pivot = np.array([0.0, 0.0, 0.22])  # the neck lies behind the face, so that a turn shifts the head
+
+    def _note(self, corners: np.ndarray) -> int:
+        """Keep a shape's corners under the next number of its part; return its label."""
+        number = sum(part == self.part for part, _ in self.shapes)
+        self.shapes[self.part, number] = (len(self.shapes) + 1, corners)
+        return len(self.shapes)
 
     def on_face(self, xy: np.ndarray) -> np.ndarray:
         """Lift [n, 2] onto the face's ellipsoid: [n, 3]."""
@@ -826,6 +872,8 @@ class _Brush:
     def flat(self, pixels: np.ndarray, colour: Colour, edge: bool = False) -> None:
         """Fill a polygon that is already in canvas pixels."""
         self._draw.polygon(pixels.ravel().tolist(), fill=colour)
+        if self.labels is not None:
+            ImageDraw.Draw(self.labels).polygon(pixels.ravel().tolist(), fill=self._note(pixels))
         if edge and self._outline:
             self.stroke(np.concatenate([pixels, pixels[:1]]), self._ink, self._outline)
 
@@ -848,7 +896,11 @@ class _Brush:
     def stroke(self, pixels: np.ndarray, colour: Colour, width: float) -> None:
         """A line through canvas pixels; ``width`` in head units."""
         thick = max(1, round(width * self.unit))
-        self._draw.line(pixels.ravel().tolist(), fill=colour, width=thick, joint="curve" if thick > 4 else None)
+        joint = "curve" if thick > 4 else None
+        self._draw.line(pixels.ravel().tolist(), fill=colour, width=thick, joint=joint)
+        if self.labels is not None:
+            label = self._note(pixels)
+            ImageDraw.Draw(self.labels).line(pixels.ravel().tolist(), fill=label, width=thick, joint=joint)
 
     def line(self, points: np.ndarray, colour: Colour, width: float) -> None:
         self.stroke(self.place(points), colour, width)
@@ -860,7 +912,10 @@ class _Brush:
 
     def dot(self, pixel: np.ndarray, radius: float, colour: Colour) -> None:
         r = radius * self.unit
-        self._draw.ellipse((pixel[0] - r, pixel[1] - r, pixel[0] + r, pixel[1] + r), fill=colour)
+        box = (pixel[0] - r, pixel[1] - r, pixel[0] + r, pixel[1] + r)
+        self._draw.ellipse(box, fill=colour)
+        if self.labels is not None:
+            ImageDraw.Draw(self.labels).ellipse(box, fill=self._note(pixel + _CIRCLE * r))
 
     def disc(self, point: tuple[float, float, float], radius: float, colour: Colour) -> None:
         self.dot(self.place(np.array([point]))[0], radius, colour)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from .errors import TalkiesError, printable
+from .media import publish
 from .model import FirstOrderModel, Keypoints
 from .model.layers import inverse_2x2
 
@@ -80,9 +81,7 @@ class Motion:
         try:
             with part.open("wb") as file:
                 np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub confuses ** with allow_pickle
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            publish(part, path)
         finally:
             part.unlink(missing_ok=True)
 

@@ -51,9 +51,9 @@ _PUBLISHED: dict[str, Any] = {
 }
 
 # Trained here (docs/demo-model.md): few features, no halving of the generator's, so that eyes and lips stay
-# sharp at 128 pixels, and a keypoint for each lid and lip.
+# sharp at 128 pixels, and a keypoint for each lid, lip and pupil, for the crown and the neck.
 _DEMO: dict[str, Any] = {
-    "common_params": {"num_kp": 15, "num_channels": 3, "estimate_jacobian": True},
+    "common_params": {"num_kp": 19, "num_channels": 3, "estimate_jacobian": True},
     "kp_detector_params": {
         "temperature": 0.1,
         "block_expansion": 16,
