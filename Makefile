@@ -22,7 +22,7 @@ KEY := $(shell { cat requirements/dev.lock pyproject.toml; pwd; echo '$(TORCH) $
 STAMP := $(VENV)/.set-up-$(KEY)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint evaluate setup lock clean
+.PHONY: help demo test test-slow cluster-quick cluster-test lint evaluate setup lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -32,10 +32,17 @@ demo: $(STAMP) ## set up, animate the examples, say where the gallery is
 	@echo; echo "Open the gallery in a browser:  $$(pwd)/results/index.html"
 
 test: $(STAMP) ## set up, run all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not cluster"
 
 test-slow: $(STAMP) ## run the slow tests alone
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not cluster"
+
+cluster-quick: $(STAMP) ## run the literal command on a real SLURM cluster, brought up for it (root, Debian's packages)
+	$(BIN)/python -m pytest -m "cluster and not slow"
+
+cluster-test: $(STAMP) ## the same, and everything that can go wrong there
+	scripts/testcluster/cluster.py check
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(STAMP) ## style, types and the workflow's own rules
 	$(BIN)/ruff check
@@ -60,11 +67,14 @@ $(STAMP):
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-lock: ## resolve requirements/dev.lock anew (needs uv)
+lock: ## resolve requirements/dev.lock and containers/requirements.lock anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides requirements/no-torch.txt --extra engine --extra dev --output-file requirements/dev.lock \
 		pyproject.toml requirements/build.in requirements/torch.in
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+		--overrides containers/not-inside.txt --constraints requirements/dev.lock --extra engine \
+		--output-file containers/requirements.lock pyproject.toml requirements/torch.in
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

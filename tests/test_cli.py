@@ -239,7 +239,7 @@ def test_debug_shows_where_an_error_came_from(folder: Path, capsys: pytest.Captu
 def test_the_unforeseen_is_one_line_too(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, words: str
 ) -> None:
-    def fail(_: Path) -> int:
+    def fail(*_: object, **__: object) -> int:
         raise error
 
     monkeypatch.setattr("talkies.doctor.examine", fail)

@@ -965,7 +965,11 @@ def test_what_is_no_picture_is_an_input_error_of_one_line(tmp_path: Path) -> Non
     Image.new("1", (19_999, 19_999)).save(tmp_path / "bomb.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "link.png").symlink_to("nowhere")
-    paths += [tmp_path / name for name in ("dot.png", "long.png", "huge.png", "bomb.png", "folder.png", "link.png")]
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    paths += [
+        tmp_path / name
+        for name in ("dot.png", "long.png", "huge.png", "bomb.png", "folder.png", "link.png", "loop.png")
+    ]
     for path in [*paths, tmp_path / "missing.png"]:
         with pytest.raises(InputError) as caught:
             read_picture(path)

@@ -15,7 +15,8 @@ from run_folder import draw_picture, make_clip
 
 from talkies import config, media, plan
 from talkies.errors import TalkiesError
-from talkies.plan import HOME, PROBES, Pair, Plan, make_plan, take_name
+from talkies.plan import HOME, PROBES, Pair, Plan, Source, Take, make_plan, take_name
+from talkies.records import write_json
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +165,80 @@ def test_items_that_come_and_go_move_no_other(rounds: list[dict[str, float]], ca
         for item, shard in after.items():
             assert shard == before[item] if item in before else shard not in known
         assert all(1 <= len(members) <= most for members in shards.values())
+
+
+@given(
+    st.dictionaries(st.integers(0, 400).map(str), st.floats(0.3, 5000), min_size=1, max_size=120),
+    st.integers(1, 40),
+    st.integers(1, 60),
+)
+def test_there_are_as_many_shards_as_gpus_and_none_is_too_long(weights: dict[str, float], gpus: int, most: int) -> None:
+    shards = plan._assign("s", weights, {}, most, 1800.0, at_least=gpus)
+    assert sorted(item for members in shards.values() for item in members) == sorted(weights)
+    assert len(shards) >= min(gpus, len(weights))
+    for members in shards.values():
+        assert len(members) <= most
+        assert len(members) == 1 or sum(weights[item] for item in members) <= 1800
+
+
+@pytest.mark.parametrize("rate", [10, 40, 100])
+@pytest.mark.parametrize(
+    ("pictures", "clips", "frames"), [(1, 10_000, 75), (10_000, 1, 250), (100, 100, 500), (2000, 3, 9000)]
+)
+def test_shards_are_worth_15_to_60_minutes(rate: float, pictures: int, clips: int, frames: int) -> None:
+    takes = {f"{n:05d}": Take(f"{n:05d}", "", [], "none", frames=frames) for n in range(clips)}
+    sources = {f"{n:05d}": Source("", [], "none") for n in range(pictures)}
+    pairs = {pair.name: pair for take in takes for image in sources for pair in [Pair(take, image)]}
+    made = Plan(config.complete({"gpus": 8}), sources, takes, pairs, {}, {}, {}, rate=rate)
+    plan._deal(made, None, {}, on_cluster=True)
+    minutes = [made.seconds("animate", shard) / 60 for shard in made.shards]
+    assert max(minutes) <= 60
+    assert sum(minute < 15 for minute in minutes) <= 1, "the last one may be shorter"
+    assert len(made.shards) >= 8
+    for stage, shards in (("prepare", made.pictures), ("prepare", made.clips)):
+        assert all(made.seconds(stage, shard) <= 60 * 60 for shard in shards)
+
+
+def test_another_number_of_gpus_deals_out_anew_what_is_not_finished(folder: Path) -> None:
+    first = planned(pairs_per_job=6)
+    assert list(first.shards) == ["pairs-0001"]
+    spread = make_plan(config.complete(dict(first.settings) | {"gpus": 3}), first, on_cluster=True)
+    assert [len(names) for names in spread.shards.values()] == [2, 2, 1, 1]
+    assert "pairs-0001" not in spread.shards, "a name means one thing"
+    plan.store_films(first, "pairs-0001", 0, [])
+    assert make_plan(config.complete(dict(first.settings) | {"gpus": 3}), first).shards == first.shards
+
+
+def test_the_rate_is_learnt_of_films_of_the_same_kind(folder: Path) -> None:
+    assert planned().rate == plan.FRAMES_PER_SECOND
+    for number, (device, seconds) in enumerate([("cpu", 1), ("cpu", 2), ("cpu", 4), ("cuda:0", 0.1)]):
+        record = {"model": {"preset": "demo", "device": device}, "picture": {"frames": 100}, "seconds": seconds}
+        write_json(Path(f"results/a/{number}.json"), record)
+    write_json(Path("results/a/4.json"), {"model": None})
+    write_json(Path(".talkies/films/pairs-0001.json"), {"generation": 0, "films": {f"a/{n}": [1, 1] for n in range(6)}})
+    assert planned(model={"device": "cpu"}).rate == 50
+    assert planned(model={"device": "cuda"}).rate == 1000
+    assert make_plan(planned().settings, None, on_cluster=True).rate == 1000, "auto is the GPU that each job asks for"
+    without = planned(slurm={"gpu": {"gpu": 0}}).settings
+    assert make_plan(without, None, on_cluster=True).rate == 50
+    assert planned(model={"device": "cpu"}, frames_per_second=7).rate == 7
+    weights = {"preset": "vox-256", "checkpoint": "config.yaml", "device": "cpu"}
+    Path("config.yaml").touch()
+    assert planned(model=weights).rate == plan.FRAMES_PER_SECOND, "another network's rate says nothing"
+
+
+def test_a_pilot_plans_the_first_pairs_and_those_that_are_done(folder: Path) -> None:
+    pilot = planned(first=2)
+    assert pilot.shards == {"pairs-0001": ["a/blue", "a/green"]}
+    assert set(pilot.takes) == {"a"}
+    assert pilot.is_pilot
+    everything = planned(pilot)
+    assert everything.shards["pairs-0001"] == ["a/blue", "a/green"]
+    assert len(everything.pairs) == 6
+    plan.store_films(everything, "pairs-0003", 0, [])
+    again = planned(everything, first=1)
+    assert set(again.pairs) == {"a/blue", *everything.shards["pairs-0003"]}
+    assert again.preparation("pictures-0001") == everything.preparation("pictures-0001")
 
 
 def test_files_that_come_and_go_leave_the_other_shards_as_they_were(folder: Path, material: Path) -> None:

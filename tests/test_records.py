@@ -241,6 +241,7 @@ def take(path: Path) -> list[str]:
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    records._answers.clear()
     (tmp_path / "locks").mkdir()
     return tmp_path / "locks" / "pairs-0001.lock"
 
@@ -368,10 +369,20 @@ def test_the_lock_of_a_job_that_slurm_knows_holds_however_old(
     assert take_in_vain(path, monkeypatch) == [
         "waiting: process 1 on elsewhere (SLURM job 4711) is at work on this shard"
     ]
-    assert "--jobs 4711 " in asked.read_text()
+    assert asked.read_text().count("--jobs 4711 ") == 1, "the scheduler is not asked twice a second"
+    monkeypatch.setattr(records, "ASK_SECONDS", 0)
+    take_in_vain(path, monkeypatch)
+    assert asked.read_text().count("--jobs 4711 ") == 4
 
 
-@pytest.mark.parametrize("answer", ["true", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "true",
+        "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
+        *(f"echo {state}" for state in ("COMPLETED", "CANCELLED", "NODE_FAIL", "TIMEOUT")),
+    ],
+)
 def test_the_lock_of_a_job_that_slurm_knows_no_more_is_broken_at_once(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
@@ -394,6 +405,14 @@ def test_where_slurm_says_nothing_the_age_decides(
         take_in_vain(path, context)
     foreign(path, slurm_job="4711", age=GONE_SECONDS + 1)
     take(path)
+
+
+def test_a_squeue_that_hangs_says_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue(tmp_path / "bin", "exec sleep 60", monkeypatch)
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *words, **options: real(*words, **options | {"timeout": 0.5}))
+    foreign(path, slurm_job="4711", age=GONE_SECONDS + 1)
+    assert "SLURM job 4711" in take(path)[0], "the age decides"
 
 
 def test_a_job_that_slurm_started_again_does_not_wait_for_itself(

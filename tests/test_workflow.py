@@ -556,19 +556,6 @@ def test_mistakes_in_the_pairs_table_name_the_line(finished: RunFolder, tmp_path
     assert all(word in message for word in words), message
 
 
-def test_scratch_takes_what_is_unfinished_and_keeps_nothing(tmp_path) -> None:
-    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
-    scratch = tmp_path / "scratch"
-    run.configure(scratch=str(scratch))
-    assert "scratch" in run.snakemake("-n", ok=False), "a folder that is not there is named"
-    scratch.mkdir()
-    (scratch / "talkies-pairs-0001-dead").mkdir()
-    (scratch / "talkies-pairs-0001-dead" / "half.mp4").write_bytes(b"of a worker that was killed")
-    run.snakemake()
-    run.whole(["a/one"])
-    assert list(scratch.iterdir()) == []
-
-
 def test_slurm_resources_reach_the_jobs(tmp_path) -> None:
     run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
     run.configure(slurm={"gpu": {"gpu": 1, "slurm_partition": "fast"}, "cpu": {"slurm_partition": "wide"}})

@@ -285,6 +285,7 @@ def shard(chosen: argparse.Namespace) -> None:
     from .plan import Plan
 
     plan = Plan.load()
+    plan.settings["scratch"] = chosen.scratch or plan.settings["scratch"]
     known = plan.shards if chosen.stage in ("animate", "remux") else plan.pictures | plan.clips
     if chosen.shard not in known:
         raise TalkiesError(f"{printable(chosen.shard)}: no shard of the plan; run snakemake again")
@@ -400,7 +401,7 @@ def doctor(chosen: argparse.Namespace) -> int:
     """Say what is there, what is missing, and what to do."""
     from .doctor import examine
 
-    return examine(Path.cwd())
+    return examine(Path.cwd(), as_json=chosen.json)
 
 
 # --- arguments -------------------------------------------------------------------------------------------
@@ -483,6 +484,7 @@ def build_parser() -> argparse.ArgumentParser:
     work.add_argument("--generation", type=int, default=0)
     work.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: as config.yaml says")
     work.add_argument("--threads", type=_count, metavar="N")
+    work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
     work.add_argument("--log", type=Path)
 
     page = command("gallery", gallery, "Write the gallery of the run in this folder.")
@@ -501,7 +503,8 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--failed", action="store_true", help="all pairs that failed")
     tidy = command("clean", clean, "Remove films whose pair is gone and what dead workers left.")
     tidy.add_argument("-n", "--dry-run", action="store_true")
-    command("doctor", doctor, "Say what is installed and working here, and what to do about what is not.")
+    health = command("doctor", doctor, "Say what is installed and working here, and what to do about what is not.")
+    health.add_argument("--json", action="store_true")
     return parser
 
 

@@ -13,6 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
+from .container import check_address
 from .errors import TalkiesError, printable
 
 
@@ -49,8 +50,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.yaml: model.checkpoint: preset {settings['model']['preset']} needs its published weights: "
             "give their path (README: how to get them)"
         )
-    if settings["scratch"] is not None and not Path(settings["scratch"]).is_dir():
-        raise TalkiesError(f"config.yaml: scratch: there is no folder {printable(settings['scratch'])}")
+    check_address(settings["container"])
     checkpoint = settings["model"]["checkpoint"]
     if checkpoint is not None and not Path(checkpoint).is_file():
         raise TalkiesError(f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}")

@@ -59,9 +59,12 @@ def failures(plan: Plan) -> dict[str, str]:
 
 
 def orphans(plan: Plan) -> Iterator[Recorded]:
-    """Yield the films of ours in the results whose pair is gone from the plan."""
+    """Yield the films of ours in the results whose pair is gone from the plan.
+
+    None in a pilot (`first`), whose plan does not tell which other pairs are asked for.
+    """
     results = Path(plan.settings["results"])
-    if not results.is_dir():
+    if not results.is_dir() or plan.is_pilot:
         return
     for folder in sorted(results.iterdir()):
         if not folder.is_dir() or folder.is_symlink() or folder.name in TAKEN_NAMES:
@@ -159,9 +162,11 @@ def leftovers(plan: Plan) -> list[Path]:
         found += [film.path, film.record_path]
     silent = {run_pair.name for run_pair in plan.pairs.values()}
     wanted: dict[str, set[str]] = {"sources": set(plan.sources), "driving": set(plan.takes), "motion": set(plan.takes)}
-    for folder, stems in wanted.items():
-        found += [p for p in _files(HOME / folder) if p.stem not in stems]
-    found += [p for p in _files(HOME / "silent") if f"{p.parent.name}/{p.name.removesuffix(p.suffix)}" not in silent]
+    if not plan.is_pilot:
+        for folder, stems in wanted.items():
+            found += [p for p in _files(HOME / folder) if p.stem not in stems]
+        names = ((p, f"{p.parent.name}/{p.name.removesuffix(p.suffix)}") for p in _files(HOME / "silent"))
+        found += [p for p, name in names if name not in silent]
     results = Path(plan.settings["results"])
     for folder_path in (HOME, results):
         found += [p for p in folder_path.rglob(".*.part") if p.is_file()]

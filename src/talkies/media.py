@@ -306,6 +306,12 @@ class Clip:
     matrix: str | None = None  # YCbCr matrix to assume where the file states none
     alpha: bool = False  # some of it may be transparent
     numbered: bool = False  # the file has no presentation times (AVI): pictures are counted instead
+    copy: Path | None = None  # where it is read instead: a copy on a faster disk
+
+    @property
+    def file(self) -> Path:
+        """The file to read; `path` is what messages name."""
+        return self.copy or self.path
 
 
 @dataclass(frozen=True)
@@ -688,7 +694,7 @@ def read_frames(
     filters, width, height = _filters(clip, since, rate, box, size)
     arguments = [
         *["-copyts", *(["-filter_complex_threads", str(threads), "-threads", str(threads)] if threads else [])],
-        *_input(clip.path, *_seek(clip, since), *_decoder(clip), "-max_pixels", str(MAX_PIXELS)),
+        *_input(clip.file, *_seek(clip, since), *_decoder(clip), "-max_pixels", str(MAX_PIXELS)),
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
         *(["-frames:v", str(limit)] if limit else []),
         *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
@@ -716,7 +722,7 @@ def _decode(
         expected = min(expected, limit)
     short = code != 0 or clip.truncated or count < expected * 0.9
     if short:
-        _read_through(clip.path)
+        _read_through(clip.file)
     if count == 0:
         if since >= clip.duration:
             reason = f"the segment starts at {float(since):g} s but the clip has {float(clip.duration):g} s"
@@ -799,7 +805,10 @@ def _beside(path: Path) -> Path:
 def publish(part: Path, path: Path) -> None:
     """Move a finished file to its final name so that the name never shows half of it, also after a power cut."""
     with part.open("rb") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:  # a full disk may show only here, and the system names no file
+            raise OSError(error.errno, error.strerror, str(part)) from None
     try:
         part.replace(path)
     except OSError as error:
@@ -1064,7 +1073,7 @@ def _remux_arguments(
     if clip is None or sound is None:
         return [*arguments, "-map", "0:v:0", "-c", "copy"]
     # The file's clock moves so that the segment's first picture is at 0.
-    arguments += _input(clip.path, "-itsoffset", _seconds(-origin))
+    arguments += _input(clip.file, "-itsoffset", _seconds(-origin))
     arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
     if way == "copy":
         return [*arguments, "-c:a", "copy", "-t", _seconds(duration)]
@@ -1280,8 +1289,8 @@ def sort_folder(folder: str | Path, suffixes: frozenset[str]) -> tuple[list[Path
     taken: list[Path] = []
     ignored: list[Path] = []
     for entry in entries:
-        if entry.name.startswith(".") or entry.is_dir():
-            continue
         path = folder / entry.name
+        if entry.name.startswith(".") or path.is_dir():  # of a link to itself Path says no, the entry raises
+            continue
         (taken if path.suffix.lower() in suffixes else ignored).append(path)
     return taken, ignored

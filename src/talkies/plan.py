@@ -7,16 +7,23 @@ or removing a file touches only the shards that hold it.
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
+import subprocess
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from functools import cache
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from . import media
 from .config import read_pairs
+from .container import folders_outside
 from .errors import InputError, TalkiesError, printable
 from .model.presets import DEMO_WEIGHTS, PRESETS
 from .records import claim, digest, held_locks, is_abandoned, read_json, write_json
@@ -29,15 +36,40 @@ RUN = HOME / "run.json"
 FORMAT = 1
 
 PICTURES_PER_JOB = 100
-CLIP_FRAMES_PER_JOB = 20_000
-"""Cropping and keypoints take some 20 ms a frame on one core: about seven minutes' work."""
 CLIPS_PER_JOB = 50
+TAKE_SECONDS_PER_JOB = 400
+"""On this machine: small, so that its cores share the preparation. On a cluster a job is worth `job_minutes`."""
+SIZES = ("pairs_per_job", "job_minutes", "gpus")
+"""Settings that decide how pairs are dealt out. Another value deals out anew the pairs of unfinished shards."""
+MOST_PER_JOB = 2000
+"""Items of a shard: its receipt stays below 1 MB, however long the names."""
+
+# What the work takes on one core, for the estimates of jobs' sizes and walltimes.
+PICTURE_SECONDS = 1.0
+TAKE_SECONDS = 1.0
+TAKE_SECONDS_PER_FRAME = 0.02
+"""Cropping and keypoints."""
+PAIR_SECONDS = 0.3
+"""Beside the frames: a film's beginning and end, its record."""
+REMUX_SECONDS = 1.0
+LOOK_SECONDS = 0.01
+"""The gallery, a pair."""
+
+FRAMES_PER_SECOND = 10.0
+"""Expected of the network while nothing is known."""
+LEARNING_FILMS = 50
+"""Finished films of which the rate is learnt."""
+
+WALLTIME_MARGIN = 2.0
+WALLTIME_MINUTES = 15
+"""A job's walltime: the estimate so many times, and this for its start: the image, the model, a busy disk."""
 
 LONGEST_NAME = 160
 """Bytes of a file name's stem: room for suffixes and temporary names below the usual limit of 255."""
 TAKEN_NAMES = ("index.html", "index_files")
 """Names in the results folder that are the gallery's, so no driving video may be called so."""
 BYTES_PER_FRAME = 2_500
+LEAST_BYTES_PER_FRAME = 1_500
 """Of a finished talkie (256 x 256, its sound included): the examples measure 1,500 to 3,000."""
 
 
@@ -99,6 +131,8 @@ class Plan:
 
     retired: digests of what preparing shards once held and nobody asks for now. They stay part of the shard's
     digest, so that a removed file does not prepare its neighbours again, and with them all of their films' shards.
+    outside: the folders beyond the run folder that its jobs read or write (container.folders_outside).
+    rate: frames a second that the network is expected to make.
     """
 
     settings: dict[str, Any]
@@ -110,6 +144,13 @@ class Plan:
     shards: dict[str, list[str]]
     retired: dict[str, list[str]] = field(default_factory=dict)
     generation: dict[str, int] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
+    rate: float = FRAMES_PER_SECOND
+
+    @property
+    def is_pilot(self) -> bool:
+        """Whether only the first pairs are planned this time (`first`)."""
+        return self.settings.get("first") is not None
 
     def shard_of_picture(self) -> dict[str, str]:
         """Return the preparing shard of each source image."""
@@ -163,6 +204,22 @@ class Plan:
         """Return the digest of what the gallery shows, but for the films' contents."""
         return digest([self.settings["gallery"]["title"], list(self.pairs)])
 
+    def seconds(self, stage: str, shard: str) -> float:
+        """Return how long a stage of a shard is expected to take, in seconds: prepare, motion, animate or remux."""
+        if stage == "prepare":
+            takes = self.clips.get(shard, [])
+            return PICTURE_SECONDS * len(self.pictures.get(shard, [])) + sum(
+                _preparing_seconds(self.takes[take]) for take in takes
+            )
+        if stage == "motion":
+            return sum(TAKE_SECONDS + self.takes[take].frames / self.rate for take in self.clips[shard])
+        if stage == "remux":
+            return REMUX_SECONDS * len(self.shards[shard])
+        return sum(self._animating_seconds(self.pairs[name]) for name in self.shards[shard])
+
+    def _animating_seconds(self, pair: Pair) -> float:
+        return PAIR_SECONDS + self.takes[pair.take].frames / self.rate
+
     def save(self, path: Path = PLAN) -> None:
         """Write the plan."""
         ordinary = self._ordinary()
@@ -179,6 +236,8 @@ class Plan:
             },
             "retired": self.retired,
             "generation": self.generation,
+            "outside": self.outside,
+            "rate": self.rate,
         }
         if read_json(path) != value:
             write_json(path, value)
@@ -208,6 +267,8 @@ class Plan:
             shards={},
             retired=value["retired"],
             generation=value["generation"],
+            outside=value["outside"],
+            rate=value["rate"],
         )
         ordinary = plan._ordinary()
         for shard, rows in value["shards"].items():
@@ -244,10 +305,11 @@ def take_name(driving: str, start: str | None, end: str | None) -> str:
     return driving if start is None and end is None else f"{driving}@{start or '0'}-{end or 'end'}"
 
 
-def make_plan(settings: Mapping[str, Any], previous: Plan | None) -> Plan:
+def make_plan(settings: Mapping[str, Any], previous: Plan | None, *, on_cluster: bool = False) -> Plan:
     """Look into the folders and plan the run, keeping every pair of a previous plan in its shard.
 
-    settings: complete (config.complete). Raises TalkiesError that names the key, file or line at fault.
+    settings: complete (config.complete). on_cluster: jobs are sent to a cluster, which each must be worth.
+    Raises TalkiesError that names the key, file or line at fault.
     """
     images = _listed(Path(settings["images"]), "images", media.list_pictures, media.PICTURE_SUFFIXES)
     clips = _listed(Path(settings["driving"]), "driving", media.list_clips, media.CLIP_SUFFIXES)
@@ -255,6 +317,11 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None) -> Plan:
         if stem in TAKEN_NAMES:
             raise TalkiesError(f"{printable(clips[stem])}: the gallery uses the name {stem}: rename this video")
     pairs = _pairs(settings, images, clips)
+    dealt = _dealt(settings, previous)
+    if settings["first"] is not None:
+        # A pilot: so many pairs and no others but those that are done, whose films stay part of the run.
+        done = {name for names in _finished(dealt).values() for name in names}
+        pairs = [pair for number, pair in enumerate(pairs) if number < settings["first"] or pair.name in done]
     crops = _crops(settings, images, clips)
     sources = {
         image: Source(str(images[image]), _stamp(images[image]), crops(images[image], "images"))
@@ -283,21 +350,98 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None) -> Plan:
         pictures={},
         clips={},
         shards={},
+        outside=[str(folder) for folder in folders_outside(settings)],
+        rate=settings["frames_per_second"] or learnt_rate(settings, on_cluster=on_cluster) or FRAMES_PER_SECOND,
     )
-    if previous is not None and _sizes(previous) != _sizes(plan):
-        previous = None
-    old = previous or Plan({}, {}, {}, {}, {}, {}, {})  # an empty one
-    plan.pictures = _assign("pictures", dict.fromkeys(sources, 1.0), old.pictures, PICTURES_PER_JOB, PICTURES_PER_JOB)
-    weight = {name: float(take.frames) for name, take in takes.items()}
-    plan.clips = _assign("clips", weight, old.clips, CLIPS_PER_JOB, CLIP_FRAMES_PER_JOB)
-    seconds = {pair.name: takes[pair.take].frames / settings["frames_per_second"] for pair in pairs}
-    plan.shards = _assign("pairs", seconds, old.shards, settings["pairs_per_job"], settings["job_minutes"] * 60)
-    plan.retire(old)
+    _deal(plan, previous, dealt, on_cluster=on_cluster)
     return plan
 
 
-def _sizes(plan: Plan) -> tuple[Any, ...]:
-    return plan.settings.get("pairs_per_job"), plan.settings.get("job_minutes")
+def _deal(plan: Plan, previous: Plan | None, dealt: Mapping[str, Sequence[str]], *, on_cluster: bool) -> None:
+    """Put the plan's pictures, clips and pairs into shards; those of the previous plan stay where they were."""
+    settings = plan.settings
+    old = previous or Plan({}, {}, {}, {}, {}, {}, {})  # an empty one
+    worth = settings["job_minutes"] * 60
+    spread = settings["gpus"] if on_cluster else 1
+    plan.pictures = _assign(
+        "pictures",
+        dict.fromkeys(plan.sources, PICTURE_SECONDS),
+        old.pictures,
+        MOST_PER_JOB if on_cluster else PICTURES_PER_JOB,
+        worth if on_cluster else math.inf,
+    )
+    plan.clips = _assign(
+        "clips",
+        {name: _preparing_seconds(take) for name, take in plan.takes.items()},
+        old.clips,
+        MOST_PER_JOB if on_cluster else CLIPS_PER_JOB,
+        worth if on_cluster else TAKE_SECONDS_PER_JOB,
+        at_least=spread,
+    )
+    plan.shards = _assign(
+        "pairs",
+        {name: plan._animating_seconds(pair) for name, pair in plan.pairs.items()},
+        dealt,
+        settings["pairs_per_job"],
+        worth,
+        at_least=spread,
+        after=_last_number(old.shards),
+    )
+    plan.retire(old)
+
+
+def walltime(plan: Plan, stage: str, shard: str | None) -> int:
+    """Return the minutes that a job of this stage and shard is given: an estimate with a margin, and its start.
+
+    shard None: the gallery and the verdict, which look at every pair.
+    """
+    seconds = plan.seconds(stage, shard) if shard else LOOK_SECONDS * len(plan.pairs)
+    return WALLTIME_MINUTES + math.ceil(WALLTIME_MARGIN * seconds / 60)
+
+
+def _preparing_seconds(take: Take) -> float:
+    return TAKE_SECONDS + TAKE_SECONDS_PER_FRAME * take.frames
+
+
+def _dealt(settings: Mapping[str, Any], previous: Plan | None) -> dict[str, list[str]]:
+    """Return the shards of pairs that stay as they are: all, or where other sizes are asked for the finished ones."""
+    if previous is None:
+        return {}
+    if all(previous.settings.get(key) == settings[key] for key in SIZES):
+        return previous.shards
+    return _finished(previous.shards)
+
+
+def _finished(shards: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    return {shard: names for shard, names in shards.items() if films_path(shard).exists()}
+
+
+def learnt_rate(settings: Mapping[str, Any], *, on_cluster: bool) -> float | None:
+    """Return the frames a second of finished films of the same preset and kind of device, None while there is none.
+
+    The median of a few: each film's time has its beginning and end in it, so that short ones count as slow.
+    """
+    wanted = settings["model"]["device"]
+    if wanted == "auto":
+        gpu = {"gpu": 1, **settings["slurm"]["gpu"]}
+        given = bool(gpu["gpu"] or gpu.get("gres")) if on_cluster else Path("/dev/nvidiactl").exists()
+        wanted = "cuda" if given else "cpu"
+    rates = []
+    for record in islice(_some_records(Path(settings["results"])), LEARNING_FILMS):
+        try:
+            model, frames, seconds = record["model"], record["picture"]["frames"], record["seconds"]
+            if model["preset"] == settings["model"]["preset"] and model["device"].startswith(wanted) and seconds > 0:
+                rates.append(frames / seconds)
+        except (KeyError, TypeError, AttributeError):
+            continue  # not a record of ours
+    return float(f"{median(rates):.2g}") if rates and median(rates) > 0 else None
+
+
+def _some_records(results: Path) -> Iterable[dict[str, Any]]:
+    """Yield records of finished films: a few of each shard, the last shards first."""
+    for path in sorted((HOME / "films").glob("*.json"), reverse=True):
+        for name in islice((read_json(path) or {}).get("films", {}), 10):
+            yield read_json(results / f"{name}.json") or {}
 
 
 def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dict[str, Path]:
@@ -403,17 +547,28 @@ def _count_frames(files: Iterable[Path]) -> dict[Path, tuple[int, Fraction]]:
 
 
 def _assign(
-    prefix: str, weights: Mapping[str, float], old: Mapping[str, Sequence[str]], most: int, heaviest: float
+    prefix: str,
+    weights: Mapping[str, float],
+    old: Mapping[str, Sequence[str]],
+    most: int,
+    heaviest: float,
+    *,
+    at_least: int = 1,
+    after: int = 0,
 ) -> dict[str, list[str]]:
-    """Put items into shards of at most `most` items and about `heaviest` weight; old ones stay where they were."""
+    """Put items into shards of at most `most` items and about `heaviest` weight; old ones stay where they were.
+
+    at_least: so many shards for the new items, where there are so many. after: the last number given so far.
+    """
     shards = {shard: kept for shard, items in old.items() if (kept := [item for item in items if item in weights])}
     placed = {item for items in shards.values() for item in items}
-    number = max((int(shard.rpartition("-")[2]) for shard in old), default=0)
+    number = max(after, _last_number(old))
+    new = {item: weight for item, weight in weights.items() if item not in placed}
+    most = max(1, min(most, len(new) // at_least))
+    heaviest = min(heaviest, sum(new.values()) / at_least) if at_least > 1 else heaviest
     current: list[str] = []
     load = 0.0
-    for item, weight in weights.items():
-        if item in placed:
-            continue
+    for item, weight in new.items():
         if not current or len(current) >= most or load + weight > heaviest:
             number += 1
             current = shards[f"{prefix}-{number:04d}"] = []
@@ -421,6 +576,10 @@ def _assign(
         current.append(item)
         load += weight
     return shards
+
+
+def _last_number(shards: Iterable[str]) -> int:
+    return max((int(shard.rpartition("-")[2]) for shard in shards), default=0)
 
 
 def check_films(plan: Plan) -> tuple[dict[str, int], int]:
@@ -481,17 +640,89 @@ def _listing(folder: Path) -> dict[str, tuple[int, int]]:
         return {}
 
 
-def describe(plan: Plan, missing: int) -> str:
-    """Say in a line how much a run is: pairs, jobs, hours and gigabytes still to make, by estimate."""
-    frames = sum(plan.takes[pair.take].frames for pair in plan.pairs.values())
+def describe(plan: Plan, missing: int, *, on_cluster: bool = False) -> str:
+    """Say in a line how much a run is: pairs, jobs, hours and gigabytes still to make, by estimate; and what room."""
     share = missing / max(1, len(plan.pairs))
-    hours = frames * share / plan.settings["frames_per_second"] / 3600
-    size = frames * share * BYTES_PER_FRAME / 1e9
+    hours = share * sum(map(plan._animating_seconds, plan.pairs.values())) / 3600
     drivings = len({take.driving for take in plan.takes.values()})
+    free, limit = room(Path(plan.settings["results"]))
+    pilot = f" (a pilot, first: {plan.settings['first']})" if plan.is_pilot else ""
     return (
-        f"{len(plan.sources)} pictures, {drivings} videos: {len(plan.pairs)} pairs in {len(plan.shards)} jobs; "
-        f"{missing} to make: about {hours:.1f} hours at {plan.settings['frames_per_second']:g} frames/s, {size:.1f} GB"
+        f"{len(plan.sources)} pictures, {drivings} videos: {len(plan.pairs)} pairs in {len(plan.shards)} jobs{pilot}; "
+        f"{missing} to make: about {hours:.1f} {'GPU ' * on_cluster}hours at {plan.rate:g} frames/s, "
+        f"{_new_frames(plan, missing) * BYTES_PER_FRAME / 1e9:.1f} GB; {free / 1e9:.1f} GB {limit}"
     )
+
+
+@dataclass(frozen=True)
+class LackOfRoom:
+    """Says that the films to make will not fit into the results' disk; certain: even if they turn out small."""
+
+    text: str
+    certain: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def lack_of_room(plan: Plan, missing: int) -> LackOfRoom | None:
+    """Return what room the films to make lack, by estimate; None where there is enough."""
+    folder = Path(plan.settings["results"])
+    free, limit = room(folder)
+    frames = _new_frames(plan, missing)
+    if frames * BYTES_PER_FRAME <= free:
+        return None
+    return LackOfRoom(
+        f"{printable(folder)}: {free / 1e9:.1f} GB {limit}, and the {missing} films to make need about "
+        f"{frames * BYTES_PER_FRAME / 1e9:.1f} GB: make room, or name another folder by results in config.yaml",
+        frames * LEAST_BYTES_PER_FRAME > free,
+    )
+
+
+def _new_frames(plan: Plan, missing: int) -> float:
+    frames = sum(plan.takes[pair.take].frames for pair in plan.pairs.values())
+    return frames * missing / max(1, len(plan.pairs))
+
+
+@cache
+def room(folder: Path) -> tuple[int, str]:
+    """Return the bytes that can be written into a folder (there or to come), and what sets that limit.
+
+    The limit is the disk's free space or the user's quota where `quota` or `lfs quota` tells of one.
+    """
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    left = quota_left(folder)
+    return (free, "free") if left is None or left >= free else (left, "left of the quota")
+
+
+def quota_left(folder: Path) -> int | None:
+    """Return the bytes that the user's quota leaves on a folder's file system, None where none is told.
+
+    Asks `quota` (NFS, local disks) and `lfs quota` (Lustre), whose lines are alike: where, KiB used, soft and hard
+    limit. A limit for a project or a folder is not seen.
+    """
+    mount = folder.resolve()
+    while not mount.is_mount():
+        mount = mount.parent
+    for command in (
+        ["quota", "--no-wrap", "--raw-grace", "--show-mntpoint", "--hide-device"],
+        ["lfs", "quota", "-q", "-u", str(os.getuid()), str(mount)],
+    ):
+        try:
+            # `quota` ends with 1 when the quota is used up.
+            answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        for line in answer.stdout.splitlines():
+            words = line.split()
+            numbers = [word.rstrip("*") for word in words[1:4]]
+            if words and words[0] == str(mount) and len(numbers) == 3 and all(map(str.isdigit, numbers)):
+                used, soft, hard = map(int, numbers)
+                if limit := hard or soft:
+                    return max(0, limit - used) * 1024
+    return None
 
 
 def start_run(plan: Plan) -> None:
@@ -508,6 +739,11 @@ def start_run(plan: Plan) -> None:
             names = [f"{plan.pairs[name].driving}/{plan.pairs[name].image}" for name in pairs]
             if not set(names) <= set(known) and any(set(names) & _pairs_of(dealt, line) for line in alive):
                 raise TalkiesError(f"a worker of an earlier run is still at work ({alive[0]}): wait for it or stop it")
+    results = Path(plan.settings["results"])
+    try:
+        results.mkdir(parents=True, exist_ok=True)  # before the jobs: what is not there no image can be shown
+    except OSError as error:
+        raise TalkiesError(f"config.yaml: results: can't make {printable(results)}: {error.strerror}") from None
     plan.save()
     claim(RUN)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TalkiesError, printable
-from .media import file_digest
+from .media import file_digest, publish
 
 RECIPE = 1
 """Part of every content key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
@@ -30,6 +30,12 @@ HEARTBEAT_SECONDS = 20
 """How often a worker renews its lock."""
 GONE_SECONDS = 600
 """How long a lock of another machine stays unrenewed before its job counts as gone, where no scheduler tells."""
+ASK_SECONDS = 15
+"""How long the scheduler's answer about a job counts: its controller serves everyone, and many may wait for a lock."""
+ENDED = frozenset(
+    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()  # noqa: SIM905
+)
+"""States of a job that is over, which squeue may still tell for some minutes."""
 
 
 def content_key(**parts: Any) -> str:  # whatever JSON holds
@@ -50,9 +56,7 @@ def write_json(path: Path, value: Any) -> None:
         with part.open("w", encoding="utf-8") as file:
             json.dump(value, file, sort_keys=True, indent=1, ensure_ascii=False)
             file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        publish(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -330,8 +334,19 @@ def _pid_namespace() -> str:
         return ""
 
 
+_answers: dict[str, tuple[float, bool | None]] = {}
+
+
 def _slurm_knows(job: str) -> bool | None:
-    """Ask squeue whether a job is still there; None when squeue can't tell."""
+    """Tell by squeue whether a job is still there; None when squeue can't tell. Asked every ASK_SECONDS."""
+    when, known = _answers.get(job, (0.0, None))
+    if not 0 <= time.time() - when < ASK_SECONDS:
+        known = _ask_squeue(job)
+        _answers[job] = time.time(), known
+    return known
+
+
+def _ask_squeue(job: str) -> bool | None:
     try:
         answer = subprocess.run(
             ["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True, timeout=30
@@ -340,7 +355,8 @@ def _slurm_knows(job: str) -> bool | None:
         return None
     if answer.returncode:
         return False if "Invalid job id" in answer.stderr else None
-    return bool(answer.stdout.strip())
+    states = answer.stdout.split()
+    return any(state not in ENDED for state in states)
 
 
 def _canonical(value: Any) -> bytes:

@@ -11,17 +11,15 @@ import logging
 import os
 import platform
 import re
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +27,7 @@ from . import __version__, crop, media
 from .errors import InputError, TalkiesError, printable
 from .media import FILM_SIZE
 from .model.presets import PRESETS
-from .plan import HOME, Pair, Plan, store_films
+from .plan import BYTES_PER_FRAME, HOME, Pair, Plan, store_films
 from .records import (
     HEARTBEAT_SECONDS,
     Journal,
@@ -40,6 +38,7 @@ from .records import (
     lock,
     renew,
 )
+from .scratch import FULL, Scratch, open_scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,6 +56,8 @@ FILM_CRF = 18
 FILM_PRESET = "medium"
 ENCODING = {"size": FILM_SIZE, "crf": FILM_CRF, "preset": FILM_PRESET}
 """How films are encoded (libx264): part of the content key."""
+UNFINISHED_BYTES = 4 * BYTES_PER_FRAME
+"""A frame's room on the scratch disk, by which it is asked for beforehand: photographs take more than drawings."""
 
 PROVENANCE = (
     "AI-generated: a still picture animated by talkies (First Order Motion Model); "
@@ -149,12 +150,11 @@ class Run:
 
 
 @contextmanager
-def _working(plan: Plan, shard: str, receipt: Path, films: Sequence[Path]) -> Iterator[Path | None]:
+def _working(plan: Plan, shard: str, receipt: Path, films: Sequence[Path]) -> Iterator[Scratch]:
     """Hold the shard's lock, and see that neither an older receipt nor a killed worker's parts stay.
 
-    Yields the folder for unfinished films on the scratch disk, or None where they are made beside their place.
+    Yields the worker's own folder on the scratch disk.
     """
-    scratch = plan.settings["scratch"]
     path = HOME / "locks" / f"{shard}.lock"
     with lock(path, say=log.info):
         done = threading.Event()
@@ -169,13 +169,8 @@ def _working(plan: Plan, shard: str, receipt: Path, films: Sequence[Path]) -> It
         receipt.unlink(missing_ok=True)
         sweep(films)
         try:
-            if scratch is None:
-                yield None
-            else:
-                for left in Path(scratch).glob(f"talkies-{shard}-*"):
-                    shutil.rmtree(left, ignore_errors=True)
-                with tempfile.TemporaryDirectory(prefix=f"talkies-{shard}-", dir=scratch) as folder:
-                    yield Path(folder)
+            with open_scratch(plan.settings["scratch"], shard) as scratch:
+                yield scratch
         finally:
             done.set()
             sweep(films)
@@ -205,46 +200,54 @@ def prepare(plan: Plan, shard: str, receipt: Path, progress: Progress) -> Receip
     images, takes = plan.pictures.get(shard, []), plan.clips.get(shard, [])
     targets = [run.source(i).path for i in images] + [run.driving(t).path for t in takes]
     result = Receipt()
-    with _working(plan, shard, receipt, targets):
+    with _working(plan, shard, receipt, targets) as scratch:
         progress.start(len(targets), "files")
         for image in images:
-            _record(result, image, prepare_source, run)
+            _record(result, image, prepare_source, run, scratch)
             progress.advance(1)
         for take in takes:
-            _record(result, take, prepare_take, run)
+            _record(result, take, prepare_take, run, scratch)
+            scratch.release()
             progress.advance(1)
         result.save(receipt)
     return result
 
 
-def _record(result: Receipt, item: str, work: Callable[[Run, str], dict[str, Any]], run: Run) -> None:
+def _record(
+    result: Receipt, item: str, work: Callable[[Run, str, Scratch], dict[str, Any]], run: Run, scratch: Scratch
+) -> None:
     """Do an item's work; a bad input becomes its reason in the receipt."""
     try:
-        record = work(run, item)
+        record = work(run, item, scratch)
         result.done[item] = {"sha256": record["original"]["sha256"], "crop": record["crop"]}
     except InputError as error:
         log.error("%s", error)
         result.failed[item] = str(error)
 
 
-def _original(path: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Return an input file's path, size, time and digest, the digest from its record where size and time are equal."""
+def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str, Any]:
+    """Return an input file's path, size, time and digest, the digest from its record where size and time are equal.
+
+    A file that is new is looked at through and through: it is staged in.
+    """
     try:
         status = path.stat()
         facts = {"file": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
         known = record.get("original", {})
         if all(known.get(key) == facts[key] for key in facts):
             return dict(known)
-        return {**facts, "sha256": media.file_digest(path)}
+        return {**facts, "sha256": media.file_digest(scratch.stage_in(path))}
     except OSError as error:
+        if error.errno in FULL:
+            raise
         raise InputError(path, f"can't be read: {error.strerror}") from None
 
 
-def prepare_source(run: Run, image: str) -> dict[str, Any]:
+def prepare_source(run: Run, image: str, scratch: Scratch) -> dict[str, Any]:
     """Crop one picture to a square PNG unless that is done; return its record. InputError when it is unusable."""
     source, target = run.plan.sources[image], run.source(image)
     path = Path(source.file)
-    original = _original(path, target.record())
+    original = _original(path, target.record(), Scratch())  # a picture is read twice, and small: no copy
     key = content_key(kind="source", content=original["sha256"], crop=source.crop, size=FILM_SIZE)
     record = target.fresh(key)
     if record is None:
@@ -257,28 +260,30 @@ def prepare_source(run: Run, image: str) -> dict[str, Any]:
     return record
 
 
-def prepare_take(run: Run, take: str) -> dict[str, Any]:
+def prepare_take(run: Run, take: str, scratch: Scratch) -> dict[str, Any]:
     """Probe a clip, find its crop, and write its cropped film with sound, unless that is done; return its record."""
     wanted, target = run.plan.takes[take], run.driving(take)
     path = Path(wanted.file)
     start, end = _segment(wanted.start), _segment(wanted.end)
-    original = _original(path, target.record())
+    original = _original(path, target.record(), scratch)
     key = content_key(
         kind="driving", content=original["sha256"], crop=wanted.crop, segment=[wanted.start, wanted.end], size=FILM_SIZE
     )
     record = target.fresh(key)
     if record is not None:
         return record if record["original"] == original else target.describe({**record, "original": original})
-    clip = media.probe(path)
+    scratch.require(2 * wanted.frames * UNFINISHED_BYTES)
+    clip = probe_copy(path, scratch, original["sha256"])
     cut = crop.find_crop(clip, crop.parse(wanted.crop), start=start, end=end)
     target.path.parent.mkdir(parents=True, exist_ok=True)
-    picture = target.path.with_name(f".{target.path.name}.{os.getpid()}.part")
+    beside = target.path.with_name(f".{target.path.name}.{os.getpid()}.part")
+    picture = scratch.unfinished("picture.mp4") or beside
     try:
         with media.FrameWriter(picture, clip.rate, preset="veryfast") as writer:
             for frame in media.read_frames(clip, start=start, end=end, box=cut.box, size=FILM_SIZE):
                 writer.write(frame)
             frames = writer.frames
-        media.remux(picture, clip, target.path, start=start, end=end)
+        media.remux(picture, clip, target.path, start=start, end=end, part=scratch.unfinished("sound.mp4"))
     finally:
         picture.unlink(missing_ok=True)
     return target.describe(
@@ -293,6 +298,15 @@ def prepare_take(run: Run, take: str) -> dict[str, Any]:
             "truncated": clip.truncated,
         }
     )
+
+
+def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
+    """Stage a clip in and probe it there; what is said of it names the user's own file. It is read several times."""
+    copy = scratch.stage_in(path, sha256=sha256)
+    try:
+        return replace(media.probe(copy), path=path, copy=copy)
+    except InputError as error:
+        raise InputError(path, error.reason) from None
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
@@ -322,23 +336,27 @@ def motion(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine], 
     prepared = Receipt.load(run.receipt("prepare", shard))
     journal = run.journal("motion", shard)
     result = Receipt(failed=dict(prepared.failed))
-    with _working(plan, shard, receipt, [run.motion(take).path for take in takes]):
+    with _working(plan, shard, receipt, [run.motion(take).path for take in takes]) as scratch:
         progress.start(sum(plan.takes[take].frames for take in takes), "frames")
         for take in takes:
             if take in result.failed:
                 continue
             try:
-                record = detect_take(run, take, engine(), journal, progress)
+                record = detect_take(run, take, engine(), journal, progress, scratch)
             except InputError as error:
                 log.error("%s", error)
                 result.failed[take] = str(error)
             else:
                 result.done[take] = {key: record[key] for key in ("key", "weights", "frames", "rate")}
+            finally:
+                scratch.release()
         result.save(receipt)
     return result
 
 
-def detect_take(run: Run, take: str, engine: Engine, journal: Journal, progress: Progress) -> dict[str, Any]:
+def detect_take(
+    run: Run, take: str, engine: Engine, journal: Journal, progress: Progress, scratch: Scratch
+) -> dict[str, Any]:
     """Find and save the keypoints of one take unless that is done; return its record."""
     from .motion import detect_motion
 
@@ -358,7 +376,7 @@ def detect_take(run: Run, take: str, engine: Engine, journal: Journal, progress:
     if record is not None:
         return record
     began = time.monotonic()
-    clip = media.probe(Path(wanted.file))
+    clip = probe_copy(Path(wanted.file), scratch, driving["original"]["sha256"])
     cut = crop.Crop.from_dict(driving["crop"])
     size = model.preset.size
     frames = media.read_frames(clip, start=_segment(wanted.start), end=_segment(wanted.end), box=cut.box, size=size)
@@ -408,7 +426,9 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
         if missing:
             # Pictures in turn: a picture's features are kept from one film to the next.
             missing.sort(key=lambda item: (item[0].image, item[0].name))
-            progress.start(sum(run.motion(pair.take).record()["frames"] for pair, _ in missing), "frames")
+            frames = [int(run.motion(pair.take).record()["frames"]) for pair, _ in missing]
+            progress.start(sum(frames), "frames")
+            scratch.require(2 * max(frames) * UNFINISHED_BYTES)
             failed = _animate_pairs(run, missing, engine(), run.journal("animate", shard), progress, scratch)
             result.failed |= failed
             result.done = {name: facts for name, facts in result.done.items() if name not in failed}
@@ -445,20 +465,29 @@ def _animate_pairs(
     engine: Engine,
     journal: Journal,
     progress: Progress,
-    scratch: Path | None,
+    scratch: Scratch,
 ) -> dict[str, str]:
     """Make the silent films; return the reasons of those that their inputs forbid."""
     from .animate import Movement
     from .motion import Motion
 
-    motions: dict[str, Motion] = {}
+    def staged(recorded: Recorded) -> Path:
+        return scratch.stage_in(recorded.path, sha256=recorded.record()["file"]["sha256"])
+
+    # All before the first film, so that from here on the shared disk is only written to.
+    sources = {image: staged(run.source(image)) for image in {pair.image for pair, _ in missing}}
+    takes = {take: staged(run.motion(take)) for take in {pair.take for pair, _ in missing}}
+
+    # Few of them in memory: the motions of many long clips would fill it.
+    @lru_cache(maxsize=4)
+    def motion_of(take: str) -> Motion:
+        return Motion.load(takes[take], weights=engine.model.weights_digest)
+
     failed: dict[str, str] = {}
     films: list[Future[None]] = []
     with engine:
         for number, (pair, key) in enumerate(missing):
-            if pair.take not in motions:
-                motions[pair.take] = Motion.load(run.motion(pair.take).path, weights=engine.model.weights_digest)
-            driving, silent = motions[pair.take], run.silent(pair)
+            driving, silent = motion_of(pair.take), run.silent(pair)
             silent.path.parent.mkdir(parents=True, exist_ok=True)
             writer = media.FrameWriter(
                 silent.path,
@@ -466,10 +495,10 @@ def _animate_pairs(
                 crf=FILM_CRF,
                 preset=FILM_PRESET,
                 threads=engine.threads,
-                part=scratch / f"{number}.mp4" if scratch else None,
+                part=scratch.unfinished(f"{number}.mp4"),
             )
             movement = Movement(pair.relative, pair.adapt_scale, pair.best_frame)
-            image = media.read_picture(run.source(pair.image).path)
+            image = media.read_picture(sources[pair.image])
             done = partial(_record_film, run, engine, journal, pair, key, driving, time.monotonic())
             try:
                 films.append(
@@ -553,13 +582,14 @@ def remux(plan: Plan, shard: str, receipt: Path, generation: int, progress: Prog
     pairs = [plan.pairs[name] for name in plan.shards[shard]]
     result = Receipt(failed=dict(animated.failed))
     journal = run.journal("remux", shard)
-    with _working(plan, shard, receipt, [run.talkie(pair).path for pair in pairs]):
+    with _working(plan, shard, receipt, [run.talkie(pair).path for pair in pairs]) as scratch:
+        clips = Clips(run, scratch)
         progress.start(len(pairs), "films")
         for pair in pairs:
             if pair.name not in result.failed:
                 picture_key = animated.done[pair.name]["picture_key"]
                 try:
-                    key = remux_pair(run, pair, picture_key, journal)
+                    key = remux_pair(run, pair, picture_key, journal, clips)
                 except InputError as error:
                     log.error("%s", error)
                     result.failed[pair.name] = str(error)
@@ -577,7 +607,24 @@ def remux(plan: Plan, shard: str, receipt: Path, generation: int, progress: Prog
     return result
 
 
-def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal) -> str:
+class Clips:
+    """The driving videos of a shard, each staged in and looked at once for all its pairs, one at a time."""
+
+    def __init__(self, run: Run, scratch: Scratch) -> None:
+        self.run, self.scratch = run, scratch
+        self._last: media.Clip | None = None
+
+    def of(self, pair: Pair) -> media.Clip:
+        """Return the clip whose sound a pair gets."""
+        path = Path(self.run.plan.takes[pair.take].file)
+        if self._last is None or self._last.path != path:
+            self.scratch.release(but=path)
+            digest = self.run.driving(pair.take).record().get("original", {}).get("sha256")
+            self._last = probe_copy(path, self.scratch, digest)
+        return self._last
+
+
+def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal, clips: Clips) -> str:
     """Make one talkie unless it stands; return its content key. FileNotFoundError when its picture is nowhere."""
     talkie, silent = run.talkie(pair), run.silent(pair)
     key = run.talkie_key(pair, picture_key)
@@ -594,7 +641,8 @@ def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal) -> str:
     if made is None:
         raise FileNotFoundError(picture)
     take = run.plan.takes[pair.take]
-    clip = media.probe(Path(take.file)) if pair.audio else None
+    clips.scratch.require(2 * picture.stat().st_size)
+    clip = clips.of(pair) if pair.audio else None
     _keep_foreign(talkie)
     talkie.path.parent.mkdir(parents=True, exist_ok=True)
     part = talkie.path.with_name(f".{talkie.path.name}.{os.getpid()}.part")
@@ -606,6 +654,7 @@ def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal) -> str:
             start=_segment(take.start),
             end=_segment(take.end),
             comment=PROVENANCE if run.plan.settings["provenance"] else None,
+            part=clips.scratch.unfinished("talkie.mp4"),
         )
         facts = {name: value for name, value in made.items() if name not in ("key", "file", "picture_key", "sound")}
         # The record first: a film under its final name is then always one that a record tells of.

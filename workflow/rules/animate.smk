@@ -12,7 +12,7 @@ rule animate:
         ".talkies/benchmarks/animate/{shard}.tsv"
     threads: THREADS
     resources:
-        **GPU_JOB,
+        **job("animate", "gpu"),
     params:
         spec=lambda wildcards: PLAN.animation(wildcards.shard),
         generation=lambda wildcards: PLAN.generation.get(wildcards.shard, 0),

@@ -4,24 +4,29 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
 
 from talkies import config as settings_file
+from talkies import container as image
 from talkies import plan as planning
 from talkies.errors import TalkiesError
 
 
 def make_plan():
-    """Return the run's plan: made anew by the main process, read by the jobs it starts."""
+    """Return the run's plan, made anew by the main process, read by the jobs it starts; and what room it lacks."""
     try:
         if not workflow.is_main_process:
-            return planning.Plan.load()
+            return planning.Plan.load(), None
         if planning.unlock_after_kill(Path(".snakemake/locks")):
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         settings = settings_file.complete(config)
-        made = planning.make_plan(settings, planning.stored_plan())
+        made = planning.make_plan(settings, planning.stored_plan(), on_cluster=ON_CLUSTER)
         made.generation, missing = planning.check_films(made)
-        logger.info(f"talkies: {planning.describe(made, missing)}")
-        return made
+        logger.info(f"talkies: {planning.describe(made, missing, on_cluster=ON_CLUSTER)}")
+        lack = planning.lack_of_room(made, missing)
+        if lack is not None:
+            logger.warning(f"talkies: {lack}")
+        return made, lack
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
 
@@ -29,17 +34,35 @@ def make_plan():
 # `talkies` is the one that belongs to this Python, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
-PLAN = make_plan()
+# The cluster's profile is known by the key that it alone gives to all jobs; a job on a node by its mode.
+ON_CLUSTER = workflow.remote_exec or "slurm_extra" in (workflow.resource_settings.default_resources or ())
+IN_IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+LACKS_RUNTIME = IN_IMAGE and image.runtime() is None
+
+if LACKS_RUNTIME and workflow.is_main_process:
+    # Snakemake would refuse a dry run too.
+    workflow.deployment_settings.deployment_method = frozenset()
+    logger.info("talkies: neither apptainer nor singularity is here: enough for a dry run (-n), not for a run")
+
+PLAN, LACK_OF_ROOM = make_plan()
 OF_PICTURE = PLAN.shard_of_picture()
 OF_TAKE = PLAN.shard_of_take()
 CHECKPOINT = PLAN.settings["model"]["checkpoint"]
-THREADS = PLAN.settings["threads"] or workflow.cores or 1
-GPU_JOB = {"mem_mb": 4000, **PLAN.settings["slurm"]["gpu"]}
-CPU_JOB = {"mem_mb": 2000, **PLAN.settings["slurm"]["cpu"]}
+MEMORY_MB = {"gpu": 4000, "cpu": 2000}
+THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else workflow.cores) or 1
 PAGE = f"{PLAN.settings['results'].rstrip('/')}/index.html"
 VERDICT = ".talkies/verdict.json"
 # Wanted by name: Snakemake makes a missing file again only when it is a target or something new needs it.
 FILMS_DONE = [f".talkies/receipts/remux/{shard}.json" for shard in PLAN.shards]
+
+
+def bind():
+    """Have the images of the jobs that this process starts see the folders that config.yaml names."""
+    if IN_IMAGE:
+        image.bind(PLAN.outside, PLAN.settings["scratch"], os.environ)
+
+
+bind()  # on a cluster this file is read again in each job, on its node
 
 
 wildcard_constraints:
@@ -48,7 +71,9 @@ wildcard_constraints:
 
 onstart:
     try:
+        check_means()
         planning.start_run(PLAN)
+        bind()  # here the jobs' images are started by this process, and the results' folder is new
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
 
@@ -76,3 +101,43 @@ def pair_motions(wildcards):
 def weights(wildcards):
     """Return the checkpoint's file; the demo network's is in the package."""
     return CHECKPOINT or []
+
+
+def check_means():
+    """See, before any job is sent, that there is room, and the image the jobs run in, of our version."""
+    if LACK_OF_ROOM and LACK_OF_ROOM.certain:
+        raise TalkiesError(str(LACK_OF_ROOM))
+    if LACKS_RUNTIME:
+        raise TalkiesError(
+            "jobs are to run in an image, and neither apptainer nor singularity is here: load its module, or start "
+            "snakemake on a node that has it"
+        )
+    if IN_IMAGE:
+        pulled = [Path(known.path) for known in workflow.dag.container_imgs.values()]
+        if unchecked := image.check_image(PLAN.settings["container"], next(iter(pulled), None)):
+            logger.warning(f"talkies: {unchecked}")
+
+
+def job(stage, kind="cpu"):
+    """Return what a stage's jobs ask of SLURM: what config.yaml says of this kind (gpu, cpu), the rest by estimate."""
+    asked = PLAN.settings["slurm"][kind]
+    usual = {"runtime": walltime(stage)}
+    if "mem_mb_per_cpu" not in asked:
+        usual["mem_mb"] = memory(MEMORY_MB[kind])
+    if kind == "gpu":
+        if "gres" not in asked:
+            usual["gpu"] = 1
+        if ON_CLUSTER and "cpus_per_gpu" not in asked:
+            # Not by `threads`, which Snakemake caps at the cores of the login node.
+            usual["cpus_per_task"] = THREADS
+    return usual | asked
+
+
+def memory(megabytes):
+    """Return the resource function of a job's memory: more with each attempt."""
+    return lambda wildcards, attempt: megabytes * attempt
+
+
+def walltime(stage):
+    """Return the resource function of a job's walltime in minutes: its shard's estimate, more with each attempt."""
+    return lambda wildcards, attempt: planning.walltime(PLAN, stage, wildcards.get("shard")) * attempt

@@ -9,7 +9,7 @@ rule gallery:
     benchmark:
         ".talkies/benchmarks/gallery.tsv"
     resources:
-        **CPU_JOB,
+        **job("gallery"),
     params:
         spec=PLAN.gallery(),
     shell:
@@ -27,7 +27,7 @@ rule verdict:
     benchmark:
         ".talkies/benchmarks/verdict.tsv"
     resources:
-        **CPU_JOB,
+        **job("verdict"),
     params:
         spec=PLAN.gallery(),
     shell:

@@ -11,7 +11,7 @@ rule motion:
         ".talkies/benchmarks/motion/{shard}.tsv"
     threads: THREADS
     resources:
-        **GPU_JOB,
+        **job("motion", "gpu"),
     params:
         spec=lambda wildcards: PLAN.motion(wildcards.shard),
     shell:

@@ -9,7 +9,7 @@ rule prepare:
     benchmark:
         ".talkies/benchmarks/prepare/{shard}.tsv"
     resources:
-        **CPU_JOB,
+        **job("prepare"),
     params:
         spec=lambda wildcards: PLAN.preparation(wildcards.shard),
     shell:

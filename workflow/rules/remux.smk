@@ -9,7 +9,7 @@ rule remux:
     benchmark:
         ".talkies/benchmarks/remux/{shard}.tsv"
     resources:
-        **CPU_JOB,
+        **job("remux"),
     params:
         spec=lambda wildcards: PLAN.remuxing(wildcards.shard),
         generation=lambda wildcards: PLAN.generation.get(wildcards.shard, 0),

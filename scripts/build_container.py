@@ -1,0 +1,283 @@
+#!/usr/bin/env python3
+"""Build the image that jobs run in, for Apptainer and Singularity; keep its definition in step with the Dockerfile.
+
+    python scripts/build_container.py                       talkies-VERSION-cpu.sif, and the link talkies.sif to it
+    python scripts/build_container.py --variant cuda        the same for NVIDIA GPUs
+    python scripts/build_container.py --checkpoint vox.safetensors      with your weights inside
+    python scripts/build_container.py --check               build twice and compare the file systems' digests
+    python scripts/build_container.py --definition          only write containers/talkies.def anew
+    python scripts/build_container.py --context DIR         only lay out what `docker build` or `buildah` takes
+
+containers/Dockerfile is the one source; spython turns it into containers/talkies.def and calls the builder. It needs
+`pip install '.[containers]'`, apptainer (or singularity), and, as building does, root or a site's --fakeroot.
+config.yaml's `container: talkies.sif` finds the image by the link; to keep several, name one by its version there.
+
+For Docker and Podman:
+
+    python scripts/build_container.py --context build/container
+    docker build $(cat build/container/arguments) -t talkies build/container
+    docker run --rm --entrypoint talkies-selftest talkies
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTAINERS = ROOT / "containers"
+DOCKERFILE, DEFINITION = CONTAINERS / "Dockerfile", CONTAINERS / "talkies.def"
+LOCK, SELFTEST = CONTAINERS / "requirements.lock", CONTAINERS / "selftest.py"
+WEIGHTS = ROOT / "src/talkies/model/demo.safetensors"
+INDEXES = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": "https://download.pytorch.org/whl/cu126"}
+VARYING = ".singularity.d/labels.json"
+"""The one file in which two builds differ: Apptainer writes the build's date into it."""
+
+
+class Failed(Exception):
+    """The build can't go on: the message says why, in a line."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--definition", action="store_true", help="only write containers/talkies.def")
+    only.add_argument("--context", type=Path, metavar="DIR", help="only lay out the build context of the Dockerfile")
+    only.add_argument("--check", action="store_true", help="build twice and compare; exit 1 when they differ")
+    only.add_argument("--digest", type=Path, metavar="SIF", help="only print the digest of an image's file system")
+    parser.add_argument("--variant", choices=sorted(INDEXES), default="cpu", help="which PyTorch (default: cpu)")
+    parser.add_argument("-o", "--output", type=Path, metavar="SIF", help="default: talkies-VERSION-VARIANT.sif")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (safetensors) to put into the image")
+    parser.add_argument("--base", metavar="IMAGE", help="another base: an address, a .sif or a root folder")
+    parser.add_argument("--torch", metavar="REQUIREMENT", help="another PyTorch, e.g. torch==2.9.1")
+    parser.add_argument("--torch-index", metavar="URL", help="where it comes from; '' for pip's own settings")
+    parser.add_argument("--bind", action="append", default=[], metavar="PATH", help="shown to the build: a mirror")
+    parser.add_argument(
+        "--compression", default="gzip", metavar="NAME", help="of the image (default: gzip, which all systems read)"
+    )
+    parser.add_argument("--notest", action="store_true", help="without the self-test at the end")
+    parser.add_argument("--fakeroot", action="store_true", help="build without being root, where the site allows it")
+    chosen = parser.parse_args()
+    try:
+        if chosen.definition:
+            DEFINITION.write_text(make_definition())
+            print(f"{DEFINITION} written")
+        elif chosen.digest:
+            print(file_system_digest(chosen.digest))
+        elif chosen.context:
+            arguments = lay_out(chosen.context, chosen)
+            line = " ".join(f"--build-arg {name}={value}" for name, value in arguments.items())
+            (chosen.context / "arguments").write_text(line + "\n")
+            print(f"docker build $(cat {chosen.context}/arguments) -t talkies {chosen.context}")
+        elif chosen.check:
+            return check(chosen)
+        else:
+            build_and_link(chosen)
+    except Failed as error:
+        print(f"build_container: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name != "spython":
+            raise
+        print("build_container: spython is not installed: pip install '.[containers]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+# --- the definition --------------------------------------------------------------------------------------
+
+
+def make_definition() -> str:
+    """Return the Apptainer definition of the Dockerfile: spython's translation, with what it can't know put right."""
+    from spython.logger import bot
+    from spython.main.parse.parsers import DockerParser
+    from spython.main.parse.writers import SingularityWriter
+
+    bot.level = 0  # it warns that `context` is not there: that is laid out only for a build
+    parser = DockerParser(str(DOCKERFILE))
+    (recipe,) = parser.recipe.values()
+    arguments = parser.args
+    recipe.fromHeader = "{{ BASE }}"
+    # In %post: arguments as Apptainer fills them in, not with the Dockerfile's defaults; no bare assignments of ENV.
+    assigned = {*recipe.environ, *(f"{name}={value}" for name, value in arguments.items())}
+    commands = [line for line in recipe.install if line.strip() and line not in assigned and not line.startswith("#")]
+    recipe.install = [f'{name}="{{{{ {name} }}}}"' for name in arguments if name.startswith("TORCH")] + commands
+    # Labels: `name value`, not `name="value"`.
+    labels = (label.replace('"', "").partition("=") for (label,) in recipe.labels)
+    recipe.labels = [[name, re.sub(r"\$\{(\w+)\}", r"{{ \1 }}", value)] for name, _, value in labels]
+    recipe.test = ["talkies-selftest"]
+    text = SingularityWriter(parser.recipe).convert()
+    text = re.sub(r"^Bootstrap: .*\n(From: .*\n)Stage: .*\n", r"Bootstrap: {{ BOOTSTRAP }}\n\1", text)
+    defaults = [f"{name}={value}" for name, value in {"BOOTSTRAP": "docker", **arguments}.items()]
+    head, _, sections = re.sub(r"\n+(%\w+)", r"\n\n\1", text).partition("\n\n")
+    note = "# Made from containers/Dockerfile by scripts/build_container.py --definition: edit that one."
+    return "\n".join([note, head, "", "%arguments", *defaults, "", sections, ""])
+
+
+# --- what goes in ----------------------------------------------------------------------------------------
+
+
+def lay_out(folder: Path, chosen: argparse.Namespace) -> dict[str, str]:
+    """Write the build context into `folder` (made, or emptied if it was one); return the build arguments."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / "Dockerfile").exists():
+        raise Failed(f"{folder}: not empty, and no build context: name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    context = folder / "context"
+    context.mkdir(parents=True)
+    for file, place in ((DOCKERFILE, folder), (DEFINITION, folder), (LOCK, context), (SELFTEST, context)):
+        shutil.copyfile(file, place / file.name)
+    if chosen.checkpoint:
+        if chosen.checkpoint.suffix != ".safetensors":
+            raise Failed(f"{chosen.checkpoint}: not .safetensors: `talkies checkpoint convert` makes that of it")
+        shutil.copyfile(chosen.checkpoint, context / "checkpoint.safetensors")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(context), str(ROOT)]
+    made = subprocess.run(command, env=epoch_environment(), capture_output=True, text=True)
+    wheels = list(context.glob("talkies-*.whl"))
+    if made.returncode or len(wheels) != 1:
+        raise Failed(f"the wheel can't be made: {last_line(made.stderr)}")
+    # Modes as git has them, whatever the umask: they are copied into the image.
+    for path in context.iterdir():
+        path.chmod(0o644)
+    context.chmod(0o755)
+    given = {
+        "BASE": chosen.base,
+        "TORCH": chosen.torch,
+        "TORCH_INDEX": INDEXES[chosen.variant] if chosen.torch_index is None else chosen.torch_index,
+        "VERSION": wheels[0].name.split("-")[1],
+        "REVISION": revision(),
+        "LOCK_SHA256": sha256(LOCK),
+        "WEIGHTS_SHA256": sha256(chosen.checkpoint or WEIGHTS),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def epoch_environment() -> dict[str, str]:
+    """Return the environment with SOURCE_DATE_EPOCH: as it is given, or the time of the last commit."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH") or git("log", "-1", "--format=%ct") or "1577836800"
+    return {**os.environ, "SOURCE_DATE_EPOCH": epoch}
+
+
+def revision() -> str:
+    """Return the commit, marked where files differ from it; unknown outside a clone."""
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}{'-modified' if git('status', '--porcelain', '-uno') else ''}" if commit else "unknown"
+
+
+def git(*words: str) -> str:
+    """Return what git says about this clone, empty where it says nothing."""
+    try:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason given"
+
+
+# --- building --------------------------------------------------------------------------------------------
+
+
+def build_and_link(chosen: argparse.Namespace) -> None:
+    """Build the image under its name, and have the link talkies.sif lead to it."""
+    with tempfile.TemporaryDirectory(prefix="talkies-build-") as name:
+        arguments = lay_out(Path(name) / "build", chosen)
+        inside = "-with-checkpoint" if chosen.checkpoint else ""
+        image = chosen.output or Path(f"talkies-{arguments['VERSION']}-{chosen.variant}{inside}.sif")
+        build(Path(name) / "build", arguments, image, chosen)
+    print(f"{image}: {image.stat().st_size / 1e6:.0f} MB, file system sha256 {file_system_digest(image)}")
+    link = image.with_name("talkies.sif")
+    if chosen.output is None and (link.is_symlink() or not link.exists()):
+        link.unlink(missing_ok=True)
+        link.symlink_to(image.name)
+        print(f"{link} leads to it: config.yaml needs no change (container: talkies.sif)")
+    elif image.name != "talkies.sif":
+        print(f"in config.yaml: container: {image}")
+
+
+def check(chosen: argparse.Namespace) -> int:
+    """Build twice, compare the file systems; return the exit code."""
+    digests = []
+    os.environ.update(epoch_environment())  # a commit between the two is no difference of theirs
+    with tempfile.TemporaryDirectory(prefix="talkies-build-") as name:
+        for number in (1, 2):
+            arguments = lay_out(Path(name) / "build", chosen)
+            image = Path(name) / f"{number}.sif"
+            build(Path(name) / "build", arguments, image, chosen)
+            digests.append(file_system_digest(image))
+            print(f"build {number}: file system sha256 {digests[-1]}", flush=True)
+    print("equal" if digests[0] == digests[1] else "NOT EQUAL")
+    return int(digests[0] != digests[1])
+
+
+def build(folder: Path, arguments: dict[str, str], image: Path, chosen: argparse.Namespace) -> None:
+    """Build the definition laid out in `folder` into an image, through spython's client."""
+    from spython.main import get_client
+
+    if not (shutil.which("singularity") or shutil.which("apptainer")):
+        raise Failed("neither apptainer nor singularity is here: build on a machine that has one and copy the .sif")
+    if not shutil.which("singularity"):
+        raise Failed("apptainer is here without its other name, which spython calls: link singularity to it")
+    if Path(arguments.get("BASE", "")).exists() and "BASE" in arguments:
+        arguments = {**arguments, "BOOTSTRAP": "localimage", "BASE": str(Path(arguments["BASE"]).resolve())}
+    options = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+    options += [word for path in chosen.bind for word in ("--bind", path)]
+    options += ["--fakeroot"] * chosen.fakeroot
+    options += ["--notest"] * chosen.notest
+    options += ["--mksquashfs-args", f"-comp {chosen.compression}"]
+    image = image.absolute()
+    part = image.with_name(f".{image.name}.{os.getpid()}.part")
+    here, environment = Path.cwd(), dict(os.environ)
+    os.environ.update(epoch_environment())  # mksquashfs takes the files' times back to it
+    os.chdir(folder)  # the definition names the files beside it
+    try:
+        made = get_client().build(DEFINITION.name, str(part), sudo=False, options=options)
+        if made is None:
+            raise Failed("the build failed: the lines above say why")
+        part.replace(image)
+    finally:
+        part.unlink(missing_ok=True)
+        os.chdir(here)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def file_system_digest(image: Path) -> str:
+    """Return the sha256 of an image's file system: names, modes, owners, times, contents; but for the build's date.
+
+    Two images with the same one run the same; the files themselves differ by their header (an id, times).
+    """
+    listing = subprocess.run(["apptainer", "sif", "list", str(image)], capture_output=True, text=True).stdout
+    partition = re.search(r"\|(\d+)-\d+\s*\|FS \(Squashfs", listing)
+    if partition is None:
+        raise Failed(f"{image}: no image with a squashfs in it")
+    # As a stream of names and contents. (`apptainer sif dump` would be the usual way: 1.4.5 leaves out the end.)
+    told = subprocess.Popen(
+        ["unsquashfs", "-offset", partition[1], "-pf", "-", "-excludes", str(image), VARYING],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert told.stdout is not None
+    found = hashlib.sha256()
+    while block := told.stdout.read(1 << 20):
+        found.update(block)
+    if told.wait():
+        raise Failed(f"{image}: unsquashfs (squashfs-tools 4.5 or newer) can't read it")
+    return found.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

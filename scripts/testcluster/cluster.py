@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""A SLURM cluster on this machine to test on: two nodes, four pretended GPUs, Apptainer, an ordinary user.
+
+    cluster.py up                       bring it up (the first time it fetches Debian's packages: about a minute)
+    cluster.py run [--user U] COMMAND   run a command on its login node
+    cluster.py node n1 down|up          pull a node's plug, or put it in again
+    cluster.py down                     end it; nothing of it stays but the cached base
+
+Scheduling, accounts, limits and containers are real; the GPUs are character devices that compute nothing.
+It needs root, Linux namespaces, overlay and /dev/fuse, and Debian's archive. All of it runs in namespaces of its
+own over a Debian root of its own: the machine's files, packages and services are not touched. The folder given by
+--folder holds what is written; its home/ is the cluster's /home, which all nodes share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE.parents[1] / ".testcluster"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "talkies-testcluster"
+
+SUITE = "trixie"
+MIRROR = "http://deb.debian.org/debian"
+SLURM = ["slurm-wlm", "munge"]
+CONTAINERS = ["apptainer", "buildah", "netavark", "squashfs-tools", "squashfuse", "fuse2fs", "fuse-overlayfs", "uidmap"]
+USUAL = ["ca-certificates", "git", "iproute2", "make", "mmdebstrap", "procps", "python3", "python3-venv", "rsync"]
+PACKAGES = [*SLURM, *CONTAINERS, *USUAL, "openssh-client"]
+IMAGE_SUITE = "bookworm"  # Python 3.11, as the Dockerfile's base has
+IMAGE_PACKAGES = ["python3", "python3-venv", "ca-certificates"]
+USERS = {"ada": 1000, "bob": 1001}
+NODES = ("n1", "n2")
+CORES, MEGABYTES = 4, 16_000
+"""Of a node as SLURM counts them; the machine's own cores and memory are shared by all nodes."""
+PORTS = 4
+"""slurmctld's, each node's, and one to spare."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where it writes (default: .testcluster/)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="bring the cluster up")
+    up.add_argument("--bind", type=Path, action="append", default=[], help="a host path to show inside, read-only")
+    commands.add_parser("check", help="say whether this machine can run it")
+    commands.add_parser("image-base", help="print a root folder to build images on where no registry can be reached")
+    commands.add_parser("down", help="end it and remove its folder")
+    run = commands.add_parser("run", help="run a command on the login node")
+    run.add_argument("--user", default="ada", help="who runs it (default: ada; root may be)")
+    run.add_argument("--cwd", default=None, help="in which folder (default: the user's home)")
+    run.add_argument("words", nargs=argparse.REMAINDER)
+    node = commands.add_parser("node", help="pull a node's plug, or put it in again")
+    node.add_argument("name", choices=NODES)
+    node.add_argument("action", choices=("up", "down"))
+    chosen = parser.parse_args()
+    folder = chosen.folder.resolve()
+    try:
+        if chosen.command == "check":
+            check()
+        elif chosen.command == "image-base":
+            check()
+            print(image_base())
+        elif chosen.command == "up":
+            began = time.monotonic()
+            bring_up(folder, chosen.bind)
+            print(f"the cluster is up after {time.monotonic() - began:.0f} s: {Path(sys.argv[0])} run sinfo")
+        elif chosen.command == "down":
+            bring_down(folder)
+        elif chosen.command == "node":
+            command = ["/etc/testcluster/node.sh", chosen.action, chosen.name]
+            return subprocess.run(entering(folder, *command, user="root")).returncode
+        else:
+            words = chosen.words[1:] if chosen.words[:1] == ["--"] else chosen.words
+            os.execvp("nsenter", entering(folder, *words, user=chosen.user, cwd=chosen.cwd))
+    except (Unfit, subprocess.CalledProcessError) as error:
+        print(f"cluster: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class Unfit(Exception):
+    """This machine, or this moment, does not allow it: the message says what is missing."""
+
+
+def check() -> None:
+    """Raise Unfit, in one line, when this machine can't run the cluster; install what only a package is missing."""
+    if os.geteuid() != 0:
+        raise Unfit("NO CLUSTER HERE: it needs root (namespaces with devices, Debian's packages)")
+    if not Path("/dev/fuse").exists():
+        raise Unfit("NO CLUSTER HERE: /dev/fuse is missing, and Apptainer mounts images by it")
+    if "overlay" not in Path("/proc/filesystems").read_text().split():
+        subprocess.run(["modprobe", "overlay"], capture_output=True)
+        if "overlay" not in Path("/proc/filesystems").read_text().split():
+            raise Unfit("NO CLUSTER HERE: this kernel has no overlay file system")
+    if subprocess.run(["unshare", "--mount", "--pid", "--fork", "--uts", "true"], capture_output=True).returncode:
+        raise Unfit("NO CLUSTER HERE: namespaces can't be made (a container without the right to?)")
+    if not shutil.which("mmdebstrap"):
+        if not shutil.which("apt-get"):
+            raise Unfit("NO CLUSTER HERE: mmdebstrap is missing, and there is no apt-get to install it by")
+        install = ["apt-get", "install", "-y", "--no-install-recommends", "mmdebstrap"]
+        if subprocess.run(install, capture_output=True).returncode:
+            subprocess.run(["apt-get", "update"], capture_output=True)
+            if subprocess.run(install, capture_output=True).returncode:
+                raise Unfit("NO CLUSTER HERE: mmdebstrap can't be installed (apt-get install mmdebstrap tells why)")
+
+
+def base_root() -> Path:
+    """Return the cached Debian root of all nodes, made from packages where it is not there."""
+    # Apptainer is packaged in unstable alone; everything else, also what it needs, is taken from the release.
+    # unstable's index is dated: a machine whose clock is off must not stumble over it.
+    sources = f"deb {MIRROR} {SUITE} main\ndeb [check-valid-until=no] {MIRROR} unstable main\n"
+    users = "; ".join(f'chroot "$1" useradd --create-home --uid {uid} -s /bin/bash {u}' for u, uid in USERS.items())
+    options = [f'--aptopt=APT::Default-Release "{SUITE}"', f"--customize-hook={users}"]
+    return debian("base", SUITE, PACKAGES, options, sources)
+
+
+def image_base() -> Path:
+    """Return a Debian root with Python to build images on, in the place of the address that the Dockerfile names.
+
+    It has this machine's pip settings and certificates, and the folders that they name, empty, to be bound.
+    """
+    root = debian("image-base", IMAGE_SUITE, IMAGE_PACKAGES, [], f"deb {MIRROR} {IMAGE_SUITE} main\n")
+    settings = pip_settings()
+    write_pip_settings(root, settings)
+    for path in local_folders(settings):
+        place = root / str(path).lstrip("/")
+        if path.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, place)
+    return root
+
+
+def debian(name: str, suite: str, packages: list[str], options: list[str], sources: str) -> Path:
+    """Return the cached root folder of a Debian release with these packages, made where it is not there."""
+    key = hashlib.sha256(repr((suite, packages, options, sources)).encode()).hexdigest()[:12]
+    root = CACHE / f"{name}-{key}"
+    if root.is_dir():
+        return root
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for old in CACHE.glob(f"{name}-*"):
+        shutil.rmtree(old)
+    part = CACHE / f".{name}-{key}.{os.getpid()}"
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io"]
+    command += [*(f"--dpkgopt=path-exclude=/usr/share/{unread}/*" for unread in ("man", "doc", "locale"))]
+    command += [f"--include={','.join(packages)}", *options, suite, str(part), "-"]
+    made = subprocess.run(command, input=sources, capture_output=True, text=True)
+    if made.returncode:
+        shutil.rmtree(part, ignore_errors=True)
+        lines = [line for line in made.stderr.splitlines() if line.startswith("E:")] or made.stderr.splitlines()
+        raise Unfit(f"Debian's packages can't be had: {lines[0] if lines else 'mmdebstrap failed'}")
+    part.rename(root)
+    return root
+
+
+def bring_up(folder: Path, binds: list[Path]) -> None:
+    """Start the cluster in `folder`; return when both nodes take jobs."""
+    check()
+    if is_up(folder):
+        raise Unfit(f"a cluster is up in {folder} already (cluster.py down ends it)")
+    bring_down(folder)
+    base = base_root()
+    folder.mkdir(parents=True)
+    (folder / "base").symlink_to(base)
+    upper = folder / "upper"
+    settings = pip_settings()
+    paths = {path.resolve() for path in binds} | local_folders(settings)
+    (folder / "binds").write_text("".join(f"{path}\n" for path in sorted(paths)))
+    write_configuration(upper, settings)
+    shutil.copytree(base / "home", folder / "home", symlinks=True)
+    for user, uid in USERS.items():
+        for path in (folder / "home" / user, *(folder / "home" / user).rglob("*")):
+            os.lchown(path, uid, uid)
+    command = ["unshare", "--mount", "--pid", "--fork", "--uts", "--kill-child=KILL", "--propagation", "private"]
+    with (folder / "init.log").open("w") as log:
+        init = subprocess.Popen(
+            [*command, str(HERE / "init.sh"), str(folder)],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            stdout=log,
+            stderr=log,
+            env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+        )
+    (folder / "pid").write_text(f"{init.pid}\n")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if init.poll() is not None:
+            raise Unfit(f"it did not start: {last_line(folder / 'init.log')}")
+        if (folder / "upper/run/testcluster-up").exists():
+            states = subprocess.run(entering(folder, "sinfo", "-hN", "-o", "%T"), capture_output=True, text=True)
+            if states.stdout.split() == ["idle"] * len(NODES):
+                return
+        time.sleep(0.3)
+    raise Unfit(f"its nodes did not come up within a minute: see {folder}/upper/var/log/slurm")
+
+
+def write_configuration(upper: Path, pip: dict[str, str]) -> None:
+    """Write what the base root does not have: SLURM's configuration, names, keys, certificates, pip's settings."""
+    control, *of_nodes = free_ports()
+    nodes = "\n".join(
+        f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} "
+        f"CPUs={CORES} RealMemory={MEGABYTES} Gres=gpu:2 State=UNKNOWN"
+        for name, port in zip(NODES, of_nodes, strict=False)
+    )
+    files = {
+        "etc/slurm/slurm.conf": f"""
+ClusterName=talkies
+SlurmctldHost=login(127.0.0.1)
+SlurmctldPort={control}
+SlurmUser=root
+AuthType=auth/munge
+SlurmctldPidFile=/run/slurmctld.pid
+SlurmdPidFile=/run/slurmd-%n.pid
+SlurmctldLogFile=/var/log/slurm/slurmctld.log
+SlurmdLogFile=/var/log/slurm/slurmd-%n.log
+StateSaveLocation=/var/spool/slurmctld
+SlurmdSpoolDir=/var/spool/slurmd-%n
+# The machine has fewer cores than its nodes pretend.
+SlurmdParameters=config_overrides
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+# Memory limits are enforced by looking every two seconds: there are no cgroups of our own here.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=2
+JobAcctGatherParams=OverMemoryKill
+AccountingStorageType=accounting_storage/none
+GresTypes=gpu
+MpiDefault=none
+ReturnToService=2
+SlurmdTimeout=20
+KillWait=10
+InactiveLimit=0
+SchedulerParameters=sched_interval=2,bf_interval=2
+{nodes}
+PartitionName=gpu Nodes={",".join(NODES)} Default=YES MaxTime=1-00:00:00 DefMemPerCPU=1000 State=UP
+""",
+        "etc/slurm/gres.conf": "".join(f"NodeName={name} Name=gpu File=/dev/fakegpu[0-1]\n" for name in NODES),
+        "etc/slurm/cgroup.conf": "CgroupPlugin=disabled\n",
+        # buildah would raise these limits, which not every root may.
+        "etc/containers/containers.conf": '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n',
+        "etc/hosts": f"127.0.0.1 localhost login {' '.join(NODES)}\n",
+        "etc/hostname": "login\n",
+        "etc/resolv.conf": Path("/etc/resolv.conf").read_text() if Path("/etc/resolv.conf").exists() else "",
+    }
+    for name, text in files.items():
+        path = upper / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.lstrip())
+    (upper / "etc/munge").mkdir(mode=0o700)
+    (upper / "etc/munge/munge.key").write_bytes(os.urandom(128))
+    (upper / "etc/munge/munge.key").chmod(0o600)
+    write_pip_settings(upper, pip)
+    (upper / "etc/testcluster").mkdir()
+    shutil.copy(HERE / "node.sh", upper / "etc/testcluster")
+
+
+def pip_settings() -> dict[str, str]:
+    """Return this machine's pip settings, from files and environment, so that pip inside finds the same packages."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
+    settings: dict[str, str] = {}
+    for line in sorted(listed.stdout.splitlines(), key=lambda line: line.startswith(":env:")):
+        name, _, value = line.partition("=")
+        section, _, key = name.rpartition(".")
+        if section in ("global", ":env:"):
+            settings[key] = value.strip("'\"")
+    return settings
+
+
+def write_pip_settings(root: Path, settings: dict[str, str]) -> None:
+    """Write pip's settings and this machine's certificates into a root."""
+    (root / "etc").mkdir(exist_ok=True)
+    (root / "etc/pip.conf").write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
+    certificates = Path("/etc/ssl/certs/ca-certificates.crt")
+    if certificates.exists():
+        (root / "etc/ssl/certs").mkdir(parents=True, exist_ok=True)
+        shutil.copy2(certificates, root / "etc/ssl/certs")
+
+
+def local_folders(settings: dict[str, str]) -> set[Path]:
+    """Return the files and folders of this machine that pip's settings name."""
+    certificates = Path(settings.get("cert", ""))
+    found = {Path(path) for value in settings.values() for path in re.findall(r"(?:^|\s|file://)(/[^\s]+)", value)}
+    # An index's pages lead to files elsewhere in its folder: the folder that both share is shown.
+    found = {path.parent if path.name == "simple" else path for path in found if path != certificates}
+    return {path for path in found if path.exists()}
+
+
+def free_ports() -> list[int]:
+    """Return ports that nobody listens on, so that two clusters live side by side."""
+    sockets = [socket.socket() for _ in range(PORTS)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def bring_down(folder: Path) -> None:
+    """End the cluster, with every process and mount of it, and remove its folder."""
+    if is_up(folder):
+        # The starter first: its child is process 1 of the namespace, and with that all others die.
+        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+        end = time.monotonic() + 20
+        while is_up(folder) and time.monotonic() < end:
+            time.sleep(0.1)
+    if (folder / "base").is_symlink():  # ours
+        for _ in range(50):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+
+
+def is_up(folder: Path) -> bool:
+    """Tell whether the cluster of this folder runs."""
+    try:
+        command = Path(f"/proc/{(folder / 'pid').read_text().strip()}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return str(folder).encode() in command.split(b"\0")
+
+
+def entering(folder: Path, *command: str, user: str = "ada", cwd: str | None = None) -> list[str]:
+    """Return the command line that runs a command on the login node, with a user's fresh environment."""
+    if not is_up(folder):
+        raise Unfit(f"no cluster is up in {folder}: cluster.py up brings it up")
+    starter = (folder / "pid").read_text().strip()
+    children = Path(f"/proc/{starter}/task/{starter}/children").read_text().split()
+    if not children:
+        raise Unfit(f"the cluster in {folder} is going down")
+    home = "/root" if user == "root" else f"/home/{user}"
+    uid = str(USERS.get(user, 0))
+    environment = [f"HOME={home}", f"USER={user}", f"LOGNAME={user}", "SHELL=/bin/bash", "LANG=C.UTF-8"]
+    environment.append("PATH=/usr/local/bin:/usr/bin:/bin" + (":/usr/local/sbin:/usr/sbin:/sbin" if uid == "0" else ""))
+    if uid == "0":
+        environment.append("APPTAINER_USERNS=1")  # rootless also for root: the other way wants more than there may be
+    words = ["nsenter", "--target", children[0], "--mount", "--uts", "--pid"]
+    words += ["setpriv", "--reuid", uid, "--regid", uid, "--init-groups", "env", "-i", *environment]
+    return [*words, "sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", cwd or home, *command]
+
+
+def last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines()
+    return lines[-1] if lines else f"{path} is empty"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+#!/bin/sh
+# Process 1 of the test cluster: becomes the login node, starts SLURM's controller and both nodes, and reaps what dies.
+# Started by cluster.py in namespaces of its own, so everything here ends with it. $1: the cluster's folder.
+set -e
+folder=$1
+
+root=$folder/root
+mkdir -p "$root" "$folder/upper" "$folder/work" "$folder/home"
+mount -t overlay talkies-testcluster -o "lowerdir=$folder/base,upperdir=$folder/upper,workdir=$folder/work" "$root"
+mount -t proc proc "$root/proc"
+mount --rbind /sys "$root/sys"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for device in null zero full random urandom tty fuse; do
+    touch "$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device" 2>/dev/null || rm "$root/dev/$device"
+done
+# The host's /dev/fuse is often root's alone; apptainer needs it for an ordinary user.
+umount "$root/dev/fuse" 2>/dev/null && rm -f "$root/dev/fuse"
+mknod -m 666 "$root/dev/fuse" c 10 229
+for number in 0 1; do mknod -m 666 "$root/dev/fakegpu$number" c 1 3; done
+mkdir -p "$root/dev/shm" "$root/dev/pts"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$root/dev/pts"
+ln -sfn pts/ptmx "$root/dev/ptmx"
+ln -sfn /proc/self/fd "$root/dev/fd"
+ln -sfn fd/0 "$root/dev/stdin"
+ln -sfn fd/1 "$root/dev/stdout"
+ln -sfn fd/2 "$root/dev/stderr"
+mount --bind "$folder/home" "$root/home"
+while read -r path; do
+    if test -d "$path"; then mkdir -p "$root$path"; else mkdir -p "$root${path%/*}" && touch "$root$path"; fi
+    mount --rbind "$path" "$root$path"
+    mount -o remount,ro,bind "$root$path"
+done <"$folder/binds"
+
+cd "$root"
+mkdir -p .host
+pivot_root . .host
+umount -l /.host && rmdir /.host
+hostname login
+mkdir -p /run/munge /var/log/munge /var/lib/munge /var/spool/slurmctld /var/log/slurm /scratch
+chown -R munge: /run/munge /var/log/munge /var/lib/munge /etc/munge
+chmod 755 /run/munge
+chmod 1777 /tmp /scratch
+# Daemons that inherited the starter's output would keep its pipe open.
+setpriv --reuid munge --regid munge --clear-groups munged >/dev/null 2>&1 </dev/null
+slurmctld >/dev/null 2>&1 </dev/null
+for node in n1 n2; do /etc/testcluster/node.sh up "$node"; done
+touch /run/testcluster-up
+while :; do
+    sleep 3600 &
+    wait
+done

@@ -1,0 +1,157 @@
+"""The image that jobs run in: its address, its version, and the folders beyond the run folder that it must see."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from . import __version__, media, scratch
+from .errors import TalkiesError, printable
+
+VERSION_LABEL = "org.opencontainers.image.version"
+BUILD = "build it (python scripts/build_container.py)"
+PINNED = re.compile(r"(docker|oras)://[^\s@]+@sha256:[0-9a-f]{64}")
+UNBINDABLE = re.compile(r"[,:\\]")
+"""What a list of binds would take for its own."""
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+KEPT = "TALKIES_SLURM_TMPDIR"
+"""Carries SLURM_TMPDIR through the job step, whose start takes all variables of SLURM away."""
+
+
+def runtime() -> str | None:
+    """Return the command that runs images here, apptainer before singularity; None where there is neither."""
+    return next((name for name in ("apptainer", "singularity") if shutil.which(name)), None)
+
+
+def check_address(image: str | None) -> None:
+    """Refuse an image that is not a file and not pinned by its digest: its name could mean another one tomorrow."""
+    if image is None or not ADDRESS.match(image) or PINNED.fullmatch(image):
+        return
+    if not image.startswith(("docker://", "oras://")):
+        raise TalkiesError(
+            f"config.yaml: container: {printable(image)}: give a .sif, a docker:// or an oras:// address"
+        )
+    name = image.partition("@")[0]
+    if ":" in name.rpartition("/")[2]:
+        name = name.rpartition(":")[0]
+    raise TalkiesError(
+        f"config.yaml: container: {printable(image)}: not pinned, so it may be another image tomorrow: give its "
+        f"digest: {printable(name)}@sha256:... (`skopeo inspect` or the registry's page tells it)"
+    )
+
+
+def check_image(image: str | None, file: Path | None) -> str | None:
+    """Compare an image's version with this package's; return why that can't be done, None when they are equal.
+
+    image: as config.yaml has it. file: where it lies, for an address where it was pulled to. Raises TalkiesError
+    when there is no such file, or when the versions differ.
+    """
+    if image is None:
+        return None
+    file = file or Path(image)
+    if not file.exists():
+        if ADDRESS.match(image):
+            return f"{image} is not here yet: its version is not checked"
+        raise TalkiesError(f"config.yaml: container: there is no image {printable(image)}: {BUILD}, or name another")
+    try:
+        found = labels(file).get(VERSION_LABEL)
+    except TalkiesError as error:
+        return f"{error}: its version is not checked"
+    if not found:
+        return f"{printable(image)}: has no label {VERSION_LABEL}: its version is not checked"
+    if found != __version__:
+        raise TalkiesError(
+            f"config.yaml: container: {printable(image)} holds talkies {printable(found)}, and this workflow is "
+            f"{__version__}: {BUILD} or install that version here (pip install talkies=={printable(found)})"
+        )
+    return None
+
+
+def labels(file: Path) -> dict[str, str]:
+    """Return an image's labels; TalkiesError when they can't be read."""
+    command = runtime()
+    if command is None:
+        raise TalkiesError(f"{printable(file)}: neither apptainer nor singularity is here to look into it")
+    try:
+        answer = subprocess.run(
+            [command, "inspect", "--labels", "--json", str(file)], capture_output=True, text=True, timeout=60
+        )
+        value = json.loads(answer.stdout)["data"]["attributes"]["labels"] or {}
+        return {str(name): str(label) for name, label in value.items()}
+    except (OSError, subprocess.TimeoutExpired):
+        raise TalkiesError(f"{printable(file)}: {command} inspect does not answer") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        said = " ".join(answer.stderr.split())[-200:] or "no labels"
+        raise TalkiesError(f"{printable(file)}: {command} inspect can't read it ({printable(said)})") from None
+
+
+def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
+    """Return the folders beyond the run folder (the working folder) that its jobs read or write.
+
+    Those that config.yaml names (images, driving, pairs, results, checkpoint) and those that links in them lead to,
+    as they are named and, where links are passed on the way, as they are. None lies in another. Scratch folders
+    are each node's own: see `bind`. TalkiesError for one that can't be bound.
+    """
+    here = Path.cwd()
+    folders = [(key, Path(settings[key])) for key in ("images", "driving", "results")]
+    files = [("pairs", settings["pairs"]), ("model.checkpoint", settings["model"]["checkpoint"])]
+    paths = [(key, Path(value)) for key, value in files if value]
+    for key, lister in (("images", media.list_pictures), ("driving", media.list_clips)):
+        folder = Path(settings[key])
+        paths += [(key, path) for path in (lister(folder) if folder.is_dir() else ()) if path.is_symlink()]
+    named = [(key, place) for key, folder in folders for place in _led_to(folder)]
+    named += [(key, place.parent) for key, path in paths for place in _led_to(path)]
+    found: dict[Path, str] = {}
+    for key, path in dict.fromkeys(named):
+        if not path.is_relative_to(here):
+            found.setdefault(path, key)
+    for path, key in found.items():
+        if path == Path("/") or UNBINDABLE.search(str(path)):
+            raise TalkiesError(
+                f"config.yaml: {key}: {printable(path)} can't be shown to the image (a comma, colon or "
+                "backslash in its name, or the whole disk): move or rename it"
+            )
+    return sorted(path for path in found if not any(parent in found for parent in path.parents))
+
+
+def _led_to(path: Path) -> Iterator[Path]:
+    """Yield a path, absolute, where it leads as a link, link by link, and what it is in the end."""
+    path = Path(os.path.normpath(Path.cwd() / path))
+    passed = {path}
+    yield path
+    while path.is_symlink():
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+        if path in passed:
+            return
+        passed.add(path)
+        yield path
+    yield Path(os.path.realpath(path))
+
+
+def bind(folders: Iterable[str | Path], wanted: str | None, environment: MutableMapping[str, str]) -> None:
+    """Have apptainer (or singularity) show these folders, and this machine's scratch folders, to the images it runs.
+
+    Adds to the variable of the environment that names binds; a folder that is not there is left out.
+    wanted: the scratch folder as config.yaml has it, with its variables.
+    """
+    if environment.get("SLURM_TMPDIR"):
+        environment[KEPT] = environment["SLURM_TMPDIR"]
+    elif environment.get(KEPT):
+        environment["SLURM_TMPDIR"] = environment[KEPT]
+    names = ("APPTAINER_BIND", "SINGULARITY_BIND") if runtime() == "apptainer" else ("SINGULARITY_BIND",)
+    name = next((name for name in names if environment.get(name)), names[0])
+    bound = [part for part in environment.get(name, "").split(",") if part]
+    places = [str(Path(os.path.expandvars(wanted)).expanduser())] if wanted else []
+    places += [environment[variable] for variable in scratch.VARIABLES if environment.get(variable)]
+    for text in map(str, (*folders, *places)):
+        if text not in bound and Path(text).is_absolute() and Path(text).is_dir() and not UNBINDABLE.search(text):
+            bound.append(text)
+    if bound:
+        environment[name] = ",".join(bound)

@@ -1,0 +1,226 @@
+"""A worker's scratch: a folder on a fast disk of its machine, for films in the making and copies of what it reads.
+
+Nothing stays in it: a worker's folder goes with the worker, and what a killed one left is removed by the next
+worker for the same shard on that machine.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import TalkiesError, printable
+from .media import file_digest
+
+log = logging.getLogger("talkies")
+
+VARIABLES = ("SLURM_TMPDIR", "L_SCRATCH", "TMPDIR")
+"""Where clusters name a job's own folder; the first that can be used counts."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+MEMORY = ("tmpfs", "ramfs", "devtmpfs")
+"""File systems that lie in memory, which a job's memory limit counts."""
+SYSTEMS = "the system's temporary folder"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A scratch folder and who named it. chosen: somebody meant it, so a lack of room there is an error."""
+
+    folder: Path
+    named: str
+    chosen: bool = True
+
+    def __str__(self) -> str:
+        return f"scratch {printable(self.folder)} ({self.named}, {socket.gethostname()})"
+
+
+def find_place(wanted: str | None, *, say: Callable[[str], object] = log.info) -> Place | None:
+    """Return the scratch folder: the one wanted, else that of $SLURM_TMPDIR, $L_SCRATCH, $TMPDIR or of the system.
+
+    wanted: a path, in which variables ($USER) are filled in; TalkiesError when it can't be used. What a variable
+    names in vain is passed over, and said. The system's own is taken only where it is not in memory. None: nowhere,
+    so films are made beside their place.
+    """
+    if wanted is not None:
+        folder = Path(os.path.expandvars(wanted)).expanduser()
+        missing = re.search(r"\$\{?(\w+)", str(folder))
+        if missing and not folder.exists():
+            raise TalkiesError(f"scratch: {printable(wanted)}: {missing[1]} is not set on {socket.gethostname()}")
+        fault = _unusable(folder)
+        if fault:
+            raise TalkiesError(
+                f"scratch: {printable(folder)}: {fault} on {socket.gethostname()}: make it there, or name another "
+                "by scratch in config.yaml"
+            )
+        return Place(folder.resolve(), "as chosen")
+    for name in VARIABLES:
+        value = os.environ.get(name)
+        if not value or (name == "TMPDIR" and Path(value) == Path(_system_folder() or "")):
+            continue
+        fault = _unusable(Path(value))
+        if fault is None:
+            return Place(Path(value).resolve(), f"${name}")
+        say(f"${name} names {printable(value)}, which is passed over: {fault}")
+    system = _system_folder()
+    if system is None or _unusable(Path(system)):
+        return None
+    if file_system(Path(system)) in MEMORY:
+        say(f"{system} lies in memory and is passed over: unfinished films lie beside their place")
+        return None
+    return Place(Path(system).resolve(), SYSTEMS, chosen=False)
+
+
+def _system_folder() -> str | None:
+    return next((folder for folder in ("/tmp", "/var/tmp") if Path(folder).is_dir()), None)
+
+
+def _unusable(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return "there is no such folder"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "it is not writable"
+    return None
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that a folder lies on (ext4, nfs4, tmpfs, ...), empty where unknown."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        device = folder.stat().st_dev
+    except OSError:
+        return ""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in mounts:
+        fields, _, rest = line.partition(" - ")
+        if fields.split()[2] == number:
+            return rest.split()[0]
+    return ""
+
+
+class Scratch:
+    """A worker's own folder on a scratch disk, or none, and then files stay and are made where they belong."""
+
+    def __init__(self, place: Place | None = None, folder: Path | None = None) -> None:
+        self.place = place
+        self.folder = folder
+        self._needed = 0
+        self._copies: dict[Path, Path] = {}
+
+    def require(self, size: int) -> None:
+        """See that there is room for so many bytes; TalkiesError when there is not.
+
+        The system's own temporary folder, which nobody chose, is then done without.
+        """
+        self._needed = size
+        if self.folder is None or self.place is None or self._free() >= size:
+            return
+        if self.place.chosen:
+            raise self.full()
+        log.info("%s has no room for %s: films are made beside their place", self.place, _bytes(size))
+        self.release()
+        self.folder = None
+
+    def full(self) -> TalkiesError:
+        """Return the error that says how much there is and how much is needed."""
+        assert self.folder is not None
+        return TalkiesError(
+            f"{self.place} is full: {_bytes(self._free())} free, about {_bytes(self._needed)} needed: make room there, "
+            "or name another folder by scratch in config.yaml, and run again; what was finished stays"
+        )
+
+    def is_to_blame(self, error: OSError) -> bool:
+        """Tell whether it is this disk that is full, not that of the results: by the file, else by what is free."""
+        name = error.filename2 or error.filename
+        return self.folder is not None and (str(self.folder) in str(name) if name else self._free() < self._needed)
+
+    def _free(self) -> int:
+        assert self.folder is not None
+        return shutil.disk_usage(self.folder).free
+
+    def unfinished(self, name: str) -> Path | None:
+        """Return the path for a file in the making, None for beside its place."""
+        return self.folder / name if self.folder else None
+
+    def stage_in(self, path: Path, *, sha256: str | None = None) -> Path:
+        """Return the path of a copy on the scratch disk, made when it is first asked for.
+
+        The path itself where a copy gains nothing (the same file system), has no room, or can't be read: whoever
+        reads it then says so. TalkiesError when the copy has not the digest that is known of the file.
+        """
+        if path in self._copies:
+            return self._copies[path]
+        if self.folder is None or not path.is_file() or not os.access(path, os.R_OK):
+            return path
+        status = path.stat()
+        if status.st_dev == self.folder.stat().st_dev:
+            return path
+        if self._free() - self._needed < status.st_size:
+            log.info("%s: read where it is, %s has no room for it", printable(path), self.place)
+            return path
+        place = self.folder / f"in-{len(self._copies)}"
+        place.mkdir(exist_ok=True)
+        copy = place / path.name
+        try:
+            shutil.copyfile(path, copy)
+        except OSError as error:
+            copy.unlink(missing_ok=True)
+            if error.errno not in FULL:
+                raise
+            log.info("%s: read where it is, %s has no room for it", printable(path), self.place)
+            return path
+        if copy.stat().st_size != status.st_size or (sha256 and file_digest(copy) != sha256):
+            copy.unlink()
+            raise TalkiesError(f"{printable(path)}: it has changed while it was used: run snakemake again")
+        self._copies[path] = copy
+        return copy
+
+    def release(self, *, but: Path | None = None) -> None:
+        """Remove the copies, but for that of one file."""
+        for path in [path for path in self._copies if path != but]:
+            shutil.rmtree(self._copies.pop(path).parent, ignore_errors=True)
+
+
+@contextmanager
+def open_scratch(wanted: str | None, name: str) -> Iterator[Scratch]:
+    """Give a worker its folder on the scratch disk, and take it away in the end, whatever end.
+
+    wanted: as for find_place. name: the shard's, whose lock the caller holds: no other worker of this run uses it.
+    Raises TalkiesError, in place of the system's word, when the disk fills up.
+    """
+    place = find_place(wanted)
+    if place is None:
+        yield Scratch()
+        return
+    prefix = f"talkies-{_run_digest()}-{name}-"
+    for left in place.folder.glob(prefix + "*"):
+        shutil.rmtree(left, ignore_errors=True)
+    log.debug("%s", place)
+    # What can't be removed at the end (a disk that is gone) must not undo work that is done.
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place.folder, ignore_cleanup_errors=True) as folder:
+        scratch = Scratch(place, Path(folder))
+        try:
+            yield scratch
+        except OSError as error:
+            if error.errno in FULL and scratch.is_to_blame(error):
+                raise scratch.full() from error
+            raise
+
+
+def _run_digest() -> str:
+    """Return what tells this run folder's scratch from another's on one disk: also containers' equal paths differ."""
+    here = Path.cwd()
+    return hashlib.sha256(f"{here}\0{here.stat().st_ino}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,244 @@
+"""The test cluster as the tests use it: brought up once, an image built for it, clones in which its user works."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
+
+from talkies import media
+
+sys.path.insert(0, str(REPOSITORY / "scripts/testcluster"))
+import cluster as testcluster
+
+VENV = "/home/ada/venv"
+"""The user's light installation, as docs/cluster.md has her make it."""
+UID = testcluster.USERS["ada"]
+
+
+class Cluster:
+    """A cluster of this test session in a folder of its own; `source` is a clone of the repository's last commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.source = self.home / "source"
+
+    def up(self) -> None:
+        """Bring it up, with the sources and the cache of images in sight."""
+        testcluster.CACHE.mkdir(parents=True, exist_ok=True)
+        if testcluster.is_up(self.folder):  # brought up before, by a developer's wish
+            shutil.rmtree(self.source, ignore_errors=True)
+        else:
+            testcluster.bring_up(self.folder, [testcluster.CACHE])
+        clone(REPOSITORY, self.source)
+
+    def run(self, *words: str, user: str = "ada", ok: bool = True, cwd: str | None = None) -> str:
+        """Run a command on the login node; return what it printed, both streams."""
+        done = subprocess.run(
+            testcluster.entering(self.folder, *words, user=user, cwd=cwd),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert (done.returncode == 0) == ok, f"{words}: exit {done.returncode}\n{done.stdout[-6000:]}"
+        return done.stdout
+
+    def root(self, command: str, **options) -> str:
+        """Run a line of shell on the login node as root."""
+        return self.run("sh", "-c", command, user="root", **options)
+
+    def on_nodes(self, command: str) -> None:
+        """Run a line of shell as root on both nodes, in their own namespaces."""
+        self.run("srun", "--nodes=2", "--ntasks=2", "--mem=100", "sh", "-c", command, user="root")
+
+    def node(self, name: str, action: str) -> None:
+        """Pull a node's plug (down), or put it in again (up)."""
+        subprocess.run([*entering_root(self.folder), "/etc/testcluster/node.sh", action, name], check=True)
+
+    def jobs(self) -> list[dict[str, str]]:
+        """Return SLURM's queue: id, name (rule and shard), state, node and requested resources of each job."""
+        asked = "JobID:|,Comment:|,StateCompact:|,NodeList:|,tres-per-job:|,tres-per-node:|,UserName:|"
+        lines = self.run("squeue", "--noheader", "--states=all", "-O", asked).splitlines()
+        keys = ("id", "name", "state", "node", "tres", "tres_node", "user")
+        return [dict(zip(keys, (part.strip() for part in line.split("|")), strict=False)) for line in lines]
+
+    def idle(self) -> bool:
+        """Tell whether no job waits or runs."""
+        return not self.run("squeue", "--noheader", "--states=PD,R,CG", "-o", "%i").split()
+
+    def install(self) -> None:
+        """Install the package for the user as a login node has it: light, in a venv; cached by what it depends on."""
+        key = digest([self.source / "pyproject.toml", self.source / "requirements/dev.lock"])
+        kept = testcluster.CACHE / f"login-{key}.tar"
+        if (self.home / "ada/venv/bin/snakemake").exists():
+            pass
+        elif kept.exists():
+            subprocess.run(["tar", "-xpf", kept, "-C", self.home / "ada"], check=True)
+        else:
+            self.run("python3", "-m", "venv", VENV)
+            # Locked, so that what is tested does not change from day to day.
+            lock = "/home/source/requirements/dev.lock"
+            self.run(f"{VENV}/bin/pip", "install", "--quiet", "--require-hashes", "-r", lock)
+            for old in testcluster.CACHE.glob("login-*.tar"):
+                old.unlink()
+            part = kept.with_suffix(f".{os.getpid()}")
+            subprocess.run(["tar", "-cpf", part, "-C", self.home / "ada", "venv"], check=True)
+            part.rename(kept)
+        self.run(f"{VENV}/bin/pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "/home/source")
+
+    def image(self) -> str:
+        """Return the path (in the cluster) of the image, built where its sources changed."""
+        parts = [self.source / name for name in ("containers", "src", "workflow", "profiles", "pyproject.toml")]
+        parts += [self.source / "scripts/build_container.py"]
+        image = testcluster.CACHE / f"talkies-{digest(parts)}.sif"
+        if not image.exists():
+            for old in testcluster.CACHE.glob("talkies-*.sif"):
+                old.unlink()
+            self.build("-o", "/home/new.sif")
+            shutil.move(self.home / "new.sif", image)
+        if not (self.home / image.name).exists():
+            shutil.copyfile(image, self.home / image.name)
+        return f"/home/{image.name}"
+
+    def build(self, *options: str) -> str:
+        """Run scripts/build_container.py as root on the local base, with this machine's pip settings."""
+        base = testcluster.image_base()
+        mirrors = [f"--bind={path}" for path in sorted(testcluster.local_folders(testcluster.pip_settings()))]
+        options = ("--base", str(base), "--torch-index", "''", "--compression", "lz4", *mirrors, *options)
+        python = "/root/venv/bin/python"
+        self.root(f"test -d /root/venv || python3 -m venv /root/venv; {python} -m pip install --quiet spython==0.3.14")
+        return self.root(f"{python} /home/source/scripts/build_container.py {' '.join(options)}")
+
+
+def entering_root(folder: Path) -> list[str]:
+    """Return the command line's start that runs something on the login node as root."""
+    return testcluster.entering(folder, user="root")
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """Return a short digest of files and folders: names and contents."""
+    found = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                found.update(f"{file.name}\0{media.file_digest(file)}".encode())
+    return found.hexdigest()[:12]
+
+
+def clone(source: Path, target: Path) -> None:
+    """Clone a repository's last commit."""
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{source}", target], check=True)
+
+
+def own(path: Path, uid: int = UID) -> None:
+    """Give a folder and all in it to the cluster's user."""
+    subprocess.run(["chown", "-R", f"{uid}:{uid}", path], check=True)
+
+
+class SameSource(RunFolder):
+    """A run folder on this machine, run by the commit that the cluster's image and clones are made of."""
+
+    source = REPOSITORY
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"PYTHONPATH": str(self.source / "src")}
+
+
+class ClusterRun(RunFolder):
+    """A clone in the cluster user's home, with pictures and clips of its own, run on the cluster or looked at."""
+
+    def __init__(self, path: Path, cluster: Cluster) -> None:
+        super().__init__(path)
+        self.cluster = cluster
+        self.inside = f"/home/{path.relative_to(cluster.home)}"
+
+    @classmethod
+    def clone(cls, cluster: Cluster, name: str, pictures: int, clips: int, frames: int = 8, **settings) -> ClusterRun:
+        """Make a clone with some pictures and clips, configured for the cluster and the processor."""
+        path = cluster.home / "ada" / name
+        shutil.rmtree(path, ignore_errors=True)
+        clone(cluster.source, path)
+        draw_inputs(path, pictures, clips, frames)
+        run = cls(path, cluster)
+        (path / "talkies.sif").symlink_to(cluster.image())
+        run.configure(**settings)
+        own(path)
+        return run
+
+    def configure(self, **settings) -> None:
+        """Write config.yaml: like any run's, on the processor: the GPUs here compute nothing."""
+        super().configure(**({"model": {"device": "cpu"}} | settings))
+
+    def start(self, *command: str, **options) -> subprocess.Popen:
+        """Start a program on the login node, as the user, in the run folder."""
+        path = f"PATH={VENV}/bin:/usr/local/bin:/usr/bin:/bin"
+        words = testcluster.entering(self.cluster.folder, "env", path, *command, cwd=self.inside)
+        return subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        )
+
+    def run(self, *command: str) -> subprocess.CompletedProcess:
+        """Run a program as `start` does, to its end."""
+        process = self.start(*command)
+        output, _ = process.communicate(timeout=1500)
+        return subprocess.CompletedProcess(command, process.returncode, output, "")
+
+    def snakemake(self, *arguments: str, ok: bool = True) -> str:
+        """Run the literal command, with nothing else but what a test adds; return what it printed."""
+        result = self.run("snakemake", "--profile", "slurm", *arguments)
+        assert (result.returncode == 0) == ok, f"exit {result.returncode}\n{result.stdout[-9000:]}"
+        return result.stdout
+
+    def pairs(self) -> list[str]:
+        """Return the names of all pairs."""
+        clips = sorted(path.stem for path in (self.path / "driving").iterdir())
+        return [f"{clip}/{picture.stem}" for clip in clips for picture in sorted((self.path / "images").iterdir())]
+
+    def verified(self) -> None:
+        """Assert that every pair's film is there, whole, by talkies' own check and by ours, and nothing else."""
+        self.whole(self.pairs())
+        self.talkies("verify")
+        # What Snakemake's own killed jobs leave in /tmp is its own.
+        self.cluster.on_nodes('test -z "$(ls -d /tmp/talkies-*-*-* /scratch/talkies-*-* 2>/dev/null)"')
+
+    def computed(self) -> Counter[str]:
+        """Return how often each pair's frames were computed."""
+        return Counter(self.events("animated"))
+
+
+def draw_inputs(path: Path, pictures: int, clips: int, frames: int) -> None:
+    """Write a run's pictures and clips: the same ones each time, all different."""
+    (path / "images").mkdir(parents=True)
+    (path / "driving").mkdir()
+    for number in range(pictures):
+        colour = (20 + 17 * number % 230, 60 + 41 * number % 190, 90 + 29 * number % 160)
+        draw_picture(path / "images" / f"picture-{number:02d}.png", colour)
+    for number in range(clips):
+        make_clip(path / "driving" / f"clip-{number}.mp4", tone=300 + 100 * number, frames=frames + number)
+
+
+def decoded(film: Path) -> str:
+    """Return the digests of a film's decoded frames and samples."""
+    told = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", str(film), "-map", "0", "-f", "streamhash", "-"]
+    return subprocess.run(told, capture_output=True, text=True, check=True).stdout
+
+
+def temporary_folder() -> Path:
+    """Return a new folder on a disk, for a cluster."""
+    return Path(tempfile.mkdtemp(prefix="talkies-cluster-", dir="/var/tmp"))
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of which a cluster may have had mounts."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,384 @@
+"""The literal `snakemake --profile slurm` on a real SLURM, in a real image, with everything that goes wrong there.
+
+The cluster is scripts/testcluster's: two nodes, four pretended GPUs, an ordinary user. The first tests tell one story
+and are CI's part; those marked slow are the rest of `make cluster-test`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cluster_folder import (
+    VENV,
+    Cluster,
+    ClusterRun,
+    SameSource,
+    decoded,
+    draw_inputs,
+    remove,
+    temporary_folder,
+    testcluster,
+)
+from run_folder import wait_for
+
+pytestmark = pytest.mark.cluster
+
+BRISK = ("--slurm-init-seconds-before-status-checks", "5")
+"""Looks at jobs sooner than a real cluster would like."""
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A new cluster, gone afterwards; or the one in the folder that TALKIES_TESTCLUSTER names, which stays up."""
+    try:
+        testcluster.check()
+        testcluster.base_root()
+        testcluster.image_base()
+    except testcluster.Unfit as error:
+        pytest.skip(f"NOT TESTED: SLURM, Apptainer and the image: {error}")
+    kept = os.environ.get("TALKIES_TESTCLUSTER")
+    folder = Path(kept) if kept else temporary_folder()
+    made = Cluster(folder)
+    try:
+        for what, step in (("cluster", made.up), ("the user's installation", made.install), ("image", made.image)):
+            began = time.monotonic()
+            step()
+            print(f"{what} there after {time.monotonic() - began:.0f} s")
+        yield made
+    finally:
+        if not kept:
+            testcluster.bring_down(folder)
+            remove(folder)
+    if not kept:
+        assert not folder.exists(), "the cluster left something"
+        assert str(folder) not in Path("/proc/mounts").read_text()
+
+
+# --- the story: the literal command, what kills its jobs, and the same results as here ----------------------
+
+
+@pytest.fixture(scope="module")
+def first(cluster) -> dict:
+    """Run 12 pictures x 3 clips; kill one worker and cancel another job while they run; return what was seen."""
+    run = ClusterRun.clone(cluster, "first", 12, 3, frames=40, threads=1, pairs_per_job=9)
+    process = run.start("snakemake", "--profile", "slurm")
+    seen: dict[str, dict[str, str]] = {}
+    killed = cancelled = None
+    while process.poll() is None:
+        for job in cluster.jobs():
+            if job["user"] == "ada" and job["node"]:
+                seen[job["id"]] = job
+        progress = {p.stem.removeprefix("animate-"): len(p.read_text().splitlines()) for p in journals(run)}
+        working = [shard for shard, films in progress.items() if 2 <= films < 9]
+        if killed is None and working:
+            killed = working[0]
+            cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {killed} '")
+        elif killed and cancelled is None and (others := [shard for shard in working if shard != killed]):
+            ids = [job["id"] for job in seen.values() if others[0] in job["name"] and job["state"] == "R"]
+            if ids:
+                cancelled = others[0]
+                cluster.run("scancel", *ids)
+        time.sleep(0.5)
+    output = process.communicate()[0]
+    return {"run": run, "output": output, "seen": seen, "code": process.returncode, "gone": (killed, cancelled)}
+
+
+def journals(run: ClusterRun) -> list[Path]:
+    return sorted((run.path / ".talkies/journal").glob("animate-*.jsonl"))
+
+
+def test_the_literal_command_makes_everything_though_jobs_die(first):
+    assert first["code"] == 0, first["output"][-9000:]
+    assert all(first["gone"]), "no worker was killed, or no job cancelled"
+    first["run"].verified()
+
+
+def test_gpus_are_asked_for_and_had_on_both_nodes(first):
+    working = [job for job in first["seen"].values() if "animate" in job["name"]]
+    assert working
+    assert all("gres/gpu" in job["tres"] + job["tres_node"] for job in working), working
+    assert {job["node"] for job in working} == {"n1", "n2"}
+    others = [job for job in first["seen"].values() if "remux" in job["name"]]
+    assert not any("gpu" in job["tres"] + job["tres_node"] for job in others)
+
+
+def test_what_was_finished_before_a_job_died_is_not_computed_again(first):
+    assert first["run"].computed() == dict.fromkeys(first["run"].pairs(), 1)
+
+
+def test_the_rerun_finds_nothing_to_do(first):
+    run = first["run"]
+    before = run.films()
+    assert "Nothing to be done" in run.snakemake()
+    assert run.films() == before
+
+
+def test_frames_and_samples_are_those_of_a_run_here(first, tmp_path):
+    cluster_run = first["run"]
+    here = SameSource(tmp_path / "here")
+    here.source = cluster_run.cluster.source
+    draw_inputs(here.path, 12, 3, 40)
+    (here.path / "profiles").symlink_to(cluster_run.cluster.source / "profiles")
+    here.configure(model={"device": "cpu"}, threads=1, pairs_per_job=9)
+    here.snakemake()
+    assert sorted(here.films()) == sorted(cluster_run.films())
+    for pair in cluster_run.pairs():
+        ours, theirs = here.record(pair), cluster_run.record(pair)
+        assert ours["key"] == theirs["key"]
+        assert ours["model"] == theirs["model"]  # device, precision, threads, batch
+        assert decoded(here.film(pair)) == decoded(cluster_run.film(pair))
+
+
+def test_fetched_results_need_nothing_here(first, tmp_path):
+    """A copy of the cluster's folder is a finished run on this machine."""
+    copy = first["run"].path
+    target = tmp_path / "copy"
+    subprocess.run(["cp", "-a", copy, target], check=True)
+    here = SameSource(target)
+    here.source = first["run"].cluster.source
+    here.forget_events()
+    here.snakemake()
+    assert here.events("animated") == []
+
+
+def test_a_dry_run_where_apptainer_is_missing(cluster, first):
+    """Without the program, on the login node: a plan, and no run."""
+    run = first["run"]
+    hidden = "mount --bind /dev/null /usr/bin/apptainer && mount --bind /dev/null /usr/bin/singularity"
+    as_ada = f"setpriv --reuid 1000 --regid 1000 --init-groups env HOME=/home/ada PATH={VENV}/bin:/usr/bin:/bin"
+    line = f"unshare --mount sh -c '{hidden} && cd {run.inside} && exec {as_ada} snakemake --profile slurm -n'"
+    assert "36 pairs" in cluster.root(line)
+
+
+def test_the_image_alone(cluster):
+    """Read-only, as another user, without HOME, with hostile variables: the image's own talkies answers."""
+    image = cluster.image()
+    hostile = "env -u HOME PYTHONPATH=/nowhere PYTHONHOME=/nowhere PATH=/home/ada/venv/bin:/usr/bin:/bin"
+    told = cluster.run(
+        "sh", "-c", f"{hostile} apptainer exec {image} sh -c 'command -v talkies; talkies-selftest'", user="bob"
+    )
+    assert "/opt/talkies/bin/talkies\n" in told
+    assert "moving frames and sound" in told
+    labels = cluster.run("apptainer", "inspect", "--labels", image)
+    assert "org.opencontainers.image.version: " in labels
+    assert "org.opencontainers.image.revision: " in labels
+
+
+SMALL = ("--torch", "tqdm", "--notest")
+"""An image without PyTorch: small, and otherwise the same."""
+
+
+def test_two_builds_are_equal(cluster):
+    told = cluster.build("--check", *SMALL)
+    digests = {line.split()[-1] for line in told.splitlines() if line.startswith("build ")}
+    assert len(digests) == 1
+    assert told.splitlines()[-1] == "equal"
+
+
+def test_buildah_takes_the_dockerfile(cluster):
+    """As Docker and Podman do, and without a daemon."""
+    base = testcluster.image_base()
+    cluster.build("--context", "/home/context", *SMALL[:2])
+    buildah = "buildah --root /home/buildah --storage-driver vfs"
+    mirrors = testcluster.local_folders(testcluster.pip_settings())
+    shown = " ".join(f"--volume {path}:{path}:ro" for path in sorted(mirrors))
+    try:
+        cluster.root(
+            f"set -e; c=$({buildah} from scratch); {buildah} add --quiet $c {base} /; {buildah} commit -q $c base; "
+            f"{buildah} build --isolation chroot {shown} $(cat /home/context/arguments) --build-arg BASE=localhost/base"
+            " --timestamp 0 -t talkies /home/context"
+        )
+        run = f"{buildah} run --isolation chroot --user 1000:1000 $({buildah} from talkies) --"
+        assert cluster.root(f"{run} talkies --version").startswith("talkies ")
+        assert "org.opencontainers.image.version" in cluster.root(f"{buildah} inspect talkies")
+    finally:
+        cluster.root("rm -rf /home/buildah /home/context")
+
+
+# --- the rest of the list -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(cluster, request) -> Iterator[ClusterRun]:
+    """A clone with 4 pictures and 2 clips, 4 pairs a job; afterwards no job of it is left."""
+    name = request.node.name.removeprefix("test_")[:40]
+    yield ClusterRun.clone(cluster, name, 4, 2, threads=1, pairs_per_job=4)
+    cluster.run("scancel", "--user", "ada")
+    wait_for(cluster.idle, 60)
+
+
+def while_animating(run: ClusterRun, films: int = 1) -> subprocess.Popen:
+    """Start the literal command; return when the workers have animated some films."""
+    process = run.start("snakemake", "--profile", "slurm", *BRISK)
+    wait_for(lambda: process.poll() is not None or len(run.events("animated")) >= films, 400)
+    assert process.poll() is None, process.communicate()[0][-6000:]
+    return process
+
+
+def ended(process: subprocess.Popen) -> str:
+    """Wait for a run; return what it printed. It must succeed."""
+    output = process.communicate(timeout=1500)[0]
+    assert process.returncode == 0, output[-9000:]
+    return output
+
+
+@pytest.mark.slow
+def test_a_node_goes_down_and_comes_up(cluster, small):
+    process = while_animating(small)
+    (node, *_) = {job["node"] for job in cluster.jobs() if "animate" in job["name"] and job["state"] == "R"}
+    cluster.node(node, "down")
+    try:
+        wait_for(lambda: "down" in cluster.run("sinfo", "-hn", node, "-o", "%T"), 120)
+    finally:
+        cluster.node(node, "up")
+    ended(process)
+    small.verified()
+    assert set(small.computed().values()) == {1}
+
+
+@pytest.mark.slow
+def test_the_walltime_ends_a_job(cluster):
+    """TERM comes 40 s before a minute is over; each attempt goes on where the last one stopped."""
+    gpu = {"runtime": 1, "slurm_extra": "'--signal=TERM@40'"}
+    run = ClusterRun.clone(cluster, "walltime", 12, 1, frames=150, threads=1, slurm={"gpu": gpu})
+    for _ in range(12):
+        result = run.run("snakemake", "--profile", "slurm", *BRISK)
+        if result.returncode == 0:
+            break
+        assert "SIGTERM" in result.stdout or "TIMEOUT" in result.stdout, result.stdout[-6000:]
+        assert run.debris() == []
+    run.verified()
+    assert set(run.computed().values()) == {1}
+
+
+@pytest.mark.slow
+def test_the_memory_limit_ends_a_job(small):
+    small.configure(threads=1, pairs_per_job=4, slurm={"gpu": {"mem_mb": 150}})
+    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+    assert "motion" in output
+    assert small.films() == {}
+    small.configure(threads=1, pairs_per_job=4)
+    small.snakemake(*BRISK)
+    small.verified()
+
+
+@pytest.mark.slow
+def test_a_full_scratch_is_named_and_loses_nothing(cluster, small):
+    cluster.on_nodes("mkdir -p /mnt/tiny && mount -t tmpfs -o size=64k,mode=1777 tmpfs /mnt/tiny")
+    small.configure(threads=1, pairs_per_job=4, scratch="/mnt/tiny")
+    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+    assert "/mnt/tiny" in output
+    assert "full" in output or "No space left" in output
+    small.configure(threads=1, pairs_per_job=4)
+    small.snakemake(*BRISK)
+    small.verified()
+    cluster.on_nodes('test -z "$(ls /mnt/tiny)" && umount /mnt/tiny')
+
+
+@pytest.mark.slow
+def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
+    disk = f"{small.inside}/disk"
+    cluster.root(f"mkdir {disk} && mount -t tmpfs -o size=96k,mode=1777 tmpfs {disk}")
+    try:
+        small.configure(threads=1, pairs_per_job=4, results="disk/results")
+        output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+        assert "No space left" in output or "full" in output or "room" in output, output[-4000:]
+        cluster.root(f"mount -o remount,size=64m {disk}")
+        small.snakemake(*BRISK)
+        small.talkies("verify")
+        assert set(small.computed().values()) == {1}
+    finally:
+        cluster.root(f"umount -l {disk}")
+
+
+@pytest.mark.slow
+def test_snakemake_itself_is_killed(cluster, small):
+    process = while_animating(small)
+    cluster.root("pkill -KILL -f 'bin/[s]nakemake --profile slurm'")
+    process.communicate()
+    small.snakemake(*BRISK)
+    small.verified()
+    assert set(small.computed().values()) == {1}
+
+
+@pytest.mark.slow
+def test_two_snakemakes_at_once(small):
+    one = while_animating(small)
+    other = small.run("snakemake", "--profile", "slurm", *BRISK)
+    assert other.returncode != 0
+    assert "lock" in other.stdout.lower()
+    ended(one)
+    small.verified()
+    assert set(small.computed().values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_picture_that_breaks(small):
+    (small.path / "images/picture-01.png").write_bytes(b"no picture")
+    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+    assert "picture-01.png" in output
+    assert sorted(small.films()) == [pair for pair in small.pairs() if "picture-01" not in pair]
+    assert small.debris() == []
+
+
+@pytest.mark.slow
+def test_a_home_that_is_read_only(cluster, small):
+    """The run folder lies elsewhere, and nothing can be written at home."""
+    cluster.root(f"mkdir -p /data && cp -a {small.inside} /data/run && chown root /home/ada && chmod 755 /home/ada")
+    try:
+        moved = "cd /data/run && PATH=/home/ada/venv/bin:$PATH snakemake --profile slurm"
+        cluster.run("sh", "-c", moved)
+        told = cluster.run("sh", "-c", "cd /data/run && /home/ada/venv/bin/talkies status")
+        assert "8 done" in told
+    finally:
+        cluster.root("chown ada /home/ada; rm -rf /data/run")
+
+
+@pytest.mark.slow
+def test_films_deleted_and_altered_by_hand(small):
+    small.snakemake(*BRISK)
+    small.forget_events()
+    deleted, altered = small.pairs()[1], small.pairs()[6]
+    small.film(deleted).unlink()
+    with small.film(altered).open("ab") as file:
+        file.write(b"by hand")
+    small.snakemake(*BRISK)
+    assert small.computed() == {deleted: 1, altered: 1}
+    small.verified()
+    assert "Nothing to be done" in small.snakemake(*BRISK)
+
+
+@pytest.mark.slow
+def test_a_swapped_checkpoint(small):
+    """Other weights under the same name: everything is made anew, once."""
+    from safetensors.numpy import load_file, save_file
+
+    weights = small.path / "weights.safetensors"
+    demo = small.path / "src/talkies/model/demo.safetensors"
+    weights.write_bytes(demo.read_bytes())
+    model = {"device": "cpu", "checkpoint": "weights.safetensors"}
+    small.configure(threads=1, pairs_per_job=4, model=model)
+    small.snakemake(*BRISK)
+    before = {pair: small.record(pair)["model"]["weights_sha256"] for pair in small.pairs()}
+    small.forget_events()
+    changed = {name: value * 1.01 if value.dtype.kind == "f" else value for name, value in load_file(demo).items()}
+    save_file(changed, weights)
+    small.snakemake(*BRISK)
+    assert small.computed() == dict.fromkeys(small.pairs(), 1)
+    assert all(small.record(pair)["model"]["weights_sha256"] != before[pair] for pair in small.pairs())
+    small.verified()
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_granted_and_does_not_work(small):
+    """SLURM grants /dev/fakegpu: the job fails in a line and does not compute on the processor in silence."""
+    small.configure(threads=1, pairs_per_job=4, model={"device": "auto"})
+    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+    assert "GPU" in output
+    assert small.events("animated") == []
+    assert small.films() == {}

@@ -1,0 +1,303 @@
+"""The doctor on a login node, a compute node, in the image: the command line real, the site's programs stood in for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from talkies import __version__, doctor
+from talkies.cli import main
+
+WORKING = {"torch": "2.9", "cuda": "12.8", "threads": 4, "fault": None, "device": "cuda", "name": "A100"}
+WORKING |= {"far": 1e-6, "seconds": 0.2, "weights": "abc"}
+NO_TORCH = "echo \"ModuleNotFoundError: No module named 'torch'\" >&2; exit 1"
+CLUSTER = {
+    "sbatch": "exit 0",
+    "squeue": "exit 0",
+    "sinfo": 'case "$*" in *version*) echo slurm 24.11.5 ;; *) printf "gpu*\\ncpu\\n" ;; esac',
+    "scontrol": 'echo "AccountingStorageType   = accounting_storage/none"',
+    "apptainer": f"""case "$*" in
+        --version) echo "apptainer version 1.4.5" ;;
+        *) echo '{{"data": {{"attributes": {{"labels": {{"org.opencontainers.image.version": "{__version__}"}}}}}}}}' ;;
+    esac""",
+    "unshare": "exit 0",
+}
+
+
+class Site:
+    """A place: the programs on its path, its variables, a run folder, and what the doctor says of it."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.bin, self.run = root / "bin", root / "run"
+        self.bin.mkdir()
+        self.run.mkdir()
+        self.set, self.capsys = monkeypatch.setenv, capsys
+        monkeypatch.chdir(self.run)
+        for name in [name for name in os.environ if name.startswith(("SLURM_", "APPTAINER_", "SINGULARITY_"))]:
+            monkeypatch.delenv(name)
+        for name in ("CUDA_VISIBLE_DEVICES", "L_SCRATCH"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("PATH", str(self.bin))
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(root / "config"))
+        monkeypatch.setenv("TMPDIR", str(root))
+        monkeypatch.setattr(sys, "executable", str(self.bin / "python"))
+        monkeypatch.setattr(doctor, "PROBE_BYTES", 1 << 20)
+        self.has("python", NO_TORCH)
+        (self.run / "Snakefile").touch()
+
+    def has(self, name: str, script: str) -> None:
+        (self.bin / name).write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}\n")
+        (self.bin / name).chmod(0o755)
+
+    def torch(self, **facts: object) -> None:
+        self.has("python", f"echo '{json.dumps(WORKING | facts)}'")
+
+    def cluster(self, **others: str) -> None:
+        for name, script in (CLUSTER | others).items():
+            self.has(name, script)
+        (self.run / "slurm").mkdir()
+        (self.run / "slurm/config.v8+.yaml").write_text("executor: slurm\nslurm-status-command: squeue\n")
+        self.configure()
+        (self.run / "talkies.sif").write_bytes(b"image")
+
+    def configure(self, text: str = "") -> None:
+        (self.run / "config.yaml").write_text("images: .\ndriving: .\n" + text)
+
+    def says(self, code: int) -> dict[str, list[tuple[str, str]]]:
+        found = main(["doctor", "--json"])
+        facts = json.loads(self.capsys.readouterr().out)
+        said: dict[str, list[tuple[str, str]]] = {"place": [("", facts["place"])]}
+        for row in facts["findings"]:
+            said.setdefault(row["subject"], []).append((row["grade"], row["text"]))
+        missing = [row for row in facts["findings"] if row["grade"] == "MISSING"]
+        assert found == code, missing or facts
+        assert facts["missing"] == len(missing)
+        assert all("\n" not in text for rows in said.values() for _, text in rows)
+        return said
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Site:
+    return Site(tmp_path, monkeypatch, capsys)
+
+
+def test_a_login_node_needs_no_torch(site: Site) -> None:
+    site.cluster()
+    said = site.says(0)
+    assert said["place"] == [("", "login")]
+    assert said["torch"] == [("note", "not installed: fine here, where the image brings it to the jobs")]
+    assert said["SLURM"] == [("ok", "24.11.5, partitions cpu, gpu")]
+    assert said["sacct"][0][0] == "note"
+    assert "accounting is off" in said["sacct"][0][1]
+    assert said["profile slurm"] == [("ok", f"{site.run}/slurm/config.v8+.yaml")]
+    assert said["apptainer"] == [("ok", "apptainer version 1.4.5")]
+    assert said["user namespaces"][0][0] == "ok"
+    sif = hashlib.sha256(b"image").hexdigest()
+    assert said["image"] == [("ok", f"talkies.sif, 0.00 GB, sha256 {sif}, version {__version__}")]
+    assert said["scratch"][0][0] == "ok"
+    assert "MB/s, reads" in said["scratch"][0][1]
+    assert not list(site.run.parent.glob("talkies-doctor-*"))
+
+
+def test_the_lines_for_people(site: Site) -> None:
+    site.cluster()
+    (site.run / "talkies.sif").unlink()
+    assert main(["doctor"]) == 1
+    lines = site.capsys.readouterr().out.splitlines()
+    assert lines[0].strip().startswith("on a login node (")
+    assert any(
+        line.startswith("MISSING image: config.yaml: container: there is no image talkies.sif") for line in lines
+    )
+    assert lines[-1] == "1 things to mend"
+
+
+def test_what_a_login_node_lacks_is_named_with_what_to_do(site: Site) -> None:
+    site.cluster(
+        apptainer='case "$*" in --version) echo 1.4.5 ;; *) echo "{}" ;; esac',
+        unshare="exit 1",
+        scontrol="echo AccountingStorageType = accounting_storage/none",
+    )
+    (site.run / "slurm/config.v8+.yaml").write_text("executor: slurm\n")
+    site.configure("slurm: {gpu: {slurm_partition: fast}, cpu: {slurm_partition: cpu}}\n")
+    said = site.says(1)
+    assert ("MISSING", "config.yaml: slurm.gpu.slurm_partition: there is no fast") in said["SLURM"]
+    assert ("note", "talkies.sif: apptainer inspect can't read it (no labels): its version is not checked") in said[
+        "image"
+    ]
+    assert said["user namespaces"][0][0] == "MISSING"
+    assert "ask the admin to allow them" in said["user namespaces"][0][1]
+    assert "would wait for ever: add slurm-status-command: squeue" in said["profile slurm"][1][1]
+
+
+def test_a_login_node_without_profile_or_runtime(site: Site) -> None:
+    site.cluster()
+    (site.bin / "apptainer").unlink()
+    (site.run / "slurm/config.v8+.yaml").unlink()
+    said = site.says(1)
+    assert said["apptainer"][0][0] == said["profile slurm"][0][0] == "MISSING"
+    assert "scripts/install_profile lays one" in said["profile slurm"][0][1]
+
+
+def test_a_profile_in_the_users_folder_is_found(site: Site) -> None:
+    site.cluster()
+    folder = site.run.parent / "config/snakemake"
+    folder.mkdir(parents=True)
+    (site.run / "slurm").rename(folder / "slurm")
+    assert site.says(0)["profile slurm"] == [("ok", f"{folder}/slurm/config.v8+.yaml")]
+
+
+def test_sacct_and_accounts(site: Site) -> None:
+    site.cluster(
+        scontrol="echo AccountingStorageType = accounting_storage/slurmdbd",
+        sacct="exit 0",
+        sacctmgr="echo chemistry",
+    )
+    site.configure("slurm: {gpu: {slurm_account: physics}}\n")
+    said = site.says(1)
+    assert said["sacct"][0][0] == "ok"
+    assert ("MISSING", "config.yaml: slurm_account: physics is none of yours (chemistry)") in said["SLURM"]
+    site.has("sacct", "echo 'sacct: error: Connection refused' >&2; exit 1")
+    assert "Connection refused" in site.says(1)["sacct"][0][1]
+
+
+def test_an_image_of_another_version_is_missing(site: Site) -> None:
+    other = """echo '{"data": {"attributes": {"labels": {"org.opencontainers.image.version": "9.9"}}}}'"""
+    site.cluster(apptainer=other)
+    assert "holds talkies 9.9" in site.says(1)["image"][0][1]
+
+
+def test_nothing_waits_for_a_program_that_hangs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(doctor._ask, "__kwdefaults__", {"seconds": 1})
+    monkeypatch.setattr(doctor, "GPU_SECONDS", 1)
+    hangs = "sleep 60 & sleep 60"
+    site.cluster(sinfo=hangs, scontrol=hangs, apptainer='[ "$1" = inspect ] && exit 1; sleep 60', unshare=hangs)
+    site.has("nvidia-smi", hangs)
+    site.has("python", hangs)
+    began = time.monotonic()
+    said = site.says(1)
+    assert time.monotonic() - began < 30
+    assert said["SLURM"] == [
+        ("MISSING", "sinfo does not answer (no answer in 1 s): is the controller up? ask the admin")
+    ]
+    assert "no answer in 1 s" in said["torch"][0][1]
+
+
+# --- compute nodes and the image ---------------------------------------------------------------------------
+
+
+def test_a_compute_node(site: Site) -> None:
+    site.cluster()
+    for name in ("sbatch", "sinfo", "squeue", "scontrol"):
+        (site.bin / name).unlink()
+    site.set("SLURM_JOB_ID", "7")
+    said = site.says(0)
+    assert said["place"] == [("", "job")]
+    assert said["SLURM"][0][0] == said["torch"][0][0] == "note"
+    site.set("CUDA_VISIBLE_DEVICES", "0")
+    assert said["apptainer"][0][0] == "ok"
+    assert "granted (CUDA_VISIBLE_DEVICES=0), and nvidia-smi finds none" in site.says(1)["GPU"][0][1]
+    site.has("nvidia-smi", "echo 'A100, 570.12, 81920 MiB'")
+    assert [grade for grade, _ in site.says(0)["GPU"]] == ["ok", "note"]
+
+
+def test_in_the_image_torch_is_needed_and_apptainer_is_not(site: Site) -> None:
+    site.set("APPTAINER_CONTAINER", "/x/talkies.sif")
+    site.configure()
+    assert site.says(1)["torch"] == [
+        ("MISSING", "not installed, and to animate here needs it: pip install 'talkies[engine]'")
+    ]
+    site.torch()
+    site.set("CUDA_VISIBLE_DEVICES", "0")
+    site.has("nvidia-smi", "echo 'A100, 570.12, 81920 MiB'")
+    said = site.says(0)
+    assert said["place"] == [("", "image")]
+    assert said["torch"] == [("ok", "2.9, built for CUDA 12.8, 4 cores for this job")]
+    assert said["GPU"][1][1].startswith("A100: a convolution came out as on the processor, 200 ms")
+    assert "apptainer" not in said
+
+
+@pytest.mark.parametrize(
+    ("facts", "remedy"),
+    [
+        (
+            {"fault": "The NVIDIA driver on your system is too old (found version 11040)"},
+            "driver is too old for CUDA 12.8",
+        ),
+        ({"fault": "torch finds no usable GPU", "cuda": None}, "this torch is built without CUDA"),
+        ({"fault": "no CUDA-capable device"}, "the image does not see it: start it with --nv"),
+    ],
+)
+def test_a_gpu_that_was_given_and_does_not_work_is_missing(site: Site, facts: dict[str, object], remedy: str) -> None:
+    site.set("APPTAINER_CONTAINER", "/x/talkies.sif")
+    site.set("CUDA_VISIBLE_DEVICES", "0")
+    site.torch(**facts)
+    grade, text = site.says(1)["GPU"][0]
+    assert grade == "MISSING"
+    assert "a GPU is given (CUDA_VISIBLE_DEVICES=0) and does not work" in text
+    assert remedy in text
+
+
+def test_a_gpu_that_computes_wrong_results_is_missing(site: Site) -> None:
+    site.torch(far=0.5)
+    assert "computes wrong results" in site.says(1)["GPU"][0][1]
+
+
+def test_a_folder_that_the_image_does_not_see(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (site.run / "config.yaml").write_text(f"images: {tmp_path}/pictures\ndriving: {tmp_path}/gone\n")
+    site.torch(device="cpu")
+    site.set("APPTAINER_CONTAINER", "/x/talkies.sif")
+    said = {text.split(" ")[0]: (grade, text) for grade, text in site.says(1)["folders"]}
+    assert said[f"{tmp_path}/pictures"][0] == "ok"
+    assert "is not seen in the image: start it with --bind" in said[f"{tmp_path}/gone"][1]
+
+
+@pytest.mark.slow
+def test_a_gpu_granted_on_a_machine_without_one_is_missing_for_the_real_torch(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if Path("/proc/driver/nvidia/version").exists():
+        pytest.skip("there is a GPU here")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert main(["doctor"]) == 1
+    assert "MISSING GPU: a GPU is given (CUDA_VISIBLE_DEVICES=0) and does not work" in capsys.readouterr().out
+
+
+# --- this machine ------------------------------------------------------------------------------------------
+
+
+def test_this_machine_needs_torch(site: Site) -> None:
+    said = site.says(1)
+    assert said["place"] == [("", "machine")]
+    assert said["torch"][0][0] == "MISSING"
+    site.torch(device="cpu", cuda=None)
+    said = site.says(0)
+    assert said["SLURM"] == [("note", "not here: runs stay on this machine")]
+
+
+def test_scratch_and_config_are_looked_at(site: Site) -> None:
+    site.torch(device="cpu")
+    site.configure("scratch: /nowhere/at/all\n")
+    assert "scratch: /nowhere/at/all: there is no such folder" in site.says(1)["scratch"][0][1]
+    site.configure("sratch: x\n")
+    assert "sratch: unknown key" in site.says(1)["config"][0][1]
+    site.configure()
+    site.set("SLURM_TMPDIR", "/nowhere")
+    assert site.says(0)["scratch"][0] == (
+        "note",
+        "$SLURM_TMPDIR names /nowhere, which is passed over: there is no such folder",
+    )
+
+
+def test_versions_are_compared_with_what_is_needed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.torch(device="cpu")
+    monkeypatch.setattr(doctor, "_required", lambda: {"snakemake": ">=99"})
+    assert "but talkies needs >=99: pip install 'snakemake>=99'" in site.says(1)["snakemake"][0][1]

@@ -1,0 +1,410 @@
+"""The cluster's profile without a cluster: what jobs ask of SLURM, what their image sees, what is checked before.
+
+The image's command (apptainer) is a stand-in that notes how it was called and runs what it was given, without an
+image. Real SLURM and Apptainer: tests/cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
+
+from talkies import __version__, config, container, plan
+from talkies.errors import TalkiesError
+
+APPTAINER = f"""#!{sys.executable}
+import json, os, subprocess, sys
+arguments = sys.argv[1:]
+if arguments[:1] == ["--version"]:
+    print("apptainer version 1.4.5")
+elif arguments[:1] == ["inspect"]:
+    print(open(arguments[-1]).read())
+elif "exec" in arguments:
+    with open(os.environ["TALKIES_TEST_CALLS"], "a") as calls:
+        calls.write(json.dumps([arguments, os.environ.get("APPTAINER_BIND", "")]) + "\\n")
+    image = next(i for i, word in enumerate(arguments) if word.endswith(".sif"))
+    sys.exit(subprocess.run(arguments[image + 1:]).returncode)
+"""
+LABELLED = {"data": {"attributes": {"labels": {container.VERSION_LABEL: __version__}}}, "type": "container"}
+INSTALL = REPOSITORY / "scripts/install_profile"
+
+
+class ClusterFolder(RunFolder):
+    """A run folder on a machine that has the stand-in for apptainer; more: further variables of the environment."""
+
+    def __init__(self, path: Path, programs: Path | None = None, **more: str) -> None:
+        super().__init__(path)
+        self.programs = programs
+        self.more = more
+
+    def environment(self) -> dict[str, str]:
+        given = super().environment()
+        if self.programs:
+            given["PATH"] = f"{self.programs}:{given['PATH']}"
+        return {**given, "TALKIES_TEST_CALLS": str(self.path / "calls.jsonl"), **self.more}
+
+    def calls(self) -> list[tuple[list[str], list[str]]]:
+        """Return the arguments and the binds of each start of an image."""
+        lines = (self.path / "calls.jsonl").read_text().splitlines()
+        return [(arguments, binds.split(",")) for arguments, binds in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "apptainer").write_text(APPTAINER)
+    (folder / "apptainer").chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What of the repository a run needs, as a clone has it."""
+    path = tmp_path / "clone"
+    path.mkdir()
+    for name in ("workflow", "profiles", "examples"):
+        shutil.copytree(REPOSITORY / name, path / name, symlinks=True)
+    for name in ("Snakefile", "config.yaml", "slurm"):
+        shutil.copy2(REPOSITORY / name, path / name, follow_symlinks=False)
+    return path
+
+
+def small(path: Path, programs: Path | None = None, **more: str) -> ClusterFolder:
+    RunFolder.create(path, images=["one", "two"], clips=["a"])
+    run = ClusterFolder(path, programs, **more)
+    (run.path / "talkies.sif").write_text(json.dumps(LABELLED))
+    return run
+
+
+def resources(output: str, rule: str) -> dict[str, str]:
+    """Return what the first job of a rule asks for, of a dry run's output."""
+    block = output.split(f"\nrule {rule}:\n")[1].split("\n\n")[0]
+    return dict(part.split("=", 1) for part in re.search(r"resources: (.*)", block)[1].split(", "))
+
+
+# --- the literal words -------------------------------------------------------------------------------------
+
+
+def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
+    run = ClusterFolder(clone, programs)
+    result = run.run("snakemake", "--profile", "slurm", "-n")
+    assert result.returncode == 0, result.stdout
+    assert re.search(
+        r"12 pairs in \d+ jobs; 12 to make: about [\d.]+ GPU hours at 10 frames/s, .* GB free", result.stdout
+    )
+    for rule in ("motion", "animate"):
+        asked = resources(result.stdout, rule)
+        assert {"gpu": "1", "cpus_per_task": "4", "mem_mb": "4000"}.items() <= asked.items()
+        assert int(asked["runtime"]) >= plan.WALLTIME_MINUTES
+    for rule in ("prepare", "remux", "gallery", "verdict"):
+        asked = resources(result.stdout, rule)
+        assert "gpu" not in asked
+        assert asked["mem_mb"] == "2000"
+        assert asked["slurm_extra"] == "--signal=TERM@120"
+
+
+def test_a_dry_run_needs_no_apptainer_and_a_run_says_so(tmp_path: Path) -> None:
+    run = small(tmp_path / "run")
+    (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
+    output = run.snakemake("--profile", "slurm", "-n")
+    assert "neither apptainer nor singularity is here: enough for a dry run" in output
+    assert resources(output, "animate")["gpu"] == "1"
+    output = run.snakemake("--sdm", "apptainer", ok=False)
+    assert "jobs are to run in an image, and neither apptainer nor singularity is here: load its module" in output
+    assert "Traceback" not in output
+    assert not (run.path / ".talkies/receipts").exists()
+
+
+def test_more_memory_and_time_with_each_attempt(tmp_path: Path, programs: Path) -> None:
+    run = small(tmp_path / "run", programs)
+    run.configure(slurm={"cpu": {"runtime": 7, "mem_mb": 900, "qos": "short"}, "gpu": {"gpu_model": "a100"}})
+    (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
+    first, third = (run.snakemake("--profile", "slurm", "-n", "--attempt", str(n)) for n in (1, 3))
+    for name, base in (("mem_mb", 4000), ("runtime", int(resources(first, "animate")["runtime"]))):
+        assert int(resources(first, "animate")[name]) == base
+        assert int(resources(third, "animate")[name]) == 3 * base
+    assert resources(third, "animate")["gpu_model"] == "a100"
+    assert resources(third, "animate")["gpu"] == "1", "what config.yaml does not name is asked for still"
+    assert {"runtime": "7", "mem_mb": "900", "qos": "short"}.items() <= resources(third, "remux").items()
+
+
+def test_retries_stand_in_the_profile_alone() -> None:
+    rules = "".join(path.read_text() for path in (REPOSITORY / "workflow").rglob("*.smk"))
+    assert "retries" not in rules
+    profile = config.yaml.safe_load((REPOSITORY / "profiles/slurm/config.v8+.yaml").read_text())
+    assert profile["retries"] == 2
+    assert "keep-incomplete" not in profile
+    assert profile["rerun-incomplete"] is True
+
+
+def test_a_name_that_slurm_does_not_know_is_refused() -> None:
+    with pytest.raises(TalkiesError, match=r"slurm\.gpu: 'partition' is none of slurm_partition, slurm_account"):
+        config.complete({"slurm": {"gpu": {"partition": "gpu"}}})
+
+
+# --- the profile installed ---------------------------------------------------------------------------------
+
+
+def install(home: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
+    return subprocess.run([sys.executable, INSTALL, *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_installed_it_is_found_from_any_run_folder(tmp_path: Path, programs: Path) -> None:
+    home = tmp_path / "home"
+    assert "would be made" in install(home, "--dry-run").stdout
+    assert not home.exists()
+    done = install(home)
+    assert done.returncode == 0
+    assert "slurm: made, a link to" in done.stdout
+    assert "is installed already" in install(home).stdout
+    run = small(tmp_path / "run", programs, HOME=str(home))
+    assert "GPU hours" in run.snakemake("--profile", "slurm", "-n")
+    assert "would be removed" in install(home, "--remove", "-n").stdout
+    assert install(home, "--remove").returncode == 0
+    assert list((home / ".config/snakemake").iterdir()) == []
+    assert "nothing to remove" in install(home, "--remove").stdout
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "dead link"])
+def test_a_profile_of_the_users_own_is_left(tmp_path: Path, kind: str) -> None:
+    mine = tmp_path / ".config/snakemake/slurm"
+    mine.parent.mkdir(parents=True)
+    if kind == "folder":
+        mine.mkdir()
+        (mine / "config.yaml").write_text("jobs: 1\n")
+    else:
+        mine.symlink_to(tmp_path if kind == "link" else "nowhere")
+    for arguments in ([], ["--remove"]):
+        result = install(tmp_path, *arguments)
+        assert result.returncode == 1
+        assert "left as it is" in result.stderr
+    assert mine.exists() == (kind != "dead link")
+    assert mine.is_symlink() == (kind != "folder")
+    assert install(tmp_path, "--name", "talkies").returncode == 0
+    assert (tmp_path / ".config/snakemake/talkies/config.v8+.yaml").is_file()
+
+
+# --- the image ---------------------------------------------------------------------------------------------
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize(
+    "image",
+    [None, "talkies.sif", "/images/talkies-1.sif", f"docker://a.org/b/c@{DIGEST}", f"oras://r:5000/x:1@{DIGEST}"],
+)
+def test_images_that_are_files_or_pinned(image: str | None) -> None:
+    assert config.complete({"container": image})["container"] == image
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("docker://r.org/me/talkies:latest", r"not pinned.*docker://r.org/me/talkies@sha256:\.\.\."),
+        ("docker://talkies", r"not pinned.*docker://talkies@sha256:\.\.\."),
+        ("oras://r.org:5000/talkies", r"not pinned.*oras://r.org:5000/talkies@sha256:\.\.\."),
+        ("docker://talkies@sha256:123", "not pinned"),
+        ("library://me/talkies", "give a .sif, a docker:// or an oras://"),
+        ("", "container"),
+    ],
+)
+def test_an_image_that_may_change_is_refused(image: str, words: str) -> None:
+    with pytest.raises(TalkiesError, match=words):
+        config.complete({"container": image})
+
+
+def test_an_image_that_is_missing_or_of_another_version_stops_the_run_before_any_job(tmp_path, programs) -> None:
+    run = small(tmp_path / "run", programs)
+    (run.path / "talkies.sif").unlink()
+    assert "there is no image" not in run.snakemake("--sdm", "apptainer", "-n")
+    output = run.snakemake("--sdm", "apptainer", ok=False)
+    assert "container: there is no image talkies.sif: build it (python scripts/build_container.py)" in output
+    other = json.loads(json.dumps(LABELLED).replace(__version__, "0.0.1"))
+    (run.path / "talkies.sif").write_text(json.dumps(other))
+    output = run.snakemake("--sdm", "apptainer", ok=False)
+    assert f"talkies.sif holds talkies 0.0.1, and this workflow is {__version__}" in output
+    assert not (run.path / ".talkies/receipts").exists()
+    assert not (run.path / "calls.jsonl").exists()
+
+
+def test_an_image_whose_version_is_not_told_is_not_checked(tmp_path, programs, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    image = tmp_path / "talkies.sif"
+    image.write_text(json.dumps(LABELLED))
+    assert container.check_image(str(image), None) is None
+    assert container.check_image(None, None) is None
+    image.write_text('{"data": {"attributes": {"labels": null}}}')
+    assert "not checked" in container.check_image(str(image), None)
+    image.write_text("FATAL")
+    assert "not checked" in container.check_image(str(image), None)
+    assert "not checked" in container.check_image(f"docker://x@{DIGEST}", tmp_path / "not pulled")
+
+
+# --- what it sees ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_folders_outside_the_run_folder_are_seen_in_the_image(tmp_path: Path, programs: Path) -> None:
+    far = tmp_path / "far"
+    for name in ("pictures of mine", "originals", "clips", "node/tmp"):
+        (far / name).mkdir(parents=True)
+    run = small(tmp_path / "run", programs, TMPDIR=str(far / "node/tmp"))
+    draw_picture(far / "originals/linked.png", (9, 99, 199))
+    draw_picture(far / "pictures of mine/own.png", (199, 99, 9))
+    (far / "pictures of mine/linked.png").symlink_to("../originals/linked.png")
+    make_clip(far / "clips/c.mp4", frames=3)
+    run.configure(images=str(far / "pictures of mine"), driving="../far/clips", results=str(far / "results"))
+    run.snakemake("--sdm", "apptainer", "--apptainer-args=--nv")
+    assert (far / "results/c/own.mp4").is_file()
+    assert (far / "results/c/linked.mp4").is_file()
+    calls = run.calls()
+    assert len(calls) == 7, "prepare twice, motion, animate, remux, gallery, verdict"
+    for arguments, binds in calls:
+        assert "--nv" in arguments
+        assert set(binds) == {
+            str(far / name) for name in ("pictures of mine", "originals", "clips", "results", "node/tmp")
+        }
+
+
+def outside(**settings) -> list[str]:
+    return [str(path) for path in container.folders_outside(config.complete(settings))]
+
+
+def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, far = tmp_path / "run", tmp_path / "far"
+    for folder in (here / "images", here / "driving", far / "deep/deeper", far / "weights", far / "tables"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    ours = {"images": "images", "driving": "driving"}
+    assert outside(**ours) == []
+    assert outside(**{**ours, "results": "../far/deep"}) == [f"{far}/deep"]
+    assert outside(**{**ours, "results": str(far), "driving": f"{far}/deep/deeper"}) == [str(far)], (
+        "one holds the other"
+    )
+    (far / "weights/w.pth").touch()
+    (far / "tables/p.tsv").touch()
+    weights = {"model": {"preset": "vox-256", "checkpoint": f"{far}/weights/w.pth"}}
+    assert outside(**ours, **weights, pairs=f"{far}/tables/p.tsv") == [f"{far}/tables", f"{far}/weights"]
+    # A link in the run folder, to a link, to a folder; and a picture that is a link to a link.
+    (far / "middle").symlink_to("deep")
+    (here / "results").symlink_to(far / "middle")
+    assert outside(**ours) == [f"{far}/deep", f"{far}/middle"]
+    (far / "weights/one.png").symlink_to(far / "tables/one.png")
+    (here / "images/one.png").symlink_to(far / "weights/one.png")
+    assert outside(**ours) == [f"{far}/{name}" for name in ("deep", "middle", "tables", "weights")]
+    (here / "images/loop.png").symlink_to("loop.png")  # its preparation says what is wrong with it
+    assert outside(**ours) == [f"{far}/{name}" for name in ("deep", "middle", "tables", "weights")]
+
+
+@pytest.mark.parametrize("name", ["with,comma", "with:colon", "back\\slash"])
+def test_a_folder_that_no_bind_can_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TalkiesError, match=r"config\.yaml: results: .*can't be shown to the image"):
+        outside(results=f"../{name}")
+
+
+def test_binds_are_added_to_those_of_the_user(tmp_path, programs, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    for name in ("in", "slurm", "local"):
+        (tmp_path / name).mkdir()
+    environment = {"APPTAINER_BIND": "/data:/mnt", "SLURM_TMPDIR": f"{tmp_path}/slurm", "TMPDIR": "/nowhere"}
+    environment["USER_DISK"] = str(tmp_path)
+    monkeypatch.setenv("USER_DISK", str(tmp_path))
+    container.bind([tmp_path / "in", tmp_path / "not there"], "$USER_DISK/local", environment)
+    expected = f"/data:/mnt,{tmp_path}/in,{tmp_path}/local,{tmp_path}/slurm"
+    assert environment["APPTAINER_BIND"] == expected
+    # In the job step SLURM's variables are gone.
+    del environment["SLURM_TMPDIR"]
+    container.bind([tmp_path / "in"], None, environment)
+    assert environment["SLURM_TMPDIR"] == f"{tmp_path}/slurm"
+    assert environment["APPTAINER_BIND"] == expected
+    monkeypatch.setenv("PATH", "/nowhere")
+    environment = {}
+    container.bind([tmp_path / "in"], None, environment)
+    assert environment == {"SINGULARITY_BIND": f"{tmp_path}/in"}
+
+
+# --- room --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "line", "left"),
+    [
+        ("quota", "{mount} 1000 0 3000 0 7 0 0 0", 2000 * 1024),
+        ("quota", "{mount} 2500* 2000 0 1762000000 7 0 0 0", 0),
+        ("quota", "{mount} 10 0 0 0 7 0 0 0", None),
+        ("quota", "/elsewhere 10 0 20 0 7 0 0 0", None),
+        ("quota", "none", None),
+        ("lfs", "{mount} 24 4000 5000 - 1 0 0 -", 4976 * 1024),
+    ],
+)
+def test_a_quota_is_looked_at_where_one_is_told(
+    tmp_path, monkeypatch, program: str, line: str, left: int | None
+) -> None:
+    mount = tmp_path
+    while not mount.is_mount():
+        mount = mount.parent
+    (tmp_path / program).write_text(
+        f"#!/bin/sh\necho 'Disk quotas for user me (uid 7):'\necho '{line.format(mount=mount)}'\n"
+    )
+    (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert plan.quota_left(tmp_path) == left
+
+
+def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) -> None:
+    run = small(tmp_path / "run", tmp_path / "more")
+    shutil.copytree(programs, tmp_path / "more")
+    (tmp_path / "more/quota").write_text(
+        '#!/bin/sh\nd=$PWD; until mountpoint -q "$d"; do d=$(dirname "$d"); done\necho "$d 99 0 100 0 0 0 0 0"\n'
+    )
+    (tmp_path / "more/quota").chmod(0o755)
+    make_clip(run.path / "driving/b.mp4", frames=20)
+    words = r"results: 0.0 GB left of the quota, and the 4 films to make need about 0.0 GB: make room"
+    assert re.search(words, run.snakemake("-n"))
+    assert re.search(words, run.snakemake(ok=False))
+    assert not (run.path / ".talkies/receipts").exists()
+
+
+# --- a pilot -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_pilot_makes_the_first_pairs_and_going_on_makes_the_others(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    output = run.snakemake("--config", "first=2")
+    assert "2 pairs in 1 jobs (a pilot, first: 2)" in output
+    run.whole(["a/blue", "a/green"])
+    assert "2 pairs: 2 done, 0 failed, 0 waiting" in run.talkies("status")
+    before = run.films()
+    run.forget_events()
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/red", "b/blue", "b/green", "b/red"]
+    assert run.events("motion") == ["b"]
+    assert before.items() <= run.films().items()
+    assert "Nothing to be done" in run.snakemake()
+
+
+@pytest.mark.slow
+def test_a_pilot_in_a_finished_folder_takes_nothing_away(run: RunFolder) -> None:
+    before = run.films()
+    run.snakemake("--config", "first=1")
+    assert run.events("animated") == []
+    assert "no longer asked for" not in run.talkies("status")
+    assert "0 files" in run.talkies("clean")
+    shutil.rmtree(run.path / ".talkies/films")  # as after a run that ended early
+    run.snakemake("--config", "first=1")
+    assert "no longer asked for" not in run.talkies("status")
+    assert "0 files" in run.talkies("clean")
+    run.snakemake()
+    assert run.events("animated") == []
+    assert run.films() == before

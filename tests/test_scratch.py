@@ -1,0 +1,319 @@
+"""The scratch disk: which one is taken, what is copied to it, what a full one does, and that nothing stays there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from run_folder import REPOSITORY, RunFolder, make_clip, wait_for
+
+from talkies import media, scratch
+from talkies.errors import TalkiesError
+from talkies.scratch import Place, Scratch, find_place, open_scratch
+
+SNAKEFILE = REPOSITORY / "Snakefile"
+RECEIPT = ".talkies/receipts/animate/pairs-0001.json"
+LONG = ["a/blue", "a/green", "a/red"]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in scratch.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of its own: a tmpfs of 24 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "talkies-test", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("NOT TESTED: a scratch disk of its own (mounting one needs root)")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+# --- which folder ------------------------------------------------------------------------------------------
+
+
+def test_the_first_folder_that_can_be_used_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["chosen", *(name.lower() for name in scratch.VARIABLES)]
+    for name in names:
+        (tmp_path / name).mkdir()
+    for name in scratch.VARIABLES:
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    assert find_place(str(tmp_path / "chosen")).folder == tmp_path / "chosen"
+    for name in scratch.VARIABLES:
+        place = find_place(None)
+        assert (place.folder, place.named, place.chosen) == (tmp_path / name.lower(), f"${name}", True)
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(scratch, "file_system", lambda folder: "ext4")
+    assert find_place(None) == Place(Path("/tmp").resolve(), scratch.SYSTEMS, chosen=False)
+
+
+def test_a_variable_that_names_no_folder_is_passed_over_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.setenv("L_SCRATCH", str(tmp_path))
+    said: list[str] = []
+    assert find_place(None, say=said.append).folder == tmp_path
+    assert said == [f"$SLURM_TMPDIR names {tmp_path}/gone, which is passed over: there is no such folder"]
+
+
+def test_a_folder_that_is_not_writable_is_passed_over_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    said: list[str] = []
+    find_place(None, say=said.append)
+    assert "it is not writable" in said[0]
+    with pytest.raises(TalkiesError, match=rf"^scratch: {tmp_path}: it is not writable on {socket.gethostname()}: "):
+        find_place(str(tmp_path))
+
+
+def test_a_chosen_folder_is_there_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HERE", str(tmp_path))
+    assert find_place("$HERE").folder == tmp_path
+    with pytest.raises(TalkiesError, match="there is no such folder"):
+        find_place(str(tmp_path / "gone"))
+    with pytest.raises(TalkiesError, match="NOWHERE is not set on"):
+        find_place("/local/${NOWHERE}/x")
+
+
+def test_the_systems_folder_is_not_taken_where_it_lies_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "file_system", lambda folder: "tmpfs")
+    said: list[str] = []
+    assert find_place(None, say=said.append) is None
+    assert "lies in memory" in said[0]
+
+
+def test_the_type_of_a_file_system_is_known(disk: Path) -> None:
+    assert scratch.file_system(disk) == "tmpfs"
+    assert scratch.file_system(Path("/proc")) == "proc"
+
+
+# --- a worker's own folder ---------------------------------------------------------------------------------
+
+
+def test_a_copy_is_made_once_and_released(disk: Path, tmp_path: Path) -> None:
+    original = tmp_path / "two words.mp4"
+    original.write_bytes(b"x" * 1000)
+    with open_scratch(str(disk), "pairs-0001") as mine:
+        copy = mine.stage_in(original, sha256=media.file_digest(original))
+        assert copy.read_bytes() == original.read_bytes()
+        assert (copy.name, copy.is_relative_to(disk)) == (original.name, True)
+        os.utime(copy, (1, 1))
+        assert mine.stage_in(original) == copy
+        assert copy.stat().st_mtime == 1, "not copied again"
+        mine.release(but=original)
+        assert copy.exists()
+        mine.release()
+        assert not copy.exists()
+    assert list(disk.iterdir()) == []
+
+
+def test_a_file_on_the_same_disk_is_not_copied(tmp_path: Path) -> None:
+    original = tmp_path / "a.png"
+    original.write_bytes(b"x")
+    with open_scratch(str(tmp_path), "pairs-0001") as mine:
+        assert mine.stage_in(original) == original
+        assert mine.stage_in(tmp_path / "none.png") == tmp_path / "none.png"
+
+
+def test_a_file_that_does_not_fit_is_read_where_it_is(disk: Path, tmp_path: Path) -> None:
+    original = tmp_path / "large.mp4"
+    with original.open("wb") as file:
+        file.truncate(30 << 20)
+    with open_scratch(str(disk), "clips-0001") as mine:
+        assert mine.stage_in(original) == original
+        assert [p for p in mine.folder.rglob("*") if p.is_file()] == []
+
+
+def test_a_file_that_is_not_the_one_known_is_an_error(disk: Path, tmp_path: Path) -> None:
+    original = tmp_path / "a.png"
+    original.write_bytes(b"other")
+    with (
+        open_scratch(str(disk), "pairs-0001") as mine,
+        pytest.raises(TalkiesError, match=r"a\.png: it has changed while it was used"),
+    ):
+        mine.stage_in(original, sha256="0" * 64)
+    assert list(disk.iterdir()) == []
+
+
+def test_a_lack_of_room_is_said_before_anything_is_made(disk: Path) -> None:
+    with (
+        open_scratch(str(disk), "pairs-0001") as mine,
+        pytest.raises(TalkiesError, match=r"is full: 2\d\.\d MB free, about 5\.0 GB needed: make room there, or name"),
+    ):
+        mine.require(5 * 10**9)
+
+
+def test_the_systems_own_folder_is_done_without_where_it_has_no_room(disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (disk / "mine").mkdir()
+    mine = Scratch(Place(disk, scratch.SYSTEMS, chosen=False), disk / "mine")
+    mine.require(1000)
+    assert mine.unfinished("film.mp4") == disk / "mine/film.mp4"
+    mine.require(10**12)
+    assert mine.unfinished("film.mp4") is None
+    assert mine.stage_in(tmp_path / "a") == tmp_path / "a"
+
+
+def fill(disk: Path) -> None:
+    with open_scratch(str(disk), "pairs-0001") as mine:
+        mine.require(1 << 20)
+        with mine.unfinished("film.mp4").open("wb", buffering=0) as film:
+            while True:
+                film.write(bytes(1 << 20))
+
+
+def test_a_disk_that_fills_up_is_named_and_nothing_stays(disk: Path) -> None:
+    with pytest.raises(
+        TalkiesError, match=rf"^scratch {disk} \(as chosen, .*\) is full: .* free, about 1\.0 MB needed"
+    ):
+        fill(disk)
+    assert list(disk.iterdir()) == []
+
+
+def test_a_full_disk_of_the_results_is_not_taken_for_the_scratch(disk: Path, tmp_path: Path) -> None:
+    with open_scratch(str(tmp_path), "pairs-0001") as mine:
+        error = OSError(28, "No space left on device", str(mine.folder / "film.mp4"), None, str(disk / "film.mp4"))
+        assert not mine.is_to_blame(error)
+        assert mine.is_to_blame(OSError(28, "No space left on device", str(mine.folder / "film.mp4")))
+
+
+def test_the_leavings_of_a_killed_worker_go_and_anothers_folder_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    for name in ("disk", "run", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    with open_scratch(str(disk), "pairs-0001") as mine:
+        left = disk / (mine.folder.name[:-8] + "leftover")
+    left.mkdir()
+    (left / "half.mp4").touch()
+    with open_scratch(str(disk), "pairs-0002"):
+        assert left.exists(), "of another shard"
+    monkeypatch.chdir(tmp_path / "other")
+    with open_scratch(str(disk), "pairs-0001"):
+        assert left.exists(), "of another run"
+    monkeypatch.chdir(tmp_path / "run")
+    with open_scratch(str(disk), "pairs-0001"):
+        assert not left.exists()
+    assert list(disk.iterdir()) == []
+
+
+# --- workers -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> RunFolder:
+    """A run long enough to be interrupted, its motion known."""
+    run = RunFolder.create(tmp_path / "run", clips=[])
+    make_clip(run.path / "driving/a.mp4", frames=120)
+    run.snakemake(".talkies/receipts/motion/clips-0001.json", ".talkies/receipts/prepare/pictures-0001.json")
+    return run
+
+
+def animate(run: RunFolder, disk: Path):
+    command = ("talkies", "shard", "animate", "pairs-0001", "--receipt", RECEIPT, "--threads", "1")
+    return run.start(*command, "--scratch", str(disk))
+
+
+def test_a_run_on_a_scratch_disk_is_the_run_without_and_keeps_nothing_there(
+    finished: RunFolder, disk: Path, tmp_path: Path
+) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.configure(pairs_per_job=3, scratch=str(disk))
+    run.snakemake()
+    assert run.films() == finished.films()
+    assert {n: json.loads(r) for n, r in run.receipts().items() if n.startswith("remux")} == {
+        n: json.loads(r) for n, r in finished.receipts().items() if n.startswith("remux")
+    }, "the content keys are the same"
+    run.whole(sorted(run.films()))
+    assert list(disk.iterdir()) == []
+
+
+def test_a_configured_folder_that_is_not_there_is_named_by_the_worker(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
+    run.configure(scratch=str(tmp_path / "gone"))
+    assert f"scratch: {tmp_path}/gone: there is no such folder" in run.snakemake(ok=False)
+
+
+def test_a_bad_clip_is_named_as_the_user_knows_it(disk: Path, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
+    (run.path / "driving/b.mp4").write_bytes(b"\0" * 5000)
+    run.configure(scratch=str(disk))
+    run.snakemake(ok=False)
+    reasons = run.receipts()["prepare/clips-0001.json"].decode()
+    assert "driving/b.mp4: " in reasons
+    assert str(disk) not in reasons
+    run.whole(["a/one"])
+
+
+@pytest.mark.slow
+def test_sigterm_in_the_middle_of_a_film_leaves_nothing_on_the_scratch_disk(long_run: RunFolder, disk: Path) -> None:
+    worker = animate(long_run, disk)
+    wait_for(lambda: len(long_run.events("animated")) == 1 and list(disk.glob("*/1.mp4")))
+    staged = [path.name for path in disk.rglob("in-*/*")]
+    worker.terminate()
+    output, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 128 + signal.SIGTERM, output
+    assert sorted(staged) == ["a.npz", "blue.png", "green.png", "red.png"], "copied once, before the first film"
+    assert list(disk.iterdir()) == []
+    assert not (long_run.path / RECEIPT).exists()
+    done = long_run.events("animated")
+    assert {p.stem for p in (long_run.path / ".talkies/silent/a").iterdir()} == {name[2:] for name in done}
+    long_run.snakemake()
+    assert sorted(long_run.events("animated")) == LONG
+    long_run.whole(LONG)
+
+
+@pytest.mark.slow
+def test_what_a_killed_worker_left_on_the_scratch_disk_goes_with_the_next(long_run: RunFolder, disk: Path) -> None:
+    worker = animate(long_run, disk)
+    wait_for(lambda: list(disk.glob("*/0.mp4")))
+    worker.kill()
+    worker.communicate()
+    assert len(list(disk.iterdir())) == 1
+    long_run.configure(scratch=str(disk))
+    long_run.snakemake()
+    assert list(disk.iterdir()) == []
+    long_run.whole(LONG)
+
+
+@pytest.mark.slow
+def test_a_scratch_disk_that_fills_up_loses_nothing(long_run: RunFolder, disk: Path) -> None:
+    worker = animate(long_run, disk)
+    wait_for(lambda: len(long_run.events("animated")) == 1)
+    with (disk / "of another user").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(1 << 14))
+        except OSError:
+            pass
+    output, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 1, output
+    line = next(line for line in output.splitlines() if "error: " in line)
+    assert f"scratch {disk} (as chosen" in line
+    assert " is full: " in line
+    assert " MB needed: make room there, or name another folder by scratch in config.yaml" in line
+    assert not (long_run.path / RECEIPT).exists()
+    assert [path.name for path in disk.iterdir()] == ["of another user"]
+    long_run.configure(scratch=str(disk))
+    output = long_run.snakemake(ok=False)
+    assert "about 2.4 MB needed" in output, "said before beginning"
+    (disk / "of another user").unlink()
+    long_run.snakemake()
+    assert sorted(long_run.events("animated")) == LONG, "each film was made once"
+    long_run.whole(LONG)

@@ -1,0 +1,333 @@
+"""To a cluster and back: what goes over, that it is whole, that nothing of either side is lost, that nothing is remade.
+
+The cluster is a folder, or a host behind a stand-in for ssh that runs the remote command on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_folder import REPOSITORY, RunFolder, draw_picture
+
+STAGE = REPOSITORY / "scripts/stage.py"
+NOTHING = "Nothing to be done"
+SSH = """#!/bin/sh
+while :; do
+    case $1 in
+    -o | -l) shift 2 ;;
+    -O) exit 0 ;;
+    *) break ;;
+    esac
+done
+host=${1#*@}
+shift
+[ "$host" = hpc ] || { echo "ssh: Could not resolve hostname $host" >&2; exit 255; }
+echo "$*" >> "$HOME/asked"
+cd "$HOME/remote home" && exec sh -c "$*"
+"""
+
+pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason="NOT TESTED: staging (rsync is not installed)")
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(script)
+    (folder / name).chmod(0o755)
+
+
+class Staged(RunFolder):
+    """A run folder on a laptop, with stage.py's own programs first on its path."""
+
+    @property
+    def bin(self) -> Path:
+        return self.path.parent / "bin"
+
+    def environment(self) -> dict[str, str]:
+        usual = super().environment()
+        return usual | {"PATH": f"{self.bin}:{usual['PATH']}", "HOME": str(self.path.parent)}
+
+    def stage(self, *arguments: str, ok: bool = True) -> str:
+        done = subprocess.run(
+            [sys.executable, str(STAGE), *arguments],
+            cwd=self.path,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode == 0) == ok, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
+        if not ok:
+            error = [line for line in done.stderr.splitlines() if line.startswith("stage: error: ")]
+            assert len(error) == 1, done.stderr
+            return error[0]
+        return done.stdout
+
+
+@pytest.fixture
+def laptop(finished: RunFolder, tmp_path: Path) -> Staged:
+    """A folder with the finished run's inputs, times included, and nothing made."""
+    path = tmp_path / "laptop"
+    hidden = shutil.ignore_patterns("results", ".*")
+    shutil.copytree(finished.path, path, symlinks=True, ignore=hidden)
+    program(tmp_path / "bin", "ssh", SSH)
+    (tmp_path / "remote home").mkdir()
+    return Staged(path)
+
+
+@pytest.fixture
+def cluster(finished: RunFolder, tmp_path: Path) -> RunFolder:
+    """The same run on the cluster, where it was finished."""
+    return finished.copy(tmp_path / "remote home" / "my run") if (tmp_path / "remote home").exists() else None
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+# --- there -------------------------------------------------------------------------------------------------
+
+
+def test_a_push_carries_the_inputs_and_what_config_names(laptop: Staged, tmp_path: Path) -> None:
+    laptop.configure(pairs="pairs.tsv", model={"checkpoint": "weights/own.safetensors"}, container="image.sif")
+    for name in (
+        "weights/own.safetensors",
+        "image.sif",
+        "results/a/red.mp4",
+        ".venv/x",
+        "notes.txt",
+        "images/.DS_Store",
+    ):
+        (laptop.path / name).parent.mkdir(exist_ok=True, parents=True)
+        (laptop.path / name).write_bytes(name.encode())
+    (laptop.path / "pairs.tsv").write_text("image\tdriving\nred\ta\n")
+    target = tmp_path / "two words" / "deep"
+    listed = laptop.stage("push", "-n", str(target))
+    assert not target.exists()
+    assert not (laptop.path / ".talkies").exists()
+    assert "image.sif" in listed.splitlines()
+    said = laptop.stage("push", str(target))
+    profiles = {f"profiles/{name}" for name in files(REPOSITORY / "profiles")}
+    pictures = {f"images/{colour}.png" for colour in ("red", "green", "blue")}
+    wanted = {"config.yaml", "pairs.tsv", "image.sif", "weights/own.safetensors", "driving/a.mp4", "driving/b.mp4"}
+    assert files(target) == wanted | pictures | profiles
+    assert f"push: {len(files(target))} files carried to {target}" in said
+    for name in files(target):
+        here, there = (laptop.path / name).stat(), (target / name).stat()
+        assert (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+    assert "push: 0 files carried" in laptop.stage("push", str(target))
+
+
+def test_a_clones_program_goes_with_it(laptop: Staged, tmp_path: Path) -> None:
+    for name in ("workflow", "Snakefile", "pyproject.toml"):
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, laptop.path / name)
+    (laptop.path / "slurm").symlink_to("profiles/slurm")
+    (laptop.path / "workflow/__pycache__").mkdir()
+    (laptop.path / "workflow/__pycache__/x.pyc").touch()
+    laptop.stage("push", str(tmp_path / "there"))
+    assert (tmp_path / "there/workflow/rules/animate.smk").exists()
+    assert (tmp_path / "there/slurm").readlink() == Path("profiles/slurm")
+    assert not (tmp_path / "there/workflow/__pycache__").exists()
+
+
+def test_only_what_changed_goes_over_also_within_one_second(laptop: Staged, tmp_path: Path) -> None:
+    laptop.stage("push", str(tmp_path / "there"))
+    picture = laptop.path / "images/red.png"
+    data, times = bytearray(picture.read_bytes()), picture.stat()
+    data[-20] ^= 1
+    picture.write_bytes(data)
+    os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns - times.st_mtime_ns % 10**9 + 5))
+    assert "images/red.png" in laptop.stage("push", "-n", str(tmp_path / "there"))
+    assert "push: 1 files carried" in laptop.stage("push", str(tmp_path / "there"))
+    assert (tmp_path / "there/images/red.png").read_bytes() == bytes(data)
+
+
+def test_a_picture_that_is_gone_here_is_told_and_removed_there_on_demand(laptop: Staged, tmp_path: Path) -> None:
+    laptop.stage("push", str(tmp_path / "there"))
+    (laptop.path / "images/red.png").unlink()
+    said = laptop.stage("push", str(tmp_path / "there"))
+    assert "images: 1 files there and not here, and would be animated too: --delete removes them (red.png)" in said
+    assert (tmp_path / "there/images/red.png").exists()
+    assert "images: 1 files removed there" in laptop.stage("push", "--delete", str(tmp_path / "there"))
+    assert not (tmp_path / "there/images/red.png").exists()
+    assert (tmp_path / "there/images/blue.png").exists()
+
+
+def test_what_lies_elsewhere_is_told(laptop: Staged, tmp_path: Path) -> None:
+    (laptop.path / "images").rename(tmp_path / "pictures")
+    laptop.configure(images=str(tmp_path / "pictures"))
+    said = laptop.stage("push", str(tmp_path / "there"))
+    assert f"images: {tmp_path}/pictures lies outside the run folder and is not carried" in said
+    assert not (tmp_path / "there/images").exists()
+
+
+def test_links_to_pictures_go_as_pictures(laptop: Staged, tmp_path: Path) -> None:
+    draw_picture(tmp_path / "far.png", (1, 2, 3))
+    (laptop.path / "images/far.png").symlink_to(tmp_path / "far.png")
+    (laptop.path / "originals").mkdir()
+    (laptop.path / "images/red.png").rename(laptop.path / "originals/red.png")
+    (laptop.path / "images/red.png").symlink_to("../originals/red.png")
+    (laptop.path / "driving").rename(laptop.path / "clips")
+    (laptop.path / "driving").symlink_to("clips")
+    laptop.stage("push", str(tmp_path / "there"))
+    for name in ("images/far.png", "images/red.png", "driving/a.mp4"):
+        copy = tmp_path / "there" / name
+        assert not copy.is_symlink()
+        assert not copy.parent.is_symlink()
+        assert copy.read_bytes() == (laptop.path / name).read_bytes()
+
+
+# --- back --------------------------------------------------------------------------------------------------
+
+
+def test_after_a_pull_a_local_snakemake_finds_nothing_to_do(laptop: Staged, cluster: RunFolder) -> None:
+    # As the metadata of a run in an image says, which differs from that of a run without.
+    for path in (cluster.path / ".snakemake/metadata").rglob("*"):
+        if path.is_file():
+            path.write_text(path.read_text().replace('"software_stack_hash": "', '"software_stack_hash": "0'))
+    laptop.stage("push", str(cluster.path))
+    (cluster.path / ".talkies/locks").mkdir(exist_ok=True)
+    (cluster.path / "results/a/.x.mp4.7.part").touch()
+    before = len(laptop.stage("pull", "-n").splitlines())
+    assert not (laptop.path / "results").exists()
+    assert before > 30
+    laptop.stage("pull")
+    assert NOTHING in laptop.snakemake()
+    laptop.whole(sorted(cluster.films()))
+    assert laptop.films() == cluster.films()
+    assert "6 films are whole" in laptop.talkies("verify")
+    assert "pull: 0 files carried" in laptop.stage("pull")
+    laptop.forget_events()
+    draw_picture(laptop.path / "images/new.png", (1, 200, 200))
+    laptop.snakemake()
+    assert sorted(laptop.events("animated")) == ["a/new", "b/new"], "and what changes is noticed"
+
+
+def test_what_a_pull_replaces_is_kept(laptop: Staged, cluster: RunFolder) -> None:
+    mine = laptop.path / "results/a"
+    mine.mkdir(parents=True)
+    (mine / "red.mp4").write_bytes(b"my own film")
+    (mine / "holiday.mp4").write_bytes(b"another")
+    said = laptop.stage("pull", str(cluster.path))
+    assert "1 files that were other ones here are kept in .talkies/replaced/" in said
+    kept = [path for path in (laptop.path / ".talkies/replaced").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in kept] == [b"my own film"]
+    assert (mine / "holiday.mp4").read_bytes() == b"another"
+    assert laptop.films()["a/red"] == cluster.films()["a/red"]
+    cluster_has = files(cluster.path)
+    laptop.stage("pull", str(cluster.path))
+    assert files(cluster.path) == cluster_has, "nothing is changed there"
+
+
+def test_results_on_another_disk_at_either_end(laptop: Staged, cluster: RunFolder, tmp_path: Path) -> None:
+    (cluster.path / "results").rename(tmp_path / "their disk")
+    (cluster.path / "results").symlink_to(tmp_path / "their disk")
+    (tmp_path / "my disk").mkdir()
+    (laptop.path / "results").symlink_to(tmp_path / "my disk")
+    laptop.stage("pull", str(cluster.path))
+    assert (laptop.path / "results").is_symlink()
+    assert files(tmp_path / "my disk") == files(tmp_path / "their disk")
+
+
+def test_a_pull_waits_for_a_run_here(laptop: Staged, cluster: RunFolder) -> None:
+    locks = laptop.path / ".talkies/locks"
+    locks.mkdir(parents=True)
+    (locks / "pairs-0001.lock").write_text('{"host": "elsewhere", "pid": 1, "started": "x", "namespace": "n"}')
+    assert "a run is at work in this folder (pairs-0001: process 1 on elsewhere)" in laptop.stage(
+        "pull", str(cluster.path), ok=False
+    )
+
+
+def test_another_config_there_is_told(laptop: Staged, cluster: RunFolder) -> None:
+    cluster.configure(pairs_per_job=3, audio=False)
+    assert "config.yaml is not the same there" in laptop.stage("pull", str(cluster.path))
+
+
+# --- over ssh ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_there_over_ssh_made_there_and_back(laptop: Staged, tmp_path: Path) -> None:
+    draw_picture(laptop.path / "images" / "it's ünï $(touch hacked).png", (9, 200, 9))
+    (laptop.path / "images/red.png").unlink()
+    laptop.stage("push", "me@hpc:~/my run/one")
+    there = RunFolder(tmp_path / "remote home" / "my run" / "one")
+    assert files(there.path / "images") == files(laptop.path / "images")
+    there.snakemake()
+    laptop.stage("pull")
+    assert NOTHING in laptop.snakemake()
+    assert laptop.films() == there.films()
+    assert len(laptop.films()) == 6
+    assert not list(tmp_path.rglob("hacked"))
+    assert "rsync --server" in (tmp_path / "asked").read_text()
+
+
+def test_a_transfer_that_broke_off_goes_on_where_it_was(laptop: Staged, cluster: RunFolder) -> None:
+    """The line breaks within 3 MB: what came is kept under a hidden name, and the next call completes the file."""
+    large = cluster.path / "results/a/large.mp4"
+    large.write_bytes(os.urandom(8_000_000))
+    cut = "import os\nleft = 3000000\nwhile left > 0 and (d := os.read(0, 65536)): left -= os.write(1, d)"
+    program(laptop.bin, "ssh", SSH.replace('exec sh -c "$*"', f"sh -c \"$*\" | exec {sys.executable} -c '{cut}'"))
+    assert "call it again: it goes on" in laptop.stage("pull", "hpc:my run", ok=False)
+    assert not (laptop.path / "results/a/large.mp4").exists()
+    partial = laptop.path / "results/a/.rsync-partial/large.mp4"
+    assert 0 < partial.stat().st_size < 8_000_000
+    program(laptop.bin, "ssh", SSH)
+    laptop.stage("pull", "hpc:my run")
+    assert (laptop.path / "results/a/large.mp4").read_bytes() == large.read_bytes()
+    assert not list(laptop.path.rglob(".rsync-partial"))
+
+
+def test_what_was_damaged_on_the_way_is_named(laptop: Staged, cluster: RunFolder) -> None:
+    real = shutil.which("rsync")
+    film = "results/a/red.mp4"
+    damage = f"printf x | dd of={film} bs=1 seek=300 conv=notrunc 2>/dev/null"
+    script = f'{real} "$@" || exit\n[ -e {film} ] || exit 0\ncase $* in *dry-run*) exit 0 ;; esac\n'
+    script += f"touch -r {film} .times\n{damage}\ntouch -r .times {film}\n"
+    program(laptop.bin, "rsync", "#!/bin/sh\n" + script)
+    error = laptop.stage("pull", str(cluster.path), ok=False)
+    assert "a/red.mp4 (1 files in all) is not the same on both sides" in error
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pull"], "nothing was pushed from this folder: name the place: pull HOST:DIR"),
+        (["push", "hpc:"], "hpc:: name a folder of the run's own: HOST:DIR"),
+        (["push", "hpc:~"], "name a folder of the run's own"),
+        (["push", "hpc:$SCRATCH/x"], "give the path itself: ssh HOST 'echo $SCRATCH' tells it"),
+        (["push", "nohost:x"], "nohost: no connection (ssh's own words stand above): try `ssh nohost`"),
+        (["pull", "hpc:x"], "hpc:x: there is no folder results yet: nothing was made there"),
+    ],
+)
+def test_mistakes_are_one_line(laptop: Staged, arguments: list[str], words: str) -> None:
+    assert words in laptop.stage(*arguments, ok=False)
+
+
+def test_a_folder_without_config_is_named(laptop: Staged, tmp_path: Path) -> None:
+    (laptop.path / "config.yaml").unlink()
+    assert "config.yaml: can't read it" in laptop.stage("push", str(tmp_path / "there"), ok=False)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'rsync  version 2.6.9  protocol version 29'", "rsync here is 2.6.9, older than 3.1.3: install it: apt"),
+        ("exit 127", "there is no usable rsync here: install it: apt install rsync"),
+    ],
+)
+def test_an_rsync_that_will_not_do_is_named(laptop: Staged, tmp_path: Path, script: str, words: str) -> None:
+    program(laptop.bin, "rsync", f"#!/bin/sh\n{script}\n")
+    assert words in laptop.stage("push", str(tmp_path / "there"), ok=False)
+
+
+def test_a_host_without_rsync_is_named(laptop: Staged) -> None:
+    program(laptop.bin, "ssh", SSH.replace('exec sh -c "$*"', 'PATH=/nowhere exec /bin/sh -c "$*"'))
+    assert "there is no usable rsync on hpc: install it" in laptop.stage("push", "hpc:x", ok=False)
