@@ -21,6 +21,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 KEY := $(shell { cat requirements/dev.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } 2>/dev/null | cksum | tr ' ' '-')
 STAMP := $(VENV)/.set-up-$(KEY)
 
+# Tests share the cores: threads that spin while they wait would take them from each other.
+WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
+SHARED := OMP_WAIT_POLICY=passive
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow cluster-quick cluster-test lint evaluate setup lock clean
 
@@ -32,10 +36,10 @@ demo: $(STAMP) ## set up, animate the examples, say where the gallery is
 	@echo; echo "Open the gallery in a browser:  $$(pwd)/results/index.html"
 
 test: $(STAMP) ## set up, run all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow and not cluster"
+	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not cluster"
 
 test-slow: $(STAMP) ## run the slow tests alone
-	$(BIN)/python -m pytest -m "slow and not cluster"
+	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "slow and not cluster"
 
 cluster-quick: $(STAMP) ## run the literal command on a real SLURM cluster, brought up for it (root, Debian's packages)
 	$(BIN)/python -m pytest -m "cluster and not slow"
