@@ -31,7 +31,10 @@ class DenseMotion:
 
 
 class DenseMotionNetwork(nn.Module):
-    """Weighs K local affine motions and a still background into one deformation."""
+    """Weighs K local affine motions and a still background into one deformation.
+
+    centred_grid: what does not move stays exactly where it is (see `coordinate_grid`).
+    """
 
     def __init__(
         self,
@@ -43,8 +46,10 @@ class DenseMotionNetwork(nn.Module):
         num_blocks: int,
         estimate_occlusion_map: bool = False,
         scale_factor: float = 1,
+        centred_grid: bool = False,
     ) -> None:
         super().__init__()
+        self.centred_grid = centred_grid
         self.hourglass = Hourglass(block_expansion, (num_kp + 1) * (num_channels + 1), num_blocks, max_features)
         self.mask = nn.Conv2d(self.hourglass.out_features, num_kp + 1, 7, padding=3)
         self.occlusion: nn.Conv2d | None = None
@@ -66,7 +71,7 @@ class DenseMotionNetwork(nn.Module):
 
     def sparse_motions(self, source: Keypoints, driving: Keypoints, height: int, width: int) -> Tensor:
         """Return [N, K+1, h, w, 2]: T_{S<-D}(z) ~ p_S + J_S J_D^-1 (z - p_D) by keypoint (eq. 4), identity first."""
-        identity = coordinate_grid(height, width, driving.value)
+        identity = coordinate_grid(height, width, driving.value, self.centred_grid)
         offset = identity - driving.value[:, :, None, None]  # [N, K, h, w, 2]
         if source.jacobian is not None and driving.jacobian is not None:
             jacobian = source.jacobian @ inverse_2x2(driving.jacobian)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,18 +20,20 @@ from .layers import DownBlock, ResidualBlock, SameBlock, UpBlock, warp, widths
 class SourceFeatures:
     """What the generator needs of a source image, computed once for all its frames.
 
-    features: [N, C, H/2^d, W/2^d] of the encoder; small: [N, 3, h, w], the picture as dense motion sees it.
+    features: [N, C, H/2^d, W/2^d] of the encoder; small: [N, 3, h, w], the picture as dense motion sees it;
+    picture: the source itself, [N, 3, H, W], where the network keeps what is visible.
     """
 
     features: Tensor
     small: Tensor
+    picture: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Generated:
     """N frames and how they came about (shapes of the last three: see DenseMotion).
 
-    prediction: [N, 3, H, W] in [0, 1]; logits: the same before the final sigmoid.
+    prediction: [N, 3, H, W] in [0, 1]; logits: what the decoder painted, before the final sigmoid.
     """
 
     prediction: Tensor
@@ -42,7 +45,11 @@ class Generated:
 
 
 class Generator(nn.Module):
-    """Johnson-style encoder and decoder around a warp of the features (FOMM, eq. 8)."""
+    """Johnson-style encoder and decoder around a warp of the features (FOMM, eq. 8).
+
+    keep_visible: the result is the warped source where the occlusion map says visible, and painted where it says
+    hidden, as with the skips of Siarohin et al., Motion Representations for Articulated Animation, CVPR 2021.
+    """
 
     def __init__(
         self,
@@ -56,9 +63,13 @@ class Generator(nn.Module):
         dense_motion_params: dict[str, Any],
         estimate_occlusion_map: bool = False,
         estimate_jacobian: bool = False,
+        keep_visible: bool = False,
     ) -> None:
         # estimate_jacobian stands among the original's common parameters; here the keypoints tell.
         super().__init__()
+        if keep_visible and not estimate_occlusion_map:
+            raise ValueError("keep_visible needs estimate_occlusion_map: it tells what is visible")
+        self.keep_visible = keep_visible
         self.dense_motion_network = DenseMotionNetwork(
             num_kp=num_kp,
             num_channels=num_channels,
@@ -81,30 +92,28 @@ class Generator(nn.Module):
         features = self.first(source)
         for block in self.down_blocks:
             features = block(features)
-        return SourceFeatures(features, self.dense_motion_network.shrink(source))
+        kept = source if self.keep_visible else None
+        return SourceFeatures(features, self.dense_motion_network.shrink(source), kept)
 
     def render(self, source: SourceFeatures, kp_source: Keypoints, kp_driving: Keypoints) -> Generated:
         """Render the N frames of kp_driving from one source (or from N)."""
         count = len(kp_driving)
         motion = self.dense_motion_network(source.small, kp_source, kp_driving)
         features = source.features.expand(count, -1, -1, -1)
-        sides = features.shape[2:]
-        deformation = motion.deformation
-        if deformation.shape[1:3] != sides:
-            channels_first = deformation.permute(0, 3, 1, 2)
-            deformation = F.interpolate(channels_first, size=sides, mode="bilinear").permute(0, 2, 3, 1)
-        x = warp(features, deformation)
+        x = warp(features, _resized_deformation(motion.deformation, features.shape[2:]))
         if motion.occlusion is not None:
-            occlusion = motion.occlusion
-            if occlusion.shape[2:] != sides:
-                occlusion = F.interpolate(occlusion, size=sides, mode="bilinear")
-            x = x * occlusion
+            x = x * _resized(motion.occlusion, x.shape[2:])
         x = self.bottleneck(x)
         for block in self.up_blocks:
             x = block(x)
         logits = self.final(x)
+        prediction = logits.sigmoid()
+        if source.picture is not None and motion.occlusion is not None:
+            picture = source.picture.expand(count, -1, -1, -1)
+            kept = warp(picture, _resized_deformation(motion.deformation, picture.shape[2:]), padding="border")
+            prediction = prediction.lerp(kept, _resized(motion.occlusion, picture.shape[2:]))
         return Generated(
-            logits.sigmoid(),
+            prediction,
             logits,
             motion.deformation,
             motion.occlusion,
@@ -115,3 +124,13 @@ class Generator(nn.Module):
     def forward(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> Generated:
         """Encode and render: source [N, 3, H, W] in [0, 1], keypoints of N pictures each."""
         return self.render(self.encode(source), kp_source, kp_driving)
+
+
+def _resized(maps: Tensor, sides: torch.Size) -> Tensor:
+    """Maps [N, C, h, w] at other sides."""
+    return maps if maps.shape[2:] == sides else F.interpolate(maps, size=sides, mode="bilinear")
+
+
+def _resized_deformation(deformation: Tensor, sides: torch.Size) -> Tensor:
+    """A deformation [N, h, w, 2] at other sides."""
+    return _resized(deformation.permute(0, 3, 1, 2), sides).permute(0, 2, 3, 1)

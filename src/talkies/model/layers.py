@@ -144,25 +144,27 @@ class AntiAliasDownsample(nn.Module):
         return F.conv2d(x, self.weight, stride=self.stride, padding=self.weight.shape[-1] // 2, groups=x.shape[1])
 
 
-def coordinate_grid(height: int, width: int, like: Tensor) -> Tensor:
+def coordinate_grid(height: int, width: int, like: Tensor, centred: bool = False) -> Tensor:
     """Return [height, width, 2] of (x, y) in [-1, 1], from corner pixel to corner pixel.
 
     Sampling (see `warp`) takes -1 and 1 for the outer edges instead, so an identity grid shifts by up to half
-    a pixel. The published weights were trained with it; it stays.
+    a pixel. The published weights were trained with it; it stays. centred: from where sampling sees the
+    pixels' centres, so that an identity warp is the identity.
     """
-    x = torch.linspace(-1, 1, width, dtype=like.dtype, device=like.device)
-    y = torch.linspace(-1, 1, height, dtype=like.dtype, device=like.device)
+    inset_x, inset_y = (1 / width, 1 / height) if centred else (0, 0)
+    x = torch.linspace(inset_x - 1, 1 - inset_x, width, dtype=like.dtype, device=like.device)
+    y = torch.linspace(inset_y - 1, 1 - inset_y, height, dtype=like.dtype, device=like.device)
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
 
 
-def warp(x: Tensor, deformation: Tensor) -> Tensor:
+def warp(x: Tensor, deformation: Tensor, padding: str = "zeros") -> Tensor:
     """Sample x [N, C, H, W] where deformation [N, h, w, 2] (x, y in [-1, 1]) points: [N, C, h, w].
 
-    Bilinear, zero outside, computed in the deformation's precision (half-precision coordinates would be
-    off by whole pixels) and returned in x's.
+    Bilinear, outside as `padding` says ("zeros" or "border"), computed in the deformation's precision
+    (half-precision coordinates would be off by whole pixels) and returned in x's.
     """
     sampled = F.grid_sample(
-        x.to(deformation.dtype), deformation, mode="bilinear", padding_mode="zeros", align_corners=False
+        x.to(deformation.dtype), deformation, mode="bilinear", padding_mode=padding, align_corners=False
     )
     return sampled.to(x.dtype)
 
