@@ -276,6 +276,48 @@ def _check_output(path: Path, suffix: str, *inputs: Path) -> None:
             raise TalkiesError(f"{name}: this would overwrite what it is made from: give another name")
 
 
+# --- a new run -------------------------------------------------------------------------------------------
+
+
+def init(chosen: argparse.Namespace) -> None:
+    """Make a run folder; say what was made, what was there, and what comes next."""
+    from .init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
+
+    made, kept = lay_out(chosen.folder, examples=chosen.examples)
+    where = printable(chosen.folder)
+    for name in made:
+        print(f"made {where}/{name}")
+    for name in kept:
+        print(f"left as it was: {where}/{name}")
+    if PROFILE_LINK in kept and not (chosen.folder / PROFILE_LINK).is_dir():
+        log.warning("%s/%s is in the way: on a cluster say --profile profiles/slurm", where, PROFILE_LINK)
+    print(f"Next: pictures into {where}/{PICTURES}, videos into {where}/{VIDEOS}; there, snakemake -n, then snakemake")
+
+
+def configuration(chosen: argparse.Namespace) -> None:
+    """Print every key of config.yaml and every column of the pairs table: default, meaning, what may stand there."""
+    import shutil
+
+    from . import reference
+
+    forms = {
+        "text": lambda: reference.as_text(min(shutil.get_terminal_size().columns, 100)),
+        "yaml": reference.as_yaml,
+        "markdown": reference.as_markdown,
+    }
+    print(forms[chosen.format]().rstrip())
+
+
+class _ConfigurationHelp(argparse.Action):
+    """`talkies config --help`: the usage, and what the command prints. Read from the schemas only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.print_help()
+        print()
+        configuration(argparse.Namespace(format="text"))
+        parser.exit()
+
+
 # --- the workflow's stages and a run's state -------------------------------------------------------------
 
 
@@ -417,8 +459,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"talkies {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, run: Any, about: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=about, description=about)
+    def command(name: str, run: Any, about: str, **options: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=about, description=about, **options)
         sub.add_argument("--debug", action="store_true", help="say more, and show where an error came from")
         sub.set_defaults(run=run)
         return sub
@@ -476,6 +518,15 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("file", type=Path)
     convert.add_argument("output", type=Path, metavar="OUT.safetensors")
     convert.add_argument("--half", action="store_true", help="in half the size, in half precision")
+
+    new = command("init", init, "Make a run folder: config.yaml, folders for pictures and videos, profiles, Snakefile.")
+    new.add_argument("folder", type=Path, metavar="DIR", help="new or there already; nothing in it is overwritten")
+    new.add_argument("--examples", action="store_true", help="with the example pictures and videos in it")
+    keys = command("config", configuration, "Print every key of config.yaml: default and meaning.", add_help=False)
+    keys.add_argument("-h", "--help", action=_ConfigurationHelp, nargs=0, help="show this and every key")
+    keys.add_argument(
+        "--format", choices=["text", "yaml", "markdown"], default="text", help="yaml: a config.yaml to start from"
+    )
 
     work = command("shard", shard, "Do one stage of a shard of the plan (the workflow's own command).")
     work.add_argument("stage", choices=STAGES)
