@@ -17,11 +17,16 @@ from .container import check_address
 from .errors import TalkiesError, printable
 
 
-def workflow_folder() -> Path:
-    """Return the folder of the workflow: beside the module in an installed wheel, else in the clone."""
+def shipped(name: str) -> Path:
+    """Return a folder that comes with the package (workflow, profiles, examples): in the wheel, else in the clone."""
     here = Path(__file__).resolve()
-    installed = here.with_name("workflow")
-    return installed if installed.is_dir() else here.parents[2] / "workflow"
+    installed = here.with_name(name)
+    return installed if installed.is_dir() else here.parents[2] / name
+
+
+def workflow_folder() -> Path:
+    """Return the folder of the workflow, for a Snakefile that uses it as a module."""
+    return shipped("workflow")
 
 
 @cache

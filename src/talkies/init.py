@@ -1,0 +1,63 @@
+"""A new run folder, made from the installed package alone: settings, folders, profiles, and a Snakefile.
+
+The Snakefile uses the package's workflow as a module, so that an update of the package is an update of the run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .config import shipped
+from .errors import TalkiesError, printable
+from .media import publish
+from .reference import EXAMPLE_TABLE, as_yaml
+
+PICTURES, VIDEOS = "images", "driving"
+PROFILE_LINK = "slurm"
+"""Snakemake looks for `--profile slurm` under this name beside the Snakefile, not in profiles/."""
+
+
+def lay_out(folder: Path, *, examples: bool = False) -> tuple[list[str], list[str]]:
+    """Make what a run folder needs and has not yet; return the names made, and those that stayed as they were.
+
+    examples: copy the example pictures and videos into it too. Raises TalkiesError where the folder can't be one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise TalkiesError(f"{printable(folder)}: this is a file: give a folder's name, new or there already")
+    workflow, profiles = shipped("workflow"), shipped("profiles")
+    files = {
+        "config.yaml": as_yaml(images=PICTURES, driving=VIDEOS).encode(),
+        "Snakefile": (workflow / "run_folder" / "Snakefile").read_bytes(),
+        "pairs.tsv": (workflow / EXAMPLE_TABLE).read_bytes(),
+    }
+    files |= {f"profiles/{path.relative_to(profiles)}": path.read_bytes() for path in sorted(profiles.glob("*/*"))}
+    if examples:
+        shown = shipped("examples")
+        files |= {str(path.relative_to(shown)): path.read_bytes() for path in sorted(shown.glob("*/*"))}
+    steps: dict[str, Callable[[Path], None]] = {f"{name}/": Path.mkdir for name in (PICTURES, VIDEOS)}
+    steps |= {name: _writer(content) for name, content in files.items()}
+    steps[PROFILE_LINK] = lambda path: path.symlink_to(f"profiles/{PROFILE_LINK}")
+    made, kept = [], []
+    for name, step in steps.items():
+        path = folder / name
+        if os.path.lexists(path):  # also a link to nowhere is the user's
+            kept.append(name)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        step(path)
+        made.append(name)
+    return made, kept
+
+
+def _writer(content: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            part.write_bytes(content)
+            publish(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    return write
