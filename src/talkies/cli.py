@@ -357,16 +357,14 @@ def verdict(chosen: argparse.Namespace) -> None:
     """End the workflow: fail and name every pair that could not be made, and why; else write the verdict."""
     from .inventory import failures
     from .plan import Plan
+    from .progress import by_reason, some
     from .records import write_json
 
     plan = Plan.load()
     failed = failures(plan)
     if failed:
-        by_reason: dict[str, list[str]] = {}
-        for name, reason in failed.items():
-            by_reason.setdefault(reason, []).append(name)
-        for reason, names in sorted(by_reason.items()):
-            log.error("%s (%d pairs: %s)", reason, len(names), _some(names))
+        for reason, names in by_reason(failed).items():
+            log.error("%s (%d pairs: %s)", reason, len(names), some(names))
         raise TalkiesError(
             f"{len(failed)} of {len(plan.pairs)} pairs could not be made, for the reasons above; the others are "
             f"done. Mend or remove the files and run again"
@@ -375,26 +373,45 @@ def verdict(chosen: argparse.Namespace) -> None:
     log.info("all %d pairs are done: %s/index.html", len(plan.pairs), printable(plan.settings["results"].rstrip("/")))
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(printable(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown}, ..."
-
-
 def status(chosen: argparse.Namespace) -> None:
-    """Say how far the run is, what failed and why, and which films are no longer asked for."""
+    """Say how far the run is and how fast, what failed and why, and which films are no longer asked for."""
     import json
+    import time
     from dataclasses import asdict
 
     from . import inventory
     from .plan import Plan
+    from .progress import Watch
 
-    now = inventory.status(Plan.load())
-    if chosen.json:
-        print(json.dumps(asdict(now), default=str, indent=1))
-        return
-    print(f"{now.pairs} pairs: {len(now.done)} done, {len(now.failed)} failed, {len(now.waiting)} waiting")
-    for name, reason in now.failed.items():
-        print(f"failed: {printable(name)}: {reason}")
+    plan = Plan.load()
+    watch = Watch(plan)
+    while True:
+        now, run = inventory.status(plan), watch.look()
+        if chosen.json:
+            print(json.dumps(asdict(now) | {"run": asdict(run)}, default=str, indent=None if chosen.watch else 1))
+        else:
+            _say_status(now, run)
+        if chosen.watch is None or run.ended is not None or not (now.waiting and run.started):
+            return
+        sys.stdout.flush()
+        time.sleep(max(1, chosen.watch))
+
+
+def _say_status(now: Any, run: Any) -> None:
+    from .progress import by_reason, duration, some
+
+    running = sorted(set(run.running).intersection(now.waiting)) if now.at_work else []
+    count = f"{now.pairs} pairs: {len(now.done)} done, {len(now.failed)} failed, {len(now.waiting)} waiting"
+    print(f"{count}{f' ({len(running)} of them in the making)' if running else ''}")
+    if run.ended is not None:
+        pace = f"; {run.pace}" if run.pace else ""
+        print(f"the last run: {len(run.made)} made in {duration(run.ended - run.started)}{pace}")
+    elif run.pace:
+        print(f"the run: {run.pace}")
+    if running:
+        print(f"in the making: {some(running)}")
+    for reason, names in by_reason(now.failed).items():
+        print(f"failed: {reason} ({len(names)} pairs: {some(names)})")
     for each in now.at_work:
         print(f"at work: {each}")
     for path in now.orphans:
@@ -546,6 +563,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     state = command("status", status, "Say how far the run in this folder is, what failed, what is superfluous.")
     state.add_argument("--json", action="store_true")
+    state.add_argument(
+        "--watch", type=_seconds, nargs="?", const=Fraction(10), metavar="S", help="again every S seconds (10)"
+    )
     command("verify", verify, "Check every film of the run against its record.")
     again = command("forget", forget, "Have pairs made anew by the next snakemake.")
     again.add_argument(

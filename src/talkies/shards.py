@@ -423,13 +423,18 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
             result.done[pair.name] = {"picture_key": key}
             if run.talkie(pair).fresh(key, name="picture_key") is None and run.silent(pair).fresh(key) is None:
                 missing.append((pair, key))
+        journal = run.journal("animate", shard)
+        wanted = {pair.name for pair, _ in missing}
+        journal.note("looked", fresh=[name for name in result.done if name not in wanted])
+        for name, reason in result.failed.items():
+            journal.note("failed", pair=name, reason=reason)
         if missing:
             # Pictures in turn: a picture's features are kept from one film to the next.
             missing.sort(key=lambda item: (item[0].image, item[0].name))
             frames = [int(run.motion(pair.take).record()["frames"]) for pair, _ in missing]
             progress.start(sum(frames), "frames")
             scratch.require(2 * max(frames) * UNFINISHED_BYTES)
-            failed = _animate_pairs(run, missing, engine(), run.journal("animate", shard), progress, scratch)
+            failed = _animate_pairs(run, missing, engine(), journal, progress, scratch)
             result.failed |= failed
             result.done = {name: facts for name, facts in result.done.items() if name not in failed}
         log.info(
@@ -498,6 +503,7 @@ def _animate_pairs(
                 part=scratch.unfinished(f"{number}.mp4"),
             )
             movement = Movement(pair.relative, pair.adapt_scale, pair.best_frame)
+            journal.note("begun", pair=pair.name)
             image = media.read_picture(sources[pair.image])
             done = partial(_record_film, run, engine, journal, pair, key, driving, time.monotonic())
             try:
@@ -506,6 +512,7 @@ def _animate_pairs(
                 )
             except InputError as error:
                 failed[pair.name] = f"{printable(pair.name)}: {error.reason}"
+                journal.note("failed", pair=pair.name, reason=failed[pair.name])
                 log.error("%s", failed[pair.name])
             # The encoder ends a film while the next one is computed: it is never more than one behind.
             while len(films) > 1:
@@ -593,6 +600,7 @@ def remux(plan: Plan, shard: str, receipt: Path, generation: int, progress: Prog
                 except InputError as error:
                     log.error("%s", error)
                     result.failed[pair.name] = str(error)
+                    journal.note("failed", pair=pair.name, reason=str(error))
                 except FileNotFoundError:
                     # The films the receipt speaks of are gone: without it the next run makes them again.
                     animated_path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from snakemake.settings.types import DeploymentMethod
 from talkies import config as settings_file
 from talkies import container as image
 from talkies import plan as planning
+from talkies import progress
 from talkies.errors import TalkiesError
 
 
@@ -50,6 +51,7 @@ OF_TAKE = PLAN.shard_of_take()
 CHECKPOINT = PLAN.settings["model"]["checkpoint"]
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else workflow.cores) or 1
+RUNNING = []  # of this run, what ends its progress lines
 PAGE = f"{PLAN.settings['results'].rstrip('/')}/index.html"
 VERDICT = ".talkies/verdict.json"
 # Wanted by name: Snakemake makes a missing file again only when it is a target or something new needs it.
@@ -73,17 +75,37 @@ onstart:
     try:
         check_means()
         planning.start_run(PLAN)
+        RUNNING.append(progress.start(PLAN, shards_to_make(), say))
         bind()  # here the jobs' images are started by this process, and the results' folder is new
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
 
 
 onsuccess:
-    planning.end_run()
+    end_run()
 
 
 onerror:
+    end_run()
+
+
+def say(line):
+    """Say something of the run as a whole, between Snakemake's own lines."""
+    logger.info(f"talkies: {line}")
+
+
+def shards_to_make():
+    """Return the shards of pairs that this run's jobs are for."""
+    wanted = {(job.wildcards_dict or {}).get("shard") for job in workflow.dag.needrun_jobs()}
+    return [shard for shard in PLAN.shards if shard in wanted]
+
+
+def end_run():
+    """Say what has become of the run."""
     planning.end_run()
+    while RUNNING:
+        for line in progress.end(PLAN, RUNNING.pop()):
+            say(line)
 
 
 def pair_preparations(wildcards):

@@ -1,0 +1,280 @@
+"""How a run goes on: what is made, what is in the making, how fast, and about when it will be done.
+
+All of it comes from the journals that the workers append to, on this machine or on a cluster's, each read on from
+where it ended at the last look. Nothing is asked of a scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import TalkiesError, printable
+from .inventory import failures
+from .plan import HOME, REMUX_SECONDS, Plan, check_films
+from .records import Journal
+from .shards import Run
+
+JOURNALS = HOME / "journal"
+RUNS = Journal(JOURNALS / "run.jsonl")
+"""The beginnings and ends of the folder's runs."""
+
+WINDOW_SECONDS = 1200
+"""The rate is that of the films of the last 20 minutes: workers come and go."""
+SAY_SECONDS = (5, 10, 20, 30)
+"""Between the lines that a run says of its progress; the last number holds from there on."""
+MOST_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How far the last run is. Times are seconds since 1970, or seconds; None where nothing is known yet.
+
+    made, failed, running: pairs since the run began. left: pairs still to make. seconds_per_frame,
+    seconds_per_pair: what one worker takes. pairs_per_minute: what all of them make together.
+    """
+
+    started: float | None
+    ended: float | None
+    made: list[str]
+    failed: dict[str, str]
+    running: list[str]
+    left: int
+    seconds_per_frame: float | None
+    seconds_per_pair: float | None
+    pairs_per_minute: float | None
+    seconds_left: float | None
+
+    @property
+    def pace(self) -> str:
+        """Say the rate and the time left in a few words; empty where neither is known."""
+        said = []
+        if self.seconds_per_frame is not None and self.seconds_per_pair is not None:
+            said.append(f"{self.seconds_per_frame:.2g} s a frame, {self.seconds_per_pair:.2g} s a pair")
+        if self.pairs_per_minute is not None:
+            said.append(f"{self.pairs_per_minute:.2g} pairs a minute")
+        if self.seconds_left is not None:
+            at = time.strftime("%H:%M" if self.seconds_left < 43200 else "%a %H:%M", _after(self.seconds_left))
+            said.append(f"about {duration(self.seconds_left)} left (until {at})")
+        return "; ".join(said)
+
+
+@dataclass
+class _Events:
+    """What the journals tell since the run began; by pair the time, and for its film frames and seconds."""
+
+    started: float | None = None
+    ended: float | None = None
+    shards: set[str] = field(default_factory=set)
+    begun: dict[str, dict[str, float]] = field(default_factory=dict)  # by shard
+    fresh: set[str] = field(default_factory=set)
+    animated: dict[str, tuple[float, int, float]] = field(default_factory=dict)
+    remuxed: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Watch:
+    """Looks at the run in this folder, again and again; each look reads only what is new."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._offsets: dict[Path, int] = {}
+        self._events = _Events()
+
+    def look(self) -> Outlook:
+        """Read on and say how far the run is."""
+        for event in self._read_on(RUNS.path):
+            if event["event"] == "started":
+                # A new run: what the others' journals tell of older ones is passed over by its time.
+                self._events = _Events(started=event["time"], shards=set(event["shards"]))
+                self._offsets = {RUNS.path: self._offsets[RUNS.path]}
+            else:
+                self._events.ended = event["time"]
+        since = self._events.started or 0.0
+        for path in sorted(JOURNALS.glob("*.jsonl")) if since else []:
+            if path != RUNS.path:
+                shard = path.stem.partition("-")[2]
+                for event in self._read_on(path):
+                    if event["time"] >= since:
+                        self._take(event, shard)
+        return self._outlook(time.time())
+
+    def _read_on(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Yield the events of the lines that were finished since the last look."""
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offsets.get(path, 0))
+                new = file.read()
+        except FileNotFoundError:
+            return
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offsets[path] = self._offsets.get(path, 0) + len(whole)
+        for line in whole.splitlines():
+            try:
+                event = json.loads(line)
+                yield {**event, "time": float(event["time"]), "event": str(event["event"])}
+            except (ValueError, TypeError, KeyError):
+                continue  # left unfinished by a worker that was killed
+
+    def _take(self, event: dict[str, Any], shard: str) -> None:
+        events, pair = self._events, event.get("pair", "")
+        if event["event"] == "looked":
+            events.begun[shard] = {}
+            events.fresh |= set(event["fresh"])
+        elif event["event"] == "begun":
+            events.begun.setdefault(shard, {})[pair] = event["time"]
+        elif event["event"] == "animated":
+            events.begun.get(shard, {}).pop(pair, None)
+            events.animated[pair] = event["time"], event["frames"], event["seconds"]
+        elif event["event"] == "remuxed":
+            events.remuxed[pair] = event["time"]
+        elif event["event"] == "failed":
+            events.begun.get(shard, {}).pop(pair, None)
+            events.failed[pair] = event["reason"]
+
+    def _outlook(self, now: float) -> Outlook:
+        plan, events = self.plan, self._events
+        films = [film for name, film in events.animated.items() if name in plan.pairs]
+        frames, seconds = sum(film[1] for film in films), sum(film[2] for film in films)
+        running = [name for shard in events.begun.values() for name in shard] if events.ended is None else []
+        left = self._left() if events.ended is None else []
+        to_animate = [n for n in left if n not in events.animated and n not in events.fresh]
+        recent = [film for film in films if film[0] > now - WINDOW_SECONDS]
+        # From the beginning of the first of them on, so that waiting in a queue is not taken for slowness.
+        wall = max(now - max(now - WINDOW_SECONDS, min(f[0] - f[2] for f in recent)), 1.0) if recent else 0.0
+        seconds_left: float | None = None
+        if left and (recent or running):
+            # By what a worker takes for a frame: the films in the making count by the time that was spent on them.
+            a_frame = sum(f[2] for f in recent) / sum(f[1] for f in recent) if recent else 1 / plan.rate
+            work = sum(a_frame * self._frames(name) for name in to_animate)
+            for films_begun in events.begun.values():
+                work -= sum(min(now - began, a_frame * self._frames(n)) for n, began in films_begun.items())
+            workers = max(1, sum(map(bool, events.begun.values())))
+            seconds_left = max(work, 0.0) / workers + REMUX_SECONDS * self._longest_tail(left)
+        return Outlook(
+            started=events.started,
+            ended=events.ended,
+            made=[name for name in events.remuxed if name in plan.pairs],
+            failed=dict(events.failed),
+            running=running,
+            left=len(left),
+            seconds_per_frame=seconds / frames if frames else None,
+            seconds_per_pair=seconds / len(films) if films else None,
+            pairs_per_minute=60 * len(recent) / wall if recent and left else None,
+            seconds_left=seconds_left,
+        )
+
+    def _frames(self, name: str) -> int:
+        pair = self.plan.pairs.get(name)
+        return self.plan.takes[pair.take].frames if pair else 0
+
+    def _left(self) -> list[str]:
+        """Return the pairs of the run's shards that are not in the results yet."""
+        events = self._events
+        left: list[str] = []
+        for shard in sorted(events.shards & set(self.plan.shards)):
+            if not self._is_over(shard):
+                names = self.plan.shards[shard]
+                left += [name for name in names if name not in events.remuxed and name not in events.failed]
+        return left
+
+    def _is_over(self, shard: str) -> bool:
+        try:
+            return Run.receipt("remux", shard).stat().st_mtime >= (self._events.started or 0.0)
+        except FileNotFoundError:
+            return False
+
+    def _longest_tail(self, left: Iterable[str]) -> int:
+        """Return the pairs of the shard that has most of them to come: their sound is put on when all are animated."""
+        waiting = set(left)
+        return max((len(waiting.intersection(names)) for names in self.plan.shards.values()), default=0)
+
+
+def start(plan: Plan, shards: Iterable[str], say: Callable[[str], object]) -> threading.Event:
+    """Note that a run of these shards begins, and say from time to time how far it is until the event is set."""
+    RUNS.note("started", shards=sorted(shards))
+    over = threading.Event()
+
+    def speak() -> None:
+        watch, before = Watch(plan), ""
+        for number in range(1 << 62):
+            if over.wait(SAY_SECONDS[min(number, len(SAY_SECONDS) - 1)]):
+                return
+            now = watch.look()
+            line = f"{_count(plan, now)}{'; ' * bool(now.pace)}{now.pace}"
+            if now.left and line != before:
+                say(line)
+                before = line
+
+    threading.Thread(target=speak, name="progress", daemon=True).start()
+    return over
+
+
+def _count(plan: Plan, now: Outlook) -> str:
+    failed = f", {len(now.failed)} failed" if now.failed else ""
+    running = f", {len(now.running)} in the making" if now.running else ""
+    return f"{len(plan.pairs) - now.left - len(now.failed)} of {len(plan.pairs)} pairs done{failed}{running}"
+
+
+def end(plan: Plan, over: threading.Event | None) -> list[str]:
+    """Note that the run has ended, and return its summary: pairs, failures and why, time, pace, where the films are."""
+    if over is None:
+        return []
+    over.set()
+    RUNS.note("ended")
+    try:
+        return list(_summary(plan, Watch(plan).look()))
+    except (TalkiesError, OSError):
+        return []  # what damaged a file has been said by who met it
+
+
+def _summary(plan: Plan, now: Outlook) -> Iterator[str]:
+    failed = failures(plan)
+    _, missing = check_films(plan)
+    waiting = max(0, missing - len(failed))
+    took = duration((now.ended or time.time()) - (now.started or time.time()))
+    made = f"{len(now.made)} made in {took}"
+    pace = f", {now.pace}" if now.pace else ""
+    yield (
+        f"{len(plan.pairs)} pairs: {len(plan.pairs) - waiting - len(failed)} done, {len(failed)} failed, "
+        f"{waiting} waiting; {made}{pace}"
+    )
+    for reason, names in by_reason(failed).items():
+        yield f"failed: {reason} ({len(names)} pairs: {some(names)})"
+    results = Path(plan.settings["results"])
+    if (results / "index.html").exists():
+        yield f"the films: {printable(results / 'index.html')}"
+
+
+def by_reason(failed: dict[str, str]) -> dict[str, list[str]]:
+    """Return the pairs that failed by their reasons."""
+    found: dict[str, list[str]] = {}
+    for name, reason in sorted(failed.items(), key=lambda item: (item[1], item[0])):
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def some(names: list[str]) -> str:
+    """Name the first few."""
+    shown = ", ".join(printable(name) for name in names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown}, ..."
+
+
+def duration(seconds: float) -> str:
+    """Say a time in its two largest units: 1 h 05 min, 4 min 20 s, 12 s."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours >= 48:
+        return f"{hours // 24} days {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _after(seconds: float) -> time.struct_time:
+    return time.localtime(time.time() + seconds)

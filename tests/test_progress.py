@@ -1,0 +1,113 @@
+"""What a run says of its progress: rate, time left, and the summary at its end, from the workers' journals."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from run_folder import RunFolder, draw_picture, wait_for
+
+from talkies import progress
+from talkies.plan import Plan
+
+
+def note(run: RunFolder, file: str, *events: tuple[float, dict]) -> None:
+    """Append events to a journal, as a worker did so many seconds ago."""
+    path = run.path / ".talkies/journal" / f"{file}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as journal:
+        for ago, event in events:
+            journal.write(json.dumps({"time": time.time() - ago, **event}) + "\n")
+
+
+def animated(pair: str, seconds: float = 10.0) -> dict:
+    return {"event": "animated", "pair": pair, "frames": 5, "seconds": seconds}
+
+
+@pytest.fixture
+def half_way(run: RunFolder) -> RunFolder:
+    """A run that began 30 seconds ago: the first of two shards has a film, the second one too and makes the next."""
+    for receipt in run.path.glob(".talkies/receipts/*/pairs-*.json"):
+        receipt.unlink()
+    (run.path / "results/a/green.mp4").unlink()
+    note(run, "run", (30, {"event": "started", "shards": ["pairs-0001", "pairs-0002"]}))
+    note(run, "animate-pairs-0001", (400, animated("a/red", 1.0)))  # of an earlier run
+    note(run, "animate-pairs-0001", (29, {"event": "looked", "fresh": ["a/red"]}))
+    note(run, "animate-pairs-0001", (20, {"event": "begun", "pair": "a/blue"}), (10, animated("a/blue")))
+    note(run, "animate-pairs-0001", (9, {"event": "begun", "pair": "a/green"}))
+    note(run, "animate-pairs-0002", (20, {"event": "begun", "pair": "b/red"}))
+    note(run, "animate-pairs-0002", (8, {"event": "failed", "pair": "b/red", "reason": "b/red: cursed"}))
+    note(run, "remux-pairs-0001", (2, {"event": "remuxed", "pair": "a/blue"}))
+    return run
+
+
+def told(run: RunFolder) -> dict:
+    return json.loads(run.talkies("status", "--json"))["run"]
+
+
+def test_rate_and_time_left_come_from_the_films_of_this_run(half_way: RunFolder) -> None:
+    now = told(half_way)
+    assert now["made"] == ["a/blue"]
+    assert now["running"] == ["a/green"]
+    assert now["failed"] == {"b/red": "b/red: cursed"}
+    assert now["left"] == 4
+    assert (now["seconds_per_frame"], now["seconds_per_pair"]) == (2.0, 10.0)
+    # To animate: a/green, 9 of its 10 s done, b/blue and b/green of 12 s each; then three times a second for sound.
+    assert 10 < now["seconds_left"] < 40
+
+
+def test_a_line_left_unfinished_is_passed_over_and_read_when_it_is_whole(half_way: RunFolder, monkeypatch) -> None:
+    monkeypatch.chdir(half_way.path)
+    watch = progress.Watch(Plan.load())
+    journal = half_way.path / ".talkies/journal/remux-pairs-0001.jsonl"
+    line = json.dumps({"time": time.time(), "event": "remuxed", "pair": "a/red"})
+    with journal.open("a") as file:
+        file.write(line[:20])
+    assert watch.look().made == ["a/blue"]
+    with journal.open("a") as file:
+        file.write(line[20:] + "\n")
+    assert watch.look().made == ["a/blue", "a/red"]
+
+
+def test_status_watches_until_the_run_ends(half_way: RunFolder) -> None:
+    watching = half_way.start("talkies", "status", "--watch", "1")
+    assert "6 pairs: 5 done, 0 failed, 1 waiting" in watching.stdout.readline()
+    assert "s a frame" in watching.stdout.readline()
+    note(half_way, "run", (0, {"event": "ended"}))
+    output, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    assert "the last run: 1 made in 3" in output
+
+
+def test_a_run_says_how_far_it_is_and_ends_with_a_summary(half_way: RunFolder, monkeypatch) -> None:
+    monkeypatch.chdir(half_way.path)
+    monkeypatch.setattr(progress, "SAY_SECONDS", (0.05,))
+    plan, said = Plan.load(), []
+    over = progress.start(plan, ["pairs-0001"], said.append)
+    wait_for(lambda: said)
+    assert said[-1] == "3 of 6 pairs done"
+    note(half_way, "animate-pairs-0001", (-1, animated("a/green")))
+    wait_for(lambda: any("2 s a frame, 10 s a pair" in line and "left (until" in line for line in said))
+    summary = progress.end(plan, over)
+    assert summary[0].startswith("6 pairs: 5 done, 0 failed, 1 waiting; 0 made in ")
+    assert summary[-1] == "the films: results/index.html"
+
+
+def test_snakemake_ends_with_a_summary_that_names_failures_and_the_gallery(run: RunFolder) -> None:
+    (run.path / "images/broken.png").write_bytes(b"no picture")
+    draw_picture(run.path / "images/new.png", (0, 90, 0))
+    output = run.snakemake(ok=False)
+    assert "talkies: 10 pairs: 8 done, 2 failed, 0 waiting; 2 made in " in output
+    assert "(2 pairs: a/broken, b/broken)" in output
+    assert "the films: results/index.html" in output
+    status = run.talkies("status")
+    assert "the last run: 2 made in" in status
+    assert "s a frame" in status
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(12.4, "12 s"), (260, "4 min 20 s"), (3900, "1 h 05 min"), (180_000, "2 days 2 h")]
+)
+def test_times_are_said_in_their_two_largest_units(seconds: float, words: str) -> None:
+    assert progress.duration(seconds) == words
