@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -379,6 +380,42 @@ def test_coordinate_grid_runs_from_corner_to_corner(height: int, width: int) -> 
     assert grid[-1, -1].tolist() == [1, 1]
     assert grid[0, -1].tolist() == [1, -1]  # x first
     assert furthest(grid.flip(0, 1), -grid) < 1e-6
+
+
+def keeping_model() -> FirstOrderModel:
+    """A small network that keeps what is visible, and takes all of it for that."""
+    parameters = copy.deepcopy(golden.load("tiny64").parameters)
+    parameters["generator_params"]["keep_visible"] = True
+    parameters["generator_params"]["dense_motion_params"]["centred_grid"] = True
+    model = build_model(parameters)
+    torch.nn.init.constant_(model.generator.dense_motion_network.occlusion.bias, 50)
+    return model.requires_grad_(False).eval()
+
+
+def test_what_is_visible_and_still_stays_as_it_is() -> None:
+    model = keeping_model()
+    source = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    kp = model.keypoints(source)
+    result = model.generate(source, kp, kp)
+    assert furthest(result.prediction[..., 2:-2, 2:-2], source[..., 2:-2, 2:-2]) < 1e-4
+    assert furthest(result.logits.sigmoid(), source) > 0.1  # not for being painted so
+    # What is hidden is the painted picture.
+    torch.nn.init.constant_(model.generator.dense_motion_network.occlusion.bias, -50)
+    hidden = model.generate(source, kp, kp)
+    assert furthest(hidden.prediction, hidden.logits.sigmoid()) < 1e-6
+
+
+def test_what_is_visible_is_known_by_the_occlusion_map_alone() -> None:
+    parameters = copy.deepcopy(golden.load("tiny64").parameters)
+    parameters["generator_params"] |= {"keep_visible": True, "estimate_occlusion_map": False}
+    with pytest.raises(ValueError, match="keep_visible needs estimate_occlusion_map"):
+        build_model(parameters)
+
+
+@given(st.integers(2, 40), st.integers(2, 40))
+def test_a_centred_grid_warps_nothing(height: int, width: int) -> None:
+    x = torch.rand(1, 2, height, width, dtype=torch.float64)
+    assert furthest(warp(x, coordinate_grid(height, width, x, centred=True)[None]), x) < 1e-9
 
 
 @given(st.integers(8, 24), st.integers(8, 24), st.floats(-0.9, 0.9), st.floats(-0.9, 0.9))
