@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
@@ -34,7 +37,6 @@ class Cluster:
 
     def up(self) -> None:
         """Bring it up, with the sources and the cache of images in sight."""
-        testcluster.CACHE.mkdir(parents=True, exist_ok=True)
         if testcluster.is_up(self.folder):  # brought up before, by a developer's wish
             shutil.rmtree(self.source, ignore_errors=True)
         else:
@@ -78,24 +80,25 @@ class Cluster:
         return not self.run("squeue", "--noheader", "--states=PD,R,CG", "-o", "%i").split()
 
     def install(self) -> None:
-        """Install the package for the user as a login node has it: light, in a venv; cached by what it depends on."""
-        key = digest([self.source / "pyproject.toml", self.source / "requirements/dev.lock"])
+        """Install the package for the user as docs/cluster.md has her do it: light, in a venv; its packages cached."""
+        # Those of the lock, so that what is tested does not change from day to day.
+        lock = (self.source / "requirements/dev.lock").read_text()
+        pins = "".join(f"{line.rstrip(' \\')}\n" for line in lock.splitlines() if re.match(r"[\w.-]+==", line))
+        (self.home / "pins.txt").write_text(pins)
+        key = digest([self.source / "pyproject.toml", self.home / "pins.txt"])
         kept = testcluster.CACHE / f"login-{key}.tar"
-        if (self.home / "ada/venv/bin/snakemake").exists():
-            pass
-        elif kept.exists():
-            subprocess.run(["tar", "-xpf", kept, "-C", self.home / "ada"], check=True)
-        else:
-            self.run("python3", "-m", "venv", VENV)
-            # Locked, so that what is tested does not change from day to day.
-            lock = "/home/source/requirements/dev.lock"
-            self.run(f"{VENV}/bin/pip", "install", "--quiet", "--require-hashes", "-r", lock)
+        if not (self.home / "ada/venv").exists():
+            if kept.exists():
+                subprocess.run(["tar", "-xpf", kept, "-C", self.home / "ada"], check=True)
+            else:
+                self.run("python3", "-m", "venv", VENV)
+        self.run(f"{VENV}/bin/pip", "install", "--quiet", "--constraint", "/home/pins.txt", "/home/source")
+        if not kept.exists():
             for old in testcluster.CACHE.glob("login-*.tar"):
                 old.unlink()
             part = kept.with_suffix(f".{os.getpid()}")
             subprocess.run(["tar", "-cpf", part, "-C", self.home / "ada", "venv"], check=True)
             part.rename(kept)
-        self.run(f"{VENV}/bin/pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "/home/source")
 
     def image(self) -> str:
         """Return the path (in the cluster) of the image, built where its sources changed."""
@@ -119,6 +122,19 @@ class Cluster:
         python = "/root/venv/bin/python"
         self.root(f"test -d /root/venv || python3 -m venv /root/venv; {python} -m pip install --quiet spython==0.3.14")
         return self.root(f"{python} /home/source/scripts/build_container.py {' '.join(options)}")
+
+
+def both(*steps: Callable[[], object]) -> None:
+    """Do two things at once, which wait for the network and unpack on a core each; say how long each took."""
+
+    def timed(step: Callable[[], object]) -> None:
+        began = time.monotonic()
+        step()
+        print(f"{step.__name__}: {time.monotonic() - began:.0f} s", flush=True)
+
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(timed, step) for step in steps]:
+            done.result()
 
 
 def entering_root(folder: Path) -> list[str]:

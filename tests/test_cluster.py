@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cluster_folder import (
     Cluster,
     ClusterRun,
     SameSource,
+    both,
     decoded,
     draw_inputs,
     remove,
@@ -37,18 +39,15 @@ def cluster() -> Iterator[Cluster]:
     """A new cluster, gone afterwards; or the one in the folder that TALKIES_TESTCLUSTER names, which stays up."""
     try:
         testcluster.check()
-        testcluster.base_root()
-        testcluster.image_base()
+        both(testcluster.base_root, testcluster.image_base)
     except testcluster.Unfit as error:
         pytest.skip(f"NOT TESTED: SLURM, Apptainer and the image: {error}")
     kept = os.environ.get("TALKIES_TESTCLUSTER")
     folder = Path(kept) if kept else temporary_folder()
     made = Cluster(folder)
     try:
-        for what, step in (("cluster", made.up), ("the user's installation", made.install), ("image", made.image)):
-            began = time.monotonic()
-            step()
-            print(f"{what} there after {time.monotonic() - began:.0f} s")
+        made.up()
+        both(made.install, made.image)
         yield made
     finally:
         if not kept:
@@ -61,11 +60,38 @@ def cluster() -> Iterator[Cluster]:
 
 # --- the story: the literal command, what kills its jobs, and the same results as here ----------------------
 
+PICTURES, CLIPS, FRAMES = 12, 3, 16
+SHARDS = {"threads": 1, "gpus": 4, "pairs_per_job": 9}
+SMALL = ("--torch", "tqdm", "--notest")
+"""An image without PyTorch: small, and otherwise the same."""
+
 
 @pytest.fixture(scope="module")
-def first(cluster) -> dict:
+def meanwhile(cluster, tmp_path_factory) -> Iterator[dict[str, Future]]:
+    """Start what needs no SLURM, so that it is done while the first run's jobs are waited for."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield {
+            "here": pool.submit(run_here, cluster, tmp_path_factory.mktemp("here") / "run"),
+            "two builds": pool.submit(cluster.build, "--check", *SMALL),
+            "buildah": pool.submit(build_with_buildah, cluster),
+        }
+
+
+def run_here(cluster: Cluster, path: Path) -> SameSource:
+    """Animate the first run's pictures and clips on this machine, by the same source."""
+    here = SameSource(path)
+    here.source = cluster.source
+    draw_inputs(path, PICTURES, CLIPS, FRAMES)
+    (path / "profiles").symlink_to(cluster.source / "profiles")
+    here.configure(model={"device": "cpu"}, **SHARDS)
+    here.snakemake()
+    return here
+
+
+@pytest.fixture(scope="module")
+def first(cluster, meanwhile) -> dict:
     """Run 12 pictures x 3 clips; kill one worker and cancel another job while they run; return what was seen."""
-    run = ClusterRun.clone(cluster, "first", 12, 3, frames=40, threads=1, pairs_per_job=9)
+    run = ClusterRun.clone(cluster, "first", PICTURES, CLIPS, FRAMES, **SHARDS)
     process = run.start("snakemake", "--profile", "slurm")
     seen: dict[str, dict[str, str]] = {}
     killed = cancelled = None
@@ -74,7 +100,7 @@ def first(cluster) -> dict:
             if job["user"] == "ada" and job["node"]:
                 seen[job["id"]] = job
         progress = {p.stem.removeprefix("animate-"): len(p.read_text().splitlines()) for p in journals(run)}
-        working = [shard for shard, films in progress.items() if 2 <= films < 9]
+        working = [shard for shard, lines in progress.items() if 4 <= lines < 15]  # of two a film
         if killed is None and working:
             killed = working[0]
             cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {killed} '")
@@ -83,7 +109,7 @@ def first(cluster) -> dict:
             if ids:
                 cancelled = others[0]
                 cluster.run("scancel", *ids)
-        time.sleep(0.5)
+        time.sleep(0.1)
     output = process.communicate()[0]
     return {"run": run, "output": output, "seen": seen, "code": process.returncode, "gone": (killed, cancelled)}
 
@@ -118,14 +144,8 @@ def test_the_rerun_finds_nothing_to_do(first):
     assert run.films() == before
 
 
-def test_frames_and_samples_are_those_of_a_run_here(first, tmp_path):
-    cluster_run = first["run"]
-    here = SameSource(tmp_path / "here")
-    here.source = cluster_run.cluster.source
-    draw_inputs(here.path, 12, 3, 40)
-    (here.path / "profiles").symlink_to(cluster_run.cluster.source / "profiles")
-    here.configure(model={"device": "cpu"}, threads=1, pairs_per_job=9)
-    here.snakemake()
+def test_frames_and_samples_are_those_of_a_run_here(first, meanwhile):
+    cluster_run, here = first["run"], meanwhile["here"].result()
     assert sorted(here.films()) == sorted(cluster_run.films())
     for pair in cluster_run.pairs():
         ours, theirs = here.record(pair), cluster_run.record(pair)
@@ -169,21 +189,24 @@ def test_the_image_alone(cluster):
     assert "org.opencontainers.image.revision: " in labels
 
 
-SMALL = ("--torch", "tqdm", "--notest")
-"""An image without PyTorch: small, and otherwise the same."""
-
-
-def test_two_builds_are_equal(cluster):
-    told = cluster.build("--check", *SMALL)
+def test_two_builds_are_equal(meanwhile):
+    told = meanwhile["two builds"].result()
     digests = {line.split()[-1] for line in told.splitlines() if line.startswith("build ")}
     assert len(digests) == 1
     assert told.splitlines()[-1] == "equal"
 
 
-def test_buildah_takes_the_dockerfile(cluster):
+def test_buildah_takes_the_dockerfile(meanwhile):
     """As Docker and Podman do, and without a daemon."""
-    base = testcluster.image_base()
+    version, facts = meanwhile["buildah"].result()
+    assert version.startswith("talkies ")
+    assert "org.opencontainers.image.version" in facts
+
+
+def build_with_buildah(cluster: Cluster) -> tuple[str, str]:
+    """Build the Dockerfile for another user to run; return what its talkies says, and the image's facts."""
     cluster.build("--context", "/home/context", *SMALL[:2])
+    base = testcluster.image_base()
     buildah = "buildah --root /home/buildah --storage-driver vfs"
     mirrors = testcluster.local_folders(testcluster.pip_settings())
     shown = " ".join(f"--volume {path}:{path}:ro" for path in sorted(mirrors))
@@ -194,8 +217,7 @@ def test_buildah_takes_the_dockerfile(cluster):
             " --timestamp 0 -t talkies /home/context"
         )
         run = f"{buildah} run --isolation chroot --user 1000:1000 $({buildah} from talkies) --"
-        assert cluster.root(f"{run} talkies --version").startswith("talkies ")
-        assert "org.opencontainers.image.version" in cluster.root(f"{buildah} inspect talkies")
+        return cluster.root(f"{run} talkies --version"), cluster.root(f"{buildah} inspect talkies")
     finally:
         cluster.root("rm -rf /home/buildah /home/context")
 

@@ -170,8 +170,10 @@ def bring_up(folder: Path, binds: list[Path]) -> None:
     if is_up(folder):
         raise Unfit(f"a cluster is up in {folder} already (cluster.py down ends it)")
     bring_down(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise Unfit(f"{folder} is not empty, and no cluster's: name another folder by --folder")
     base = base_root()
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "base").symlink_to(base)
     upper = folder / "upper"
     settings = pip_settings()
