@@ -52,6 +52,8 @@ def moved(across: int, down: int = 0, side: int = 256) -> np.ndarray:
         ("face", "face"),
         (" Center ", "center"),
         ("none", "none"),
+        ("Face:Left", "face:left"),
+        ("face:12", "face:12"),
         ("10,20,30,40", [10, 20, 30, 40]),
         ("-5, 0, 12.6, 40", [-5, 0, 13, 40]),
         ([1, 2, 3, 4], [1, 2, 3, 4]),
@@ -66,7 +68,8 @@ def test_parse(spec: object, request_: object) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    ["", "faces", "1,2,3", "1,2,3,4,5", "1,2,0,4", "1,2,3,-4", "a,b,c,d", "nan,0,1,1", "inf,0,1,1", "1e9,0,5,5",
+    ["", "faces", "face:0", "face:top",
+     "1,2,3", "1,2,3,4,5", "1,2,0,4", "1,2,3,-4", "a,b,c,d", "nan,0,1,1", "inf,0,1,1", "1e9,0,5,5",
      [1, 2], [], None, 7, [True, 0, 1, 1], {"x": 1}, [[1], 2, 3, 4]],
 )  # fmt: skip
 def test_what_is_no_request_is_named(spec: object) -> None:
@@ -218,14 +221,32 @@ def test_face_at_the_edge_is_not_squeezed() -> None:
     assert made.box.side <= 160
 
 
-def test_largest_face_of_several() -> None:
+def two_faces() -> np.ndarray:
+    """A large face on the left, a small one on the right."""
     small = crop.resize(astronaut()[20:220, 60:260], 90)
     image = np.full((320, 460, 3), 120, np.uint8)
     image[:, :320] = astronaut()
     image[100:190, 350:440] = small
-    made = crop_picture(image, "face", name="a.png")[1]
-    assert made.faces == 2
-    assert made.box.x < 150
+    return image
+
+
+@pytest.mark.parametrize(
+    ("request_", "left"),
+    [("face", True), ("face:left", True), ("face:right", False), ("face:1", True), ("face:2", False)],
+)
+def test_of_several_faces_the_largest_or_the_one_asked_for(tmp_path: Path, request_: str, left: bool) -> None:
+    made = crop_picture(two_faces(), parse(request_), name="a.png")[1]
+    film = find_crop(probe(still(tmp_path / "two.mp4", [two_faces()] * 3)), parse(request_))
+    for cut in (made, film):
+        assert (cut.mode, cut.faces, cut.found) == (request_, 2, True)
+        assert (cut.box.x < 150) == left
+        assert Crop.from_dict(cut.to_dict()) == cut
+
+
+def test_a_face_that_is_not_there_is_an_error_by_name() -> None:
+    with pytest.raises(InputError, match=r"a\.png: its crop asks for face 3 from the left, and 2 can be seen"):
+        crop_picture(two_faces(), "face:3", name="a.png")
+    assert not crop_picture(np.full((60, 100, 3), 90, np.uint8), "face:2", name="wall.png")[1].found
 
 
 def test_drawn_faces_are_found() -> None:

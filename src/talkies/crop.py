@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -35,15 +36,17 @@ FRAMES_A_SECOND = 5  # of a clip are searched for faces …
 MOST_FRAMES = 300  # … and never more than this in all (then every n-th of a long clip, evenly) …
 FEWEST_FRAMES = 15  # … nor fewer than this where the clip has them
 MODES = ("face", "center", "none")
+FACE = re.compile(r"face:(left|right|[1-9][0-9]{0,2})")  # which of several; a number counts from the left
+FORMS = "face, face:left, face:right, face:2 (the second from the left), center, none or x,y,width,height in pixels"
 
-Request = str | list[int]  # "face", "center", "none" or [x, y, width, height]
+Request = str | list[int]  # "face", "face:left", "face:right", "face:N", "center", "none" or [x, y, width, height]
 
 
 @dataclass(frozen=True)
 class Crop:
     """What was cut and why; goes into the record beside each film."""
 
-    mode: str  # "face", "center", "none" or "box", as it was asked for
+    mode: str  # "face" (or "face:left" …), "center", "none" or "box", as it was asked for
     box: Box
     faces: int | None  # faces seen (a clip: tubes of faces); None where nobody looked
     found: bool  # the box is what was asked for; False: no face, the centre instead
@@ -61,12 +64,14 @@ class Crop:
 
 
 def parse(spec: str | Sequence[float]) -> Request:
-    """Return a crop request in its one form: "face", "center", "none" or [x, y, width, height] in whole pixels.
+    """Return a crop request in its one form: a word as in FORMS, or [x, y, width, height] in whole pixels.
 
     Takes those words in any case, "x,y,w,h", or four numbers. Raises TalkiesError with the forms it takes.
     """
-    if isinstance(spec, str) and spec.strip().lower() in MODES:
-        return spec.strip().lower()
+    if isinstance(spec, str):
+        word = spec.strip().lower()
+        if word in MODES or FACE.fullmatch(word):
+            return word
     parts: Sequence[Any] = spec.split(",") if isinstance(spec, str) else spec
     try:
         if any(isinstance(part, bool) for part in parts):
@@ -75,7 +80,7 @@ def parse(spec: str | Sequence[float]) -> Request:
         x, y, width, height = (round(number) for number in numbers)
     except (ValueError, TypeError, OverflowError):
         shown = printable(str(spec))[:60]
-        raise TalkiesError(f'crop "{shown}" is none of face, center, none or x,y,width,height in pixels') from None
+        raise TalkiesError(f'crop "{shown}" is none of {FORMS}') from None
     if width < 1 or height < 1 or max(abs(x), abs(y), width, height) > 1_000_000:
         raise TalkiesError(f"crop {x},{y},{width},{height}: width and height must be at least 1 pixel")
     return [x, y, width, height]
@@ -86,12 +91,12 @@ def crop_picture(
 ) -> tuple[Frame, Crop]:
     """Cut a picture, uint8 [H,W,3], and scale it to uint8 [size,size,3]. `name` stands in messages.
 
-    Of several faces the largest counts. Without any, the centre is cut and a warning given.
-    Raises InputError for a box outside the picture.
+    Of several faces the largest counts, or the one asked for. Without any, the centre is cut and a warning given.
+    Raises InputError for a box outside the picture, and where there are fewer faces than the number asked for.
     """
     height, width = image.shape[:2]
-    faces = find_faces(image) if request == "face" else None
-    chosen = max(faces, key=lambda face: face[2] * face[3]) if faces else None
+    faces = find_faces(image) if is_face(request) else None
+    chosen = _choose(request, faces, [w * h for _, _, w, h in faces], os.fspath(name)) if faces else None
     crop = _crop(request, chosen, None if faces is None else len(faces), width, height, os.fspath(name))
     return resize(cut(image, crop.box), size), crop
 
@@ -109,14 +114,51 @@ def find_crop(
     overlaps the tube's first one (IoU over 0.25); the crop holds all faces of a tube. Of several tubes the one with
     the largest product of length and mean area counts. Raises InputError as read_frames does.
     """
-    if request != "face":
+    if not is_face(request):
         return _crop(request, None, None, clip.width, clip.height, str(clip.path))
-    tubes, looked = _find_tubes(clip, start, end)
-    best = max(tubes, key=lambda tube: tube.area) if tubes else None
-    crop = _crop(request, best.union if best else None, len(tubes), clip.width, clip.height, str(clip.path))
+    small = small_size(clip.width, clip.height)
+    rate = _search_rate(clip, start, end)
+    return follow(clip, read_frames(clip, start=start, end=end, size=small, rate=rate), request)
+
+
+def follow(clip: Clip, frames: Iterable[Frame], request: Request) -> Crop:
+    """Return the crop of a clip by these of its frames, all of one size, which may be smaller than the clip's."""
+    name = str(clip.path)
+    if not is_face(request):
+        return _crop(request, None, None, clip.width, clip.height, name)
+    tubes, looked = _find_tubes(clip, frames)
+    longest = max((tube.frames for tube in tubes), default=0)
+    # What is seen now and then is no face that one could mean by its place.
+    known = tubes if request == "face" else [tube for tube in tubes if tube.frames * 4 >= longest]
+    areas = [tube.area for tube in known]
+    best = known[_choose_number(request, [tube.union for tube in known], areas, name)] if known else None
+    crop = _crop(request, best.union if best else None, len(tubes), clip.width, clip.height, name)
     if best and best.frames * 2 < looked:
-        return _with_warning(crop, f"the chosen face is in {best.frames} of {looked} frames looked at", str(clip.path))
+        return _with_warning(crop, f"the chosen face is in {best.frames} of {looked} frames looked at", name)
     return crop
+
+
+def is_face(request: Request) -> bool:
+    """Tell whether a request is for a face."""
+    return isinstance(request, str) and request.startswith("face")
+
+
+def _choose(request: Request, faces: Sequence[Face], areas: Sequence[float], name: str) -> Face:
+    return faces[_choose_number(request, faces, areas, name)]
+
+
+def _choose_number(request: Request, faces: Sequence[Face], areas: Sequence[float], name: str) -> int:
+    """Return which of the faces is meant: the largest, or by place from left to right."""
+    numbers = range(len(faces))
+    if request == "face":
+        return max(numbers, key=areas.__getitem__)
+    place = str(request).partition(":")[2]
+    ordered = sorted(numbers, key=lambda number: faces[number][0] + faces[number][2] / 2)
+    if place.isdigit():
+        if int(place) > len(faces):
+            raise InputError(name, f"its crop asks for face {place} from the left, and {len(faces)} can be seen in it")
+        return ordered[int(place) - 1]
+    return ordered[0] if place == "left" else ordered[-1]
 
 
 def _crop(request: Request, face: Face | None, faces: int | None, width: int, height: int, name: str) -> Crop:
@@ -125,11 +167,11 @@ def _crop(request: Request, face: Face | None, faces: int | None, width: int, he
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             raise InputError(name, f"its crop box {x},{y},{w},{h} lies outside its picture of {width}x{height} pixels")
         return Crop("box", fit(x + w / 2, y + h / 2, max(w, h), width, height), None, True)
-    if request == "face" and face:
-        return Crop("face", grow(face, width, height), faces, True)
+    if is_face(request) and face:
+        return Crop(str(request), grow(face, width, height), faces, True)
     side = max(width, height) if request == "none" else min(width, height)
-    crop = Crop(request, fit(width / 2, height / 2, side, width, height), faces, request != "face")
-    if request == "face":
+    crop = Crop(request, fit(width / 2, height / 2, side, width, height), faces, not is_face(request))
+    if is_face(request):
         crop = _with_warning(crop, "no face found; cutting the centre instead (or give a box x,y,w,h)", name)
     return crop
 
@@ -216,7 +258,7 @@ def find_faces(image: Frame) -> list[Face]:
     import numpy as np
 
     height, width = image.shape[:2]
-    small = _small(width, height)
+    small = small_size(width, height)
     data = np.ascontiguousarray(resize(image, small))
     found = _detector()(small[0], small[1], data.tobytes())
     across, down = width / small[0], height / small[1]
@@ -227,7 +269,8 @@ def find_faces(image: Frame) -> list[Face]:
     ]
 
 
-def _small(width: int, height: int) -> tuple[int, int]:
+def small_size(width: int, height: int) -> tuple[int, int]:
+    """Return the size at which a picture is searched for faces."""
     factor = min(1.0, DETECT_SIDE / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
@@ -253,16 +296,20 @@ def _detector() -> Any:
     return detectRGB
 
 
-def _find_tubes(clip: Clip, start: Fraction | float | None, end: Fraction | float | None) -> tuple[list[_Tube], int]:
-    """Return the tubes of faces and the number of frames looked at."""
+def _search_rate(clip: Clip, start: Fraction | float | None, end: Fraction | float | None) -> Fraction:
+    """Return how many frames a second are searched for faces."""
     seconds = min(Fraction(end), clip.duration) if end is not None else clip.duration
     seconds = max(seconds - Fraction(start or 0), 1 / clip.rate)
     rate = min(clip.rate, Fraction(MOST_FRAMES) / seconds, max(Fraction(FRAMES_A_SECOND), FEWEST_FRAMES / seconds))
-    small = _small(clip.width, clip.height)
-    across, down = clip.width / small[0], clip.height / small[1]
+    return rate.limit_denominator(100_000)
+
+
+def _find_tubes(clip: Clip, frames: Iterable[Frame]) -> tuple[list[_Tube], int]:
+    """Return the tubes of faces, in the clip's pixels, and the number of frames looked at."""
     tubes: list[_Tube] = []
     looked = 0
-    for frame in read_frames(clip, start=start, end=end, size=small, rate=rate.limit_denominator(100_000)):
+    for frame in frames:
+        across, down = clip.width / frame.shape[1], clip.height / frame.shape[0]
         looked += 1
         free = list(tubes)
         for x, y, w, h in find_faces(frame):
