@@ -83,7 +83,7 @@ class Cluster:
         """Install the package for the user as docs/cluster.md has her do it: light, in a venv; its packages cached."""
         # Those of the lock, so that what is tested does not change from day to day.
         lock = (self.source / "requirements/dev.lock").read_text()
-        pins = "".join(f"{line.rstrip(' \\')}\n" for line in lock.splitlines() if re.match(r"[\w.-]+==", line))
+        pins = "\n".join(re.findall(r"(?m)^[\w.-]+==[^\\\n]+", lock)) + "\n"
         (self.home / "pins.txt").write_text(pins)
         key = digest([self.source / "pyproject.toml", self.home / "pins.txt"])
         kept = testcluster.CACHE / f"login-{key}.tar"
