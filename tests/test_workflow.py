@@ -587,18 +587,6 @@ def test_weights_swapped_make_everything_anew(run: RunFolder) -> None:
     assert NOTHING in run.snakemake()
 
 
-def test_the_workflow_is_used_as_a_module(run: RunFolder) -> None:
-    (run.path / "Snakefile").write_text(
-        'configfile: "config.yaml"\n\n\nmodule talkies:\n'
-        f'    snakefile:\n        "{REPOSITORY}/workflow/Snakefile"\n    config:\n        config\n\n\n'
-        "use rule * from talkies\n\n\nrule mine:\n    default_target: True\n    input:\n        rules.all.input,\n"
-    )
-    result = run.run("snakemake")
-    assert result.returncode == 0, result.stdout
-    assert run.events("animated") == []
-    assert NOTHING in run.run("snakemake").stdout
-
-
 def test_films_are_verified_and_a_wrong_one_is_named(run: RunFolder) -> None:
     assert "6 films are whole" in run.talkies("verify")
     film = run.film("a/red")

@@ -289,7 +289,7 @@ def init(chosen: argparse.Namespace) -> None:
         print(f"made {where}/{name}")
     for name in kept:
         print(f"left as it was: {where}/{name}")
-    if PROFILE_LINK in kept and not (chosen.folder / PROFILE_LINK).is_dir():
+    if (chosen.folder / PROFILE_LINK).resolve() != (chosen.folder / "profiles" / PROFILE_LINK).resolve():
         log.warning("%s/%s is in the way: on a cluster say --profile profiles/slurm", where, PROFILE_LINK)
     print(f"Next: pictures into {where}/{PICTURES}, videos into {where}/{VIDEOS}; there, snakemake -n, then snakemake")
 

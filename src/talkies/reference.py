@@ -45,13 +45,13 @@ class Key:
             yield from key.all()
 
 
-def keys() -> tuple[Key, ...]:
+def config_keys() -> tuple[Key, ...]:
     """Return the keys of config.yaml, in the schema's order."""
     whole = schema("config")
     return tuple(_key(name, rule, whole) for name, rule in whole["properties"].items())
 
 
-def columns() -> tuple[Key, ...]:
+def table_columns() -> tuple[Key, ...]:
     """Return the columns of the pairs table, in the schema's order."""
     whole = schema("pairs")
     return tuple(_key(name, rule, whole) for name, rule in whole["properties"].items())
@@ -123,11 +123,11 @@ def value_text(value: Any) -> str:
 def as_text(width: int = 100) -> str:
     """Return the reference for a terminal of so many columns."""
     lines = ["config.yaml: every key, its default, its meaning. What is not named there has its default.", ""]
-    for top in keys():
+    for top in config_keys():
         for key in top.all():
             lines += [f"{key.name}: {value_text(key.default)}", *_indented(_told(key), width), ""]
     lines += [*_indented(f"The pairs table (pairs): {schema('pairs')['description']}", width, ""), ""]
-    for column in columns():
+    for column in table_columns():
         lines += [column.name, *_indented(_told(column), width), ""]
     return "\n".join(lines)
 
@@ -157,7 +157,7 @@ def as_yaml(**given: Any) -> str:
         ),
         "",
     ]
-    for key in keys():
+    for key in config_keys():
         lines += [*_yaml(key, "", given.get(key.name, key.default)), ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -198,7 +198,7 @@ def as_markdown() -> str:
         "| key | default | may be | meaning |",
         "|---|---|---|---|",
     ]
-    for top in keys():
+    for top in config_keys():
         lines += [_row(f"`{key.name}`", f"`{value_text(key.default)}`", key.kind, key.meaning) for key in top.all()]
     lines += [
         "",
@@ -208,7 +208,7 @@ def as_markdown() -> str:
         "",
         "| column | may be | meaning |",
         "|---|---|---|",
-        *(_row(f"`{column.name}`", column.kind, column.meaning) for column in columns()),
+        *(_row(f"`{column.name}`", column.kind, column.meaning) for column in table_columns()),
         "",
         "For instance:",
         "",

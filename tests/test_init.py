@@ -1,0 +1,176 @@
+"""A run folder made by `talkies init`, and the reference of its settings: complete, nothing overwritten, and it runs.
+
+The real Snakemake reads the Snakefile that was written, which uses the workflow as a module.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
+
+from talkies import config, reference
+from talkies.init import lay_out
+
+FILES = {"config.yaml", "Snakefile", "pairs.tsv", "profiles/default/config.yaml", "profiles/slurm/config.v8+.yaml"}
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def test_a_new_folder_has_all_a_run_needs(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    said = run.talkies("init", "portraits")
+    folder = tmp_path / "portraits"
+    assert files_in(folder) == FILES
+    assert {"images", "driving", "profiles", "slurm"} == {path.name for path in folder.iterdir() if path.is_dir()}
+    assert (folder / "slurm").readlink() == Path("profiles/slurm"), "what snakemake --profile slurm looks for"
+    assert "portraits/images" in said
+    assert "snakemake -n" in said
+
+
+def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("images: mine\n")
+    (tmp_path / "Snakefile").symlink_to("elsewhere")
+    (tmp_path / "images").write_text("a file")
+    (tmp_path / "slurm").mkdir()
+    said = RunFolder(tmp_path).talkies("init", ".", "--examples", ok=False)
+    assert "images" in said, "the example pictures find no folder"
+    (tmp_path / "images").unlink()
+    said = RunFolder(tmp_path).talkies("init", ".", "--examples")
+    assert (tmp_path / "config.yaml").read_text() == "images: mine\n"
+    assert (tmp_path / "Snakefile").readlink() == Path("elsewhere")
+    assert list((tmp_path / "slurm").iterdir()) == []
+    assert "slurm is in the way: on a cluster say --profile profiles/slurm" in said
+    (tmp_path / "images/ada.png").write_text("mine")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert not lay_out(tmp_path, examples=True)[0]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "it").write_text("")
+    assert "it: this is a file: give a folder's name" in RunFolder(tmp_path).talkies("init", "it", ok=False)
+
+
+def test_it_runs_with_rules_and_handlers_of_ones_own(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    lay_out(folder)
+    draw_picture(folder / "images/me.png", (220, 40, 40))
+    make_clip(folder / "driving/song.mp4", frames=3)
+    snakefile = folder / "Snakefile"
+    own = 'onstart:\n    print("my own start")\n\n\nuse rule * from talkies\n'
+    more = "\n\nuse rule animate from talkies with:\n    priority: 1\n"
+    more += "\n\nrule mine:\n    input:\n        rules.all.input,\n"
+    snakefile.write_text(snakefile.read_text().replace("use rule * from talkies\n", own) + more)
+    run = RunFolder(folder)
+    done = run.run("snakemake", "--config", "crop=center", "threads=1")
+    assert done.returncode == 0, done.stdout
+    assert "my own start" in done.stdout
+    run.whole(["song/me"])
+    assert not (folder / ".talkies/run.json").exists(), "the end is noted too"
+    assert "Nothing to be done" in run.run("snakemake", "--config", "crop=center", "threads=1").stdout
+
+
+def test_a_dry_run_for_a_cluster(tmp_path: Path) -> None:
+    lay_out(tmp_path, examples=True)
+    done = RunFolder(tmp_path).run("snakemake", "--profile", "slurm", "-n")
+    assert done.returncode == 0, done.stdout
+    assert "6 pictures, 2 videos: 12 pairs in 1 jobs; 12 to make" in done.stdout
+    assert "GPU hours" in done.stdout
+
+
+# --- the reference -----------------------------------------------------------------------------------------
+
+
+def names(rules: dict, above: str = "") -> set[str]:
+    """Return every key of a schema, dotted, by its own walk: also those below one of several ways to give a key."""
+    found = set()
+    for name, rule in rules["properties"].items():
+        below = [choice for choice in [rule, *rule.get("anyOf", [])] if "properties" in choice]
+        found |= {f"{above}{name}"}.union(*(names(choice, f"{above}{name}.") for choice in below))
+    return found
+
+
+def leaves(rules: dict) -> set[str]:
+    every = names(rules)
+    return {name for name in every if not any(other.startswith(f"{name}.") for other in every)}
+
+
+def test_every_key_has_a_default_and_a_meaning_everywhere() -> None:
+    told = {key.name: key for top in reference.config_keys() for key in top.all()}
+    assert leaves(config.schema("config")) <= set(told) <= names(config.schema("config"))
+    assert all(key.meaning and key.kind for key in told.values())
+    assert {column.name for column in reference.table_columns()} == names(config.schema("pairs"))
+    for text in (reference.as_text(), reference.as_markdown()):
+        assert all(name in text for name in told)
+
+
+def test_the_commented_file_is_the_defaults(tmp_path: Path) -> None:
+    text = reference.as_yaml()
+    assert config.complete(yaml.safe_load(text)) == config.complete({})
+    lines = [line.strip(" #") for line in text.splitlines()]
+    for name in leaves(config.schema("config")):
+        assert any(line.startswith(f"{name.rpartition('.')[2]}:") for line in lines), name
+    given = yaml.safe_load(reference.as_yaml(images="pictures"))
+    assert config.complete(given) == config.complete({"images": "pictures"})
+
+
+def test_help_prints_every_key() -> None:
+    done = subprocess.run([BIN / "talkies", "config", "--help"], capture_output=True, text=True, check=True)
+    plain = subprocess.run([BIN / "talkies", "config"], capture_output=True, text=True, check=True)
+    assert "usage: talkies config" in done.stdout
+    assert done.stdout.endswith(plain.stdout)
+    assert all(f"\n{name}: " in plain.stdout for name in leaves(config.schema("config")))
+
+
+def test_the_page_of_all_keys_is_up_to_date() -> None:
+    page = (REPOSITORY / "docs/configuration.md").read_text()
+    assert page == reference.as_markdown(), "docs/configuration.md is stale: make docs"
+
+
+# --- from the wheel alone ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_animates_and_runs(tmp_path: Path) -> None:
+    """`python -m build`, a new environment, PyTorch, `pip install 'talkies[engine]'`: no clone in sight."""
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path / "dist"], cwd=REPOSITORY, check=True
+    )
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    torch = f"torch=={version('torch').partition('+')[0]}"
+    subprocess.run([python, "-m", "pip", "install", "-q", torch, f"talkies[engine] @ {wheel.as_uri()}"], check=True)
+
+    class Elsewhere(RunFolder):
+        def environment(self) -> dict[str, str]:
+            return super().environment() | {"PATH": f"{python.parent}:/usr/bin:/bin", "PYTHONNOUSERSITE": "1"}
+
+        def run(self, *command: str) -> subprocess.CompletedProcess:
+            given = self.environment() | {"HOME": str(tmp_path)}
+            return subprocess.run(
+                command, cwd=self.path, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+
+    folder = Elsewhere(tmp_path)
+    folder.talkies("init", "run", "--examples")
+    run = Elsewhere(tmp_path / "run")
+    run.talkies(
+        "animate", "--source", "images/ada.png", "--driving", "driving/anna.mp4", "--end", "0.2", "-o", "one.mp4"
+    )
+    assert (run.path / "one.mp4").stat().st_size > 1000
+    for path in [*run.path.glob("images/*"), *run.path.glob("driving/*")]:
+        if path.name != "ada.png":
+            path.unlink()
+    make_clip(run.path / "driving/song.mp4", frames=3)
+    done = run.run("snakemake")
+    assert done.returncode == 0, done.stdout
+    run.whole(["song/ada"])
