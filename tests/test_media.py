@@ -981,12 +981,13 @@ def test_what_is_no_picture_is_an_input_error_of_one_line(tmp_path: Path) -> Non
         read_picture(tmp_path / "bomb.png")
 
 
-def test_stopping_is_not_taken_for_a_bad_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["talkies.media._split_alpha", "PIL.ImageOps.exif_transpose"])
+def test_stopping_is_not_taken_for_a_bad_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     Image.fromarray(gradient()).save(tmp_path / "a.png")
 
     def stop(*_: object) -> None:
         raise Stopped("asked to stop")
 
-    monkeypatch.setattr(media, "_split_alpha", stop)
+    monkeypatch.setattr(where, stop)
     with pytest.raises(Stopped):
         read_picture(tmp_path / "a.png")

@@ -21,8 +21,12 @@ class InputError(TalkiesError):
         super().__init__(f"{printable(self.path)}: {reason}")
 
 
-class Stopped(TalkiesError):
-    """The process was asked to stop (SIGTERM, SIGINT); the unfinished pair was discarded."""
+class Stopped(BaseException):
+    """The process was asked to stop (SIGTERM, SIGINT); the unfinished pair was discarded.
+
+    Like KeyboardInterrupt it is raised anywhere, also inside libraries (a decoder, a log's handler) that take every
+    Exception for a fault of their own and go on.
+    """
 
 
 def printable(name: str | Path) -> str:
