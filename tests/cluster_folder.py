@@ -92,7 +92,8 @@ class Cluster:
                 subprocess.run(["tar", "-xpf", kept, "-C", self.home / "ada"], check=True)
             else:
                 self.run("python3", "-m", "venv", VENV)
-        self.run(f"{VENV}/bin/pip", "install", "--quiet", "--constraint", "/home/pins.txt", "/home/source")
+        words = "install --quiet --no-compile --constraint /home/pins.txt /home/source"
+        self.run(f"{VENV}/bin/pip", *words.split())
         if not kept.exists():
             for old in testcluster.CACHE.glob("login-*.tar"):
                 old.unlink()
