@@ -27,6 +27,7 @@ from talkies.records import (
     digest,
     file_facts,
     held_locks,
+    is_abandoned,
     is_unchanged,
     lock,
     read_json,
@@ -405,6 +406,14 @@ def test_where_slurm_says_nothing_the_age_decides(
         take_in_vain(path, context)
     foreign(path, slurm_job="4711", age=GONE_SECONDS + 1)
     take(path)
+
+
+def test_a_run_on_another_login_node_is_not_taken_for_dead_by_its_age(path: Path) -> None:
+    """Snakemake's own locks of the folder are removed only when its process is known to be gone."""
+    foreign(path, age=10 * GONE_SECONDS)
+    assert not is_abandoned(path)
+    foreign(path, host=socket.gethostname(), pid=os.getpid(), started="x/1", namespace=records._pid_namespace())
+    assert is_abandoned(path)
 
 
 def test_a_squeue_that_hangs_says_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,12 @@ RECIPE = 1
 
 HEARTBEAT_SECONDS = 20
 """How often a worker renews its lock."""
-GONE_SECONDS = 600
-"""How long a lock of another machine stays unrenewed before its job counts as gone, where no scheduler tells."""
+GONE_SECONDS = 120
+"""How long a lock of another machine stays unrenewed before its job counts as gone, where no scheduler tells.
+
+So it is in an image, which has no squeue: a killed worker's next attempt waits for this long, on a GPU that idles.
+Shared file systems show times up to a minute late.
+"""
 ASK_SECONDS = 15
 """How long the scheduler's answer about a job counts: its controller serves everyone, and many may wait for a lock."""
 ENDED = frozenset(
@@ -212,7 +216,7 @@ def claim(path: Path) -> None:
 def is_abandoned(path: Path) -> bool:
     """Tell whether a job has claimed this file and is gone without having taken it away."""
     holder = read_json(path)
-    return holder is not None and _is_gone(path, holder)
+    return holder is not None and _is_known_gone(holder) is True  # its age says nothing: nobody renews it
 
 
 def renew(path: Path) -> bool:
@@ -299,21 +303,28 @@ def _describe(holder: Mapping[str, Any]) -> str:
 
 
 def _is_gone(path: Path, holder: Mapping[str, Any]) -> bool:
+    """Tell whether the job that holds this lock is gone: by what is known of it, else by the lock's age."""
+    known = _is_known_gone(holder)
+    if known is not None:
+        return known
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > GONE_SECONDS
+    return True
+
+
+def _is_known_gone(holder: Mapping[str, Any]) -> bool | None:
+    """Tell whether a job is gone by its process, if it was of this machine, or by the scheduler; None: unknown."""
     if holder.get("host") == socket.gethostname() and holder.get("namespace") == _pid_namespace():
         # The start time tells a process from a later one of the same number.
         return _start_time(holder.get("pid")) != holder.get("started")
     if holder.get("slurm_job") and holder["slurm_job"] == os.environ.get("SLURM_JOB_ID"):
         # Our own job, which SLURM knows of course: before it was started anew elsewhere, or another step of it.
         restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-        if holder.get("slurm_restart", restart) != restart:
-            return True
-    elif holder.get("slurm_job"):
-        known = _slurm_knows(str(holder["slurm_job"]))
-        if known is not None:
-            return not known
-    with suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime > GONE_SECONDS
-    return True
+        return True if holder.get("slurm_restart", restart) != restart else None
+    if holder.get("slurm_job"):
+        alive = _slurm_knows(str(holder["slurm_job"]))
+        return None if alive is None else not alive
+    return None
 
 
 def _start_time(pid: object) -> str | None:
