@@ -31,12 +31,12 @@ class FirstOrderModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device the weights are on."""
-        return self.generator.final.weight.device
+        return next(self.generator.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision the generator computes in; keypoints are always found in float32."""
-        return self.generator.final.weight.dtype
+        return next(self.generator.parameters()).dtype
 
     @torch.inference_mode()
     def keypoints(self, frames: Tensor) -> Keypoints:

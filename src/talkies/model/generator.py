@@ -44,6 +44,15 @@ class Generated:
     sparse_deformed: Tensor
 
 
+class MaskedWarp(nn.Module):
+    """Moves the source's features and hides what the source does not show (FOMM, eq. 8)."""
+
+    def forward(self, features: Tensor, deformation: Tensor, occlusion: Tensor | None) -> Tensor:
+        """Return features [1 or N, C, h, w] where the deformation [N, h, w, 2] points, times occlusion [N, 1, h, w]."""
+        moved = warp(features.expand(len(deformation), -1, -1, -1), deformation)
+        return moved if occlusion is None else moved * occlusion
+
+
 class Generator(nn.Module):
     """Johnson-style encoder and decoder around a warp of the features (FOMM, eq. 8).
 
@@ -80,6 +89,7 @@ class Generator(nn.Module):
         width[0] = block_expansion
         self.first = SameBlock(num_channels, width[0], kernel_size=7)
         self.down_blocks = nn.ModuleList(DownBlock(a, b) for a, b in itertools.pairwise(width))
+        self.warp = MaskedWarp()
         upward = list(reversed(widths(block_expansion, max_features, num_down_blocks)))
         self.up_blocks = nn.ModuleList(UpBlock(a, b) for a, b in itertools.pairwise(upward))
         self.bottleneck = nn.Sequential(
@@ -99,10 +109,9 @@ class Generator(nn.Module):
         """Render the N frames of kp_driving from one source (or from N)."""
         count = len(kp_driving)
         motion = self.dense_motion_network(source.small, kp_source, kp_driving)
-        features = source.features.expand(count, -1, -1, -1)
-        x = warp(features, _resized_deformation(motion.deformation, features.shape[2:]))
-        if motion.occlusion is not None:
-            x = x * _resized(motion.occlusion, x.shape[2:])
+        sides = source.features.shape[2:]
+        occlusion = None if motion.occlusion is None else _resized(motion.occlusion, sides)
+        x = self.warp(source.features, _resized_deformation(motion.deformation, sides), occlusion)
         x = self.bottleneck(x)
         for block in self.up_blocks:
             x = block(x)
