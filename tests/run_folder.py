@@ -81,8 +81,8 @@ class RunFolder:
         return run
 
     def configure(self, **settings) -> None:
-        """Write config.yaml: the folders, crops without a search for faces, and what a test sets."""
-        base = {"images": "images", "driving": "driving", "crop": "center", "threads": 1}
+        """Write config.yaml: the folders, crops and runs without a look at faces, and what a test sets."""
+        base = {"images": "images", "driving": "driving", "crop": "center", "threads": 1, "check": False}
         (self.path / "config.yaml").write_text(yaml.safe_dump(base | settings))
 
     def copy(self, path: Path, *, times: bool = True) -> RunFolder:

@@ -342,14 +342,74 @@ def shard(chosen: argparse.Namespace) -> None:
             work(plan, chosen.shard, chosen.receipt, engine, progress)
 
 
+def check(chosen: argparse.Namespace) -> int:
+    """Look at every picture and driving video before anything is animated; say what is wrong and what to do."""
+    import json
+    import os
+
+    from . import check as checking
+    from .plan import Plan
+
+    plan = Plan.load() if chosen.receipt else _plan_of_config()
+    workers = chosen.threads or len(os.sched_getaffinity(0))
+    items = checking.items_of(plan)
+    with _progress() as progress:
+        progress.start(len(items), "files")
+        model = None if chosen.no_poses else _network(plan)
+        findings = checking.examine(plan, model=model, workers=workers, advance=progress.advance)
+    checking.save(findings)
+    page = checking.write_page(findings, Path(plan.settings["results"]))
+    if chosen.receipt:  # in a run what is wrong is said by the gallery, and by the verdict
+        checking.save(findings, chosen.receipt)
+        log.info("%s: %s", checking.summary(findings), printable(page))
+        return 0
+    if chosen.json:
+        print(json.dumps([finding.to_dict() for finding in findings], indent=1))
+    else:
+        for line in checking.table(findings):
+            print(line)
+        print(f"{checking.summary(findings)}: {printable(page)}")
+    return int(any(problem.level == checking.FAILS for finding in findings for problem in finding.problems))
+
+
+def _plan_of_config() -> Any:
+    """Return the plan that snakemake would make here and now."""
+    from . import config, plan
+
+    return plan.make_plan(config.load(Path("config.yaml")), plan.stored_plan())
+
+
+def _network(plan: Any) -> Any:
+    """Return the function that loads the plan's network on the processor; None where PyTorch is not installed."""
+    from functools import cache
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        log.info("poses are not compared: PyTorch is not installed here (pip install 'talkies[engine]')")
+        return None
+
+    @cache
+    def load() -> Any:
+        from .model import load_model
+
+        model = plan.settings["model"]
+        return load_model(model["preset"], model["checkpoint"], device="cpu", precision="fp32")
+
+    return load
+
+
 def gallery(chosen: argparse.Namespace) -> None:
     """Write results/index.html from the plan and the films."""
+    from .check import check_line
     from .gallery import build_gallery
     from .inventory import gallery_entries
     from .plan import Plan
 
     plan = Plan.load()
-    page = build_gallery(Path(plan.settings["results"]), gallery_entries(plan), title=plan.settings["gallery"]["title"])
+    results = Path(plan.settings["results"])
+    page = build_gallery(
+        results, gallery_entries(plan), title=plan.settings["gallery"]["title"], check=check_line(results)
+    )
     log.info("gallery: %s", printable(page))
 
 
@@ -555,6 +615,14 @@ def build_parser() -> argparse.ArgumentParser:
     work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
     work.add_argument("--log", type=Path)
 
+    look = command(
+        "check", check, "Look at every picture and video before anything is animated; say what is wrong (exit code 1)."
+    )
+    look.add_argument("--json", action="store_true")
+    look.add_argument("--no-poses", action="store_true", help="do not compare poses, for which the network is loaded")
+    look.add_argument("--threads", type=_count, metavar="N", help="files looked at at once (default: one a core)")
+    look.add_argument("--receipt", type=Path, help=argparse.SUPPRESS)
+    look.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     page = command("gallery", gallery, "Write the gallery of the run in this folder.")
     page.add_argument("--log", type=Path)
     judge = command("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")

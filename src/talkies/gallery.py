@@ -43,8 +43,8 @@ class Entry:
     reason: str | None
 
 
-def build_gallery(results: Path, entries: Sequence[Entry], *, title: str) -> Path:
-    """Write results/index.html and its files, and return the page's path.
+def build_gallery(results: Path, entries: Sequence[Entry], *, title: str, check: str | None = None) -> Path:
+    """Write results/index.html and its files, and return the page's path. check: what check.html beside it says.
 
     Only what differs from what is there is written, each file whole or not at all; pictures and clips that
     no entry shows any more are removed. The entries' order does not matter. Raises OSError.
@@ -56,6 +56,7 @@ def build_gallery(results: Path, entries: Sequence[Entry], *, title: str) -> Pat
     words = {
         "title": html.escape(printable(title)),
         "data": _script_json(_page_data(results, entries, sources, previews)),
+        "check": f'<p class="made"><a href="check.html">{html.escape(check)}</a></p>' if check else "",
         "links": "\n".join(_link(results, entry) for entry in entries),
     }
     # One pass, so that a mark in somebody's file name is not filled in.

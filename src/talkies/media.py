@@ -674,6 +674,7 @@ def read_frames(
     size: int | tuple[int, int] | None = None,
     rate: Fraction | None = None,
     threads: int | None = None,
+    only_key_frames: bool = False,
 ) -> Iterator[Frame]:
     """Yield the clip's frames, uint8 [H,W,3] RGB, one at a time, at `clip.rate` (or `rate`).
 
@@ -681,7 +682,7 @@ def read_frames(
     outside; then the frame is scaled to `size` (a side, or width and height). Without `box` the whole picture is given;
     without `size` nothing is scaled. Alpha is laid over white. YCbCr is converted by the matrix and range that the file
     states (where it states none: bt709 for HD, bt601 below). A clip of the wanted size passes bit for bit as ffmpeg
-    decodes it.
+    decodes it. `only_key_frames` decodes no others, for a quick look, and repeats each until the next.
 
     A damaged clip yields what can be decoded and a warning on logger "talkies". Raises InputError if that is nothing,
     TalkiesError or OSError when the machine failed. Closing the generator ends ffmpeg.
@@ -692,9 +693,10 @@ def read_frames(
     if limit is not None and limit <= 0:
         raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame")
     filters, width, height = _filters(clip, since, rate, box, size)
+    skipped = ["-skip_frame", "nokey"] if only_key_frames else []
     arguments = [
         *["-copyts", *(["-filter_complex_threads", str(threads), "-threads", str(threads)] if threads else [])],
-        *_input(clip.file, *_seek(clip, since), *_decoder(clip), "-max_pixels", str(MAX_PIXELS)),
+        *_input(clip.file, *_seek(clip, since), *_decoder(clip), *skipped, "-max_pixels", str(MAX_PIXELS)),
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
         *(["-frames:v", str(limit)] if limit else []),
         *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],

@@ -211,16 +211,14 @@ def _turn(a: tuple[float, ...], b: tuple[float, ...], c: tuple[float, ...]) -> f
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 
+def normalized_pose(value: torch.Tensor) -> torch.Tensor:
+    """Free keypoints [K, 2] of place and size: centred, divided by the root of their hull's area."""
+    centred = value - value.mean(dim=0, keepdim=True)
+    return centred / max(hull_area(value), 1e-9) ** 0.5
+
+
 def best_frame(kp_source: Keypoints, kp_driving: Keypoints) -> int:
-    """Return the driving frame whose pose is nearest the source's, to count relative motion from.
-
-    Poses are compared by keypoints freed of place and size: centred, divided by the root of the hull's area.
-    """
-
-    def normalized(value: torch.Tensor) -> torch.Tensor:
-        centred = value - value.mean(dim=0, keepdim=True)
-        return centred / max(hull_area(value), 1e-9) ** 0.5
-
-    source = normalized(kp_source.value[0])
-    distances = [float(((normalized(value) - source) ** 2).sum()) for value in kp_driving.value]
+    """Return the driving frame whose normalized pose is nearest the source's, to count relative motion from."""
+    source = normalized_pose(kp_source.value[0])
+    distances = [float(((normalized_pose(value) - source) ** 2).sum()) for value in kp_driving.value]
     return int(np.argmin(distances))

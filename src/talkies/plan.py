@@ -54,6 +54,8 @@ PAIR_SECONDS = 0.3
 REMUX_SECONDS = 1.0
 LOOK_SECONDS = 0.01
 """The gallery, a pair."""
+CHECK_SECONDS = 3.0
+"""The check, a file."""
 
 FRAMES_PER_SECOND = 10.0
 """Expected of the network while nothing is known."""
@@ -184,7 +186,7 @@ class Plan:
 
     def _weights(self) -> str:
         # A path, whose file Snakemake watches; of the weights in the package, which change with it, the digest.
-        return self.settings["model"]["checkpoint"] or media.file_digest(DEMO_WEIGHTS)
+        return self.settings["model"]["checkpoint"] or _demo_digest()
 
     def animation(self, shard: str) -> str:
         """Return the digest of all that decides the pixels of a shard's films, but for the files' contents."""
@@ -192,7 +194,7 @@ class Plan:
         parts = []
         for name in self.shards[shard]:
             pair = self.pairs[name]
-            picture = asdict(replace(pair, audio=True))
+            picture = vars(pair) | {"audio": True}
             parts.append([picture, self.sources[pair.image].crop, self.takes[pair.take].crop])
         return digest([model["preset"], self._weights(), model["precision"], parts])
 
@@ -290,6 +292,11 @@ class Plan:
             if key not in ("driving", "image") and value != ordinary.get(key)
         }
         return [pair.driving, pair.image, special] if special else [pair.driving, pair.image]
+
+
+@cache
+def _demo_digest() -> str:
+    return media.file_digest(DEMO_WEIGHTS)
 
 
 def stored_plan() -> Plan | None:
@@ -393,9 +400,11 @@ def _deal(plan: Plan, previous: Plan | None, dealt: Mapping[str, Sequence[str]],
 def walltime(plan: Plan, stage: str, shard: str | None) -> int:
     """Return the minutes that a job of this stage and shard is given: an estimate with a margin, and its start.
 
-    shard None: the gallery and the verdict, which look at every pair.
+    shard None: the gallery and the verdict, which look at every pair, and the check, at every file.
     """
-    seconds = plan.seconds(stage, shard) if shard else LOOK_SECONDS * len(plan.pairs)
+    files = len(plan.sources) + len(plan.takes)
+    whole = CHECK_SECONDS * files if stage == "check" else LOOK_SECONDS * len(plan.pairs)
+    seconds = plan.seconds(stage, shard) if shard else whole
     return WALLTIME_MINUTES + math.ceil(WALLTIME_MARGIN * seconds / 60)
 
 

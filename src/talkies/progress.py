@@ -16,7 +16,7 @@ from typing import Any
 
 from .errors import TalkiesError, printable
 from .inventory import failures
-from .plan import HOME, REMUX_SECONDS, Plan, check_films
+from .plan import FRAMES_PER_SECOND, HOME, REMUX_SECONDS, Plan, check_films
 from .records import Journal
 from .shards import Run
 
@@ -148,7 +148,7 @@ class Watch:
         # From the beginning of the first of them on, so that waiting in a queue is not taken for slowness.
         wall = max(now - max(now - WINDOW_SECONDS, min(f[0] - f[2] for f in recent)), 1.0) if recent else 0.0
         seconds_left: float | None = None
-        if left and (recent or running):
+        if left and (recent or (running and plan.rate != FRAMES_PER_SECOND)):  # not by a mere guess
             # By what a worker takes for a frame: the films in the making count by the time that was spent on them.
             a_frame = sum(f[2] for f in recent) / sum(f[1] for f in recent) if recent else 1 / plan.rate
             work = sum(a_frame * self._frames(name) for name in to_animate)

@@ -6,6 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
+from talkies import check as checking
 from talkies import config as settings_file
 from talkies import container as image
 from talkies import plan as planning
@@ -54,6 +55,7 @@ THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else workflow.cores) or 1
 RUNNING = []  # of this run, what ends its progress lines
 PAGE = f"{PLAN.settings['results'].rstrip('/')}/index.html"
 VERDICT = ".talkies/verdict.json"
+CHECK = ".talkies/receipts/check.json"
 # Wanted by name: Snakemake makes a missing file again only when it is a target or something new needs it.
 FILMS_DONE = [f".talkies/receipts/remux/{shard}.json" for shard in PLAN.shards]
 

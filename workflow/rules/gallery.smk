@@ -1,7 +1,26 @@
+# A look at every file, beside the jobs that use the network: none of them waits for it or is run again for it.
+rule check:
+    output:
+        CHECK,
+    log:
+        ".talkies/logs/check.log",
+    benchmark:
+        ".talkies/benchmarks/check.tsv"
+    priority: 100
+    threads: THREADS
+    resources:
+        **job("check"),
+    params:
+        spec=lambda wildcards: checking.spec(PLAN),
+    shell:
+        "exec talkies check --receipt {output:q} --threads {threads} --log {log:q}"
+
+
 # One page of everything, then the verdict, which fails when a pair could not be made.
 rule gallery:
     input:
         FILMS_DONE,
+        check=CHECK if PLAN.settings["check"] else [],
     output:
         PAGE,
     log:

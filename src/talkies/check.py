@@ -1,0 +1,476 @@
+"""A look at every picture and driving video before anything is animated: what will be cut, and what is wrong with it.
+
+Of a video a dozen frames are looked at. What was found is kept by content (.talkies/check), so that a second look takes
+no time; nothing that makes films reads it.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import logging
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import crop, media
+from .errors import InputError, printable
+from .media import FILM_SIZE
+from .model.presets import DEMO_WEIGHTS
+from .plan import HOME, Plan
+from .records import content_key, digest, read_json, write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .model import FirstOrderModel
+
+    Frame = NDArray[np.uint8]
+
+FINDINGS = HOME / "check"
+RESULT = HOME / "check.json"
+"""What the last check found, for the gallery and the workflow."""
+FILES = FINDINGS / "files.json"
+"""Each file's size, time and digest, so that an unchanged one is not read."""
+PAGE = "check.html"
+"""The page beside the gallery."""
+RECIPE = 1
+"""Raised when looking at the same file finds something else."""
+
+SAMPLES = 12
+DECODED_SECONDS = 20
+"""Of longer videos only key frames are decoded: looking at an hour's film then takes seconds."""
+LARGEST_SIDE = 1920  # pixels of a sampled frame
+THUMB_SIDE = 128
+
+SMALL_SIDE = 128
+"""Pixels of a crop below which the film, twice as large or more, looks soft."""
+BLURRED = 8.0
+"""Variance of the Laplacian (grey levels 0..255, at 256 pixels): the examples measure 89 to 1,544, and blurred by a
+Gaussian of 3 pixels 1 to 7."""
+SHORT_SECONDS = 0.5
+LONG_SECONDS = 120
+SLOW_RATE = 12
+POSE_FAR, POSE_NEARER = 0.25, 0.5
+"""A first frame is called far from a picture's pose when its distance is over this and another frame has half of it:
+heads held alike measure 0.02 to 0.16, turned ones 0.25 to 0.6 (the examples, the demo network)."""
+
+FAILS, DOUBTFUL, NOTE = "fails", "look", "note"
+LEVELS = (FAILS, DOUBTFUL, NOTE)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture, or (clip) a driving video or a segment of it, and how it is cut."""
+
+    name: str
+    file: str
+    crop: str | list[float]
+    clip: bool = False
+    start: str | None = None
+    end: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The file's name without its folder, as config.yaml's `files` takes it."""
+        return Path(self.file).name
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong (fails), doubtful (look) or good to know (note), and what to do about it."""
+
+    level: str
+    text: str
+    advice: str
+
+
+@dataclass
+class Finding:
+    """What was seen of an item: facts as in the JSON, the crop as JPEG, problems, the worst first."""
+
+    item: Item
+    facts: dict[str, Any]
+    thumb: bytes | None
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def level(self) -> int:
+        """How soon it is to be looked at: 0 before all others."""
+        return min((LEVELS.index(problem.level) for problem in self.problems), default=len(LEVELS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        facts = {name: value for name, value in self.facts.items() if name != "poses"}
+        return {**asdict(self.item), "facts": facts, "problems": [asdict(problem) for problem in self.problems]}
+
+
+def examine(
+    plan: Plan,
+    *,
+    model: Callable[[], FirstOrderModel] | None = None,
+    workers: int = 1,
+    advance: Callable[[int], None] = lambda files: None,
+) -> list[Finding]:
+    """Look at all of a plan's pictures and driving videos; return what was found, the worst first.
+
+    model: gives the network whose keypoints tell poses; None leaves poses uncompared.
+    """
+    items = items_of(plan)
+    FINDINGS.mkdir(parents=True, exist_ok=True)
+    weights = _weights(plan) if model and _compared(plan) else None
+    digests = _digests(items)
+    findings: dict[Item, Finding] = {}
+    unseen: dict[Item, Path] = {}
+    for item in items:
+        path = _path(item, digests[item.file])
+        known = read_json(path)
+        thumb = path.with_suffix(".jpg")
+        if known is None or (weights and "error" not in known and weights not in known["poses"]):
+            unseen[item] = path
+        else:
+            findings[item] = Finding(item, known, thumb.read_bytes() if thumb.exists() else None)
+            advance(1)
+    for item, facts, crops, thumb_bytes in _look_at_all(list(unseen), workers):
+        if model and weights and crops is not None:
+            facts["poses"] = {weights: _poses(model(), crops)}
+        if thumb_bytes:
+            _write(unseen[item].with_suffix(".jpg"), thumb_bytes)
+        write_json(unseen[item], facts)
+        findings[item] = Finding(item, facts, thumb_bytes)
+        advance(1)
+    for finding in findings.values():
+        finding.problems = sorted(_problems(finding), key=lambda problem: LEVELS.index(problem.level))
+    if weights:
+        _compare_poses(plan, {item.name: f for item, f in findings.items() if "error" not in f.facts}, weights)
+    return sorted(findings.values(), key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
+
+
+def items_of(plan: Plan) -> list[Item]:
+    """Return what a plan's run reads: pictures and takes."""
+    pictures = [Item(name, source.file, source.crop) for name, source in plan.sources.items()]
+    takes = plan.takes.items()
+    return pictures + [Item(name, t.file, t.crop, True, t.start, t.end) for name, t in takes]
+
+
+def spec(plan: Plan) -> str:
+    """Return the digest of what a check of this plan looks at, but for the files' contents."""
+    stamps = [source.stamp for source in plan.sources.values()] + [take.stamp for take in plan.takes.values()]
+    return digest([[list(map(asdict, items_of(plan))), stamps, sorted(map(list, _compared(plan)))]])
+
+
+def _weights(plan: Plan) -> str:
+    """Return what tells one network from another without loading it."""
+    settings = plan.settings["model"]
+    chosen = settings["checkpoint"]
+    return digest([settings["preset"], media.file_digest(chosen or DEMO_WEIGHTS)])
+
+
+def _compared(plan: Plan) -> set[tuple[str, str]]:
+    """Return which pictures are moved by which takes, counted from the first frame: there poses matter."""
+    return {(p.image, p.take) for p in plan.pairs.values() if p.relative and p.best_frame is None}
+
+
+def _path(item: Item, sha256: str | None) -> Path:
+    looked = {"content": sha256 or item.file, "crop": item.crop, "segment": [item.start, item.end], "clip": item.clip}
+    return FINDINGS / f"{content_key(kind='check', recipe_of_check=RECIPE, **looked)[:24]}.json"
+
+
+def _digests(items: Iterable[Item]) -> dict[str, str | None]:
+    """Return the files' digests, None for one that can't be read."""
+    known = (read_json(FILES) or {}) if FILES.exists() else {}
+    fresh: dict[str, Any] = {}
+    for file in {item.file for item in items}:
+        try:
+            status = Path(file).stat()
+            stamp = [status.st_size, status.st_mtime_ns]
+            before = known.get(file)
+            fresh[file] = before if before and before[0] == stamp else [stamp, media.file_digest(file)]
+        except OSError:
+            continue  # looking at it says what is wrong
+    if fresh != known:
+        write_json(FILES, fresh)
+    return {item.file: fresh[item.file][1] if item.file in fresh else None for item in items}
+
+
+# --- one file --------------------------------------------------------------------------------------------
+
+Look = tuple[Item, dict[str, Any], "Frame | None", bytes | None]
+
+
+def _look_at_all(items: Sequence[Item], workers: int) -> Iterable[Look]:
+    if len(items) < 4 or workers < 2:
+        yield from map(look, items)
+        return
+    # Not forked: the network's threads, where it is loaded, would be missing in the children, which wait for them.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(items)), mp_context=spawn, initializer=_hush) as pool:
+        yield from pool.map(look, items, chunksize=1)
+
+
+def _hush() -> None:
+    # The parent tells what is to be told, and ends its children when it is told to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    logging.getLogger("talkies").setLevel(logging.CRITICAL)
+
+
+def look(item: Item) -> Look:
+    """Look at one file; return its facts, its crops, uint8 [n, 256, 256, 3], and the first of them as a small JPEG."""
+    try:
+        facts, crops = _look_at_clip(item) if item.clip else _look_at_picture(item)
+    except InputError as error:
+        return item, {"error": error.reason}, None, None
+    facts["sharpness"] = round(sorted(map(sharpness, crops))[len(crops) // 2], 1)
+    facts["poses"] = {}
+    return item, facts, crops, _jpeg(crops[0])
+
+
+def _look_at_picture(item: Item) -> tuple[dict[str, Any], Frame]:
+    picture = media.read_picture(item.file)
+    square, cut = crop.crop_picture(picture, crop.parse(item.crop), name=item.file)
+    return {"width": picture.shape[1], "height": picture.shape[0], "crop": cut.to_dict()}, square[None]
+
+
+def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
+    import numpy as np
+
+    clip = media.probe(item.file)
+    start = Fraction(item.start or 0)
+    end = min(clip.duration, Fraction(item.end)) if item.end else clip.duration
+    seconds = max(end - start, 1 / clip.rate)
+    scale = min(1.0, LARGEST_SIDE / max(clip.width, clip.height))
+    size = max(1, round(clip.width * scale)), max(1, round(clip.height * scale))
+    rate = min(clip.rate, SAMPLES / seconds).limit_denominator(100_000)
+    keys = seconds > DECODED_SECONDS
+    frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, only_key_frames=keys))
+    cut = crop.follow(clip, frames, crop.parse(item.crop))
+    box = crop.Box(round(cut.box.x * scale), round(cut.box.y * scale), max(1, round(cut.box.side * scale)))
+    first = crop.find_faces(frames[0]) if crop.is_face(cut.mode) else None
+    facts = {
+        "width": clip.width,
+        "height": clip.height,
+        "crop": cut.to_dict(),
+        "face_in_first_frame": None if first is None else bool(first),
+        "seconds": round(float(seconds), 3),
+        "frames": max(1, round(seconds * clip.rate)),
+        "rate": str(clip.rate),
+        "sampled_rate": str(rate),
+        "variable_rate": clip.variable,
+        "truncated": clip.truncated,
+        "sound": clip.sound.codec if clip.sound else None,
+    }
+    return facts, np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE) for frame in frames])
+
+
+def sharpness(square: Frame) -> float:
+    """Return the variance of the Laplacian of a crop's grey levels."""
+    import numpy as np
+
+    grey = square.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    middle = grey[1:-1, 1:-1]
+    return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle).var())
+
+
+def _jpeg(square: Frame) -> bytes:
+    from PIL import Image
+
+    written = io.BytesIO()
+    Image.fromarray(crop.resize(square, THUMB_SIDE)).save(written, "JPEG", quality=80)
+    return written.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        media.publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# --- poses -----------------------------------------------------------------------------------------------
+
+
+def _poses(model: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
+    """Return the keypoints of crops, freed of place and size: n times K times (x, y)."""
+    import numpy as np
+
+    from .motion import frames_to_tensor, normalized_pose
+
+    size = model.preset.size
+    squares = np.stack([crop.resize(square, size) for square in crops])
+    values = model.keypoints(frames_to_tensor(squares, model.device)).value.cpu()
+    return [[[round(x, 4) for x in point] for point in normalized_pose(value).tolist()] for value in values]
+
+
+def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> None:
+    """Say of each take whose first frame is far from pictures' poses, and where a nearer one is."""
+    import numpy as np
+
+    far: dict[str, list[tuple[str, float]]] = {}
+    for image, take in sorted(_compared(plan)):
+        if image not in findings or take not in findings:
+            continue
+        facts = findings[take].facts
+        source = np.array(findings[image].facts["poses"][weights][0])
+        distances = ((np.array(facts["poses"][weights]) - source) ** 2).sum((1, 2))
+        nearest = int(distances.argmin())
+        if distances[0] > POSE_FAR and distances[nearest] < POSE_NEARER * distances[0]:
+            far.setdefault(take, []).append((image, nearest / float(Fraction(facts["sampled_rate"]))))
+    for take, pictures in far.items():
+        names = [printable(image) for image, _ in pictures[:3]] + ["..."] * (len(pictures) > 3)
+        seconds = sorted(when for _, when in pictures)[len(pictures) // 2] + float(
+            Fraction(findings[take].item.start or 0)
+        )
+        text = f"its first frame's pose is far from that of {len(pictures)} pictures ({', '.join(names)})"
+        advice = f"motion: best_frame: auto, or let it start where the head is held alike, about {seconds:.1f} s"
+        findings[take].problems.append(Problem(DOUBTFUL, text, advice))
+
+
+# --- what is wrong ---------------------------------------------------------------------------------------
+
+
+def _problems(finding: Finding) -> Iterable[Problem]:
+    item, facts = finding.item, finding.facts
+    if "error" in facts:
+        yield Problem(FAILS, facts["error"], "mend or remove this file; the others are made without it")
+        return
+    cut = facts["crop"]
+    other = f"in config.yaml, files: {{{item.file_name}: {{crop: ...}}}}"
+    if cut["faces"] == 0:
+        yield Problem(DOUBTFUL, "no face found: the centre is cut", f"give a box [x, y, width, height] {other}")
+    elif cut["warning"]:
+        yield Problem(DOUBTFUL, cut["warning"], "give the part that shows it by start and end, or a box")
+    elif facts.get("face_in_first_frame") is False:
+        yield Problem(DOUBTFUL, "no face in its first frame, from which motion is counted", "give a start")
+    if (cut["faces"] or 0) > 1 and cut["mode"] == "face":
+        yield Problem(
+            NOTE, f"{cut['faces']} faces: the largest is taken", f"another: face:left, face:right or face:2 {other}"
+        )
+    side = cut["box"][2]
+    if side < SMALL_SIDE:
+        yield Problem(DOUBTFUL, f"small: {side} pixels become {FILM_SIZE}", "take a larger copy of it")
+    elif facts["sharpness"] < BLURRED:
+        yield Problem(DOUBTFUL, f"blurred (sharpness {facts['sharpness']:g})", "take a sharper one")
+    if item.clip:
+        yield from _problems_of_clip(facts)
+
+
+def _problems_of_clip(facts: dict[str, Any]) -> Iterable[Problem]:
+    if facts["truncated"]:
+        yield Problem(DOUBTFUL, "damaged or cut short: what is there is used", "copy or download it again")
+    if facts["seconds"] < SHORT_SECONDS:
+        yield Problem(DOUBTFUL, f"short: {facts['seconds']:g} s", "take a longer one")
+    if facts["seconds"] > LONG_SECONDS:
+        text = f"long: {facts['frames']} frames are made for each picture"
+        yield Problem(NOTE, text, "give the part you want by start and end")
+    if Fraction(facts["rate"]) < SLOW_RATE:
+        yield Problem(NOTE, f"only {float(Fraction(facts['rate'])):g} frames a second: the film jerks", "take another")
+    if facts["sound"] is None:
+        yield Problem(NOTE, "no sound: its films are silent", "")
+
+
+# --- as text and as a page -------------------------------------------------------------------------------
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """Say in a line how many files there are and how many of them need a look."""
+    count = [sum(finding.level == level for finding in findings) for level in range(len(LEVELS))]
+    good = len(findings) - count[0] - count[1]
+    return f"{len(findings)} files: {good} good, {count[1]} to look at, {count[0]} unusable"
+
+
+def facts_line(finding: Finding) -> str:
+    """Say what was seen of an item in a few words."""
+    facts = finding.facts
+    if "error" in facts:
+        return ""
+    cut = facts["crop"]
+    faces = "" if cut["faces"] is None else f", {cut['faces']} face{'s' * (cut['faces'] != 1)}"
+    said = f"{facts['width']}x{facts['height']}{faces}, crop of {cut['box'][2]}, sharpness {facts['sharpness']:.0f}"
+    if finding.item.clip:
+        rate = f"{float(Fraction(facts['rate'])):.4g}{' (variable)' if facts['variable_rate'] else ''}"
+        said += f", {facts['seconds']:.4g} s at {rate} frames/s, sound: {facts['sound'] or 'none'}"
+    return said
+
+
+def table(findings: Sequence[Finding]) -> Iterable[str]:
+    """Yield the lines of the table: a line for each file, and below it its problems and what to do."""
+    marks = {FAILS: "!!", DOUBTFUL: " ?", NOTE: "  "}
+    width = min(40, max((len(printable(f.item.file_name)) for f in findings), default=0))
+    for finding in findings:
+        mark = marks[LEVELS[finding.level]] if finding.level < len(LEVELS) else "  "
+        yield f"{mark} {printable(finding.item.file_name):{width}}  {facts_line(finding)}".rstrip()
+        for problem in finding.problems:
+            yield f"     {printable(problem.text)}{': ' * bool(problem.advice)}{printable(problem.advice)}"
+
+
+STYLE = """
+:root { color-scheme: light dark; font: 16px/1.45 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 90rem; padding: 1rem; }
+ul { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
+     grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); }
+li { display: flex; gap: .8rem; overflow-wrap: anywhere; }
+li > div { min-width: 0; }
+img, .none { width: 128px; height: 128px; flex: none; border-radius: 6px; background: #8883; }
+h2 { font-size: 1rem; margin: 0; }
+p { margin: .15rem 0; }
+.facts, .advice { opacity: .75; font-size: .9rem; }
+.fails h2, .fails .text { color: light-dark(#a3341a, #f0a08a); }
+.look .text { color: light-dark(#7a5200, #e5c07b); }
+"""
+
+
+PAGE_TEXT = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Check of the files</title><style>{style}</style></head>
+<body><h1>Check of the files</h1>
+<p>{summary}. <a href="index.html">The gallery</a></p>
+<ul>
+{cards}
+</ul></body></html>
+"""
+
+
+def write_page(findings: Sequence[Finding], results: Path) -> Path:
+    """Write the contact sheet beside the gallery, problems first; return its path. All of it is in the one file."""
+    cards = "\n".join(map(_card, findings))
+    text = PAGE_TEXT.format(style=STYLE, summary=html.escape(summary(findings)), cards=cards)
+    path = results / PAGE
+    results.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_bytes() != text.encode():
+        _write(path, text.encode())
+    return path
+
+
+def save(findings: Sequence[Finding], path: Path = RESULT) -> None:
+    """Write what was found as JSON; equal findings are equal bytes."""
+    write_json(path, {"summary": summary(findings), "files": [finding.to_dict() for finding in findings]})
+
+
+def check_line(results: Path) -> str | None:
+    """Return what the last check found in a line, None where its page is not there."""
+    found = read_json(RESULT)
+    return f"Check of the files: {found['summary']}" if found and (results / PAGE).exists() else None
+
+
+def _card(finding: Finding) -> str:
+    level = LEVELS[finding.level] if finding.level < len(LEVELS) else "good"
+    name = html.escape(printable(finding.item.name))
+    picture = '<div class="none"></div>'
+    if finding.thumb:
+        data = base64.b64encode(finding.thumb).decode()
+        picture = f'<img loading="lazy" alt="crop of {name}" src="data:image/jpeg;base64,{data}">'
+    lines = [f'<p class="facts">{html.escape(facts_line(finding))}</p>']
+    for problem in finding.problems:
+        lines.append(f'<p class="text">{html.escape(printable(problem.text))}</p>')
+        lines += [f'<p class="advice">{html.escape(printable(problem.advice))}</p>'] * bool(problem.advice)
+    return f'<li class="{level}">{picture}<div><h2>{name}</h2>{"".join(lines)}</div></li>'

@@ -1,0 +1,116 @@
+"""The look at every file before anything is animated: what is seen, said, kept, and that no film waits for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from run_folder import REPOSITORY, RunFolder, jobs_in
+
+from talkies import check, media
+
+EXAMPLES = REPOSITORY / "examples"
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory) -> RunFolder:
+    """A folder of good and bad files, looked at."""
+    path = tmp_path_factory.mktemp("check") / "run"
+    run = RunFolder.create(path, images=[], clips=[])
+    run.configure(crop=None, check=True)
+    images, driving = path / "images", path / "driving"
+    face = Image.open(EXAMPLES / "images/ada.png").convert("RGB")
+    face.save(images / "good.png")
+    face.resize((96, 96)).save(images / "small.png")
+    face.filter(ImageFilter.GaussianBlur(5)).save(images / "blurred.png")
+    both = Image.new("RGB", (1024, 512))
+    both.paste(face, (0, 0))
+    both.paste(Image.open(EXAMPLES / "images/bruno.jpg"), (512, 0))
+    both.save(images / "two.png")
+    Image.new("RGB", (200, 200), (90, 90, 90)).save(images / "wall <i>.png")
+    (images / "broken.png").write_bytes(b"no picture")
+    anna = str(EXAMPLES / "driving/anna.mp4")
+    ffmpeg = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", anna]
+    copy = ["-c:v", "libx264", "-preset", "ultrafast"]
+    subprocess.run([*ffmpeg, "-t", "1", *copy, "-c:a", "copy", str(driving / "plain.mp4")], check=True)
+    # Starts with the head turned, which no picture's is.
+    subprocess.run([*ffmpeg, "-ss", "1.66", *copy, "-an", str(driving / "turned.mp4")], check=True)
+    run.output = run.talkies("check", ok=False)
+    return run
+
+
+def finding(run: RunFolder, name: str) -> dict:
+    found = json.loads((run.path / ".talkies/check.json").read_text())
+    return next(item for item in found["files"] if item["name"] == name)
+
+
+def texts(run: RunFolder, name: str) -> str:
+    return "; ".join(f"{p['level']} {p['text']}: {p['advice']}" for p in finding(run, name)["problems"])
+
+
+def test_a_good_picture_and_clip_are_told_with_what_was_seen(looked: RunFolder) -> None:
+    good, plain = finding(looked, "good"), finding(looked, "plain")
+    assert good["problems"] == plain["problems"] == []
+    assert (good["facts"]["width"], good["facts"]["crop"]["faces"]) == (512, 1)
+    assert good["facts"]["sharpness"] > 100
+    assert (plain["facts"]["seconds"], plain["facts"]["rate"], plain["facts"]["sound"]) == (1.0, "25", "aac")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("broken", ["fails", "not a picture", "mend or remove"]),
+        ("wall <i>", ["look", "no face found", "give a box"]),
+        ("small", ["look small: ", "pixels become 256", "larger copy"]),
+        ("blurred", ["look blurred", "sharper"]),
+        ("two", ["note 2 faces: the largest is taken", "face:left"]),
+        ("turned", ["note no sound", "look its first frame's pose is far from that of ", "best_frame: auto"]),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_to_do(looked: RunFolder, name: str, words: list[str]) -> None:
+    assert all(word in texts(looked, name) for word in words), texts(looked, name)
+    assert all(word.split(" ", 1)[-1] in looked.output for word in words if word not in ("fails", "look"))
+
+
+def test_problems_come_first_in_the_table_and_on_the_page(looked: RunFolder) -> None:
+    lines = looked.output.splitlines()
+    assert lines[0].startswith("!! broken.png")
+    assert "8 files: 3 good, 4 to look at, 1 unusable: results/check.html" in lines[-1]
+    page = (looked.path / "results/check.html").read_text()
+    order = [page.index(f"<h2>{name}</h2>") for name in ("broken", "wall &lt;i&gt;", "two", "good")]
+    assert order == sorted(order)
+    assert page.count("data:image/jpeg") == 7
+    assert "<i>" not in page
+
+
+def test_what_was_seen_is_kept_by_content(looked: RunFolder, tmp_path: Path) -> None:
+    copy = looked.copy(tmp_path / "copy", times=False)
+    times = {path: path.stat().st_mtime_ns for path in copy.path.glob(".talkies/check/*.j*") if path.stem != "files"}
+    (copy.path / "images/good.png").rename(copy.path / "images/renamed.png")
+    assert "3 good, 4 to look at, 1 unusable" in copy.talkies("check", ok=False)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert len(list(copy.path.glob(".talkies/check/*.json"))) == 9
+    assert finding(copy, "renamed")["facts"] == finding(looked, "good")["facts"]
+
+
+def test_sharpness_falls_as_a_picture_is_blurred() -> None:
+    square = np.random.default_rng(1).integers(0, 256, (256, 256, 3), np.uint8)
+    soft = np.array(Image.fromarray(square).filter(ImageFilter.GaussianBlur(2)))
+    assert check.sharpness(square) > 50 * check.sharpness(soft) > 0
+
+
+def test_a_run_checks_beside_its_films_and_a_new_picture_checks_again_without_touching_them(run: RunFolder) -> None:
+    run.configure(pairs_per_job=3, check=True)
+    output = run.snakemake()
+    assert [jobs_in(output, rule) for rule in ("check", "gallery", "animate", "remux")] == [1, 1, 0, 0]
+    assert 'href="check.html"' in (run.path / "results/index.html").read_text()
+    assert (run.path / "results/check.html").exists()
+    (run.path / "images/broken.png").write_bytes(b"no picture")
+    output = run.snakemake(ok=False)
+    assert [jobs_in(output, rule) for rule in ("check", "animate")] == [1, 1]
+    assert run.events("animated") == []
+    assert "0 good, 5 to look at, 1 unusable" in (run.path / "results/index.html").read_text()
