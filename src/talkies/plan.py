@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache
 from itertools import islice
@@ -285,13 +285,18 @@ class Plan:
 
     @staticmethod
     def _compact(pair: Pair, ordinary: Mapping[str, Any]) -> list[Any]:
-        fields = asdict(pair)
+        fields = vars(pair)
         special = {
             key: value
             for key, value in fields.items()
             if key not in ("driving", "image") and value != ordinary.get(key)
         }
         return [pair.driving, pair.image, special] if special else [pair.driving, pair.image]
+
+
+@cache
+def _demo_digest() -> str:
+    return media.file_digest(DEMO_WEIGHTS)
 
 
 @cache
