@@ -37,6 +37,7 @@ cd "$root"
 mkdir -p .host
 pivot_root . .host
 umount -l /.host && rmdir /.host
+mount --make-rshared /
 hostname login
 mkdir -p /run/munge /var/log/munge /var/lib/munge /var/spool/slurmctld /var/log/slurm /scratch
 chown -R munge: /run/munge /var/log/munge /var/lib/munge /etc/munge

@@ -5,12 +5,12 @@ set -e
 node=$2
 case $1 in
 up)
-    # The outer process waits; killing it kills the node with all it runs.
-    setsid unshare --mount --pid --uts --fork --kill-child=KILL "$0" run "$node" >"/var/log/slurm/$node.out" 2>&1 </dev/null &
+    # The outer process waits; killing it kills the node with all it runs. What is mounted for all later comes to the
+    # nodes too; what is mounted on one stays there.
+    setsid unshare --mount --propagation slave --pid --uts --fork --kill-child=KILL "$0" run "$node" >"/var/log/slurm/$node.out" 2>&1 </dev/null &
     echo $! >"/run/node-$node.pid"
     ;;
 run)
-    mount --make-rslave / # what is mounted for all later comes here too; what is mounted here stays here
     mount -t proc proc /proc
     mount -t tmpfs -o mode=1777,size=4g tmpfs /tmp
     mount -t tmpfs -o mode=1777,size=4g tmpfs /scratch
