@@ -138,14 +138,16 @@ class Engine:
         """
         if motion.weights != self.model.weights_digest:
             raise TalkiesError(
-                f"this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than the ones loaded"
+                f"this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than the ones "
+                "loaded: make it again with these"
             )
         driving = motion.keypoints(self.model.device)
         first = (movement.best_frame or 0) if movement.relative else 0
         if first == "auto":
             first = best_frame(source.keypoints, driving)
         if not isinstance(first, int) or not 0 <= first < motion.frames:
-            raise InputError("best_frame", f"{first} is outside the clip's {motion.frames} frames (0 is the first)")
+            reason = f"{first} is outside the clip's {motion.frames} frames (0 is the first): give one of them, or auto"
+            raise InputError("best_frame", reason)
         for start in range(0, motion.frames, self.batch):
             group = driving[start : start + self.batch]
             moved = transfer_motion(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import signal
 import sys
@@ -22,6 +23,13 @@ log = logging.getLogger("talkies")
 
 STAGES = ("prepare", "motion", "animate", "remux")
 
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or name another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "mend its rights, or name another place"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "mend the path"),
+}
+"""What to do about what the system says."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
@@ -39,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _fail(chosen, str(error))
     except OSError as error:
         name = f"{printable(str(error.filename))}: " if error.filename else ""
-        _fail(chosen, f"{name}{error.strerror or error}")
+        _fail(chosen, f"{name}{error.strerror or error}: {ADVICE.get(error.errno or 0, 'mend that, and try again')}")
     except ModuleNotFoundError as error:
         _fail(chosen, f"{error.name} is not installed, and this needs it: pip install 'talkies[engine]'")
     except MemoryError:
@@ -254,7 +262,9 @@ def checkpoint(chosen: argparse.Namespace) -> None:
     entries = load_checkpoint(chosen.file)
     fits = fitting_presets(entries)
     if not fits:
-        raise TalkiesError(f"{printable(chosen.file)}: its weights fit no preset of talkies ({', '.join(PRESETS)})")
+        raise TalkiesError(
+            f"{printable(chosen.file)}: its weights fit no preset: give a checkpoint of one of {', '.join(PRESETS)}"
+        )
     if chosen.action == "convert":
         save_safetensors(entries, chosen.output, half=chosen.half)
         entries = load_checkpoint(chosen.output)
@@ -266,7 +276,7 @@ def _check_output(path: Path, suffix: str, *inputs: Path) -> None:
     """Refuse an output that could not be written or would replace an input, before anything is computed."""
     name = printable(path)
     if path.suffix.lower() != suffix:
-        raise TalkiesError(f"{name}: the output's name must end in {suffix}")
+        raise TalkiesError(f"{name}: give the output a name that must end in {suffix}")
     if not path.absolute().parent.is_dir():
         raise TalkiesError(f"{name}: there is no folder {printable(path.absolute().parent)}: make it first")
     if path.is_dir():
@@ -488,7 +498,9 @@ def verify(chosen: argparse.Namespace) -> None:
     for name, reason in wrong.items():
         print(f"{printable(name)}: {reason}")
     if wrong:
-        raise TalkiesError(f"{len(wrong)} of {len(plan.pairs)} films are not as they should be")
+        raise TalkiesError(
+            f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again, which mends them"
+        )
     print(f"{len(plan.pairs)} films are whole")
 
 

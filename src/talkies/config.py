@@ -53,12 +53,12 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     if settings["model"]["preset"] != "demo" and settings["model"]["checkpoint"] is None:
         raise TalkiesError(
             f"config.yaml: model.checkpoint: preset {settings['model']['preset']} needs its published weights: "
-            "give their path (README: how to get them)"
+            "give their path (the README says where they are to be had)"
         )
     check_address(settings["container"])
     checkpoint = settings["model"]["checkpoint"]
     if checkpoint is not None and not Path(checkpoint).is_file():
-        raise TalkiesError(f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}")
+        raise TalkiesError(f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}: give its path")
     return settings
 
 
@@ -67,11 +67,13 @@ def load(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise TalkiesError(f"{path}: can't read it: {error.strerror}") from None
+        raise TalkiesError(f"{path}: can't read it ({error.strerror}): give another path, or mend this one") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TalkiesError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise TalkiesError(f"{path}: not valid YAML, mend it: {' '.join(str(error).split())}") from None
     if not isinstance(content or {}, dict):
-        raise TalkiesError(f"{path}: holds a {type(content).__name__}, not keys and values")
+        raise TalkiesError(
+            f"{path}: holds a {type(content).__name__}, not keys and values: write lines like `images: FOLDER`"
+        )
     return complete(content or {})
 
 
@@ -80,9 +82,11 @@ def read_pairs(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise TalkiesError(f"config.yaml: pairs: can't read {printable(path)}: {error.strerror}") from None
+        raise TalkiesError(
+            f"config.yaml: pairs: can't read {printable(path)} ({error.strerror}): mend the path"
+        ) from None
     except UnicodeDecodeError:
-        raise TalkiesError(f"{printable(path)}: the pairs table is not UTF-8 text") from None
+        raise TalkiesError(f"{printable(path)}: the pairs table is not UTF-8 text: save it as that") from None
     lines = csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     header = [cell.strip() for cell in next(lines, [])]
     columns = schema("pairs")["properties"]
@@ -90,7 +94,7 @@ def read_pairs(path: Path) -> list[dict[str, str]]:
     if unknown or len(set(header)) < len(header) or not {"image", "driving"} <= set(header):
         what = f"unknown column {unknown[0]!r}" if unknown else "a column is missing or named twice"
         raise TalkiesError(
-            f"{printable(path)}: line 1: {what}: the header names image, driving and, as needed, "
+            f"{printable(path)}: line 1: {what}: the header must name image, driving and, as needed, "
             f"{', '.join(name for name in columns if name not in ('image', 'driving'))}, separated by tabs"
         )
     rows = []
@@ -99,14 +103,18 @@ def read_pairs(path: Path) -> list[dict[str, str]]:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) > len(header):
-            raise TalkiesError(f"{printable(path)}: line {number}: more cells than the header names")
+            raise TalkiesError(
+                f"{printable(path)}: line {number}: more cells than the header names: take some away, or name them"
+            )
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
         fault = best_match(validator.iter_errors(row))
         if fault is not None:
             raise TalkiesError(f"{printable(path)}: line {number}: {_explain(fault)}")
         rows.append(row | {"line": str(number)})
     if not rows:
-        raise TalkiesError(f"{printable(path)}: the pairs table has no row: config.yaml's pairs: null takes all pairs")
+        raise TalkiesError(
+            f"{printable(path)}: the pairs table has no row: write one, or take all pairs by pairs: null"
+        )
     return rows
 
 
@@ -131,14 +139,14 @@ def _explain(error: ValidationError) -> str:
         known = rule.get("properties", {})
         unknown = sorted(str(name) for name in instance if name not in known)
         where = f"{key}.{unknown[0]}" if key else unknown[0]
-        return f"{printable(where)}: unknown key; known here: {', '.join(sorted(known))}"
+        return f"{printable(where)}: unknown key: take it away, or write one of {', '.join(sorted(known))}"
     if error.validator == "required":
         missing = next(name for name in allowed if name not in instance)
-        return f"{missing}: is missing"
+        return f"{missing}: is missing: fill it in"
     shown = printable(repr(instance))[:80]
     if error.validator == "enum":
-        return f"{key}: {shown} is none of {', '.join(map(str, allowed))}"
+        return f"{key}: {shown} is none of {', '.join(map(str, allowed))}: take one of these"
     if error.validator == "type":
         kinds = allowed if isinstance(allowed, list) else [allowed]
-        return f"{key}: {shown} is not of type {' or '.join(kinds)}"
-    return f"{key}: {shown} does not fit ({rule.get('description') or error.message})"
+        return f"{key}: {shown} is not of type {' or '.join(kinds)}: give one that is"
+    return f"{key}: {shown} does not fit, give another: {rule.get('description') or error.message}"

@@ -78,7 +78,9 @@ def labels(file: Path) -> dict[str, str]:
     """Return an image's labels; TalkiesError when they can't be read."""
     command = runtime()
     if command is None:
-        raise TalkiesError(f"{printable(file)}: neither apptainer nor singularity is here to look into it")
+        raise TalkiesError(
+            f"{printable(file)}: neither apptainer nor singularity is here to look into it: load its module"
+        )
     try:
         answer = subprocess.run(
             [command, "inspect", "--labels", "--json", str(file)], capture_output=True, text=True, timeout=60
@@ -86,10 +88,12 @@ def labels(file: Path) -> dict[str, str]:
         value = json.loads(answer.stdout)["data"]["attributes"]["labels"] or {}
         return {str(name): str(label) for name, label in value.items()}
     except (OSError, subprocess.TimeoutExpired):
-        raise TalkiesError(f"{printable(file)}: {command} inspect does not answer") from None
+        raise TalkiesError(f"{printable(file)}: {command} inspect does not answer: try it by hand") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         said = " ".join(answer.stderr.split())[-200:] or "no labels"
-        raise TalkiesError(f"{printable(file)}: {command} inspect can't read it ({printable(said)})") from None
+        raise TalkiesError(
+            f"{printable(file)}: {command} inspect can't read it ({printable(said)}): build or copy it again"
+        ) from None
 
 
 def folders_outside(settings: Mapping[str, Any]) -> list[Path]:

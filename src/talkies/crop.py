@@ -80,9 +80,9 @@ def parse(spec: str | Sequence[float]) -> Request:
         x, y, width, height = (round(number) for number in numbers)
     except (ValueError, TypeError, OverflowError):
         shown = printable(str(spec))[:60]
-        raise TalkiesError(f'crop "{shown}" is none of {FORMS}') from None
+        raise TalkiesError(f'crop "{shown}" is none of these, take one: {FORMS}') from None
     if width < 1 or height < 1 or max(abs(x), abs(y), width, height) > 1_000_000:
-        raise TalkiesError(f"crop {x},{y},{width},{height}: width and height must be at least 1 pixel")
+        raise TalkiesError(f"crop {x},{y},{width},{height}: give a width and height of at least 1 pixel")
     return [x, y, width, height]
 
 
@@ -156,7 +156,8 @@ def _choose_number(request: Request, faces: Sequence[Face], areas: Sequence[floa
     ordered = sorted(numbers, key=lambda number: faces[number][0] + faces[number][2] / 2)
     if place.isdigit():
         if int(place) > len(faces):
-            raise InputError(name, f"its crop asks for face {place} from the left, and {len(faces)} can be seen in it")
+            reason = f"its crop asks for face {place} from the left, and {len(faces)} can be seen in it: give a box"
+            raise InputError(name, reason)
         return ordered[int(place) - 1]
     return ordered[0] if place == "left" else ordered[-1]
 
@@ -165,7 +166,8 @@ def _crop(request: Request, face: Face | None, faces: int | None, width: int, he
     if isinstance(request, list):
         x, y, w, h = request
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            raise InputError(name, f"its crop box {x},{y},{w},{h} lies outside its picture of {width}x{height} pixels")
+            reason = f"its crop box {x},{y},{w},{h} lies outside its picture of {width}x{height} pixels: give another"
+            raise InputError(name, reason)
         return Crop("box", fit(x + w / 2, y + h / 2, max(w, h), width, height), None, True)
     if is_face(request) and face:
         return Crop(str(request), grow(face, width, height), faces, True)

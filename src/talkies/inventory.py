@@ -125,7 +125,7 @@ def forget(plan: Plan, names: Iterable[str], *, failed: bool = False) -> list[st
         clean = name.removesuffix(".mp4")
         matching = {n for n in plan.pairs if n == clean or (clean.endswith("/") and n.startswith(clean))}
         if not matching:
-            raise TalkiesError(f"{printable(name)}: no pair of this run; pairs are named driving/image, as their films")
+            raise TalkiesError(f"{printable(name)}: no pair of this run: name it driving/image, as its film is")
         chosen |= matching
     for name in chosen:
         pair = plan.pairs[name]

@@ -77,7 +77,8 @@ PLAIN = "bicubic"
 SCALING = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 STDERR_BYTES = 1 << 18
 # A decoder that crashes does so again on the same file: the file's fault. Other signals come from outside.
-CRASHED = "ffmpeg crashes on it; convert it to mp4 with another program"
+CRASHED = "ffmpeg crashes on it: convert it to mp4 with another program"
+AGAIN = "copy or download it again, or convert it to mp4"
 CRASHES = frozenset([signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL])
 
 _ALPHA = re.compile(r"^(rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8|rgbaf|ayuv|vuya)")
@@ -220,10 +221,10 @@ class _Ffmpeg:
         code = self._process.wait()
         self._drain.join()
         if self.timed_out:
-            raise TalkiesError(f"ffmpeg did not finish within {self._timeout:g} s: {self._subject()}")
+            raise TalkiesError(f"{self._subject()}: ffmpeg did not finish within {self._timeout:g} s: try again")
         # 255 is what it returns when it was asked to stop and ended its file early, as if all were well.
         if code == 255 or (code < 0 and -code not in CRASHES):
-            raise TalkiesError(f"ffmpeg was stopped (exit code {code}): {self._subject()}")
+            raise TalkiesError(f"{self._subject()}: ffmpeg was stopped (exit code {code}): try again")
         if code:
             _raise_if_transient(self.stderr, self._subject())
         return code
@@ -399,20 +400,23 @@ def _check_file(path: Path) -> None:
     try:
         kind = path.stat().st_mode
         if not stat.S_ISREG(kind):  # a pipe would keep us waiting
-            raise InputError(path, f"this is a {'folder' if stat.S_ISDIR(kind) else 'device or pipe'}, not a file")
+            raise InputError(
+                path, f"this is a {'folder' if stat.S_ISDIR(kind) else 'device or pipe'}, not a file: give a file"
+            )
         with path.open("rb") as file:
             if not file.read(1):
                 raise InputError(path, "the file is empty; copy it again")
     except FileNotFoundError:
         broken = path.is_symlink()
-        raise InputError(path, "the link leads nowhere" if broken else "there is no such file") from None
+        reason = "the link leads nowhere: mend or remove it" if broken else "there is no such file: mend its name"
+        raise InputError(path, reason) from None
     except PermissionError:
         raise InputError(path, "no permission to read it; mend with chmod u+r") from None
     except ValueError:
-        raise InputError(path, "not a possible file name") from None
+        raise InputError(path, "not a possible file name: give another") from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO):
-            raise InputError(path, os.strerror(error.errno).lower()) from None
+            raise InputError(path, f"{os.strerror(error.errno).lower()}: mend the path") from None
         raise
 
 
@@ -420,12 +424,14 @@ def _why_not_a_film(path: Path, stderr: str) -> str:
     with path.open("rb") as file:
         head = file.read(512)
     if "not on whitelist" in stderr or "not in allowed" in stderr or head.lstrip().startswith(b"#EXTM3U"):
-        return "not a plain video file (a playlist, a script or another format that talkies does not open)"
+        return (
+            "not a plain video file (a playlist, a script or another format that talkies does not open): give a video"
+        )
     if re.match(rb"\s*(<!doctype html|<html)", head, re.IGNORECASE):
         return "this is a web page, not a video; download the video itself"
     if "moov atom not found" in stderr:
         return "the video is cut short and its index is missing; copy or download it again"
-    return f"not a video that can be read ({_complaint(stderr)}); is the file whole?"
+    return f"not a video that can be read ({_complaint(stderr)}): {AGAIN}"
 
 
 def _packets(path: Path, streams: Sequence[str], *, timeout: float | None = None) -> tuple[list[_Packets], str, int]:
@@ -473,7 +479,8 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     listing = streams(path, timeout=timeout)
     pictures = [s for s in listing if s.kind == "video" and not s.cover]
     if not pictures:
-        raise InputError(path, "there is no moving picture in it (sound only?)" if listing else "nothing in it")
+        nothing = "there is no moving picture in it (sound only?)" if listing else "nothing in it"
+        raise InputError(path, f"{nothing}: give a video")
     picture = next((s for s in pictures if s.default), pictures[0])
     sounds = [s for s in listing if s.kind == "audio"]
     sound = next((s for s in sounds if s.default), sounds[0] if sounds else None)
@@ -484,7 +491,7 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     if truncated or not packets or not packets[0].times:
         _read_through(path)
     if not packets or not packets[0].times:
-        raise InputError(path, f"no picture in it can be read ({_complaint(said)})")
+        raise InputError(path, f"no picture in it can be read ({_complaint(said)}): {AGAIN}")
     shown = packets[0]
     start, end = shown.span()
     rate, variable = _find_rate(shown, _stated_rate(picture.text))
@@ -500,7 +507,7 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
 
     stored = _SIZE.search(picture.text)
     if stored is None:
-        raise InputError(path, "the size of its picture is not known; is the file whole?")
+        raise InputError(path, f"the size of its picture is not known: {AGAIN}")
     shape = re.search(r"SAR (\d+):(\d+)", picture.text)
     sar = Fraction(int(shape[1]), int(shape[2])) if shape and int(shape[1]) and int(shape[2]) else Fraction(1)
     if not Fraction(1, 10) <= sar <= 10:
@@ -544,11 +551,12 @@ def _shown_size(width: int, height: int, sar: Fraction, rotation: int) -> tuple[
 
 def _check_size(path: Path, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
-        raise InputError(path, f"{width}x{height} pixels is too small; {MIN_SIDE} a side is the least")
+        raise InputError(path, f"{width}x{height} pixels is too small: give one of at least {MIN_SIDE} a side")
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise InputError(
             path,
-            f"{width}x{height} pixels is too large; at most {MAX_SIDE:,} a side and {MAX_PIXELS // 10**6} megapixels",
+            f"{width}x{height} pixels is too large: scale it to at most {MAX_SIDE:,} a side and "
+            f"{MAX_PIXELS // 10**6} megapixels",
         )
 
 
@@ -691,7 +699,7 @@ def read_frames(
     rate = rate or clip.rate
     limit = None if end is None else round((Fraction(end) - since) * rate)
     if limit is not None and limit <= 0:
-        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame")
+        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame: mend it")
     filters, width, height = _filters(clip, since, rate, box, size)
     skipped = ["-skip_frame", "nokey"] if only_key_frames else []
     arguments = [
@@ -727,11 +735,11 @@ def _decode(
         _read_through(clip.file)
     if count == 0:
         if since >= clip.duration:
-            reason = f"the segment starts at {float(since):g} s but the clip has {float(clip.duration):g} s"
+            reason = f"the segment starts at {float(since):g} s but the clip has {float(clip.duration):g} s: mend it"
         elif code < 0:
             reason = CRASHED
         else:
-            reason = f"no picture in it can be decoded ({_complaint(process.stderr)})"
+            reason = f"no picture in it can be decoded ({_complaint(process.stderr)}): {AGAIN}"
         raise InputError(clip.path, reason)
     if short:
         log.warning("%s: the clip is damaged or cut short; going on with its %d frames", printable(clip.path), count)
@@ -775,12 +783,16 @@ def _filters(
         left, top = max(box.x, 0), max(box.y, 0)
         right, bottom = min(box.x + box.side, width), min(box.y + box.side, height)
         if right <= left or bottom <= top:
-            raise TalkiesError(f"{printable(clip.path)}: {box} lies outside the picture ({width}x{height})")
+            raise TalkiesError(
+                f"{printable(clip.path)}: {box} lies outside the picture ({width}x{height}): give another"
+            )
         if (left, top, right, bottom) != (0, 0, width, height):
             steps.append(f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1")
         margins = (left - box.x, box.x + box.side - right, top - box.y, box.y + box.side - bottom)
         if max(margins) * 2 > box.side:  # the limit of ffmpeg's fillborders; no crop of ours asks for it
-            raise TalkiesError(f"{printable(clip.path)}: {box} lies mostly outside the picture ({width}x{height})")
+            raise TalkiesError(
+                f"{printable(clip.path)}: {box} lies mostly outside the picture ({width}x{height}): give another"
+            )
         if any(margins):
             steps.append(f"format=gbrp,pad={box.side}:{box.side}:{margins[0]}:{margins[2]}")
             steps.append("fillborders=left={}:right={}:top={}:bottom={}:mode=smear".format(*margins))
@@ -920,11 +932,13 @@ class FrameWriter:
     def _fail(self) -> None:
         assert self._process is not None
         self._process.finish()
-        raise TalkiesError(f"{printable(self.path)}: ffmpeg ended early ({_complaint(self._process.stderr)})")
+        raise TalkiesError(
+            f"{printable(self.path)}: ffmpeg ended early ({_complaint(self._process.stderr)}): try again"
+        )
 
     def _finish(self) -> None:
         if self._process is None:
-            raise TalkiesError(f"{printable(self.path)}: no frame was written")
+            raise TalkiesError(f"{printable(self.path)}: no frame was written: give it a clip that has some")
         try:
             self._process.stdin.close()
         except BrokenPipeError:
@@ -935,7 +949,7 @@ class FrameWriter:
         if (film.width, film.height) != self._even_size or film.frames != self.frames or film.rate != self.rate:
             raise TalkiesError(
                 f"{printable(self.path)}: the film that ffmpeg wrote is not the one that was given: "
-                f"{film.frames} frames of {self.frames}, {film.rate} a second of {self.rate}"
+                f"{film.frames} frames of {self.frames}, {film.rate} a second of {self.rate}: try again"
             )
         publish(self.part, self.path)
 
@@ -965,7 +979,7 @@ def _check_film(part: Path, path: Path) -> _Film:
     pictures = [s for s in found if s.facts.get("media_type") == "video"]
     sounds = [s for s in found if s.facts.get("media_type") == "audio" and s.times]
     if code or len(pictures) != 1 or not pictures[0].times:
-        raise TalkiesError(f"{printable(path)}: it is not a whole film ({_complaint(said)})")
+        raise TalkiesError(f"{printable(path)}: it is not a whole film ({_complaint(said)}): make it again")
     width, _, height = pictures[0].facts["dimensions"].partition("x")
     times = pictures[0]
     start, end = times.span()
@@ -1046,8 +1060,10 @@ def remux(
     finally:
         part.unlink(missing_ok=True)
     if clip is None or sound is None:
-        raise TalkiesError(f"{printable(out)}: the film could not be written ({fault})")
-    raise InputError(clip.path, f"its sound ({sound.codec}) cannot be used ({fault}); go on without: audio off")
+        raise TalkiesError(f"{printable(out)}: the film could not be written ({fault}): is there room? Try again")
+    raise InputError(
+        clip.path, f"its sound ({sound.codec}) cannot be used ({fault}): go on without it, by audio: false"
+    )
 
 
 def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: _Film) -> list[str | None]:
@@ -1156,7 +1172,7 @@ def read_picture(path: str | Path) -> Frame:
     path = Path(path)
     _check_file(path)
     if path.stat().st_size > MAX_PICTURE_BYTES:
-        raise InputError(path, "over 1 GB is too large for a picture")
+        raise InputError(path, "over 1 GB is too large for a picture: give a smaller one")
     data = path.read_bytes()  # a failing disk shows here; what fails below is the picture itself
     try:
         return _decode_picture(path, data)
@@ -1170,11 +1186,11 @@ def _why_not_a_picture(data: bytes, error: Exception) -> str:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, Image.DecompressionBombError):
-        return f"its picture is too large; at most {MAX_PIXELS // 10**6} megapixels"
+        return f"its picture is too large: scale it to at most {MAX_PIXELS // 10**6} megapixels"
     if re.match(rb"\s*(<!doctype html|<html)", data[:512], re.IGNORECASE):
         return "this is a web page, not a picture; download the picture itself"
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture that can be read (PNG, JPEG, WebP, HEIC, AVIF, TIFF, GIF, BMP are)"
+        return "not a picture that can be read: give a PNG, JPEG, WebP, HEIC, AVIF, TIFF, GIF or BMP"
     return f"the picture is damaged or cut short ({printable(str(error))[:120]}); copy or download it again"
 
 
@@ -1287,7 +1303,8 @@ def sort_folder(folder: str | Path, suffixes: frozenset[str]) -> tuple[list[Path
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        raise TalkiesError(f"{printable(folder)}: {(error.strerror or 'cannot be listed').lower()}") from None
+        reason = (error.strerror or "cannot be listed").lower()
+        raise TalkiesError(f"{printable(folder)}: {reason}: name another folder, or mend this one") from None
     taken: list[Path] = []
     ignored: list[Path] = []
     for entry in entries:

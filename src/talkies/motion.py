@@ -143,7 +143,7 @@ def detect_motion(
         if found.jacobian is not None:
             jacobians.append(found.jacobian.cpu().numpy().copy())
     if not values:
-        raise TalkiesError("the driving clip has no frame in the segment asked for")
+        raise TalkiesError("the driving clip has no frame in the segment asked for: mend its start and end")
     motion = Motion(
         np.concatenate(values),
         np.concatenate(jacobians) if jacobians else None,
@@ -153,7 +153,7 @@ def detect_motion(
         model.weights_digest or "",
     )
     if not motion.is_sound:
-        raise TalkiesError("the network gives undefined keypoints: are these the right weights for this preset?")
+        raise TalkiesError("the network gives undefined keypoints: give it the weights of this preset")
     return motion
 
 

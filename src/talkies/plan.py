@@ -249,7 +249,7 @@ class Plan:
         """Read a plan; TalkiesError when there is none or another version of talkies wrote it."""
         value = read_json(path)
         if value is None:
-            raise TalkiesError(f"{path}: no plan here: this is made by the first `snakemake` in the run folder")
+            raise TalkiesError(f"{path}: no plan here: go into the run folder, and run snakemake there first")
         if value.get("format") != FORMAT:
             raise TalkiesError(f"{path}: a plan of format {value.get('format')}, not {FORMAT}: run snakemake again")
         try:
@@ -461,7 +461,7 @@ def _some_records(results: Path) -> Iterable[dict[str, Any]]:
 def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dict[str, Path]:
     """Return a folder's files by stem; refuse what could not be named in the results."""
     if not folder.is_dir():
-        raise TalkiesError(f"config.yaml: {key}: there is no folder {printable(folder)}")
+        raise TalkiesError(f"config.yaml: {key}: there is no folder {printable(folder)}: make it, or name another")
     found: dict[str, Path] = {}
     for path in lister(folder):
         stem = path.stem
@@ -477,7 +477,9 @@ def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dic
         found[stem] = path
     if not found:
         known = " ".join(sorted(suffixes))
-        raise TalkiesError(f"config.yaml: {key}: no file in {printable(folder)} that ends in one of {known}")
+        raise TalkiesError(
+            f"config.yaml: {key}: no file in {printable(folder)} that ends in one of {known}: put some there"
+        )
     return found
 
 
@@ -495,7 +497,7 @@ def _pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
             stem = row[key] if row[key] in known else by_file.get(row[key], "")
             if stem not in known:
                 raise TalkiesError(
-                    f"{where}: {key}: no file {printable(row[key])} in the folder that config.yaml names"
+                    f"{where}: {key}: no file {printable(row[key])} in the folder that config.yaml names: mend the name"
                 )
             chosen[key] = stem
         special: dict[str, Any] = {k: row[k] for k in ("variant", "start", "end") if k in row}
@@ -503,7 +505,7 @@ def _pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
         if "best_frame" in row:
             special["best_frame"] = row["best_frame"] if row["best_frame"] == "auto" else int(row["best_frame"])
         if "end" in row and Fraction(row["end"]) <= Fraction(row.get("start", "0")):
-            raise TalkiesError(f"{where}: end: {row['end']} s is not after the start")
+            raise TalkiesError(f"{where}: end: {row['end']} s is not after the start: give a later one")
         pair = Pair(chosen["driving"], chosen["image"], **(ordinary | special))
         if pair.name in pairs:
             raise TalkiesError(
@@ -522,7 +524,9 @@ def _crops(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
     known = {path.name for path in (*images.values(), *clips.values())}
     for name in by_kind["files"]:
         if name not in known:
-            raise TalkiesError(f"config.yaml: crop.files: there is no picture or video {printable(name)}")
+            raise TalkiesError(
+                f"config.yaml: crop.files: there is no picture or video {printable(name)}: mend the name"
+            )
     return lambda path, kind: by_kind["files"].get(path.name) or by_kind[kind] or usual
 
 
@@ -757,7 +761,9 @@ def start_run(plan: Plan) -> None:
     try:
         results.mkdir(parents=True, exist_ok=True)  # before the jobs: what is not there no image can be shown
     except OSError as error:
-        raise TalkiesError(f"config.yaml: results: can't make {printable(results)}: {error.strerror}") from None
+        raise TalkiesError(
+            f"config.yaml: results: can't make {printable(results)} ({error.strerror}): name another folder"
+        ) from None
     plan.save()
     claim(RUN)
 

@@ -55,7 +55,8 @@ def find_place(wanted: str | None, *, say: Callable[[str], object] = log.info) -
         folder = Path(os.path.expandvars(wanted)).expanduser()
         missing = re.search(r"\$\{?(\w+)", str(folder))
         if missing and not folder.exists():
-            raise TalkiesError(f"scratch: {printable(wanted)}: {missing[1]} is not set on {socket.gethostname()}")
+            where = socket.gethostname()
+            raise TalkiesError(f"scratch: {printable(wanted)}: {missing[1]} is not set on {where}: name a folder there")
         fault = _unusable(folder)
         if fault:
             raise TalkiesError(

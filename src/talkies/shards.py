@@ -240,7 +240,7 @@ def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str,
     except OSError as error:
         if error.errno in FULL:
             raise
-        raise InputError(path, f"can't be read: {error.strerror}") from None
+        raise InputError(path, f"can't be read ({error.strerror}): copy it again") from None
 
 
 def prepare_source(run: Run, image: str, scratch: Scratch) -> dict[str, Any]:

@@ -77,7 +77,9 @@ def load_checkpoint(path: str | Path) -> StateDict:
         with path.open("rb") as file:
             head = file.read(512)
     except OSError as error:
-        raise TalkiesError(f"{name}: can't read the checkpoint: {error.strerror}") from error
+        raise TalkiesError(
+            f"{name}: can't read the checkpoint ({error.strerror}): give its path, or mend its rights"
+        ) from error
     if not head:
         raise TalkiesError(f"{name}: the checkpoint is empty: download it again")
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
@@ -231,7 +233,7 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, half: boo
         part.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise TalkiesError(f"{printable(path)}: can't write the weights: {reason}") from error
+        raise TalkiesError(f"{printable(path)}: can't write the weights ({reason}): give another place") from error
     finally:
         part.unlink(missing_ok=True)
 
