@@ -26,7 +26,7 @@ WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 SHARED := OMP_WAIT_POLICY=passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow cluster-quick cluster-test lint evaluate setup lock clean
+.PHONY: help demo test test-slow cluster-quick cluster-test lint docs evaluate setup lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -54,6 +54,11 @@ lint: $(STAMP) ## style, types and the workflow's own rules
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+docs: $(STAMP) ## write docs/configuration.md from the schemas, build the pages into build/site
+	$(BIN)/talkies config --format markdown > docs/.configuration.md && mv docs/.configuration.md docs/configuration.md
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "The pages:  $$(pwd)/build/site/index.html"
 
 evaluate: $(STAMP) ## measure the demo network (table of docs/demo-model.md)
 	$(BIN)/python scripts/evaluate.py

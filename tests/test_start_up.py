@@ -79,6 +79,10 @@ def test_the_wheel_brings_workflow_profiles_page_and_weights(tmp_path: Path) -> 
         "talkies/gallery.html",
         "talkies/model/demo.safetensors",
         "talkies/workflow/Snakefile",
+        "talkies/workflow/run_folder/Snakefile",
+        "talkies/profiles/slurm/config.v8+.yaml",
+        "talkies/examples/images/ada.png",
+        "talkies/examples/driving/anna.mp4",
         "talkies/workflow/schemas/config.schema.yaml",
         "talkies/profiles/default/config.yaml",
     ):

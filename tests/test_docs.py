@@ -1,0 +1,278 @@
+"""The README and the pages of docs/: their links lead somewhere, and their commands are what the programs take.
+
+What can be run here is run, in the order in which it stands; the rest is parsed by the program that it calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
+
+import talkies
+from talkies import config
+from talkies.cli import build_parser
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "config/README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+OURS = ("talkies", "snakemake", "python", "make", "pip")
+OTHERS = (
+    "apptainer",
+    "cd",
+    "docker",
+    "git",
+    "ls",
+    "python3",
+    "source",
+    "squeue",
+    "srun",
+    "sbatch",
+    "chmod",
+    "stage.py",
+)
+"""Programs whose commands are only looked at by the shell: they need a cluster, a registry or another folder."""
+
+
+def blocks(page: Path) -> Iterator[str]:
+    """Return a page's blocks of code, fenced or indented, without their indent."""
+    text = page.read_text()
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    plain = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"(?:^|\n)\n((?:    .*\n(?:\n(?=    ))*)+)", plain)
+    for block in (*fenced, *indented):
+        yield "\n".join(line.removeprefix("    ") for line in block.splitlines())
+
+
+def is_shell(block: str) -> bool:
+    return block.split(maxsplit=1)[0] in OURS + OTHERS
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Return the commands of lines of shell as words: those after && and behind srun count for themselves."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        while words:
+            end = words.index("&&") if "&&" in words else len(words)
+            command, words = words[:end], words[end + 1 :]
+            if command[0] == "srun":  # what it starts on the node
+                command = command[next((i for i, word in enumerate(command) if word in OURS), 0) :]
+            yield command
+
+
+def all_commands() -> list[tuple[str, list[str]]]:
+    found = []
+    for page in PAGES:
+        name = str(page.relative_to(REPOSITORY))
+        for block in blocks(page):
+            if is_shell(block):
+                found += [(name, command) for command in commands(block)]
+        prose = re.sub(r"^    .*", "", page.read_text(), flags=re.MULTILINE)
+        for span in re.findall(r"`([^`\n]+)`", prose):
+            words = span.split()
+            if words[0] in OURS and len(words) > 1 and "..." not in span and "VERSION" not in span:
+                found += [(name, command) for command in commands(span.replace("<", "").replace(">", ""))]
+    return found
+
+
+COMMANDS = all_commands()
+
+
+class Parsed(Exception):
+    """Raised in a program once it has understood its arguments."""
+
+
+def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the program of a command parse its arguments, and do nothing else."""
+    program, *arguments = words
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    if program == "talkies":
+        commands_known = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+        if len(arguments) == 1 and arguments[0] in commands_known:
+            return  # a mention
+        with quiet, contextlib.suppress(SystemExit if {"-h", "--help"} & {*arguments} else ()):
+            build_parser().parse_args(arguments)
+    elif program == "snakemake":
+        from snakemake.cli import parse_args
+
+        parse_args(arguments)
+    elif program == "make":
+        subprocess.run(["make", "-n", *arguments], cwd=REPOSITORY, check=True, capture_output=True)
+    elif program == "pip":
+        from pip._internal.commands import create_command
+
+        create_command(arguments[0]).parse_args(arguments[1:])
+    elif arguments[0] == "-m":
+        assert arguments[1] in ("venv", "build", "pytest"), arguments
+    else:
+        ordinary = argparse.ArgumentParser.parse_args
+
+        def only_parse(self, *given, **more):
+            ordinary(self, *given, **more)
+            raise Parsed
+
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+        monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+        with pytest.raises(Parsed):
+            runpy.run_path(str(REPOSITORY / arguments[0]), run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), COMMANDS, ids=[f"{page}: {shlex.join(words)}"[:80] for page, words in COMMANDS]
+)
+def test_a_command_is_understood_by_its_program(page: str, words: list[str], monkeypatch) -> None:
+    assert words[0] in OURS + OTHERS, f"{page}: what program is {words[0]!r}?"
+    monkeypatch.chdir(REPOSITORY)
+    if words[0] in OURS:
+        parse(words, monkeypatch)
+
+
+def test_commands_are_found_and_wrong_ones_refused(monkeypatch, capsys) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    told = [shlex.join(words) for _, words in COMMANDS]
+    for wanted in (
+        "talkies init portraits",
+        "snakemake --profile slurm",
+        "python scripts/stage.py pull",
+        "talkies animate --source me.jpg --driving song.mp4 -o me.mp4",
+        "make cluster-test",
+        "talkies doctor",
+    ):
+        assert wanted in told
+    for wrong in (
+        "talkies animate --sauce me.jpg",
+        "snakemake --profil-e slurm",
+        "make nothing",
+        "pip install --hastily x",
+    ):
+        with pytest.raises((SystemExit, subprocess.CalledProcessError)):
+            parse(wrong.split(), monkeypatch)
+    with pytest.raises(SystemExit):
+        parse(["python", "scripts/stage.py", "push", "--sideways"], monkeypatch)
+
+
+def test_the_shell_understands_every_block() -> None:
+    for page in PAGES:
+        for block in filter(is_shell, blocks(page)):
+            done = subprocess.run(["bash", "-n", "-c", block], capture_output=True, text=True)
+            assert done.returncode == 0, f"{page}: {done.stderr}"
+
+
+def test_settings_in_the_pages_are_settings() -> None:
+    known = set(config.schema("config")["properties"])
+    seen = 0
+    for page in PAGES:
+        for block in blocks(page):
+            with contextlib.suppress(yaml.YAMLError):
+                settings = yaml.safe_load(block)
+                if isinstance(settings, dict) and not is_shell(block) and set(settings) & known:
+                    Draft202012Validator(config.schema("config")).validate(settings)
+                    seen += 1
+    assert seen >= 3
+
+
+# --- links, pages --------------------------------------------------------------------------------------------
+
+
+def test_the_pages_build_and_every_link_leads_somewhere(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [BIN / "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"index.html", "configuration.html", "troubleshooting.html"} <= {path.name for path in tmp_path.iterdir()}
+    assert "talkies.gif" in (tmp_path / "index.html").read_text()
+    linked = re.findall(r'(?:src|href)="(https?:[^"]+)"', (tmp_path / "index.html").read_text())
+    assert not [link for link in linked if link.endswith((".css", ".js", ".woff2"))], "the pages need no network"
+
+
+def test_the_readmes_links_lead_somewhere() -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    targets = re.findall(r"\]\(([^)\s]+)\)", readme)
+    near = [target.partition("#")[0] for target in targets if not target.startswith("https://")]
+    assert len(near) > 8
+    for target in near:
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_ecosystem_files_agree_with_the_project() -> None:
+    assert f"## {talkies.__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert {"cff-version", "title", "message", "authors"} <= set(citation)
+    assert "version" not in citation, "the version stands in src/talkies/__init__.py alone"
+    revisions = {
+        repo["repo"].rpartition("/")[2]: repo["rev"]
+        for repo in yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    }
+    assert revisions == {"ruff-pre-commit": f"v{version('ruff')}", "snakefmt": f"v{version('snakefmt')}"}
+    usage = yaml.safe_load((REPOSITORY / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage["software-stack-deployment"]["apptainer"] is True
+    assert "container:" in (REPOSITORY / "workflow/Snakefile").read_text()
+
+
+# --- what can be run, is run ---------------------------------------------------------------------------------
+
+
+def test_the_readmes_python_runs(monkeypatch) -> None:
+    import torch
+
+    (snippet,) = [block for block in blocks(REPOSITORY / "README.md") if block.startswith("import talkies")]
+    real = talkies.load_model
+    monkeypatch.setattr(talkies, "load_model", lambda preset, **_: real("demo"))  # the published weights aren't here
+    names = {"picture": torch.rand(1, 3, 128, 128), "frames": torch.rand(2, 3, 128, 128)}
+    exec(snippet, names)
+    assert names["film"].shape == (2, 3, 128, 128)
+
+
+def shell(run: RunFolder, lines: str) -> subprocess.CompletedProcess:
+    """Run lines of shell in a folder as its user would."""
+    return subprocess.run(
+        ["bash", "-c", lines],
+        cwd=run.path,
+        env=run.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_quick_start_runs_line_by_line(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    draw_picture(tmp_path / "me.jpg", (220, 40, 40))
+    make_clip(tmp_path / "song.mp4", frames=46, rate="1")
+    lines = []
+    for block in filter(is_shell, blocks(REPOSITORY / "docs/index.md")):
+        for line in block.splitlines():
+            if line.startswith(("talkies", "snakemake", "cd")) and "--checkpoint" not in line:
+                lines.append(line)
+                if line.startswith("cd"):
+                    lines.append("cp ../me.jpg images/ && cp ../song.mp4 driving/")
+    assert len(lines) > 6
+    done = shell(run, "set -e\n" + "\n".join(lines))
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "me.mp4").stat().st_size > 1000
+    assert (tmp_path / "refrain.mp4").stat().st_size > 1000
+    assert (tmp_path / "portraits/results/song/me.mp4").stat().st_size > 1000
+    assert "1 pairs: 1 done" in done.stdout
+    (rule,) = [block for block in blocks(REPOSITORY / "docs/index.md") if block.startswith("rule ")]
+    snakefile = tmp_path / "portraits/Snakefile"
+    snakefile.write_text(f"{snakefile.read_text()}\n\n{rule}\n")
+    done = shell(run, "cd portraits && snakemake playlist")
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "portraits/results/playlist.m3u").read_text() == "song/me.mp4\n"
