@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from tiny_network import clip, picture, tiny_model
 
 from talkies import animate, media
-from talkies.animate import Engine, Movement, available_threads, choose_device
+from talkies.animate import (
+    Engine,
+    Movement,
+    available_threads,
+    choose_device,
+    choose_precision,
+    fidelity,
+    free_batch,
+)
 from talkies.errors import InputError, TalkiesError
 from talkies.model import FirstOrderModel
 from talkies.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
@@ -277,6 +285,111 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
 
     short, long = peak(40), peak(400)
     assert long < 1.1 * short, f"{short} kB for 40 frames, {long} kB for 400"
+
+
+# --- precision ---------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_half_precision_only_where_processor_and_weights_bear_it(
+    model: FirstOrderModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decibels: list[float] = []
+    monkeypatch.setattr(animate, "fidelity", lambda model, dtype: decibels.pop())
+    for native, measured, expected in (
+        (False, [], "fp32"),
+        (True, [45.1], "bf16"),
+        (True, [44.9], "fp32"),
+        (True, [float("-inf")], "fp32"),
+    ):
+        monkeypatch.setattr(animate, "computes_bf16", lambda native=native: native)
+        decibels[:] = measured
+        assert choose_precision(model, "auto") == expected
+        assert decibels == [], "looked at only where it matters"
+    assert choose_precision(model, "fp16") == "fp16", "asked for by name, it is taken"
+
+
+def test_fidelity_is_that_of_the_weights(model: FirstOrderModel) -> None:
+    assert fidelity(model, torch.float32) == float("inf")
+    close = fidelity(model, torch.bfloat16)
+    assert 20 < close < 80
+    wild = tiny_model()
+    wild.generator.final.weight *= 1e4  # hardly a pixel is not saturated, and rounding tips them over
+    assert fidelity(wild, torch.bfloat16) < close - 5
+    wild.generator.final.weight.fill_(float("nan"))
+    assert fidelity(wild, torch.bfloat16) == float("-inf")
+
+
+def test_half_precision_makes_nearly_the_same_frames(model: FirstOrderModel, motion: Motion) -> None:
+    films = {}
+    for precision in ("fp32", "bf16"):
+        with Engine(model, precision=precision, batch=4, threads=1) as engine:
+            films[precision] = frames_of(engine, motion, Movement(), picture()).astype(float)
+            assert str(engine.model.dtype) == f"torch.{'float32' if precision == 'fp32' else 'bfloat16'}"
+    assert (
+        0 < np.square(films["fp32"] - films["bf16"]).mean() < 255**2 * 10 ** (-fidelity(model, torch.bfloat16) / 10 + 1)
+    )
+
+
+# --- memory ------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_and_stays_so(
+    engine: Engine, model: FirstOrderModel, motion: Motion, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    expected = frames_of(engine, motion, Movement(), picture())
+    with Engine(model, batch=6, threads=1) as small:
+        generate, asked = small.model.generate, []
+
+        def generate_few(features, kp_source, kp_driving):
+            asked.append(len(kp_driving))
+            if len(kp_driving) > 2:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return generate(features, kp_source, kp_driving)
+
+        monkeypatch.setattr(small.model, "generate", generate_few)
+        told: list[int] = []
+        made = np.concatenate(list(small.predict(small.prepare("p", picture()), motion, Movement(), told.append)))
+        assert asked == [6, 3, 1, 1, 1, 1, 1, 1, 1]
+        assert sum(told) == 7
+        assert small.batch == 1
+    assert np.abs(made.astype(int) - expected).max() <= 1
+
+
+def test_memory_for_not_even_one_frame_is_an_error(engine: Engine, motion: Motion, monkeypatch) -> None:
+    def generate(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    source = engine.prepare("p", picture())
+    monkeypatch.setattr(engine.model, "generate", generate)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        list(engine.predict(source, motion, Movement()))
+
+
+def test_the_batch_follows_a_gpus_free_memory() -> None:
+    gigabyte = 1 << 30
+    batches = [free_batch(256, 2, free * gigabyte) for free in (0, 1, 4, 8, 80)]
+    assert batches == sorted(batches)
+    assert batches[0] == 1
+    assert batches[-1] == 64
+    assert free_batch(128, 2, gigabyte) > free_batch(256, 2, gigabyte) > free_batch(256, 4, gigabyte)
+
+
+def test_a_compiled_engine_sees_one_shape_and_makes_the_same_frames(
+    engine: Engine, model: FirstOrderModel, motion: Motion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch.compile itself needs a C++ compiler and half a minute: in its place stands what looks at the shapes."""
+    expected = frames_of(engine, motion, Movement(), picture())
+    shapes: list[int] = []
+
+    def compile(render, mode):
+        assert mode == "reduce-overhead"
+        return lambda features, source, driving: shapes.append(len(driving)) or render(features, source, driving)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    with Engine(model, batch=3, threads=1, compiled=True) as compiled:
+        made = frames_of(compiled, motion, Movement(), picture())
+    assert shapes == [3, 3, 3]
+    assert np.abs(made.astype(int) - expected).max() <= 1
 
 
 # --- the machine -------------------------------------------------------------------------------------------

@@ -210,7 +210,7 @@ def test_the_batch_changes_nothing(jacobians: bool) -> None:
     assert np.allclose(motions[0].value[5], one.value[0].numpy(), atol=1e-5)
 
 
-def test_no_more_than_a_batch_is_read_ahead(model: FirstOrderModel) -> None:
+def test_no_more_than_the_next_batch_is_read_ahead(model: FirstOrderModel) -> None:
     seen: list[int] = []
     read: list[int] = []
 
@@ -222,7 +222,9 @@ def test_no_more_than_a_batch_is_read_ahead(model: FirstOrderModel) -> None:
             return model.keypoints(frames)
 
     detect_motion(Watching(), (read.append(1) or frame for frame in clip(7)), NTSC, batch=3)
-    assert seen == [3, 6, 7]
+    assert len(seen) == 3
+    for number, count in enumerate(seen):
+        assert min(7, 3 * (number + 1)) <= count <= min(7, 3 * (number + 2))
 
 
 def test_a_clip_without_frames_is_refused(model: FirstOrderModel) -> None:

@@ -1,11 +1,14 @@
 """The engine: many pairs through one loaded model, streaming.
 
 A source's features are computed once, a clip's keypoints come from its saved motion, frames go through the
-network in batches, and the film of one batch (or pair) is encoded while the next is computed.
+network's fast form (rewrite.py) in batches, and the film of one batch (or pair) is encoded while the next is computed.
 """
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +27,15 @@ from .errors import InputError, TalkiesError
 from .media import FILM_SIZE, FrameWriter
 from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, frames_to_tensor, transfer_motion
+from .rewrite import rewritten
 
+log = logging.getLogger("talkies")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+HALF = {"cpu": "bf16", "cuda": "fp16"}
+"""The half precision that `auto` may take, by device."""
+FAITHFUL = 45.0
+"""Decibels of PSNR between half precision and float32, on the loaded weights, above which `auto` takes the half."""
 BATCHES_AHEAD = 2
 """Batches that may wait for the encoder: enough to keep it busy, few enough to keep memory flat."""
 
@@ -88,19 +99,105 @@ def available_threads() -> int:
     return max(1, min(counts))
 
 
-class Engine:
-    """One loaded model that animates pair after pair. A context manager: its encoder thread ends with it.
+def keep_memory() -> None:
+    """Have the C library keep the memory that freed tensors leave, for the next ones; call it before the first.
 
-    batch: frames that go through the network at once; None chooses by device. threads: the processor's
-    threads for the network and for the encoder.
+    Each large block comes from the kernel and goes back otherwise, page by page, some 50,000 pages a frame.
+    Does nothing where the C library is not glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 1 << 30)
+    mallopt(top_pad, 64 << 20)
+
+
+def computes_bf16() -> bool:
+    """Tell whether this processor has bfloat16 products of its own; elsewhere they are many times slower than float32.
+
+    The flags are Linux' words for AVX-512 BF16, AMX BF16 and Arm's BF16.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+
+
+def choose_precision(model: FirstOrderModel, wanted: str) -> str:
+    """Return the precision for fp32, bf16, fp16 or auto: a float32 model on its device, before it is rewritten.
+
+    auto takes the device's half precision where the processor computes it and these weights bear it: both
+    render a frame of a made-up picture in motion, and differ by less than FAITHFUL allows.
+    """
+    if wanted != "auto":
+        return wanted
+    half = HALF[model.device.type]
+    if half == "bf16" and not computes_bf16():
+        return "fp32"
+    decibels = fidelity(model, DTYPES[half])
+    log.info("precision: %s is %.1f dB from fp32 with these weights (%.0f are asked for)", half, decibels, FAITHFUL)
+    return half if decibels > FAITHFUL else "fp32"
+
+
+def fidelity(model: FirstOrderModel, dtype: torch.dtype) -> float:
+    """Return the PSNR, in decibels, between the fast form's frame in another precision and in float32."""
+    noise = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    side = model.preset.size
+    pictures = F.interpolate(noise, size=(side, side), mode="bicubic").clamp(0, 1).to(model.device)
+    pictures[1] = pictures[0].roll((side // 16, side // 16), (1, 2)).lerp(pictures[1], 0.1)
+
+    def frame(form: FirstOrderModel) -> torch.Tensor:
+        kp = form.keypoints(pictures)
+        return form.generate(pictures[:1], kp[0], kp[1]).prediction.float()
+
+    error = float(F.mse_loss(frame(rewritten(model, dtype)), frame(rewritten(model, torch.float32))))
+    return -10 * math.log10(error) if error > 0 else math.inf if error == 0 else -math.inf  # the last: not a number
+
+
+def free_batch(side: int, itemsize: int, free: int) -> int:
+    """Return how many frames of this side fit the GPU's free memory at once, at most 64.
+
+    A frame's largest tensors are of 64 channels at the full side; about eight such stand at a time.
+    """
+    frame = 8 * 64 * side * side * itemsize
+    return max(1, min(64, free // (2 * frame)))
+
+
+class Engine:
+    """The fast form of one loaded model, which animates pair after pair.
+
+    A context manager: its encoder thread ends with it. precision: fp32, bf16 or fp16, auto (see
+    `choose_precision`), or None for the model's own. batch: frames that go through the network at once; None
+    chooses by device and memory. It is halved when a GPU's memory does not hold it. threads: the processor's
+    threads for the network and for the encoder. compiled: let torch.compile fuse the generator and, on a GPU,
+    replay it as a CUDA graph; the first batch waits for that.
     """
 
-    def __init__(self, model: FirstOrderModel, *, batch: int | None = None, threads: int | None = None) -> None:
-        # The processor's convolutions are fastest with a pixel's channels side by side; no result depends on it.
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        self.batch = batch or (8 if model.device.type == "cpu" else 32)
+    def __init__(
+        self,
+        model: FirstOrderModel,
+        *,
+        precision: str | None = None,
+        batch: int | None = None,
+        threads: int | None = None,
+        compiled: bool = False,
+    ) -> None:
         self.threads = threads or available_threads()
         torch.set_num_threads(self.threads)
+        dtype = DTYPES[choose_precision(model, precision)] if precision else model.dtype
+        self.model = rewritten(model, dtype)
+        self.compiled = compiled
+        if compiled:
+            render = torch.compile(self.model.generator.render, mode="reduce-overhead")
+            setattr(self.model.generator, "render", render)  # noqa: B010  # a method, to mypy
+        if batch is None and model.device.type == "cuda":
+            batch = free_batch(model.preset.size, dtype.itemsize, torch.cuda.mem_get_info()[0])
+        self.batch = batch or 8
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
         self._source: tuple[str, _Prepared] | None = None
 
@@ -148,7 +245,9 @@ class Engine:
         if not isinstance(first, int) or not 0 <= first < motion.frames:
             reason = f"{first} is outside the clip's {motion.frames} frames (0 is the first): give one of them, or auto"
             raise InputError("best_frame", reason)
-        for start in range(0, motion.frames, self.batch):
+        start = 0
+        last: _Fetched | None = None
+        while start < motion.frames:
             group = driving[start : start + self.batch]
             moved = transfer_motion(
                 source.keypoints,
@@ -157,12 +256,30 @@ class Engine:
                 relative=movement.relative,
                 adapt_scale=movement.adapt_scale,
             )
-            prediction = self.model.generate(source.features, source.keypoints, moved).prediction.float()
-            prediction = _resized(prediction, FILM_SIZE)
-            # What the original's writer does with [0, 1]: scale and round to bytes.
-            yield prediction.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-            if progress:
-                progress(len(group))
+            try:
+                made = _Fetched(self._render(source, moved))
+            except torch.cuda.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+                self.batch = max(1, min(self.batch, len(group)) // 2)
+                log.warning("the GPU's memory does not hold so many frames: now %d at a time", self.batch)
+                continue
+            # A batch is handed over when the next one is on its way: the GPU never waits for the reader.
+            if last is not None:
+                yield from last.handed(progress)
+            last, start = made, start + len(group)
+        if last is not None:
+            yield from last.handed(progress)
+
+    def _render(self, source: _Prepared, moved: Keypoints) -> torch.Tensor:
+        """Return the frames of these keypoints, uint8 [n, FILM_SIZE, FILM_SIZE, 3] on the device."""
+        count = len(moved)
+        if self.compiled and count < self.batch:  # a graph is of one shape: the last batch is filled up
+            moved = moved[list(range(count)) + [count - 1] * (self.batch - count)]
+        prediction = self.model.generate(source.features, source.keypoints, moved).prediction[:count].float()
+        prediction = _resized(prediction, FILM_SIZE)
+        # What the original's writer does with [0, 1]: scale and round to bytes.
+        return prediction.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def film(
         self,
@@ -190,6 +307,27 @@ class Engine:
             for written in waiting:
                 written.result()
         return self._encoder.submit(_close, writer, done)
+
+
+class _Fetched:
+    """A batch of frames on its way to the processor's memory, which a GPU writes while it computes on."""
+
+    def __init__(self, frames: torch.Tensor) -> None:
+        self.arrived: torch.cuda.Event | None = None
+        self.frames = frames
+        if frames.device.type == "cuda":
+            self.frames = torch.empty(frames.shape, dtype=frames.dtype, pin_memory=True)
+            self.frames.copy_(frames, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    def handed(self, progress: Callable[[int], None] | None) -> Iterator[NDArray[np.uint8]]:
+        """Yield the frames when they are there, and tell how many."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        yield self.frames.numpy()
+        if progress:
+            progress(len(self.frames))
 
 
 def _write_all(writer: FrameWriter, frames: NDArray[np.uint8]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -122,7 +123,10 @@ class Motion:
 
 def frames_to_tensor(frames: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
     """Turn uint8 RGB [N, H, W, 3] into float32 [N, 3, H, W] in [0, 1]."""
-    return torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float().div_(255)
+    pixels = torch.from_numpy(frames)
+    if torch.device(device).type == "cuda":  # from pinned memory the copy goes on beside what the GPU computes
+        pixels = pixels.pin_memory()
+    return pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
 
 
 def detect_motion(
@@ -158,9 +162,18 @@ def detect_motion(
 
 
 def _batches(frames: Iterable[NDArray[np.uint8]], batch: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield batches of frames; a thread reads the next one while this one is used."""
     iterator = iter(frames)
-    while group := list(islice(iterator, batch)):
-        yield np.stack(group)
+
+    def read() -> NDArray[np.uint8] | None:
+        group = list(islice(iterator, batch))
+        return np.stack(group) if group else None
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as reader:
+        coming = reader.submit(read)
+        while (group := coming.result()) is not None:
+            coming = reader.submit(read)
+            yield group
 
 
 def transfer_motion(

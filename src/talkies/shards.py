@@ -722,17 +722,16 @@ def open_engine(
     preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
 ) -> Engine:
     """Load a model onto a device that works, and return its engine; TalkiesError says what stands in the way."""
-    from .animate import Engine, choose_device
+    from .animate import Engine, choose_device, keep_memory
     from .model import load_model
 
     if preset not in PRESETS:
         raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    keep_memory()
     chosen = choose_device(device)
-    if precision == "auto":
-        precision = "fp32" if chosen.type == "cpu" else "fp16"
     began = time.monotonic()
-    model = load_model(preset, checkpoint, device=chosen, precision=precision)
-    engine = Engine(model, threads=threads)
+    engine = Engine(load_model(preset, checkpoint, device=chosen), precision=precision, threads=threads)
+    precision = str(engine.model.dtype).removeprefix("torch.")
     log.info(
         "%s on %s, %s, %d threads, loaded in %.1f s",
         *(preset, chosen, precision, engine.threads, time.monotonic() - began),

@@ -25,7 +25,7 @@ class Keypoints:
     def __len__(self) -> int:
         return self.value.shape[0]
 
-    def __getitem__(self, frames: int | slice) -> Keypoints:
+    def __getitem__(self, frames: int | slice | list[int]) -> Keypoints:
         """Return the keypoints of some frames, always with the leading frame axis."""
         if isinstance(frames, int):
             frames = slice(frames, frames + 1 or None)

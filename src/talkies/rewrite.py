@@ -1,0 +1,285 @@
+"""The fast form of a loaded network: the same function, rewritten by identities that hold but for rounding.
+
+`model/` is the paper's network and stays as it is; what the engine runs is derived from it here:
+
+- A batch norm at rest is a scale and a shift a channel, and folds into the convolution before it.
+- Nearest-neighbour doubling and a 3x3 convolution are one 4x4 transposed convolution of stride 2: 16 products for
+  each four pixels where there were 36.
+- A convolution to three colours leaves most of a vector register empty: the last one makes four pixels at once.
+- Sparse motions are affine, so a sum of them weighted by masks is the affine map of the weighted coefficients.
+- Bilinear sampling is a weighted sum of four pixels' features, to which the occlusion map is one more factor.
+
+Everything runs with a pixel's channels side by side (channels_last).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .model import DenseMotion, DenseMotionNetwork, FirstOrderModel, Keypoints
+from .model.dense_motion import KEYPOINT_VARIANCE
+from .model.layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordinate_grid, inverse_2x2
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> FirstOrderModel:
+    """Return the fast form of a loaded network, on its device; the network itself is left as it is.
+
+    dtype: what the generator computes in; weights are folded before they are rounded to it. Keypoints and
+    coordinates stay float32. The fast form is for inference alone, and its state dict is of its own names.
+    """
+    fast = deepcopy(model)
+    generator = _folded(fast.generator.float())
+    parts = {
+        "dense_motion_network": _DenseMotion(generator.dense_motion_network),
+        "warp": _MaskedWarp(),
+        "final": _Colours(generator.final),
+    }
+    for name, part in parts.items():
+        setattr(generator, name, part)
+    generator.to(dtype)
+    _folded(fast.kp_detector)
+    fast.requires_grad_(False).eval()
+    return cast(FirstOrderModel, fast.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+
+# --- blocks ----------------------------------------------------------------------------------------------
+
+
+class _Same(nn.Module):
+    """Convolution and ReLU."""
+
+    def __init__(self, block: SameBlock) -> None:
+        super().__init__()
+        self.conv = fold_norm(block.conv, block.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).relu_()
+
+
+class _Down(_Same):
+    """Convolution, ReLU, 2x2 average."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(super().forward(x), 2)
+
+
+class _Up(nn.Module):
+    """Transposed convolution to twice the side, and ReLU."""
+
+    def __init__(self, block: UpBlock) -> None:
+        super().__init__()
+        self.conv = doubling(fold_norm(block.conv, block.norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).relu_()
+
+
+class _Residual(nn.Module):
+    """x + conv2(relu(conv1(relu(scale x + shift)))): the first norm stands before its ReLU and can't fold."""
+
+    def __init__(self, block: ResidualBlock) -> None:
+        super().__init__()
+        scale, shift = affine(block.norm1)
+        self.scale = nn.Parameter(scale[:, None, None])
+        self.shift = nn.Parameter(shift[:, None, None])
+        self.conv1 = fold_norm(block.conv1, block.norm2)
+        self.conv2 = block.conv2
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = torch.addcmul(self.shift, x, self.scale).relu_()
+        return self.conv2(self.conv1(active).relu_()).add_(x)
+
+
+class _Colours(nn.Module):
+    """A convolution of odd kernel k to few channels, made of 2x2 pixels at once: kernel k + 1, stride 2, shuffled.
+
+    Sides must be even, which those of every hourglass' pictures are.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = four_at_once(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.conv(x), 2)
+
+
+def _folded(network: Network) -> Network:
+    """Replace every block of a network by its fast form, in place; return the network."""
+    forms = {UpBlock: _Up, DownBlock: _Down, SameBlock: _Same, ResidualBlock: _Residual}
+    for name, child in network.named_children():
+        if type(child) in forms:
+            setattr(network, name, forms[type(child)](child))
+        else:
+            _folded(child)
+    return network
+
+
+# --- convolutions ----------------------------------------------------------------------------------------
+
+
+def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the scale and shift, [C] each, that a batch norm at rest is."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    return scale.float(), shift.float()
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Return the convolution that is norm(conv(x))."""
+    scale, shift = affine(norm)
+    assert conv.bias is not None
+    return _convolution(conv, conv.weight * scale[:, None, None, None], conv.bias * scale + shift)
+
+
+def doubling(conv: nn.Conv2d) -> nn.ConvTranspose2d:
+    """Return the transposed convolution that is conv(nearest-neighbour doubling of x), for a 3x3 kernel.
+
+    Along one axis the even pixel 2i is w0 x[i-1] + (w1 + w2) x[i], the odd one (w0 + w1) x[i] + w2 x[i+1].
+    """
+    taps = conv.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+    up = nn.ConvTranspose2d(conv.in_channels, conv.out_channels, 4, stride=2, padding=1)
+    up.weight = nn.Parameter((taps @ conv.weight @ taps.T).transpose(0, 1).contiguous())
+    up.bias = conv.bias
+    return up
+
+
+def four_at_once(conv: nn.Conv2d) -> nn.Conv2d:
+    """Return the convolution of stride 2 whose channels, by `pixel_shuffle`, are conv's 2x2 pixels."""
+    assert conv.bias is not None
+    shifted = [F.pad(conv.weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]
+    weight = torch.stack(shifted, dim=1).flatten(0, 1)  # pixel_shuffle's order: colour, row, column
+    return _convolution(conv, weight, conv.bias.repeat_interleave(4), stride=2)
+
+
+def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor, stride: int = 1) -> nn.Conv2d:
+    """Return a convolution of these weights with the padding of another."""
+    outputs, inputs, height, width = weight.shape
+    conv = nn.Conv2d(inputs, outputs, (height, width), stride=stride, padding=cast(tuple[int, int], like.padding))
+    conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return conv
+
+
+# --- dense motion ----------------------------------------------------------------------------------------
+
+
+class _DenseMotion(nn.Module):
+    """Dense motion with a pixel's K + 1 motions side by side.
+
+    The hourglass' channels come by kind here (heat maps, reds, greens, blues), not by keypoint, and one
+    convolution makes the masks and the occlusion map.
+    """
+
+    def __init__(self, network: DenseMotionNetwork) -> None:
+        super().__init__()
+        self.down = network.down if hasattr(network, "down") else nn.Identity()
+        self.centred_grid = network.centred_grid
+        self.maps = network.mask.out_channels  # K + 1
+        first = cast(_Same, network.hourglass.encoder.down_blocks[0]).conv
+        order = torch.arange(first.in_channels).unflatten(0, (self.maps, -1)).T.flatten()
+        first.weight = nn.Parameter(first.weight[:, order])
+        self.hourglass = network.hourglass
+        heads = [network.mask] if network.occlusion is None else [network.mask, network.occlusion]
+        weight = torch.cat([head.weight for head in heads])
+        inputs = weight.shape[1] - len(order)  # the hourglass' input joins its output, behind what it decoded
+        weight = torch.cat([weight[:, :inputs], weight[:, inputs:][:, order]], dim=1)
+        self.heads = _convolution(network.mask, weight, torch.cat([cast(Tensor, head.bias) for head in heads]))
+
+    def shrink(self, source: Tensor) -> Tensor:
+        """Return source [N, 3, H, W] at the side this network works at."""
+        return self.down(source)
+
+    def forward(self, small: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> DenseMotion:
+        """Find the motion of N driving frames, as `DenseMotionNetwork` does."""
+        count, (height, width) = len(kp_driving), small.shape[2:]
+        grid = coordinate_grid(height, width, kp_driving.value, self.centred_grid)
+        x, y = grid[0, :, 0], grid[:, 0, 1]
+        heatmaps = _difference_of_gaussians(height, width, kp_driving.value, kp_source.value)
+        maps = _affine_maps(kp_source, kp_driving)
+        motions = y[:, None, None, None] * maps[:, None, None, :, 1] + maps[:, None, None, :, 2]
+        motions = motions + x[:, None, None] * maps[:, None, None, :, 0]  # [N, h, w, K+1, 2]
+        deformed = F.grid_sample(
+            small.float().expand(count, -1, -1, -1), motions.flatten(2, 3), mode="bilinear", align_corners=False
+        ).unflatten(3, (width, self.maps))  # [N, 3, h, w, K+1]
+        channels = torch.cat([heatmaps, *deformed.unbind(1)], dim=-1).to(small.dtype)
+        logits = self.heads(self.hourglass(channels.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        mask = logits[..., : self.maps].float().softmax(dim=-1)
+        weighted = (mask.flatten(1, 2) @ maps.flatten(2)).view(count, height, width, 3, 2)
+        deformation = x[:, None] * weighted[..., 0, :] + y[:, None, None] * weighted[..., 1, :] + weighted[..., 2, :]
+        occlusion = logits[..., self.maps :].sigmoid().permute(0, 3, 1, 2)
+        return DenseMotion(
+            deformation,
+            mask.permute(0, 3, 1, 2),
+            deformed.permute(0, 4, 1, 2, 3),
+            occlusion if occlusion.shape[1] else None,
+        )
+
+
+def _difference_of_gaussians(height: int, width: int, driving: Tensor, source: Tensor) -> Tensor:
+    """Return [N, h, w, K+1] for points [N or 1, K, 2]: driving minus source Gaussians, the background's zero."""
+    grid = coordinate_grid(height, width, driving)
+    x, y = grid[0, :, 0], grid[:, 0, 1]
+
+    def factors(points: Tensor) -> tuple[Tensor, Tensor]:
+        along_x = torch.exp((x[:, None] - points[:, None, :, 0]) ** 2 / (-2 * KEYPOINT_VARIANCE))
+        along_y = torch.exp((y[:, None] - points[:, None, :, 1]) ** 2 / (-2 * KEYPOINT_VARIANCE))
+        return F.pad(along_x, (1, 0))[:, None], F.pad(along_y, (1, 0))[:, :, None]
+
+    (driving_x, driving_y), (source_x, source_y) = factors(driving), factors(source)
+    return (driving_x * driving_y).sub_(source_x * source_y)
+
+
+def _affine_maps(source: Keypoints, driving: Keypoints) -> Tensor:
+    """Return [N, K+1, 3, 2]: what x, y and 1 are multiplied with to give T_{S<-D} (eq. 4), the identity first."""
+    count, points, _ = driving.value.shape
+    identity = torch.eye(2, dtype=driving.value.dtype, device=driving.value.device)
+    if source.jacobian is not None and driving.jacobian is not None:
+        linear = source.jacobian @ inverse_2x2(driving.jacobian)
+    else:
+        linear = identity.expand(count, points, 2, 2)
+    constant = source.value - (linear @ driving.value[..., None])[..., 0]
+    maps = torch.cat([linear.transpose(2, 3), constant[:, :, None]], dim=2)
+    return torch.cat([F.pad(identity, (0, 0, 0, 1)).expand(count, 1, 3, 2), maps], dim=1)
+
+
+# --- warp ------------------------------------------------------------------------------------------------
+
+
+class _MaskedWarp(nn.Module):
+    """Each pixel of the result is a bag of four of the source's, weighted by nearness and occlusion."""
+
+    def forward(self, features: Tensor, deformation: Tensor, occlusion: Tensor | None) -> Tensor:
+        """Return what `MaskedWarp` does: [N, C, h, w]."""
+        pictures, channels, height, width = features.shape
+        # A frame of zeros is what lies outside.
+        table = F.pad(features.permute(0, 2, 3, 1).to(deformation.dtype), (0, 0, 1, 1, 1, 1))
+        x = (deformation[..., 0] + 1) * (width / 2) - 0.5
+        y = (deformation[..., 1] + 1) * (height / 2) - 0.5
+        left, top = x.floor(), y.floor()
+        right_share, bottom_share = x - left, y - top
+        if occlusion is None:
+            below, above = bottom_share, 1 - bottom_share
+        else:
+            below = bottom_share * occlusion[:, 0]
+            above = occlusion[:, 0] - below
+        weights = torch.stack([above, above, below, below], dim=-1)
+        weights = weights * torch.stack([1 - right_share, right_share] * 2, dim=-1)
+        columns = torch.stack([left, left + 1] * 2, dim=-1).clamp_(-1, width)
+        rows = torch.stack([top, top, top + 1, top + 1], dim=-1).clamp_(-1, height)
+        index = ((rows + 1) * (width + 2) + columns + 1).nan_to_num_().int()
+        if pictures > 1:
+            first = torch.arange(pictures, dtype=torch.int, device=index.device) * (height + 2) * (width + 2)
+            index += first[:, None, None, None]
+        moved = F.embedding_bag(
+            index.view(-1, 4), table.view(-1, channels), mode="sum", per_sample_weights=weights.view(-1, 4)
+        )
+        return moved.view(len(deformation), *deformation.shape[1:3], channels).permute(0, 3, 1, 2).to(features.dtype)

@@ -1,0 +1,217 @@
+"""The fast form against the untouched network: every preset, every option, and networks of any other measure."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import golden
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import talkies
+from talkies.model import PRESETS, FirstOrderModel, Generated, Keypoints, build_model
+from talkies.model.generator import MaskedWarp
+from talkies.model.layers import UpBlock
+from talkies.rewrite import _MaskedWarp, doubling, fold_norm, four_at_once, rewritten
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def seeded(parameters: dict[str, Any] | str) -> FirstOrderModel:
+    model = build_model(parameters)
+    model.load_state_dict(golden.seeded_weights(model))
+    return model.requires_grad_(False).eval()
+
+
+def pictures(side: int, count: int) -> tuple[Tensor, Tensor]:
+    source = golden.as_batch(golden.source_image(side, side))
+    return source, torch.cat([golden.as_batch(golden.driving_frame(side, side, 7 * t)) for t in range(count)])
+
+
+def both(model: FirstOrderModel, source: Tensor, driving: Tensor) -> tuple[Generated, Generated]:
+    """Find keypoints by a network and by its fast form, check that they agree, and run both with the former."""
+    fast = rewritten(model)
+    kp, fast_kp = model.keypoints(driving), fast.keypoints(driving)
+    assert (kp.value - fast_kp.value).abs().max() < 2e-5
+    assert (kp.jacobian is None) == (fast_kp.jacobian is None)
+    if kp.jacobian is not None and fast_kp.jacobian is not None:
+        assert (kp.jacobian - fast_kp.jacobian).abs().max() < 2e-5
+    kp_source = model.keypoints(source)
+    moved = talkies.transfer_motion(kp_source, kp, kp[0])
+    slow, quick = (each.generate(each.encode(source), kp_source, moved) for each in (model, fast))
+    return slow, quick
+
+
+def assert_same(slow: Generated, quick: Generated) -> None:
+    """At most one level of a byte apart, and the parts as near as rounding leaves them."""
+    levels = [(each.prediction * 255).round() for each in (slow, quick)]
+    assert (levels[0] - levels[1]).abs().max() <= 1
+    assert (slow.logits - quick.logits).abs().max() < 1e-3 * max(1.0, float(slow.logits.abs().max()))
+    assert (slow.deformation - quick.deformation).abs().max() < 2e-4
+    assert (slow.mask - quick.mask).abs().max() < 2e-4
+    assert slow.sparse_deformed.shape == quick.sparse_deformed.shape
+    assert (slow.sparse_deformed - quick.sparse_deformed).abs().mean() < 1e-5
+    assert (slow.occlusion is None) == (quick.occlusion is None)
+    if slow.occlusion is not None and quick.occlusion is not None:
+        assert (slow.occlusion - quick.occlusion).abs().max() < 2e-4
+
+
+@pytest.mark.parametrize("name", golden.NAMES)
+def test_the_golden_networks_give_the_same_frames(name: str) -> None:
+    facts = golden.load(name)
+    assert_same(*both(facts.model(), facts.source, facts.driving))
+
+
+def test_the_demo_network_gives_the_same_frames() -> None:
+    assert_same(*both(talkies.load_model("demo"), *pictures(128, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "demo"])
+def test_the_published_networks_give_the_same_frames(name: str) -> None:
+    assert_same(*both(seeded(name), *pictures(256, 1)))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.generate])
+@given(
+    num_kp=st.integers(1, 7),
+    jacobians=st.booleans(),
+    single=st.booleans(),
+    occlusion=st.booleans(),
+    keep=st.booleans(),
+    centred=st.booleans(),
+    down=st.integers(0, 2),
+    bottleneck=st.integers(0, 2),
+    expansion=st.integers(3, 9),
+    blocks=st.integers(1, 3),
+    scale=st.sampled_from([0.5, 1]),
+)
+def test_networks_of_any_measure_give_the_same_frames(
+    num_kp: int,
+    jacobians: bool,
+    single: bool,
+    occlusion: bool,
+    keep: bool,
+    centred: bool,
+    down: int,
+    bottleneck: int,
+    expansion: int,
+    blocks: int,
+    scale: float,
+) -> None:
+    hourglass = {"block_expansion": expansion, "max_features": 16, "num_blocks": blocks, "scale_factor": scale}
+    model = seeded(
+        {
+            "common_params": {"num_kp": num_kp, "num_channels": 3, "estimate_jacobian": jacobians},
+            "kp_detector_params": {"temperature": 0.1, "pad": 3, "single_jacobian_map": single, **hourglass},
+            "generator_params": {
+                "block_expansion": expansion,
+                "max_features": 12,
+                "num_down_blocks": down,
+                "num_bottleneck_blocks": bottleneck,
+                "estimate_occlusion_map": occlusion,
+                "keep_visible": keep and occlusion,
+                "dense_motion_params": {"centred_grid": centred, **hourglass},
+            },
+        }
+    )
+    assert_same(*both(model, *pictures(32, 3)))
+
+
+def test_the_network_itself_is_left_as_it_is() -> None:
+    facts = golden.load("tiny64")
+    model = facts.model()
+    before = copy.deepcopy(model.state_dict())
+    expected = model.keypoints(facts.driving).value
+    fast = rewritten(model, torch.bfloat16)
+    fast.generate(facts.source, fast.keypoints(facts.source), fast.keypoints(facts.driving))
+    after = model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert torch.equal(model.keypoints(facts.driving).value, expected)
+    assert (model.dtype, fast.dtype) == (torch.float32, torch.bfloat16)
+    assert fast.weights_digest == model.weights_digest
+
+
+def test_half_precision_folds_before_it_rounds() -> None:
+    """The fast form in bfloat16 is no further from float32 than the network itself in bfloat16 is."""
+    facts = golden.load("tiny64")
+    model = facts.model()
+    kp_source, kp_driving = model.keypoints(facts.source), model.keypoints(facts.driving)
+    exact = model.generate(facts.source, kp_source, kp_driving).prediction
+    fast = rewritten(model, torch.bfloat16).generate(facts.source, kp_source, kp_driving).prediction
+    model.generator.to(torch.bfloat16)
+    slow = model.generate(facts.source, kp_source, kp_driving).prediction
+    assert F.mse_loss(fast.float(), exact) < 1.5 * F.mse_loss(slow.float(), exact)
+    assert F.mse_loss(fast.float(), exact) < 1e-2
+
+
+# --- the identities, each alone ----------------------------------------------------------------------------
+
+
+def test_doubling_is_nearest_neighbours_and_a_convolution() -> None:
+    block = UpBlock(5, 4).double().eval()
+    block.norm.running_mean.uniform_(-1, 1)
+    block.norm.running_var.uniform_(0.5, 2)
+    up = doubling(fold_norm(block.conv, block.norm)).double()
+    x = torch.rand(2, 5, 3, 7, dtype=torch.float64)
+    with torch.no_grad():
+        assert (up(x).relu() - block(x)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_four_pixels_at_once_are_the_same_pixels(kernel: int) -> None:
+    conv = nn.Conv2d(4, 3, kernel, padding=kernel // 2)
+    x = torch.rand(2, 4, 8, 12)
+    with torch.no_grad():
+        assert (F.pixel_shuffle(four_at_once(conv)(x), 2) - conv(x)).abs().max() < 1e-6
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.booleans(),
+    st.booleans(),
+    st.floats(0.2, 30),
+)
+def test_bags_of_four_are_bilinear_samples(
+    count: int, channels: int, height: int, width: int, several: bool, masked: bool, reach: float
+) -> None:
+    """Also far outside, where there is nothing, and with a source for each frame."""
+    generator = torch.Generator().manual_seed(height * width)
+    features = torch.rand(count if several else 1, channels, height, width, generator=generator)
+    deformation = (torch.rand(count, 5, 4, 2, generator=generator) * 2 - 1) * reach
+    occlusion = torch.rand(count, 1, 5, 4, generator=generator) if masked else None
+    moved = _MaskedWarp()(features, deformation, occlusion)
+    assert (moved - MaskedWarp()(features, deformation, occlusion)).abs().max() < 1e-4
+
+
+def test_a_motion_without_bounds_does_not_read_outside() -> None:
+    """A singular jacobian gives infinite coordinates; the published code gives undefined pixels there."""
+    deformation = torch.tensor([float("inf"), float("-inf"), float("nan"), 1e30, 0.0, 0.0]).view(1, 1, 3, 2)
+    moved = _MaskedWarp()(torch.ones(1, 2, 4, 4), deformation, None)
+    assert moved[0, :, 0, 2].tolist() == [1, 1]
+
+
+def test_keypoints_without_jacobians_move_all_alike() -> None:
+    facts = golden.load("tiny64")
+    model = facts.model()
+    source = model.keypoints(facts.source)
+    driving = model.keypoints(facts.driving)
+    bare = (Keypoints(source.value), Keypoints(driving.value))
+    assert_same(model.generate(facts.source, *bare), rewritten(model).generate(facts.source, *bare))
