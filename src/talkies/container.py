@@ -63,7 +63,7 @@ def check_image(image: str | None, file: Path | None) -> str | None:
     try:
         found = labels(file).get(VERSION_LABEL)
     except TalkiesError as error:
-        return f"{error}: its version is not checked"
+        return f"{error}; its version is not checked"
     if not found:
         return f"{printable(image)}: has no label {VERSION_LABEL}: its version is not checked"
     if found != __version__:
