@@ -255,7 +255,7 @@ def shell(run: RunFolder, lines: str) -> subprocess.CompletedProcess:
 def test_the_quick_start_runs_line_by_line(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     draw_picture(tmp_path / "me.jpg", (220, 40, 40))
-    make_clip(tmp_path / "song.mp4", frames=46, rate="1")
+    make_clip(tmp_path / "song.mp4", frames=23, rate="1/2")
     lines = []
     for block in filter(is_shell, blocks(REPOSITORY / "docs/index.md")):
         for line in block.splitlines():

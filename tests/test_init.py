@@ -130,6 +130,13 @@ def test_help_prints_every_key() -> None:
     assert all(f"\n{name}: " in plain.stdout for name in leaves(config.schema("config")))
 
 
+def test_a_reader_may_stop_reading() -> None:
+    line = f"set -o pipefail; {BIN}/talkies config | head -1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.stdout.startswith("config.yaml: every key")
+    assert done.stderr == ""
+
+
 def test_the_page_of_all_keys_is_up_to_date() -> None:
     page = (REPOSITORY / "docs/configuration.md").read_text()
     assert page == reference.as_markdown(), "docs/configuration.md is stale: make docs"

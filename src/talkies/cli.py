@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -39,12 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _on_signals()
     try:
         _start_log(chosen)
-        return int(chosen.run(chosen) or 0)
+        code = int(chosen.run(chosen) or 0)
+        sys.stdout.flush()
+        return code
     except Stopped as error:
         log.error("%s", error.args[0])
         return 128 + int(error.args[1])
     except TalkiesError as error:
         _fail(chosen, str(error))
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has seen enough. What is left of it goes nowhere, without a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         name = f"{printable(str(error.filename))}: " if error.filename else ""
         _fail(chosen, f"{name}{error.strerror or error}: {ADVICE.get(error.errno or 0, 'mend that, and try again')}")
