@@ -217,7 +217,7 @@ class Engine:
         """
         if self._source is None or self._source[0] != name:
             picture = frames_to_tensor(image[None], self.model.device)
-            picture = _resized(picture, self.model.preset.size)
+            picture = resized(picture, self.model.preset.size)
             self._source = (name, _Prepared(self.model.encode(picture), self.model.keypoints(picture)))
         return self._source[1]
 
@@ -277,7 +277,7 @@ class Engine:
         if self.compiled and count < self.batch:  # a graph is of one shape: the last batch is filled up
             moved = moved[list(range(count)) + [count - 1] * (self.batch - count)]
         prediction = self.model.generate(source.features, source.keypoints, moved).prediction[:count].float()
-        prediction = _resized(prediction, FILM_SIZE)
+        prediction = resized(prediction, FILM_SIZE)
         # What the original's writer does with [0, 1]: scale and round to bytes.
         return prediction.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -352,7 +352,7 @@ def _discarding(writer: FrameWriter, encoder: ThreadPoolExecutor) -> Iterator[No
         raise
 
 
-def _resized(frames: torch.Tensor, side: int) -> torch.Tensor:
+def resized(frames: torch.Tensor, side: int) -> torch.Tensor:
     """Bring [N, 3, H, W] in [0, 1] to side x side: antialiased downwards, bicubic upwards."""
     if frames.shape[-1] == side and frames.shape[-2] == side:
         return frames
