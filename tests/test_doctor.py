@@ -127,9 +127,10 @@ def test_what_a_login_node_lacks_is_named_with_what_to_do(site: Site) -> None:
     site.configure("slurm: {gpu: {slurm_partition: fast}, cpu: {slurm_partition: cpu}}\n")
     said = site.says(1)
     assert ("MISSING", "config.yaml: slurm.gpu.slurm_partition: there is no fast") in said["SLURM"]
-    assert ("note", "talkies.sif: apptainer inspect can't read it (no labels): build or copy it again; its version is not checked") in said[
-        "image"
-    ]
+    assert (
+        "note",
+        "talkies.sif: apptainer inspect can't read it (no labels): build or copy it again; its version is not checked",
+    ) in said["image"]
     assert said["user namespaces"][0][0] == "MISSING"
     assert "ask the admin to allow them" in said["user namespaces"][0][1]
     assert "would wait for ever: add slurm-status-command: squeue" in said["profile slurm"][1][1]

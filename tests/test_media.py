@@ -975,7 +975,9 @@ def test_what_is_no_picture_is_an_input_error_of_one_line(tmp_path: Path) -> Non
             read_picture(path)
         assert path.name in str(caught.value)
         assert "\n" not in str(caught.value), path
-    with pytest.raises(InputError, match="30000x10 pixels is too large: scale it to at most 20,000 a side and 120 megapixels"):
+    with pytest.raises(
+        InputError, match="30000x10 pixels is too large: scale it to at most 20,000 a side and 120 megapixels"
+    ):
         read_picture(tmp_path / "long.png")
     with pytest.raises(InputError, match="120 megapixels"):
         read_picture(tmp_path / "bomb.png")

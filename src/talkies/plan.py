@@ -299,11 +299,6 @@ def _demo_digest() -> str:
     return media.file_digest(DEMO_WEIGHTS)
 
 
-@cache
-def _demo_digest() -> str:
-    return media.file_digest(DEMO_WEIGHTS)
-
-
 def stored_plan() -> Plan | None:
     """Return the folder's plan, or None where there is none that this version can go on from."""
     try:
