@@ -119,7 +119,8 @@ def test_a_take_is_named_by_its_segment() -> None:
 
 
 def test_crops_by_kind_and_file(folder: Path) -> None:
-    made = planned(crop={"images": "none", "files": {"red.png": [1, 2, 3, 4], "b.mp4": "center"}})
+    files = {"red.png": {"crop": [1, 2, 3, 4]}, "b.mp4": {"crop": "center"}}
+    made = planned(crop={"images": "none"}, files=files)
     assert {name: source.crop for name, source in made.sources.items()} == {
         "blue": "none",
         "green": "none",
@@ -331,7 +332,7 @@ def touch(path: str) -> Callable[[], None]:
         ({"crop": "none"}, None, ANIMATE | CLIPS | {"prepare pictures-0001"}),
         ({"crop": {"images": "none", "driving": "center"}}, None, ANIMATE | {"prepare pictures-0001"}),
         (
-            {"crop": {"images": "center", "driving": "center", "files": {"a.mp4": "none"}}},
+            {"crop": "center", "files": {"a.mp4": {"crop": "none"}}},
             None,
             CLIPS | {"animate pairs-0001"},
         ),

@@ -184,9 +184,11 @@ def test_what_a_worker_finds_gone_the_next_run_makes_again(run: RunFolder) -> No
     [
         ({"motion": {"relative": False}}, 6, 6),
         ({"motion": {"best_frame": 2}}, 6, 6),
-        ({"crop": {"images": "center", "driving": "center", "files": {"red.png": [0, 0, 32, 32]}}}, 2, 2),
+        ({"files": {"red.png": {"crop": [0, 0, 32, 32]}}}, 2, 2),
         ({"audio": False}, 0, 6),
         ({"provenance": False}, 0, 6),
+        ({"paste_back": True}, 0, 6),
+        ({"upscale": 512}, 0, 6),
         ({"gallery": {"title": "Another"}}, 0, 0),
         ({"pairs_per_job": 2}, 0, 0),
         ({"pairs_per_job": 100}, 0, 0),
@@ -520,7 +522,7 @@ def test_odd_file_names_work(tmp_path) -> None:
         (lambda run: run.configure(model={"preset": "vox"}), ["model.preset", "vox-256"]),
         (lambda run: run.configure(model={"preset": "vox-256"}), ["model.checkpoint", "vox-256"]),
         (lambda run: run.configure(model={"checkpoint": "gone.pth.tar"}), ["model.checkpoint", "gone.pth.tar"]),
-        (lambda run: run.configure(crop={"files": {"who.png": "face"}}), ["crop.files", "who.png"]),
+        (lambda run: run.configure(files={"who.png": {"crop": "face"}}), ["files.who.png", "no such picture"]),
         (lambda run: run.configure(pairs="none.tsv"), ["pairs", "none.tsv"]),
     ],
 )

@@ -76,6 +76,7 @@ class Item:
     clip: bool = False
     start: str | None = None
     end: str | None = None
+    flip: bool = False
 
     @property
     def file_name(self) -> str:
@@ -94,12 +95,16 @@ class Problem:
 
 @dataclass
 class Finding:
-    """What was seen of an item: facts as in the JSON, the crop as JPEG, problems, the worst first."""
+    """What was seen of an item: facts as in the JSON, the crop as JPEG, problems, the worst first.
+
+    private: only in private pairs, so not for others to see.
+    """
 
     item: Item
     facts: dict[str, Any]
     thumb: bytes | None
     problems: list[Problem] = field(default_factory=list)
+    private: bool = False
 
     @property
     def level(self) -> int:
@@ -146,7 +151,9 @@ def examine(
         write_json(unseen[item], facts)
         findings[item] = Finding(item, facts, thumb_bytes)
         advance(1)
+    shown = {name for pair in plan.pairs.values() if not pair.private for name in (pair.source, pair.take)}
     for finding in findings.values():
+        finding.private = finding.item.name not in shown
         finding.problems = sorted(_problems(finding), key=lambda problem: LEVELS.index(problem.level))
     if weights:
         _compare_poses(plan, {item.name: f for item, f in findings.items() if "error" not in f.facts}, weights)
@@ -157,7 +164,7 @@ def items_of(plan: Plan) -> list[Item]:
     """Return what a plan's run reads: pictures and takes."""
     pictures = [Item(name, source.file, source.crop) for name, source in plan.sources.items()]
     takes = plan.takes.items()
-    return pictures + [Item(name, t.file, t.crop, True, t.start, t.end) for name, t in takes]
+    return pictures + [Item(name, t.file, t.crop, True, t.start, t.end, t.flip) for name, t in takes]
 
 
 def spec(plan: Plan) -> str:
@@ -175,11 +182,12 @@ def _weights(plan: Plan) -> str:
 
 def _compared(plan: Plan) -> set[tuple[str, str]]:
     """Return which pictures are moved by which takes, counted from the first frame: there poses matter."""
-    return {(p.image, p.take) for p in plan.pairs.values() if p.relative and p.best_frame is None}
+    return {(p.source, p.take) for p in plan.pairs.values() if p.relative and p.best_frame is None}
 
 
 def _path(item: Item, sha256: str | None) -> Path:
-    looked = {"content": sha256 or item.file, "crop": item.crop, "segment": [item.start, item.end], "clip": item.clip}
+    looked: dict[str, Any] = {"content": sha256 or item.file, "crop": item.crop, "segment": [item.start, item.end]}
+    looked |= {"clip": item.clip, "flip": item.flip}
     return FINDINGS / f"{content_key(kind='check', recipe_of_check=RECIPE, **looked)[:24]}.json"
 
 
@@ -267,7 +275,8 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
         "truncated": clip.truncated,
         "sound": clip.sound.codec if clip.sound else None,
     }
-    return facts, np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE) for frame in frames])
+    crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE) for frame in frames])
+    return facts, crops[:, :, ::-1] if item.flip else crops
 
 
 def sharpness(square: Frame) -> float:
@@ -441,7 +450,8 @@ PAGE_TEXT = """<!doctype html>
 
 
 def write_page(findings: Sequence[Finding], results: Path) -> Path:
-    """Write the contact sheet beside the gallery, problems first; return its path. All of it is in the one file."""
+    """Write the contact sheet beside the gallery, problems first, without private files; return its path."""
+    findings = [finding for finding in findings if not finding.private]
     cards = "\n".join(map(_card, findings))
     text = PAGE_TEXT.format(style=STYLE, summary=html.escape(summary(findings)), cards=cards)
     path = results / PAGE
@@ -453,7 +463,8 @@ def write_page(findings: Sequence[Finding], results: Path) -> Path:
 
 def save(findings: Sequence[Finding], path: Path = RESULT) -> None:
     """Write what was found as JSON; equal findings are equal bytes."""
-    write_json(path, {"summary": summary(findings), "files": [finding.to_dict() for finding in findings]})
+    public = [finding for finding in findings if not finding.private]
+    write_json(path, {"summary": summary(public), "files": [finding.to_dict() for finding in findings]})
 
 
 def check_line(results: Path) -> str | None:

@@ -139,6 +139,7 @@ def animate(chosen: argparse.Namespace) -> None:
     from .animate import Movement
     from .model.presets import PRESETS
     from .motion import detect_motion
+    from .paste import paste_film
     from .shards import FILM_CRF, FILM_PRESET, PROVENANCE, open_engine
 
     target: Path = chosen.output
@@ -166,6 +167,12 @@ def animate(chosen: argparse.Namespace) -> None:
         writer = media.FrameWriter(silent, motion.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads)
         movement = Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame)
         engine.film("source", square, motion, movement, writer, progress=progress.advance).result()
+        if chosen.paste_back:
+            whole = Path(folder) / "whole.mp4"
+            paste_film(
+                silent, picture, cut.box, media.FrameWriter(whole, motion.rate, crf=FILM_CRF, preset=FILM_PRESET)
+            )
+            silent = whole
         sound = media.remux(
             silent,
             None if chosen.no_audio else clip,
@@ -418,16 +425,15 @@ def _network(plan: Any) -> Any:
 def gallery(chosen: argparse.Namespace) -> None:
     """Write results/index.html from the plan and the films."""
     from .check import check_line
-    from .gallery import build_gallery
+    from .gallery import build_galleries
     from .inventory import gallery_entries
     from .plan import Plan
 
     plan = Plan.load()
     results = Path(plan.settings["results"])
-    page = build_gallery(
-        results, gallery_entries(plan), title=plan.settings["gallery"]["title"], check=check_line(results)
-    )
-    log.info("gallery: %s", printable(page))
+    title = plan.settings["gallery"]["title"]
+    for page in build_galleries(results, gallery_entries(plan), title=title, check=check_line(results)):
+        log.info("gallery: %s", printable(page))
 
 
 def verdict(chosen: argparse.Namespace) -> None:
@@ -580,8 +586,11 @@ def build_parser() -> argparse.ArgumentParser:
     one.add_argument("--absolute", action="store_true", help="the driver's own poses, not its motion since its first")
     one.add_argument("--no-adapt-scale", action="store_true", help="do not scale motion by the faces' sizes")
     one.add_argument("--best-frame", type=_best_frame, metavar="auto|N", help="count motion from this frame (0)")
-    one.add_argument("--crop-source", metavar="HOW", help="face, center, none or x,y,w,h (default: the preset's)")
+    one.add_argument(
+        "--crop-source", metavar="HOW", help="face, face:left, face:2, center, none or x,y,w,h (default: the preset's)"
+    )
     one.add_argument("--crop-driving", metavar="HOW", help="the same for the driving video")
+    one.add_argument("--paste-back", action="store_true", help="show the whole picture, not the animated square alone")
     segment(one)
     one.add_argument("--no-audio", action="store_true", help="a silent film")
     one.add_argument("--no-provenance", action="store_true", help="do not tag the film as made by a model")

@@ -20,8 +20,6 @@ from urllib.parse import quote
 from .errors import printable
 
 PAGE = Path(__file__).with_name("gallery.html")
-FILES = "index_files"
-"""The folder beside index.html that holds the page's own copies of pictures and driving clips."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,36 @@ class Entry:
     source: Path | None
     preview: Path | None
     reason: str | None
+    private: bool = False
 
 
-def build_gallery(results: Path, entries: Sequence[Entry], *, title: str, check: str | None = None) -> Path:
-    """Write results/index.html and its files, and return the page's path. check: what check.html beside it says.
+def build_galleries(results: Path, entries: Sequence[Entry], *, title: str, check: str | None = None) -> list[Path]:
+    """Write results/index.html without private pairs and, where there are any, results/private.html with all.
+
+    Returns the pages' paths; a private page that is no longer needed is removed. Raises OSError.
+    """
+    public = [entry for entry in entries if not entry.private]
+    pages = [build_gallery(results, public, title=title, check=check)]
+    if len(public) < len(entries):
+        pages.append(build_gallery(results, entries, title=f"{title} (all, for yourself)", check=check, name="private"))
+    else:
+        (results / "private.html").unlink(missing_ok=True)
+        shutil.rmtree(results / "private_files", ignore_errors=True)
+    return pages
+
+
+def build_gallery(
+    results: Path, entries: Sequence[Entry], *, title: str, check: str | None = None, name: str = "index"
+) -> Path:
+    """Write results/NAME.html and its files (NAME_files), and return the page's path. check: what check.html says.
 
     Only what differs from what is there is written, each file whole or not at all; pictures and clips that
     no entry shows any more are removed. The entries' order does not matter. Raises OSError.
     """
     results.mkdir(parents=True, exist_ok=True)
     entries = sorted(entries, key=_order)
-    sources = _mirror(results / FILES / "sources", (entry.source for entry in entries))
-    previews = _mirror(results / FILES / "driving", (entry.preview for entry in entries))
+    sources = _mirror(results / f"{name}_files" / "sources", (entry.source for entry in entries))
+    previews = _mirror(results / f"{name}_files" / "driving", (entry.preview for entry in entries))
     words = {
         "title": html.escape(printable(title)),
         "data": _script_json(_page_data(results, entries, sources, previews)),
@@ -61,7 +77,7 @@ def build_gallery(results: Path, entries: Sequence[Entry], *, title: str, check:
     }
     # One pass, so that a mark in somebody's file name is not filled in.
     page = re.sub(r"\{\{(\w+)\}\}", lambda mark: words[mark[1]], PAGE.read_text(encoding="utf-8"))
-    path = results / "index.html"
+    path = results / f"{name}.html"
     content = page.encode()
     if not path.exists() or path.read_bytes() != content:
         with _Part(path) as part:

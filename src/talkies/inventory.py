@@ -143,7 +143,7 @@ def forget(plan: Plan, names: Iterable[str], *, failed: bool = False) -> list[st
         for pair in map(plan.pairs.__getitem__, held):
             # A picture or clip that failed is looked at again too; one that is good is not.
             for stage, of, item in (
-                ("prepare", of_picture, pair.image),
+                ("prepare", of_picture, pair.source),
                 ("prepare", of_take, pair.take),
                 ("motion", of_take, pair.take),
             ):
@@ -193,7 +193,7 @@ def gallery_entries(plan: Plan) -> list[Entry]:
     entries = []
     for name, pair in plan.pairs.items():
         talkie = run.talkie(pair)
-        source, preview = run.source(pair.image).path, run.driving(pair.take).path
+        source, preview = run.source(pair.source).path, run.driving(pair.take).path
         good = name not in failed and talkie.path.exists()
         entries.append(
             Entry(
@@ -205,6 +205,7 @@ def gallery_entries(plan: Plan) -> list[Entry]:
                 source=source if source.exists() else None,
                 preview=preview if preview.exists() else None,
                 reason=failed.get(name, None if good else "not made"),
+                private=pair.private,
             )
         )
     return entries

@@ -51,7 +51,7 @@ CLIP_SUFFIXES = frozenset(
 # Of pillow's formats those that carry photos and drawings: none that starts another program (as EPS does).
 PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "PPM", "JPEG2000")
 # Of ffmpeg's demuxers those that hold everything in one file (HLS, DASH, concat, image2 … open others).
-DEMUXERS = "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,flv,asf,ogg"
+DEMUXERS = "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,flv,asf,ogg,wav,mp3,flac,aac,aiff"
 
 FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
 MIN_SIDE = 8  # pixels; below it there is nothing to see
@@ -316,6 +316,24 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class SoundFile:
+    """A file whose sound is put under a film, from its beginning: music, a voice, or another video."""
+
+    path: Path
+    sound: Sound
+
+    @property
+    def file(self) -> Path:
+        """The file to read."""
+        return self.path
+
+    @property
+    def start(self) -> Fraction:
+        """Time of the first sample in the file's own clock, seconds."""
+        return self.sound.start
+
+
+@dataclass(frozen=True)
 class Stream:
     """One stream of a file as ffmpeg prints it."""
 
@@ -538,6 +556,18 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
         numbered=bool(shown.timeless) and not variable and step == 1,
         matrix=_assumed_matrix(pixel_format, notes, int(stored[1]), int(stored[2])),
     )
+
+
+def probe_sound(path: str | Path, *, timeout: float | None = 600) -> SoundFile:
+    """Return the sound of any file that has one; InputError for one that has none that can be read."""
+    path = Path(path)
+    sounds = [s for s in streams(path, timeout=timeout) if s.kind == "audio"]
+    chosen = next((s for s in sounds if s.default), sounds[0] if sounds else None)
+    packets = _packets(path, [str(chosen.index)], timeout=timeout)[0] if chosen else []
+    sound = _find_sound(path, chosen, packets, timeout) if chosen else None
+    if sound is None:
+        raise InputError(path, "there is no sound in it that can be read: name another file, or audio: false")
+    return SoundFile(path, sound)
 
 
 def _shown_size(width: int, height: int, sar: Fraction, rotation: int) -> tuple[int, int]:
@@ -998,7 +1028,7 @@ def _check_film(part: Path, path: Path) -> _Film:
 
 def remux(
     picture: Path,
-    clip: Clip | None,
+    clip: Clip | SoundFile | None,
     out: Path,
     *,
     start: Fraction | float | None = None,
@@ -1080,7 +1110,7 @@ def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: _Film) -
 
 def _remux_arguments(
     picture: Path,
-    clip: Clip | None,
+    clip: Clip | SoundFile | None,
     sound: Sound | None,
     way: str | None,
     origin: Fraction,

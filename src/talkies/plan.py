@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from itertools import islice
@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from . import media
+from . import crop, media
 from .config import read_pairs
 from .container import folders_outside
 from .errors import InputError, TalkiesError, printable
@@ -31,6 +31,7 @@ from .records import claim, digest, held_locks, is_abandoned, read_json, write_j
 HOME = Path(".talkies")
 PLAN = HOME / "plan.json"
 PROBES = HOME / "probes.json"
+FACES = HOME / "faces.json"
 RUN = HOME / "run.json"
 """Names the process of the Snakemake that is at work in this folder."""
 FORMAT = 1
@@ -52,6 +53,8 @@ TAKE_SECONDS_PER_FRAME = 0.02
 PAIR_SECONDS = 0.3
 """Beside the frames: a film's beginning and end, its record."""
 REMUX_SECONDS = 1.0
+PASTE_SECONDS_PER_FRAME = 0.2
+"""A picture of 2,000 pixels a side."""
 LOOK_SECONDS = 0.01
 """The gallery, a pair."""
 CHECK_SECONDS = 3.0
@@ -68,11 +71,20 @@ WALLTIME_MINUTES = 15
 
 LONGEST_NAME = 160
 """Bytes of a file name's stem: room for suffixes and temporary names below the usual limit of 255."""
-TAKEN_NAMES = ("index.html", "index_files")
+TAKEN_NAMES = ("index.html", "index_files", "private.html", "private_files", "check.html")
 """Names in the results folder that are the gallery's, so no driving video may be called so."""
 BYTES_PER_FRAME = 2_500
 LEAST_BYTES_PER_FRAME = 1_500
 """Of a finished talkie (256 x 256, its sound included): the examples measure 1,500 to 3,000."""
+
+
+LATER = {"crop": None, "driving_crop": None, "flip": False, "private": False, "paste_back": False}
+"""Fields that joined after films were made, and their defaults: at them no digest knows of the field."""
+
+
+def _told(item: Any) -> dict[str, Any]:
+    """Return an item's fields as digests take them."""
+    return {name: value for name, value in vars(item).items() if name not in LATER or value != LATER[name]}
 
 
 @dataclass(frozen=True)
@@ -95,11 +107,17 @@ class Take:
     start: str | None = None
     end: str | None = None
     frames: int = 0
+    flip: bool = False
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One film to make: a source image moved by a take, in one way."""
+    """One film to make: a source image moved by a take, in one way.
+
+    audio: the driving video's own sound, none, or that of another file. crop, driving_crop: where they are not the
+    file's usual ones. flip: the driving video mirrored. private: not for the gallery that others see. paste_back: the
+    film shows the whole picture.
+    """
 
     driving: str
     image: str
@@ -109,7 +127,17 @@ class Pair:
     relative: bool = True
     adapt_scale: bool = True
     best_frame: int | str | None = None
-    audio: bool = True
+    audio: bool | str = True
+    crop: str | list[float] | None = None
+    driving_crop: str | list[float] | None = None
+    flip: bool = False
+    private: bool = False
+    paste_back: bool = False
+
+    @property
+    def source(self) -> str:
+        """The name of the source it shows: the picture's, with its crop where that is the pair's own."""
+        return source_name(self.image, self.crop)
 
     @property
     def stem(self) -> str:
@@ -124,7 +152,7 @@ class Pair:
     @property
     def take(self) -> str:
         """The name of the take that moves it: the driving video's, with the segment where there is one."""
-        return take_name(self.driving, self.start, self.end)
+        return take_name(self.driving, self.start, self.end, flip=self.flip, crop=self.driving_crop)
 
 
 @dataclass
@@ -168,8 +196,8 @@ class Plan:
 
     def _item_digests(self, shard: str) -> dict[str, str]:
         if shard in self.pictures:
-            return {image: digest(asdict(self.sources[image])) for image in self.pictures[shard]}
-        return {take: digest(asdict(self.takes[take])) for take in self.clips[shard]}
+            return {image: digest(_told(self.sources[image])) for image in self.pictures[shard]}
+        return {take: digest(_told(self.takes[take])) for take in self.clips[shard]}
 
     def retire(self, previous: Plan) -> None:
         """Take over what preparing shards have held before, and add what has gone since the previous plan."""
@@ -194,17 +222,25 @@ class Plan:
         parts = []
         for name in self.shards[shard]:
             pair = self.pairs[name]
-            picture = vars(pair) | {"audio": True}
-            parts.append([picture, self.sources[pair.image].crop, self.takes[pair.take].crop])
-        return digest([model["preset"], self._weights(), model["precision"], parts])
+            picture = {**_told(pair), "audio": True}
+            picture.pop("private", None)
+            parts.append([picture, self.sources[pair.source].crop, self.takes[pair.take].crop])
+        # What is shown is made without the network; but where the bare square is wanted again, it is gone.
+        shown = [self.settings["upscale"]] if self.settings["upscale"] else []
+        return digest([model["preset"], self._weights(), model["precision"], parts, *shown])
 
     def remuxing(self, shard: str) -> str:
         """Return the digest of all that decides a shard's sound and tags, but for the files' contents."""
-        return digest([self.settings["provenance"], [[n, self.pairs[n].audio] for n in self.shards[shard]]])
+        pairs = [self.pairs[name] for name in self.shards[shard]]
+        parts = [self.settings["provenance"], [[pair.name, *_sound(pair)] for pair in pairs]]
+        if self.settings["upscale"] or any(pair.paste_back for pair in pairs):
+            parts.append([self.settings["upscale"], [pair.name for pair in pairs if pair.paste_back]])
+        return digest(parts)
 
     def gallery(self) -> str:
         """Return the digest of what the gallery shows, but for the films' contents."""
-        return digest([self.settings["gallery"]["title"], list(self.pairs)])
+        private = [name for name, pair in self.pairs.items() if pair.private]
+        return digest([self.settings["gallery"]["title"], list(self.pairs), *([private] if private else [])])
 
     def seconds(self, stage: str, shard: str) -> float:
         """Return how long a stage of a shard is expected to take, in seconds: prepare, motion, animate or remux."""
@@ -216,11 +252,15 @@ class Plan:
         if stage == "motion":
             return sum(TAKE_SECONDS + self.takes[take].frames / self.rate for take in self.clips[shard])
         if stage == "remux":
-            return REMUX_SECONDS * len(self.shards[shard])
+            return sum(self._remuxing_seconds(self.pairs[name]) for name in self.shards[shard])
         return sum(self._animating_seconds(self.pairs[name]) for name in self.shards[shard])
 
     def _animating_seconds(self, pair: Pair) -> float:
         return PAIR_SECONDS + self.takes[pair.take].frames / self.rate
+
+    def _remuxing_seconds(self, pair: Pair) -> float:
+        encoded = pair.paste_back or self.settings["upscale"]
+        return REMUX_SECONDS + (PASTE_SECONDS_PER_FRAME * self.takes[pair.take].frames if encoded else 0.0)
 
     def save(self, path: Path = PLAN) -> None:
         """Write the plan."""
@@ -281,7 +321,7 @@ class Plan:
 
     def _ordinary(self) -> dict[str, Any]:
         """Return the fields of a pair that no table says anything about."""
-        return {**self.settings["motion"], "audio": self.settings["audio"]}
+        return _ordinary(self.settings)
 
     @staticmethod
     def _compact(pair: Pair, ordinary: Mapping[str, Any]) -> list[Any]:
@@ -307,9 +347,32 @@ def stored_plan() -> Plan | None:
         return None
 
 
-def take_name(driving: str, start: str | None, end: str | None) -> str:
-    """Return a take's name: the video's, and where a segment is asked for its seconds."""
-    return driving if start is None and end is None else f"{driving}@{start or '0'}-{end or 'end'}"
+def _ordinary(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {**LATER, **settings["motion"], "audio": settings["audio"], "paste_back": settings.get("paste_back", False)}
+
+
+def take_name(
+    driving: str, start: str | None, end: str | None, *, flip: bool = False, crop: str | list[float] | None = None
+) -> str:
+    """Return a take's name: the video's, its segment's seconds, whether it is mirrored, its crop if that is its own."""
+    segment = "" if start is None and end is None else f"@{start or '0'}-{end or 'end'}"
+    return f"{driving}{segment}{'@flip' * flip}{_crop_tag(crop)}"
+
+
+def source_name(image: str, crop: str | list[float] | None) -> str:
+    """Return a source's name: the picture's, with its crop where it has one of its own."""
+    return f"{image}{_crop_tag(crop)}"
+
+
+def _crop_tag(crop: str | list[float] | None) -> str:
+    if crop is None:
+        return ""
+    return "@" + (crop.replace(":", "-") if isinstance(crop, str) else "-".join(f"{number:g}" for number in crop))
+
+
+def _sound(pair: Pair) -> list[Any]:
+    """Return what a digest of a pair's sound holds: the setting, and of another file its size and time."""
+    return [pair.audio, _stamp(Path(pair.audio))] if isinstance(pair.audio, str) else [pair.audio]
 
 
 def make_plan(settings: Mapping[str, Any], previous: Plan | None, *, on_cluster: bool = False) -> Plan:
@@ -323,17 +386,21 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None, *, on_cluster:
     for stem in clips:
         if stem in TAKEN_NAMES:
             raise TalkiesError(f"{printable(clips[stem])}: the gallery uses the name {stem}: rename this video")
+    crops = _crops(settings)
     pairs = _pairs(settings, images, clips)
+    if settings["multi_face"]:
+        pairs = _each_face(pairs, images, crops)
     dealt = _dealt(settings, previous)
     if settings["first"] is not None:
         # A pilot: so many pairs and no others but those that are done, whose films stay part of the run.
         done = {name for names in _finished(dealt).values() for name in names}
         pairs = [pair for number, pair in enumerate(pairs) if number < settings["first"] or pair.name in done]
-    crops = _crops(settings, images, clips)
-    sources = {
-        image: Source(str(images[image]), _stamp(images[image]), crops(images[image], "images"))
-        for image in sorted({p.image for p in pairs})
-    }
+    sources: dict[str, Source] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.source):
+        file = images[pair.image]
+        if pair.source in images and pair.source != pair.image:
+            raise TalkiesError(f"{printable(images[pair.source])}: named like a crop of {pair.image}: rename it")
+        sources[pair.source] = Source(str(file), _stamp(file), pair.crop or crops(file, "images"))
     frames = _count_frames({clips[p.driving] for p in pairs})
     takes: dict[str, Take] = {}
     for pair in pairs:
@@ -346,9 +413,8 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None, *, on_cluster:
         count, rate = frames[file]
         since, until = Fraction(pair.start or 0), Fraction(pair.end) if pair.end else None
         count = max(0, count - round(since * rate) if until is None else min(count, round((until - since) * rate)))
-        takes[pair.take] = Take(
-            pair.driving, str(file), _stamp(file), crops(file, "driving"), pair.start, pair.end, count
-        )
+        cut = pair.driving_crop or crops(file, "driving")
+        takes[pair.take] = Take(pair.driving, str(file), _stamp(file), cut, pair.start, pair.end, count, pair.flip)
     plan = Plan(
         settings=dict(settings),
         sources=sources,
@@ -357,7 +423,7 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None, *, on_cluster:
         pictures={},
         clips={},
         shards={},
-        outside=[str(folder) for folder in folders_outside(settings)],
+        outside=_outside(settings, pairs),
         rate=settings["frames_per_second"] or learnt_rate(settings, on_cluster=on_cluster) or FRAMES_PER_SECOND,
     )
     _deal(plan, previous, dealt, on_cluster=on_cluster)
@@ -479,9 +545,15 @@ def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dic
 
 
 def _pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mapping[str, Path]) -> list[Pair]:
-    ordinary = {**settings["motion"], "audio": settings["audio"]}
+    ordinary = _ordinary(settings)
+    own = _files(settings, images, clips)
+
+    def usual(driving: str, image: str) -> dict[str, Any]:
+        """Return what config.yaml says of a pair: of its video, of its picture, of all."""
+        return ordinary | own.get(images[image].name, {}) | own.get(clips[driving].name, {})
+
     if settings["pairs"] is None:
-        return [Pair(driving, image, **ordinary) for driving in sorted(clips) for image in sorted(images)]
+        return [Pair(driving, image, **usual(driving, image)) for driving in sorted(clips) for image in sorted(images)]
     table = Path(settings["pairs"])
     by_file = {path.name: stem for stem, path in (*images.items(), *clips.items())}
     pairs: dict[str, tuple[Pair, str]] = {}
@@ -496,12 +568,18 @@ def _pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
                 )
             chosen[key] = stem
         special: dict[str, Any] = {k: row[k] for k in ("variant", "start", "end") if k in row}
-        special |= {k: row[k] == "true" for k in ("relative", "adapt_scale", "audio") if k in row}
+        truths = ("relative", "adapt_scale", "flip", "private", "paste_back")
+        special |= {key: row[key] == "true" for key in truths if key in row}
+        special |= {key: crop.parse(row[key]) for key in ("crop", "driving_crop") if key in row}
         if "best_frame" in row:
             special["best_frame"] = row["best_frame"] if row["best_frame"] == "auto" else int(row["best_frame"])
-        if "end" in row and Fraction(row["end"]) <= Fraction(row.get("start", "0")):
-            raise TalkiesError(f"{where}: end: {row['end']} s is not after the start: give a later one")
-        pair = Pair(chosen["driving"], chosen["image"], **(ordinary | special))
+        if "audio" in row:
+            sound = {"true": True, "false": False}.get(row["audio"])
+            special["audio"] = _sound_file(row["audio"], settings, f"{where}: audio") if sound is None else sound
+        whole = usual(chosen["driving"], chosen["image"]) | special
+        if whole.get("end") and Fraction(whole["end"]) <= Fraction(whole.get("start") or 0):
+            raise TalkiesError(f"{where}: end: {whole['end']} s is not after the start: give a later one")
+        pair = Pair(chosen["driving"], chosen["image"], **whole)
         if pair.name in pairs:
             raise TalkiesError(
                 f"{where}: {printable(pair.name)} stands in line {pairs[pair.name][1]} too: "
@@ -511,18 +589,85 @@ def _pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
     return sorted((pair for pair, _ in pairs.values()), key=lambda pair: (pair.driving, pair.stem))
 
 
-def _crops(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mapping[str, Path]) -> Any:
+def _files(
+    settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mapping[str, Path]
+) -> dict[str, dict[str, Any]]:
+    """Return what config.yaml says of single files, by name, as a pair's fields (their crops are the files' own)."""
+    known = {path.name for path in (*images.values(), *clips.values())}
+    found: dict[str, dict[str, Any]] = {}
+    for name, choices in settings["files"].items():
+        where = f"config.yaml: files.{printable(name)}"
+        if name not in known:
+            raise TalkiesError(f"{where}: there is no such picture or video: mend the name")
+        own = {key: value for key, value in choices.items() if key != "crop"}
+        own |= {key: str(own[key]) for key in ("start", "end") if key in own}
+        if own.get("end") and Fraction(own["end"]) <= Fraction(own.get("start", "0")):
+            raise TalkiesError(f"{where}: end: {own['end']} s is not after the start: give a later one")
+        if isinstance(own.get("audio"), str):
+            own["audio"] = _sound_file(own["audio"], settings, f"{where}.audio")
+        found[name] = own
+    return found
+
+
+def _sound_file(name: str, settings: Mapping[str, Any], where: str) -> str:
+    """Return the path of a file whose sound is put under a film: in the run folder, or among the driving videos."""
+    for path in (Path(name), Path(settings["driving"]) / name):
+        if path.is_file():
+            return str(path)
+    raise TalkiesError(f"{where}: no file {printable(name)} here or in {printable(settings['driving'])}: mend the name")
+
+
+def _outside(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> list[str]:
+    folders = [str(folder) for folder in folders_outside(settings)]
+    for sound in sorted({pair.audio for pair in pairs if isinstance(pair.audio, str)}):
+        folder = str(Path(sound).resolve().parent)
+        if not Path(folder).is_relative_to(Path.cwd()) and folder not in folders:
+            folders.append(folder)
+    return folders
+
+
+def _each_face(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> list[Pair]:
+    """Return the pairs with one for each face of a picture that is cropped to its face and has several."""
+    counts = _count_faces(
+        {images[pair.image] for pair in pairs if (pair.crop or crops(images[pair.image], "images")) == "face"}
+    )
+    found: list[Pair] = []
+    for pair in pairs:
+        count = counts.get(images[pair.image], 0) if pair.crop in (None, "face") else 0
+        if count < 2:
+            found.append(pair)
+            continue
+        prefix = f"{pair.variant}-" if pair.variant else ""
+        faces = range(1, count + 1)
+        found += [replace(pair, crop=f"face:{number}", variant=f"{prefix}face{number}") for number in faces]
+    return found
+
+
+def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
+    """Return how many faces each picture has; what was counted before is kept in .talkies/faces.json."""
+    known = read_json(FACES) or {}
+    fresh: dict[str, Any] = {}
+    for path in sorted(files):
+        stamp = _stamp(path)
+        entry = known.get(str(path))
+        if entry is None or entry[0] != stamp:
+            try:
+                entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
+            except InputError:
+                continue  # its preparation says what is wrong with it
+        fresh[str(path)] = entry
+    if fresh != known:
+        write_json(FACES, fresh)
+    return {Path(name): entry[1] for name, entry in fresh.items()}
+
+
+def _crops(settings: Mapping[str, Any]) -> Any:
     """Return the function that tells a file's crop: its own, its kind's, everyone's, the preset's."""
     wanted = settings["crop"]
     usual = PRESETS[settings["model"]["preset"]].crop
-    by_kind = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted, "files": {}}
-    known = {path.name for path in (*images.values(), *clips.values())}
-    for name in by_kind["files"]:
-        if name not in known:
-            raise TalkiesError(
-                f"config.yaml: crop.files: there is no picture or video {printable(name)}: mend the name"
-            )
-    return lambda path, kind: by_kind["files"].get(path.name) or by_kind[kind] or usual
+    by_kind = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted}
+    own = {name: choices["crop"] for name, choices in settings["files"].items() if "crop" in choices}
+    return lambda path, kind: own.get(path.name) or by_kind[kind] or usual
 
 
 def _stamp(path: Path) -> list[int]:

@@ -27,7 +27,8 @@ from . import __version__, crop, media
 from .errors import InputError, TalkiesError, printable
 from .media import FILM_SIZE
 from .model.presets import PRESETS
-from .plan import BYTES_PER_FRAME, HOME, Pair, Plan, store_films
+from .paste import FEATHER, LARGEST_SIDE, enlarge_film, paste_film
+from .plan import BYTES_PER_FRAME, HOME, Pair, Plan, Take, store_films
 from .records import (
     HEARTBEAT_SECONDS,
     Journal,
@@ -128,10 +129,10 @@ class Run:
 
         By content, not by name, place or time; the source and driving records tell the contents' digests.
         """
-        source, take = self.plan.sources[pair.image], self.plan.takes[pair.take]
+        source, take = self.plan.sources[pair.source], self.plan.takes[pair.take]
         model = self.plan.settings["model"]
         return content_key(
-            source=self.made("prepare", pair.image)["original"]["sha256"],
+            source=self.made("prepare", pair.source)["original"]["sha256"],
             source_crop=source.crop,
             driving=self.made("prepare", pair.take, clip=True)["original"]["sha256"],
             driving_crop=take.crop,
@@ -142,11 +143,38 @@ class Run:
             precision=model["precision"],
             weights=weights,
             film=ENCODING,
+            **_flipped(take),
         )
 
-    def talkie_key(self, pair: Pair, picture_key: str) -> str:
-        """Return the content key of a whole talkie: its pixels, its sound, its tag."""
-        return content_key(picture=picture_key, audio=pair.audio, provenance=self.plan.settings["provenance"])
+    def shown_key(self, pair: Pair, picture_key: str) -> str:
+        """Return the content key of what a talkie shows: the square itself, or it set into its picture, or enlarged."""
+        if pair.paste_back:
+            return content_key(picture=picture_key, paste_back=FEATHER, largest=LARGEST_SIDE)
+        side = self.plan.settings["upscale"]
+        return content_key(picture=picture_key, upscale=side) if side else picture_key
+
+    def talkie_key(self, pair: Pair, shown_key: str) -> str:
+        """Return the content key of a talkie: its pixels, its sound, its tag. InputError for a lost sound file."""
+        audio = {"file": _sound_digest(pair.audio)} if isinstance(pair.audio, str) else pair.audio
+        return content_key(picture=shown_key, audio=audio, provenance=self.plan.settings["provenance"])
+
+
+def _flipped(take: Take) -> dict[str, bool]:
+    """Return a mirrored take's part of content keys; others have none, so that theirs are what they always were."""
+    return {"flip": True} if take.flip else {}
+
+
+def _sound_digest(path: str) -> str:
+    try:
+        status = Path(path).stat()
+        return _digest_of(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(path, f"its sound can't be read ({error.strerror}): put it back, or name another") from None
+
+
+@lru_cache(maxsize=256)
+def _digest_of(path: str, size: int, mtime_ns: int) -> str:
+    return media.file_digest(path)
 
 
 @contextmanager
@@ -267,7 +295,12 @@ def prepare_take(run: Run, take: str, scratch: Scratch) -> dict[str, Any]:
     start, end = _segment(wanted.start), _segment(wanted.end)
     original = _original(path, target.record(), scratch)
     key = content_key(
-        kind="driving", content=original["sha256"], crop=wanted.crop, segment=[wanted.start, wanted.end], size=FILM_SIZE
+        kind="driving",
+        content=original["sha256"],
+        crop=wanted.crop,
+        segment=[wanted.start, wanted.end],
+        size=FILM_SIZE,
+        **_flipped(wanted),
     )
     record = target.fresh(key)
     if record is not None:
@@ -280,7 +313,7 @@ def prepare_take(run: Run, take: str, scratch: Scratch) -> dict[str, Any]:
     picture = scratch.unfinished("picture.mp4") or beside
     try:
         with media.FrameWriter(picture, clip.rate, preset="veryfast") as writer:
-            for frame in media.read_frames(clip, start=start, end=end, box=cut.box, size=FILM_SIZE):
+            for frame in take_frames(clip, wanted, cut, FILM_SIZE):
                 writer.write(frame)
             frames = writer.frames
         media.remux(picture, clip, target.path, start=start, end=end, part=scratch.unfinished("sound.mp4"))
@@ -298,6 +331,12 @@ def prepare_take(run: Run, take: str, scratch: Scratch) -> dict[str, Any]:
             "truncated": clip.truncated,
         }
     )
+
+
+def take_frames(clip: media.Clip, take: Take, cut: crop.Crop, size: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield a take's frames as the network sees them: its segment, cut, scaled, and mirrored where that is asked."""
+    frames = media.read_frames(clip, start=_segment(take.start), end=_segment(take.end), box=cut.box, size=size)
+    return (frame[:, ::-1] for frame in frames) if take.flip else frames
 
 
 def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
@@ -371,6 +410,7 @@ def detect_take(
         preset=model.preset.name,
         weights=model.weights_digest,
         size=model.preset.size,
+        **_flipped(wanted),
     )
     record = target.fresh(key)
     if record is not None:
@@ -379,7 +419,7 @@ def detect_take(
     clip = probe_copy(Path(wanted.file), scratch, driving["original"]["sha256"])
     cut = crop.Crop.from_dict(driving["crop"])
     size = model.preset.size
-    frames = media.read_frames(clip, start=_segment(wanted.start), end=_segment(wanted.end), box=cut.box, size=size)
+    frames = take_frames(clip, wanted, cut, size)
     found = detect_motion(model, _counted(frames, progress), clip.rate, batch=engine.batch)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     found.save(target.path)
@@ -421,7 +461,7 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
                 continue
             key = run.picture_key(pair, run.made("motion", pair.take, clip=True)["weights"])
             result.done[pair.name] = {"picture_key": key}
-            if run.talkie(pair).fresh(key, name="picture_key") is None and run.silent(pair).fresh(key) is None:
+            if run.silent(pair).fresh(key) is None and not _shows(run, pair, key):
                 missing.append((pair, key))
         journal = run.journal("animate", shard)
         wanted = {pair.name for pair, _ in missing}
@@ -430,7 +470,7 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
             journal.note("failed", pair=name, reason=reason)
         if missing:
             # Pictures in turn: a picture's features are kept from one film to the next.
-            missing.sort(key=lambda item: (item[0].image, item[0].name))
+            missing.sort(key=lambda item: (item[0].source, item[0].name))
             frames = [int(run.motion(pair.take).record()["frames"]) for pair, _ in missing]
             progress.start(sum(frames), "frames")
             scratch.require(2 * max(frames) * UNFINISHED_BYTES)
@@ -445,6 +485,12 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
     return result
 
 
+def _shows(run: Run, pair: Pair, picture_key: str) -> bool:
+    """Tell whether the pair's talkie holds these pixels, either as it is to show them or bare."""
+    keys = {run.shown_key(pair, picture_key), picture_key}
+    return any(run.talkie(pair).fresh(key, name="picture_key") is not None for key in keys)
+
+
 def failures(run: Run, pairs: Sequence[Pair]) -> dict[str, str]:
     """Return why pairs can't be made, by name: what the receipts of their pictures and takes say."""
     plan = run.plan
@@ -453,7 +499,7 @@ def failures(run: Run, pairs: Sequence[Pair]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for pair in pairs:
         for stage, shard, item in (
-            ("prepare", of_picture[pair.image], pair.image),
+            ("prepare", of_picture[pair.source], pair.source),
             ("motion", of_take[pair.take], pair.take),
         ):
             if (stage, shard) not in receipts:
@@ -480,7 +526,7 @@ def _animate_pairs(
         return scratch.stage_in(recorded.path, sha256=recorded.record()["file"]["sha256"])
 
     # All before the first film, so that from here on the shared disk is only written to.
-    sources = {image: staged(run.source(image)) for image in {pair.image for pair, _ in missing}}
+    sources = {source: staged(run.source(source)) for source in {pair.source for pair, _ in missing}}
     takes = {take: staged(run.motion(take)) for take in {pair.take for pair, _ in missing}}
 
     # Few of them in memory: the motions of many long clips would fill it.
@@ -504,11 +550,11 @@ def _animate_pairs(
             )
             movement = Movement(pair.relative, pair.adapt_scale, pair.best_frame)
             journal.note("begun", pair=pair.name)
-            image = media.read_picture(sources[pair.image])
+            image = media.read_picture(sources[pair.source])
             done = partial(_record_film, run, engine, journal, pair, key, driving, time.monotonic())
             try:
                 films.append(
-                    engine.film(pair.image, image, driving, movement, writer, done=done, progress=progress.advance)
+                    engine.film(pair.source, image, driving, movement, writer, done=done, progress=progress.advance)
                 )
             except InputError as error:
                 failed[pair.name] = f"{printable(pair.name)}: {error.reason}"
@@ -536,12 +582,13 @@ def _facts_of_making(run: Run, pair: Pair, driving: Motion, engine: Engine, seco
     import torch
 
     model = engine.model
-    source, take = run.source(pair.image).record(), run.driving(pair.take).record()
+    source, take = run.source(pair.source).record(), run.driving(pair.take).record()
     return {
         "source": {"crop": source["crop"], **_public(source["original"])},
         "driving": {
             "crop": take["crop"],
             "segment": [pair.start, pair.end],
+            **_flipped(run.plan.takes[pair.take]),
             **_public(take["original"]),
         },
         "motion": {
@@ -622,8 +669,12 @@ class Clips:
         self.run, self.scratch = run, scratch
         self._last: media.Clip | None = None
 
-    def of(self, pair: Pair) -> media.Clip:
-        """Return the clip whose sound a pair gets."""
+    def of(self, pair: Pair) -> media.Clip | media.SoundFile | None:
+        """Return what gives a pair its sound."""
+        if isinstance(pair.audio, str):
+            return media.probe_sound(pair.audio)
+        if not pair.audio:
+            return None
         path = Path(self.run.plan.takes[pair.take].file)
         if self._last is None or self._last.path != path:
             self.scratch.release(but=path)
@@ -635,32 +686,41 @@ class Clips:
 def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal, clips: Clips) -> str:
     """Make one talkie unless it stands; return its content key. FileNotFoundError when its picture is nowhere."""
     talkie, silent = run.talkie(pair), run.silent(pair)
-    key = run.talkie_key(pair, picture_key)
+    shown_key = run.shown_key(pair, picture_key)
+    key = run.talkie_key(pair, shown_key)
     record = talkie.fresh(key)
     if record is not None:
         if record["file"]["mtime_ns"] != talkie.path.stat().st_mtime_ns:
             talkie.describe({name: value for name, value in record.items() if name != "file"})
         silent.remove()
         return key
-    made = silent.fresh(picture_key)
-    picture = silent.path
+    # The stream that is copied, or bare pixels that are set into their picture or enlarged first.
+    made, picture = talkie.fresh(shown_key, name="picture_key"), talkie.path
+    bare = made is None and shown_key != picture_key
+    if made is None:
+        made, picture = silent.fresh(picture_key), silent.path
     if made is None:
         made, picture = talkie.fresh(picture_key, name="picture_key"), talkie.path
     if made is None:
         raise FileNotFoundError(picture)
     take = run.plan.takes[pair.take]
     clips.scratch.require(2 * picture.stat().st_size)
-    clip = clips.of(pair) if pair.audio else None
+    clip = clips.of(pair)
+    start, end = (None, None) if isinstance(pair.audio, str) else (_segment(take.start), _segment(take.end))
+    shown = clips.scratch.unfinished("shown.mp4") or silent.path.with_name(f".{silent.path.name}.{os.getpid()}.part")
     _keep_foreign(talkie)
     talkie.path.parent.mkdir(parents=True, exist_ok=True)
     part = talkie.path.with_name(f".{talkie.path.name}.{os.getpid()}.part")
     try:
+        if bare:
+            made |= _show(run, pair, made, picture, shown)
+            picture = shown
         sound = media.remux(
             picture,
             clip,
             part,
-            start=_segment(take.start),
-            end=_segment(take.end),
+            start=start,
+            end=end,
             comment=PROVENANCE if run.plan.settings["provenance"] else None,
             part=clips.scratch.unfinished("talkie.mp4"),
         )
@@ -669,7 +729,7 @@ def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal, clips: 
         talkie.describe(
             {
                 "key": key,
-                "picture_key": picture_key,
+                "picture_key": shown_key,
                 "pair": pair.name,
                 **facts,
                 "sound": sound,
@@ -680,10 +740,30 @@ def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal, clips: 
         media.publish(part, talkie.path)
     finally:
         part.unlink(missing_ok=True)
+        shown.unlink(missing_ok=True)
     silent.remove()
     journal.note("remuxed", pair=pair.name, sound=sound["sound"])
     log.info("%s: done, sound: %s", printable(pair.name), sound["sound"] or "none")
     return key
+
+
+def _show(run: Run, pair: Pair, made: dict[str, Any], film: Path, target: Path) -> dict[str, Any]:
+    """Write a pair's film as it is to be shown: set into its picture, or enlarged; return what its record says."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    writer = media.FrameWriter(target, Fraction(made["picture"]["rate"]), crf=FILM_CRF, preset=FILM_PRESET)
+    if pair.paste_back:
+        original = run.made("prepare", pair.source)
+        path = Path(original["original"]["file"])
+        if not is_unchanged(path, original["original"]):
+            raise TalkiesError(f"{printable(path)}: it has changed since it was animated; run snakemake again")
+        box = crop.Crop.from_dict(original["crop"]).box
+        size = paste_film(film, media.read_picture(path), box, writer)
+        how = {"paste_back": {"box": [box.x, box.y, box.side], "feather": FEATHER}}
+    else:
+        side = run.plan.settings["upscale"]
+        size = enlarge_film(film, side, writer)
+        how = {"upscale": {"from": made["picture"]["size"], "to": side, "how": "ffmpeg lanczos, no detail added"}}
+    return {"picture": {**made["picture"], "size": list(size)}, "shown": how}
 
 
 def _keep_foreign(talkie: Recorded) -> None:

@@ -112,7 +112,7 @@ def end_run():
 
 def pair_preparations(wildcards):
     """Return the receipts of a shard's pictures."""
-    shards = {OF_PICTURE[PLAN.pairs[name].image] for name in PLAN.shards[wildcards.shard]}
+    shards = {OF_PICTURE[PLAN.pairs[name].source] for name in PLAN.shards[wildcards.shard]}
     return sorted(f".talkies/receipts/prepare/{shard}.json" for shard in shards)
 
 

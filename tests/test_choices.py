@@ -1,0 +1,166 @@
+"""Choices for single files and pairs: crop, face, segment, mirror, sound, privacy; and what they leave as it was."""
+
+from __future__ import annotations
+
+import clips
+import numpy as np
+import pytest
+from PIL import Image
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
+
+from talkies import media
+from talkies.plan import LATER, Pair, Plan, Source, Take
+from talkies.records import content_key
+from talkies.shards import ENCODING
+
+NOTHING = "Nothing to be done"
+
+
+def frames(path) -> np.ndarray:
+    return np.stack(list(media.read_frames(media.probe(path)))).astype(int)
+
+
+def pitch(path) -> float:
+    """Return the strongest frequency of a film's sound, hertz."""
+    sound = clips.decoded_sound(path)
+    return float(np.argmax(np.abs(np.fft.rfft(sound))) * clips.RATE / len(sound))
+
+
+def write_table(run: RunFolder, *rows: str) -> None:
+    (run.path / "pairs.tsv").write_text("\n".join(row.replace(" ", "\t") for row in rows) + "\n")
+
+
+def test_a_films_key_is_made_of_what_it_always_was(finished: RunFolder) -> None:
+    record = finished.record("a/red")
+    key = content_key(
+        source=record["source"]["sha256"],
+        source_crop="center",
+        driving=record["driving"]["sha256"],
+        driving_crop="center",
+        segment=[None, None],
+        motion=[True, 0],
+        preset="demo",
+        precision="auto",
+        weights=record["model"]["weights_sha256"],
+        film=ENCODING,
+    )
+    assert record["picture_key"] == key
+    assert record["key"] == content_key(picture=key, audio=True, provenance=True)
+
+
+@pytest.mark.parametrize(("field", "other"), [*zip(LATER, ["face", "center", True, True, True], strict=True)])
+def test_a_choice_at_its_default_is_in_no_digest_of_the_plan(field: str, other: object) -> None:
+    def digests(**choice: object) -> list[str]:
+        pair = Pair("a", "b", **choice)  # type: ignore[arg-type]
+        settings = {"model": {"preset": "demo", "checkpoint": "w", "precision": "auto"}, "provenance": True}
+        settings |= {"upscale": None, "gallery": {"title": "T"}}
+        take = Take("a", "a.mp4", [1, 2], "face", flip=pair.flip)
+        plan = Plan(
+            settings, {pair.source: Source("b.png", [1, 2], "face")}, {pair.take: take}, {pair.name: pair}, {}, {}, {}
+        )
+        plan.shards, plan.clips = {"pairs-0001": [pair.name]}, {"clips-0001": [pair.take]}
+        return [
+            plan.animation("pairs-0001"),
+            plan.remuxing("pairs-0001"),
+            plan.gallery(),
+            plan.preparation("clips-0001"),
+        ]
+
+    assert digests(**{field: LATER[field]}) == digests()
+    assert digests(**{field: other}) != digests()
+
+
+def test_choices_in_the_pairs_table(run: RunFolder) -> None:
+    clips.ffmpeg("-f", "lavfi", "-i", "sine=frequency=1500:duration=2", run.path / "song.mp3")
+    write_table(
+        run,
+        "image driving variant crop driving_crop flip audio private",
+        "red a",
+        "red a cut 0,0,32,32 0,0,48,48",
+        "red a turned   true",
+        "red a music    song.mp3",
+        "blue b secret     true",
+    )
+    run.configure(pairs_per_job=3, pairs="pairs.tsv")
+    before = run.films()
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/red@cut", "a/red@music", "a/red@turned", "b/blue@secret"]
+    assert run.films()["a/red"] == before["a/red"]
+    cut = run.record("a/red@cut")
+    assert (cut["source"]["crop"]["box"], cut["driving"]["crop"]["box"]) == ([0, 0, 32], [0, 0, 48])
+    assert run.record("a/red@turned")["driving"]["flip"] is True
+    plain, turned = (frames(run.path / f".talkies/driving/a{suffix}.mp4") for suffix in ("", "@flip"))
+    assert np.abs(plain[:, :, ::-1] - turned).mean() < 3 < np.abs(plain - turned).mean()
+    assert abs(pitch(run.film("a/red@music")) - 1500) < 30
+    assert abs(pitch(run.film("a/red")) - 300) < 30
+    page, all_of_it = ((run.path / f"results/{name}.html").read_text() for name in ("index", "private"))
+    assert "secret" not in page
+    assert "secret" in all_of_it
+    assert not list(run.path.glob("results/index_files/*/b*"))
+    assert list(run.path.glob("results/private_files/sources/blue.png"))
+    assert NOTHING in run.snakemake()
+
+    # Another song under the same name changes its film's sound and nothing else; nothing private, no private page.
+    run.forget_events()
+    clips.ffmpeg("-f", "lavfi", "-i", "sine=frequency=800:duration=2", run.path / "song.mp3")
+    write_table(run, "image driving variant audio", "red a", "red a music song.mp3")
+    run.snakemake()
+    assert (run.events("animated"), run.events("remuxed")) == ([], ["a/red@music"])
+    assert abs(pitch(run.film("a/red@music")) - 800) < 30
+    assert not (run.path / "results/private.html").exists()
+    assert not (run.path / "results/private_files").exists()
+
+
+def test_choices_for_files(run: RunFolder) -> None:
+    files = {
+        "red.png": {"crop": [0, 0, 32, 32], "audio": False},
+        "a.mp4": {"start": 0.04, "end": 0.16, "audio": True, "relative": False},
+        "b.mp4": {"private": True},
+    }
+    run.configure(pairs_per_job=3, files=files)
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/blue", "a/green", "a/red", "b/red"]
+    red = run.record("a/red")
+    assert red["source"]["crop"]["box"] == [0, 0, 32]
+    assert (red["picture"]["frames"], red["motion"]["relative"]) == (3, False)
+    assert media.probe(run.film("a/red")).sound is not None, "the video's word goes before the picture's"
+    assert media.probe(run.film("b/red")).sound is None
+    assert media.probe(run.film("b/blue")).sound is not None
+    assert NOTHING in run.snakemake()
+
+
+def test_each_face_of_a_picture(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=[], clips=[])
+    make_clip(run.path / "driving/a.mp4", frames=2)
+    both = Image.new("RGB", (1024, 512))
+    both.paste(Image.open(REPOSITORY / "examples/images/ada.png").convert("RGB"), (0, 0))
+    both.paste(Image.open(REPOSITORY / "examples/images/bruno.jpg"), (512, 0))
+    both.save(run.path / "images/two.png")
+    draw_picture(run.path / "images/none.png", (1, 2, 3))
+    run.configure(crop={"images": "face", "driving": "center"}, multi_face=True)
+    run.snakemake()
+    run.whole(["a/none", "a/two@face1", "a/two@face2"])
+    left, right = (run.record(f"a/two@face{number}")["source"]["crop"]["box"] for number in (1, 2))
+    assert left[0] + left[2] / 2 < 512 < right[0] + right[2] / 2
+    assert NOTHING in run.snakemake()
+
+
+@pytest.mark.parametrize(
+    ("table", "files", "words"),
+    [
+        ("image driving audio\nred a gone.mp3", {}, ["line 2", "audio", "gone.mp3"]),
+        ("image driving crop\nred a face:0", {}, ["line 2", "crop", "face:0"]),
+        ("image driving flip\nred a yes", {}, ["line 2", "flip", "yes"]),
+        (None, {"a.mp4": {"end": 1, "start": 2}}, ["files.a.mp4", "end", "not after the start"]),
+        (None, {"a.mp4": {"audio": "gone.mp3"}}, ["files.a.mp4.audio", "gone.mp3"]),
+        (None, {"a.mp4": {"mirror": True}}, ["files.a.mp4", "mirror", "unknown key"]),
+    ],
+)
+def test_mistakes_are_named(finished: RunFolder, tmp_path, table, files, words) -> None:
+    run = finished.copy(tmp_path / "run")
+    if table:
+        write_table(run, *table.split("\n"))
+    run.configure(files=files, pairs="pairs.tsv" if table else None)
+    output = run.snakemake("-n", ok=False)
+    message = next(line for line in output.splitlines() if words[0] in line)
+    assert all(word in message for word in words), message

@@ -1,0 +1,121 @@
+"""The animated square in its picture: blended at its border, and outside it not a pixel changes but by the codec."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from run_folder import RunFolder
+
+from talkies import media, paste
+from talkies.cli import main
+from talkies.media import Box, FrameWriter
+
+WIDTH, HEIGHT = 2000, 1600
+
+
+def painting(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """A picture with large forms and fine grain, as a painting has."""
+    rng = np.random.default_rng(3)
+    forms = Image.fromarray(rng.integers(0, 256, (height // 100, width // 100, 3), np.uint8)).resize((width, height))
+    grain = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).filter(ImageFilter.GaussianBlur(2))
+    return np.array(Image.blend(forms, grain, 0.2))
+
+
+def decoded(path: Path) -> np.ndarray:
+    return np.stack(list(media.read_frames(media.probe(path)))).astype(int)
+
+
+def test_outside_the_square_a_painting_of_2000_pixels_changes_by_the_codec_alone(tmp_path: Path) -> None:
+    picture, box, rate = painting(), Box(700, 300, 600), Fraction(25)
+    with FrameWriter(tmp_path / "square.mp4", rate) as film:
+        for grey in (20, 120, 220):
+            film.write(np.full((256, 256, 3), grey, np.uint8))
+    with FrameWriter(tmp_path / "still.mp4", rate) as still:
+        for _ in range(3):
+            still.write(picture)
+    size = paste.paste_film(tmp_path / "square.mp4", picture, box, FrameWriter(tmp_path / "whole.mp4", rate))
+    assert size == (WIDTH, HEIGHT)
+    whole, unmoved = decoded(tmp_path / "whole.mp4"), decoded(tmp_path / "still.mp4")
+    assert whole.shape == (3, HEIGHT, WIDTH, 3)
+    outside = np.ones((HEIGHT, WIDTH), bool)
+    outside[300:900, 700:1300] = False
+    loss, least = (np.abs(film - picture)[:, outside] for film in (whole, unmoved))
+    assert loss.mean() < 1.05 * least.mean()
+    assert loss.max() <= least.max() + 8
+    middle = whole[:, 500:700, 900:1100].mean((1, 2, 3))
+    assert np.abs(middle - [20, 120, 220]).max() < 4
+
+
+def test_a_frame_is_blended_inwards_from_the_squares_border() -> None:
+    picture, box = painting(400, 300), Box(100, 50, 200)
+    mask = paste.feathered_mask(box, 400, 300)
+    assert mask[0].max() == mask[-1].max() == mask[:, 0].max() == mask[:, -1].max() == 0
+    assert (mask[30:170, 30:170] == 1).all()
+    whole = paste.paste(np.full((256, 256, 3), 7, np.uint8), picture, box, mask)
+    changed = (whole != picture).any(-1)
+    assert not changed[:51].any()
+    assert not changed[250:].any()
+    assert not changed[:, :101].any()
+    assert not changed[:, 299:].any()
+    assert (whole[100:200, 150:250] == 7).all()
+
+
+def test_a_square_at_the_pictures_edge_and_beyond_it_has_no_border_there() -> None:
+    picture = np.full((100, 300, 3), 200, np.uint8)
+    box = Box(150, -25, 150)  # the picture is not as high as the square
+    mask = paste.feathered_mask(box, 300, 100)
+    whole = paste.paste(np.zeros((256, 256, 3), np.uint8), picture, box, mask)
+    assert (whole[:, 299] == 0).all()
+    assert (whole[[0, -1], 250] == 0).all()
+    assert (whole[:, 150] == 200).all()
+
+
+def test_a_picture_larger_than_players_decode_is_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paste, "LARGEST_SIDE", 400)
+    with FrameWriter(tmp_path / "square.mp4", Fraction(10)) as film:
+        film.write(np.full((256, 256, 3), 250, np.uint8))
+    writer = FrameWriter(tmp_path / "whole.mp4", Fraction(10))
+    picture = np.zeros((600, 800, 3), np.uint8)
+    assert paste.paste_film(tmp_path / "square.mp4", picture, Box(400, 200, 300), writer) == (400, 300)
+    assert decoded(tmp_path / "whole.mp4")[0, 175, 275].mean() > 240
+
+
+def test_a_run_shows_whole_pictures_or_larger_squares_without_the_network(run: RunFolder) -> None:
+    Image.fromarray(painting(300, 202)).save(run.path / "images/red.png")
+    run.configure(pairs_per_job=3)
+    run.snakemake()
+    run.forget_events()
+    run.configure(pairs_per_job=3, files={"red.png": {"paste_back": True}}, upscale=512)
+    run.snakemake()
+    assert run.events("animated") == []
+    whole, large = media.probe(run.film("a/red")), media.probe(run.film("a/blue"))
+    assert ((whole.width, whole.height), (large.width, large.height)) == ((300, 202), (512, 512))
+    assert whole.frames == large.frames == 5
+    assert whole.sound is not None
+    assert run.record("a/red")["shown"]["paste_back"]["box"] == [49, 0, 202]
+    assert run.record("a/blue")["shown"]["upscale"]["how"] == "ffmpeg lanczos, no detail added"
+    assert "6 films are whole" in run.talkies("verify")
+    picture = painting(300, 202)
+    assert np.abs(decoded(run.film("a/red"))[:, :, :47] - picture[:, :47]).mean() < 4
+    # Other sound settings copy the stream that is shown; the bare squares are gone and are made again.
+    run.configure(pairs_per_job=3, files={"red.png": {"paste_back": True}}, upscale=512, audio=False)
+    run.snakemake()
+    assert run.events("animated") == []
+    run.configure(pairs_per_job=3)
+    run.snakemake()
+    assert len(run.events("animated")) == 6
+    assert media.probe(run.film("a/red")).width == 256
+
+
+def test_one_film_of_a_whole_picture(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path)
+    Image.fromarray(painting(301, 200)).save("wide.png")
+    files = ["--source", "wide.png", "--driving", "driving/a.mp4", "-o", "whole.mp4"]
+    crops = ["--crop-source", "60,20,150,150", "--crop-driving", "center"]
+    assert main(["animate", *files, *crops, "--paste-back", "--threads", "1"]) == 0
+    film = media.probe("whole.mp4")
+    assert (film.width, film.height, film.frames) == (302, 200, 5)
