@@ -18,16 +18,20 @@ EXAMPLE_TABLE = "run_folder/pairs.tsv"
 """In the workflow's folder: a pair as a whole, and again a part of it."""
 
 
+ENTRY = "NAME"
+"""Stands for the name of an entry, where the user gives it (a file's)."""
+
+
 @dataclass(frozen=True)
 class Key:
-    """One key: its dotted name, what may stand there in words, its default and its meaning.
+    """One key: its dotted name, what may stand there in words, its default as YAML (if any) and its meaning.
 
-    keys: those below it. optional: they are one way to give it among others, and its default is not that way.
+    keys: those below it. optional: its default has none of them; they are one way to give it, or a named entry's.
     """
 
     name: str
     kind: str
-    default: Any
+    default: str
     meaning: str
     keys: tuple[Key, ...] = ()
     optional: bool = False
@@ -60,11 +64,15 @@ def table_columns() -> tuple[Key, ...]:
 def _key(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any]) -> Key:
     choices = [_resolved(choice, whole) for choice in rule.get("anyOf", [])]
     ways = [choice for choice in choices if choice.get("properties")]
-    below = (ways[0] if ways else _resolved(rule, whole)).get("properties", {})
+    rule = _resolved(rule, whole)
+    entry = rule.get("additionalProperties")
+    below = (ways[0] if ways else rule).get("properties", {})
+    if isinstance(entry, dict) and (inner := _resolved(entry, whole).get("properties")):
+        ways, below = [entry], {f"{ENTRY}.{key}": value for key, value in inner.items()}
     return Key(
         name,
         _kind(rule, whole),
-        rule.get("default"),
+        value_text(rule["default"]) if "default" in rule else "",
         rule.get("description", ""),
         tuple(_key(f"{name}.{key}", value, whole) for key, value in below.items()),
         optional=bool(ways),
@@ -87,7 +95,7 @@ def _kind(rule: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     if "anyOf" in rule:
         return " or ".join(_kind(choice, whole) for choice in rule["anyOf"])
     if "enum" in rule:
-        return ", ".join(map(str, rule["enum"]))
+        return ", ".join("null" if value is None else str(value) for value in rule["enum"])
     if "const" in rule:
         return str(rule["const"])
     kinds = rule.get("type", [])
@@ -103,7 +111,7 @@ def _one_kind(kind: str, rule: Mapping[str, Any], whole: Mapping[str, Any]) -> s
             return "a section"
         if names := rule.get("propertyNames", {}).get("enum"):
             return f"a section of {', '.join(names)}"
-        return f"a section of names, each with {_kind(rule['additionalProperties'], whole)}"
+        return f"a section of {ENTRY}s, each with {_kind(rule['additionalProperties'], whole)}"
     bounds = [
         f"{word} {rule[bound]}"
         for bound, word in (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"))
@@ -125,7 +133,7 @@ def as_text(width: int = 100) -> str:
     lines = ["config.yaml: every key, its default, its meaning. What is not named there has its default.", ""]
     for top in config_keys():
         for key in top.all():
-            lines += [f"{key.name}: {value_text(key.default)}", *_indented(_told(key), width), ""]
+            lines += [f"{key.name}: {key.default}".rstrip(), *_indented(_told(key), width), ""]
     lines += [*_indented(f"The pairs table (pairs): {schema('pairs')['description']}", width, ""), ""]
     for column in table_columns():
         lines += [column.name, *_indented(_told(column), width), ""]
@@ -158,21 +166,25 @@ def as_yaml(**given: Any) -> str:
         "",
     ]
     for key in config_keys():
-        lines += [*_yaml(key, "", given.get(key.name, key.default)), ""]
+        value = value_text(given[key.name]) if key.name in given else key.default
+        lines += [*_yaml(key, "", value), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _yaml(key: Key, indent: str, value: Any) -> list[str]:
+def _yaml(key: Key, indent: str, value: str) -> list[str]:
     comment = f"{indent}# "
     lines = _indented(_told(key), 100, comment) if key.meaning else []
     if not key.keys:
-        return [*lines, f"{indent}{key.last}: {value_text(value)}"]
+        return [*lines, f"{indent}{key.last}: {value}"]
     if key.optional:
         lines += [f"{comment}{key.last}:"]
+        inner = f"{comment}  "
+        if f".{ENTRY}." in key.keys[0].name:
+            lines, inner = [*lines, f"{inner}{ENTRY}:"], f"{inner}  "
         for each in key.keys:
-            lines += _indented(_told(each), 100, f"{comment}  # ")
-            lines += [f"{comment}  {each.last}: {value_text(each.default)}"]
-        return [*lines, f"{indent}{key.last}: {value_text(value)}"]
+            lines += _indented(_told(each), 100, f"{inner}# ")
+            lines += [f"{inner}{each.last}: {each.default}".rstrip()]
+        return [*lines, f"{indent}{key.last}: {value}"]
     lines += [f"{indent}{key.last}:"]
     for each in key.keys:
         lines += _yaml(each, f"{indent}  ", each.default)
@@ -199,7 +211,8 @@ def as_markdown() -> str:
         "|---|---|---|---|",
     ]
     for top in config_keys():
-        lines += [_row(f"`{key.name}`", f"`{value_text(key.default)}`", key.kind, key.meaning) for key in top.all()]
+        for key in top.all():
+            lines += [_row(f"`{key.name}`", f"`{key.default}`" if key.default else "", key.kind, key.meaning)]
     lines += [
         "",
         "## The pairs table",
