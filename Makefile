@@ -63,6 +63,13 @@ docs: $(STAMP) ## write docs/configuration.md from the schemas, build the pages 
 evaluate: $(STAMP) ## measure the demo network (table of docs/demo-model.md)
 	$(BIN)/python scripts/evaluate.py
 
+bench: $(STAMP) ## time the engine against the reference loop, on a machine that does nothing else (docs/performance.md)
+	$(BIN)/python benchmarks/frames.py --model vox-adv-256
+	$(BIN)/python benchmarks/frames.py --model demo
+	$(BIN)/python benchmarks/pairs.py
+	$(BIN)/python benchmarks/film.py
+	$(BIN)/python benchmarks/start_up.py
+
 setup: $(STAMP) ## only set up
 
 $(STAMP):
