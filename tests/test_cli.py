@@ -126,7 +126,7 @@ def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str)
     errors = [
         line
         for line in said.err.splitlines()
-        if not line.startswith(("talkies: who", "talkies: clip", "talkies: demo"))
+        if not line.startswith(("talkies: who", "talkies: clip", "talkies: demo", "talkies: precision"))
     ]
     assert len(errors) == 1, said.err
     assert errors[0].startswith("talkies: error: ")
