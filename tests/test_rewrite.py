@@ -18,7 +18,7 @@ import talkies
 from talkies.model import PRESETS, FirstOrderModel, Generated, Keypoints, build_model
 from talkies.model.generator import MaskedWarp
 from talkies.model.layers import UpBlock
-from talkies.rewrite import _MaskedWarp, doubling, fold_norm, four_at_once, rewritten
+from talkies.rewrite import MANY_CHANNELS, _MaskedWarp, _Winograd, doubling, fold_norm, four_at_once, rewritten
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -177,6 +177,26 @@ def test_four_pixels_at_once_are_the_same_pixels(kernel: int) -> None:
     x = torch.rand(2, 4, 8, 12)
     with torch.no_grad():
         assert (F.pixel_shuffle(four_at_once(conv)(x), 2) - conv(x)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 20), (6, 8)])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_winograds_convolution_is_the_same_convolution(count: int, height: int, width: int) -> None:
+    conv = nn.Conv2d(128, 32, 3, padding=1)
+    x = torch.randn(count, 128, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        made, expected = _Winograd(conv)(x), conv(x)
+    assert made.shape == expected.shape
+    assert (made - expected).abs().max() < 1e-4
+
+
+def test_a_bottleneck_of_many_channels_gives_the_same_frames() -> None:
+    parameters = copy.deepcopy(golden.load("tiny64").parameters)
+    parameters["generator_params"] |= {"block_expansion": MANY_CHANNELS // 4, "max_features": MANY_CHANNELS}
+    model = seeded(parameters)
+    assert any(isinstance(part, _Winograd) for part in rewritten(model).modules())
+    assert not any(isinstance(part, _Winograd) for part in rewritten(model, torch.bfloat16).modules())
+    assert_same(*both(model, *pictures(64, 3)))
 
 
 @settings(max_examples=30, deadline=None)

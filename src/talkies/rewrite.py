@@ -5,6 +5,8 @@
 - A batch norm at rest is a scale and a shift a channel, and folds into the convolution before it.
 - Nearest-neighbour doubling and a 3x3 convolution are one 4x4 transposed convolution of stride 2: 16 products for
   each four pixels where there were 36.
+- A 3x3 convolution of many channels is, of 4x4 pixels at once, 36 products for each pair of channels where there
+  were 144 (Winograd's minimal filtering; Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016).
 - A convolution to three colours leaves most of a vector register empty: the last one makes four pixels at once.
 - Sparse motions are affine, so a sum of them weighted by masks is the affine map of the weighted coefficients.
 - Bilinear sampling is a weighted sum of four pixels' features, to which the occlusion map is one more factor.
@@ -27,6 +29,9 @@ from .model.layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordina
 
 Network = TypeVar("Network", bound=nn.Module)
 
+MANY_CHANNELS = 128
+"""From so many channels on, Winograd's fewer products outweigh its transforms (measured: docs/performance.md)."""
+
 
 def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> FirstOrderModel:
     """Return the fast form of a loaded network, on its device; the network itself is left as it is.
@@ -45,6 +50,10 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> Fir
         setattr(generator, name, part)
     generator.to(dtype)
     _folded(fast.kp_detector)
+    if dtype == torch.float32 and model.device.type == "cpu":
+        for block in cast(list[_Residual], list(generator.bottleneck)):
+            if len(block.scale) >= MANY_CHANNELS:
+                block.use_winograd()
     fast.requires_grad_(False).eval()
     return cast(FirstOrderModel, fast.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
@@ -89,8 +98,12 @@ class _Residual(nn.Module):
         scale, shift = affine(block.norm1)
         self.scale = nn.Parameter(scale[:, None, None])
         self.shift = nn.Parameter(shift[:, None, None])
-        self.conv1 = fold_norm(block.conv1, block.norm2)
-        self.conv2 = block.conv2
+        self.conv1: nn.Conv2d | _Winograd = fold_norm(block.conv1, block.norm2)
+        self.conv2: nn.Conv2d | _Winograd = block.conv2
+
+    def use_winograd(self) -> None:
+        """Compute both convolutions by Winograd's products."""
+        self.conv1, self.conv2 = (_Winograd(cast(nn.Conv2d, conv)) for conv in (self.conv1, self.conv2))
 
     def forward(self, x: Tensor) -> Tensor:
         active = torch.addcmul(self.shift, x, self.scale).relu_()
@@ -167,6 +180,70 @@ def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor, stride: int = 1)
     conv = nn.Conv2d(inputs, outputs, (height, width), stride=stride, padding=cast(tuple[int, int], like.padding))
     conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
     return conv
+
+
+class _Winograd(nn.Module):
+    """A 3x3 convolution by the minimal filtering F(4x4, 3x3), in float32.
+
+    Tiles of 6x6 pixels, 4 apart, are transformed (B), multiplied with the transformed kernels, 36 matrices, and
+    transformed back (A) to 4x4 pixels. Sides that are not multiples of 4 take the usual way.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        corner = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
+        g = torch.tensor(corner, dtype=torch.float64, device=conv.weight.device) / 24
+        kernels = torch.einsum("ia,ocab,jb->ijco", g, conv.weight.double(), g).flatten(0, 1)
+        self.kernels = nn.Parameter(kernels.to(conv.weight.dtype).contiguous())  # [36, in, out]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] % 4 or x.shape[3] % 4:
+            return self.conv(x)
+        # Two frames at once: enough for the products, little enough to stay in the processor's cache.
+        return torch.cat([self._tiled(pair.permute(0, 2, 3, 1)) for pair in x.split(2)]).permute(0, 3, 1, 2)
+
+    def _tiled(self, x: Tensor) -> Tensor:
+        """[n, H, W, C] -> [n, H, W, out]."""
+        n, height, width, channels = x.shape
+        rows, columns = height // 4, width // 4
+        padded = F.pad(x, (0, 0, 1, 1, 1, 1)).contiguous()
+        bands = [padded[:, r : r + height : 4] for r in range(6)]
+        half = x.new_empty(6, n, rows, width + 2, channels)
+        _to_tiles(bands, list(half))
+        tiles = x.new_empty(6, 6, n, rows, columns, channels)
+        _to_tiles([half[:, :, :, c : c + width : 4] for c in range(6)], [tiles[:, c] for c in range(6)])
+        product = torch.bmm(tiles.view(36, -1, channels), self.kernels).view(6, 6, n, rows, columns, -1)
+        half = x.new_empty(6, n, rows, columns, 4, product.shape[-1])
+        _from_tiles([product[:, c] for c in range(6)], [half[..., c, :] for c in range(4)])
+        made = x.new_empty(n, rows, 4, width, product.shape[-1])
+        _from_tiles(list(half.flatten(3, 4)), [made[:, :, r] for r in range(4)])
+        return made.add_(cast(Tensor, self.conv.bias)).flatten(1, 2)
+
+
+def _to_tiles(d: list[Tensor], out: list[Tensor]) -> None:
+    """Write the six combinations of six neighbours, along one axis: B^T d."""
+    a, b = torch.sub(d[4], d[2], alpha=4), torch.sub(d[3], d[1], alpha=4)
+    torch.add(a, b, out=out[1])
+    torch.sub(a, b, out=out[2])
+    torch.sub(d[4], d[2], out=a)
+    torch.sub(d[3], d[1], out=b)
+    torch.add(a, b, alpha=2, out=out[3])
+    torch.sub(a, b, alpha=2, out=out[4])
+    torch.add(a, torch.sub(d[0], d[2], out=b), alpha=4, out=out[0])
+    torch.sub(d[5], d[3], out=a)
+    torch.add(a, torch.sub(d[1], d[3], out=b), alpha=4, out=out[5])
+
+
+def _from_tiles(m: list[Tensor], out: list[Tensor]) -> None:
+    """Write the four pixels that six products make, along one axis: A^T m."""
+    near, far = m[1] + m[2], m[3] + m[4]
+    torch.add(near, far, alpha=4, out=out[2])
+    torch.add(near.add_(far), m[0], out=out[0])
+    torch.sub(m[1], m[2], out=near)
+    torch.sub(m[3], m[4], out=far)
+    torch.add(near, far, alpha=2, out=out[1])
+    torch.add(near.add_(far, alpha=8), m[5], out=out[3])
 
 
 # --- dense motion ----------------------------------------------------------------------------------------
