@@ -45,6 +45,8 @@ POSES = 8  # poses of a group, the first NEAR of them near to looking ahead
 NEAR = 3
 MARKS = 192  # places on a figure that are followed from pose to pose
 GROUND = 64  # side of the map of the background
+SPOILED = 0.5  # share of driving pictures with blur, noise and JPEG
+SPOILED_SOURCES = 0.15  # of sources: more of them teach the generator to smooth, and texture goes with the noise
 HELD_OUT = 900_000  # seeds of the contact sheet's identities; the training's start at 0
 
 
@@ -199,11 +201,11 @@ def draw_batch(album: Album, step: int, size: int, side: int, seed: int) -> Batc
     j = np.where(rng.random(size) < 0.1, i, (i + rng.integers(1, POSES, size)) % POSES)
     jitters = [_jitter(rng) for _ in range(2 * size)]
 
-    def pictures(who: np.ndarray, pose: np.ndarray, performer: bool, clean: bool) -> Tensor:
+    def pictures(who: np.ndarray, pose: np.ndarray, performer: bool, spoiled: float) -> Tensor:
         out = np.empty((size, SIDE, SIDE, 3), np.float32)
         for n in range(size):
             picture = album.pictures[groups[n], who[n], pose[n]]
-            if not clean and rng.random() < 0.5:
+            if rng.random() < spoiled:
                 picture = spoil(picture, rng)
             matrix, gain, gamma = jitters[n + size * (performer and not own[n])]
             out[n] = np.clip((picture.astype(np.float32) / 255) ** gamma @ matrix * gain, 0, 1)
@@ -223,10 +225,10 @@ def draw_batch(album: Album, step: int, size: int, side: int, seed: int) -> Batc
         return Keypoints(torch.from_numpy(album.values[at]), torch.from_numpy(album.jacobians[at]))
 
     return Batch(
-        source=pictures(a, i, False, False),
-        driving=pictures(b, j, True, False),
-        initial=pictures(b, i, True, False),
-        target=pictures(a, j, False, True),
+        source=pictures(a, i, False, SPOILED_SOURCES),
+        driving=pictures(b, j, True, SPOILED),
+        initial=pictures(b, i, True, SPOILED),
+        target=pictures(a, j, False, 0),
         kp_source=keypoints(a, i),
         kp_driving=keypoints(b, j),
         kp_initial=keypoints(b, i),
@@ -297,6 +299,22 @@ def picture_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
                 energies = [F.avg_pool2d(x.diff(dim=axis).abs(), 5, 2) for x in (prediction, target)]
                 near = F.avg_pool2d(near, 5, 2)
                 total = total + 2 * ((energies[0] - energies[1]).abs() * near).mean() / norm
+    return total
+
+
+def energy_loss(prediction: Tensor, target: Tensor, where: Tensor) -> Tensor:
+    """How far the gradient energy around each eye and the mouth is from the target's, squared, as a share of that.
+
+    The mean, not each place's own, for a soft picture is right in the median of each place and too soft in all.
+    """
+    total = prediction.new_zeros(())
+    for k in range(where.shape[1]):
+        weight = region_weight(where[:, k : k + 1], target.shape[-1])
+        mine, right = (
+            sum((x.diff(dim=axis).abs() * weight.narrow(axis, 1, x.shape[axis] - 1)).sum((1, 2, 3)) for axis in (2, 3))
+            for x in (prediction, target)
+        )
+        total = total + ((mine / (right + 1e-2 * weight.sum((1, 2, 3))) - 1) ** 2).mean()
     return total
 
 
@@ -574,7 +592,11 @@ class Trainer:
         weight = 1 + 8 * torch.maximum(
             region_weight(batch.regions, stage.side), 0.3 * region_weight(batch.source_regions, stage.side)
         )
+        # Most of what is hidden lies outside the regions, and there only the decoder can mend anything.
+        hidden = F.interpolate(1 - out.occlusion.detach(), size=stage.side, mode="bilinear", align_corners=False)
+        weight = weight + 4 * hidden
         losses["picture"] = picture_loss(out.prediction, batch.target, weight)
+        losses["energy"] = 0.1 * energy_loss(out.prediction, batch.target, batch.regions)
         losses |= guide(out, batch)
         if self.step % (4 * stage.every) == 0:
             some = slice(n, n + max(2, n // 2))

@@ -69,11 +69,13 @@ _DEMO: dict[str, Any] = {
         "num_down_blocks": 0,
         "num_bottleneck_blocks": 3,
         "estimate_occlusion_map": True,
+        "keep_visible": True,
         "dense_motion_params": {
             "block_expansion": 16,
             "max_features": 128,
             "num_blocks": 4,
             "scale_factor": 0.5,
+            "centred_grid": True,
         },
     },
 }
