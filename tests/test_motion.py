@@ -235,7 +235,7 @@ def test_a_clip_without_frames_is_refused(model: FirstOrderModel) -> None:
 def test_undefined_keypoints_are_refused() -> None:
     model = tiny_model()
     next(model.kp_detector.parameters()).fill_(float("nan"))
-    with pytest.raises(TalkiesError, match="right weights"):
+    with pytest.raises(TalkiesError, match="give it the weights of this preset"):
         detect_motion(model, clip(1), NTSC)
 
 
