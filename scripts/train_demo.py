@@ -3,7 +3,8 @@
     python scripts/train_demo.py --folder training --schedule 64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4
 
 Killed at any moment and started again with the same words it goes on from its last checkpoint; the batch of step n
-depends on the seed and n alone, so the course is the same. Stages of the schedule are
+depends on the seed and n alone, so the course is the same. With --start it does not begin with an untrained network
+but with weights of the same preset: the shipped ones, to train them further. Stages of the schedule are
 side:steps:batch:rate:keypoints (true or found):every (see Stage).
 
 A step shows the network an identity A in one pose (the source) and asks for A in another (the target). The motion
@@ -36,6 +37,7 @@ from portraits import EYE_LEFT, LIPS_INNER, POSE_NAMES, Portrait, Pose, Trace, s
 from torch import Tensor
 
 from talkies.model import DenseMotion, FirstOrderModel, Generated, Generator, Keypoints, build_model, save_safetensors
+from talkies.model.checkpoint import load_checkpoint
 from talkies.motion import hull_area
 
 SCHEDULE = "64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4,128:1500:6:6e-4:found:1"
@@ -511,11 +513,22 @@ def guide(out: Generated | DenseMotion, batch: Batch) -> dict[str, Tensor]:
 class Trainer:
     """The state of a training and how a step changes it."""
 
-    def __init__(self, folder: Path, stages: list[Stage], groups: int, seed: int, decay: float = 0.99) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stages: list[Stage],
+        groups: int,
+        seed: int,
+        decay: float = 0.99,
+        start: Path | None = None,
+    ) -> None:
         self.folder, self.stages, self.seed, self.decay = folder, stages, seed, decay
         torch.manual_seed(seed)
         self.model = build_model("demo")
-        pass_through(self.model.generator)
+        if start:
+            self.model.load_state_dict({name: value.float() for name, value in load_checkpoint(start).items()})
+        else:
+            pass_through(self.model.generator)
         set_training(self.model)
         self.model.to(memory_format=torch.channels_last)  # a fifth faster
         self.average = build_model("demo").eval()
@@ -684,6 +697,7 @@ def ship(folder: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ship", type=Path, metavar="FILE", help="write the weights so far as safetensors, and end")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with")
     parser.add_argument("--folder", type=Path, default=Path("training"))
     parser.add_argument("--schedule", default=SCHEDULE)
     parser.add_argument("--groups", type=int, default=1200, help=f"groups of {FAMILY} identities in {POSES} poses")
@@ -696,7 +710,7 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     stages = parse_schedule(args.schedule)
-    trainer = Trainer(args.folder, stages, args.groups, args.seed)
+    trainer = Trainer(args.folder, stages, args.groups, args.seed, start=args.start)
     held_out = make_album(args.folder, 24, HELD_OUT)
     end = sum(stage.steps for stage in stages)
     sums: dict[str, list[float]] = {}

@@ -11,6 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 import train_demo
 
+import talkies
+from talkies.model.presets import DEMO_WEIGHTS
+
 
 @pytest.fixture(scope="module")
 def schedule():
@@ -31,6 +34,19 @@ def test_a_training_stopped_and_begun_again_takes_the_same_course(tmp_path, sche
     assert part.step == whole.step == 5
     for name, value in whole.average.state_dict().items():
         torch.testing.assert_close(part.average.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_shipped_weights_can_be_trained_further(tmp_path, schedule):
+    trainer = train_demo.Trainer(tmp_path, schedule, groups=2, seed=3, start=DEMO_WEIGHTS)
+    shipped = talkies.load_model("demo", device="cpu", precision="fp32").state_dict()
+    for name, value in trainer.average.state_dict().items():
+        torch.testing.assert_close(value, shipped[name], check_dtype=False)
+    trainer.advance()
+    trainer.save()
+    train_demo.ship(tmp_path, tmp_path / "further.safetensors")
+    further = talkies.load_model("demo", checkpoint=tmp_path / "further.safetensors", device="cpu", precision="fp32")
+    assert any(not torch.equal(value, shipped[name]) for name, value in further.state_dict().items())
 
 
 @pytest.mark.slow
