@@ -405,6 +405,7 @@ def test_a_swapped_checkpoint(small):
     small.forget_events()
     changed = {name: value * 1.01 if value.dtype.kind == "f" else value for name, value in load_file(demo).items()}
     save_file(changed, weights)
+    weights.chmod(0o644)  # what this process wrote for itself alone, another user is to read
     small.snakemake(*BRISK)
     assert small.computed() == dict.fromkeys(small.pairs(), 1)
     assert all(small.record(pair)["model"]["weights_sha256"] != before[pair] for pair in small.pairs())
