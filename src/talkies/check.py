@@ -11,6 +11,7 @@ import html
 import io
 import logging
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -297,7 +298,7 @@ def _jpeg(square: Frame) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # a check by hand may run beside the workflow's
     try:
         part.write_bytes(content)
         media.publish(part, path)
