@@ -270,7 +270,7 @@ def test_a_node_goes_down_and_comes_up(cluster, small):
 def test_the_walltime_ends_a_job(cluster):
     """The profile's TERM comes about two minutes before three are over; each attempt goes on where the last stopped."""
     gpu = {"runtime": 3}
-    run = ClusterRun.clone(cluster, "walltime", 20, 1, frames=30, threads=1, gpus=1, slurm={"gpu": gpu})
+    run = ClusterRun.clone(cluster, "walltime", 12, 1, frames=250, threads=1, gpus=1, slurm={"gpu": gpu})
     told = []
     for _ in range(8):
         result = run.run("snakemake", "--profile", "slurm", *BRISK)
