@@ -129,7 +129,16 @@ class Chromium:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def press(self, key: str) -> None:
+    def point(self, x: float, y: float) -> None:
+        """Move the mouse to a place of the window, in pixels."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def click(self, x: float, y: float) -> None:
+        """Click with the mouse."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def press(self, key: str, *, shift: bool = False) -> None:
         """Press and release a key: a name ("Escape") or a character."""
         text = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
         code = {"Enter": 13, " ": 32, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9}.get(key, 0)
@@ -139,6 +148,7 @@ class Chromium:
                 type=kind,
                 key=key,
                 windowsVirtualKeyCode=code,
+                modifiers=8 if shift else 0,
                 **(text if kind == "keyDown" else {}),
             )
 
@@ -148,10 +158,11 @@ class Chromium:
         self.run("await new Promise(done => setTimeout(done, 600))")
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
-    def resize(self, width: int, height: int, *, dark: bool = False) -> None:
-        """Set the window's size in pixels, and whether its reader prefers the dark."""
+    def resize(self, width: int, height: int, *, dark: bool = False, still: bool = False) -> None:
+        """Set the window's size in pixels, and whether its reader prefers the dark, and little motion."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        motion = {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme, motion])

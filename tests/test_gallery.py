@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import os
 import re
 import subprocess
+import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +20,16 @@ from urllib.parse import unquote_to_bytes
 
 import chromium
 import imageio_ffmpeg
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageColor
+from run_folder import RunFolder
 
-from talkies.gallery import Entry, build_gallery
+from talkies import media
+from talkies.errors import TalkiesError
+from talkies.gallery import Entry, build_galleries, build_gallery, lay_out_report
 
 NASTY = (
     "plain",
@@ -144,7 +152,7 @@ def test_a_missing_picture_is_no_error(run: Run) -> None:
     entry = replace(run.entry("anna", "ada"), source=run.folder / "gone.png", preview=None)
     data = data_of(run.build(entry))
     assert data["pictures"] == [["ada", None]]
-    assert data["clips"] == [["anna", None]]
+    assert data["clips"] == [["anna", None, None, None]]
 
 
 def test_two_files_of_one_name_are_refused(run: Run) -> None:
@@ -171,7 +179,7 @@ def test_pairs_and_reasons(run: Run) -> None:
             run.entry("anna", "ada"), run.entry("anna", "ada", "slow"), run.entry("anna", "bob", reason="no\nface")
         )
     )
-    assert data["clips"] == [["anna", "index_files/driving/anna.mp4"]]
+    assert data["clips"] == [["anna", "index_files/driving/anna.mp4", None, None]]
     assert data["pairs"] == [
         [0, 0, None, "anna/ada.mp4", "anna/ada.json", None],
         [0, 0, "slow", "anna/ada%40slow.mp4", "anna/ada%40slow.json", None],
@@ -183,8 +191,8 @@ def test_a_clip_shown_in_two_segments_has_two_previews(run: Run) -> None:
     whole = run.entry("anna", "ada")
     part = replace(run.entry("anna", "ada", "part"), preview=run.file("work/driving/anna@1-2.mp4"))
     data = data_of(run.build(whole, part))
-    assert [name for name, _ in data["clips"]] == ["anna", "anna"]
-    assert len({address for _, address in data["clips"]}) == 2
+    assert [clip[0] for clip in data["clips"]] == ["anna", "anna"]
+    assert len({clip[1] for clip in data["clips"]}) == 2
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -227,6 +235,163 @@ def test_links_without_scripts(run: Run) -> None:
     (plain,) = re.findall(r"<noscript>(.*?)</noscript>", page, re.DOTALL)
     assert '<li><a href="anna/ada%20%26%20co.mp4">anna / ada &amp; co</a></li>' in plain
     assert "<li>anna / bob: &lt;no face&gt;</li>" in plain
+
+
+# ---- posters, mosaics, and what a report carries -------------------------------------------------------------------
+
+
+def real_entry(run: Run, driving: str, image: str, colour: str = "maroon", *, private: bool = False) -> Entry:
+    talkie = film(run.results / driving / f"{image}.mp4", colour, seconds=1)
+    digest = hashlib.sha256(talkie.read_bytes()).hexdigest()
+    talkie.with_suffix(".json").write_text(json.dumps({"file": {"sha256": digest}}))
+    preview = run.folder / "work/driving" / f"{driving}.mp4"
+    if not preview.exists():
+        film(preview, "teal", seconds=1)
+    source = run.file(f"work/sources/{image}.png")
+    return Entry(driving, image, None, talkie, talkie.with_suffix(".json"), source, preview, None, private)
+
+
+def colours(path: Path, places: list[tuple[int, int]]) -> list[str]:
+    """Name the colours of a film's middle frame at these places."""
+    clip = media.probe(path)
+    frame = list(media.read_frames(clip))[clip.frames // 2]
+    known: dict[str, Any] = {name: ImageColor.getrgb(name) for name in ("maroon", "navy", "gold", "teal", "black")}
+    return [min(known, key=lambda name: np.abs(frame[y, x] - np.array(known[name])).sum()) for x, y in places]
+
+
+def test_posters_show_the_first_frame(run: Run) -> None:
+    data = data_of(run.build(real_entry(run, "anna", "ada")))
+    assert data["clips"] == [["anna", "index_files/driving/anna.mp4", "index_files/posters/anna.jpg", None]]
+    with Image.open(run.results / "index_files/posters/anna.jpg") as poster:
+        assert poster.size == (256, 256)
+        assert all(abs(a - b) < 12 for a, b in zip(poster.getpixel((128, 128)), ImageColor.getrgb("teal"), strict=True))
+
+
+def test_mosaics_hold_the_first_talkies_of_each_clip_and_are_made_once(run: Run) -> None:
+    entries = [real_entry(run, "anna", name, c) for name, c in (("ada", "maroon"), ("bob", "navy"), ("cat", "gold"))]
+    entries += [real_entry(run, "otto", "ada")]  # alone: nothing to show at once
+    page = build_gallery(run.results, entries, title="Talkies", mosaic=2)
+    assert [clip[3] for clip in data_of(page.read_text())["clips"]] == ["index_files/mosaics/anna.mp4", None]
+    mosaic = run.results / "index_files/mosaics/anna.mp4"
+    assert colours(mosaic, [(128, 128), (384, 128)]) == ["maroon", "navy"]
+    before = states(run.results)
+    build_gallery(run.results, entries, title="Talkies", mosaic=2)
+    assert states(run.results) == before
+    build_gallery(run.results, [entries[0], entries[2]], title="Talkies", mosaic=2)
+    assert colours(mosaic, [(128, 128), (384, 128)]) == ["maroon", "gold"]
+    build_gallery(run.results, entries, title="Talkies")
+    assert not mosaic.parent.exists()
+
+
+def test_a_private_talkie_is_in_the_private_mosaic_alone(run: Run) -> None:
+    entries = [real_entry(run, "anna", name, c) for name, c in (("ada", "maroon"), ("bob", "navy"))]
+    entries.append(real_entry(run, "anna", "cat", "gold", private=True))
+    build_galleries(run.results, entries, title="Talkies", mosaic=4)
+    places = [(128, 128), (384, 128), (128, 384)]
+    assert colours(run.results / "private_files/mosaics/anna.mp4", places) == ["maroon", "navy", "gold"]
+    assert colours(run.results / "index_files/mosaics/anna.mp4", places[:2]) == ["maroon", "navy"]
+    assert media.probe(run.results / "index_files/mosaics/anna.mp4").height == 256
+
+
+def test_a_damaged_talkie_costs_its_mosaic_alone(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    entries = [real_entry(run, "anna", "ada"), run.entry("anna", "bob")]
+    page = build_gallery(
+        run.results, [replace(entry, preview=entries[0].preview) for entry in entries], title="", mosaic=4
+    )
+    assert data_of(page.read_text())["clips"][0][3] is None
+    assert "no mosaic of anna" in caplog.text
+    assert "bob.mp4" in caplog.text
+
+
+def test_a_report_carries_what_others_see(run: Run) -> None:
+    entries = [real_entry(run, "anna", "ada"), real_entry(run, "otto", "ada")]
+    entries += [real_entry(run, "anna", "me", private=True), run.entry("anna", "bob", reason="no face")]
+    build_galleries(run.results, entries, title="Talkies")
+    folder = run.folder / "work/report"
+    lay_out_report(run.results, entries, folder)
+    shown = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    films = {f"{driving}/ada.{suffix}" for driving in ("anna", "otto") for suffix in ("mp4", "json")}
+    index = {f"index_files/{path}" for path in run.copies()}
+    assert shown == {"index.html"} | films | index
+    assert not [name for name in shown if "me." in name]
+    moved = run.folder.rename(run.folder.with_name("moved"))  # links hold where the run folder is moved to
+    assert (moved / "work/report/anna/ada.mp4").read_bytes() == (moved / "results/anna/ada.mp4").read_bytes()
+    with pytest.raises(TalkiesError, match="not empty"):
+        lay_out_report(moved / "results", [], moved / "work/report")
+
+
+class TestMosaicCommand:
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "talkies", "mosaic", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def test_films_side_by_side_in_step_with_one_sound(self, tmp_path: Path) -> None:
+        """Five films, each black but for one flash with a click at the same time: so they lie, and so it is heard."""
+        films = []
+        for number in range(5):
+            films.append(tmp_path / f"{number}.mp4")
+            flash, click = "between(t,1,1.0799)", "if(between(t,1,1.08),sin(6000*t),0)"
+            inputs = ["-f", "lavfi", "-i", "color=black:s=128x128:r=25:d=2"]
+            inputs += ["-f", "lavfi", "-i", f"aevalsrc={click.replace(',', chr(92) + ',')}:d=2:s=48000"]
+            drawn = f"drawbox=color=white:t=fill:enable='{flash}'"
+            output = ["-vf", drawn, "-pix_fmt", "yuv420p", "-metadata", "comment=AI-generated"]
+            output += ["-an"] if number == 0 else []
+            program = imageio_ffmpeg.get_ffmpeg_exe()
+            subprocess.run([program, "-loglevel", "error", *inputs, *output, films[-1]], check=True)
+        out = tmp_path / "all.mp4"
+        done = self.run(*films, "-o", out)
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert (told["films"], told["columns"], told["side"], told["frames"]) == (5, 3, 128, 50)
+        clip = media.probe(out)
+        assert (clip.width, clip.height, clip.rate) == (3 * 128, 2 * 128, 25)
+        assert media.tags(out)["comment"] == "AI-generated"
+        bright = np.array([frame[64::128, 64::128].mean(-1) for frame in media.read_frames(clip)]) > 128
+        assert bright.shape == (50, 2, 3)
+        lit = [set(np.flatnonzero(bright[:, n // 3, n % 3])) for n in range(6)]
+        assert lit == [{25, 26}] * 5 + [set()]
+        raw = subprocess.run(
+            [program, "-loglevel", "error", "-i", out, "-f", "f32le", "-ac", "1", "-ar", "48000", "-"],
+            capture_output=True,
+            check=True,
+        ).stdout
+        heard = np.flatnonzero(np.abs(np.frombuffer(raw, np.float32)) > 0.3) / 48000
+        assert abs(heard.min() - 1.0) < 0.03
+        assert abs(heard.max() - 1.08) < 0.03
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    def test_sizes_and_lengths_may_differ(self, tmp_path: Path) -> None:
+        short, long = film(tmp_path / "short.mp4", "navy", seconds=1), film(tmp_path / "long.mp4", "gold", seconds=2)
+        wide = tmp_path / "wide.mp4"
+        colour = ["-f", "lavfi", "-i", "color=maroon:s=321x100:r=30:d=1", "-pix_fmt", "yuv444p"]
+        subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *colour, wide], check=True)
+        out = tmp_path / "all.mp4"
+        done = self.run(short, long, wide, "-o", out, "--columns", 1)
+        assert done.returncode == 0, done.stderr
+        clip = media.probe(out)
+        assert (clip.width, clip.height, clip.frames) == (256, 768, 50)
+        places = [(128, 128), (128, 384), (128, 640), (128, 530)]
+        assert colours(out, places) == ["navy", "gold", "maroon", "black"]
+
+    @pytest.mark.parametrize(
+        ("films", "said"),
+        [
+            (["gone.mp4"], "gone.mp4: there is no such file: mend its name"),
+            (["good.mp4", "words.mp4"], "words.mp4: "),
+            (["good.mp4"] * 101, "101 films for one mosaic: give it 1 to 100 of them"),
+        ],
+    )
+    def test_what_cannot_be_shown_is_refused(self, tmp_path: Path, films: list[str], said: str) -> None:
+        film(tmp_path / "good.mp4", "navy", seconds=1)
+        (tmp_path / "words.mp4").write_text("no film")
+        out = tmp_path / "all.mp4"
+        out.write_bytes(b"before")
+        done = self.run(*[tmp_path / name for name in films], "-o", out)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert out.read_bytes() == b"before"
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 # ---- in a browser --------------------------------------------------------------------------------------------------
@@ -285,7 +450,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 record.write_text("{}")
             reason = "ada.png: <b>truncated</b>: take it again" if failed else None
             entries.append(Entry(driving, image, None, talkie, record, source, preview, reason))
-    return build_gallery(run.results, entries, title="Talkies & <i>friends</i>")
+    return build_gallery(run.results, entries, title="Talkies & <i>friends</i>", mosaic=4)
 
 
 def cards(browser: chromium.Chromium) -> list[str]:
@@ -314,17 +479,21 @@ class TestPage:
         assert "5 talkies of 3 pictures and 2 driving videos; 1 could" in browser.run("return document.body.innerText")
 
     def test_pictures_and_first_frames_are_there(self, browser: chromium.Chromium) -> None:
-        found = browser.run(
-            "await new Promise(d => setTimeout(d, 1500));"
-            "const [images, stills] = ['.card img', 'canvas'].map(s => [...document.querySelectorAll(s)]);"
-            "return [images.length, images.every(i => i.naturalWidth === 256), stills.every(c => c.width === 256)]"
-        )
-        assert found == [6, True, True]
-
-    def test_films_are_fetched_only_when_played(self, browser: chromium.Chromium) -> None:
-        browser.requests.clear()
         cards(browser)
-        assert not [url for url in browser.requests if "/results/" in url and "index" not in url.rsplit("/results/")[1]]
+        images = browser.run(
+            "const images = [...document.querySelectorAll('.card img')];"
+            "await Promise.all(images.map(image => image.decode()));"
+            "return images.map(i => [i.closest('.source, .driving, .talkie').className, i.naturalWidth])"
+        )
+        # Of the one that failed there is no talkie.
+        assert sorted(images) == [["driving", 256]] * 6 + [["source", 256]] * 6 + [["talkie", 256]] * 5
+
+    def test_films_are_fetched_only_when_played(self, browser: chromium.Chromium, page: Path) -> None:
+        browser.requests.clear()
+        browser.open(page)
+        cards(browser)
+        assert any(url.endswith(".jpg") for url in browser.requests)
+        assert not [url for url in browser.requests if url.endswith(".mp4")]
 
     def test_failure_shows_its_reason(self, browser: chromium.Chromium) -> None:
         browser.run("document.querySelector('#failures input').click()")
@@ -375,6 +544,97 @@ class TestPage:
         assert "br\"u'no & co.mp4" in {video["name"] for video in browser.run(playing)}
         assert len([video for video in browser.run(playing) if not video["muted"]]) == 1
 
+    def test_pointed_at_it_plays_in_silence_and_a_click_gives_the_sound(self, browser: chromium.Chromium) -> None:
+        cards(browser)
+        x, y = browser.run(
+            "const box = document.querySelector('.talkie .play').getBoundingClientRect();"
+            "return [box.x + box.width / 2, box.y + box.height / 2]"
+        )
+        playing = (
+            "const there = () => [...document.querySelectorAll('.card video')].filter(v => !v.paused);"
+            "for (let i = 0; i < 100 && !(WANTED); i++) await new Promise(d => setTimeout(d, 50));"
+            "return there().map(v => [v.parentElement.className, v.muted]).sort()"
+        )
+        both = playing.replace("WANTED", "there().length === 2 && there().every(v => v.currentTime > 0.3)")
+        browser.point(x, y)
+        assert browser.run(both) == [["driving", True], ["talkie", True]]
+        browser.click(x, y)
+        assert browser.run(both) == [["driving", True], ["talkie", False]]
+        browser.point(1, 1)  # what is listened to goes on
+        assert browser.run("await new Promise(d => setTimeout(d, 400));" + both) == [
+            ["driving", True],
+            ["talkie", False],
+        ]
+        browser.click(x, y)
+        none = playing.replace("WANTED", "there().length === 0")
+        assert browser.run(none) == []
+        browser.point(1, 1)
+        browser.point(x, y)
+        assert len(browser.run(both)) == 2
+        browser.point(1, 1)
+        assert browser.run(none) == []
+
+    def test_focused_by_keyboard_it_plays_but_not_where_less_motion_is_wanted(self, browser: chromium.Chromium) -> None:
+        cards(browser)
+        moves = (
+            "document.activeElement.blur(); document.querySelector('.enlarge').focus();"  # the play button comes before
+            "return new Promise(done => setTimeout(done, 0))"
+        )
+        started = (
+            "await new Promise(d => setTimeout(d, 1500));"
+            "return [...document.querySelectorAll('.card video')].filter(v => !v.paused && v.muted).length"
+        )
+        browser.press("Tab")
+        browser.run(moves)
+        browser.press("Tab", shift=True)
+        assert browser.run("return document.activeElement.className") == "play"
+        assert browser.run(started) == 2
+        browser.resize(1360, 1400, still=True)
+        browser.run(moves)
+        browser.press("Tab", shift=True)
+        assert browser.run("return document.activeElement.className") == "play"
+        assert browser.run(started) == 0
+
+    def test_sort(self, browser: chromium.Chromium) -> None:
+        def sort(order: str) -> list[list[Any]]:
+            found: list[list[Any]] = browser.run(
+                f"const order = document.querySelector('#order'); order.value = '{order}';"
+                "order.dispatchEvent(new Event('change')); await new Promise(d => setTimeout(d, 400));"
+                "return [...document.querySelectorAll('.clip')].map(c => [c.querySelector('h2').textContent,"
+                " ...[...c.querySelectorAll('h3')].map(h => h.textContent)])"
+            )
+            return found
+
+        bruno, chinese, script, otto = "br\"u'no & co", "çé 漢字", "<script>alert(1)", "otto 100%? #2"
+        by_clip = [[script, "ada", bruno, chinese], [otto, "ada", bruno, chinese]]
+        assert sort("image") == [["ada", script, otto], [bruno, script, otto], [chinese, script, otto]]
+        assert len(cards(browser)) == 6
+        assert sort("failed") == by_clip[::-1]
+        assert sort("driving") == by_clip
+
+    def test_everything_has_a_name(self, browser: chromium.Chromium) -> None:
+        """As a screen reader has it: all that can be used says what it is, and nothing else is called so."""
+        cards(browser)
+        tree = browser.call("Accessibility.getFullAXTree")["nodes"]
+        usable = [
+            node for node in tree if node.get("role", {}).get("value") in ("button", "link", "combobox", "searchbox")
+        ]
+        names = [node.get("name", {}).get("value", "") for node in usable]
+        assert all(names)
+        told = [name for name in names if name.startswith(("Play ", "Enlarge ", "Facts "))]
+        assert len(told) == len(set(told)) == 2 + 3 * 5
+        articles = [node["name"]["value"] for node in tree if node.get("role", {}).get("value") == "article"]
+        assert len(articles) == len(set(articles)) == 6
+
+    def test_a_mosaic_is_linked_and_plays(self, browser: chromium.Chromium) -> None:
+        shown = browser.run(
+            "const links = [...document.querySelectorAll('.clip header a')];"
+            "const film = document.createElement('video'); film.src = links[0].href; film.muted = true;"
+            "await film.play(); film.pause();"
+            "return [links.length, film.videoWidth, film.videoHeight, Math.round(film.duration)]"
+        )
+        assert shown == [2, 512, 512, 6]
+
     def test_the_stage_by_keyboard(self, browser: chromium.Chromium) -> None:
         cards(browser)
         browser.run("document.querySelector('.enlarge').focus()")
@@ -413,12 +673,11 @@ class TestPage:
         assert (red + green + blue < 150) == dark
 
     def test_prints_every_card(self, browser: chromium.Chromium) -> None:
-        browser.resize(1360, 300)  # most cards are far away and empty
-        printed = browser.run(
-            "dispatchEvent(new Event('beforeprint'));"
-            "return [...document.querySelectorAll('.card')].every(c => c.querySelector('img'))"
-        )
-        assert printed
+        browser.resize(1360, 300, dark=True)  # most cards are far away and empty
+        pdf = base64.b64decode(browser.call("Page.printToPDF", printBackground=False)["data"])
+        assert browser.run("return [...document.querySelectorAll('.card')].every(c => c.querySelector('img'))")
+        # Chromium writes a picture once, however often it is shown: the source image, and two posters.
+        assert pdf.count(b"/Subtype /Image") >= 3
 
 
 @pytest.mark.slow
@@ -458,3 +717,44 @@ def test_ten_thousand_pairs_do_not_stall(run: Run, browser: chromium.Chromium) -
     assert slowest < 3000  # tens of milliseconds on a quiet machine; a stall would be many seconds
     assert browser.run(filled) < 120
     assert browser.run("return document.querySelectorAll('.card:not([hidden])').length") == 20
+
+
+# ---- in a run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium.find() is None, reason=chromium.MISSING)
+def test_the_report_carries_the_gallery(finished: RunFolder, browser: chromium.Chromium, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "run")
+    folder.forget_events()
+    (folder.path / "images/words.png").write_text("no picture")
+    folder.configure(pairs_per_job=3, gallery={"mosaic": 2}, files={"blue.png": {"private": True}})
+    folder.snakemake(ok=False)  # the verdict names the picture that is none, and the report is there all the same
+    assert [name for name in folder.events("animated") if "words" not in name] == []  # no film waits for a page
+    folder.snakemake("--report", "report.zip")
+    with zipfile.ZipFile(folder.path / "report.zip") as packed:
+        packed.extractall(tmp_path)
+    assert not [path.name for path in (tmp_path / "report").rglob("*blue*")]
+    (index,) = (tmp_path / "report/data/raw").glob("*/index.html")
+    films = {f"{path.parent.name}/{path.stem}": path.read_bytes() for path in index.parent.glob("[ab]/*.mp4")}
+    assert films == {name: film for name, film in folder.films().items() if "blue" not in name}
+    assert len(films) == 4
+    assert str(index.relative_to(tmp_path / "report")) in (tmp_path / "report/report.html").read_text()
+    browser.resize(1360, 1400)
+    browser.open(index)
+    assert sorted(cards(browser)) == [f"{name} with {clip}" for name in ("green", "red", "words") for clip in "ab"]
+    assert "not a picture" in browser.run("return document.querySelector('.reason').innerText")
+    browser.run("document.querySelector('.talkie .play').click()")
+    plays = (
+        "const video = document.querySelector('.talkie video');"
+        "await new Promise(done => { if (video.readyState > 2) done(); else video.oncanplay = done; });"
+        "return [video.error, video.videoWidth, document.querySelectorAll('.clip header a').length]"
+    )
+    assert browser.run(plays) == [None, 256, 2]
+
+
+def test_a_report_of_the_run_alone(finished: RunFolder, tmp_path: Path) -> None:
+    folder = finished.copy(tmp_path / "run")
+    folder.configure(pairs_per_job=3, gallery={"report": False})
+    folder.snakemake("--report", "report.html")
+    assert (folder.path / "report.html").stat().st_size > 0

@@ -266,6 +266,16 @@ def remux_file(chosen: argparse.Namespace) -> None:
     print(json.dumps(facts, default=str))
 
 
+def mosaic_films(chosen: argparse.Namespace) -> None:
+    """Show many films at once in one, with one's sound."""
+    import json
+
+    from . import media
+
+    _check_output(chosen.output, ".mp4", *chosen.films)
+    print(json.dumps(media.mosaic(chosen.films, chosen.output, columns=chosen.columns)))
+
+
 def checkpoint(chosen: argparse.Namespace) -> None:
     """Show a checkpoint, or convert it to safetensors."""
     from .model import PRESETS, load_checkpoint, save_safetensors, weights_digest
@@ -423,16 +433,21 @@ def _network(plan: Any) -> Any:
 
 
 def gallery(chosen: argparse.Namespace) -> None:
-    """Write results/index.html from the plan and the films."""
+    """Write results/index.html from the plan and the films, or lay out what a report carries of it."""
     from .check import check_line
-    from .gallery import build_galleries
+    from .gallery import build_galleries, lay_out_report
     from .inventory import gallery_entries
     from .plan import Plan
 
     plan = Plan.load()
     results = Path(plan.settings["results"])
-    title = plan.settings["gallery"]["title"]
-    for page in build_galleries(results, gallery_entries(plan), title=title, check=check_line(results)):
+    if chosen.report:
+        lay_out_report(results, gallery_entries(plan), chosen.report)
+        return
+    wanted = plan.settings["gallery"]
+    for page in build_galleries(
+        results, gallery_entries(plan), title=wanted["title"], check=check_line(results), mosaic=wanted["mosaic"]
+    ):
         log.info("gallery: %s", printable(page))
 
 
@@ -615,6 +630,11 @@ def build_parser() -> argparse.ArgumentParser:
     sound.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
     segment(sound)
 
+    grid = command("mosaic", mosaic_films, "Show many films at once in one, with the sound of the first that has any.")
+    grid.add_argument("films", type=Path, nargs="+", metavar="FILM", help="e.g. results/anna/*.mp4")
+    grid.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
+    grid.add_argument("--columns", type=_count, metavar="N", help="films in a row (default: as many as there are rows)")
+
     weights = command("checkpoint", checkpoint, "Show a checkpoint, or convert it to safetensors.")
     actions = weights.add_subparsers(dest="action", metavar="show|convert", required=True)
     show = actions.add_parser("show", help="print the digest of the weights and the presets they fit")
@@ -652,6 +672,9 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--receipt", type=Path, help=argparse.SUPPRESS)
     look.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     page = command("gallery", gallery, "Write the gallery of the run in this folder.")
+    page.add_argument(
+        "--report", type=Path, metavar="DIR", help="lay out in a new folder, as links, what the page for others shows"
+    )
     page.add_argument("--log", type=Path)
     judge = command("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
     judge.add_argument("--receipt", type=Path, required=True)

@@ -14,6 +14,7 @@ import hashlib
 import io
 import itertools
 import logging
+import math
 import os
 import re
 import shutil
@@ -24,7 +25,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -65,6 +66,8 @@ STANDARD_RATES = tuple(
         | {Fraction(n * 1000, 1001) for n in (12, 15, 24, 30, 48, 60)}
     )
 )
+MOSAIC_FILMS = 100  # in one mosaic: each has a decoder of its own
+MOSAIC_SIDE = 2160  # pixels, the most a mosaic's sides have: what players decode
 DEFAULT_RATE = Fraction(25)  # of a clip of one frame that states none
 
 # Sound that mp4 takes as it is; everything else becomes AAC.
@@ -713,7 +716,7 @@ def read_frames(
     rate: Fraction | None = None,
     threads: int | None = None,
     only_key_frames: bool = False,
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     """Yield the clip's frames, uint8 [H,W,3] RGB, one at a time, at `clip.rate` (or `rate`).
 
     `start` and `end` are seconds after the clip's first picture. `box` cuts, and repeats the edge where the box reaches
@@ -744,7 +747,7 @@ def read_frames(
 
 def _decode(
     clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int | None, since: Fraction, rate: Fraction
-) -> Iterator[Frame]:
+) -> Generator[Frame, None, None]:
     import numpy as np
 
     count = 0
@@ -1158,6 +1161,70 @@ def _missing(made: _Film, sound: Sound | None, origin: Fraction, until: Fraction
     if begin > max(sound.start - origin, Fraction(0)) + slack or end < min(sound.end - origin, until) - slack:
         return f"only {float(begin):.3f} s to {float(end):.3f} s of it could be read"
     return None
+
+
+# --- many films in one -----------------------------------------------------------------------------------
+
+
+def mosaic(films: Sequence[str | Path], out: str | Path, *, columns: int | None = None) -> dict[str, Any]:
+    """Write one film in which many play at once, in rows of squares, with the sound of the first that has any.
+
+    At most MOSAIC_FILMS; columns: None for a square. They begin together and run at the first one's rate; one that is
+    shorter than the longest stands still at its end. The squares are as high as the highest film, less where the whole
+    would be wider or higher than MOSAIC_SIDE. The first film's comment tag is kept.
+
+    Returns facts: films, columns, side of a square (pixels), frames, duration (seconds), sound ("copy", "aac" or None),
+    bytes. Raises InputError naming the film that cannot be read; TalkiesError for none or too many.
+    """
+    if not 1 <= len(films) <= MOSAIC_FILMS:
+        raise TalkiesError(f"{len(films)} films for one mosaic: give it 1 to {MOSAIC_FILMS} of them")
+    out = Path(out)
+    clips = [probe(film) for film in films]
+    columns = min(columns or math.ceil(math.sqrt(len(clips))), len(clips))
+    rows = math.ceil(len(clips) / columns)
+    side = min(max(clip.height for clip in clips), MOSAIC_SIDE // max(columns, rows))
+    side -= side % 2
+    silent, part = _beside(out), _beside(out)
+    with silent.open("wb"):
+        pass  # a folder that is missing or full says so here, in the system's own words
+    try:
+        with _Ffmpeg([*_tiles(clips, columns, rows, side), *_mp4_output(part, None, None)], level="error") as process:
+            process.stdout.read()
+            if process.finish():
+                raise TalkiesError(
+                    f"{printable(out)}: the mosaic failed ({_complaint(process.stderr)}): try fewer films"
+                )
+        publish(part, silent)
+        sounding = next((clip for clip in clips if clip.sound), None)
+        facts = remux(silent, sounding, out, comment=tags(films[0]).get("comment"))
+    finally:
+        part.unlink(missing_ok=True)
+        silent.unlink(missing_ok=True)
+    return {"films": len(clips), "columns": columns, "side": side} | {
+        name: facts[name] for name in ("frames", "duration", "sound", "bytes")
+    }
+
+
+def _tiles(clips: Sequence[Clip], columns: int, rows: int, side: int) -> list[str]:
+    """Return ffmpeg's arguments that lay films out in rows of squares, encoded as films are."""
+    inputs, squares = [], []
+    for number, clip in enumerate(clips):
+        inputs += ["-threads", "1", *_input(clip.file)]  # a hundred decoders with threads of their own would crowd
+        squares.append(
+            f"[{number}:{clip.stream}]setpts=PTS-STARTPTS,fps={clips[0].rate},"
+            f"scale={side}:{side}:force_original_aspect_ratio=decrease:force_divisible_by=2:flags={SCALING},"
+            f"pad={side}:{side}:(ow-iw)/4*2:(oh-ih)/4*2,setsar=1,format=yuv420p[t{number}]"
+        )
+    places = "|".join(f"{n % columns * side}_{n // columns * side}" for n in range(len(clips)))
+    every = "".join(f"[t{number}]" for number in range(len(clips)))
+    stacked = f"{every}xstack=inputs={len(clips)}:layout={places}:fill=black," if len(clips) > 1 else every
+    # The last row may be short of films: what is missing is padded.
+    graph = f"{';'.join(squares)};{stacked}pad={columns * side}:{rows * side}:0:0[out]"
+    return [
+        *inputs,
+        *["-filter_complex", graph, "-map", "[out]", "-c:v", "libx264", "-preset", "veryfast", "-crf", "20"],
+        *["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"],
+    ]
 
 
 # --- facts about files -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -57,6 +58,9 @@ PASTE_SECONDS_PER_FRAME = 0.2
 """A picture of 2,000 pixels a side."""
 LOOK_SECONDS = 0.01
 """The gallery, a pair."""
+POSTER_SECONDS = 0.5
+MOSAIC_SECONDS_PER_FRAME = 0.005
+"""Of one of its films."""
 CHECK_SECONDS = 3.0
 """The check, a file."""
 
@@ -239,8 +243,10 @@ class Plan:
 
     def gallery(self) -> str:
         """Return the digest of what the gallery shows, but for the films' contents."""
+        shown = self.settings["gallery"]
         private = [name for name, pair in self.pairs.items() if pair.private]
-        return digest([self.settings["gallery"]["title"], list(self.pairs), *([private] if private else [])])
+        mosaic = [shown["mosaic"]] if shown["mosaic"] else []
+        return digest([shown["title"], list(self.pairs), *([private] if private else []), *mosaic])
 
     def seconds(self, stage: str, shard: str) -> float:
         """Return how long a stage of a shard is expected to take, in seconds: prepare, motion, animate or remux."""
@@ -470,8 +476,17 @@ def walltime(plan: Plan, stage: str, shard: str | None) -> int:
     """
     files = len(plan.sources) + len(plan.takes)
     whole = CHECK_SECONDS * files if stage == "check" else LOOK_SECONDS * len(plan.pairs)
+    if stage == "gallery":
+        whole += POSTER_SECONDS * len(plan.takes) + MOSAIC_SECONDS_PER_FRAME * _mosaic_frames(plan)
     seconds = plan.seconds(stage, shard) if shard else whole
     return WALLTIME_MINUTES + math.ceil(WALLTIME_MARGIN * seconds / 60)
+
+
+def _mosaic_frames(plan: Plan) -> int:
+    """Return the frames of all talkies that the mosaics show."""
+    most = plan.settings["gallery"]["mosaic"] or 0
+    films = Counter(pair.take for pair in plan.pairs.values())
+    return sum(min(count, most) * plan.takes[take].frames for take, count in films.items())
 
 
 def _preparing_seconds(take: Take) -> float:

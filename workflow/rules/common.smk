@@ -55,6 +55,8 @@ THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else workflow.cores) or 1
 RUNNING = []  # of this run, what ends its progress lines
 PAGE = f"{PLAN.settings['results'].rstrip('/')}/index.html"
 VERDICT = ".talkies/verdict.json"
+SHOWN = ".talkies/report/gallery"
+REPORTED = [SHOWN] if PLAN.settings["gallery"]["report"] else []
 CHECK = ".talkies/receipts/check.json"
 # Wanted by name: Snakemake makes a missing file again only when it is a target or something new needs it.
 FILMS_DONE = [f".talkies/receipts/remux/{shard}.json" for shard in PLAN.shards]

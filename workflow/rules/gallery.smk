@@ -35,9 +35,33 @@ rule gallery:
         "exec talkies gallery --log {log:q}"
 
 
+# What `snakemake --report report.zip` carries: links to all that the page shows, since the films are no output of ours.
+rule report:
+    input:
+        page=PAGE,
+    output:
+        report(
+            directory(SHOWN),
+            htmlindex="index.html",
+            category="Talkies",
+            caption="../report/gallery.rst",
+        ),
+    log:
+        ".talkies/logs/report.log",
+    benchmark:
+        ".talkies/benchmarks/report.tsv"
+    resources:
+        **job("gallery"),
+    params:
+        spec=PLAN.gallery(),
+    shell:
+        "exec talkies gallery --report {output:q} --log {log:q}"
+
+
 rule verdict:
     input:
         FILMS_DONE,
+        REPORTED,
         page=PAGE,
     output:
         VERDICT,
