@@ -4,8 +4,8 @@
 
 Killed at any moment and started again with the same words it goes on from its last checkpoint; the batch of step n
 depends on the seed and n alone, so the course is the same. With --start it does not begin with an untrained network
-but with weights of the same preset: the shipped ones, to train them further, or those of a narrower network, which is
-widened first (see widen). Stages of the schedule are side:steps:batch:rate:keypoints (true or found):every (see Stage).
+but with weights of the same preset: the shipped ones, to train them further. Stages of the schedule are
+side:steps:batch:rate:keypoints (true or found):every (see Stage).
 
 A step shows the network an identity A in one pose (the source) and asks for A in another (the target). The motion
 comes half the time from A itself, as in the paper, and half the time from somebody else, B, who was drawn in the very
@@ -300,7 +300,7 @@ def picture_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
                 total = total + (error.diff(dim=axis).abs() * near).mean() / norm
                 energies = [F.avg_pool2d(x.diff(dim=axis).abs(), 5, 2) for x in (prediction, target)]
                 near = F.avg_pool2d(near, 5, 2)
-                total = total + 0.5 * ((energies[0] - energies[1]).abs() * near).mean() / norm
+                total = total + 2 * ((energies[0] - energies[1]).abs() * near).mean() / norm
     return total
 
 
@@ -488,55 +488,6 @@ def pass_through(generator: Generator) -> None:
         block.conv2.bias.zero_()
 
 
-def widen(narrow: dict[str, Tensor], model: FirstOrderModel, noise: float = 0.01) -> dict[str, Tensor]:
-    """Weights for ``model`` that do what those of a network with narrower hourglasses did.
-
-    Each new channel repeats an old one, and whatever reads it takes so much less of each (Net2WiderNet: Chen et al.,
-    Net2Net, ICLR 2016). noise, a share of each weight, lets the repeated ones part.
-    """
-    wide = {name: value.float() for name, value in narrow.items()}
-    chance = torch.Generator().manual_seed(0)
-
-    def convolution(name: str, inputs: Tensor, outputs: Tensor) -> None:
-        weight = wide[f"{name}.weight"]
-        shares = weight[outputs][:, inputs] / inputs.bincount()[inputs][:, None, None]
-        if len(outputs) > len(weight) or len(inputs) > weight.shape[1]:
-            shares = shares * (1 + noise * torch.randn(shares.shape, generator=chance))
-        wide[f"{name}.weight"] = shares
-        wide[f"{name}.bias"] = wide[f"{name}.bias"][outputs]
-
-    def block(name: str, inputs: Tensor, width: int) -> Tensor:
-        outputs = torch.arange(width) % len(wide[f"{name}.conv.weight"])
-        convolution(f"{name}.conv", inputs, outputs)
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            wide[f"{name}.norm.{part}"] = wide[f"{name}.norm.{part}"][outputs]
-        return outputs
-
-    def join(a: Tensor, b: Tensor) -> Tensor:
-        return torch.cat([a, b + a.max() + 1])
-
-    for name, hourglass, heads in (
-        ("kp_detector.predictor", model.kp_detector.predictor, ("kp", "jacobian")),
-        (
-            "generator.dense_motion_network.hourglass",
-            model.generator.dense_motion_network.hourglass,
-            ("mask", "occlusion"),
-        ),
-    ):
-        downward, upward = hourglass.encoder.down_blocks, hourglass.decoder.up_blocks
-        levels = [torch.arange(downward[0].conv.in_channels)]
-        for k, down in enumerate(downward):
-            levels.append(block(f"{name}.encoder.down_blocks.{k}", levels[-1], down.conv.out_channels))
-        features = levels.pop()
-        for k, up in enumerate(upward):
-            outputs = block(f"{name}.decoder.up_blocks.{k}", features, up.conv.out_channels)
-            features = join(outputs, levels.pop())
-        for head in heads:
-            place = f"{name.rpartition('.')[0]}.{head}"
-            convolution(place, features, torch.arange(len(wide[f"{place}.weight"])))
-    return wide
-
-
 def set_training(model: FirstOrderModel) -> None:
     """Training mode, but for the generator's own normalisation.
 
@@ -575,7 +526,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.model = build_model("demo")
         if start:
-            self.model.load_state_dict(widen(load_checkpoint(start), self.model))
+            self.model.load_state_dict({name: value.float() for name, value in load_checkpoint(start).items()})
         else:
             pass_through(self.model.generator)
         set_training(self.model)
