@@ -268,7 +268,7 @@ def test_folders_outside_the_run_folder_are_seen_in_the_image(tmp_path: Path, pr
     assert (far / "results/c/linked.mp4").is_file()
     calls = run.calls()
     jobs = re.findall(r"^rule (\w+):", output, re.MULTILINE)
-    assert {"prepare", "motion", "animate", "remux", "gallery", "report", "verdict"} <= set(jobs)
+    assert {"prepare", "motion", "animate", "remux", "gallery", "gallery_report", "verdict"} <= set(jobs)
     assert len(calls) == len(jobs), "every job runs in the image"
     for arguments, binds in calls:
         assert "--nv" in arguments

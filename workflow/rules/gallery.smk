@@ -36,7 +36,7 @@ rule gallery:
 
 
 # What `snakemake --report report.zip` carries: links to all that the page shows, since the films are no output of ours.
-rule report:
+rule gallery_report:
     input:
         page=PAGE,
     output:
