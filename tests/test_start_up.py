@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "snakemake", "scipy", "safetensors")
+HEAVY = ("torch", "matplotlib", "snakemake", "scipy", "safetensors")
 
 
 def imported_by(*code: str) -> set[str]:

@@ -424,8 +424,12 @@ def _network(plan: Any) -> Any:
 
     @cache
     def load() -> Any:
+        import torch
+
         from .model import load_model
 
+        # The other cores are looking at files: threads that wait for one would spend more time than the network takes.
+        torch.set_num_threads(1)
         model = plan.settings["model"]
         return load_model(model["preset"], model["checkpoint"], device="cpu", precision="fp32")
 
@@ -449,6 +453,14 @@ def gallery(chosen: argparse.Namespace) -> None:
         results, gallery_entries(plan), title=wanted["title"], check=check_line(results), mosaic=wanted["mosaic"]
     ):
         log.info("gallery: %s", printable(page))
+
+
+def plots(chosen: argparse.Namespace) -> None:
+    """Draw the run's times beside the gallery."""
+    from .plan import Plan
+    from .plots import write_plots
+
+    log.info("plots: %s", printable(write_plots(Plan.load())))
 
 
 def verdict(chosen: argparse.Namespace) -> None:
@@ -676,6 +688,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--report", type=Path, metavar="DIR", help="lay out in a new folder, as links, what the page for others shows"
     )
     page.add_argument("--log", type=Path)
+    times = command("plots", plots, "Draw the times of pairs, stages and shards of the run in this folder.")
+    times.add_argument("--log", type=Path)
     judge = command("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
     judge.add_argument("--receipt", type=Path, required=True)
     judge.add_argument("--log", type=Path)

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from . import media
 from .errors import InputError, TalkiesError, printable
+from .plan import PLOTS
 from .records import Recorded, content_key
 
 log = logging.getLogger("talkies")
@@ -93,6 +94,7 @@ def build_gallery(
         "title": html.escape(printable(title)),
         "data": _script_json(_page_data(results, entries, sources, of_clips)),
         "check": f'<p class="made"><a href="check.html">{html.escape(check)}</a></p>' if check else "",
+        "plots": f'<p class="made"><a href="{PLOTS}">Times of the run</a></p>' if (results / PLOTS).exists() else "",
         "links": "\n".join(_link(results, entry) for entry in entries),
     }
     # One pass, so that a mark in somebody's file name is not filled in.
@@ -125,7 +127,7 @@ def lay_out_report(results: Path, entries: Sequence[Entry], folder: Path) -> Non
         raise TalkiesError(f"{printable(folder)}: this folder is not empty: name a new one")
     files = [path for entry in entries if not entry.private for path in (entry.film, entry.record) if path]
     files += [path for path in (results / "index_files").rglob("*") if path.is_file() and path.suffix != ".part"]
-    files += [path for path in (results / "index.html", results / "check.html") if path.exists()]
+    files += [path for path in (results / "index.html", results / "check.html", results / PLOTS) if path.exists()]
     ways: dict[Path, Path] = {}  # from a folder of links to the folder they lead to, whatever is itself a link between
     for path in files:
         link = folder / path.relative_to(results)

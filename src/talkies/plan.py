@@ -75,7 +75,9 @@ WALLTIME_MINUTES = 15
 
 LONGEST_NAME = 160
 """Bytes of a file name's stem: room for suffixes and temporary names below the usual limit of 255."""
-TAKEN_NAMES = ("index.html", "index_files", "private.html", "private_files", "check.html")
+PLOTS = "plots.svg"
+"""The plots of the run, beside the gallery."""
+TAKEN_NAMES = ("index.html", "index_files", "private.html", "private_files", "check.html", PLOTS)
 """Names in the results folder that are the gallery's, so no driving video may be called so."""
 BYTES_PER_FRAME = 2_500
 LEAST_BYTES_PER_FRAME = 1_500

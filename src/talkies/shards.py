@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -273,6 +273,7 @@ def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str,
 
 def prepare_source(run: Run, image: str, scratch: Scratch) -> dict[str, Any]:
     """Crop one picture to a square PNG unless that is done; return its record. InputError when it is unusable."""
+    began = time.monotonic()
     source, target = run.plan.sources[image], run.source(image)
     path = Path(source.file)
     original = _original(path, target.record(), Scratch())  # a picture is read twice, and small: no copy
@@ -282,7 +283,8 @@ def prepare_source(run: Run, image: str, scratch: Scratch) -> dict[str, Any]:
         picture = media.read_picture(path)
         square, cut = crop.crop_picture(picture, crop.parse(source.crop), name=path, size=FILM_SIZE)
         write_png(target.path, square)
-        record = target.describe({"key": key, "original": original, "crop": cut.to_dict()})
+        facts = {"key": key, "original": original, "crop": cut.to_dict()}
+        record = target.describe({**facts, "seconds": _since(began)})
     elif record["original"] != original:
         record = target.describe({**record, "original": original})
     return record
@@ -290,6 +292,7 @@ def prepare_source(run: Run, image: str, scratch: Scratch) -> dict[str, Any]:
 
 def prepare_take(run: Run, take: str, scratch: Scratch) -> dict[str, Any]:
     """Probe a clip, find its crop, and write its cropped film with sound, unless that is done; return its record."""
+    began = time.monotonic()
     wanted, target = run.plan.takes[take], run.driving(take)
     path = Path(wanted.file)
     start, end = _segment(wanted.start), _segment(wanted.end)
@@ -329,6 +332,7 @@ def prepare_take(run: Run, take: str, scratch: Scratch) -> dict[str, Any]:
             "sound": clip.sound is not None,
             "variable_rate": clip.variable,
             "truncated": clip.truncated,
+            "seconds": _since(began),
         }
     )
 
@@ -361,6 +365,11 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
         part.unlink(missing_ok=True)
 
 
+def _since(began: float) -> float:
+    """Return the seconds since a monotonic time, as records and journals tell them."""
+    return round(time.monotonic() - began, 3)
+
+
 def _segment(seconds: str | None) -> Fraction | None:
     return None if seconds is None else Fraction(seconds)
 
@@ -374,6 +383,7 @@ def motion(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine], 
     takes = plan.clips[shard]
     prepared = Receipt.load(run.receipt("prepare", shard))
     journal = run.journal("motion", shard)
+    engine = _noting(engine, journal, shard)
     result = Receipt(failed=dict(prepared.failed))
     with _working(plan, shard, receipt, [run.motion(take).path for take in takes]) as scratch:
         progress.start(sum(plan.takes[take].frames for take in takes), "frames")
@@ -423,7 +433,7 @@ def detect_take(
     found = detect_motion(model, _counted(frames, progress), clip.rate, batch=engine.batch)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     found.save(target.path)
-    seconds = round(time.monotonic() - began, 3)
+    seconds = _since(began)
     journal.note("motion", take=take, frames=found.frames, seconds=seconds)
     log.info("motion of %s: %d frames in %.1f s", printable(take), found.frames, seconds)
     return target.describe(
@@ -433,6 +443,7 @@ def detect_take(
             "weights": found.weights,
             "frames": found.frames,
             "rate": str(found.rate),
+            "seconds": seconds,
         }
     )
 
@@ -474,7 +485,7 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
             frames = [int(run.motion(pair.take).record()["frames"]) for pair, _ in missing]
             progress.start(sum(frames), "frames")
             scratch.require(2 * max(frames) * UNFINISHED_BYTES)
-            failed = _animate_pairs(run, missing, engine(), journal, progress, scratch)
+            failed = _animate_pairs(run, missing, _noting(engine, journal, shard)(), journal, progress, scratch)
             result.failed |= failed
             result.done = {name: facts for name, facts in result.done.items() if name not in failed}
         log.info(
@@ -571,7 +582,7 @@ def _animate_pairs(
 def _record_film(
     run: Run, engine: Engine, journal: Journal, pair: Pair, key: str, driving: Motion, began: float
 ) -> None:
-    seconds = round(time.monotonic() - began, 3)
+    seconds = _since(began)
     run.silent(pair).describe({"key": key, **_facts_of_making(run, pair, driving, engine, seconds)})
     journal.note("animated", pair=pair.name, frames=driving.frames, seconds=seconds)
     log.info("%s: %d frames in %.1f s", printable(pair.name), driving.frames, seconds)
@@ -685,6 +696,7 @@ class Clips:
 
 def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal, clips: Clips) -> str:
     """Make one talkie unless it stands; return its content key. FileNotFoundError when its picture is nowhere."""
+    began = time.monotonic()
     talkie, silent = run.talkie(pair), run.silent(pair)
     shown_key = run.shown_key(pair, picture_key)
     key = run.talkie_key(pair, shown_key)
@@ -733,6 +745,7 @@ def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal, clips: 
                 "pair": pair.name,
                 **facts,
                 "sound": sound,
+                "remux_seconds": _since(began),
                 "digital_source_type": PROVENANCE.rpartition("=")[2],
             },
             of=part,
@@ -794,6 +807,19 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
                 )
             )
         return loaded[0]
+
+    return load
+
+
+def _noting(engine: Callable[[], Engine], journal: Journal, shard: str) -> Callable[[], Engine]:
+    """Return the same, with a note in the journal of how long the first call took: the model is loaded then."""
+
+    @cache
+    def load() -> Engine:
+        began = time.monotonic()
+        loaded = engine()
+        journal.note("loaded", shard=shard, seconds=_since(began))
+        return loaded
 
     return load
 

@@ -54,6 +54,7 @@ MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else workflow.cores) or 1
 RUNNING = []  # of this run, what ends its progress lines
 PAGE = f"{PLAN.settings['results'].rstrip('/')}/index.html"
+PLOTS = f"{PLAN.settings['results'].rstrip('/')}/{planning.PLOTS}"
 VERDICT = ".talkies/verdict.json"
 SHOWN = ".talkies/report/gallery"
 REPORTED = [SHOWN] if PLAN.settings["gallery"]["report"] else []

@@ -20,6 +20,7 @@ rule check:
 rule gallery:
     input:
         FILMS_DONE,
+        plots=PLOTS,
         check=CHECK if PLAN.settings["check"] else [],
     output:
         PAGE,

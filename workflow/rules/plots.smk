@@ -1,0 +1,14 @@
+# How long pairs, stages and shards took, for `snakemake --report` and beside the gallery.
+rule plots:
+    input:
+        FILMS_DONE,
+    output:
+        report(PLOTS, category="Times", caption="../report/plots.rst"),
+    log:
+        ".talkies/logs/plots.log",
+    benchmark:
+        ".talkies/benchmarks/plots.tsv"
+    resources:
+        **job("plots"),
+    shell:
+        "exec talkies plots --log {log:q}"
