@@ -263,12 +263,12 @@ def test_folders_outside_the_run_folder_are_seen_in_the_image(tmp_path: Path, pr
     (far / "pictures of mine/linked.png").symlink_to("../originals/linked.png")
     make_clip(far / "clips/c.mp4", frames=3)
     run.configure(images=str(far / "pictures of mine"), driving="../far/clips", results=str(far / "results"))
-    output = run.snakemake("--sdm", "apptainer", "--apptainer-args=--nv")
+    run.snakemake("--sdm", "apptainer", "--apptainer-args=--nv")
     assert (far / "results/c/own.mp4").is_file()
     assert (far / "results/c/linked.mp4").is_file()
     calls = run.calls()
-    jobs = re.findall(r"^rule (\w+):", output, re.MULTILINE)
-    assert {"prepare", "motion", "animate", "remux", "gallery", "gallery_report", "verdict"} <= set(jobs)
+    jobs = list((run.path / ".talkies/benchmarks").rglob("*.tsv"))
+    assert {"gallery.tsv", "report.tsv", "verdict.tsv"} <= {job.name for job in jobs}
     assert len(calls) == len(jobs), "every job runs in the image"
     for arguments, binds in calls:
         assert "--nv" in arguments
