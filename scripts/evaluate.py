@@ -25,7 +25,15 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 import torch.nn.functional as F
-from landmarks import eye_opening, mouth_opening, regions, tilt_measure, yaw_measure
+from landmarks import (
+    eye_opening,
+    keypoint_jacobians,
+    keypoint_values,
+    mouth_opening,
+    regions,
+    tilt_measure,
+    yaw_measure,
+)
 from make_examples import perform
 from PIL import Image
 from portraits import FOREHEAD, LANDMARKS, Portrait, Pose, sample_identity, sample_pose, spoil
@@ -34,7 +42,7 @@ from train_demo import near_pose, region_weight
 
 import talkies
 from talkies.animate import keep_memory
-from talkies.model import FirstOrderModel, KeypointDetector
+from talkies.model import FirstOrderModel, KeypointDetector, Keypoints
 from talkies.rewrite import rewritten
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,6 +187,12 @@ def as_frames(pictures: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().contiguous() / 255
 
 
+def true_keypoints(points: np.ndarray) -> Keypoints:
+    """What the detector was taught to find, of drawings' landmarks [N, LANDMARKS, 2]."""
+    found = keypoint_values(points), keypoint_jacobians(points)
+    return Keypoints(*(torch.from_numpy(x.astype(np.float32)) for x in found))
+
+
 def distance(a: np.ndarray, b: np.ndarray) -> float:
     """Mean distance of the read landmarks, in pixels."""
     return float(np.linalg.norm(a[..., READ, :] - b[..., READ, :], axis=-1).mean() * SIDE / 2)
@@ -203,13 +217,15 @@ def evaluate_reconstruction(
     for k in range(identities):
         rng = np.random.default_rng([TEST_SEED, k])
         portrait = Portrait(sample_identity(TEST_SEED + k), SIDE)
-        source_picture, _ = portrait.draw(near_pose(rng))
+        source_picture, source_points = portrait.draw(near_pose(rng))
         drawn = [portrait.draw(sample_pose(rng)) for _ in range(2)]
         source, driving = as_frames([source_picture]), as_frames([d[0] for d in drawn])
         points = np.stack([d[1] for d in drawn])
         out = model.generate(source, model.keypoints(source), model.keypoints(driving)).prediction
+        guided = model.generate(source, true_keypoints(source_points[None]), true_keypoints(points)).prediction
         copy, mean = source.expand_as(driving), (source + driving) / 2
         note("L1", *(float((x - driving).abs().mean()) for x in (out, copy, mean)))
+        note("guided L1", *(float((x - driving).abs().mean()) for x in (guided, copy, mean)))
         akd = [distance(reader(x), points) for x in (out, copy, mean)]
         own = distance(reader(driving), points)
         note("AKD", *akd)
@@ -225,7 +241,12 @@ def evaluate_reconstruction(
             note(f"{name} energy", *(gradient_energy(x, region) / truth for x in (out, copy, mean)))
     m = {name: np.mean(values, axis=0) for name, values in sums.items()}
     rows = []
-    for name, label in (("L1", "L1"), ("eyes L1", "L1, eyes"), ("mouth L1", "L1, mouth")):
+    for name, label in (
+        ("L1", "L1"),
+        ("guided L1", "L1, given the true keypoints"),
+        ("eyes L1", "L1, eyes"),
+        ("mouth L1", "L1, mouth"),
+    ):
         a, b, c = m[name]
         rows.append((label, f"{a:.4f}", f"{b:.4f}", f"{c:.4f}", f"{a / b:.2f} of the copy's"))
     a, b, c = m["AKD"]
