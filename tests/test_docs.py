@@ -145,7 +145,7 @@ def test_commands_are_found_and_wrong_ones_refused(monkeypatch, capsys) -> None:
     for wanted in (
         "talkies init portraits",
         "snakemake --profile slurm",
-        "python scripts/stage.py pull",
+        "talkies stage pull",
         "talkies animate --source me.jpg --driving song.mp4 -o me.mp4",
         "make cluster-test",
         "talkies doctor",

@@ -24,13 +24,13 @@ EXPLAINING = ("_why_not_", "_explain")
 """Functions that return the reason: their messages are looked at for themselves."""
 STEP = re.compile(
     r"(?:^|[:;,.?(] |\b(?:and|or|then|first) |`)"
-    r"(?:build|choose|clean|convert|copy|download|fill|get|give|go|install|load|make|mend|move|name|open|put|reinstall|remove"
+    r"(?:build|call|choose|clean|convert|copy|download|fetch|fill|get|give|go|install|load|make|mend|move|name|open|put|reinstall|remove"
     r"|rename|run|save|scale|set|shorten|stop|take|try|unpack|wait|write)\b|\bmust\b|--\w",
     re.IGNORECASE,
 )
 """A next step: an order at the head of a clause, or an option to give."""
 NAMES = re.compile(
-    rf"{FIELD}|config\.yaml|run folder|\b(?:clip|network|motion|workers?|GPU|pairs|ffmpeg)\b|docker|image"
+    rf"{FIELD}|config\.yaml|run folder|\b(?:clip|network|motion|workers?|GPU|pairs|ffmpeg|rsync|ssh)\b|docker|image"
 )
 """What is at fault: a file or key that is filled in, or a thing of which there is one."""
 

@@ -227,7 +227,10 @@ def test_an_image_that_is_missing_or_of_another_version_stops_the_run_before_any
     (run.path / "talkies.sif").unlink()
     assert "there is no image" not in run.snakemake("--sdm", "apptainer", "-n")
     output = run.snakemake("--sdm", "apptainer", ok=False)
-    assert "container: there is no image talkies.sif: build it (python scripts/build_container.py)" in output
+    assert (
+        "container: there is no image talkies.sif: build it (in a clone of talkies: python scripts/build_container.py)"
+        in output
+    )
     other = json.loads(json.dumps(LABELLED).replace(__version__, "0.0.1"))
     (run.path / "talkies.sif").write_text(json.dumps(other))
     output = run.snakemake("--sdm", "apptainer", ok=False)

@@ -61,7 +61,7 @@ class Staged(RunFolder):
         )
         assert (done.returncode == 0) == ok, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
         if not ok:
-            error = [line for line in done.stderr.splitlines() if line.startswith("stage: error: ")]
+            error = [line for line in done.stderr.splitlines() if line.startswith("talkies: error: ")]
             assert len(error) == 1, done.stderr
             return error[0]
         return done.stdout
@@ -299,12 +299,12 @@ def test_what_was_damaged_on_the_way_is_named(laptop: Staged, cluster: RunFolder
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["pull"], "nothing was pushed from this folder: name the place: pull HOST:DIR"),
+        (["pull"], "nothing was pushed from this run folder: name the place: pull HOST:DIR"),
         (["push", "hpc:"], "hpc:: name a folder of the run's own: HOST:DIR"),
         (["push", "hpc:~"], "name a folder of the run's own"),
         (["push", "hpc:$SCRATCH/x"], "give the path itself: ssh HOST 'echo $SCRATCH' tells it"),
         (["push", "nohost:x"], "nohost: no connection (ssh's own words stand above): try `ssh nohost`"),
-        (["pull", "hpc:x"], "hpc:x: there is no folder results yet: nothing was made there"),
+        (["pull", "hpc:x"], "hpc:x: there is no folder results yet: run snakemake there first"),
     ],
 )
 def test_mistakes_are_one_line(laptop: Staged, arguments: list[str], words: str) -> None:

@@ -352,6 +352,13 @@ class _ConfigurationHelp(argparse.Action):
         parser.exit()
 
 
+def stage(chosen: argparse.Namespace) -> None:
+    """Carry the run folder to a cluster, or its results back."""
+    from .stage import stage as carry
+
+    carry(chosen.action, chosen.place, dry=chosen.dry_run, delete=chosen.action == "push" and chosen.delete)
+
+
 # --- the workflow's stages and a run's state -------------------------------------------------------------
 
 
@@ -664,6 +671,16 @@ def build_parser() -> argparse.ArgumentParser:
     keys.add_argument(
         "--format", choices=["text", "yaml", "markdown"], default="text", help="yaml: a config.yaml to start from"
     )
+
+    carry = command("stage", stage, "Carry this folder's run to a cluster and its results back, by rsync over ssh.")
+    ways = carry.add_subparsers(dest="action", metavar="push|pull", required=True)
+    there = ways.add_parser("push", help="carry config.yaml and what it names there, and from a clone the program")
+    there.add_argument("place", metavar="HOST:DIR", help="or a folder of this machine")
+    there.add_argument("--delete", action="store_true", help="remove pictures and videos there that are not here")
+    back = ways.add_parser("pull", help="carry the results here, and what the run remembers")
+    back.add_argument("place", metavar="HOST:DIR", nargs="?", help="default: where the last push went")
+    for each in (there, back):
+        each.add_argument("-n", "--dry-run", action="store_true", help="tell what would be carried, change nothing")
 
     work = command("shard", shard, "Do one stage of a shard of the plan (the workflow's own command).")
     work.add_argument("stage", choices=STAGES)

@@ -15,7 +15,7 @@ from . import __version__, media, scratch
 from .errors import TalkiesError, printable
 
 VERSION_LABEL = "org.opencontainers.image.version"
-BUILD = "build it (python scripts/build_container.py)"
+BUILD = "build it (in a clone of talkies: python scripts/build_container.py)"
 PINNED = re.compile(r"(docker|oras)://[^\s@]+@sha256:[0-9a-f]{64}")
 UNBINDABLE = re.compile(r"[,:\\]")
 """What a list of binds would take for its own."""
