@@ -7,18 +7,22 @@
   each four pixels where there were 36.
 - A 3x3 convolution of many channels is, of 4x4 pixels at once, 36 products for each pair of channels where there
   were 144 (Winograd's minimal filtering; Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016).
+  In bfloat16 it is, of 2x4 pixels, 24 where there were 72: larger tiles would magnify what it rounds.
 - A convolution to three colours leaves most of a vector register empty: the last one makes four pixels at once.
 - Sparse motions are affine, so a sum of them weighted by masks is the affine map of the weighted coefficients.
 - Bilinear sampling is a weighted sum of four pixels' features, to which the occlusion map is one more factor.
 
-Everything runs with a pixel's channels side by side (channels_last).
+Everything runs with a pixel's channels side by side (channels_last). In half precision the sums that run through the
+bottleneck stay float32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,31 +33,29 @@ from .model.layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordina
 
 Network = TypeVar("Network", bound=nn.Module)
 
-MANY_CHANNELS = 128
+MANY_CHANNELS = {torch.float32: 128, torch.bfloat16: 256}
 """From so many channels on, Winograd's fewer products outweigh its transforms (measured: docs/performance.md)."""
 
 
 def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> FirstOrderModel:
     """Return the fast form of a loaded network, on its device; the network itself is left as it is.
 
-    dtype: what the generator computes in; weights are folded before they are rounded to it. Keypoints and
-    coordinates stay float32. The fast form is for inference alone, and its state dict is of its own names.
+    dtype: what the generator computes in; weights are folded before they are rounded to it. Keypoints, coordinates
+    and the source's features, which are computed once, stay float32. The fast form is for inference alone, and its
+    state dict is of its own names.
     """
     fast = deepcopy(model)
     generator = _folded(fast.generator.float())
     parts = {
-        "dense_motion_network": _DenseMotion(generator.dense_motion_network),
+        "dense_motion_network": _DenseMotion(generator.dense_motion_network).to(dtype),
         "warp": _MaskedWarp(),
-        "final": _Colours(generator.final),
+        "bottleneck": _Bottleneck(generator.bottleneck, dtype),
+        "up_blocks": generator.up_blocks.to(dtype),
+        "final": _Colours(generator.final, exact=not generator.keep_visible).to(dtype),
     }
     for name, part in parts.items():
         setattr(generator, name, part)
-    generator.to(dtype)
     _folded(fast.kp_detector)
-    if dtype == torch.float32 and model.device.type == "cpu":
-        for block in cast(list[_Residual], list(generator.bottleneck)):
-            if len(block.scale) >= MANY_CHANNELS:
-                block.use_winograd()
     fast.requires_grad_(False).eval()
     return cast(FirstOrderModel, fast.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
@@ -62,14 +64,14 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> Fir
 
 
 class _Same(nn.Module):
-    """Convolution and ReLU."""
+    """Convolution and ReLU, in the precision of the weights."""
 
     def __init__(self, block: SameBlock) -> None:
         super().__init__()
         self.conv = fold_norm(block.conv, block.norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).relu_()
+        return self.conv(x.to(self.conv.weight.dtype)).relu_()
 
 
 class _Down(_Same):
@@ -90,43 +92,58 @@ class _Up(nn.Module):
         return self.conv(x).relu_()
 
 
-class _Residual(nn.Module):
-    """x + conv2(relu(conv1(relu(scale x + shift)))): the first norm stands before its ReLU and can't fold."""
+class _Bottleneck(nn.Module):
+    """Residual blocks that take x in float32 and pass it on so: half precision would round it anew at each block."""
 
-    def __init__(self, block: ResidualBlock) -> None:
+    def __init__(self, blocks: nn.Sequential, dtype: torch.dtype) -> None:
         super().__init__()
+        self.dtype = dtype
+        self.blocks = nn.Sequential(*(_Residual(cast(ResidualBlock, block), dtype) for block in blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.blocks(x)).to(self.dtype)
+
+
+class _Residual(nn.Module):
+    """x + conv2(relu(conv1(relu(scale x + shift)))): the first norm stands before its ReLU and can't fold.
+
+    dtype: what the convolutions compute in; x comes and goes in float32.
+    """
+
+    def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
         scale, shift = affine(block.norm1)
         self.scale = nn.Parameter(scale[:, None, None])
         self.shift = nn.Parameter(shift[:, None, None])
-        self.conv1: nn.Conv2d | _Winograd = fold_norm(block.conv1, block.norm2)
-        self.conv2: nn.Conv2d | _Winograd = block.conv2
-
-    def use_winograd(self) -> None:
-        """Compute both convolutions by Winograd's products."""
-        self.conv1, self.conv2 = (_Winograd(cast(nn.Conv2d, conv)) for conv in (self.conv1, self.conv2))
+        self.conv1 = _fewest_products(fold_norm(block.conv1, block.norm2), dtype)
+        self.conv2 = _fewest_products(block.conv2, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = torch.addcmul(self.shift, x, self.scale).relu_()
-        return self.conv2(self.conv1(active).relu_()).add_(x)
+        active = torch.addcmul(self.shift, x, self.scale).relu_().to(self.dtype)
+        return x + self.conv2(self.conv1(active).relu_())
 
 
 class _Colours(nn.Module):
     """A convolution of odd kernel k to few channels, made of 2x2 pixels at once: kernel k + 1, stride 2, shuffled.
 
-    Sides must be even, which those of every hourglass' pictures are.
+    Sides must be even, which those of every hourglass' pictures are. exact: the colours' sigmoid is taken in float32,
+    as bfloat16 has steps of a byte's level; where the source is blended in, it must be in the source's precision.
     """
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    def __init__(self, conv: nn.Conv2d, *, exact: bool) -> None:
         super().__init__()
         self.conv = four_at_once(conv)
+        self.exact = exact
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.conv(x), 2)
+        logits = F.pixel_shuffle(self.conv(x), 2)
+        return logits.float() if self.exact else logits
 
 
 def _folded(network: Network) -> Network:
     """Replace every block of a network by its fast form, in place; return the network."""
-    forms = {UpBlock: _Up, DownBlock: _Down, SameBlock: _Same, ResidualBlock: _Residual}
+    forms: dict[type[nn.Module], Callable[[Any], nn.Module]] = {UpBlock: _Up, DownBlock: _Down, SameBlock: _Same}
     for name, child in network.named_children():
         if type(child) in forms:
             setattr(network, name, forms[type(child)](child))
@@ -182,6 +199,13 @@ def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor, stride: int = 1)
     return conv
 
 
+def _fewest_products(conv: nn.Conv2d, dtype: torch.dtype) -> nn.Module:
+    """Return a 3x3 convolution, float32 on its device, in the form that is the fastest in dtype there."""
+    if conv.weight.device.type != "cpu" or conv.in_channels < MANY_CHANNELS.get(dtype, conv.in_channels + 1):
+        return deepcopy(conv).to(dtype)
+    return _Winograd(conv) if dtype == torch.float32 else _HalfWinograd(conv, dtype)
+
+
 class _Winograd(nn.Module):
     """A 3x3 convolution by the minimal filtering F(4x4, 3x3), in float32.
 
@@ -200,11 +224,15 @@ class _Winograd(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] % 4 or x.shape[3] % 4:
             return self.conv(x)
+        n, _, height, width = x.shape
+        made = x.new_empty(n, height, width, self.kernels.shape[2])
         # Two frames at once: enough for the products, little enough to stay in the processor's cache.
-        return torch.cat([self._tiled(pair.permute(0, 2, 3, 1)) for pair in x.split(2)]).permute(0, 3, 1, 2)
+        for pair, out in zip(x.permute(0, 2, 3, 1).split(2), made.split(2), strict=True):
+            self._tiled(pair, out)
+        return made.add_(cast(Tensor, self.conv.bias)).permute(0, 3, 1, 2)
 
-    def _tiled(self, x: Tensor) -> Tensor:
-        """[n, H, W, C] -> [n, H, W, out]."""
+    def _tiled(self, x: Tensor, made: Tensor) -> None:
+        """Write the filtered x [n, H, W, C] into [n, H, W, out]."""
         n, height, width, channels = x.shape
         rows, columns = height // 4, width // 4
         padded = F.pad(x, (0, 0, 1, 1, 1, 1)).contiguous()
@@ -216,9 +244,7 @@ class _Winograd(nn.Module):
         product = torch.bmm(tiles.view(36, -1, channels), self.kernels).view(6, 6, n, rows, columns, -1)
         half = x.new_empty(6, n, rows, columns, 4, product.shape[-1])
         _from_tiles([product[:, c] for c in range(6)], [half[..., c, :] for c in range(4)])
-        made = x.new_empty(n, rows, 4, width, product.shape[-1])
-        _from_tiles(list(half.flatten(3, 4)), [made[:, :, r] for r in range(4)])
-        return made.add_(cast(Tensor, self.conv.bias)).flatten(1, 2)
+        _from_tiles(list(half.flatten(3, 4)), [made[:, r::4] for r in range(4)])
 
 
 def _to_tiles(d: list[Tensor], out: list[Tensor]) -> None:
@@ -244,6 +270,58 @@ def _from_tiles(m: list[Tensor], out: list[Tensor]) -> None:
     torch.sub(m[3], m[4], out=far)
     torch.add(near, far, alpha=2, out=out[1])
     torch.add(near.add_(far, alpha=8), m[5], out=out[3])
+
+
+class _HalfWinograd(nn.Module):
+    """A 3x3 convolution by the minimal filtering F(2x4, 3x3), in half precision.
+
+    Tiles of 4x6 pixels, 2 and 4 apart. Each transform is one product of matrices, whose sums are float32: it rounds
+    once. Sides that are not multiples of the tiles' steps take the usual way.
+    """
+
+    steps = (2, 4)
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.conv = deepcopy(conv).to(dtype)
+        # The points near 1 magnify rounding least, and dyadic: the transforms' own coefficients are not rounded.
+        rows, columns = minimal_filter(0, 1, -1), minimal_filter(0, 0.75, -0.75, 1.5, -1.5)
+        self.to_tiles, _, self.from_tiles = (
+            nn.Parameter(torch.kron(a, b).to(dtype)) for a, b in zip(rows, columns, strict=True)
+        )  # [24, 24], [8, 24]
+        kernels = torch.einsum("ia,ocab,jb->ijco", rows[1], conv.weight.double(), columns[1]).flatten(0, 1)
+        self.kernels = nn.Parameter(kernels.to(dtype).contiguous())  # [24, in, out]
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, channels, height, width = x.shape
+        p, q = self.steps
+        if height % p or width % q:
+            return cast(Tensor, self.conv(x))
+        made = x.new_empty(n, height // p, p, width // q, q, self.kernels.shape[2])
+        for picture, out in zip(x.permute(0, 2, 3, 1), made, strict=True):
+            padded = F.pad(picture, (0, 0, 1, 1, 1, 1))
+            tiles = padded.unfold(0, p + 2, p).unfold(1, q + 2, q).permute(3, 4, 0, 1, 2)  # [4, 6, rows, columns, C]
+            tiles = (self.to_tiles @ tiles.flatten(0, 1).flatten(1)).view(len(self.kernels), -1, channels)
+            product = torch.bmm(tiles, self.kernels).flatten(1)
+            pixels = (self.from_tiles @ product).view(p, q, height // p, width // q, -1)
+            out.copy_(pixels.permute(2, 0, 3, 1, 4))
+        made.add_(cast(Tensor, self.conv.bias))
+        return made.view(n, height, width, -1).permute(0, 3, 1, 2)
+
+
+def minimal_filter(*points: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return B^T, G and A^T, float64, of a filter of three taps: its pixels are A^T [(G g) * (B^T d)].
+
+    d holds one value more than there are points, which must differ; infinity is taken beside them (Toom and Cook).
+    """
+    others = [np.delete(points, i) for i in range(len(points))]
+    vanishing = [np.poly(roots)[::-1] for roots in [*others, np.array(points)]]  # coefficients from x^0 on
+    b = np.array([np.pad(row, (0, len(points) + 1 - len(row))) for row in vanishing])
+    g = np.array([[x**i / np.prod(x - rest) for i in range(3)] for x, rest in zip(points, others, strict=True)])
+    a = np.vander(points, len(points) - 1, increasing=True)
+    infinity = [np.eye(size)[-1:] for size in (3, len(points) - 1)]
+    g, a = np.concatenate([g, infinity[0]]), np.concatenate([a, infinity[1]])
+    return torch.from_numpy(b), torch.from_numpy(g), torch.from_numpy(a.T.copy())
 
 
 # --- dense motion ----------------------------------------------------------------------------------------
@@ -335,7 +413,7 @@ class _MaskedWarp(nn.Module):
     """Each pixel of the result is a bag of four of the source's, weighted by nearness and occlusion."""
 
     def forward(self, features: Tensor, deformation: Tensor, occlusion: Tensor | None) -> Tensor:
-        """Return what `MaskedWarp` does: [N, C, h, w]."""
+        """Return what `MaskedWarp` does, in the deformation's precision: [N, C, h, w]."""
         pictures, channels, height, width = features.shape
         # A frame of zeros is what lies outside.
         table = F.pad(features.permute(0, 2, 3, 1).to(deformation.dtype), (0, 0, 1, 1, 1, 1))
@@ -359,4 +437,4 @@ class _MaskedWarp(nn.Module):
         moved = F.embedding_bag(
             index.view(-1, 4), table.view(-1, channels), mode="sum", per_sample_weights=weights.view(-1, 4)
         )
-        return moved.view(len(deformation), *deformation.shape[1:3], channels).permute(0, 3, 1, 2).to(features.dtype)
+        return moved.view(len(deformation), *deformation.shape[1:3], channels).permute(0, 3, 1, 2)
