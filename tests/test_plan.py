@@ -112,6 +112,11 @@ def test_the_pairs_table_makes_variants_and_takes(folder: Path) -> None:
     assert set(made.sources) == {"red", "blue"}, "green is asked for by no pair"
 
 
+def test_a_segment_from_the_start_may_say_so(folder: Path) -> None:
+    Path("pairs.tsv").write_text("image\tdriving\tstart\tend\nred\ta\t\t0.1\nblue\ta\t0\t0.1\n")
+    assert list(planned(pairs="pairs.tsv").takes) == ["a@0-0.1"]
+
+
 def test_a_take_is_named_by_its_segment() -> None:
     assert take_name("a", None, None) == "a"
     assert take_name("a", "1", None) == "a@1-end"

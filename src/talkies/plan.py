@@ -14,13 +14,13 @@ import subprocess
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import crop, media
 from .config import read_pairs
@@ -88,9 +88,9 @@ LATER = {"crop": None, "driving_crop": None, "flip": False, "private": False, "p
 """Fields that joined after films were made, and their defaults: at them no digest knows of the field."""
 
 
-def _told(item: Any) -> dict[str, Any]:
+def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return an item's fields as digests take them."""
-    return {name: value for name, value in vars(item).items() if name not in LATER or value != LATER[name]}
+    return {name: value for name, value in fields.items() if name not in LATER or value != LATER[name]}
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,8 @@ class Take:
     flip: bool = False
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One film to make: a source image moved by a take, in one way.
+class Pair(NamedTuple):
+    """One film to make: a source image moved by a take, in one way. A tuple, for there may be a million of them.
 
     audio: the driving video's own sound, none, or that of another file. crop, driving_crop: where they are not the
     file's usual ones. flip: the driving video mirrored. private: not for the gallery that others see. paste_back: the
@@ -202,8 +201,8 @@ class Plan:
 
     def _item_digests(self, shard: str) -> dict[str, str]:
         if shard in self.pictures:
-            return {image: digest(_told(self.sources[image])) for image in self.pictures[shard]}
-        return {take: digest(_told(self.takes[take])) for take in self.clips[shard]}
+            return {image: digest(_told(vars(self.sources[image]))) for image in self.pictures[shard]}
+        return {take: digest(_told(vars(self.takes[take]))) for take in self.clips[shard]}
 
     def retire(self, previous: Plan) -> None:
         """Take over what preparing shards have held before, and add what has gone since the previous plan."""
@@ -228,7 +227,7 @@ class Plan:
         parts = []
         for name in self.shards[shard]:
             pair = self.pairs[name]
-            picture = {**_told(pair), "audio": True}
+            picture = {**_told(pair._asdict()), "audio": True}
             picture.pop("private", None)
             parts.append([picture, self.sources[pair.source].crop, self.takes[pair.take].crop])
         # What is shown is made without the network; but where the bare square is wanted again, it is gone.
@@ -333,7 +332,7 @@ class Plan:
 
     @staticmethod
     def _compact(pair: Pair, ordinary: Mapping[str, Any]) -> list[Any]:
-        fields = vars(pair)
+        fields = pair._asdict()
         special = {
             key: value
             for key, value in fields.items()
@@ -363,13 +362,15 @@ def take_name(
     driving: str, start: str | None, end: str | None, *, flip: bool = False, crop: str | list[float] | None = None
 ) -> str:
     """Return a take's name: the video's, its segment's seconds, whether it is mirrored, its crop if that is its own."""
+    if start is None and end is None and not flip and crop is None:
+        return driving
     segment = "" if start is None and end is None else f"@{start or '0'}-{end or 'end'}"
     return f"{driving}{segment}{'@flip' * flip}{_crop_tag(crop)}"
 
 
 def source_name(image: str, crop: str | list[float] | None) -> str:
     """Return a source's name: the picture's, with its crop where it has one of its own."""
-    return f"{image}{_crop_tag(crop)}"
+    return image if crop is None else f"{image}{_crop_tag(crop)}"
 
 
 def _crop_tag(crop: str | list[float] | None) -> str:
@@ -404,25 +405,22 @@ def make_plan(settings: Mapping[str, Any], previous: Plan | None, *, on_cluster:
         done = {name for names in _finished(dealt).values() for name in names}
         pairs = [pair for number, pair in enumerate(pairs) if number < settings["first"] or pair.name in done]
     sources: dict[str, Source] = {}
-    for pair in sorted(pairs, key=lambda pair: pair.source):
-        file = images[pair.image]
-        if pair.source in images and pair.source != pair.image:
-            raise TalkiesError(f"{printable(images[pair.source])}: named like a crop of {pair.image}: rename it")
-        sources[pair.source] = Source(str(file), _stamp(file), pair.crop or crops(file, "images"))
+    for (name, image), pair in sorted({(pair.source, pair.image): pair for pair in pairs}.items()):
+        file = images[image]
+        if name in images and name != image:
+            raise TalkiesError(f"{printable(images[name])}: named like a crop of {image}: rename it")
+        sources[name] = Source(str(file), _stamp(file), pair.crop or crops(file, "images"))
     frames = _count_frames({clips[p.driving] for p in pairs})
     takes: dict[str, Take] = {}
-    for pair in pairs:
-        if pair.take in takes:
-            known = takes[pair.take]
-            if (known.driving, known.start, known.end) != (pair.driving, pair.start, pair.end):
-                raise TalkiesError(f"{printable(clips[pair.take])}: named like a segment of {pair.driving}: rename it")
-            continue
-        file = clips[pair.driving]
+    for (name, driving), pair in {(pair.take, pair.driving): pair for pair in pairs}.items():
+        if name in takes:
+            raise TalkiesError(f"{printable(clips[name])}: named like a segment of {driving}: rename it")
+        file = clips[driving]
         count, rate = frames[file]
         since, until = Fraction(pair.start or 0), Fraction(pair.end) if pair.end else None
         count = max(0, count - round(since * rate) if until is None else min(count, round((until - since) * rate)))
         cut = pair.driving_crop or crops(file, "driving")
-        takes[pair.take] = Take(pair.driving, str(file), _stamp(file), cut, pair.start, pair.end, count, pair.flip)
+        takes[name] = Take(driving, str(file), _stamp(file), cut, pair.start, pair.end, count, pair.flip)
     plan = Plan(
         settings=dict(settings),
         sources=sources,
@@ -656,7 +654,7 @@ def _each_face(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) ->
             continue
         prefix = f"{pair.variant}-" if pair.variant else ""
         faces = range(1, count + 1)
-        found += [replace(pair, crop=f"face:{number}", variant=f"{prefix}face{number}") for number in faces]
+        found += [pair._replace(crop=f"face:{number}", variant=f"{prefix}face{number}") for number in faces]
     return found
 
 

@@ -1,9 +1,8 @@
 # Many pairs through one loaded model: silent films. The films are not declared: their records tell about them.
 rule animate:
     input:
-        checkpoint=weights,
-        prepared=pair_preparations,
-        motions=pair_motions,
+        checkpoint=WEIGHTS,
+        made=pair_inputs,
     output:
         ".talkies/receipts/animate/{shard}.json",
     log:

@@ -1,7 +1,7 @@
 # The keypoints of each driving video, once, for all pictures.
 rule motion:
     input:
-        checkpoint=weights,
+        checkpoint=WEIGHTS,
         prepared=".talkies/receipts/prepare/{shard}.json",
     output:
         ".talkies/receipts/motion/{shard}.json",
