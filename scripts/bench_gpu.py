@@ -17,7 +17,8 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from talkies.animate import Engine, Movement, available_threads, choose_device, keep_memory
+from talkies.animate import Engine, Movement, choose_device, keep_memory
+from talkies.cores import available_threads
 from talkies.model import PRESETS, FirstOrderModel, build_model, load_model
 from talkies.motion import detect_motion
 

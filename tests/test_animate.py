@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from talkies import animate, media
 from talkies.animate import (
     Engine,
     Movement,
-    available_threads,
     choose_device,
     choose_precision,
     fidelity,
@@ -427,28 +425,3 @@ def test_a_gpu_that_computes_wrong_results_is_an_error(monkeypatch: pytest.Monke
     monkeypatch.setattr(animate.torch, "ones", lambda *size, device: 2 * ones(*size))
     with pytest.raises(TalkiesError, match="wrong results"):
         choose_device("auto")
-
-
-def test_threads_are_those_the_job_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setattr(animate.os, "sched_getaffinity", lambda _: set(range(6)))
-    monkeypatch.setattr(animate.Path, "read_text", lambda self: "max 100000")
-    assert available_threads() == 6
-    monkeypatch.setattr(animate.Path, "read_text", lambda self: "450000 100000\n")
-    assert available_threads() == 4, "the cgroup's quota"
-    monkeypatch.setattr(animate.Path, "read_text", lambda self: "50000 100000\n")
-    assert available_threads() == 1, "half a core is one thread"
-    monkeypatch.setattr(animate.Path, "read_text", lambda self: "max 100000")
-    for word, count in (("3", 3), ("64", 6), ("", 6), ("many", 6), ("0", 1)):
-        monkeypatch.setenv("SLURM_CPUS_PER_TASK", word)
-        assert available_threads() == count
-
-
-def test_threads_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        assert available_threads() == 1
-    finally:
-        os.sched_setaffinity(0, before)

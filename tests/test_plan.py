@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,30 @@ def test_clips_are_probed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     probe = media.probe
     monkeypatch.setattr(plan.media, "probe", lambda path: probed.append(path.name) or probe(path))
     planned()
-    assert probed == ["a.mp4", "b.mp4"]
+    assert sorted(probed) == ["a.mp4", "b.mp4"]
     assert PROBES.exists()
     planned()
-    assert probed == ["a.mp4", "b.mp4"]
+    assert sorted(probed) == ["a.mp4", "b.mp4"]
     os.utime("driving/b.mp4", (5, 5))
     planned()
-    assert probed == ["a.mp4", "b.mp4", "b.mp4"]
+    assert sorted(probed) == ["a.mp4", "b.mp4", "b.mp4"]
+
+
+def test_clips_are_probed_at_once_and_the_first_ones_error_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, second = threading.Barrier(2), threading.Event()
+
+    def probe(path: Path) -> media.Clip:
+        both.wait(timeout=60)  # broken, which is another error, unless both are here
+        second.set() if path.name == "b.mp4" else second.wait()
+        raise TalkiesError(f"{path}: took too long")
+
+    monkeypatch.setattr(plan, "available_threads", lambda: 2)
+    monkeypatch.setattr(plan.media, "probe", probe)
+    with pytest.raises(TalkiesError, match=r"a\.mp4: took too long"):
+        planned()
+    assert not PROBES.exists()
 
 
 def test_a_clip_that_is_none_is_planned_and_fails_later(folder: Path) -> None:

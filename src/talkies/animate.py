@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from .cores import available_threads
 from .errors import InputError, TalkiesError
 from .media import FILM_SIZE, FrameWriter
 from .model import FirstOrderModel, Keypoints, SourceFeatures
@@ -83,20 +84,6 @@ def choose_device(wanted: str) -> torch.device:
         reason = " ".join(str(error).split())[:160]
         raise TalkiesError(f"the GPU that was given does not work: {reason}; `--device cpu` does without it") from None
     return torch.device("cuda")
-
-
-def available_threads() -> int:
-    """Return the cores this job was given: SLURM's word, the cgroup's quota, the affinity; never more."""
-    counts = [len(os.sched_getaffinity(0))]
-    if os.environ.get("SLURM_CPUS_PER_TASK", "").isdigit():
-        counts.append(int(os.environ["SLURM_CPUS_PER_TASK"]))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            counts.append(int(quota) // int(period))
-    except (OSError, ValueError):
-        pass
-    return max(1, min(counts))
 
 
 def keep_memory() -> None:

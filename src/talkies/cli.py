@@ -386,13 +386,13 @@ def shard(chosen: argparse.Namespace) -> None:
 def check(chosen: argparse.Namespace) -> int:
     """Look at every picture and driving video before anything is animated; say what is wrong and what to do."""
     import json
-    import os
 
     from . import check as checking
+    from .cores import available_threads
     from .plan import Plan
 
     plan = Plan.load() if chosen.receipt else _plan_of_config()
-    workers = chosen.threads or len(os.sched_getaffinity(0))
+    workers = chosen.threads or available_threads()
     items = checking.items_of(plan)
     with _progress() as progress:
         progress.start(len(items), "files")

@@ -55,7 +55,8 @@ TRIAL = """
 import json, sys, time
 import torch
 import torch.nn.functional as F
-from talkies.animate import available_threads, choose_device
+from talkies.animate import choose_device
+from talkies.cores import available_threads
 from talkies.errors import TalkiesError
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "threads": available_threads(), "fault": None}
 try:

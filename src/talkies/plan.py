@@ -14,6 +14,7 @@ import subprocess
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 from . import crop, media
 from .config import read_pairs
 from .container import folders_outside
+from .cores import available_threads
 from .errors import InputError, TalkiesError, printable
 from .model.presets import DEMO_WEIGHTS, PRESETS
 from .records import claim, digest, held_locks, is_abandoned, read_json, write_json
@@ -43,6 +45,8 @@ TAKE_SECONDS_PER_JOB = 400
 """On this machine: small, so that its cores share the preparation. On a cluster a job is worth `job_minutes`."""
 SIZES = ("pairs_per_job", "job_minutes", "gpus")
 """Settings that decide how pairs are dealt out. Another value deals out anew the pairs of unfinished shards."""
+PROBES_AT_ONCE = 8
+"""On a login node, which others use."""
 MOST_PER_JOB = 2000
 """Items of a shard: its receipt stays below 1 MB, however long the names."""
 
@@ -702,18 +706,26 @@ def _count_frames(files: Iterable[Path]) -> dict[Path, tuple[int, Fraction]]:
     known = read_json(PROBES) or {}
     fresh: dict[str, Any] = {}
     counts: dict[Path, tuple[int, Fraction]] = {}
-    for path in sorted(files):
+
+    def entry_of(path: Path) -> dict[str, Any] | None:
+        stamp = _stamp(path)
+        entry = known.get(str(path))
+        if entry and entry["stamp"] == stamp:
+            return entry
         try:
-            stamp = _stamp(path)
-            entry = known.get(str(path))
-            if not entry or entry["stamp"] != stamp:
-                clip = media.probe(path)
-                entry = {"stamp": stamp, "frames": clip.frames, "rate": str(clip.rate)}
+            clip = media.probe(path)
         except InputError:
-            counts[path] = (0, Fraction(25))
-            continue
-        fresh[str(path)] = entry
-        counts[path] = (entry["frames"], Fraction(entry["rate"]))
+            return None
+        return {"stamp": stamp, "frames": clip.frames, "rate": str(clip.rate)}
+
+    paths = sorted(files)
+    with ThreadPoolExecutor(min(PROBES_AT_ONCE, available_threads()), thread_name_prefix="probe") as pool:
+        for path, entry in zip(paths, pool.map(entry_of, paths), strict=True):
+            if entry is None:
+                counts[path] = (0, Fraction(25))
+                continue
+            fresh[str(path)] = entry
+            counts[path] = (entry["frames"], Fraction(entry["rate"]))
     if fresh != known:
         write_json(PROBES, fresh)
     return counts
