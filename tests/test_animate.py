@@ -289,7 +289,7 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
 
 
 def test_auto_takes_half_precision_only_where_processor_and_weights_bear_it(
-    model: FirstOrderModel, monkeypatch: pytest.MonkeyPatch
+    model: FirstOrderModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     decibels: list[float] = []
     monkeypatch.setattr(animate, "fidelity", lambda model, dtype: decibels.pop())
@@ -300,10 +300,37 @@ def test_auto_takes_half_precision_only_where_processor_and_weights_bear_it(
         (True, [float("-inf")], "fp32"),
     ):
         monkeypatch.setattr(animate, "computes_bf16", lambda native=native: native)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(measured)))
         decibels[:] = measured
         assert choose_precision(model, "auto") == expected
         assert decibels == [], "looked at only where it matters"
     assert choose_precision(model, "fp16") == "fp16", "asked for by name, it is taken"
+
+
+def test_fidelity_is_measured_once_for_weights_and_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(animate, "computes_bf16", lambda: True)
+    found = iter((50.0, 40.0, 30.0, 60.0, 20.0))
+    monkeypatch.setattr(animate, "fidelity", lambda model, dtype: next(found))
+    one, other = tiny_model(), tiny_model()
+    one.weights_digest, other.weights_digest = "one", "other"
+    assert [choose_precision(one, "auto") for _ in range(2)] == ["bf16", "bf16"]
+    assert [choose_precision(other, "auto") for _ in range(2)] == ["fp32", "fp32"]
+    monkeypatch.setattr(animate, "_processor_flags", lambda: ["another"])
+    assert [choose_precision(one, "auto") for _ in range(2)] == ["fp32", "fp32"]
+    one.weights_digest = None
+    assert [choose_precision(one, "auto") for _ in range(2)] == ["bf16", "fp32"], "nobody knows these weights again"
+
+
+def test_fidelity_is_measured_where_it_can_not_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(animate, "computes_bf16", lambda: True)
+    found = iter((50.0, 40.0))
+    monkeypatch.setattr(animate, "fidelity", lambda model, dtype: next(found))
+    model = tiny_model()
+    model.weights_digest = "known"
+    assert [choose_precision(model, "auto") for _ in range(2)] == ["bf16", "fp32"]
 
 
 def test_fidelity_is_that_of_the_weights(model: FirstOrderModel) -> None:

@@ -38,6 +38,12 @@ def test_help_is_light(words: list[str]) -> None:
     assert not loaded & set(HEAVY)
 
 
+def test_a_job_starts_without_what_only_settings_need() -> None:
+    loaded = imported_by("from talkies import animate, motion, shards")
+    assert "torch" in loaded
+    assert not loaded & {"yaml", "jsonschema", "attr", "snakemake"}
+
+
 def test_the_engine_is_imported_when_asked_for() -> None:
     assert "torch" in imported_by("import talkies", "talkies.load_model")
 

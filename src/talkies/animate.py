@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +23,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from . import rewrite
 from .cores import available_threads
 from .errors import InputError, TalkiesError
-from .media import FILM_SIZE, FrameWriter
+from .media import FILM_SIZE, FrameWriter, file_digest
 from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, frames_to_tensor, transfer_motion
+from .records import digest, read_json, write_json
 from .rewrite import rewritten
 
 log = logging.getLogger("talkies")
@@ -107,12 +109,16 @@ def computes_bf16() -> bool:
 
     The flags are Linux' words for AVX-512 BF16, AMX BF16 and Arm's BF16.
     """
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_processor_flags()))
+
+
+def _processor_flags() -> list[str]:
+    """Return what this processor can do, in Linux' words; nothing where the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return False
-    flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
+        return []
+    return next((line.split()[2:] for line in lines if line.startswith(("flags", "Features"))), [])
 
 
 def choose_precision(model: FirstOrderModel, wanted: str) -> str:
@@ -126,9 +132,30 @@ def choose_precision(model: FirstOrderModel, wanted: str) -> str:
     half = HALF[model.device.type]
     if half == "bf16" and not computes_bf16():
         return "fp32"
-    decibels = fidelity(model, DTYPES[half])
+    decibels = known_fidelity(model, half)
     log.info("precision: %s is %.1f dB from fp32 with these weights (%.0f are asked for)", half, decibels, FAITHFUL)
     return half if decibels > FAITHFUL else "fp32"
+
+
+def known_fidelity(model: FirstOrderModel, half: str) -> float:
+    """Return the fidelity of a half precision, measured once for these weights, this device, torch and fast form.
+
+    It is kept in the user's cache folder ($XDG_CACHE_HOME, ~/.cache), for it takes as long as some frames. Where
+    nothing can be written, or the weights were not loaded from a file, it is measured each time.
+    """
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111  # may be without a home
+    if model.weights_digest is None or not Path(cache).is_absolute():
+        return fidelity(model, DTYPES[half])
+    device = torch.cuda.get_device_name() if model.device.type == "cuda" else _processor_flags()
+    parts = [model.weights_digest, half, device, torch.__version__, file_digest(Path(rewrite.__file__))]
+    path = Path(cache) / "talkies" / f"fidelity-{digest(parts)}.json"
+    known = (read_json(path) or {}).get("decibels")
+    if isinstance(known, float):
+        return known
+    decibels = fidelity(model, DTYPES[half])
+    with suppress(OSError):
+        write_json(path, {"decibels": decibels})
+    return decibels
 
 
 def fidelity(model: FirstOrderModel, dtype: torch.dtype) -> float:

@@ -135,10 +135,10 @@ def _progress() -> Iterator[Any]:
 
 def animate(chosen: argparse.Namespace) -> None:
     """Crop, find the motion, animate, put the sound on: one picture and one clip into one film."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from . import crop, media
-    from .animate import Movement
     from .model.presets import PRESETS
-    from .motion import detect_motion
     from .paste import paste_film
     from .shards import FILM_CRF, FILM_PRESET, PROVENANCE, open_engine
 
@@ -147,18 +147,26 @@ def animate(chosen: argparse.Namespace) -> None:
     usual = PRESETS[chosen.model].crop
     picture = media.read_picture(chosen.source)
     clip = media.probe(chosen.driving)
-    engine = open_engine(
-        chosen.model,
-        chosen.checkpoint,
-        device=chosen.device,
-        precision=chosen.precision,
-        threads=chosen.threads,
-    )
-    square, cut = crop.crop_picture(picture, crop.parse(chosen.crop_source or usual), name=chosen.source)
-    log.info("%s: %s", printable(chosen.source), _told(cut))
-    driving_cut = crop.find_crop(clip, crop.parse(chosen.crop_driving or usual), start=chosen.start, end=chosen.end)
-    log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
     segment = {"start": chosen.start, "end": chosen.end}
+    with ThreadPoolExecutor(1, thread_name_prefix="crops") as beside:  # while PyTorch is imported
+        cropping = beside.submit(
+            crop.crop_picture, picture, crop.parse(chosen.crop_source or usual), name=chosen.source
+        )
+        finding = beside.submit(crop.find_crop, clip, crop.parse(chosen.crop_driving or usual), **segment)
+        engine = open_engine(
+            chosen.model,
+            chosen.checkpoint,
+            device=chosen.device,
+            precision=chosen.precision,
+            threads=chosen.threads,
+        )
+        square, cut = cropping.result()
+        driving_cut = finding.result()
+    from .animate import Movement  # with all of PyTorch, which open_engine has imported
+    from .motion import detect_motion
+
+    log.info("%s: %s", printable(chosen.source), _told(cut))
+    log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
     with tempfile.TemporaryDirectory(prefix="talkies-") as folder, engine, _progress() as progress:
         progress.start(2 * _frames(clip, chosen), "frames")  # each is looked at, and each is made
         frames = media.read_frames(clip, box=driving_cut.box, size=engine.model.preset.size, **segment)

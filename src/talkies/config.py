@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError, best_match
+from typing import TYPE_CHECKING, Any
 
 from .container import check_address
 from .errors import TalkiesError, printable
+
+# yaml and jsonschema are imported where settings are read: jobs take them from the plan, and start sooner.
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 
 def shipped(name: str) -> Path:
@@ -32,6 +32,8 @@ def workflow_folder() -> Path:
 @cache
 def schema(name: str) -> dict[str, Any]:
     """Return a schema of workflow/schemas by name: config or pairs."""
+    import yaml
+
     return yaml.safe_load((workflow_folder() / "schemas" / f"{name}.schema.yaml").read_text(encoding="utf-8"))
 
 
@@ -40,6 +42,9 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises TalkiesError, one line that names the key, for an unknown key or a value of the wrong kind.
     """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
     wanted = schema("config")
     settings = deepcopy(dict(config))
     # An empty section of a YAML file (`model:` and nothing below it) reads as null: it means its defaults.
@@ -64,6 +69,8 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a config file and return its complete settings; TalkiesError names the file and what is wrong."""
+    import yaml
+
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -79,6 +86,9 @@ def load(path: Path) -> dict[str, Any]:
 
 def read_pairs(path: Path) -> list[dict[str, str]]:
     """Return the pairs table's rows, empty cells left out; TalkiesError names the file, the line and the column."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
