@@ -61,7 +61,6 @@ rule gallery_report:
 
 rule verdict:
     input:
-        FILMS_DONE,
         REPORTED,
         page=PAGE,
     output:
