@@ -53,7 +53,7 @@ def test_a_choice_at_its_default_is_in_no_digest_of_the_plan(field: str, other: 
     def digests(**choice: object) -> list[str]:
         pair = Pair("a", "b", **choice)  # type: ignore[arg-type]
         settings = {"model": {"preset": "demo", "checkpoint": "w", "precision": "auto"}, "provenance": True}
-        settings |= {"upscale": None, "gallery": {"title": "T"}}
+        settings |= {"upscale": None, "gallery": {"title": "T", "mosaic": None}}
         take = Take("a", "a.mp4", [1, 2], "face", flip=pair.flip)
         plan = Plan(
             settings, {pair.source: Source("b.png", [1, 2], "face")}, {pair.take: take}, {pair.name: pair}, {}, {}, {}

@@ -674,6 +674,11 @@ class TestPage:
 
     def test_prints_every_card(self, browser: chromium.Chromium) -> None:
         browser.resize(1360, 300, dark=True)  # most cards are far away and empty
+        # A print by hand waits for its pictures; one asked for by the protocol does not.
+        browser.run(
+            "dispatchEvent(new Event('beforeprint'));"
+            "await Promise.all([...document.querySelectorAll('.card img')].map(i => (i.loading = 'eager', i.decode())))"
+        )
         pdf = base64.b64decode(browser.call("Page.printToPDF", printBackground=False)["data"])
         assert browser.run("return [...document.querySelectorAll('.card')].every(c => c.querySelector('img'))")
         # Chromium writes a picture once, however often it is shown: the source image, and two posters.

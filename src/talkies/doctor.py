@@ -196,7 +196,7 @@ def _required() -> dict[str, str]:
         lines = requires("talkies") or []
     except PackageNotFoundError:
         return {}
-    found = (re.match(r"([A-Za-z0-9._-]+)\s*([^;]*)", line) for line in lines)
+    found = (re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*)", line) for line in lines)
     return {match[1].lower(): match[2].strip() for match in found if match}
 
 
