@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
 from talkies import __version__, config, container, plan
@@ -139,7 +140,7 @@ def test_more_memory_and_time_with_each_attempt(tmp_path: Path, programs: Path) 
 def test_retries_stand_in_the_profile_alone() -> None:
     rules = "".join(path.read_text() for path in (REPOSITORY / "workflow").rglob("*.smk"))
     assert "retries" not in rules
-    profile = config.yaml.safe_load((REPOSITORY / "profiles/slurm/config.v8+.yaml").read_text())
+    profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.v8+.yaml").read_text())
     assert profile["retries"] == 2
     assert "keep-incomplete" not in profile
     assert profile["rerun-incomplete"] is True
