@@ -29,12 +29,12 @@ from talkies.motion import detect_motion
 RATE = Fraction(25)
 
 
-def make_clip(path: Path, side: int, frames: int) -> None:
-    """Write a clip of the network's side: a pattern that sways, over and over."""
+def make_clip(path: Path, side: int, frames: int, first: int = 0) -> None:
+    """Write a clip of the network's side: a pattern that sways, over and over, from one of its 48 frames on."""
     _, drawn = images(side, 48)
     with media.FrameWriter(path, RATE, preset="ultrafast") as writer:
         for number in range(frames):
-            writer.write(drawn[number % 48])
+            writer.write(drawn[(first + number) % 48])
 
 
 def whole(engine: Engine, clip: Path, picture: np.ndarray, out: Path) -> None:
