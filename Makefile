@@ -26,7 +26,7 @@ WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 SHARED := OMP_WAIT_POLICY=passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow cluster-quick cluster-test lint docs evaluate setup lock clean
+.PHONY: help demo test test-slow cluster-quick cluster-test lint docs evaluate bench setup lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -63,12 +63,15 @@ docs: $(STAMP) ## write docs/configuration.md from the schemas, build the pages 
 evaluate: $(STAMP) ## measure the demo network (table of docs/demo-model.md)
 	$(BIN)/python scripts/evaluate.py
 
-bench: $(STAMP) ## time the engine against the reference loop, on a machine that does nothing else (docs/performance.md)
+bench: $(STAMP) ## time the engine and the workflow, on a machine that does nothing else (docs/performance.md, docs/scale.md; 90 minutes)
 	$(BIN)/python benchmarks/frames.py --model vox-adv-256
 	$(BIN)/python benchmarks/frames.py --model demo
 	$(BIN)/python benchmarks/pairs.py
-	$(BIN)/python benchmarks/film.py
+	$(BIN)/python benchmarks/film.py --model vox-adv-256 --precision fp32
+	$(BIN)/python benchmarks/film.py --model vox-adv-256 --precision bf16
+	$(BIN)/python benchmarks/film.py --model demo
 	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/workflow_scale.py
 
 setup: $(STAMP) ## only set up
 
