@@ -1,7 +1,7 @@
 """Time the network's rendering in OpenVINO against the engine's fast form. Prints a Markdown table.
 
     pip install openvino nncf          # for this trial alone; the package does not need them
-    python benchmarks/openvino_trial.py [--model vox-adv-256] [--batch 8] [--rounds 5] [--int8]
+    PYTHONPATH=src python benchmarks/openvino_trial.py [--model vox-adv-256] [--batch 8] [--rounds 5] [--int8]
 
 One thread each, processor seconds, in turns, the least of the rounds: a measure for machines that are not idle.
 OpenVINO gets the graph with every identity but Winograd's products, which it can't see through, and its own sampling.
