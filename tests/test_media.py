@@ -987,7 +987,7 @@ def test_what_is_no_picture_is_an_input_error_of_one_line(tmp_path: Path) -> Non
 def test_stopping_is_not_taken_for_a_bad_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     Image.fromarray(gradient()).save(tmp_path / "a.png")
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise Stopped("asked to stop")
 
     monkeypatch.setattr(where, stop)

@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import crop, media
 from .errors import InputError, printable
@@ -42,13 +42,13 @@ FILES = FINDINGS / "files.json"
 """Each file's size, time and digest, so that an unchanged one is not read."""
 PAGE = "check.html"
 """The page beside the gallery."""
-RECIPE = 1
+RECIPE = 2
 """Raised when looking at the same file finds something else."""
 
 SAMPLES = 12
 DECODED_SECONDS = 20
 """Of longer videos only key frames are decoded: looking at an hour's film then takes seconds."""
-LARGEST_SIDE = 1920  # pixels of a sampled frame
+LARGEST_SIDE = 1280  # pixels of a sampled frame
 THUMB_SIDE = 128
 
 SMALL_SIDE = 128
@@ -258,11 +258,11 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     scale = min(1.0, LARGEST_SIDE / max(clip.width, clip.height))
     size = max(1, round(clip.width * scale)), max(1, round(clip.height * scale))
     rate = min(clip.rate, SAMPLES / seconds).limit_denominator(100_000)
-    keys = seconds > DECODED_SECONDS
-    frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, only_key_frames=keys))
+    skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
+    frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
     cut = crop.follow(clip, frames, crop.parse(item.crop))
-    box = crop.Box(round(cut.box.x * scale), round(cut.box.y * scale), max(1, round(cut.box.side * scale)))
     first = crop.find_faces(frames[0]) if crop.is_face(cut.mode) else None
+    box = crop.Box(round(cut.box.x * scale), round(cut.box.y * scale), max(1, round(cut.box.side * scale)))
     facts = {
         "width": clip.width,
         "height": clip.height,
@@ -340,7 +340,8 @@ def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> No
         seconds = sorted(when for _, when in pictures)[len(pictures) // 2] + float(
             Fraction(findings[take].item.start or 0)
         )
-        text = f"its first frame's pose is far from that of {len(pictures)} pictures ({', '.join(names)})"
+        count = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}"
+        text = f"its first frame's pose is far from that of {count} ({', '.join(names)})"
         advice = f"motion: best_frame: auto, or let it start where the head is held alike, about {seconds:.1f} s"
         findings[take].problems.append(Problem(DOUBTFUL, text, advice))
 

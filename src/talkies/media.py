@@ -26,11 +26,12 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from .errors import InputError, TalkiesError, printable
 
@@ -715,7 +716,7 @@ def read_frames(
     size: int | tuple[int, int] | None = None,
     rate: Fraction | None = None,
     threads: int | None = None,
-    only_key_frames: bool = False,
+    skip: Literal["noref", "nokey"] | None = None,
 ) -> Generator[Frame, None, None]:
     """Yield the clip's frames, uint8 [H,W,3] RGB, one at a time, at `clip.rate` (or `rate`).
 
@@ -723,7 +724,8 @@ def read_frames(
     outside; then the frame is scaled to `size` (a side, or width and height). Without `box` the whole picture is given;
     without `size` nothing is scaled. Alpha is laid over white. YCbCr is converted by the matrix and range that the file
     states (where it states none: bt709 for HD, bt601 below). A clip of the wanted size passes bit for bit as ffmpeg
-    decodes it. `only_key_frames` decodes no others, for a quick look, and repeats each until the next.
+    decodes it. `skip`, for a quick look, leaves out frames that no other needs ("noref") or all but key frames
+    ("nokey"), and repeats the one before instead.
 
     A damaged clip yields what can be decoded and a warning on logger "talkies". Raises InputError if that is nothing,
     TalkiesError or OSError when the machine failed. Closing the generator ends ffmpeg.
@@ -734,7 +736,7 @@ def read_frames(
     if limit is not None and limit <= 0:
         raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame: mend it")
     filters, width, height = _filters(clip, since, rate, box, size)
-    skipped = ["-skip_frame", "nokey"] if only_key_frames else []
+    skipped = ["-skip_frame", skip] if skip else []
     arguments = [
         *["-copyts", *(["-filter_complex_threads", str(threads), "-threads", str(threads)] if threads else [])],
         *_input(clip.file, *_seek(clip, since), *_decoder(clip), *skipped, "-max_pixels", str(MAX_PIXELS)),
@@ -1314,11 +1316,9 @@ def _decode_picture(path: Path, data: bytes) -> Frame:
             _check_size(path, *opened.size)
             opened.load()
             profile = opened.info.get("icc_profile")
-            try:
-                image = ImageOps.exif_transpose(opened)
-            except Exception:  # unreadable EXIF says nothing of the picture
-                image = opened.copy()
-        colours, alpha = _split_alpha(image)
+            with suppress(Exception):  # unreadable EXIF says nothing of the picture
+                ImageOps.exif_transpose(opened, in_place=True)
+            colours, alpha = _split_alpha(opened)
         rgb = _to_srgb(colours, profile)
     if alpha is None:
         return np.array(rgb)
@@ -1361,7 +1361,7 @@ def _to_srgb(image: PillowImage.Image, profile: bytes | None) -> PillowImage.Ima
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or Image.new("RGB", image.size)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # to its own mode it would copy
 
 
 def _to_eight_bits(image: PillowImage.Image) -> PillowImage.Image:
