@@ -24,8 +24,10 @@ from . import crop, media
 from .errors import InputError, printable
 from .media import FILM_SIZE
 from .model.presets import DEMO_WEIGHTS
-from .plan import HOME, Plan
 from .records import content_key, digest, read_json, write_json
+from .run.asks import compared
+from .run.folder import CHECK_PAGE, HOME
+from .run.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +42,6 @@ RESULT = HOME / "check.json"
 """What the last check found, for the gallery and the workflow."""
 FILES = FINDINGS / "files.json"
 """Each file's size, time and digest, so that an unchanged one is not read."""
-PAGE = "check.html"
-"""The page beside the gallery."""
 RECIPE = 2
 """Raised when looking at the same file finds something else."""
 
@@ -131,7 +131,7 @@ def examine(
     """
     items = items_of(plan)
     FINDINGS.mkdir(parents=True, exist_ok=True)
-    weights = _weights(plan) if model and _compared(plan) else None
+    weights = _weights(plan) if model and compared(plan) else None
     digests = _digests(items)
     findings: dict[Item, Finding] = {}
     unseen: dict[Item, Path] = {}
@@ -168,22 +168,11 @@ def items_of(plan: Plan) -> list[Item]:
     return pictures + [Item(name, t.file, t.crop, True, t.start, t.end, t.flip) for name, t in takes]
 
 
-def spec(plan: Plan) -> str:
-    """Return the digest of what a check of this plan looks at, but for the files' contents."""
-    stamps = [source.stamp for source in plan.sources.values()] + [take.stamp for take in plan.takes.values()]
-    return digest([[list(map(asdict, items_of(plan))), stamps, sorted(map(list, _compared(plan)))]])
-
-
 def _weights(plan: Plan) -> str:
     """Return what tells one network from another without loading it."""
     settings = plan.settings["model"]
     chosen = settings["checkpoint"]
     return digest([settings["preset"], media.file_digest(chosen or DEMO_WEIGHTS)])
-
-
-def _compared(plan: Plan) -> set[tuple[str, str]]:
-    """Return which pictures are moved by which takes, counted from the first frame: there poses matter."""
-    return {(p.source, p.take) for p in plan.pairs.values() if p.relative and p.best_frame is None}
 
 
 def _path(item: Item, sha256: str | None) -> Path:
@@ -326,7 +315,7 @@ def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> No
     import numpy as np
 
     far: dict[str, list[tuple[str, float]]] = {}
-    for image, take in sorted(_compared(plan)):
+    for image, take in compared(plan):
         if image not in findings or take not in findings:
             continue
         facts = findings[take].facts
@@ -456,7 +445,7 @@ def write_page(findings: Sequence[Finding], results: Path) -> Path:
     findings = [finding for finding in findings if not finding.private]
     cards = "\n".join(map(_card, findings))
     text = PAGE_TEXT.format(style=STYLE, summary=html.escape(summary(findings)), cards=cards)
-    path = results / PAGE
+    path = results / CHECK_PAGE
     results.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_bytes() != text.encode():
         _write(path, text.encode())
@@ -472,7 +461,7 @@ def save(findings: Sequence[Finding], path: Path = RESULT) -> None:
 def check_line(results: Path) -> str | None:
     """Return what the last check found in a line, None where its page is not there."""
     found = read_json(RESULT)
-    return f"Check of the files: {found['summary']}" if found and (results / PAGE).exists() else None
+    return f"Check of the files: {found['summary']}" if found and (results / CHECK_PAGE).exists() else None
 
 
 def _card(finding: Finding) -> str:

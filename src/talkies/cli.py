@@ -22,7 +22,6 @@ from .errors import Stopped, TalkiesError, printable
 
 log = logging.getLogger("talkies")
 
-STAGES = ("prepare", "motion", "animate", "remux")
 
 ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or name another place"),
@@ -111,7 +110,7 @@ def _on_signals() -> None:
 @contextmanager
 def _progress() -> Iterator[Any]:
     """Give a progress bar when a terminal watches, and one that says nothing otherwise."""
-    from .shards import Progress
+    from .stages.work import Progress
 
     if not sys.stderr.isatty():
         yield Progress()
@@ -140,7 +139,9 @@ def animate(chosen: argparse.Namespace) -> None:
     from . import crop, media
     from .model.presets import PRESETS
     from .paste import paste_film
-    from .shards import FILM_CRF, FILM_PRESET, PROVENANCE, open_engine
+    from .run.asks import FILM_CRF, FILM_PRESET
+    from .stages.animate import open_engine
+    from .stages.remux import PROVENANCE
 
     target: Path = chosen.output
     _check_output(target, ".mp4", chosen.source, chosen.driving)
@@ -219,7 +220,7 @@ def crop_file(chosen: argparse.Namespace) -> None:
     import json
 
     from . import crop, media
-    from .shards import write_png
+    from .stages.prepare import write_png
 
     request = crop.parse(chosen.mode)
     if chosen.file.suffix.lower() in media.PICTURE_SUFFIXES and chosen.file.suffix.lower() not in media.CLIP_SUFFIXES:
@@ -245,7 +246,7 @@ def find_motion(chosen: argparse.Namespace) -> None:
     from . import crop, media
     from .model.presets import PRESETS
     from .motion import detect_motion
-    from .shards import open_engine
+    from .stages.animate import open_engine
 
     _check_output(chosen.output, ".npz", chosen.driving)
     clip = media.probe(chosen.driving)
@@ -372,23 +373,22 @@ def stage(chosen: argparse.Namespace) -> None:
 
 def shard(chosen: argparse.Namespace) -> None:
     """Do one stage of one shard of the plan, and write its receipt."""
-    from . import shards
-    from .plan import Plan
+    from importlib import import_module
+
+    from .run.plan import Plan
+    from .run.receipts import NAME, shard_of
+    from .stages.animate import load_engine
+    from .stages.work import work
 
     plan = Plan.load()
     plan.settings["scratch"] = chosen.scratch or plan.settings["scratch"]
-    known = plan.shards if chosen.stage in ("animate", "remux") else plan.pictures | plan.clips
-    if chosen.shard not in known:
-        raise TalkiesError(f"{printable(chosen.shard)}: no shard of the plan; run snakemake again")
+    known = plan.picture_shards | plan.take_shards if chosen.stage in ("prepare", "motion") else plan.pair_shards
+    if not NAME.fullmatch(chosen.receipt) or shard_of(chosen.receipt) not in known:
+        raise TalkiesError(f"{printable(chosen.receipt)}: no shard of the plan; run snakemake again")
+    stage = import_module(f".stages.{chosen.stage}", __package__).STAGE
+    engine = load_engine(plan, device=chosen.device, threads=chosen.threads)
     with _progress() as progress:
-        if chosen.stage == "prepare":
-            shards.prepare(plan, chosen.shard, chosen.receipt, progress)
-        elif chosen.stage == "remux":
-            shards.remux(plan, chosen.shard, chosen.receipt, chosen.generation, progress)
-        else:
-            engine = shards.load_engine(plan, device=chosen.device, threads=chosen.threads)
-            work = shards.motion if chosen.stage == "motion" else shards.animate
-            work(plan, chosen.shard, chosen.receipt, engine, progress)
+        work(stage, plan, chosen.receipt, engine=engine, progress=progress)
 
 
 def check(chosen: argparse.Namespace) -> int:
@@ -397,9 +397,12 @@ def check(chosen: argparse.Namespace) -> int:
 
     from . import check as checking
     from .cores import available_threads
-    from .plan import Plan
+    from .run.asks import Specs
+    from .run.plan import Plan
+    from .run.planner import current_plan
+    from .run.receipts import answer_all
 
-    plan = Plan.load() if chosen.receipt else _plan_of_config()
+    plan = Plan.load() if chosen.receipt else current_plan()[0]
     workers = chosen.threads or available_threads()
     items = checking.items_of(plan)
     with _progress() as progress:
@@ -409,7 +412,7 @@ def check(chosen: argparse.Namespace) -> int:
     checking.save(findings)
     page = checking.write_page(findings, Path(plan.settings["results"]))
     if chosen.receipt:  # in a run what is wrong is said by the gallery, and by the verdict
-        checking.save(findings, chosen.receipt)
+        answer_all("check", chosen.receipt, Specs(plan).check())
         log.info("%s: %s", checking.summary(findings), printable(page))
         return 0
     if chosen.json:
@@ -419,13 +422,6 @@ def check(chosen: argparse.Namespace) -> int:
             print(line)
         print(f"{checking.summary(findings)}: {printable(page)}")
     return int(any(problem.level == checking.FAILS for finding in findings for problem in finding.problems))
-
-
-def _plan_of_config() -> Any:
-    """Return the plan that snakemake would make here and now."""
-    from . import config, plan
-
-    return plan.make_plan(config.load(Path("config.yaml")), plan.stored_plan())
 
 
 def _network(plan: Any) -> Any:
@@ -454,48 +450,56 @@ def _network(plan: Any) -> Any:
 def gallery(chosen: argparse.Namespace) -> None:
     """Write results/index.html from the plan and the films, or lay out what a report carries of it."""
     from .check import check_line
-    from .gallery import build_galleries, lay_out_report
-    from .inventory import gallery_entries
-    from .plan import Plan
+    from .gallery import build_galleries, entries_of, lay_out_report
+    from .run.asks import Specs
+    from .run.folder import Folder
+    from .run.plan import Plan
+    from .run.receipts import Receipts, answer_all
+    from .run.state import look
 
     plan = Plan.load()
-    results = Path(plan.settings["results"])
+    results, wanted = Folder.of(plan).results, plan.settings["gallery"]
+    entries = entries_of(plan, look(plan, Receipts(), "none"))
     if chosen.report:
-        lay_out_report(results, gallery_entries(plan), chosen.report)
+        lay_out_report(results, entries, chosen.report)
         return
-    wanted = plan.settings["gallery"]
-    for page in build_galleries(
-        results, gallery_entries(plan), title=wanted["title"], check=check_line(results), mosaic=wanted["mosaic"]
-    ):
+    pages = build_galleries(results, entries, title=wanted["title"], check=check_line(results), mosaic=wanted["mosaic"])
+    for page in pages:
         log.info("gallery: %s", printable(page))
+    if chosen.receipt:
+        answer_all("gallery", chosen.receipt, Specs(plan).gallery(plan.receipts))
 
 
 def plots(chosen: argparse.Namespace) -> None:
     """Draw the run's times beside the gallery."""
-    from .plan import Plan
     from .plots import write_plots
+    from .run.plan import Plan
 
     log.info("plots: %s", printable(write_plots(Plan.load())))
 
 
 def verdict(chosen: argparse.Namespace) -> None:
     """End the workflow: fail and name every pair that could not be made, and why; else write the verdict."""
-    from .inventory import failures
-    from .plan import Plan
-    from .progress import by_reason, some
     from .records import write_json
+    from .run.folder import GALLERY_PAGE, Folder
+    from .run.plan import Plan
+    from .run.progress import by_reason, some
+    from .run.receipts import Receipts
+    from .run.state import look
 
     plan = Plan.load()
-    failed = failures(plan)
-    if failed:
-        for reason, names in by_reason(failed).items():
+    state = look(plan, Receipts(), "none")
+    if state.failed:
+        for reason, names in by_reason(state.failed).items():
             log.error("%s (%d pairs: %s)", reason, len(names), some(names))
         raise TalkiesError(
-            f"{len(failed)} of {len(plan.pairs)} pairs could not be made, for the reasons above; the others are "
+            f"{len(state.failed)} of {len(plan.pairs)} pairs could not be made, for the reasons above; the others are "
             f"done. Mend or remove the files and run again"
         )
+    if state.to_make:
+        raise TalkiesError(f"{some(state.to_make)}: changed while the run was at work: run snakemake again")
     write_json(chosen.receipt, {"pairs": len(plan.pairs), "failed": 0})
-    log.info("all %d pairs are done: %s/index.html", len(plan.pairs), printable(plan.settings["results"].rstrip("/")))
+    log.info("all %d pairs are done: %s", len(plan.pairs), printable(Folder.of(plan).results / GALLERY_PAGE))
 
 
 def status(chosen: argparse.Namespace) -> None:
@@ -504,37 +508,34 @@ def status(chosen: argparse.Namespace) -> None:
     import time
     from dataclasses import asdict
 
-    from . import inventory
-    from .plan import Plan
-    from .progress import Watch
+    from .run.planner import current_plan
+    from .run.progress import Watch, status_of
 
-    plan = Plan.load()
-    watch = Watch(plan)
     while True:
-        now, run = inventory.status(plan), watch.look()
+        plan, state = current_plan()
+        now = status_of(plan, state, Watch(plan, state.to_make).look())
         if chosen.json:
-            print(json.dumps(asdict(now) | {"run": asdict(run)}, default=str, indent=None if chosen.watch else 1))
+            print(json.dumps(asdict(now), default=str, indent=None if chosen.watch else 1))
         else:
-            _say_status(now, run)
-        if chosen.watch is None or run.ended is not None or not (now.waiting and run.started):
+            _say_status(now)
+        if chosen.watch is None or not now.at_work:
             return
         sys.stdout.flush()
         time.sleep(max(1, chosen.watch))
 
 
-def _say_status(now: Any, run: Any) -> None:
-    from .progress import by_reason, duration, some
+def _say_status(now: Any) -> None:
+    from .run.progress import by_reason, duration, some
 
-    running = sorted(set(run.running).intersection(now.waiting)) if now.at_work else []
-    count = f"{now.pairs} pairs: {len(now.done)} done, {len(now.failed)} failed, {len(now.waiting)} waiting"
-    print(f"{count}{f' ({len(running)} of them in the making)' if running else ''}")
-    if run.ended is not None:
+    run = now.run
+    print(now.count)
+    if run.ended is not None and run.started is not None:
         pace = f"; {run.pace}" if run.pace else ""
         print(f"the last run: {len(run.made)} made in {duration(run.ended - run.started)}{pace}")
     elif run.pace:
         print(f"the run: {run.pace}")
-    if running:
-        print(f"in the making: {some(running)}")
+    if run.running:
+        print(f"in the making: {some(run.running)}")
     for reason, names in by_reason(now.failed).items():
         print(f"failed: {reason} ({len(names)} pairs: {some(names)})")
     for each in now.at_work:
@@ -545,41 +546,39 @@ def _say_status(now: Any, run: Any) -> None:
 
 def verify(chosen: argparse.Namespace) -> None:
     """Check every film against its record: digest, frames, sound."""
-    from . import inventory
-    from .plan import Plan
+    from .run import upkeep
+    from .run.planner import current_plan
 
-    plan = Plan.load()
-    wrong = inventory.verify(plan)
+    plan, state = current_plan()
+    wrong = upkeep.verify(plan, state)
     for name, reason in wrong.items():
         print(f"{printable(name)}: {reason}")
     if wrong:
-        raise TalkiesError(
-            f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again, which mends them"
-        )
+        raise TalkiesError(f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again")
     print(f"{len(plan.pairs)} films are whole")
 
 
 def forget(chosen: argparse.Namespace) -> None:
     """Have pairs made anew by the next run."""
-    from . import inventory
-    from .plan import Plan
+    from .run import upkeep
+    from .run.planner import current_plan
 
     if not chosen.pairs and not chosen.failed:
         raise TalkiesError("name the pairs to forget (driving/image, or driving/ for all of a video), or give --failed")
-    names = inventory.forget(Plan.load(), chosen.pairs, failed=chosen.failed)
+    names = upkeep.forget(*current_plan(), chosen.pairs, failed=chosen.failed)
     print(f"{len(names)} pairs forgotten: the next snakemake makes them anew")
 
 
 def clean(chosen: argparse.Namespace) -> None:
     """Remove films whose pair is gone, and what dead workers left."""
-    from . import inventory
-    from .plan import Plan
+    from .run import upkeep
+    from .run.planner import current_plan
 
-    paths = inventory.leftovers(Plan.load())
+    paths = upkeep.leftovers(current_plan()[0])
     for path in paths:
         print(printable(path))
     if not chosen.dry_run:
-        inventory.remove(paths)
+        upkeep.remove(paths)
     print(f"{len(paths)} files {'would be ' if chosen.dry_run else ''}removed")
 
 
@@ -691,10 +690,8 @@ def build_parser() -> argparse.ArgumentParser:
         each.add_argument("-n", "--dry-run", action="store_true", help="tell what would be carried, change nothing")
 
     work = command("shard", shard, "Do one stage of a shard of the plan (the workflow's own command).")
-    work.add_argument("stage", choices=STAGES)
-    work.add_argument("shard", metavar="SHARD")
-    work.add_argument("--receipt", type=Path, required=True)
-    work.add_argument("--generation", type=int, default=0)
+    work.add_argument("stage", choices=["prepare", "motion", "animate", "show", "remux"])
+    work.add_argument("receipt", metavar="RECEIPT", help="the shard and the name of its receipt: SHARD.DUE")
     work.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: as config.yaml says")
     work.add_argument("--threads", type=_count, metavar="N")
     work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
@@ -706,12 +703,13 @@ def build_parser() -> argparse.ArgumentParser:
     look.add_argument("--json", action="store_true")
     look.add_argument("--no-poses", action="store_true", help="do not compare poses, for which the network is loaded")
     look.add_argument("--threads", type=_count, metavar="N", help="files looked at at once (default: one a core)")
-    look.add_argument("--receipt", type=Path, help=argparse.SUPPRESS)
+    look.add_argument("--receipt", help=argparse.SUPPRESS)
     look.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     page = command("gallery", gallery, "Write the gallery of the run in this folder.")
     page.add_argument(
         "--report", type=Path, metavar="DIR", help="lay out in a new folder, as links, what the page for others shows"
     )
+    page.add_argument("--receipt", help=argparse.SUPPRESS)
     page.add_argument("--log", type=Path)
     times = command("plots", plots, "Draw the times of pairs, stages and shards of the run in this folder.")
     times.add_argument("--log", type=Path)

@@ -69,6 +69,11 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def load(path: Path) -> dict[str, Any]:
     """Read a config file and return its complete settings; TalkiesError names the file and what is wrong."""
+    return complete(read(path))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what stands in a config file; TalkiesError where it can't be read or holds no keys."""
     import yaml
 
     try:
@@ -81,7 +86,19 @@ def load(path: Path) -> dict[str, Any]:
         raise TalkiesError(
             f"{path}: holds a {type(content).__name__}, not keys and values: write lines like `images: FOLDER`"
         )
-    return complete(content or {})
+    return content or {}
+
+
+def given(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the keys of a workflow's configuration that the file has otherwise: what the command line gave.
+
+    Without `first`: a pilot is for once.
+    """
+    try:
+        stated = read(path)
+    except TalkiesError:
+        return {}
+    return {key: value for key, value in config.items() if key != "first" and stated.get(key, stated) != value}
 
 
 def read_pairs(path: Path) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ import yaml
 
 from . import __version__, config, container, media, scratch
 from .errors import TalkiesError, printable
-from .plan import HOME
+from .run.folder import HOME
 
 LEAST_FREE = 2 << 30
 """Bytes below which a disk is called full: some 800,000 frames of film."""

@@ -21,8 +21,10 @@ from urllib.parse import quote
 
 from . import media
 from .errors import InputError, TalkiesError, printable
-from .plan import PLOTS
 from .records import Recorded, content_key
+from .run.folder import PLOTS, Folder
+from .run.plan import Plan
+from .run.state import State
 
 log = logging.getLogger("talkies")
 
@@ -47,6 +49,30 @@ class Entry:
     preview: Path | None
     reason: str | None
     private: bool = False
+
+
+def entries_of(plan: Plan, state: State) -> list[Entry]:
+    """Return what the gallery shows: every pair with its film or the reason why it has none."""
+    folder = Folder.of(plan)
+    entries = []
+    for name, pair in plan.pairs.items():
+        talkie = folder.talkie(pair)
+        source, preview = folder.source(pair.source).path, folder.driving(pair.take).path
+        good = name not in state.failed and talkie.path.exists()
+        entries.append(
+            Entry(
+                driving=pair.driving,
+                image=pair.image,
+                variant=pair.variant,
+                film=talkie.path if good else None,
+                record=talkie.record_path if good else None,
+                source=source if source.exists() else None,
+                preview=preview if preview.exists() else None,
+                reason=state.failed.get(name, None if good else "not made"),
+                private=pair.private,
+            )
+        )
+    return entries
 
 
 def build_galleries(

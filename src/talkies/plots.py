@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .inventory import failures
 from .media import publish
-from .plan import HOME, PLOTS, Plan
-from .progress import JOURNALS, duration
 from .records import Journal, Recorded
-from .shards import Run
+from .run.folder import HOME, JOURNALS, PLOTS, Folder
+from .run.plan import Plan
+from .run.progress import duration
+from .run.receipts import Receipts
+from .run.state import look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,15 +55,15 @@ class Times:
 
 def measure(plan: Plan) -> Times:
     """Gather what the records and journals tell of a plan's files; what tells no time counts nothing."""
-    run = Run(plan)
+    run = Folder.of(plan)
     films: list[tuple[int, float]] = []
-    shards = {shard: [0.0] * len(OF_SHARDS) for shard in plan.shards}
+    shards = {shard: [0.0] * len(OF_SHARDS) for shard in plan.pair_shards}
     loads = 0.0
     for shard, seconds in _loads():
         loads += seconds
         if shard in shards:
             shards[shard][0] += seconds
-    for shard, names in plan.shards.items():
+    for shard, names in plan.pair_shards.items():
         for name in names:
             record = run.talkie(plan.pairs[name]).record()
             animated, remuxed = _seconds(record), _seconds(record, "remux_seconds")
@@ -78,7 +79,8 @@ def measure(plan: Plan) -> Times:
         "animate": sum(seconds[1] for seconds in shards.values()),
         "remux": sum(seconds[2] for seconds in shards.values()),
     }
-    return Times(len(plan.pairs), len(failures(plan)), films, stages, {s: t for s, t in shards.items() if any(t)})
+    failed = look(plan, Receipts(), "none").failed
+    return Times(len(plan.pairs), len(failed), films, stages, {s: t for s, t in shards.items() if any(t)})
 
 
 def _loads() -> Iterator[tuple[str, float]]:

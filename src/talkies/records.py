@@ -131,25 +131,40 @@ class Recorded:
 class Receipt:
     """What became of a shard's items: facts by item for the good ones, a reason for each that failed.
 
-    Holds no time, host or version, so a shard that finds nothing to do writes the same bytes again.
+    asked: the spec of each item, good or failed: what was asked of it when it was answered.
     """
 
     done: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the receipt."""
-        write_json(path, {"done": self.done, "failed": self.failed})
+        write_json(path, {"done": self.done, "failed": self.failed, "asked": self.asked})
 
     @classmethod
     def load(cls, path: Path) -> Receipt:
         """Read a receipt; TalkiesError when it is missing or damaged."""
-        value = read_json(path)
-        if value is None or not isinstance(value.get("done"), dict) or not isinstance(value.get("failed"), dict):
-            raise TalkiesError(
-                f"{path}: this receipt is missing or damaged: remove it, if there, and run snakemake again"
-            )
-        return cls(value["done"], value["failed"])
+        found = cls.read(path)
+        if found is None:
+            raise TalkiesError(f"{path}: this receipt is missing or damaged: run snakemake again")
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> Receipt | None:
+        """Read a receipt; None when it is missing or damaged: it then tells nothing."""
+        value = read_json(path) or {}
+        parts = [value.get("done"), value.get("failed"), value.get("asked", {})]
+        return cls(*parts) if all(isinstance(part, dict) for part in parts) else None
+
+    def answers(self, item: str, spec: str) -> bool:
+        """Tell whether an item is answered, for good or ill, as it is asked for now."""
+        return self.asked.get(item) == spec and (item in self.done or item in self.failed)
+
+    def drop(self, item: str) -> bool:
+        """Forget what is told of an item; tell whether there was anything."""
+        known = [part.pop(item, None) is not None for part in (self.done, self.failed, self.asked)]
+        return any(known)
 
 
 class Journal:

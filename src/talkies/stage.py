@@ -26,8 +26,8 @@ from pathlib import Path
 
 from . import config, media
 from .errors import TalkiesError, printable
-from .plan import HOME, RUN
 from .records import held_locks, is_abandoned, read_json, write_json
+from .run.folder import HOME, LOCKS, RUN
 
 PROGRAM = (
     *("Snakefile", "slurm", "workflow", "profiles", "src", "scripts", "containers", "requirements"),
@@ -240,7 +240,7 @@ def superfluous(place: Place, settings: dict, *, delete: bool) -> None:
 
 def pull(place: Place, *, dry: bool) -> None:
     """Carry a run's results and memory here; what they replace is kept aside."""
-    at_work = held_locks(HOME / "locks")
+    at_work = held_locks(LOCKS)
     if at_work or (read_json(RUN) and not is_abandoned(RUN)):
         raise TalkiesError(f"a run is at work in this folder ({(at_work or ['snakemake'])[0]}): wait for it or stop it")
     settings = config.load(Path("config.yaml"))

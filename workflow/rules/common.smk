@@ -7,29 +7,29 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from talkies import check as checking
 from talkies import config as settings_file
 from talkies import container as image
-from talkies import plan as planning
-from talkies import progress
 from talkies.errors import TalkiesError
+from talkies.run import estimate, planner, progress
+from talkies.run import plan as planning
+from talkies.run.folder import PLOTS as PLOTS_NAME
+from talkies.run.receipts import ALL, shard_of
 
 
 def make_plan():
-    """Return the run's plan, made anew by the main process, read by the jobs it starts; and what room it lacks."""
+    """Return the run's plan, its state and what room it lacks: made anew by the main process, read by its jobs."""
     try:
         if not workflow.is_main_process:
-            return planning.Plan.load(), None
-        if planning.unlock_after_kill(Path(".snakemake/locks")):
+            return planning.Plan.load(), None, None
+        if planner.unlock_after_kill(Path(".snakemake/locks")):
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
-        settings = settings_file.complete(config)
-        made = planning.make_plan(settings, planning.stored_plan(), on_cluster=ON_CLUSTER)
-        made.generation, missing = planning.check_films(made)
-        logger.info(f"talkies: {planning.describe(made, missing, on_cluster=ON_CLUSTER)}")
-        lack = planning.lack_of_room(made, missing)
+        given = settings_file.given(config, Path("config.yaml"))
+        plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
+        logger.info(f"talkies: {estimate.describe(plan, state, on_cluster=ON_CLUSTER)}")
+        lack = estimate.lack_of_room(plan, state)
         if lack is not None:
             logger.warning(f"talkies: {lack}")
-        return made, lack
+        return plan, state, lack
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
 
@@ -51,21 +51,29 @@ if LACKS_RUNTIME and workflow.is_main_process:
     workflow.deployment_settings.deployment_method = frozenset()
     logger.info("talkies: neither apptainer nor singularity is here: enough for a dry run (-n), not for a run")
 
-PLAN, LACK_OF_ROOM = make_plan()
-OF_PICTURE = PLAN.shard_of_picture()
-OF_TAKE = PLAN.shard_of_take()
-WEIGHTS = PLAN.settings["model"]["checkpoint"] or []  # the demo network's are in the package
+PLAN, STATE, LACK_OF_ROOM = make_plan()
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else workflow.cores) or 1
 RUNNING = []  # of this run, what ends its progress lines
-PAGE = f"{PLAN.settings['results'].rstrip('/')}/index.html"
-PLOTS = f"{PLAN.settings['results'].rstrip('/')}/{planning.PLOTS}"
+PLOTS = f"{PLAN.settings['results'].rstrip('/')}/{PLOTS_NAME}"
 VERDICT = ".talkies/verdict.json"
 SHOWN = ".talkies/report/gallery"
 REPORTED = [SHOWN] if PLAN.settings["gallery"]["report"] else []
-CHECK = ".talkies/receipts/check.json"
-# Wanted by name: Snakemake makes a missing file again only when it is a target or something new needs it.
-FILMS_DONE = [f".talkies/receipts/remux/{shard}.json" for shard in PLAN.shards]
+
+
+def receipt(stage, shard=ALL):
+    """Return the path of a stage's receipt: one that is there, or, where something is due, one that is missing."""
+    return f".talkies/receipts/{stage}/{PLAN.receipt(stage, shard)}.json"
+
+
+def needed(stage):
+    """Return the input function of a stage: the receipts of the stages above."""
+    return lambda wildcards: [receipt(*each) for each in PLAN.needs(stage, shard_of(wildcards.receipt))]
+
+
+CHECKED = [receipt("check")] if PLAN.settings["check"] else []
+GALLERY = receipt("gallery")
+FILMS_DONE = [receipt("remux", shard) for shard in PLAN.pair_shards]
 
 
 def bind():
@@ -78,14 +86,14 @@ bind()  # on a cluster this file is read again in each job, on its node
 
 
 wildcard_constraints:
-    shard=r"(pictures|clips|pairs)-\d+",
+    receipt=r"((pictures|clips|pairs)-\d+|all)(\.[0-9a-f]+)?",
 
 
 onstart:
     try:
         check_means()
-        planning.start_run(PLAN)
-        RUNNING.append(progress.start(PLAN, shards_to_make(), say))
+        planner.start_run(PLAN)
+        RUNNING.append(progress.start(PLAN, STATE, shards_to_make(), say))
         bind()  # here the jobs' images are started by this process, and the results' folder is new
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
@@ -106,26 +114,16 @@ def say(line):
 
 def shards_to_make():
     """Return the shards of pairs that this run's jobs are for."""
-    wanted = {(job.wildcards_dict or {}).get("shard") for job in workflow.dag.needrun_jobs()}
-    return [shard for shard in PLAN.shards if shard in wanted]
+    wanted = {shard_of((job.wildcards_dict or {}).get("receipt", "")) for job in workflow.dag.needrun_jobs()}
+    return [shard for shard in PLAN.pair_shards if shard in wanted]
 
 
 def end_run():
     """Say what has become of the run."""
-    planning.end_run()
+    planner.end_run()
     while RUNNING:
         for line in progress.end(PLAN, RUNNING.pop()):
             say(line)
-
-
-def pair_inputs(wildcards):
-    """Return the receipts of a shard's pictures, and of the motions that move them."""
-    pairs = [PLAN.pairs[name] for name in PLAN.shards[wildcards.shard]]
-    prepared = {OF_PICTURE[pair.source] for pair in pairs}
-    motions = {OF_TAKE[pair.take] for pair in pairs}
-    return [f".talkies/receipts/prepare/{shard}.json" for shard in sorted(prepared)] + [
-        f".talkies/receipts/motion/{shard}.json" for shard in sorted(motions)
-    ]
 
 
 def check_means():
@@ -165,4 +163,10 @@ def memory(megabytes):
 
 def walltime(stage):
     """Return the resource function of a job's walltime in minutes: its shard's estimate, more with each attempt."""
-    return lambda wildcards, attempt: planning.walltime(PLAN, stage, wildcards.get("shard")) * attempt
+    return lambda wildcards, attempt: estimate.walltime(PLAN, stage, shard_of_job(wildcards)) * attempt
+
+
+def shard_of_job(wildcards):
+    """Return the shard of a job, None where it is about the whole run."""
+    shard = shard_of(wildcards.get("receipt", ALL))
+    return None if shard == ALL else shard

@@ -1,19 +1,17 @@
 # A look at every file, beside the jobs that use the network: none of them waits for it or is run again for it.
 rule check:
     output:
-        CHECK,
+        ".talkies/receipts/check/{receipt}.json",
     log:
-        ".talkies/logs/check.log",
+        ".talkies/logs/check/{receipt}.log",
     benchmark:
-        ".talkies/benchmarks/check.tsv"
+        ".talkies/benchmarks/check/{receipt}.tsv"
     priority: 100
     threads: THREADS
     resources:
         **job("check"),
-    params:
-        spec=lambda wildcards: checking.spec(PLAN),
     shell:
-        "exec talkies check --receipt {output:q} --threads {threads} --log {log:q}"
+        "exec talkies check --receipt {wildcards.receipt} --threads {threads} --log {log:q}"
 
 
 # One page of everything, then the verdict, which fails when a pair could not be made.
@@ -21,25 +19,23 @@ rule gallery:
     input:
         FILMS_DONE,
         plots=PLOTS,
-        check=CHECK if PLAN.settings["check"] else [],
+        check=CHECKED,
     output:
-        PAGE,
+        ".talkies/receipts/gallery/{receipt}.json",
     log:
-        ".talkies/logs/gallery.log",
+        ".talkies/logs/gallery/{receipt}.log",
     benchmark:
-        ".talkies/benchmarks/gallery.tsv"
+        ".talkies/benchmarks/gallery/{receipt}.tsv"
     resources:
         **job("gallery"),
-    params:
-        spec=PLAN.gallery(),
     shell:
-        "exec talkies gallery --log {log:q}"
+        "exec talkies gallery --receipt {wildcards.receipt} --log {log:q}"
 
 
 # What `snakemake --report report.zip` carries: links to all that the page shows, since the films are no output of ours.
 rule gallery_report:
     input:
-        page=PAGE,
+        GALLERY,
     output:
         report(
             directory(SHOWN),
@@ -53,8 +49,6 @@ rule gallery_report:
         ".talkies/benchmarks/report.tsv"
     resources:
         **job("gallery"),
-    params:
-        spec=PLAN.gallery(),
     shell:
         "exec talkies gallery --report {output:q} --log {log:q}"
 
@@ -62,7 +56,7 @@ rule gallery_report:
 rule verdict:
     input:
         REPORTED,
-        page=PAGE,
+        GALLERY,
     output:
         VERDICT,
     log:
@@ -71,7 +65,5 @@ rule verdict:
         ".talkies/benchmarks/verdict.tsv"
     resources:
         **job("verdict"),
-    params:
-        spec=PLAN.gallery(),
     shell:
         "exec talkies verdict --receipt {output:q} --log {log:q}"

@@ -1,18 +1,15 @@
 # The keypoints of each driving video, once, for all pictures.
 rule motion:
     input:
-        checkpoint=WEIGHTS,
-        prepared=".talkies/receipts/prepare/{shard}.json",
+        needed("motion"),
     output:
-        ".talkies/receipts/motion/{shard}.json",
+        ".talkies/receipts/motion/{receipt}.json",
     log:
-        ".talkies/logs/motion/{shard}.log",
+        ".talkies/logs/motion/{receipt}.log",
     benchmark:
-        ".talkies/benchmarks/motion/{shard}.tsv"
+        ".talkies/benchmarks/motion/{receipt}.tsv"
     threads: THREADS
     resources:
         **job("motion", "gpu"),
-    params:
-        spec=lambda wildcards: PLAN.motion(wildcards.shard),
     shell:
-        "exec talkies shard motion {wildcards.shard} --receipt {output:q} --threads {threads} --log {log:q}"
+        "exec talkies shard motion {wildcards.receipt} --threads {threads} --log {log:q}"

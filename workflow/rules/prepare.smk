@@ -1,16 +1,14 @@
 # Pictures and videos: looked at, cropped, their digests taken. By shard, never a job a picture.
-# The files are not declared: their names, sizes and times are in the plan, and with it in `spec`. So a name may hold
-# anything, and a file that is gone does not prepare its neighbours again.
+# The files are not declared: their names, sizes and times are in the plan. So a name may hold anything, and a file that
+# is gone does not prepare its neighbours again.
 rule prepare:
     output:
-        ".talkies/receipts/prepare/{shard}.json",
+        ".talkies/receipts/prepare/{receipt}.json",
     log:
-        ".talkies/logs/prepare/{shard}.log",
+        ".talkies/logs/prepare/{receipt}.log",
     benchmark:
-        ".talkies/benchmarks/prepare/{shard}.tsv"
+        ".talkies/benchmarks/prepare/{receipt}.tsv"
     resources:
         **job("prepare"),
-    params:
-        spec=lambda wildcards: PLAN.preparation(wildcards.shard),
     shell:
-        "exec talkies shard prepare {wildcards.shard} --receipt {output:q} --log {log:q}"
+        "exec talkies shard prepare {wildcards.receipt} --log {log:q}"

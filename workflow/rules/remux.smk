@@ -1,18 +1,15 @@
 # The driving video's sound onto the silent films; with it they enter the results.
 rule remux:
     input:
-        ".talkies/receipts/animate/{shard}.json",
+        needed("remux"),
     output:
-        ".talkies/receipts/remux/{shard}.json",
+        ".talkies/receipts/remux/{receipt}.json",
     log:
-        ".talkies/logs/remux/{shard}.log",
+        ".talkies/logs/remux/{receipt}.log",
     benchmark:
-        ".talkies/benchmarks/remux/{shard}.tsv"
+        ".talkies/benchmarks/remux/{receipt}.tsv"
+    priority: 50  # films that can be had come before others are begun
     resources:
         **job("remux"),
-    params:
-        spec=lambda wildcards: PLAN.remuxing(wildcards.shard),
-        generation=lambda wildcards: PLAN.generation.get(wildcards.shard, 0),
     shell:
-        "exec talkies shard remux {wildcards.shard} --receipt {output:q} --generation {params.generation}"
-        " --log {log:q}"
+        "exec talkies shard remux {wildcards.receipt} --log {log:q}"

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 DEMO_WEIGHTS = Path(__file__).with_name("demo.safetensors")
 """The demo preset's weights, which the package carries."""
+
+
+@cache
+def demo_digest() -> str:
+    """Return the digest of the demo preset's weights, which their file's header tells."""
+    with DEMO_WEIGHTS.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return header["__metadata__"]["weights_digest"]
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,18 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import TalkiesError, printable
-from .inventory import failures
-from .plan import FRAMES_PER_SECOND, HOME, REMUX_SECONDS, Plan, check_films
-from .records import Journal
-from .shards import Run
-
-JOURNALS = HOME / "journal"
-RUNS = Journal(JOURNALS / "run.jsonl")
-"""The beginnings and ends of the folder's runs."""
+from ..errors import TalkiesError, printable
+from ..records import held_locks
+from .estimate import FRAMES_PER_SECOND, REMUX_SECONDS
+from .folder import GALLERY_PAGE, JOURNALS, LOCKS, RUNS, Folder
+from .plan import Plan
+from .receipts import Receipts
+from .state import State, look
+from .upkeep import orphans
 
 WINDOW_SECONDS = 1200
 """The rate is that of the films of the last 20 minutes: workers come and go."""
@@ -35,16 +34,18 @@ MOST_NAMES = 5
 class Outlook:
     """How far the last run is. Times are seconds since 1970, or seconds; None where nothing is known yet.
 
-    made, failed, running: pairs since the run began. left: pairs still to make. seconds_per_frame,
-    seconds_per_pair: what one worker takes. pairs_per_minute: what all of them make together.
+    made, failed, animated, running: pairs since the run began; animated ones wait for their sound. left: pairs that
+    are still to make in the run's jobs. seconds_per_frame, seconds_per_pair: what one worker takes. pairs_per_minute:
+    what all of them make together.
     """
 
     started: float | None
     ended: float | None
     made: list[str]
     failed: dict[str, str]
+    animated: list[str]
     running: list[str]
-    left: int
+    left: list[str]
     seconds_per_frame: float | None
     seconds_per_pair: float | None
     pairs_per_minute: float | None
@@ -79,12 +80,17 @@ class _Events:
 
 
 class Watch:
-    """Looks at the run in this folder, again and again; each look reads only what is new."""
+    """Looks at the run in this folder, again and again; each look reads only what is new.
 
-    def __init__(self, plan: Plan) -> None:
+    to_make: the pairs that were to make when the run began, or at a later time that is known.
+    """
+
+    def __init__(self, plan: Plan, to_make: Iterable[str]) -> None:
         self.plan = plan
+        self._to_make = list(to_make)
         self._offsets: dict[Path, int] = {}
         self._events = _Events()
+        self._of_shard: dict[str, str] = {}
 
     def look(self) -> Outlook:
         """Read on and say how far the run is."""
@@ -161,8 +167,9 @@ class Watch:
             ended=events.ended,
             made=[name for name in events.remuxed if name in plan.pairs],
             failed=dict(events.failed),
+            animated=[name for name in left if name in events.animated or name in events.fresh],
             running=running,
-            left=len(left),
+            left=left,
             seconds_per_frame=seconds / frames if frames else None,
             seconds_per_pair=seconds / len(films) if films else None,
             pairs_per_minute=60 * len(recent) / wall if recent and left else None,
@@ -174,39 +181,42 @@ class Watch:
         return self.plan.takes[pair.take].frames if pair else 0
 
     def _left(self) -> list[str]:
-        """Return the pairs of the run's shards that are not in the results yet."""
-        events = self._events
-        left: list[str] = []
-        for shard in sorted(events.shards & set(self.plan.shards)):
-            if not self._is_over(shard):
-                names = self.plan.shards[shard]
-                left += [name for name in names if name not in events.remuxed and name not in events.failed]
-        return left
+        """Return the pairs of the run's jobs that are still to make."""
+        events, plan = self._events, self.plan
+        if not self._of_shard:
+            self._of_shard = {name: shard for shard, names in plan.pair_shards.items() for name in names}
+        over = {shard for shard in events.shards if self._is_over(shard)}
+        return [
+            name
+            for name in self._to_make
+            if name not in events.remuxed
+            and name not in events.failed
+            and self._of_shard[name] in events.shards
+            and self._of_shard[name] not in over
+        ]
 
     def _is_over(self, shard: str) -> bool:
-        try:
-            return Run.receipt("remux", shard).stat().st_mtime >= (self._events.started or 0.0)
-        except FileNotFoundError:
-            return False
+        """Tell whether a shard's last receipt is there: then all of its pairs are answered."""
+        return shard in self.plan.pair_shards and Folder.receipt("remux", self.plan.receipt("remux", shard)).exists()
 
     def _longest_tail(self, left: Iterable[str]) -> int:
         """Return the pairs of the shard that has most of them to come: their sound is put on when all are animated."""
         waiting = set(left)
-        return max((len(waiting.intersection(names)) for names in self.plan.shards.values()), default=0)
+        return max((len(waiting.intersection(names)) for names in self.plan.pair_shards.values()), default=0)
 
 
-def start(plan: Plan, shards: Iterable[str], say: Callable[[str], object]) -> threading.Event:
+def start(plan: Plan, state: State, shards: Iterable[str], say: Callable[[str], object]) -> threading.Event:
     """Note that a run of these shards begins, and say from time to time how far it is until the event is set."""
     RUNS.note("started", shards=sorted(shards))
     over = threading.Event()
 
     def speak() -> None:
-        watch, before = Watch(plan), ""
+        watch, before = Watch(plan, state.to_make), ""
         for number in range(1 << 62):
             if over.wait(SAY_SECONDS[min(number, len(SAY_SECONDS) - 1)]):
                 return
             now = watch.look()
-            line = f"{_count(plan, now)}{'; ' * bool(now.pace)}{now.pace}"
+            line = f"{_count(plan, state, now)}{'; ' * bool(now.pace)}{now.pace}"
             if now.left and line != before:
                 say(line)
                 before = line
@@ -215,10 +225,15 @@ def start(plan: Plan, shards: Iterable[str], say: Callable[[str], object]) -> th
     return over
 
 
-def _count(plan: Plan, now: Outlook) -> str:
-    failed = f", {len(now.failed)} failed" if now.failed else ""
-    running = f", {len(now.running)} in the making" if now.running else ""
-    return f"{len(plan.pairs) - now.left - len(now.failed)} of {len(plan.pairs)} pairs done{failed}{running}"
+def _count(plan: Plan, state: State, now: Outlook) -> str:
+    """Say how far a run is; what was done before it began counts as done."""
+    failed = len({*state.failed, *now.failed})
+    made = len(set(state.to_make).intersection(now.made))
+    words = [f"{len(state.done) + made} of {len(plan.pairs)} pairs done"]
+    words += [f"{failed} failed"] * bool(failed)
+    words += [f"{len(now.animated)} animated"] * bool(now.animated)
+    words += [f"{len(now.running)} in the making"] * bool(now.running)
+    return ", ".join(words)
 
 
 def end(plan: Plan, over: threading.Event | None) -> list[str]:
@@ -228,27 +243,65 @@ def end(plan: Plan, over: threading.Event | None) -> list[str]:
     over.set()
     RUNS.note("ended")
     try:
-        return list(_summary(plan, Watch(plan).look()))
+        return list(_summary(plan))
     except (TalkiesError, OSError):
         return []  # what damaged a file has been said by who met it
 
 
-def _summary(plan: Plan, now: Outlook) -> Iterator[str]:
-    failed = failures(plan)
-    _, missing = check_films(plan)
-    waiting = max(0, missing - len(failed))
+def _summary(plan: Plan) -> Iterator[str]:
+    state = look(plan, Receipts(), "none")
+    now = Watch(plan, state.to_make).look()
     took = duration((now.ended or time.time()) - (now.started or time.time()))
-    made = f"{len(now.made)} made in {took}"
     pace = f", {now.pace}" if now.pace else ""
-    yield (
-        f"{len(plan.pairs)} pairs: {len(plan.pairs) - waiting - len(failed)} done, {len(failed)} failed, "
-        f"{waiting} waiting; {made}{pace}"
-    )
-    for reason, names in by_reason(failed).items():
+    yield f"{count(plan, state)}; {len(now.made)} made in {took}{pace}"
+    for reason, names in by_reason(state.failed).items():
         yield f"failed: {reason} ({len(names)} pairs: {some(names)})"
-    results = Path(plan.settings["results"])
-    if (results / "index.html").exists():
-        yield f"the films: {printable(results / 'index.html')}"
+    page = Folder.of(plan).results / GALLERY_PAGE
+    if page.exists() and state.done:
+        yield f"the films: {printable(page)}"
+
+
+def count(plan: Plan, state: State) -> str:
+    """Say what has become of a plan's pairs."""
+    return f"{len(plan.pairs)} pairs: {len(state.done)} done, {len(state.failed)} failed, {len(state.to_make)} to make"
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run folder is, as `talkies status` tells it. orphans: films whose pair is no longer asked for."""
+
+    pairs: int
+    done: list[str]
+    failed: dict[str, str]
+    to_make: list[str]
+    orphans: list[Path]
+    at_work: list[str]
+    count: str
+    run: Outlook
+
+
+def status_of(plan: Plan, state: State, run: Outlook) -> Status:
+    """Put together what has become of a plan's pairs; those that workers have finished meanwhile are done."""
+    at_work = held_locks(LOCKS)
+    made, failed = set(state.to_make).intersection(run.made), dict(state.failed)
+    if at_work:
+        failed |= {name: reason for name, reason in run.failed.items() if name in plan.pairs}
+    done = [name for name in plan.pairs if name in made or name in set(state.done)]
+    to_make = [name for name in state.to_make if name not in made and name not in failed]
+    running = [name for name in run.running if name in set(to_make)] if at_work else []
+    parts = [f"{len(run.animated)} of them animated"] * bool(run.animated and at_work)
+    parts += [f"{len(running)} in the making"] * bool(running)
+    said = count(plan, State(done, failed, to_make)) + (f" ({', '.join(parts)})" if parts else "")
+    return Status(
+        len(plan.pairs),
+        done,
+        failed,
+        to_make,
+        [f.path for f in orphans(plan)],
+        at_work,
+        said,
+        replace(run, running=running),
+    )
 
 
 def by_reason(failed: dict[str, str]) -> dict[str, list[str]]:

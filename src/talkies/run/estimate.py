@@ -1,0 +1,177 @@
+"""What a run takes, by estimate: seconds and walltimes of its jobs, hours and gigabytes of what is to make."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from ..disk import room
+from ..errors import printable
+from ..records import read_json
+from .asks import is_shown
+from .receipts import Receipts
+
+if TYPE_CHECKING:
+    from .pairs import Pair, Take
+    from .plan import Plan
+    from .state import State
+
+# What the work takes on one core.
+PICTURE_SECONDS = 1.0
+TAKE_SECONDS = 1.0
+TAKE_SECONDS_PER_FRAME = 0.02
+"""Cropping and keypoints."""
+PAIR_SECONDS = 0.3
+"""Beside the frames: a film's beginning and end, its record."""
+REMUX_SECONDS = 1.0
+SHOW_SECONDS_PER_FRAME = 0.2
+"""A picture of 2,000 pixels a side."""
+LOOK_SECONDS = 0.01
+"""The gallery, a pair."""
+POSTER_SECONDS = 0.5
+MOSAIC_SECONDS_PER_FRAME = 0.005
+"""Of one of its films."""
+CHECK_SECONDS = 3.0
+"""The check, a file."""
+
+FRAMES_PER_SECOND = 10.0
+"""Expected of the network while nothing is known."""
+LEARNING_FILMS = 50
+"""Finished films of which the rate is learnt."""
+
+WALLTIME_MARGIN = 2.0
+WALLTIME_MINUTES = 15
+"""A job's walltime: the estimate so many times, and this for its start: the image, the model, a busy disk."""
+
+BYTES_PER_FRAME = 2_500
+LEAST_BYTES_PER_FRAME = 1_500
+"""Of a finished talkie (256 x 256, its sound included): the examples measure 1,500 to 3,000."""
+
+
+def preparing_seconds(take: Take) -> float:
+    """Return how long the preparation of a take is expected to take."""
+    return TAKE_SECONDS + TAKE_SECONDS_PER_FRAME * take.frames
+
+
+def animating_seconds(plan: Plan, pair: Pair) -> float:
+    """Return how long a pair's film is expected to take."""
+    return PAIR_SECONDS + plan.takes[pair.take].frames / plan.rate
+
+
+def seconds(plan: Plan, stage: str, shard: str) -> float:
+    """Return how long a stage of a shard is expected to take."""
+    if stage == "prepare":
+        takes = (plan.takes[take] for take in plan.take_shards.get(shard, []))
+        return PICTURE_SECONDS * len(plan.picture_shards.get(shard, [])) + sum(map(preparing_seconds, takes))
+    if stage == "motion":
+        return sum(TAKE_SECONDS + plan.takes[take].frames / plan.rate for take in plan.take_shards[shard])
+    pairs = [plan.pairs[name] for name in plan.pair_shards[shard]]
+    if stage == "animate":
+        return sum(animating_seconds(plan, pair) for pair in pairs)
+    if stage == "remux":
+        return REMUX_SECONDS * len(pairs)
+    shown = (pair for pair in pairs if is_shown(pair, plan.settings))
+    return sum(PAIR_SECONDS + SHOW_SECONDS_PER_FRAME * plan.takes[pair.take].frames for pair in shown)
+
+
+def walltime(plan: Plan, stage: str, shard: str | None) -> int:
+    """Return the minutes that a job of this stage and shard is given: an estimate with a margin, and its start.
+
+    shard None: the gallery and the verdict, which look at every pair, and the check, at every file.
+    """
+    files = len(plan.sources) + len(plan.takes)
+    whole = CHECK_SECONDS * files if stage == "check" else LOOK_SECONDS * len(plan.pairs)
+    if stage == "gallery":
+        whole += POSTER_SECONDS * len(plan.takes) + MOSAIC_SECONDS_PER_FRAME * _mosaic_frames(plan)
+    expected = seconds(plan, stage, shard) if shard else whole
+    return WALLTIME_MINUTES + math.ceil(WALLTIME_MARGIN * expected / 60)
+
+
+def _mosaic_frames(plan: Plan) -> int:
+    """Return the frames of all talkies that the mosaics show."""
+    most = plan.settings["gallery"]["mosaic"] or 0
+    films = Counter(pair.take for pair in plan.pairs.values())
+    return sum(min(count, most) * plan.takes[take].frames for take, count in films.items())
+
+
+def learnt_rate(settings: Mapping[str, Any], receipts: Receipts, *, on_cluster: bool) -> float | None:
+    """Return the frames a second of finished films of the same preset and kind of device, None while there is none.
+
+    The median of a few: each film's time has its beginning and end in it, so that short ones count as slow.
+    """
+    wanted = settings["model"]["device"]
+    if wanted == "auto":
+        gpu = {"gpu": 1, **settings["slurm"]["gpu"]}
+        given = bool(gpu["gpu"] or gpu.get("gres")) if on_cluster else Path("/dev/nvidiactl").exists()
+        wanted = "cuda" if given else "cpu"
+    rates = []
+    for record in islice(_some_records(Path(settings["results"]), receipts), LEARNING_FILMS):
+        try:
+            model, frames, took = record["model"], record["picture"]["frames"], record["seconds"]
+            if model["preset"] == settings["model"]["preset"] and model["device"].startswith(wanted) and took > 0:
+                rates.append(frames / took)
+        except (KeyError, TypeError, AttributeError):
+            continue  # not a record of ours
+    return float(f"{median(rates):.2g}") if rates and median(rates) > 0 else None
+
+
+def _some_records(results: Path, receipts: Receipts) -> Iterable[dict[str, Any]]:
+    """Yield records of finished films: a few of each shard, the last shards first."""
+    for shard in reversed(receipts.shards("remux")):
+        for name in islice(receipts.read("remux", shard).done, 10):
+            yield read_json(results / f"{name}.json") or {}
+
+
+# --- of a whole run ----------------------------------------------------------------------------------------
+
+
+def frames_of(plan: Plan, names: Iterable[str]) -> int:
+    """Return the frames of pairs' films."""
+    return sum(plan.takes[plan.pairs[name].take].frames for name in names)
+
+
+def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
+    """Say in a line how much a run is: pairs, jobs, hours and gigabytes still to make, by estimate; and what room."""
+    hours = sum(animating_seconds(plan, plan.pairs[name]) for name in state.to_animate) / 3600
+    drivings = len({take.driving for take in plan.takes.values()})
+    free, limit = room(Path(plan.settings["results"]))
+    pilot = f" (a pilot, first: {plan.settings['first']})" if plan.is_pilot else ""
+    to_make = f"{len(state.to_make)} to make"
+    if len(state.to_animate) < len(state.to_make):
+        to_make += f", {len(state.to_animate)} of them to animate"
+    return (
+        f"{len(plan.sources)} pictures, {drivings} videos: {len(plan.pairs)} pairs in {len(plan.pair_shards)} jobs"
+        f"{pilot}; {to_make}: about {hours:.1f} {'GPU ' * on_cluster}hours at {plan.rate:g} frames/s, "
+        f"{frames_of(plan, state.to_make) * BYTES_PER_FRAME / 1e9:.1f} GB; {free / 1e9:.1f} GB {limit}"
+    )
+
+
+@dataclass(frozen=True)
+class LackOfRoom:
+    """Says that the films to make will not fit into the results' disk; certain: even if they turn out small."""
+
+    text: str
+    certain: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def lack_of_room(plan: Plan, state: State) -> LackOfRoom | None:
+    """Return what room the films to make lack, by estimate; None where there is enough."""
+    folder = Path(plan.settings["results"])
+    free, limit = room(folder)
+    frames = frames_of(plan, state.to_make)
+    if frames * BYTES_PER_FRAME <= free:
+        return None
+    return LackOfRoom(
+        f"{printable(folder)}: {free / 1e9:.1f} GB {limit}, and the {len(state.to_make)} films to make need about "
+        f"{frames * BYTES_PER_FRAME / 1e9:.1f} GB: make room, or name another folder by results in config.yaml",
+        frames * LEAST_BYTES_PER_FRAME > free,
+    )

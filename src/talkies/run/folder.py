@@ -1,0 +1,91 @@
+"""Every path of a run folder, once. All are relative to it: it is the working folder of every command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..records import Journal, Recorded
+
+if TYPE_CHECKING:
+    from .pairs import Pair
+    from .plan import Plan
+
+HOME = Path(".talkies")
+"""What the run remembers; all of it can be made again."""
+PLAN = HOME / "plan.json"
+PROBES = HOME / "probes.json"
+FACES = HOME / "faces.json"
+RUN = HOME / "run.json"
+"""Names the process of the Snakemake that is at work in this folder."""
+LOCKS = HOME / "locks"
+RECEIPTS = HOME / "receipts"
+LOGS = HOME / "logs"
+BENCHMARKS = HOME / "benchmarks"
+JOURNALS = HOME / "journal"
+RUNS = Journal(JOURNALS / "run.jsonl")
+"""The beginnings and ends of the folder's runs."""
+CONFIG = Path("config.yaml")
+
+PLOTS = "plots.svg"
+"""The plots of the run, beside the gallery."""
+GALLERY_PAGE, PRIVATE_PAGE, CHECK_PAGE = "index.html", "private.html", "check.html"
+TAKEN_NAMES = (GALLERY_PAGE, "index_files", PRIVATE_PAGE, "private_files", CHECK_PAGE, PLOTS)
+"""Names in the results folder that are the gallery's, so no driving video may be called so."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A run's files, by its plan."""
+
+    results: Path
+
+    @classmethod
+    def of(cls, plan: Plan) -> Folder:
+        """Return the files of a plan's run."""
+        return cls(Path(plan.settings["results"]))
+
+    @staticmethod
+    def source(name: str) -> Recorded:
+        """Return a prepared picture: 256 x 256 PNG."""
+        return Recorded(HOME / "sources" / f"{name}.png")
+
+    @staticmethod
+    def driving(take: str) -> Recorded:
+        """Return a prepared take: its cropped film with sound, for the gallery; its record tells the crop."""
+        return Recorded(HOME / "driving" / f"{take}.mp4")
+
+    @staticmethod
+    def motion(take: str) -> Recorded:
+        """Return a take's keypoints."""
+        return Recorded(HOME / "motion" / f"{take}.npz")
+
+    @staticmethod
+    def silent(pair: Pair) -> Recorded:
+        """Return a pair's film without sound, which is there until its talkie is."""
+        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4")
+
+    @staticmethod
+    def shown(pair: Pair) -> Recorded:
+        """Return a pair's silent film set into its picture or enlarged, which is there until its talkie is."""
+        return Recorded(HOME / "shown" / pair.driving / f"{pair.stem}.mp4")
+
+    def talkie(self, pair: Pair) -> Recorded:
+        """Return a pair's film in the results."""
+        return Recorded(self.results / pair.driving / f"{pair.stem}.mp4")
+
+    @staticmethod
+    def receipt(stage: str, name: str) -> Path:
+        """Return the path of a stage's receipt by its name (SHARD.DUE)."""
+        return RECEIPTS / stage / f"{name}.json"
+
+    @staticmethod
+    def journal(stage: str, shard: str) -> Journal:
+        """Return a stage's journal for a shard."""
+        return Journal(JOURNALS / f"{stage}-{shard}.jsonl")
+
+    @staticmethod
+    def lock(shard: str) -> Path:
+        """Return the lock that a shard's worker holds."""
+        return LOCKS / f"{shard}.lock"

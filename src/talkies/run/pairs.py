@@ -1,0 +1,283 @@
+"""What a run pairs: its pictures and takes, found in the folders and the pairs table, and the choices for each."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import crop, media
+from ..config import read_pairs
+from ..errors import InputError, TalkiesError, printable
+from ..model.presets import PRESETS
+from ..records import read_json, write_json
+from .folder import FACES, TAKEN_NAMES
+
+LONGEST_NAME = 160
+"""Bytes of a file name's stem: room for suffixes and temporary names below the usual limit of 255."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture: its path, its file's size and time, and how it is cropped (a mode, or a box [x, y, width, height])."""
+
+    file: str
+    stamp: list[int]
+    crop: str | list[float]
+
+
+@dataclass(frozen=True)
+class Take:
+    """A driving video, or a segment of it (seconds, as text), its crop, and about how many frames it has."""
+
+    driving: str
+    file: str
+    stamp: list[int]
+    crop: str | list[float]
+    start: str | None = None
+    end: str | None = None
+    frames: int = 0
+    flip: bool = False
+
+
+class Pair(NamedTuple):
+    """One film to make: a source image moved by a take, in one way. A tuple, for there may be a million of them.
+
+    audio: the driving video's own sound, none, or that of another file. crop, driving_crop: where they are not the
+    file's usual ones. flip: the driving video mirrored. private: not for the gallery that others see. paste_back: the
+    film shows the whole picture.
+    """
+
+    driving: str
+    image: str
+    variant: str | None = None
+    start: str | None = None
+    end: str | None = None
+    relative: bool = True
+    adapt_scale: bool = True
+    best_frame: int | str | None = None
+    audio: bool | str = True
+    crop: str | list[float] | None = None
+    driving_crop: str | list[float] | None = None
+    flip: bool = False
+    private: bool = False
+    paste_back: bool = False
+
+    @property
+    def source(self) -> str:
+        """The name of the source it shows: the picture's, with its crop where that is the pair's own."""
+        return source_name(self.image, self.crop)
+
+    @property
+    def stem(self) -> str:
+        """The film's name without its suffix: image, or image@variant."""
+        return f"{self.image}@{self.variant}" if self.variant else self.image
+
+    @property
+    def name(self) -> str:
+        """The pair's name everywhere: driving/image[@variant], its film's path below the results."""
+        return f"{self.driving}/{self.stem}"
+
+    @property
+    def take(self) -> str:
+        """The name of the take that moves it: the driving video's, with the segment where there is one."""
+        return take_name(self.driving, self.start, self.end, flip=self.flip, crop=self.driving_crop)
+
+
+def take_name(
+    driving: str, start: str | None, end: str | None, *, flip: bool = False, crop: str | list[float] | None = None
+) -> str:
+    """Return a take's name: the video's, its segment's seconds, whether it is mirrored, its crop if that is its own."""
+    if start is None and end is None and not flip and crop is None:
+        return driving
+    segment = "" if start is None and end is None else f"@{start or '0'}-{end or 'end'}"
+    return f"{driving}{segment}{'@flip' * flip}{_crop_tag(crop)}"
+
+
+def source_name(image: str, crop: str | list[float] | None) -> str:
+    """Return a source's name: the picture's, with its crop where it has one of its own."""
+    return image if crop is None else f"{image}{_crop_tag(crop)}"
+
+
+def _crop_tag(crop: str | list[float] | None) -> str:
+    if crop is None:
+        return ""
+    return "@" + (crop.replace(":", "-") if isinstance(crop, str) else "-".join(f"{number:g}" for number in crop))
+
+
+def list_inputs(settings: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the pictures and the clips of the folders that config.yaml names, by stem.
+
+    Raises TalkiesError for a folder that is missing or empty, and for a file that could not be named in the results.
+    """
+    images = _listed(Path(settings["images"]), "images", media.list_pictures, media.PICTURE_SUFFIXES)
+    clips = _listed(Path(settings["driving"]), "driving", media.list_clips, media.CLIP_SUFFIXES)
+    for stem in clips:
+        if stem in TAKEN_NAMES:
+            raise TalkiesError(f"{printable(clips[stem])}: the gallery uses the name {stem}: rename this video")
+    return images, clips
+
+
+def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dict[str, Path]:
+    """Return a folder's files by stem; refuse what could not be named in the results."""
+    if not folder.is_dir():
+        raise TalkiesError(f"config.yaml: {key}: there is no folder {printable(folder)}: make it, or name another")
+    found: dict[str, Path] = {}
+    for path in lister(folder):
+        stem = path.stem
+        if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in stem):
+            raise TalkiesError(f"{printable(path)}: a control or undecodable character in the name: rename this file")
+        if len(os.fsencode(stem)) > LONGEST_NAME:
+            raise TalkiesError(f"{printable(path)}: a name of over {LONGEST_NAME} bytes: shorten it")
+        if stem in found:
+            raise TalkiesError(
+                f"{printable(found[stem])} and {printable(path.name)} have one name before the suffix, "
+                "and so would their films: rename one"
+            )
+        found[stem] = path
+    if not found:
+        known = " ".join(sorted(suffixes))
+        raise TalkiesError(
+            f"config.yaml: {key}: no file in {printable(folder)} that ends in one of {known}: put some there"
+        )
+    return found
+
+
+def list_pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mapping[str, Path]) -> list[Pair]:
+    """Return the pairs that the settings ask for, in order: of the table, or every picture with every video.
+
+    images, clips: files by stem. Raises TalkiesError that names the file and line, or the key, at fault.
+    """
+    ordinary = usual_choices(settings)
+    own = _files(settings, images, clips)
+
+    def usual(driving: str, image: str) -> dict[str, Any]:
+        """Return what config.yaml says of a pair: of its video, of its picture, of all."""
+        return ordinary | own.get(images[image].name, {}) | own.get(clips[driving].name, {})
+
+    if settings["pairs"] is None:
+        return [Pair(driving, image, **usual(driving, image)) for driving in sorted(clips) for image in sorted(images)]
+    table = Path(settings["pairs"])
+    by_file = {path.name: stem for stem, path in (*images.items(), *clips.items())}
+    pairs: dict[str, tuple[Pair, str]] = {}
+    for row in read_pairs(table):
+        where = f"{printable(table)}: line {row['line']}"
+        chosen: dict[str, str] = {}
+        for key, known in (("image", images), ("driving", clips)):
+            stem = row[key] if row[key] in known else by_file.get(row[key], "")
+            if stem not in known:
+                raise TalkiesError(
+                    f"{where}: {key}: no file {printable(row[key])} in the folder that config.yaml names: mend the name"
+                )
+            chosen[key] = stem
+        special: dict[str, Any] = {k: row[k] for k in ("variant", "start", "end") if k in row}
+        truths = ("relative", "adapt_scale", "flip", "private", "paste_back")
+        special |= {key: row[key] == "true" for key in truths if key in row}
+        special |= {key: crop.parse(row[key]) for key in ("crop", "driving_crop") if key in row}
+        if "best_frame" in row:
+            special["best_frame"] = row["best_frame"] if row["best_frame"] == "auto" else int(row["best_frame"])
+        if "audio" in row:
+            sound = {"true": True, "false": False}.get(row["audio"])
+            special["audio"] = _sound_file(row["audio"], settings, f"{where}: audio") if sound is None else sound
+        whole = usual(chosen["driving"], chosen["image"]) | special
+        if whole.get("end") and Fraction(whole["end"]) <= Fraction(whole.get("start") or 0):
+            raise TalkiesError(f"{where}: end: {whole['end']} s is not after the start: give a later one")
+        pair = Pair(chosen["driving"], chosen["image"], **whole)
+        if pair.name in pairs:
+            raise TalkiesError(
+                f"{where}: {printable(pair.name)} stands in line {pairs[pair.name][1]} too: "
+                "give one of them a variant name of its own"
+            )
+        pairs[pair.name] = (pair, row["line"])
+    return sorted((pair for pair, _ in pairs.values()), key=lambda pair: (pair.driving, pair.stem))
+
+
+def usual_choices(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a pair of which no table and no single file says anything."""
+    of_all = {"audio": settings["audio"], "paste_back": settings["paste_back"]}
+    return {**Pair._field_defaults, **settings["motion"], **of_all}
+
+
+def _files(
+    settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mapping[str, Path]
+) -> dict[str, dict[str, Any]]:
+    """Return what config.yaml says of single files, by name, as a pair's fields (their crops are the files' own)."""
+    known = {path.name for path in (*images.values(), *clips.values())}
+    found: dict[str, dict[str, Any]] = {}
+    for name, choices in settings["files"].items():
+        where = f"config.yaml: files.{printable(name)}"
+        if name not in known:
+            raise TalkiesError(f"{where}: there is no such picture or video: mend the name")
+        own = {key: value for key, value in choices.items() if key != "crop"}
+        own |= {key: str(own[key]) for key in ("start", "end") if key in own}
+        if own.get("end") and Fraction(own["end"]) <= Fraction(own.get("start", "0")):
+            raise TalkiesError(f"{where}: end: {own['end']} s is not after the start: give a later one")
+        if isinstance(own.get("audio"), str):
+            own["audio"] = _sound_file(own["audio"], settings, f"{where}.audio")
+        found[name] = own
+    return found
+
+
+def _sound_file(name: str, settings: Mapping[str, Any], where: str) -> str:
+    """Return the path of a file whose sound is put under a film: in the run folder, or among the driving videos."""
+    for path in (Path(name), Path(settings["driving"]) / name):
+        if path.is_file():
+            return str(path)
+    raise TalkiesError(f"{where}: no file {printable(name)} here or in {printable(settings['driving'])}: mend the name")
+
+
+def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> list[Pair]:
+    """Return the pairs with one for each face of a picture that is cropped to its face and has several."""
+    counts = _count_faces(
+        {images[pair.image] for pair in pairs if (pair.crop or crops(images[pair.image], "images")) == "face"}
+    )
+    found: list[Pair] = []
+    for pair in pairs:
+        count = counts.get(images[pair.image], 0) if pair.crop in (None, "face") else 0
+        if count < 2:
+            found.append(pair)
+            continue
+        prefix = f"{pair.variant}-" if pair.variant else ""
+        faces = range(1, count + 1)
+        found += [pair._replace(crop=f"face:{number}", variant=f"{prefix}face{number}") for number in faces]
+    return found
+
+
+def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
+    """Return how many faces each picture has; what was counted before is kept in .talkies/faces.json."""
+    known = read_json(FACES) or {}
+    fresh: dict[str, Any] = {}
+    for path in sorted(files):
+        stamp = stamp_of(path)
+        entry = known.get(str(path))
+        if entry is None or entry[0] != stamp:
+            try:
+                entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
+            except InputError:
+                continue  # its preparation says what is wrong with it
+        fresh[str(path)] = entry
+    if fresh != known:
+        write_json(FACES, fresh)
+    return {Path(name): entry[1] for name, entry in fresh.items()}
+
+
+def crops_of(settings: Mapping[str, Any]) -> Any:
+    """Return the function that tells a file's crop: its own, its kind's, everyone's, the preset's."""
+    wanted = settings["crop"]
+    usual = PRESETS[settings["model"]["preset"]].crop
+    by_kind = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted}
+    own = {name: choices["crop"] for name, choices in settings["files"].items() if "crop" in choices}
+    return lambda path, kind: own.get(path.name) or by_kind[kind] or usual
+
+
+def stamp_of(path: Path) -> list[int]:
+    """Return a file's size and time, by which a new one under its name is noticed, also an older one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return []  # a link to nowhere: its preparation says so
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,187 @@
+"""The plan of a run: sources, takes, pairs, and the shards that make them; .talkies/plan.json, written by real runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import TalkiesError
+from ..model.presets import demo_digest
+from ..records import read_json, write_json
+from .asks import is_shown
+from .estimate import FRAMES_PER_SECOND, animating_seconds
+from .folder import PLAN
+from .pairs import Pair, Source, Take, stamp_of, usual_choices
+
+FORMAT = 2
+
+
+@dataclass
+class Plan:
+    """All of a run.
+
+    picture_shards, take_shards: the shards of preparation and motion; pair_shards: those of pairs. receipts: the name
+    under which each shard's receipt is looked for, by stage. outside: the folders beyond the run folder that its jobs
+    read or write. sounds: size and time of sound files that pairs name. weights: what tells the network's weights from
+    others without loading them. rate: frames a second that the network is expected to make. given: keys of the
+    settings that the command line gave and config.yaml has otherwise.
+    """
+
+    settings: dict[str, Any]
+    sources: dict[str, Source]
+    takes: dict[str, Take]
+    pairs: dict[str, Pair]
+    picture_shards: dict[str, list[str]] = field(default_factory=dict)
+    take_shards: dict[str, list[str]] = field(default_factory=dict)
+    pair_shards: dict[str, list[str]] = field(default_factory=dict)
+    receipts: dict[str, dict[str, str]] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
+    sounds: dict[str, list[int]] = field(default_factory=dict)
+    weights: Any = None
+    rate: float = FRAMES_PER_SECOND
+    given: dict[str, Any] = field(default_factory=dict)
+    without_specs: bool = False
+    """Read from a plan of version 0.1.0, whose receipts have none."""
+
+    @property
+    def is_pilot(self) -> bool:
+        """Whether only the first pairs that are to make are planned this time (`first`)."""
+        return self.settings.get("first") is not None
+
+    def seconds_of(self, pair: Pair) -> float:
+        """Return how long a pair's film is expected to take."""
+        return animating_seconds(self, pair)
+
+    @cached_property
+    def shard_of_source(self) -> dict[str, str]:
+        """The preparing shard of each source."""
+        return {name: shard for shard, names in self.picture_shards.items() for name in names}
+
+    @cached_property
+    def shard_of_take(self) -> dict[str, str]:
+        """The preparing shard of each take."""
+        return {take: shard for shard, takes in self.take_shards.items() for take in takes}
+
+    def is_shown(self, name: str) -> bool:
+        """Tell whether a pair's talkie shows more than the animated square."""
+        return is_shown(self.pairs[name], self.settings)
+
+    def shown(self, shard: str) -> list[str]:
+        """Return the pairs of a shard whose talkies show more than the animated square."""
+        return [name for name in self.pair_shards[shard] if self.is_shown(name)]
+
+    def receipt(self, stage: str, shard: str) -> str:
+        """Return the name under which a shard's receipt is looked for."""
+        return self.receipts[stage][shard]
+
+    def needs(self, stage: str, shard: str) -> list[tuple[str, str]]:
+        """Return the stages and shards whose receipts a stage of a shard reads."""
+        if stage == "motion":
+            return [("prepare", shard)]
+        if stage == "animate":
+            pairs = [self.pairs[name] for name in self.pair_shards[shard]]
+            sources = sorted({self.shard_of_source[pair.source] for pair in pairs})
+            takes = sorted({self.shard_of_take[pair.take] for pair in pairs})
+            return [("prepare", each) for each in sources] + [("motion", each) for each in takes]
+        if stage == "show":
+            return [("animate", shard)]
+        if stage == "remux":
+            return [("animate", shard), *([("show", shard)] if self.shown(shard) else [])]
+        return []
+
+    def save(self, path: Path = PLAN) -> None:
+        """Write the plan."""
+        ordinary = usual_choices(self.settings)
+        value = {
+            "format": FORMAT,
+            "settings": self.settings,
+            "sources": {name: asdict(source) for name, source in self.sources.items()},
+            "takes": {name: asdict(take) for name, take in self.takes.items()},
+            "pictures": self.picture_shards,
+            "clips": self.take_shards,
+            "shards": {
+                shard: [_compact(self.pairs[name], ordinary) for name in names]
+                for shard, names in self.pair_shards.items()
+            },
+            "receipts": self.receipts,
+            "outside": self.outside,
+            "sounds": self.sounds,
+            "weights": self.weights,
+            "rate": self.rate,
+            "given": self.given,
+        }
+        if read_json(path) != value:
+            write_json(path, value)
+
+    @classmethod
+    def load(cls, path: Path = PLAN) -> Plan:
+        """Read a plan; TalkiesError when there is none or another version of talkies wrote it."""
+        value = read_json(path)
+        if value is None:
+            raise TalkiesError(f"{path}: no plan here: go into the run folder, and run snakemake there first")
+        if value.get("format") not in (1, FORMAT):
+            raise TalkiesError(f"{path}: a plan of format {value.get('format')}, not {FORMAT}: run snakemake again")
+        try:
+            return cls._from_json(value)
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise TalkiesError(f"{path}: a damaged plan: run snakemake again") from None
+
+    @classmethod
+    def _from_json(cls, value: dict[str, Any]) -> Plan:
+        settings = value["settings"]
+        plan = cls(
+            settings=settings,
+            sources={name: Source(**source) for name, source in value["sources"].items()},
+            takes={name: Take(**take) for name, take in value["takes"].items()},
+            pairs={},
+            picture_shards=value["pictures"],
+            take_shards=value["clips"],
+            outside=value["outside"],
+            rate=value["rate"],
+        )
+        ordinary = usual_choices(settings)
+        for shard, rows in value["shards"].items():
+            pairs = [Pair(row[0], row[1], **(ordinary | (row[2] if len(row) > 2 else {}))) for row in rows]
+            plan.pair_shards[shard] = [pair.name for pair in pairs]
+            plan.pairs.update((pair.name, pair) for pair in pairs)
+        if value["format"] == 1:
+            plan.without_specs = True
+            plan.sounds, plan.weights = stamps_of_sounds(plan.pairs.values()), weights_of(settings)
+        else:
+            plan.receipts, plan.sounds, plan.weights = value["receipts"], value["sounds"], value["weights"]
+            plan.given = value["given"]
+        return plan
+
+
+def stored_plan() -> Plan | None:
+    """Return the folder's plan, or None where there is none that this version can go on from."""
+    try:
+        return Plan.load()
+    except TalkiesError:
+        return None
+
+
+def stamps_of_sounds(pairs: Iterable[Pair]) -> dict[str, list[int]]:
+    """Return size and time of the sound files that pairs name."""
+    return {audio: stamp_of(Path(audio)) for audio in sorted({p.audio for p in pairs if isinstance(p.audio, str)})}
+
+
+def weights_of(settings: Mapping[str, Any]) -> Any:
+    """Return what tells one network's weights from others without loading them.
+
+    A checkpoint's size and time; of the weights in the package, which change with it, the digest.
+    """
+    checkpoint = settings["model"]["checkpoint"]
+    return stamp_of(Path(checkpoint)) if checkpoint else demo_digest()
+
+
+def _compact(pair: Pair, ordinary: Mapping[str, Any]) -> list[Any]:
+    special = {
+        key: value
+        for key, value in pair._asdict().items()
+        if key not in ("driving", "image") and value != ordinary.get(key)
+    }
+    return [pair.driving, pair.image, special] if special else [pair.driving, pair.image]

@@ -1,0 +1,207 @@
+"""The plan is made: once, when Snakemake starts, from the settings, the folders and what the receipts tell.
+
+Jobs and commands read what real runs wrote to .talkies/plan.json; commands that look at a folder between runs make it
+anew, so that they tell what the next run would do.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from .. import config, media
+from ..container import folders_outside
+from ..cores import available_threads
+from ..errors import InputError, TalkiesError, printable
+from ..records import claim, held_locks, is_abandoned, read_json, write_json
+from .deal import deal
+from .estimate import FRAMES_PER_SECOND, learnt_rate
+from .folder import CONFIG, LOCKS, PROBES, RUN
+from .pairs import Pair, Source, Take, crops_of, each_face, list_inputs, list_pairs, stamp_of
+from .plan import Plan, stamps_of_sounds, stored_plan, weights_of
+from .receipts import Receipts
+from .state import State, look
+
+PROBES_AT_ONCE = 8
+"""On a login node, which others use."""
+
+
+def make_plan(
+    settings: Mapping[str, Any], *, on_cluster: bool = False, given: Mapping[str, Any] | None = None
+) -> tuple[Plan, State]:
+    """Look into the folders, plan the run, and compare it with what there is.
+
+    settings: complete (config.complete). on_cluster: jobs are sent to a cluster, which each must be worth. given: those
+    of the command line. Raises TalkiesError that names the key, file or line at fault.
+    """
+    previous = stored_plan()
+    receipts = Receipts(previous)
+    images, clips = list_inputs(settings)
+    crops = crops_of(settings)
+    pairs = list_pairs(settings, images, clips)
+    if settings["multi_face"]:
+        pairs = each_face(pairs, images, crops)
+    rate = settings["frames_per_second"] or learnt_rate(settings, receipts, on_cluster=on_cluster)
+    plan = Plan(
+        settings=dict(settings),
+        sources=_sources(pairs, images, crops),
+        takes=_takes(pairs, clips, crops),
+        pairs={pair.name: pair for pair in pairs},
+        outside=_outside(settings, pairs),
+        sounds=stamps_of_sounds(pairs),
+        weights=weights_of(settings),
+        rate=rate or FRAMES_PER_SECOND,
+        given=dict(given or {}),
+    )
+    if plan.is_pilot:
+        _keep_pilot(plan, previous, receipts)
+    _count_frames(plan)
+    deal(plan, previous, receipts, on_cluster=on_cluster)
+    state = look(plan, receipts, secrets.token_hex(4))
+    plan.receipts = state.receipts
+    return plan, state
+
+
+def current_plan() -> tuple[Plan, State]:
+    """Return the plan of this folder as the settings now ask, and its state.
+
+    While a run is at work its own plan holds. Else config.yaml counts, with what the last run's command line gave.
+    """
+    stored = stored_plan()
+    if stored is not None and (is_running() or not CONFIG.exists()):
+        return stored, look(stored, Receipts(stored), "none")
+    if not CONFIG.exists():
+        raise TalkiesError("there is no config.yaml here: go into the run folder, or make one: talkies init FOLDER")
+    given = stored.given if stored is not None else {}
+    return make_plan(config.complete(config.read(CONFIG) | given), given=given)
+
+
+def _keep_pilot(plan: Plan, previous: Plan | None, receipts: Receipts) -> None:
+    """Leave in a pilot's plan the pairs that are done, and the first of those to make."""
+    deal(plan, previous, receipts)
+    state = look(plan, receipts, "none")
+    to_make = set(state.to_make)
+    chosen = {*state.done, *[name for name in plan.pairs if name in to_make][: plan.settings["first"]]}
+    plan.pairs = {name: pair for name, pair in plan.pairs.items() if name in chosen}
+    sources, takes = ({getattr(pair, of) for pair in plan.pairs.values()} for of in ("source", "take"))
+    plan.sources = {name: source for name, source in plan.sources.items() if name in sources}
+    plan.takes = {name: take for name, take in plan.takes.items() if name in takes}
+
+
+def _sources(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> dict[str, Source]:
+    sources: dict[str, Source] = {}
+    for (name, image), pair in sorted({(pair.source, pair.image): pair for pair in pairs}.items()):
+        file = images[image]
+        if name in images and name != image:
+            raise TalkiesError(f"{printable(images[name])}: named like a crop of {image}: rename it")
+        sources[name] = Source(str(file), stamp_of(file), pair.crop or crops(file, "images"))
+    return sources
+
+
+def _takes(pairs: Iterable[Pair], clips: Mapping[str, Path], crops: Any) -> dict[str, Take]:
+    """Return the takes; their frames are not counted yet."""
+    takes: dict[str, Take] = {}
+    for (name, driving), pair in {(pair.take, pair.driving): pair for pair in pairs}.items():
+        if name in takes:
+            raise TalkiesError(f"{printable(clips[name])}: named like a segment of {driving}: rename it")
+        file = clips[driving]
+        cut = pair.driving_crop or crops(file, "driving")
+        takes[name] = Take(driving, str(file), stamp_of(file), cut, pair.start, pair.end, flip=pair.flip)
+    return takes
+
+
+def _count_frames(plan: Plan) -> None:
+    """Set each take's number of frames; what was probed before is kept in .talkies/probes.json.
+
+    A clip that can't be read counts as empty here: its preparation says what is wrong with it.
+    """
+    known = read_json(PROBES) or {}
+    stamps = {take.file: take.stamp for take in plan.takes.values()}
+
+    def entry_of(file: str) -> dict[str, Any] | None:
+        entry = known.get(file)
+        if isinstance(entry, dict) and entry.get("stamp") == stamps[file]:
+            return entry
+        try:
+            clip = media.probe(Path(file))
+        except InputError:
+            return None
+        return {"stamp": stamps[file], "frames": clip.frames, "rate": str(clip.rate)}
+
+    files = sorted(stamps)
+    with ThreadPoolExecutor(min(PROBES_AT_ONCE, available_threads()), thread_name_prefix="probe") as pool:
+        found = dict(zip(files, pool.map(entry_of, files), strict=True))
+    fresh = {file: entry for file, entry in found.items() if entry is not None}
+    if any(known.get(file) != entry for file, entry in fresh.items()):
+        write_json(PROBES, {**known, **fresh} if plan.is_pilot else fresh)
+    for name, take in plan.takes.items():
+        entry = found[take.file] or {"frames": 0, "rate": "25"}
+        count, rate = entry["frames"], Fraction(entry["rate"])
+        since, until = Fraction(take.start or 0), Fraction(take.end) if take.end else None
+        left = max(0, count - round(since * rate))
+        plan.takes[name] = replace(take, frames=left if until is None else min(count, round((until - since) * rate)))
+
+
+def _outside(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> list[str]:
+    folders = [str(folder) for folder in folders_outside(settings)]
+    for sound in sorted({pair.audio for pair in pairs if isinstance(pair.audio, str)}):
+        folder = str(Path(sound).resolve().parent)
+        if not Path(folder).is_relative_to(Path.cwd()) and folder not in folders:
+            folders.append(folder)
+    return folders
+
+
+# --- a run begins and ends ---------------------------------------------------------------------------------
+
+
+def start_run(plan: Plan) -> None:
+    """Write the plan as a real run begins. Nothing is written while a dry run only looks.
+
+    Raises TalkiesError while workers of an earlier run are alive whose pairs the plan deals out anew: two would then
+    write one film. Workers of shards that stay as they are may go on: theirs waits for them.
+    """
+    stored = stored_plan()
+    if stored is not None and (alive := held_locks(LOCKS)):
+        at_work = {name for line in alive for name in stored.pair_shards.get(line.partition(":")[0], [])}
+        for shard, names in plan.pair_shards.items():
+            if not set(names) <= set(stored.pair_shards.get(shard, [])) and at_work & set(names):
+                raise TalkiesError(f"a worker of an earlier run is still at work ({alive[0]}): wait for it or stop it")
+    results = Path(plan.settings["results"])
+    try:
+        results.mkdir(parents=True, exist_ok=True)  # before the jobs: what is not there no image can be shown
+    except OSError as error:
+        raise TalkiesError(
+            f"config.yaml: results: can't make {printable(results)} ({error.strerror}): name another folder"
+        ) from None
+    Receipts(stored).take_over()
+    plan.save()
+    claim(RUN)
+
+
+def is_running() -> bool:
+    """Tell whether a run is at work in this folder, for all that is known here."""
+    return RUN.exists() and not is_abandoned(RUN)
+
+
+def end_run() -> None:
+    """Note that the run came to its end, whatever end."""
+    RUN.unlink(missing_ok=True)
+
+
+def unlock_after_kill(locks: Path) -> bool:
+    """Remove Snakemake's locks of the folder where the run that took them was killed; tell whether there were any.
+
+    A run that is alive, or of which nothing is known, keeps them.
+    """
+    if not is_abandoned(RUN):
+        return False
+    stale = [path for path in locks.glob("*.lock") if path.is_file()]
+    RUN.unlink(missing_ok=True)  # first: a run that starts in the same moment then leaves our locks alone
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return bool(stale)

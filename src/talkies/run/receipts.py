@@ -1,0 +1,171 @@
+"""The receipts of a run folder: .talkies/receipts/STAGE/SHARD.DUE.json.
+
+A shard with something to make gets a receipt of a new name, so that its receipt is missing, and Snakemake runs its job.
+The worker writes it and removes those of older names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..records import Receipt, read_json
+from .asks import Specs
+from .folder import BENCHMARKS, HOME, LOGS, RECEIPTS, Folder
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+STAGES = ("prepare", "motion", "animate", "show", "remux")
+ALL = "all"
+"""The one shard of what is made of the whole run: the check and the gallery."""
+OLD_FILMS = HOME / "films"
+"""Where version 0.1.0 noted the size and time of finished films."""
+NAME = re.compile(r"((?:pictures|clips|pairs)-\d+|all)(?:\.[0-9a-f]+)?")
+
+
+def shard_of(name: str) -> str:
+    """Return the shard of a receipt's name."""
+    return name.partition(".")[0]
+
+
+class Receipts:
+    """The receipts that there are; folders are listed once, and each receipt is read when it is first asked for.
+
+    previous: the folder's plan, by which receipts without specs (of version 0.1.0) are taken over.
+    """
+
+    def __init__(self, previous: Plan | None = None) -> None:
+        self._previous = previous
+        self._names: dict[str, dict[str, list[str]]] = {}
+        self._read: dict[tuple[str, str], tuple[str | None, Receipt]] = {}
+
+    def name(self, stage: str, shard: str) -> str | None:
+        """Return the name of a shard's newest receipt, one that can be read if any was read; None: there is none."""
+        if (stage, shard) in self._read:
+            return self.readable(stage, shard)
+        return next(iter(self._of(stage).get(shard, [])), None)
+
+    def readable(self, stage: str, shard: str) -> str | None:
+        """Return the name of a shard's newest receipt that can be read."""
+        return self._load(stage, shard)[0]
+
+    def read(self, stage: str, shard: str) -> Receipt:
+        """Return what a shard's newest readable receipt tells, an empty one where there is none."""
+        return self._load(stage, shard)[1]
+
+    def shards(self, stage: str) -> list[str]:
+        """Return the shards that have a receipt of this stage."""
+        return sorted(self._of(stage))
+
+    def take_over(self) -> None:
+        """Write the specs into the receipts of version 0.1.0; their times stay."""
+        if self._previous is None or not self._previous.without_specs:
+            return
+        for stage in STAGES:
+            for shard in self.shards(stage):
+                name, receipt = self._load(stage, shard)
+                if name is not None:
+                    save_unnoticed(receipt, Folder.receipt(stage, name))
+        for path in OLD_FILMS.glob("*.json"):
+            path.unlink()
+        with suppress(OSError):
+            OLD_FILMS.rmdir()
+
+    def _of(self, stage: str) -> dict[str, list[str]]:
+        if stage not in self._names:
+            found: dict[str, list[tuple[int, str]]] = {}
+            with suppress(OSError), os.scandir(RECEIPTS / stage) as entries:
+                for entry in entries:
+                    name = NAME.fullmatch(entry.name.removesuffix(".json"))
+                    if name and entry.name.endswith(".json"):
+                        found.setdefault(name[1], []).append((entry.stat().st_mtime_ns, name[0]))
+            self._names[stage] = {s: [name for _, name in sorted(names, reverse=True)] for s, names in found.items()}
+        return self._names[stage]
+
+    def _load(self, stage: str, shard: str) -> tuple[str | None, Receipt]:
+        if (stage, shard) not in self._read:
+            self._read[stage, shard] = None, Receipt()
+            for name in self._of(stage).get(shard, []):
+                receipt = Receipt.read(Folder.receipt(stage, name))
+                if receipt is not None:
+                    if self._previous is not None and self._previous.without_specs and not receipt.asked:
+                        receipt = _with_specs(receipt, self._previous, stage, shard)
+                    self._read[stage, shard] = name, receipt
+                    break
+        return self._read[stage, shard]
+
+
+def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
+    """Return a receipt of version 0.1.0 with the specs under which its plan had it made."""
+    specs = Specs(plan)
+    pictures = shard.startswith("pictures")
+    spec = {
+        "prepare": specs.source if pictures else specs.driving,
+        "motion": specs.motion,
+        "animate": specs.film,
+        "show": specs.shown,
+        "remux": specs.talkie,
+    }[stage]
+    films = ((read_json(OLD_FILMS / f"{shard}.json") or {}).get("films") or {}) if stage == "remux" else {}
+    new = Receipt(failed=dict(old.failed))
+    for item in (*old.done, *old.failed):
+        try:
+            new.asked[item] = spec(item)
+            if stage != "remux":
+                new.done |= {item: old.done[item]} if item in old.done else {}
+            elif item in films:
+                new.done[item] = {"file": films[item], "shows": specs.shown(item)}
+        except KeyError:
+            continue  # gone from its plan
+    return new
+
+
+def save_unnoticed(receipt: Receipt, path: Path) -> None:
+    """Rewrite a receipt under its own time, so that nothing below it is run again for it."""
+    status = path.stat()
+    receipt.save(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def distrust(stage: str, item: str, *, clip: bool = False) -> None:
+    """Forget what the receipts tell of an item, so that the next run makes it, and no other, anew.
+
+    clip: of the prepared files, a take is meant, not a picture of its name.
+    """
+    receipts = Receipts()
+    shards = [s for s in receipts.shards(stage) if stage != "prepare" or s.startswith("clips") == clip]
+    _drop(receipts, stage, shards, [item])
+
+
+def forget_elsewhere(stage: str, shard: str, items: Iterable[str]) -> None:
+    """Forget what other shards' receipts tell of items that have just been made: their files were replaced."""
+    receipts, kind = Receipts(), shard.partition("-")[0]
+    _drop(receipts, stage, [s for s in receipts.shards(stage) if s != shard and s.startswith(kind)], items)
+
+
+def _drop(receipts: Receipts, stage: str, shards: Iterable[str], items: Iterable[str]) -> None:
+    items = list(items)
+    for shard in shards:
+        name, receipt = receipts.readable(stage, shard), receipts.read(stage, shard)
+        told = [item for item in items if receipt.drop(item)] if name is not None else []
+        if name is not None and told:
+            save_unnoticed(receipt, Folder.receipt(stage, name))
+
+
+def answer_all(stage: str, name: str, spec: str) -> None:
+    """Write the receipt of what was made of the whole run."""
+    Receipt({ALL: {}}, {}, {ALL: spec}).save(Folder.receipt(stage, name))
+    remove_older(stage, name)
+
+
+def remove_older(stage: str, name: str) -> None:
+    """Remove a shard's receipts, logs and benchmarks of other names than this."""
+    for folder in (RECEIPTS, LOGS, BENCHMARKS):
+        for path in (folder / stage).glob(f"{shard_of(name)}.*"):
+            if path.name.removesuffix(path.suffix) != name:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,193 @@
+"""What is done, failed and still to make, as the settings now ask: the one answer that all commands and pages tell.
+
+A pair is done when the receipt of its shard answers it under the spec that the plan has now, and its film stands. What
+is not answered so is due. A shard that holds something due gets a receipt of a new name, by which Snakemake runs its
+job: what is told about a run is what the run does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..records import Recorded, read_json
+from .asks import Specs
+from .folder import CHECK_PAGE, GALLERY_PAGE, Folder
+from .plan import Plan
+from .receipts import ALL, STAGES, Receipts
+
+Listing = dict[str, tuple[int, int]]
+"""Files of a folder: size and time (ns) by name."""
+
+
+@dataclass
+class State:
+    """What has become of a plan's pairs. receipts: the names to look for, by stage and shard."""
+
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    to_make: list[str] = field(default_factory=list)
+    to_animate: list[str] = field(default_factory=list)
+    """Of those to make, the ones whose pixels are to be computed."""
+    receipts: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def look(plan: Plan, receipts: Receipts, due: str) -> State:
+    """Compare a plan with what its folder holds. due: what the names of new receipts end in."""
+    return _Look(plan, receipts, due).look()
+
+
+class _Look:
+    def __init__(self, plan: Plan, receipts: Receipts, due: str) -> None:
+        self.plan, self.receipts, self.due = plan, receipts, due
+        self.folder, self.specs = Folder.of(plan), Specs(plan)
+        self.state = State(receipts={stage: {} for stage in (*STAGES, "check", "gallery")})
+        self._listings: dict[Path, Listing] = {}
+
+    def look(self) -> State:
+        plan, state = self.plan, self.state
+        animated: list[str] = []
+        for shard, names in plan.pair_shards.items():
+            lacking = [name for name in names if not self._is_answered(shard, name)]
+            state.to_make += lacking
+            self._name("remux", shard, fresh=bool(lacking))
+            if plan.shown(shard):
+                self._name("show", shard, fresh=any(self._lacks("show", shard, name) for name in lacking))
+            self._name("animate", shard, fresh=any(self._lacks("animate", shard, name) for name in lacking))
+            state.to_animate += [name for name in lacking if self._is_to_animate(shard, name)]
+            if state.receipts["animate"][shard].endswith(self.due):
+                animated += names
+        self._inputs([plan.pairs[name].source for name in animated], [plan.pairs[name].take for name in animated])
+        if plan.settings["check"]:
+            self._whole("check", self.specs.check(), CHECK_PAGE)
+        self._whole("gallery", self.specs.gallery(state.receipts), GALLERY_PAGE)
+        return state
+
+    def _whole(self, stage: str, spec: str, page: str) -> None:
+        """Name the receipt of a page about the whole run, which stands beside the films."""
+        stands = self.receipts.read(stage, ALL).answers(ALL, spec) and self._is_there(self.folder.results / page)
+        self._name(stage, ALL, fresh=not stands)
+
+    # --- pairs ---------------------------------------------------------------------------------------------
+
+    def _is_answered(self, shard: str, name: str) -> bool:
+        """Note a pair that is done or has failed as it is asked for now; tell whether it is one."""
+        talkies = self.receipts.read("remux", shard)
+        if name not in talkies.asked or talkies.asked[name] != self.specs.talkie(name):
+            return False
+        if name in talkies.failed:
+            self.state.failed[name] = talkies.failed[name]
+            return True
+        if name in talkies.done and self._stands(name, talkies.done[name]):
+            self.state.done.append(name)
+            return True
+        return False
+
+    def _stands(self, name: str, facts: Mapping[str, Any]) -> bool:
+        """Tell whether a talkie is the file that its receipt tells of: by size and time, else by its own record."""
+        pair = self.plan.pairs[name]
+        talkie = self.folder.talkie(pair)
+        there = self._listing(talkie.path.parent)
+        found = there.get(talkie.path.name)
+        if found is None or talkie.record_path.name not in there:
+            return False
+        told = facts.get("file")
+        if told == list(found):
+            return True
+        if not isinstance(told, list) or told[:1] != [found[0]]:
+            return False
+        record = (read_json(talkie.record_path) or {}).get("file")
+        return isinstance(record, dict) and (record.get("size"), record.get("mtime_ns")) == found
+
+    def _is_carried(self, shard: str, name: str, *, bare: bool = False) -> bool:
+        """Tell whether the talkie shows already what it is to show (or the bare square), with other sound or tags."""
+        facts = self.receipts.read("remux", shard).done.get(name)
+        wanted = self.specs.film(name) if bare else self.specs.shown(name)
+        return isinstance(facts, dict) and facts.get("shows") == wanted and self._stands(name, facts)
+
+    def _lacks(self, stage: str, shard: str, name: str) -> bool:
+        """Tell whether a stage has something to do for a pair whose talkie is to be made."""
+        shown = self.plan.is_shown(name)
+        if stage == "show" and not shown:
+            return False
+        spec = self.specs.shown(name) if stage == "show" else self.specs.film(name)
+        receipt = self.receipts.read(stage, shard)
+        if not receipt.answers(name, spec):
+            return True
+        if name in receipt.failed or self._is_carried(shard, name):
+            return False
+        if stage == "animate" and shown and not self._lacks("show", shard, name):
+            return False
+        pair = self.plan.pairs[name]
+        made = self.folder.shown(pair) if stage == "show" else self.folder.silent(pair)
+        if self._is_there(made.path):
+            return False
+        return not (stage == "animate" and shown and self._is_carried(shard, name, bare=True))
+
+    def _is_to_animate(self, shard: str, name: str) -> bool:
+        """Tell whether a pair's pixels are to be computed: they stand in no talkie and in no silent film."""
+        if self._is_carried(shard, name) or self._is_carried(shard, name, bare=True):
+            return False
+        if self.plan.is_shown(name) and not self._lacks("show", shard, name):
+            return False
+        animated = self.receipts.read("animate", shard)
+        if name in animated.failed and animated.answers(name, self.specs.film(name)):
+            return False
+        silent = self.folder.silent(self.plan.pairs[name])
+        return not (animated.answers(name, self.specs.film(name)) and self._is_there(silent.path))
+
+    # --- pictures and takes --------------------------------------------------------------------------------
+
+    def _inputs(self, sources: Iterable[str], takes: Iterable[str]) -> None:
+        """Name the receipts of prepared files; those that something due needs are looked at."""
+        plan, specs, folder = self.plan, self.specs, self.folder
+        wanted, taken = set(sources), set(takes)
+        for shard, names in plan.picture_shards.items():
+            self._prepared("prepare", shard, wanted.intersection(names), specs.source, folder.source)
+        for shard, names in plan.take_shards.items():
+            self._prepared("prepare", shard, taken.intersection(names), specs.driving, folder.driving)
+            self._prepared("motion", shard, taken.intersection(names), specs.motion, folder.motion)
+
+    def _prepared(
+        self,
+        stage: str,
+        shard: str,
+        needed: Iterable[str],
+        spec: Callable[[str], str],
+        file: Callable[[str], Recorded],
+    ) -> None:
+        """Name a receipt of prepared files: a new one where one that is needed is not answered, or gone."""
+        lacking = False
+        for name in needed:
+            receipt = self.receipts.read(stage, shard)
+            lacking |= not receipt.answers(name, spec(name))
+            lacking |= name not in receipt.failed and not self._is_there(file(name).path)
+        self._name(stage, shard, fresh=lacking)
+
+    # --- files ---------------------------------------------------------------------------------------------
+
+    def _name(self, stage: str, shard: str, *, fresh: bool) -> None:
+        """Choose a receipt's name: a new one, or the one that is there."""
+        there = None if fresh else self.receipts.name(stage, shard)
+        self.state.receipts[stage][shard] = there or f"{shard}.{self.due}"
+
+    def _is_there(self, path: Path) -> bool:
+        return path.name in self._listing(path.parent)
+
+    def _listing(self, folder: Path) -> Listing:
+        # Size and time come with the listing's own attributes where the file system sends both together
+        # (NFS READDIRPLUS); on a local disk each costs about a microsecond.
+        if folder not in self._listings:
+            found: Listing = {}
+            with suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    with suppress(OSError):
+                        if entry.is_file():
+                            status = entry.stat()
+                            found[entry.name] = status.st_size, status.st_mtime_ns
+            self._listings[folder] = found
+        return self._listings[folder]

@@ -1,0 +1,139 @@
+"""A run put in order: films checked, forgotten, and those removed that nobody asks for any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from .. import media
+from ..errors import InputError, TalkiesError, printable
+from ..records import Recorded, held_locks, write_json
+from .folder import HOME, LOCKS, TAKEN_NAMES, Folder
+from .plan import Plan
+from .receipts import STAGES, distrust
+from .state import State
+
+
+def orphans(plan: Plan) -> Iterator[Recorded]:
+    """Yield the films of ours in the results whose pair is gone from the plan.
+
+    None in a pilot (`first`), whose plan does not tell which other pairs are asked for.
+    """
+    results = Folder.of(plan).results
+    if not results.is_dir() or plan.is_pilot:
+        return
+    for folder in sorted(results.iterdir()):
+        if not folder.is_dir() or folder.is_symlink() or folder.name in TAKEN_NAMES:
+            continue
+        for path in sorted(folder.glob("*.json")):
+            film = Recorded(path.with_suffix(".mp4"))
+            record = film.record()
+            name = f"{folder.name}/{path.stem}"
+            # Only what a record of ours names is ours.
+            if name not in plan.pairs and record.get("pair") == name and record.get("picture_key"):
+                yield film
+
+
+def verify(plan: Plan, state: State) -> dict[str, str]:
+    """Read every finished film whole; return what is wrong, by pair.
+
+    What is found wrong is forgotten, so that the next run makes it again, as is said.
+    """
+    folder = Folder.of(plan)
+    wrong = dict(state.failed)
+    for name in state.to_make:
+        there = folder.talkie(plan.pairs[name]).path.exists()
+        wrong[name] = "not as it is asked for now: snakemake makes it" if there else "not made yet"
+    for name in state.done:
+        fault = _fault(folder.talkie(plan.pairs[name]))
+        if fault:
+            wrong[name] = f"{fault}: snakemake makes it again"
+            _forget(plan, name)
+    return {name: wrong[name] for name in plan.pairs if name in wrong}
+
+
+def _fault(talkie: Recorded) -> str | None:
+    """Return how a film differs from its record, None where it does not."""
+    record = talkie.record()
+    try:
+        if media.file_digest(talkie.path) != record["file"]["sha256"]:
+            return "altered since it was made"
+        clip = media.probe(talkie.path)
+        if clip.frames != record["picture"]["frames"]:
+            return f"{clip.frames} frames, its record says {record['picture']['frames']}"
+        if bool(clip.sound) != bool(record["sound"]["sound"]):
+            return "its sound is not what its record says"
+    except InputError as error:
+        return error.reason
+    except (KeyError, TypeError):
+        return "its record is damaged"
+    return None
+
+
+def forget(plan: Plan, state: State, names: Iterable[str], *, failed: bool = False) -> list[str]:
+    """Have the next run make pairs anew; return their names. The films stay until the new ones replace them.
+
+    names: pairs (driving/image[@variant]), or driving/ for all of a video's. failed: all pairs that failed.
+    TalkiesError for a name that is no pair of the plan.
+    """
+    chosen = set(state.failed) if failed else set()
+    for name in names:
+        clean = name.removesuffix(".mp4")
+        matching = {n for n in plan.pairs if n == clean or (clean.endswith("/") and n.startswith(clean))}
+        if not matching:
+            raise TalkiesError(f"{printable(name)}: no pair of this run: name it driving/image, as its film is")
+        chosen |= matching
+    for name in sorted(chosen):
+        _forget(plan, name)
+        if name in state.failed:
+            # A picture or clip that failed is looked at again too; one that is good is not.
+            pair = plan.pairs[name]
+            distrust("prepare", pair.source)
+            distrust("prepare", pair.take, clip=True)
+            distrust("motion", pair.take)
+    return sorted(chosen)
+
+
+def _forget(plan: Plan, name: str) -> None:
+    """Have the next run make one pair anew: its content keys say nothing any more, its receipts do not tell of it."""
+    folder, pair = Folder.of(plan), plan.pairs[name]
+    talkie = folder.talkie(pair)
+    record = talkie.record()
+    if record:
+        write_json(talkie.record_path, {**record, "key": None, "picture_key": None})
+    folder.silent(pair).remove()
+    folder.shown(pair).remove()
+    for stage in STAGES[2:]:
+        distrust(stage, name)
+
+
+def leftovers(plan: Plan) -> list[Path]:
+    """Return what no pair of the plan needs: orphaned films and records, their internal files, dead workers' parts."""
+    if held_locks(LOCKS):
+        raise TalkiesError("workers are at work in this run folder: clean it when they have ended (talkies status)")
+    found: list[Path] = []
+    for film in orphans(plan):
+        found += [film.path, film.record_path]
+    wanted: dict[str, set[str]] = {"sources": set(plan.sources), "driving": set(plan.takes), "motion": set(plan.takes)}
+    if not plan.is_pilot:
+        for folder, stems in wanted.items():
+            found += [p for p in _files(HOME / folder) if p.stem not in stems]
+        for folder in ("silent", "shown"):
+            files = ((p, f"{p.parent.name}/{p.name.removesuffix(p.suffix)}") for p in _files(HOME / folder))
+            found += [p for p, name in files if name not in plan.pairs]
+    for folder_path in (HOME, Folder.of(plan).results):
+        found += [p for p in folder_path.rglob(".*.part") if p.is_file()]
+    found += [p for p in LOCKS.glob("*") if p.is_file()]  # of dead workers: none is alive
+    return [path for path in dict.fromkeys(found) if path.exists()]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove files, and the folders that this leaves empty."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()

@@ -1,0 +1,250 @@
+"""Silent films, many through one loaded model: what rule animate runs."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__, media
+from ..errors import InputError, TalkiesError, printable
+from ..media import FILM_SIZE
+from ..model.presets import PRESETS
+from ..records import Recorded, content_key
+from ..run import asks
+from ..run.asks import ENCODING, FILM_CRF, FILM_PRESET
+from ..run.pairs import Pair
+from ..run.plan import Plan
+from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, since
+
+if TYPE_CHECKING:
+    from ..animate import Engine
+    from ..motion import Motion
+
+log = logging.getLogger("talkies")
+
+
+def _causes(plan: Plan, shard: str, name: str) -> Iterator[tuple[str, str, str]]:
+    pair = plan.pairs[name]
+    yield "prepare", plan.shard_of_source[pair.source], pair.source
+    yield "motion", plan.shard_of_take[pair.take], pair.take
+
+
+def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
+    """Make the films whose pixels stand nowhere yet, neither here nor in a talkie."""
+    missing: list[tuple[Pair, str]] = []
+    fresh: list[str] = []
+    for name in names:
+        pair = bench.plan.pairs[name]
+        key = picture_key(bench, pair)
+        if stands(bench, pair, key):
+            fresh.append(name)
+            yield name, {"picture_key": key}
+        else:
+            missing.append((pair, key))
+    bench.journal.note("looked", fresh=fresh)
+    if missing:
+        # Pictures in turn: a picture's features are kept from one film to the next.
+        missing.sort(key=lambda item: (item[0].source, item[0].name))
+        frames = [int(bench.folder.motion(pair.take).record()["frames"]) for pair, _ in missing]
+        bench.progress.start(sum(frames), "frames")
+        bench.scratch.require(2 * max(frames) * UNFINISHED_BYTES)
+        yield from _animate_pairs(bench, missing)
+    log.info("%s: %d pairs: %d to make, %d were there", bench.shard, len(names), len(missing), len(fresh))
+
+
+STAGE = Stage(
+    "animate",
+    items=lambda plan, shard: plan.pair_shards[shard],
+    spec=lambda specs, shard, name: specs.film(name),
+    files=lambda bench, name: bench.folder.silent(bench.plan.pairs[name]),
+    causes=_causes,
+    make=_make,
+)
+
+
+def picture_key(bench: Bench, pair: Pair) -> str:
+    """Return the content key of a pair's pixels.
+
+    By content, not by name, place or time; the source and driving records tell the contents' digests.
+    """
+    plan = bench.plan
+    return content_key(
+        **asks.film(
+            pair,
+            plan.sources[pair.source],
+            plan.takes[pair.take],
+            plan.settings["model"],
+            picture=bench.prepared("prepare", pair.source)["original"]["sha256"],
+            driving=bench.prepared("prepare", pair.take, clip=True)["original"]["sha256"],
+            weights=bench.prepared("motion", pair.take, clip=True)["weights"],
+        )
+    )
+
+
+def shown_key(plan: Plan, pair: Pair, key: str) -> str:
+    """Return the content key of what a talkie shows, by that of its pixels."""
+    shown = asks.is_shown(pair, plan.settings)
+    return content_key(**asks.shown(pair, plan.settings, key)) if shown else key
+
+
+def stands(bench: Bench, pair: Pair, key: str) -> bool:
+    """Tell whether a pair's pixels are there: as a silent film, or in its talkie, as it is to show them or bare."""
+    if bench.folder.silent(pair).fresh(key) is not None:
+        return True
+    shown = shown_key(bench.plan, pair, key)
+    talkie = bench.folder.talkie(pair)
+    if any(talkie.fresh(each, name="picture_key") is not None for each in {shown, key}):
+        return True
+    return shown != key and bench.folder.shown(pair).fresh(shown) is not None
+
+
+def _animate_pairs(bench: Bench, missing: Sequence[tuple[Pair, str]]) -> Iterator[tuple[str, Outcome]]:
+    """Make silent films; yield each as it is finished, and those that their inputs forbid."""
+    from ..animate import Movement
+    from ..motion import Motion
+
+    folder, scratch, engine = bench.folder, bench.scratch, bench.engine()
+
+    def staged(recorded: Recorded) -> Path:
+        return scratch.stage_in(recorded.path, sha256=recorded.record()["file"]["sha256"])
+
+    # All before the first film, so that from here on the shared disk is only written to.
+    sources = {source: staged(folder.source(source)) for source in {pair.source for pair, _ in missing}}
+    takes = {take: staged(folder.motion(take)) for take in {pair.take for pair, _ in missing}}
+
+    # Few of them in memory: the motions of many long clips would fill it.
+    @lru_cache(maxsize=4)
+    def motion_of(take: str) -> Motion:
+        return Motion.load(takes[take], weights=engine.model.weights_digest)
+
+    films: list[tuple[str, str, Future[None]]] = []
+    with engine:
+        for number, (pair, key) in enumerate(missing):
+            driving, silent = motion_of(pair.take), folder.silent(pair)
+            silent.path.parent.mkdir(parents=True, exist_ok=True)
+            writer = media.FrameWriter(
+                silent.path,
+                driving.rate,
+                crf=FILM_CRF,
+                preset=FILM_PRESET,
+                threads=engine.threads,
+                part=scratch.unfinished(f"{number}.mp4"),
+            )
+            movement = Movement(pair.relative, pair.adapt_scale, pair.best_frame)
+            bench.journal.note("begun", pair=pair.name)
+            image = media.read_picture(sources[pair.source])
+            done = partial(_record_film, bench, engine, pair, key, driving, time.monotonic())
+            advance = bench.progress.advance
+            try:
+                film = engine.film(pair.source, image, driving, movement, writer, done=done, progress=advance)
+                films.append((pair.name, key, film))
+            except InputError as error:
+                yield pair.name, InputError(pair.name, error.reason)
+            # The encoder ends a film while the next one is computed: it is never more than one behind.
+            while len(films) > 1:
+                yield _finished(*films.pop(0))
+        for film_left in films:
+            yield _finished(*film_left)
+
+
+def _finished(name: str, key: str, film: Future[None]) -> tuple[str, Outcome]:
+    film.result()
+    return name, {"picture_key": key}
+
+
+def _record_film(bench: Bench, engine: Engine, pair: Pair, key: str, driving: Motion, began: float) -> None:
+    took = since(began)
+    bench.folder.silent(pair).describe({"key": key, **_facts_of_making(bench, pair, driving, engine, took)})
+    bench.journal.note("animated", pair=pair.name, frames=driving.frames, seconds=took)
+    log.info("%s: %d frames in %.1f s", printable(pair.name), driving.frames, took)
+
+
+def _facts_of_making(bench: Bench, pair: Pair, driving: Motion, engine: Engine, took: float) -> dict[str, Any]:
+    """Return what a film's record tells of how its pixels were made."""
+    import torch
+
+    model = engine.model
+    source, take = bench.folder.source(pair.source).record(), bench.folder.driving(pair.take).record()
+    return {
+        "source": {"crop": source["crop"], **_public(source["original"])},
+        "driving": {
+            "crop": take["crop"],
+            "segment": [pair.start, pair.end],
+            **flipped(bench.plan.takes[pair.take]),
+            **_public(take["original"]),
+        },
+        "motion": {
+            "relative": pair.relative,
+            "adapt_scale": pair.adapt_scale,
+            "best_frame": pair.best_frame,
+        },
+        "model": {
+            "preset": model.preset.name,
+            "weights_sha256": model.weights_digest,
+            "network_size": model.preset.size,
+            "enlarged": "bicubic" if model.preset.size < FILM_SIZE else None,
+            "precision": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+            "threads": engine.threads,
+            "batch": engine.batch,
+        },
+        "picture": {"frames": driving.frames, "rate": str(driving.rate), **ENCODING},
+        "software": {
+            "talkies": __version__,
+            "torch": torch.__version__,
+            "ffmpeg": media.ffmpeg_version(),
+            "python": platform.python_version(),
+        },
+        "seconds": took,
+    }
+
+
+def _public(original: dict[str, Any]) -> dict[str, Any]:
+    """Return an input's name and digest: a film's record may be shown to others, the folders are not theirs to know."""
+    return {"file": Path(original["file"]).name, "sha256": original["sha256"]}
+
+
+# --- what the model is loaded for ------------------------------------------------------------------------
+
+
+def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = None) -> Callable[[], Engine]:
+    """Return the function that loads the plan's model and gives the engine."""
+
+    def load() -> Engine:
+        model = plan.settings["model"]
+        return open_engine(
+            model["preset"],
+            model["checkpoint"],
+            device=device or model["device"],
+            precision=model["precision"],
+            threads=threads,
+        )
+
+    return load
+
+
+def open_engine(
+    preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
+) -> Engine:
+    """Load a model onto a device that works, and return its engine; TalkiesError says what stands in the way."""
+    from ..animate import Engine, choose_device, keep_memory
+    from ..model import load_model
+
+    if preset not in PRESETS:
+        raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    keep_memory()
+    chosen = choose_device(device)
+    began = time.monotonic()
+    engine = Engine(load_model(preset, checkpoint, device=chosen), precision=precision, threads=threads)
+    precision = str(engine.model.dtype).removeprefix("torch.")
+    log.info(
+        "%s on %s, %s, %d threads, loaded in %.1f s",
+        *(preset, chosen, precision, engine.threads, time.monotonic() - began),
+    )
+    return engine

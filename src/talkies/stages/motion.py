@@ -1,0 +1,77 @@
+"""The keypoints of each take, found once for all pictures: what rule motion runs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import crop
+from ..errors import InputError, printable
+from ..records import content_key
+from ..run import asks
+from .prepare import probe_copy, take_frames
+from .work import Bench, Outcome, Progress, Stage, since
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger("talkies")
+
+
+def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, Outcome]]:
+    bench.progress.start(sum(bench.plan.takes[take].frames for take in takes), "frames")
+    for take in takes:
+        try:
+            record = detect_take(bench, take)
+            yield take, {key: record[key] for key in ("key", "weights", "frames", "rate")}
+        except InputError as error:
+            yield take, error
+        finally:
+            bench.scratch.release()
+
+
+STAGE = Stage(
+    "motion",
+    items=lambda plan, shard: plan.take_shards[shard],
+    spec=lambda specs, shard, take: specs.motion(take),
+    files=lambda bench, take: bench.folder.motion(take),
+    causes=lambda plan, shard, take: [("prepare", shard, take)],
+    make=_make,
+)
+
+
+def detect_take(bench: Bench, name: str) -> dict[str, Any]:
+    """Find and save the keypoints of one take unless that is done; return its record."""
+    from ..motion import detect_motion
+
+    take, target = bench.plan.takes[name], bench.folder.motion(name)
+    driving = bench.prepared("prepare", name, clip=True)
+    engine = bench.engine()
+    model = engine.model
+    content, box = driving["original"]["sha256"], driving["crop"]["box"]
+    asked = asks.motion(take, content=content, box=box, preset=model.preset.name, weights=model.weights_digest)
+    key = content_key(**asked)
+    record = target.fresh(key)
+    if record is not None:
+        return record
+    began = time.monotonic()
+    clip = probe_copy(Path(take.file), bench.scratch, content)
+    frames = take_frames(clip, take, crop.Crop.from_dict(driving["crop"]), model.preset.size)
+    found = detect_motion(model, _counted(frames, bench.progress), clip.rate, batch=engine.batch)
+    target.path.parent.mkdir(parents=True, exist_ok=True)
+    found.save(target.path)
+    took = since(began)
+    bench.journal.note("motion", take=name, frames=found.frames, seconds=took)
+    log.info("motion of %s: %d frames in %.1f s", printable(name), found.frames, took)
+    facts = {"preset": found.preset, "weights": found.weights, "frames": found.frames, "rate": str(found.rate)}
+    return target.describe({"key": key, **facts, "seconds": took})
+
+
+def _counted(frames: Iterator[NDArray[np.uint8]], progress: Progress) -> Iterator[NDArray[np.uint8]]:
+    for frame in frames:
+        yield frame
+        progress.advance(1)

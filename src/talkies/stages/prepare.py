@@ -1,0 +1,165 @@
+"""Pictures and takes looked at, cropped and kept: what rule prepare runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import crop, media
+from ..errors import InputError
+from ..media import FILM_SIZE
+from ..records import Recorded, content_key
+from ..run import asks
+from ..run.asks import Specs
+from ..run.pairs import Take
+from ..run.plan import Plan
+from ..scratch import FULL, Scratch
+from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, since
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def _items(plan: Plan, shard: str) -> list[str]:
+    return plan.picture_shards.get(shard) or plan.take_shards[shard]
+
+
+def _spec(specs: Specs, shard: str, item: str) -> str:
+    return specs.source(item) if shard in specs.plan.picture_shards else specs.driving(item)
+
+
+def _file(bench: Bench, item: str) -> Recorded:
+    folder = bench.folder
+    return folder.source(item) if bench.shard in bench.plan.picture_shards else folder.driving(item)
+
+
+def _make(bench: Bench, items: list[str]) -> Iterator[tuple[str, Outcome]]:
+    work = prepare_source if bench.shard in bench.plan.picture_shards else prepare_take
+    bench.progress.start(len(items), "files")
+    for item in items:
+        try:
+            record = work(bench, item)
+            yield item, {"sha256": record["original"]["sha256"], "crop": record["crop"]}
+        except InputError as error:
+            yield item, error
+        bench.scratch.release()
+        bench.progress.advance(1)
+
+
+STAGE = Stage("prepare", _items, _spec, _file, lambda plan, shard, item: (), _make)
+
+
+def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str, Any]:
+    """Return an input file's path, size, time and digest, the digest from its record where size and time are equal.
+
+    A file that is new is looked at through and through: it is staged in.
+    """
+    try:
+        status = path.stat()
+        facts = {"file": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
+        known = record.get("original", {})
+        if all(known.get(key) == facts[key] for key in facts):
+            return dict(known)
+        return {**facts, "sha256": media.file_digest(scratch.stage_in(path))}
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise InputError(path, f"can't be read ({error.strerror}): copy it again") from None
+
+
+def prepare_source(bench: Bench, name: str) -> dict[str, Any]:
+    """Crop one picture to a square PNG unless that is done; return its record. InputError when it is unusable."""
+    began = time.monotonic()
+    source, target = bench.plan.sources[name], bench.folder.source(name)
+    path = Path(source.file)
+    original = _original(path, target.record(), Scratch())  # a picture is read twice, and small: no copy
+    key = content_key(**asks.source(source, original["sha256"]))
+    record = target.fresh(key)
+    if record is None:
+        picture = media.read_picture(path)
+        square, cut = crop.crop_picture(picture, crop.parse(source.crop), name=path, size=FILM_SIZE)
+        write_png(target.path, square)
+        facts = {"key": key, "original": original, "crop": cut.to_dict()}
+        record = target.describe({**facts, "seconds": since(began)})
+    elif record["original"] != original:
+        record = target.describe({**record, "original": original})
+    return record
+
+
+def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
+    """Probe a clip, find its crop, and write its cropped film with sound, unless that is done; return its record."""
+    began = time.monotonic()
+    take, target, scratch = bench.plan.takes[name], bench.folder.driving(name), bench.scratch
+    path = Path(take.file)
+    original = _original(path, target.record(), scratch)
+    key = content_key(**asks.driving(take, original["sha256"]))
+    record = target.fresh(key)
+    if record is not None:
+        return record if record["original"] == original else target.describe({**record, "original": original})
+    scratch.require(2 * take.frames * UNFINISHED_BYTES)
+    clip = probe_copy(path, scratch, original["sha256"])
+    start, end = seconds(take.start), seconds(take.end)
+    cut = crop.find_crop(clip, crop.parse(take.crop), start=start, end=end)
+    target.path.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.path.with_name(f".{target.path.name}.{os.getpid()}.part")
+    picture = scratch.unfinished("picture.mp4") or beside
+    try:
+        with media.FrameWriter(picture, clip.rate, preset="veryfast") as writer:
+            for frame in take_frames(clip, take, cut, FILM_SIZE):
+                writer.write(frame)
+            frames = writer.frames
+        media.remux(picture, clip, target.path, start=start, end=end, part=scratch.unfinished("sound.mp4"))
+    finally:
+        picture.unlink(missing_ok=True)
+    return target.describe(
+        {
+            "key": key,
+            "original": original,
+            "crop": cut.to_dict(),
+            "rate": str(clip.rate),
+            "frames": frames,
+            "sound": clip.sound is not None,
+            "variable_rate": clip.variable,
+            "truncated": clip.truncated,
+            "seconds": since(began),
+        }
+    )
+
+
+def take_frames(clip: media.Clip, take: Take, cut: crop.Crop, size: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield a take's frames as the network sees them: its segment, cut, scaled, and mirrored where that is asked."""
+    frames = media.read_frames(clip, start=seconds(take.start), end=seconds(take.end), box=cut.box, size=size)
+    return (frame[:, ::-1] for frame in frames) if take.flip else frames
+
+
+def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
+    """Stage a clip in and probe it there; what is said of it names the user's own file. It is read several times."""
+    copy = scratch.stage_in(path, sha256=sha256)
+    try:
+        return replace(media.probe(copy), path=path, copy=copy)
+    except InputError as error:
+        raise InputError(path, error.reason) from None
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write uint8 RGB [H, W, 3] as PNG, whole or not at all."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(picture).save(part, format="PNG")
+        media.publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def seconds(text: str | None) -> Fraction | None:
+    """Return the seconds that a segment's border names."""
+    return None if text is None else Fraction(text)

@@ -1,0 +1,166 @@
+"""The driving video's sound under the silent films, which then enter the results: what rule remux runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from .. import media
+from ..errors import InputError, TalkiesError, printable
+from ..records import Recorded, content_key
+from ..run import asks
+from ..run.asks import Specs
+from ..run.pairs import Pair
+from ..run.plan import Plan
+from ..run.receipts import distrust
+from .prepare import probe_copy, seconds
+from .show import OF_TALKIE
+from .work import Bench, Outcome, Stage, since
+
+log = logging.getLogger("talkies")
+
+PROVENANCE = (
+    "AI-generated: a still picture animated by talkies (First Order Motion Model); "
+    "digitalSourceType=http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+)
+"""The films' comment tag (IPTC digital source type vocabulary)."""
+
+
+def _from(plan: Plan, name: str) -> str:
+    """Return the stage that makes what a pair's talkie shows."""
+    return "show" if plan.is_shown(name) else "animate"
+
+
+def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
+    clips, specs = Clips(bench), Specs(bench.plan)
+    bench.progress.start(len(names), "films")
+    for name in names:
+        pair = bench.plan.pairs[name]
+        shown = bench.above[_from(bench.plan, name), bench.shard].done[name]["picture_key"]
+        try:
+            remux_pair(bench, pair, shown, clips)
+            status = bench.folder.talkie(pair).path.stat()
+            yield name, {"file": [status.st_size, status.st_mtime_ns], "shows": specs.shown(name)}
+        except InputError as error:
+            yield name, error
+        bench.progress.advance(1)
+
+
+STAGE = Stage(
+    "remux",
+    items=lambda plan, shard: plan.pair_shards[shard],
+    spec=lambda specs, shard, name: specs.talkie(name),
+    files=lambda bench, name: bench.folder.talkie(bench.plan.pairs[name]),
+    causes=lambda plan, shard, name: [(_from(plan, name), shard, name)],
+    make=_make,
+)
+
+
+class Clips:
+    """The driving videos of a shard, each staged in and looked at once for all its pairs, one at a time."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._last: media.Clip | None = None
+
+    def of(self, pair: Pair) -> media.Clip | media.SoundFile | None:
+        """Return what gives a pair its sound."""
+        if isinstance(pair.audio, str):
+            return media.probe_sound(pair.audio)
+        if not pair.audio:
+            return None
+        path = Path(self._bench.plan.takes[pair.take].file)
+        if self._last is None or self._last.path != path:
+            self._bench.scratch.release(but=path)
+            digest = self._bench.folder.driving(pair.take).record().get("original", {}).get("sha256")
+            self._last = probe_copy(path, self._bench.scratch, digest)
+        return self._last
+
+
+def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips) -> None:
+    """Make one talkie unless it stands. picture_key: the content key of what it shows."""
+    began = time.monotonic()
+    folder, settings = bench.folder, bench.plan.settings
+    talkie, scratch = folder.talkie(pair), bench.scratch
+    sound_file = _sound_digest(pair.audio) if isinstance(pair.audio, str) else None
+    key = content_key(**asks.talkie(pair, settings, picture=picture_key, sound=sound_file))
+    record = talkie.fresh(key)
+    if record is not None:
+        if record["file"]["mtime_ns"] != talkie.path.stat().st_mtime_ns:
+            talkie.describe({name: value for name, value in record.items() if name != "file"})
+        _remove_silent(bench, pair)
+        return
+    silent = folder.shown(pair) if bench.plan.is_shown(pair.name) else folder.silent(pair)
+    made, picture = silent.fresh(picture_key), silent.path
+    if made is None:  # other sound or tags: the picture is copied from the talkie itself
+        made, picture = talkie.fresh(picture_key, name="picture_key"), talkie.path
+    if made is None:
+        distrust(_from(bench.plan, pair.name), pair.name)
+        raise TalkiesError(f"{printable(pair.name)}: its silent film is gone; run snakemake again to make it")
+    take = bench.plan.takes[pair.take]
+    scratch.require(2 * picture.stat().st_size)
+    clip = clips.of(pair)
+    start, end = (None, None) if isinstance(pair.audio, str) else (seconds(take.start), seconds(take.end))
+    _keep_foreign(talkie)
+    talkie.path.parent.mkdir(parents=True, exist_ok=True)
+    part = talkie.path.with_name(f".{talkie.path.name}.{os.getpid()}.part")
+    try:
+        sound = media.remux(
+            picture,
+            clip,
+            part,
+            start=start,
+            end=end,
+            comment=PROVENANCE if settings["provenance"] else None,
+            part=scratch.unfinished("talkie.mp4"),
+        )
+        facts = {name: value for name, value in made.items() if name not in OF_TALKIE}
+        # The record first: a film under its final name is then always one that a record tells of.
+        talkie.describe(
+            {
+                "key": key,
+                "picture_key": picture_key,
+                "pair": pair.name,
+                **facts,
+                "sound": sound,
+                "remux_seconds": since(began),
+                "digital_source_type": PROVENANCE.rpartition("=")[2],
+            },
+            of=part,
+        )
+        media.publish(part, talkie.path)
+    finally:
+        part.unlink(missing_ok=True)
+    _remove_silent(bench, pair)
+    bench.journal.note("remuxed", pair=pair.name, sound=sound["sound"])
+    log.info("%s: done, sound: %s", printable(pair.name), sound["sound"] or "none")
+
+
+def _remove_silent(bench: Bench, pair: Pair) -> None:
+    bench.folder.silent(pair).remove()
+    bench.folder.shown(pair).remove()
+
+
+def _keep_foreign(talkie: Recorded) -> None:
+    """Move a film that no record of ours tells of out of the way: it is the user's own."""
+    if talkie.path.exists() and not talkie.record_path.exists():
+        aside = talkie.path.with_name(f"{talkie.path.stem}.kept-{int(time.time())}{talkie.path.suffix}")
+        talkie.path.rename(aside)
+        log.warning("%s was no film of this run: kept as %s", printable(talkie.path), printable(aside.name))
+
+
+def _sound_digest(path: str) -> str:
+    try:
+        status = Path(path).stat()
+        return _digest_of(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(path, f"its sound can't be read ({error.strerror}): put it back, or name another") from None
+
+
+@lru_cache(maxsize=256)
+def _digest_of(path: str, size: int, mtime_ns: int) -> str:
+    return media.file_digest(path)

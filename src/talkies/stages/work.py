@@ -1,0 +1,254 @@
+"""The worker around every stage: lock, scratch, what failed above, receipt.
+
+It holds its shard's lock, does the items, and writes a receipt. An item whose input is bad (InputError) is answered
+there with its reason, and the others go on; any other error (memory, disk, a signal, a GPU) ends the worker without a
+receipt, so that the job is run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, TalkiesError, printable
+from ..records import HEARTBEAT_SECONDS, Journal, Receipt, Recorded, content_key, is_unchanged, lock, renew
+from ..run import asks
+from ..run.asks import Specs
+from ..run.estimate import BYTES_PER_FRAME
+from ..run.folder import Folder
+from ..run.pairs import stamp_of
+from ..run.plan import Plan
+from ..run.receipts import Receipts, distrust, forget_elsewhere, remove_older, shard_of
+from ..scratch import Scratch, open_scratch
+
+if TYPE_CHECKING:
+    from ..animate import Engine
+
+log = logging.getLogger("talkies")
+
+PART = re.compile(r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+", re.DOTALL)
+"""A temporary file's name, .NAME.PID[-TIME].part, and that of a temporary file's own temporary file."""
+UNFINISHED_BYTES = 4 * BYTES_PER_FRAME
+"""A frame's room on the scratch disk, by which it is asked for beforehand: photographs take more than drawings."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a worker tells how far it is: `start` with all frames, `advance` by some, both may do nothing."""
+
+    start: Callable[[int, str], None] = lambda frames, what: None
+    advance: Callable[[int], None] = lambda frames: None
+
+
+@dataclass
+class Bench:
+    """What a stage works with: the plan and its folder, one shard, scratch, journal, progress, and the engine.
+
+    engine: loads the model on its first call. stage, shard: what is done here.
+    """
+
+    plan: Plan
+    stage: Stage
+    shard: str
+    journal: Journal
+    engine: Callable[[], Engine]
+    progress: Progress = field(default_factory=Progress)
+    scratch: Scratch = field(default_factory=Scratch)
+    _prepared: dict[tuple[str, str, bool], dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def folder(self) -> Folder:
+        """The run folder's files."""
+        return Folder.of(self.plan)
+
+    @cached_property
+    def above(self) -> dict[tuple[str, str], Receipt]:
+        """The receipts that this stage of the shard reads, by stage and shard."""
+        needs = self.plan.needs(self.stage.name, self.shard)
+        paths = {(stage, shard): Folder.receipt(stage, self.plan.receipt(stage, shard)) for stage, shard in needs}
+        return {key: Receipt.load(path) for key, path in paths.items()}
+
+    def prepared(self, stage: str, name: str, *, clip: bool = False) -> dict[str, Any]:
+        """Return the record of a prepared picture, or (clip) of a prepared take or its motion.
+
+        Where the file is gone, damaged or of another picture, what its receipt tells of it is forgotten: then the next
+        run makes it again.
+        """
+        if (stage, name, clip) not in self._prepared:
+            self._prepared[stage, name, clip] = self._checked(stage, name, clip)
+        return self._prepared[stage, name, clip]
+
+    def _checked(self, stage: str, name: str, clip: bool) -> dict[str, Any]:
+        folder, plan = self.folder, self.plan
+        wanted = plan.takes[name] if clip else plan.sources[name]
+        recorded = folder.motion(name) if stage == "motion" else folder.driving(name) if clip else folder.source(name)
+        record = recorded.record()
+        sound = is_unchanged(recorded.path, record.get("file"))
+        if sound and stage == "prepare":
+            content = record["original"]["sha256"]
+            asked = asks.driving(plan.takes[name], content) if clip else asks.source(plan.sources[name], content)
+            stamps = (wanted.stamp, stamp_of(Path(wanted.file)))  # of another time: the file was replaced meanwhile
+            sound = record["key"] == content_key(**asked) and _stamp_told(record) in stamps
+        if not sound:
+            distrust(stage, name, clip=clip)
+            raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
+        return record
+
+
+def _stamp_told(record: dict[str, Any]) -> list[int]:
+    return [record["original"]["size"], record["original"]["mtime_ns"]]
+
+
+Outcome = dict[str, Any] | InputError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a shard.
+
+    items: of a plan's shard. spec: of an item. files: what it writes, for what killed workers left beside it to be
+    found. causes: the items of the stages above that an item comes from, as stage, shard, item. make: does the items
+    that are left, and yields what to answer of each, in any order.
+    """
+
+    name: str
+    items: Callable[[Plan, str], Sequence[str]]
+    spec: Callable[[Specs, str, str], str]
+    files: Callable[[Bench, str], Recorded]
+    causes: Callable[[Plan, str, str], Iterable[tuple[str, str, str]]]
+    make: Callable[[Bench, list[str]], Iterator[tuple[str, Outcome]]]
+
+
+def work(
+    stage: Stage, plan: Plan, name: str, *, engine: Callable[[], Engine] | None = None, progress: Progress | None = None
+) -> Receipt:
+    """Do one stage of the shard that a receipt's name tells of, and write that receipt.
+
+    What is there already, by its content key, is not made again. Raises TalkiesError, OSError and others that end the
+    job without a receipt.
+    """
+    shard = shard_of(name)
+    journal = Folder.journal(stage.name, shard)
+    bench = Bench(plan, stage, shard, journal, _noting(engine or _no_engine, journal, shard), progress or Progress())
+    items, specs = stage.items(plan, shard), Specs(plan)
+    result = Receipt()
+    with working(bench, [stage.files(bench, item).path for item in items]):
+        for item in items:
+            reason = _failed_above(bench, item)
+            if reason is not None:
+                _answer(bench, result, specs, item, InputError("", reason))
+        for item, outcome in stage.make(bench, [item for item in items if item not in result.failed]):
+            _answer(bench, result, specs, item, outcome)
+        _save(bench, result, name)
+    return result
+
+
+def _failed_above(bench: Bench, item: str) -> str | None:
+    for stage, shard, cause in bench.stage.causes(bench.plan, bench.shard, item):
+        reason = bench.above[stage, shard].failed.get(cause)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _answer(bench: Bench, result: Receipt, specs: Specs, item: str, outcome: Outcome) -> None:
+    result.asked[item] = bench.stage.spec(specs, bench.shard, item)
+    if isinstance(outcome, InputError):
+        reason = str(outcome) if outcome.path else outcome.reason
+        result.failed[item] = reason
+        bench.journal.note("failed", pair=item, reason=reason)
+        if outcome.path:
+            log.error("%s", reason)
+    else:
+        result.done[item] = outcome
+
+
+def _save(bench: Bench, result: Receipt, name: str) -> None:
+    """Write the receipt, with what older ones tell of items that the plan has not now, and remove those."""
+    before = Receipts().read(bench.stage.name, bench.shard)
+    for item, spec in before.asked.items():
+        if item not in result.asked:
+            result.asked[item] = spec
+            for old, new in ((before.done, result.done), (before.failed, result.failed)):
+                if item in old:
+                    new[item] = old[item]
+    result.save(Folder.receipt(bench.stage.name, name))
+    remove_older(bench.stage.name, name)
+    if bench.stage.name in ("prepare", "motion"):
+        forget_elsewhere(bench.stage.name, bench.shard, result.done)
+
+
+@contextmanager
+def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
+    """Hold the shard's lock, see that no killed worker's parts stay, and give the bench its scratch folder."""
+    path = Folder.lock(bench.shard)
+    with lock(path, say=log.info):
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_SECONDS):
+                if not renew(path):
+                    os.kill(os.getpid(), signal.SIGTERM)  # as an order to stop: the other worker goes on
+                    return
+
+        threading.Thread(target=beat, daemon=True).start()
+        sweep(films)
+        try:
+            with open_scratch(bench.plan.settings["scratch"], bench.shard) as bench.scratch:
+                yield
+        finally:
+            done.set()
+            sweep(films)
+
+
+def sweep(films: Sequence[Path]) -> None:
+    """Remove the temporary files of these films, their records and their encoder's, wherever a worker died."""
+    names: dict[Path, set[str]] = {}
+    for film in films:
+        record = Recorded(film).record_path
+        names.setdefault(film.parent, set()).update((film.name, record.name))
+    for folder, wanted in names.items():
+        if not folder.is_dir():
+            continue
+        for path in folder.iterdir():
+            part = PART.fullmatch(path.name)
+            if part and part[1] in wanted:
+                path.unlink(missing_ok=True)
+
+
+def since(began: float) -> float:
+    """Return the seconds since a monotonic time, as records and journals tell them."""
+    return round(time.monotonic() - began, 3)
+
+
+def flipped(take: Any) -> dict[str, bool]:
+    """Return what a record tells of a mirrored take."""
+    return {"flip": True} if take.flip else {}
+
+
+def _noting(engine: Callable[[], Engine], journal: Journal, shard: str) -> Callable[[], Engine]:
+    """Return the same, with a note in the journal of how long the first call took: the model is loaded then."""
+    loaded: list[Engine] = []
+
+    def load() -> Engine:
+        if not loaded:
+            began = time.monotonic()
+            loaded.append(engine())
+            journal.note("loaded", shard=shard, seconds=since(began))
+        return loaded[0]
+
+    return load
+
+
+def _no_engine() -> Engine:
+    raise TalkiesError("this stage has no network")

@@ -1,0 +1,340 @@
+"""What a run is said to make is what it makes: the dry run's number, then the workers' own count, after every change.
+
+Every test changes something in a finished run, asks `snakemake -n` and `talkies status`, runs, and counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in, make_clip, wait_for
+
+NOTHING = "Nothing to be done"
+STAGES = ("prepare", "motion", "animate", "show", "remux")
+ALL = [f"{clip}/{image}" for clip in ("a", "b") for image in ("blue", "green", "red")]
+
+
+def said_to_make(run: RunFolder, *arguments: str) -> int:
+    """Return how many pairs a dry run says are to make; status must say the same."""
+    output = run.snakemake("-n", *arguments)
+    told = re.search(r"(\d+) to make", output)
+    assert told, output
+    if not arguments:
+        assert f", {told[1]} to make" in run.talkies("status")
+    return int(told[1])
+
+
+def what_is_made(run: RunFolder, *arguments: str) -> tuple[list[str], list[str]]:
+    """Run; return the pairs that were animated, and those whose talkies were made."""
+    run.forget_events()
+    run.snakemake(*arguments)
+    return run.events("animated"), sorted(run.events("remuxed"))
+
+
+def configure(**settings: object) -> Callable[[RunFolder], None]:
+    return lambda run: run.configure(**{"pairs_per_job": 3, **settings})
+
+
+def receipts(stage: str) -> Callable[[RunFolder], list[Path]]:
+    return lambda run: sorted((run.path / ".talkies/receipts" / stage).glob("*.json"))
+
+
+def scribble(path: Path) -> None:
+    with path.open("r+b") as film:
+        film.seek(200)
+        film.write(b"scribble")
+
+
+def remove_snakemakes_memory(change: Callable[[RunFolder], object]) -> Callable[[RunFolder], None]:
+    def both(run: RunFolder) -> None:
+        shutil.rmtree(run.path / ".snakemake")
+        change(run)
+
+    return both
+
+
+CASES: dict[str, tuple[Callable[[RunFolder], object], int, int]] = {
+    "nothing": (lambda run: None, 0, 0),
+    "motion": (configure(motion={"relative": False}), 6, 6),
+    "best frame": (configure(motion={"best_frame": 2}), 6, 6),
+    "precision": (configure(model={"precision": "fp32"}), 6, 6),
+    "crop of a picture": (configure(files={"red.png": {"crop": [0, 0, 32, 32]}}), 2, 2),
+    "crop of a video": (configure(files={"a.mp4": {"crop": [0, 0, 48, 48]}}), 3, 3),
+    "sound": (configure(audio=False), 6, 0),
+    "tag": (configure(provenance=False), 6, 0),
+    "paste back": (configure(paste_back=True), 6, 0),
+    "enlarged": (configure(upscale=512), 6, 0),
+    "title": (configure(gallery={"title": "Another"}), 0, 0),
+    "size of jobs": (configure(pairs_per_job=2), 0, 0),
+    "rate": (configure(frames_per_second=1000), 0, 0),
+    "film deleted": (lambda run: run.film("a/red").unlink(), 1, 1),
+    "film altered": (lambda run: scribble(run.film("b/blue")), 1, 1),
+    "record deleted": (lambda run: (run.path / "results/b/green.json").unlink(), 1, 1),
+    "pair forgotten": (lambda run: run.talkies("forget", "a/red"), 1, 1),
+    "video forgotten": (lambda run: run.talkies("forget", "b/"), 3, 3),
+    "picture replaced": (lambda run: draw_picture(run.path / "images/red.png", (9, 255, 9)), 2, 2),
+    "video replaced": (lambda run: make_clip(run.path / "driving/a.mp4", frames=7, tone=900), 3, 3),
+    "picture added": (lambda run: draw_picture(run.path / "images/new.png", (1, 200, 200)), 2, 2),
+    "picture removed": (lambda run: (run.path / "images/red.png").unlink(), 0, 0),
+    "without memory": (remove_snakemakes_memory(lambda run: None), 0, 0),
+    "film deleted without memory": (remove_snakemakes_memory(lambda run: run.film("a/red").unlink()), 1, 1),
+    "motion without memory": (remove_snakemakes_memory(configure(motion={"relative": False})), 6, 6),
+    "picture replaced without memory": (
+        remove_snakemakes_memory(lambda run: draw_picture(run.path / "images/red.png", (9, 255, 9))),
+        *(2, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "to_make", "to_animate"), CASES.values(), ids=CASES)
+def test_what_is_said_is_what_is_done(
+    run: RunFolder, change: Callable[[RunFolder], object], to_make: int, to_animate: int
+) -> None:
+    change(run)
+    assert said_to_make(run) == to_make
+    animated, remuxed = what_is_made(run)
+    assert (len(remuxed), len(animated)) == (to_make, to_animate)
+    assert said_to_make(run) == 0
+    assert NOTHING in run.snakemake()
+
+
+MENDED: dict[str, Callable[[RunFolder], object]] = {
+    "receipts deleted": lambda run: shutil.rmtree(run.path / ".talkies/receipts"),
+    "last receipts deleted": lambda run: shutil.rmtree(run.path / ".talkies/receipts/remux"),
+    "last receipts emptied": lambda run: [path.write_text("{}") for path in receipts("remux")(run)],
+    "last receipts cut": lambda run: [path.write_text(path.read_text()[:99]) for path in receipts("remux")(run)],
+    "animate's receipts deleted": lambda run: shutil.rmtree(run.path / ".talkies/receipts/animate"),
+    "plan deleted": lambda run: (run.path / ".talkies/plan.json").unlink(),
+    "plan cut": lambda run: (run.path / ".talkies/plan.json").write_text('{"format": 2,'),
+    "all but the films deleted": lambda run: shutil.rmtree(run.path / ".talkies"),
+    "pictures touched": lambda run: [os.utime(path) for path in run.path.glob("images/*")],
+    "films touched": lambda run: [os.utime(path) for path in run.path.glob("results/*/*.mp4")],
+    "prepared pictures deleted": lambda run: shutil.rmtree(run.path / ".talkies/sources"),
+    "motions deleted": lambda run: shutil.rmtree(run.path / ".talkies/motion"),
+}
+
+
+@pytest.mark.parametrize("change", MENDED.values(), ids=MENDED)
+def test_what_a_run_remembers_may_go_and_no_pair_is_made_again(
+    run: RunFolder, change: Callable[[RunFolder], object]
+) -> None:
+    before = run.films()
+    change(run)
+    animated, remuxed = what_is_made(run)
+    assert (animated, remuxed) == ([], [])
+    assert run.films() == before
+    assert said_to_make(run) == 0
+    assert NOTHING in run.snakemake()
+    run.whole(ALL)
+
+
+def test_a_setting_changed_back_makes_all_again_as_said(run: RunFolder) -> None:
+    before = run.films()
+    run.configure(pairs_per_job=3, audio=False)
+    assert said_to_make(run) == 6
+    run.configure(pairs_per_job=3)
+    assert said_to_make(run) == 0, "nothing has been made with the other setting"
+    run.configure(pairs_per_job=3, audio=False)
+    what_is_made(run)
+    run.configure(pairs_per_job=3)
+    assert said_to_make(run) == 6
+    assert what_is_made(run) == ([], ALL)
+    assert run.films().keys() == before.keys()
+    assert NOTHING in run.snakemake()
+
+
+def test_a_picture_that_comes_back_is_as_it_was(run: RunFolder, tmp_path) -> None:
+    (run.path / "images/red.png").rename(tmp_path / "red.png")
+    assert what_is_made(run) == ([], [])
+    (tmp_path / "red.png").rename(run.path / "images/red.png")
+    assert said_to_make(run) == 0
+    assert what_is_made(run) == ([], [])
+    run.whole(ALL)
+
+
+def test_a_picture_replaced_and_put_back_shows_what_it_shows_now(run: RunFolder, tmp_path) -> None:
+    shutil.copy2(run.path / "images/red.png", tmp_path / "red.png")
+    before = run.films()
+    draw_picture(run.path / "images/red.png", (9, 255, 9))
+    what_is_made(run)
+    assert run.film("a/red").read_bytes() != before["a/red"]
+    shutil.copy2(tmp_path / "red.png", run.path / "images/red.png")
+    assert said_to_make(run) == 2
+    assert what_is_made(run)[1] == ["a/red", "b/red"]
+    sources = {pair: run.record(pair)["source"]["sha256"] for pair in ("a/red", "b/red")}
+    from talkies.media import file_digest
+
+    assert set(sources.values()) == {file_digest(run.path / "images/red.png")}
+
+
+def test_only_the_shards_that_hold_a_changed_picture_start(run: RunFolder) -> None:
+    """One preparing shard is shared by both shards of pairs; here only the second one holds the picture."""
+    (run.path / "pairs.tsv").write_text("image\tdriving\nblue\ta\ngreen\ta\nred\tb\n")
+    run.configure(pairs_per_job=2, pairs="pairs.tsv")
+    run.snakemake()
+    draw_picture(run.path / "images/red.png", (9, 255, 9))
+    output = run.snakemake("-n")
+    assert jobs_in(output, "animate") == jobs_in(output, "remux") == jobs_in(output, "prepare") == 1
+    assert jobs_in(output, "motion") == 0
+    assert what_is_made(run) == (["b/red"], ["b/red"])
+
+
+def test_a_pilot_makes_the_first_that_are_to_make_and_no_other(run: RunFolder) -> None:
+    run.film("b/blue").unlink()
+    run.configure(pairs_per_job=3)
+    before = run.films()
+    assert said_to_make(run, "--config", "first=2") == 1
+    run.configure(pairs_per_job=3, motion={"relative": False})
+    assert said_to_make(run, "--config", "first=2") == 2
+    animated, remuxed = what_is_made(run, "--config", "first=2")
+    assert sorted(animated) == remuxed == ["a/blue", "a/green"]
+    assert {name: film for name, film in run.films().items() if name not in remuxed} == {
+        name: film for name, film in before.items() if name not in remuxed
+    }
+    assert said_to_make(run) == 4
+    assert len(what_is_made(run)[1]) == 4
+    run.whole(ALL)
+
+
+def test_a_pictures_old_film_never_stands_for_the_new_one(run: RunFolder) -> None:
+    """The picture is replaced, and its worker killed with -9: the next run makes its film all the same."""
+    make_clip(run.path / "driving/a.mp4", frames=150)
+    run.snakemake()
+    old = run.film("a/red").read_bytes()
+    draw_picture(run.path / "images/red.png", (9, 255, 9))
+    run.forget_events()
+    snakemake = run.start("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"))
+
+    def begun() -> list[str]:
+        return run.events("begun")
+
+    wait_for(begun)
+    for lock in (run.path / ".talkies/locks").glob("pairs-*.lock"):
+        os.kill(json.loads(lock.read_text())["pid"], signal.SIGKILL)
+    snakemake.communicate(timeout=120)
+    assert snakemake.returncode != 0
+    assert said_to_make(run) >= 1
+    run.snakemake()
+    assert run.film("a/red").read_bytes() != old
+    run.whole(ALL)
+    assert NOTHING in run.snakemake()
+
+
+# --- upgraded ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_run(tmp_path) -> RunFolder:
+    """A finished run folder of version 0.1.0, its files' times restored: 15 pairs of all kinds, one fails.
+
+    The weights are a stand-in: nothing that is done may load them.
+    """
+    folder = Path(__file__).with_name("data") / "finished_run"
+    shutil.copytree(folder, tmp_path / "run", copy_function=shutil.copyfile)
+    run = RunFolder(tmp_path / "run")
+    (run.path / "profiles").symlink_to(REPOSITORY / "profiles")
+    plan = json.loads((run.path / ".talkies/plan.json").read_text())
+    for item in (*plan["sources"].values(), *plan["takes"].values()):
+        os.utime(run.path / item["file"], ns=(item["stamp"][1],) * 2)
+    for record in (*run.path.glob("results/*/*.json"), *run.path.glob(".talkies/*/*.json")):
+        file = json.loads(record.read_text()).get("file")
+        for made in record.parent.glob(record.stem + ".*") if isinstance(file, dict) else ():
+            if made != record and made.name.removesuffix(made.suffix) == record.stem:
+                os.utime(made, ns=(file["mtime_ns"],) * 2)
+    for number, stage in enumerate(STAGES):
+        for receipt in run.path.glob(f".talkies/receipts/{stage}/*.json"):
+            os.utime(receipt, (1_000_000_000 + number,) * 2)
+    write_weights(run.path / "weights.safetensors")
+    return run
+
+
+def write_weights(path: Path) -> None:
+    """Write a safetensors file of vox-256's names and shapes, its numbers a hole."""
+    import torch
+
+    from talkies.model import build_model
+
+    with torch.device("meta"):
+        state = build_model("vox-256").state_dict()
+    header, offset = {}, 0
+    for name, tensor in state.items():
+        size = tensor.numel() * tensor.element_size()
+        kind = "I64" if tensor.dtype == torch.int64 else "F32"
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)
+
+
+def test_a_finished_folder_of_version_0_1_0_is_taken_over(old_run: RunFolder) -> None:
+    before = old_run.films()
+    assert len(before) == 14
+    output = old_run.snakemake("-n")
+    assert "15 pairs in 3 jobs; 0 to make" in output
+    assert [jobs_in(output, stage) for stage in STAGES] == [0] * 5
+    assert "15 pairs: 14 done, 1 failed, 0 to make" in old_run.talkies("status")
+    output = old_run.snakemake(ok=False)  # for the broken picture
+    assert [jobs_in(output, stage) for stage in STAGES] == [0] * 5
+    assert "1 of 15 pairs could not be made" in output
+    assert old_run.films() == before
+    output = old_run.snakemake("-n")
+    assert "0 to make" in output
+    assert [jobs_in(output, stage) for stage in STAGES] == [0] * 5
+    assert not (old_run.path / ".talkies/films").exists()
+
+
+def test_a_change_in_a_folder_taken_over_makes_what_depends_on_it(old_run: RunFolder) -> None:
+    (old_run.path / "results/b/red@close.mp4").unlink()
+    old_run.configure(**yaml.safe_load((old_run.path / "config.yaml").read_text()) | {"audio": False})
+    # Of 14 good ones two said for themselves what sound they have.
+    assert "13 to make, 1 of them to animate" in old_run.snakemake("-n")
+
+
+def test_the_content_keys_are_what_they_were() -> None:
+    """Each film's keys, made of what its record tells, are the ones in it."""
+    from talkies.records import content_key
+    from talkies.run import asks
+    from talkies.run.plan import Plan
+
+    folder = Path(__file__).with_name("data") / "finished_run"
+    plan = Plan.load(folder / ".talkies/plan.json")
+    seen = 0
+    for name, pair in plan.pairs.items():
+        path = folder / "results" / f"{name}.json"
+        if not path.exists():
+            continue
+        record = json.loads(path.read_text())
+        source, take = plan.sources[pair.source], plan.takes[pair.take]
+        contents = {"picture": record["source"]["sha256"], "driving": record["driving"]["sha256"]}
+        weights = record["model"]["weights_sha256"]
+        key = content_key(**asks.film(pair, source, take, plan.settings["model"], **contents, weights=weights))
+        if asks.is_shown(pair, plan.settings):
+            key = content_key(**asks.shown(pair, plan.settings, key))
+        assert record["picture_key"] == key, name
+        sound = None
+        if isinstance(pair.audio, str):
+            from talkies.media import file_digest
+
+            sound = file_digest(folder / pair.audio)
+        assert record["key"] == content_key(**asks.talkie(pair, plan.settings, picture=key, sound=sound)), name
+        prepared = json.loads((folder / ".talkies/sources" / f"{pair.source}.json").read_text())
+        assert prepared["key"] == content_key(**asks.source(source, contents["picture"]))
+        driving = json.loads((folder / ".talkies/driving" / f"{pair.take}.json").read_text())
+        assert driving["key"] == content_key(**asks.driving(take, contents["driving"]))
+        moved = json.loads((folder / ".talkies/motion" / f"{pair.take}.json").read_text())
+        asked = asks.motion(
+            take, content=contents["driving"], box=driving["crop"]["box"], preset="vox-256", weights=weights
+        )
+        assert moved["key"] == content_key(**asked)
+        seen += 1
+    assert seen == 14
