@@ -508,17 +508,17 @@ def status(chosen: argparse.Namespace) -> None:
     import time
     from dataclasses import asdict
 
-    from .run.planner import current_plan
+    from .run.planner import current_plan, is_running
     from .run.progress import Watch, status_of
 
     while True:
         plan, state = current_plan()
-        now = status_of(plan, state, Watch(plan, state.to_make).look())
+        now = status_of(plan, state, Watch(plan, state.to_make).look(), running=is_running())
         if chosen.json:
             print(json.dumps(asdict(now), default=str, indent=None if chosen.watch else 1))
         else:
             _say_status(now)
-        if chosen.watch is None or not now.at_work:
+        if chosen.watch is None or not is_running():
             return
         sys.stdout.flush()
         time.sleep(max(1, chosen.watch))

@@ -280,17 +280,20 @@ class Status:
     run: Outlook
 
 
-def status_of(plan: Plan, state: State, run: Outlook) -> Status:
-    """Put together what has become of a plan's pairs; those that workers have finished meanwhile are done."""
+def status_of(plan: Plan, state: State, run: Outlook, *, running: bool) -> Status:
+    """Put together what has become of a plan's pairs.
+
+    running: a run is at work; what its workers have finished is done, though no receipt tells of it yet.
+    """
     at_work = held_locks(LOCKS)
-    made, failed = set(state.to_make).intersection(run.made), dict(state.failed)
-    if at_work:
+    made, failed = set(state.to_make).intersection(run.made if running else ()), dict(state.failed)
+    if running:
         failed |= {name: reason for name, reason in run.failed.items() if name in plan.pairs}
-    done = [name for name in plan.pairs if name in made or name in set(state.done)]
+    done = [*state.done, *(name for name in state.to_make if name in made)]
     to_make = [name for name in state.to_make if name not in made and name not in failed]
-    running = [name for name in run.running if name in set(to_make)] if at_work else []
-    parts = [f"{len(run.animated)} of them animated"] * bool(run.animated and at_work)
-    parts += [f"{len(running)} in the making"] * bool(running)
+    begun = sorted(set(run.running).intersection(to_make)) if at_work else []
+    parts = [f"{len(run.animated)} of them animated"] * bool(run.animated and running)
+    parts += [f"{len(begun)} in the making"] * bool(begun)
     said = count(plan, State(done, failed, to_make)) + (f" ({', '.join(parts)})" if parts else "")
     return Status(
         len(plan.pairs),
@@ -300,7 +303,7 @@ def status_of(plan: Plan, state: State, run: Outlook) -> Status:
         [f.path for f in orphans(plan)],
         at_work,
         said,
-        replace(run, running=running),
+        replace(run, running=begun),
     )
 
 
