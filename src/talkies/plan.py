@@ -27,7 +27,7 @@ from . import crop, media
 from .config import read_pairs
 from .container import folders_outside
 from .cores import available_threads
-from .errors import InputError, TalkiesError, printable
+from .errors import TalkiesError, printable
 from .model.presets import DEMO_WEIGHTS, PRESETS
 from .records import claim, digest, held_locks, is_abandoned, read_json, write_json
 
@@ -672,7 +672,7 @@ def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
         if entry is None or entry[0] != stamp:
             try:
                 entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
-            except InputError:
+            except (TalkiesError, OSError, MemoryError):
                 continue  # its preparation says what is wrong with it
         fresh[str(path)] = entry
     if fresh != known:
@@ -701,8 +701,9 @@ def _stamp(path: Path) -> list[int]:
 def _count_frames(files: Iterable[Path]) -> dict[Path, tuple[int, Fraction]]:
     """Return each clip's number of frames and rate; what was probed before is kept in .talkies/probes.json.
 
-    A clip that can't be read counts as empty here: its preparation says what is wrong with it.
+    A clip that can't be read, for whatever reason, counts as empty here: its preparation says what is wrong with it.
     """
+    media.ffmpeg_path()  # that there is none is no clip's fault
     known = read_json(PROBES) or {}
     fresh: dict[str, Any] = {}
     counts: dict[Path, tuple[int, Fraction]] = {}
@@ -714,7 +715,7 @@ def _count_frames(files: Iterable[Path]) -> dict[Path, tuple[int, Fraction]]:
             return entry
         try:
             clip = media.probe(path)
-        except InputError:
+        except (TalkiesError, OSError):
             return None
         return {"stamp": stamp, "frames": clip.frames, "rate": str(clip.rate)}
 
