@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from talkies import media, picture_decoder
-from talkies.errors import InputError, Stopped, TalkiesError
+from talkies.errors import InputError, TalkiesError
 from talkies.media import Box, FrameWriter, probe, read_frames, read_picture, remux
 
 FRAME = 1 / 29.97  # seconds
@@ -981,15 +981,3 @@ def test_what_is_no_picture_is_an_input_error_of_one_line(tmp_path: Path) -> Non
         read_picture(tmp_path / "long.png")
     with pytest.raises(InputError, match="120 megapixels"):
         read_picture(tmp_path / "bomb.png")
-
-
-@pytest.mark.parametrize("where", ["talkies.media._split_alpha", "PIL.ImageOps.exif_transpose"])
-def test_stopping_is_not_taken_for_a_bad_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    Image.fromarray(gradient()).save(tmp_path / "a.png")
-
-    def stop(*_: object, **__: object) -> None:
-        raise Stopped("asked to stop")
-
-    monkeypatch.setattr(where, stop)
-    with pytest.raises(Stopped):
-        read_picture(tmp_path / "a.png")

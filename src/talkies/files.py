@@ -16,7 +16,7 @@ PATHS = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
 
 
 def open_regular(path: str | Path) -> BufferedReader:
-    """Open a regular file for reading; InputError for a pipe, a socket, a device or a folder, else OSError.
+    """Open a regular file for reading; InputError for a pipe, a socket or a device, else OSError.
 
     Without O_NONBLOCK opening a pipe would wait for its writer. What was opened is asked, not the name, which may
     lead elsewhere a moment later.
@@ -29,9 +29,10 @@ def open_regular(path: str | Path) -> BufferedReader:
         raise InputError(path, "this is a socket or device, not a file: give a file") from None
     try:
         kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(kind):
-            what = "folder" if stat.S_ISDIR(kind) else "device or pipe"
-            raise InputError(path, f"this is a {what}, not a file: give a file")
+            raise InputError(path, "this is a device or pipe, not a file: give a file")
         os.set_blocking(descriptor, True)
         return os.fdopen(descriptor, "rb")
     except BaseException:
@@ -51,6 +52,8 @@ def open_input(path: str | Path) -> BufferedReader:
         broken = Path(path).is_symlink()
         reason = "the link leads nowhere: mend or remove it" if broken else "there is no such file: mend its name"
         raise InputError(path, reason) from None
+    except IsADirectoryError:
+        raise InputError(path, "this is a folder, not a file: give a file") from None
     except PermissionError:
         raise InputError(path, "no permission to read it; mend with chmod u+r") from None
     except ValueError:

@@ -483,7 +483,7 @@ def _packets(path: Path, streams: Sequence[str], *, timeout: float | None = None
             stream.times.append(decoding if shown == _NO_PTS else shown)
             stream.lengths.append(length)
             if len(stream.times) > MAX_PACKETS:
-                raise InputError(path, f"over {MAX_PACKETS:,} pictures or parts of sound in it: cut it into parts")
+                raise InputError(path, f"over {MAX_PACKETS:,} pictures or parts of sound in it: give a shorter one")
         process.finish()
     return [found[number] for number in sorted(found)], process
 
@@ -516,7 +516,7 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     shown = packets[0]
     start, end = shown.span()
     rate, variable = _find_rate(shown, _stated_rate(picture.text))
-    end = max(end, max(shown.times) * shown.timebase + 1 / rate) if not variable else end
+    end = end if variable else max(shown.times) * shown.timebase + 1 / rate  # the last one's own length may be anything
     end = max(end, start + 1 / rate)
     step = max(1, -(-rate // MAX_RATE))  # rates above the limit: every second, third … picture
     rate /= step
@@ -722,7 +722,7 @@ def read_frames(
     """
     since = Fraction(start or 0)
     rate = rate or clip.rate
-    limit = math.ceil(max(clip.duration - since, Fraction(0)) * rate) + SPARE_FRAMES
+    limit = math.ceil(max(clip.frames / clip.rate - since, Fraction(0)) * rate) + SPARE_FRAMES
     if end is not None:
         limit = min(limit, round((Fraction(end) - since) * rate))
     if limit <= 0:

@@ -117,7 +117,7 @@ class Motion:
             if motion.frames != int(arrays["frames"]) or not motion.frames or rate <= 0 or not motion.is_sound:
                 raise ValueError("its fields contradict one another")
         except InputError as error:
-            raise TalkiesError(f"{name}: {error.reason}") from None
+            raise TalkiesError(f"{name}: not a saved motion ({error.reason}): make it again") from None
         except _UNREADABLE as error:
             reason = getattr(error, "strerror", None) or printable(" ".join(str(error).split()))[:100]
             raise TalkiesError(f"{name}: not a saved motion, or damaged ({reason}): make it again") from None

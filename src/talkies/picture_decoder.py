@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # Of pillow's formats those that carry photos and drawings: none that starts another program (as EPS does).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "PPM", "JPEG2000")
 BAND_PIXELS = 4_000_000
-SECONDS = 20  # of processor time for a picture, and for each megapixel (JPEG 2000, the slowest, takes 0.2) …
+SECONDS = 10  # of processor time for a picture, and for each megapixel (JPEG 2000, the slowest, takes 0.2) …
 SECONDS_A_MEGAPIXEL = 1
 THREADS = 4  # of decoders that have some
 

@@ -29,8 +29,6 @@ NETWORKS = ("generator", "kp_detector")
 ZIP_MAGIC = b"PK"
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # follows a pickle's two bytes; torch < 1.6 wrote it
 MAX_BYTES = 4_000_000_000  # of a file and of the weights in it; the largest published file has 0.7 GB
-    4_000_000_000  # of a file and of the weights in it; the largest published is 0.7 GB, of which 0.2 are weights
-)
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own bound
 ASK = "give the published .pth.tar or its safetensors"
 StateDict = dict[str, Tensor]
