@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from talkies import media
-from talkies.errors import InputError, Stopped, TalkiesError
+from talkies import media, picture_decoder
+from talkies.errors import InputError, TalkiesError
 from talkies.media import Box, FrameWriter, probe, read_frames, read_picture, remux
 
 FRAME = 1 / 29.97  # seconds
@@ -821,14 +821,14 @@ def test_lossless_pictures_are_read_exactly(tmp_path: Path, suffix: str) -> None
 
 @pytest.mark.parametrize("suffix", [".jpg", ".heic", ".avif"])
 def test_photos_are_read(tmp_path: Path, suffix: str) -> None:
-    media._register_heif()
+    picture_decoder._register_heif()
     picture = saved(tmp_path / f"a{suffix}", Image.fromarray(gradient(64, 96)), quality=90)
     assert picture.shape == (64, 96, 3)
     assert psnr(picture, gradient(64, 96)) > 30
 
 
 def test_heic_is_read_by_a_fresh_process(tmp_path: Path) -> None:
-    media._register_heif()
+    picture_decoder._register_heif()
     Image.fromarray(gradient(64, 96)).save(tmp_path / "a.heic")
     code = f"from talkies.media import read_picture; print(read_picture({str(tmp_path / 'a.heic')!r}).shape)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "(64, 96, 3)\n"
@@ -842,7 +842,7 @@ def test_heic_is_read_by_a_fresh_process(tmp_path: Path) -> None:
     ],
 )
 def test_exif_orientation_is_applied_once(tmp_path: Path, suffix: str, orientation: int) -> None:
-    media._register_heif()
+    picture_decoder._register_heif()
     exif = Image.Exif()
     exif[0x0112] = orientation
     options: dict[str, object] = {"tiffinfo": exif} if suffix == ".tif" else {"exif": exif.tobytes()}
@@ -981,15 +981,3 @@ def test_what_is_no_picture_is_an_input_error_of_one_line(tmp_path: Path) -> Non
         read_picture(tmp_path / "long.png")
     with pytest.raises(InputError, match="120 megapixels"):
         read_picture(tmp_path / "bomb.png")
-
-
-@pytest.mark.parametrize("where", ["talkies.media._split_alpha", "PIL.ImageOps.exif_transpose"])
-def test_stopping_is_not_taken_for_a_bad_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
-    Image.fromarray(gradient()).save(tmp_path / "a.png")
-
-    def stop(*_: object, **__: object) -> None:
-        raise Stopped("asked to stop")
-
-    monkeypatch.setattr(where, stop)
-    with pytest.raises(Stopped):
-        read_picture(tmp_path / "a.png")

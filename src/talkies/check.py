@@ -191,7 +191,7 @@ def _digests(items: Iterable[Item]) -> dict[str, str | None]:
             stamp = [status.st_size, status.st_mtime_ns]
             before = known.get(file)
             fresh[file] = before if before and before[0] == stamp else [stamp, media.file_digest(file)]
-        except OSError:
+        except (OSError, InputError):
             continue  # looking at it says what is wrong
     if fresh != known:
         write_json(FILES, fresh)

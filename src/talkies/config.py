@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .container import check_address
 from .errors import TalkiesError, printable
+from .files import open_regular
 
 # yaml and jsonschema are imported where settings are read: jobs take them from the plan, and start sooner.
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def read_pairs(path: Path) -> list[dict[str, str]]:
     from jsonschema.exceptions import best_match
 
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8-sig")
     except OSError as error:
         raise TalkiesError(
             f"config.yaml: pairs: can't read {printable(path)} ({error.strerror}): mend the path"

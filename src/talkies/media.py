@@ -10,8 +10,6 @@ files), by absolute names behind `file:`, so that no name is taken for an option
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
 import itertools
 import logging
 import math
@@ -19,11 +17,10 @@ import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import threading
 import time
-import warnings
+from array import array
 from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
@@ -33,12 +30,17 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from .cores import available_threads
 from .errors import InputError, TalkiesError, printable
+from .files import file_digest as file_digest
+from .files import open_input, open_regular, read_through
+from .limits import CRASHES, MEMORY, could_have_memory, limit_memory, limit_time, processor_seconds
+from .pictures import MAX_PIXELS, size_fault
+from .pictures import read_picture as read_picture
 
 if TYPE_CHECKING:  # numpy and pillow cost more to import than the rest of this file together
     import numpy as np
     from numpy.typing import NDArray
-    from PIL import Image as PillowImage
 
     Frame = NDArray[np.uint8]  # [height, width, 3], RGB
 
@@ -50,16 +52,10 @@ PICTURE_SUFFIXES = frozenset(
 CLIP_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .qt .3gp .3g2 .mkv .webm .avi .gif .apng .mpg .mpeg .vob .ts .m2ts .mts .flv .wmv .asf .ogv".split()  # noqa: SIM905
 )
-# Of pillow's formats those that carry photos and drawings: none that starts another program (as EPS does).
-PICTURE_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "PPM", "JPEG2000")
 # Of ffmpeg's demuxers those that hold everything in one file (HLS, DASH, concat, image2 … open others).
 DEMUXERS = "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,flv,asf,ogg,wav,mp3,flac,aac,aiff"
 
 FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
-MIN_SIDE = 8  # pixels; below it there is nothing to see
-MAX_SIDE = 20_000
-MAX_PIXELS = 120_000_000  # 120 MP: 360 MB as RGB
-MAX_PICTURE_BYTES = 1 << 30
 MAX_RATE = 60  # frames a second
 STANDARD_RATES = tuple(
     sorted(
@@ -80,10 +76,16 @@ AAC = ["-c:a", "aac", "-b:a", "192k"]
 PLAIN = "bicubic"
 SCALING = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 STDERR_BYTES = 1 << 18
-# A decoder that crashes does so again on the same file: the file's fault. Other signals come from outside.
-CRASHED = "ffmpeg crashes on it: convert it to mp4 with another program"
 AGAIN = "copy or download it again, or convert it to mp4"
-CRASHES = frozenset([signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL])
+# Of reading a file ffmpeg may cost so much processor time, in seconds, and for each of its bytes, and of decoding it
+# so much for each picture and each of its pixels: ten times what a slow machine takes, and some files never end.
+SECONDS = 60
+SECONDS_A_BYTE = 1 / 20e6
+SECONDS_A_PICTURE = 0.05
+SECONDS_A_PIXEL = 0.25e-6
+THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memory it may have
+SPARE_FRAMES = 2  # that decoding may give beyond those that were counted
+MAX_PACKETS = 5_000_000  # of a stream: 23 hours at 60 a second
 
 _ALPHA = re.compile(r"^(rgba|bgra|argb|abgr|yuva|gbrap|ya8|ya16|pal8|rgbaf|ayuv|vuya)")
 _TRUNCATED = re.compile(r"partial file|File ended prematurely|[Pp]acket corrupt|corrupt input packet")
@@ -134,7 +136,8 @@ class _Ffmpeg:
     """One run of ffmpeg: started on entering, on leaving ended and reaped whatever happened between.
 
     Its stderr is drained by a thread into a bounded memory (the head and the tail), so that a file with a million
-    faults can neither block the run nor fill the memory.
+    faults can neither block the run nor fill the memory. seconds: of processor time that it may use, and with it
+    limited memory: so whoever reads what strangers made. What then stops it is the file's fault, and `fault` says it.
     """
 
     def __init__(
@@ -145,14 +148,18 @@ class _Ffmpeg:
         timeout: float | None = None,
         level: str = "info",
         bare: bool = False,
+        seconds: float | None = None,
     ) -> None:
         common = ["-hide_banner", "-nostats", "-nostdin", "-loglevel", level]
         self._command = [ffmpeg_path(), *([] if bare else common), *arguments]
         self._with_stdin = stdin
         self._timeout = timeout
+        self._seconds = seconds
         self._head = bytearray()
         self._tail: deque[bytes] = deque(maxlen=200)
         self.timed_out = False
+        self.code = 0
+        self.fault: str | None = None
 
     def __enter__(self) -> _Ffmpeg:
         environment = {k: v for k, v in os.environ.items() if k not in ("FFREPORT", "AV_LOG_FORCE_COLOR")}
@@ -166,6 +173,9 @@ class _Ffmpeg:
             # Ctrl-C in a terminal reaches us alone: ffmpeg would end its file early, as if all were well.
             start_new_session=True,
         )
+        if self._seconds is not None:
+            limit_memory(self._process.pid)
+            limit_time(self._process.pid, self._seconds)
         self._drain = threading.Thread(target=self._read_stderr, daemon=True)
         self._drain.start()
         self._timer = None
@@ -220,16 +230,25 @@ class _Ffmpeg:
     def finish(self) -> int:
         """Wait for the end and return the exit code (negative: the signal by which it crashed).
 
-        Raises TalkiesError or OSError when the machine, not the file, is at fault.
+        Raises TalkiesError or OSError when the machine, not the file, is at fault; `fault` tells what the file did.
         """
-        code = self._process.wait()
+        with suppress(ChildProcessError):  # another thread has killed it and waited for it
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        used = processor_seconds(self._process.pid)
+        code = self.code = self._process.wait()
         self._drain.join()
         if self.timed_out:
             raise TalkiesError(f"{self._subject()}: ffmpeg did not finish within {self._timeout:g} s: try again")
+        if -code in CRASHES:
+            self.fault = "ffmpeg crashes on it: convert it to mp4 with another program"
+        elif self._seconds is not None and code == -signal.SIGKILL and used > self._seconds - 1:
+            self.fault = f"reading it takes over {self._seconds:.0f} s of processor time: convert it to mp4"
         # 255 is what it returns when it was asked to stop and ended its file early, as if all were well.
-        if code == 255 or (code < 0 and -code not in CRASHES):
+        elif code == 255 or code < 0:
             raise TalkiesError(f"{self._subject()}: ffmpeg was stopped (exit code {code}): try again")
-        if code:
+        elif code and _says(self.stderr, errno.ENOMEM) and self._seconds is not None and could_have_memory():
+            self.fault = f"reading it takes over {MEMORY / 1e9:g} GB of memory: convert it to a smaller mp4"
+        elif code:
             _raise_if_transient(self.stderr, self._subject())
         return code
 
@@ -248,16 +267,13 @@ TRANSIENT = [
 def _raise_if_transient(stderr: str, subject: str) -> None:
     """Raise OSError if ffmpeg failed for want of memory, disk or file handles: another run may succeed."""
     for number in TRANSIENT:
-        words = os.strerror(number)
-        if re.search(rf"(?m)^\S.*: {words}$", stderr):  # lines of ffmpeg's own; what it quotes of a file is indented
-            raise OSError(number, f"ffmpeg: {words}", subject)
+        if _says(stderr, number):
+            raise OSError(number, f"ffmpeg: {os.strerror(number)}", subject)
 
 
-def _read_through(path: Path) -> None:
-    """Raise OSError if the disk or the network, not the file's content, keeps us from reading it."""
-    with path.open("rb") as file:
-        while file.read(1 << 22):
-            pass
+def _says(stderr: str, number: int) -> bool:
+    """Tell whether ffmpeg failed by this error of the system's. What it quotes of a file is indented."""
+    return re.search(rf"(?m)^\S.*: {os.strerror(number)}$", stderr) is not None
 
 
 def _complaint(stderr: str) -> str:
@@ -311,6 +327,7 @@ class Clip:
     matrix: str | None = None  # YCbCr matrix to assume where the file states none
     alpha: bool = False  # some of it may be transparent
     numbered: bool = False  # the file has no presentation times (AVI): pictures are counted instead
+    pictures: int = 1  # in the file: what decoding has to do
     copy: Path | None = None  # where it is read instead: a copy on a faster disk
 
     @property
@@ -355,8 +372,8 @@ class _Packets:
     """Every packet of one stream: times in ticks of `timebase` seconds, in file order."""
 
     facts: dict[str, str] = field(default_factory=dict)  # "tb", "media_type", "codec_id", "dimensions" …
-    times: list[int] = field(default_factory=list)  # presentation
-    lengths: list[int] = field(default_factory=list)
+    times: array[int] = field(default_factory=lambda: array("q"))  # presentation
+    lengths: array[int] = field(default_factory=lambda: array("q"))
     timeless: int = 0  # packets without presentation time; their decoding time stands in `times`
 
     @property
@@ -381,17 +398,22 @@ def streams(path: str | Path, *, timeout: float | None = 60) -> list[Stream]:
     Raises InputError for anything that is not a film or sound in one plain file.
     """
     path = Path(path)
-    _check_file(path)
-    with _Ffmpeg(_input(path, "-max_pixels", str(MAX_PIXELS)), timeout=timeout) as process:
+    open_input(path).close()
+    arguments = _input(path, "-max_pixels", str(MAX_PIXELS))
+    with _Ffmpeg(arguments, timeout=timeout, seconds=_seconds_for(path)) as process:
         process.stdout.read()
         code = process.finish()  # 1 when all is well: "At least one output file must be specified"
     # The file's name stands in the first line and may itself hold lines that look like a stream's.
     _, found, listing = process.stderr.partition(f"from '{_url(path)}':\n")
-    if not found or code < 0:
-        _read_through(path)
-        reason = CRASHED if code < 0 else _why_not_a_film(path, process.stderr)
-        raise InputError(path, reason)
+    if not found or -code in CRASHES:
+        read_through(path)
+        raise InputError(path, process.fault or _why_not_a_film(path, process.stderr))
     return _parse_streams(listing)
+
+
+def _seconds_for(path: Path) -> float:
+    """Return the processor time that looking at all of a file may take, in seconds."""
+    return SECONDS + SECONDS_A_BYTE * path.stat().st_size
 
 
 def _parse_streams(listing: str) -> list[Stream]:
@@ -417,33 +439,8 @@ def _parse_streams(listing: str) -> list[Stream]:
     ]
 
 
-def _check_file(path: Path) -> None:
-    """Raise InputError unless `path` is a file with bytes that we may read."""
-    try:
-        kind = path.stat().st_mode
-        if not stat.S_ISREG(kind):  # a pipe would keep us waiting
-            raise InputError(
-                path, f"this is a {'folder' if stat.S_ISDIR(kind) else 'device or pipe'}, not a file: give a file"
-            )
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise InputError(path, "the file is empty; copy it again")
-    except FileNotFoundError:
-        broken = path.is_symlink()
-        reason = "the link leads nowhere: mend or remove it" if broken else "there is no such file: mend its name"
-        raise InputError(path, reason) from None
-    except PermissionError:
-        raise InputError(path, "no permission to read it; mend with chmod u+r") from None
-    except ValueError:
-        raise InputError(path, "not a possible file name: give another") from None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENXIO):
-            raise InputError(path, f"{os.strerror(error.errno).lower()}: mend the path") from None
-        raise
-
-
 def _why_not_a_film(path: Path, stderr: str) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(512)
     if "not on whitelist" in stderr or "not in allowed" in stderr or head.lstrip().startswith(b"#EXTM3U"):
         return (
@@ -456,10 +453,10 @@ def _why_not_a_film(path: Path, stderr: str) -> str:
     return f"not a video that can be read ({_complaint(stderr)}): {AGAIN}"
 
 
-def _packets(path: Path, streams: Sequence[str], *, timeout: float | None = None) -> tuple[list[_Packets], str, int]:
+def _packets(path: Path, streams: Sequence[str], *, timeout: float | None = None) -> tuple[list[_Packets], _Ffmpeg]:
     """List the packets of some streams ("0", "v", "a?" …) without decoding.
 
-    Return them, what ffmpeg said, and its exit code.
+    Return them, and ffmpeg's run, which has ended. InputError for more than MAX_PACKETS.
     """
     chosen = [a for stream in streams for a in ("-map", f"0:{stream}")]
     arguments = [
@@ -468,7 +465,7 @@ def _packets(path: Path, streams: Sequence[str], *, timeout: float | None = None
         *["-c", "copy", "-copyinkf", "-f", "framecrc", "pipe:1"],
     ]
     found: dict[int, _Packets] = {}
-    with _Ffmpeg(arguments, timeout=timeout) as process:
+    with _Ffmpeg(arguments, timeout=timeout, seconds=_seconds_for(path)) as process:
         for line in process.stdout:
             if line.startswith(b"#"):  # "#tb 0: 1/30000"
                 head, _, value = line[1:].decode().strip().partition(": ")
@@ -485,8 +482,10 @@ def _packets(path: Path, streams: Sequence[str], *, timeout: float | None = None
             stream.timeless += shown == _NO_PTS
             stream.times.append(decoding if shown == _NO_PTS else shown)
             stream.lengths.append(length)
-        code = process.finish()
-    return [found[number] for number in sorted(found)], process.stderr, code
+            if len(stream.times) > MAX_PACKETS:
+                raise InputError(path, f"over {MAX_PACKETS:,} pictures or parts of sound in it: give a shorter one")
+        process.finish()
+    return [found[number] for number in sorted(found)], process
 
 
 def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
@@ -508,16 +507,16 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     sound = next((s for s in sounds if s.default), sounds[0] if sounds else None)
 
     chosen = [str(s.index) for s in (picture, sound) if s]
-    packets, said, code = _packets(path, chosen, timeout=timeout)
-    truncated = bool(_TRUNCATED.search(said)) or code < 0
+    packets, ended = _packets(path, chosen, timeout=timeout)
+    truncated = bool(_TRUNCATED.search(ended.stderr) or ended.fault)
     if truncated or not packets or not packets[0].times:
-        _read_through(path)
+        read_through(path)
     if not packets or not packets[0].times:
-        raise InputError(path, f"no picture in it can be read ({_complaint(said)}): {AGAIN}")
+        raise InputError(path, ended.fault or f"no picture in it can be read ({_complaint(ended.stderr)}): {AGAIN}")
     shown = packets[0]
     start, end = shown.span()
     rate, variable = _find_rate(shown, _stated_rate(picture.text))
-    end = max(end, max(shown.times) * shown.timebase + 1 / rate) if not variable else end
+    end = end if variable else max(shown.times) * shown.timebase + 1 / rate  # the last one's own length may be anything
     end = max(end, start + 1 / rate)
     step = max(1, -(-rate // MAX_RATE))  # rates above the limit: every second, third … picture
     rate /= step
@@ -537,7 +536,8 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     turn = re.search(r"rotation of (-?[\d.]+) degrees", picture.details)
     rotation = round(float(turn[1])) % 360 if turn else 0
     width, height = _shown_size(int(stored[1]), int(stored[2]), sar, rotation)
-    _check_size(path, width, height)
+    if fault := size_fault(width, height):
+        raise InputError(path, fault)
     colours = re.match(r"[^,]*(?:\([^)]*\))*[^,]*, (?P<format>\w+)(?:\((?P<notes>[^)]*)\))?", picture.text)
     pixel_format, notes = (colours["format"], colours["notes"] or "") if colours else ("unknown", "")
     return Clip(
@@ -559,6 +559,7 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
         alpha=bool(_ALPHA.match(pixel_format) or re.search(r"(?i)alpha_mode\s*: 1", picture.details)),
         numbered=bool(shown.timeless) and not variable and step == 1,
         matrix=_assumed_matrix(pixel_format, notes, int(stored[1]), int(stored[2])),
+        pictures=len(shown.times),
     )
 
 
@@ -581,17 +582,6 @@ def _shown_size(width: int, height: int, sar: Fraction, rotation: int) -> tuple[
     else:
         height = round(height / sar)
     return (height, width) if rotation % 180 == 90 else (width, height)
-
-
-def _check_size(path: Path, width: int, height: int) -> None:
-    if min(width, height) < MIN_SIDE:
-        raise InputError(path, f"{width}x{height} pixels is too small: give one of at least {MIN_SIDE} a side")
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise InputError(
-            path,
-            f"{width}x{height} pixels is too large: scale it to at most {MAX_SIDE:,} a side and "
-            f"{MAX_PIXELS // 10**6} megapixels",
-        )
 
 
 def _assumed_matrix(pixel_format: str, notes: str, width: int, height: int) -> str | None:
@@ -672,7 +662,7 @@ def _find_sound(path: Path, stream: Stream, listed: list[_Packets], timeout: flo
         *["-copyts", *_input(path), "-map", f"0:{stream.index}", "-frames:a", "1"],
         *["-c:a", "pcm_s16le", "-f", "framecrc", "pipe:1"],
     ]
-    with _Ffmpeg(arguments, timeout=timeout, level="error") as process:
+    with _Ffmpeg(arguments, timeout=timeout, level="error", seconds=SECONDS) as process:
         decoded = process.stdout.read().decode()
         process.finish()
     timebase = re.search(r"^#tb 0: (\S+)", decoded, re.MULTILINE)
@@ -732,29 +722,33 @@ def read_frames(
     """
     since = Fraction(start or 0)
     rate = rate or clip.rate
-    limit = None if end is None else round((Fraction(end) - since) * rate)
-    if limit is not None and limit <= 0:
+    limit = math.ceil(max(clip.frames / clip.rate - since, Fraction(0)) * rate) + SPARE_FRAMES
+    if end is not None:
+        limit = min(limit, round((Fraction(end) - since) * rate))
+    if limit <= 0:
         raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame: mend it")
     filters, width, height = _filters(clip, since, rate, box, size)
     skipped = ["-skip_frame", skip] if skip else []
+    threads = min(threads or available_threads(), THREADS)
     arguments = [
-        *["-copyts", *(["-filter_complex_threads", str(threads), "-threads", str(threads)] if threads else [])],
+        *["-copyts", "-filter_complex_threads", str(threads), "-threads", str(threads)],
         *_input(clip.file, *_seek(clip, since), *_decoder(clip), *skipped, "-max_pixels", str(MAX_PIXELS)),
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
-        *(["-frames:v", str(limit)] if limit else []),
-        *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
+        *["-frames:v", str(limit), "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
     ]
-    return _decode(clip, arguments, (height, width, 3), limit, since, rate)
+    until = clip.duration if end is None else min(clip.duration, Fraction(end))
+    return _decode(clip, arguments, (height, width, 3), limit, since, int((until - since) * rate))
 
 
 def _decode(
-    clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int | None, since: Fraction, rate: Fraction
+    clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int, since: Fraction, expected: int
 ) -> Generator[Frame, None, None]:
     import numpy as np
 
     count = 0
-    with _Ffmpeg(arguments, level="error") as process:
-        while limit is None or count < limit:
+    each = SECONDS_A_PICTURE + SECONDS_A_PIXEL * clip.width * clip.height
+    with _Ffmpeg(arguments, level="error", seconds=SECONDS + each * max(clip.pictures, limit)) as process:
+        while count < limit:
             frame = np.empty(shape, np.uint8)
             if process.stdout.readinto(frame.data.cast("B")) < frame.size:  # type: ignore[attr-defined]
                 break
@@ -762,19 +756,14 @@ def _decode(
             count += 1
         process.stdout.read()
         code = process.finish()
-    expected = int((clip.duration - since) * rate)
-    if limit is not None:
-        expected = min(expected, limit)
     short = code != 0 or clip.truncated or count < expected * 0.9
     if short:
-        _read_through(clip.file)
+        read_through(clip.file)
     if count == 0:
         if since >= clip.duration:
             reason = f"the segment starts at {float(since):g} s but the clip has {float(clip.duration):g} s: mend it"
-        elif code < 0:
-            reason = CRASHED
         else:
-            reason = f"no picture in it can be decoded ({_complaint(process.stderr)}): {AGAIN}"
+            reason = process.fault or f"no picture in it can be decoded ({_complaint(process.stderr)}): {AGAIN}"
         raise InputError(clip.path, reason)
     if short:
         log.warning("%s: the clip is damaged or cut short; going on with its %d frames", printable(clip.path), count)
@@ -1010,11 +999,11 @@ class _Film:
 
 def _check_film(part: Path, path: Path) -> _Film:
     """Look at a film that we wrote. Raises TalkiesError if it is no film of one picture stream."""
-    found, said, code = _packets(part, ["v?", "a?"])
+    found, ended = _packets(part, ["v?", "a?"])
     pictures = [s for s in found if s.facts.get("media_type") == "video"]
     sounds = [s for s in found if s.facts.get("media_type") == "audio" and s.times]
-    if code or len(pictures) != 1 or not pictures[0].times:
-        raise TalkiesError(f"{printable(path)}: it is not a whole film ({_complaint(said)}): make it again")
+    if ended.code or len(pictures) != 1 or not pictures[0].times:
+        raise TalkiesError(f"{printable(path)}: it is not a whole film ({_complaint(ended.stderr)}): make it again")
     width, _, height = pictures[0].facts["dimensions"].partition("x")
     times = pictures[0]
     start, end = times.span()
@@ -1061,15 +1050,16 @@ def remux(
     if sound and (sound.end <= origin or sound.start - origin >= until):
         sound = None  # it is silent all through this segment
     ways = _ways(sound, origin, until, film)
+    seconds = SECONDS + float(film.duration) + (_seconds_for(clip.file) if clip else 0)
     with part.open("wb"):
         pass  # a folder that is missing or full says so here, in the system's own words
     try:
         for way in ways:
             arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until, film.duration)
-            with _Ffmpeg([*arguments, *_mp4_output(part, comment, title)], level="error") as process:
+            with _Ffmpeg([*arguments, *_mp4_output(part, comment, title)], level="error", seconds=seconds) as process:
                 process.stdout.read()
                 code = process.finish()
-            fault = _complaint(process.stderr) if code else None
+            fault = process.fault or (_complaint(process.stderr) if code else None)
             if fault is None:
                 made = _check_film(part, out)
                 fault = _compare(film, made, sound, until)
@@ -1235,11 +1225,12 @@ def _tiles(clips: Sequence[Clip], columns: int, rows: int, side: int) -> list[st
 def tags(path: str | Path) -> dict[str, str]:
     """Return a media file's own tags, names in lower case ("comment", "title", …)."""
     path = Path(path)
-    _check_file(path)
-    with _Ffmpeg([*_input(path), "-map", "0", "-c", "copy", "-f", "ffmetadata", "pipe:1"], level="error") as process:
+    open_input(path).close()
+    arguments = [*_input(path), "-map", "0", "-c", "copy", "-f", "ffmetadata", "pipe:1"]
+    with _Ffmpeg(arguments, level="error", seconds=_seconds_for(path)) as process:
         text = process.stdout.read().decode("utf-8", "surrogateescape")
         if process.finish():
-            raise InputError(path, _why_not_a_film(path, process.stderr))
+            raise InputError(path, process.fault or _why_not_a_film(path, process.stderr))
     found: dict[str, str] = {}
     general = re.split(r"(?<!\\)\n\[", text, maxsplit=1)[0]
     for line in re.split(r"(?<!\\)\n", general):
@@ -1248,133 +1239,6 @@ def tags(path: str | Path) -> dict[str, str]:
         name, value = (re.sub(r"\\(.)", r"\1", part, flags=re.DOTALL) for part in match.groups())
         found[name.lower()] = value
     return found
-
-
-def file_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal, read in pieces."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# --- pictures --------------------------------------------------------------------------------------------
-
-
-def read_picture(path: str | Path) -> Frame:
-    """Return a picture as it is meant to be seen: uint8 [H,W,3], sRGB.
-
-    Turned as EXIF says; transparency laid over white; grey, palette, 16 bit, float, CMYK, 1 bit converted; an
-    embedded colour profile applied; of an animation the first frame.
-
-    Raises InputError for what is no picture, is damaged, or has sides under 8 or over 20,000 pixels or over 120
-    megapixels.
-    """
-    path = Path(path)
-    _check_file(path)
-    if path.stat().st_size > MAX_PICTURE_BYTES:
-        raise InputError(path, "over 1 GB is too large for a picture: give a smaller one")
-    data = path.read_bytes()  # a failing disk shows here; what fails below is the picture itself
-    try:
-        return _decode_picture(path, data)
-    except (TalkiesError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise what they like on damaged data
-        raise InputError(path, _why_not_a_picture(data, error)) from None
-
-
-def _why_not_a_picture(data: bytes, error: Exception) -> str:
-    from PIL import Image, UnidentifiedImageError
-
-    if isinstance(error, Image.DecompressionBombError):
-        return f"its picture is too large: scale it to at most {MAX_PIXELS // 10**6} megapixels"
-    if re.match(rb"\s*(<!doctype html|<html)", data[:512], re.IGNORECASE):
-        return "this is a web page, not a picture; download the picture itself"
-    if isinstance(error, UnidentifiedImageError):
-        return "not a picture that can be read: give a PNG, JPEG, WebP, HEIC, AVIF, TIFF, GIF or BMP"
-    return f"the picture is damaged or cut short ({printable(str(error))[:120]}); copy or download it again"
-
-
-@cache
-def _register_heif() -> None:
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return  # other pictures need it not
-    register_heif_opener()
-
-
-def _decode_picture(path: Path, data: bytes) -> Frame:
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    if data[4:8] == b"ftyp":
-        _register_heif()
-    Image.init()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sizes are checked here; odd EXIF is not worth a line
-        known = [f for f in PICTURE_FORMATS if f in Image.OPEN]
-        with Image.open(io.BytesIO(data), formats=known) as opened:
-            _check_size(path, *opened.size)
-            opened.load()
-            profile = opened.info.get("icc_profile")
-            with suppress(Exception):  # unreadable EXIF says nothing of the picture
-                ImageOps.exif_transpose(opened, in_place=True)
-            colours, alpha = _split_alpha(opened)
-        rgb = _to_srgb(colours, profile)
-    if alpha is None:
-        return np.array(rgb)
-    # Colours are stored beside alpha, not multiplied by it: over white, c·a + 255·(1 - a).
-    share = np.asarray(alpha, np.uint16)[..., None]
-    blended = np.asarray(rgb, np.uint16) * share + 255 * (255 - share)
-    return ((blended + 127) // 255).astype(np.uint8)
-
-
-def _split_alpha(image: PillowImage.Image) -> tuple[PillowImage.Image, PillowImage.Image | None]:
-    """Return the colours and, where there is any transparency, alpha (mode L)."""
-    keyed = "transparency" in image.info and image.mode in ("1", "L", "RGB", "P")
-    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or keyed:
-        rgba = image.convert("RGBA")
-        grey = image.mode in ("LA", "La", "L", "1")
-        return rgba.convert("RGB").convert("L") if grey else rgba.convert("RGB"), rgba.getchannel("A")
-    if image.mode == "P":
-        return image.convert("RGB"), None
-    return image, None
-
-
-def _to_srgb(image: PillowImage.Image, profile: bytes | None) -> PillowImage.Image:
-    """Convert a picture without alpha to 8 bit sRGB, by its colour profile if it has a usable one."""
-    from PIL import Image, ImageCms
-
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_eight_bits(image)
-    if image.mode == "1":
-        image = image.convert("L")
-    if profile and image.mode in ("RGB", "L", "CMYK", "LAB"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "srgb" not in ImageCms.getProfileDescription(source).lower():
-                target = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-                if converted is not None:
-                    return converted
-        except (ImageCms.PyCMSError, OSError, ValueError):
-            pass  # a profile for other colours than the picture's: common, and ignored by viewers too
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or Image.new("RGB", image.size)
-    return image if image.mode == "RGB" else image.convert("RGB")  # to its own mode it would copy
-
-
-def _to_eight_bits(image: PillowImage.Image) -> PillowImage.Image:
-    """Scale grey of 16 bits (0..65535) or float (0..1, 0..255 or 0..65535 by its largest value) to 8 bits."""
-    import numpy as np
-    from PIL import Image
-
-    values = np.nan_to_num(np.asarray(image, np.float64))
-    largest = float(values.max())
-    full = 65535.0
-    if image.mode == "F" and largest <= 255:
-        full = 1.0 if largest <= 1 else 255.0
-    return Image.fromarray(np.clip(np.rint(values * (255 / full)), 0, 255).astype(np.uint8), "L")
 
 
 # --- folders ---------------------------------------------------------------------------------------------

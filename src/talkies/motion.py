@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 
@@ -15,13 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import TalkiesError, printable
+from .errors import InputError, TalkiesError, printable
+from .files import open_regular
 from .media import publish
 from .model import FirstOrderModel, Keypoints
 from .model.layers import inverse_2x2
 
 FORMAT = 1
 """Raised when the fields of a saved motion change their meaning."""
+
+FIELDS = ("format", "value", "jacobian", "rate", "frames", "size", "preset", "weights")
 
 # What numpy and zipfile raise on files that are damaged, or of another kind (a bare .npy, other shapes).
 _UNREADABLE = (
@@ -95,8 +99,10 @@ class Motion:
         """
         name = printable(path)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {field: file[field] for field in file.files}
+            with open_regular(path) as opened:
+                _check_zip(opened)
+                with np.load(opened, allow_pickle=False) as file:
+                    arrays = {field: file[field] for field in FIELDS if field in file}
             if int(arrays["format"]) != FORMAT:
                 raise TalkiesError(f"{name}: a motion of format {int(arrays['format'])}, not {FORMAT}: make it again")
             rate = Fraction(*(int(n) for n in arrays["rate"]))
@@ -110,6 +116,8 @@ class Motion:
             )
             if motion.frames != int(arrays["frames"]) or not motion.frames or rate <= 0 or not motion.is_sound:
                 raise ValueError("its fields contradict one another")
+        except InputError as error:
+            raise TalkiesError(f"{name}: not a saved motion ({error.reason}): make it again") from None
         except _UNREADABLE as error:
             reason = getattr(error, "strerror", None) or printable(" ".join(str(error).split()))[:100]
             raise TalkiesError(f"{name}: not a saved motion, or damaged ({reason}): make it again") from None
@@ -119,6 +127,15 @@ class Motion:
                 f"the ones loaded ({weights[:12]}): make it again with these"
             )
         return motion
+
+
+def _check_zip(file: BufferedReader) -> None:
+    """Raise BadZipFile for a zip that would unpack to more than it is: motions are stored as they are."""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(record.file_size for record in archive.infolist())
+    if unpacked > os.fstat(file.fileno()).st_size:
+        raise zipfile.BadZipFile(f"it would unpack to {unpacked / 1e9:.1f} GB")
+    file.seek(0)
 
 
 def frames_to_tensor(frames: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:

@@ -20,13 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TalkiesError, printable
+from ..errors import InputError, TalkiesError, printable
+from ..files import open_regular
 from .first_order import FirstOrderModel, build_model
 from .presets import DEMO_WEIGHTS, PRESETS, Preset
 
 NETWORKS = ("generator", "kp_detector")
 ZIP_MAGIC = b"PK"
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # follows a pickle's two bytes; torch < 1.6 wrote it
+MAX_BYTES = 4_000_000_000  # of a file and of the weights in it; the largest published file has 0.7 GB
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own bound
 ASK = "give the published .pth.tar or its safetensors"
 StateDict = dict[str, Tensor]
@@ -74,8 +76,11 @@ def load_checkpoint(path: str | Path) -> StateDict:
     path = Path(path)
     name = printable(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             head = file.read(512)
+            size = os.fstat(file.fileno()).st_size
+    except InputError as error:
+        raise TalkiesError(str(error)) from None  # a setting is wrong, no picture or clip
     except OSError as error:
         raise TalkiesError(
             f"{name}: can't read the checkpoint ({error.strerror}): give its path, or mend its rights"
@@ -89,6 +94,8 @@ def load_checkpoint(path: str | Path) -> StateDict:
         )
     if head.startswith(b"version https://git-lfs"):
         raise TalkiesError(f"{name}: this is a Git LFS pointer, not the checkpoint: run `git lfs pull`")
+    if size > MAX_BYTES:
+        raise TalkiesError(f"{name}: {size / 1e9:.1f} GB are too many for weights of this network: {ASK}")
     if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar" or _is_common_zip(path):
         raise TalkiesError(
             f"{name}: this is an archive, not a checkpoint: unpack it and give the file in it "
@@ -100,8 +107,34 @@ def load_checkpoint(path: str | Path) -> StateDict:
         entries = _read_pickle(path)
     else:
         raise TalkiesError(f"{name}: neither a PyTorch nor a safetensors file: {ASK}")
+    _check_size(entries, name)
     # The package's own weights are stored in half precision; every digest and computation starts from float32.
     return {name: t.float() if t.is_floating_point() else t for name, t in entries.items()}
+
+
+def _check_size(entries: StateDict, name: str) -> None:
+    """Refuse tensors that say they are larger than what the file holds of them, before they are looked at."""
+    for key, tensor in entries.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise TalkiesError(
+                f"{name}: {printable(key)} is said to be {list(tensor.shape)}, and the file holds less: {ASK}"
+            )
+    total = sum(4 * tensor.numel() for tensor in entries.values())
+    if total > MAX_BYTES:
+        raise TalkiesError(f"{name}: {total / 1e9:.1f} GB are too many for weights of this network: {ASK}")
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse a zip that would unpack to more than it is: PyTorch stores its records as they are, on every system."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+    except Exception:  # a damaged zip; what it lacks is said on reading it
+        return
+    if unpacked > path.stat().st_size:
+        raise TalkiesError(
+            f"{printable(path)}: it would unpack to {unpacked / 1e9:.1f} GB, as no file of PyTorch's does: {ASK}"
+        )
 
 
 def _is_common_zip(path: Path) -> bool:
@@ -129,6 +162,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _read_pickle(path: Path) -> StateDict:
     name = printable(path)
+    _check_zip(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .. import crop, media
 from ..config import read_pairs
-from ..errors import InputError, TalkiesError, printable
+from ..errors import TalkiesError, printable
 from ..model.presets import PRESETS
 from ..records import read_json, write_json
 from .folder import FACES, TAKEN_NAMES
@@ -257,7 +257,7 @@ def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
         if entry is None or entry[0] != stamp:
             try:
                 entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
-            except InputError:
+            except (TalkiesError, OSError, MemoryError):
                 continue  # its preparation says what is wrong with it
         fresh[str(path)] = entry
     if fresh != known:

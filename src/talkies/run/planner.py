@@ -17,7 +17,7 @@ from typing import Any
 from .. import config, media
 from ..container import folders_outside
 from ..cores import available_threads
-from ..errors import InputError, TalkiesError, printable
+from ..errors import TalkiesError, printable
 from ..records import claim, held_locks, is_abandoned, read_json, write_json
 from .deal import deal
 from .estimate import FRAMES_PER_SECOND, learnt_rate
@@ -118,8 +118,9 @@ def _takes(pairs: Iterable[Pair], clips: Mapping[str, Path], crops: Any) -> dict
 def _count_frames(plan: Plan) -> None:
     """Set each take's number of frames; what was probed before is kept in .talkies/probes.json.
 
-    A clip that can't be read counts as empty here: its preparation says what is wrong with it.
+    A clip that can't be read, for whatever reason, counts as empty here: its preparation says what is wrong with it.
     """
+    media.ffmpeg_path()  # that there is none is no clip's fault
     known = read_json(PROBES) or {}
     stamps = {take.file: take.stamp for take in plan.takes.values()}
 
@@ -129,7 +130,7 @@ def _count_frames(plan: Plan) -> None:
             return entry
         try:
             clip = media.probe(Path(file))
-        except InputError:
+        except (TalkiesError, OSError):
             return None
         return {"stamp": stamps[file], "frames": clip.frames, "rate": str(clip.rate)}
 

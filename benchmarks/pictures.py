@@ -1,0 +1,80 @@
+"""Time what it costs to decode pictures in a process beside: the same pictures, decoded here and there in turn.
+
+python benchmarks/pictures.py [--pictures 300] [--rounds 3]
+
+Pictures as in check_files.py: JPEGs of 640, 1,200, 2,000 and 3,000 pixels in turn. The process' start counts. Each is
+also cropped to its face, as `prepare` does: that is the time of 300 pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import mmap
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from check_files import make_pictures
+
+from talkies import crop, picture_decoder, pictures
+
+picture_decoder._allow = lambda seconds: None  # this process is not to be ended
+logging.getLogger("talkies").setLevel(logging.ERROR)
+
+
+def here(path: Path) -> np.ndarray:
+    """Decode a picture in this process, its pixels through the same shared memory."""
+    with path.open("rb") as file:
+        (width, height), shared = picture_decoder.decode(file)
+    pixels = mmap.mmap(shared, width * height * 3)
+    os.close(shared)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+
+def measure(files: list[Path], read: Callable[[Path], np.ndarray], *, cropped: bool) -> tuple[float, float]:
+    """Return the seconds, and those of processor time, of this process and the one beside it."""
+    begun, before = time.perf_counter(), processor_time()
+    for path in files:
+        picture = read(path)
+        if cropped:
+            crop.crop_picture(picture, "face", name=path)
+    took = time.perf_counter() - begun
+    pictures._decoder.stop()  # its time counts when it has ended
+    return took, processor_time() - before
+
+
+def processor_time() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--pictures", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        make_pictures(Path(name), args.pictures)
+        files = sorted(Path(name).iterdir())
+        crop.find_faces(here(files[0]))  # the detector is loaded
+        print(f"| {args.pictures} pictures | in this process | in one beside | more |\n|---|---|---|---|")
+        for what, cropped in (("decoded", False), ("decoded and cropped", True)):
+            times: list[tuple[tuple[float, float], tuple[float, float]]] = []
+            for _ in range(args.rounds):
+                inside = measure(files, here, cropped=cropped)
+                times.append((inside, measure(files, pictures.read_picture, cropped=cropped)))
+            for number, unit in enumerate(("s", "processor s")):
+                here_, there = (statistics.median(pair[side][number] for pair in times) for side in (0, 1))
+                print(
+                    f"| {what}, {unit} | {here_:.2f} | {there:.2f} | {100 * (there / here_ - 1):+.1f} % |", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The process in which pictures are decoded, so that one that crashes or costs too much costs nothing but itself.
+
+It gets open files and gives pixels in shared memory, one after the other; it opens nothing by name. Pixels are
+converted in bands, so that beside the decoder's own memory little is needed. `pictures` starts it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import resource
+import select
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from .errors import InputError, printable
+from .limits import limit_memory
+from .pictures import MAX_PIXELS, size_fault
+
+if TYPE_CHECKING:
+    from PIL import Image as PillowImage
+    from PIL import ImageCms
+
+# Of pillow's formats those that carry photos and drawings: none that starts another program (as EPS does).
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "PPM", "JPEG2000")
+BAND_PIXELS = 4_000_000
+SECONDS = 10  # of processor time for a picture, and for each megapixel (JPEG 2000, the slowest, takes 0.2) …
+SECONDS_A_MEGAPIXEL = 1
+THREADS = 4  # of decoders that have some
+
+
+def serve(descriptor: int) -> None:
+    """Decode pictures, one for each message on a socket, until its other end is gone."""
+    limit_memory()
+    connection = socket.socket(fileno=descriptor)
+    threading.Thread(target=_watch, args=(descriptor,), daemon=True).start()
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        if not descriptors:
+            return
+        with os.fdopen(descriptors[0], "rb") as file:
+            answer, pixels = _answer(file)
+        try:
+            socket.send_fds(connection, [json.dumps(answer).encode()], [] if pixels is None else [pixels])
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        finally:
+            if pixels is not None:
+                os.close(pixels)
+
+
+def _watch(descriptor: int) -> None:
+    """End this process with the one that asked, also in the middle of a picture."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # tells of hanging up, and of nothing else
+    poll.poll()
+    os._exit(0)
+
+
+def _answer(file: BinaryIO) -> tuple[dict[str, Any], int | None]:
+    """Return the picture's size and the descriptor of its pixels, or what is wrong with it."""
+    try:
+        size, pixels = decode(file)
+    except InputError as error:
+        return {"reason": error.reason}, None
+    except MemoryError:
+        return {"heavy": True}, None
+    except Exception as error:  # decoders raise what they like on damaged data
+        try:
+            file.seek(0)
+            head = file.read(512)
+            while file.read(1 << 22):
+                pass
+        except OSError as failure:  # the disk, not the picture
+            return {"errno": failure.errno}, None
+        return {"reason": _why_not_a_picture(head, error)}, None
+    return {"size": size}, pixels
+
+
+def _why_not_a_picture(head: bytes, error: Exception) -> str:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(error, Image.DecompressionBombError):
+        return f"its picture is too large: scale it to at most {MAX_PIXELS // 10**6} megapixels"
+    if re.match(rb"\s*(<!doctype html|<html)", head, re.IGNORECASE):
+        return "this is a web page, not a picture; download the picture itself"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture that can be read: give a PNG, JPEG, WebP, HEIC, AVIF, TIFF, GIF or BMP"
+    return f"the picture is damaged or cut short ({printable(str(error))[:120]}); copy or download it again"
+
+
+def decode(file: BinaryIO) -> tuple[tuple[int, int], int]:
+    """Return a picture's width and height, and a descriptor of shared memory with its pixels: rows of 8 bit sRGB."""
+    from PIL import Image, ImageOps
+
+    _allow(SECONDS)
+    head = file.read(12)
+    file.seek(0)
+    if head[4:8] == b"ftyp":
+        _register_heif()
+    Image.init()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sizes are checked here; odd EXIF is not worth a line
+        with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as opened:
+            if fault := size_fault(*opened.size):
+                raise InputError("", fault)
+            _allow(SECONDS + SECONDS_A_MEGAPIXEL * math.prod(opened.size) / 1e6)
+            opened.load()
+            profile = opened.info.get("icc_profile")
+            try:
+                ImageOps.exif_transpose(opened, in_place=True)
+            except MemoryError:
+                raise
+            except Exception:
+                pass  # unreadable EXIF says nothing of the picture
+            return opened.size, _to_shared_memory(opened, profile)
+
+
+def _allow(seconds: float) -> None:
+    """Have this process killed (SIGXCPU) after so many more seconds of processor time."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    most = math.ceil(used.ru_utime + used.ru_stime + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+@cache
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        return  # other pictures need it not
+    pillow_heif.options.DECODE_THREADS = min(THREADS, pillow_heif.options.DECODE_THREADS)
+    pillow_heif.register_heif_opener()
+
+
+def _to_shared_memory(image: PillowImage.Image, profile: bytes | None) -> int:
+    descriptor = os.memfd_create("picture")
+    try:
+        full = _full_scale(image)
+        for band in _bands(image):
+            rest = memoryview(_to_rgb(band, profile, full))
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _bands(image: PillowImage.Image) -> Iterator[PillowImage.Image]:
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // width)
+    if rows >= height:
+        yield image
+        return
+    for top in range(0, height, rows):
+        yield image.crop((0, top, width, min(top + rows, height)))
+
+
+def _to_rgb(image: PillowImage.Image, profile: bytes | None, full: float) -> bytes:
+    """Return the bytes of an image as 8 bit sRGB, transparency laid over white."""
+    colours, alpha = _split_alpha(image)
+    rgb = _to_srgb(colours, profile, full)
+    if alpha is None:
+        return rgb.tobytes()
+    import numpy as np
+
+    # Colours are stored beside alpha, not multiplied by it: over white, c·a + 255·(1 - a).
+    share = np.asarray(alpha, np.uint16)[..., None]
+    blended = np.asarray(rgb, np.uint16) * share + 255 * (255 - share)
+    return ((blended + 127) // 255).astype(np.uint8).tobytes()
+
+
+def _split_alpha(image: PillowImage.Image) -> tuple[PillowImage.Image, PillowImage.Image | None]:
+    """Return the colours and, where there is any transparency, alpha (mode L)."""
+    keyed = "transparency" in image.info and image.mode in ("1", "L", "RGB", "P")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or keyed:
+        rgba = image.convert("RGBA")
+        grey = image.mode in ("LA", "La", "L", "1")
+        return rgba.convert("RGB").convert("L") if grey else rgba.convert("RGB"), rgba.getchannel("A")
+    if image.mode == "P":
+        return image.convert("RGB"), None
+    return image, None
+
+
+def _to_srgb(image: PillowImage.Image, profile: bytes | None, full: float) -> PillowImage.Image:
+    """Convert an image without alpha to 8 bit sRGB, by its colour profile if it has a usable one."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_eight_bits(image, full)
+    if image.mode == "1":
+        image = image.convert("L")
+    if profile and image.mode in ("RGB", "L", "CMYK", "LAB"):
+        from PIL import ImageCms
+
+        # A profile for other colours than the picture's is common, and ignored by viewers too.
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            if (transform := _transform(profile, image.mode)) is not None:
+                return transform.apply(image)
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
+    return image if image.mode == "RGB" else image.convert("RGB")  # to its own mode it would copy
+
+
+@lru_cache(maxsize=4)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return the transform from a profile to sRGB, None where it is sRGB."""
+    from PIL import ImageCms
+
+    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if "srgb" in ImageCms.getProfileDescription(source).lower():
+        return None
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+
+
+def _full_scale(image: PillowImage.Image) -> float:
+    """Return what is white in grey of 16 bits (65535) or float (1, 255 or 65535, by its largest value)."""
+    if image.mode != "F":
+        return 65535.0
+    import numpy as np
+
+    largest = max(float(np.nan_to_num(np.asarray(band, np.float64)).max()) for band in _bands(image))
+    return 65535.0 if largest > 255 else 255.0 if largest > 1 else 1.0
+
+
+def _to_eight_bits(image: PillowImage.Image, full: float) -> PillowImage.Image:
+    """Scale grey of 16 bits or float to 8 bits."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(image, np.float64))
+    return Image.fromarray(np.clip(np.rint(values * (255 / full)), 0, 255).astype(np.uint8), "L")

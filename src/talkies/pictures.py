@@ -1,0 +1,179 @@
+"""Read pictures, each decoded by a process beside this one: `picture_decoder`, started once, anew when it dies."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from .errors import InputError, TalkiesError, printable
+from .files import open_input
+from .limits import CRASHES, MEMORY, could_have_memory
+
+if TYPE_CHECKING:  # numpy costs more to import than this file
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Frame = NDArray[np.uint8]  # [height, width, 3], RGB
+
+MIN_SIDE = 8  # pixels; below it there is nothing to see
+MAX_SIDE = 20_000
+MAX_PIXELS = 120_000_000  # 120 MP: 360 MB as RGB
+MAX_PICTURE_BYTES = 1 << 30
+PATIENCE = 900  # seconds that a picture may take on a machine where much else runs; its own time is limited
+ANSWER_BYTES = 4096
+AGAIN = "save it anew with another program"
+
+
+def size_fault(width: int, height: int) -> str | None:
+    """Return what is wrong with the size of a picture or clip, None for a good one."""
+    if min(width, height) < MIN_SIDE:
+        return f"{width}x{height} pixels is too small: give one of at least {MIN_SIDE} a side"
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        return (
+            f"{width}x{height} pixels is too large: scale it to at most {MAX_SIDE:,} a side and "
+            f"{MAX_PIXELS // 10**6} megapixels"
+        )
+    return None
+
+
+def read_picture(path: str | Path) -> Frame:
+    """Return a picture as it is meant to be seen: uint8 [H,W,3], sRGB.
+
+    Turned as EXIF says; transparency laid over white; grey, palette, 16 bit, float, CMYK, 1 bit converted; an
+    embedded colour profile applied; of an animation the first frame.
+
+    Raises InputError for what is no picture, is damaged, crashes its decoder, costs it too much memory or time, or has
+    sides under 8 or over 20,000 pixels or over 120 megapixels; TalkiesError or OSError when the machine failed.
+    """
+    import numpy as np
+
+    with open_input(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_PICTURE_BYTES:
+            raise InputError(path, "over 1 GB is too large for a picture: give a smaller one")
+        (width, height), shared = _here().decode(path, file)
+    try:
+        pixels = mmap.mmap(shared, width * height * 3)
+    finally:
+        os.close(shared)
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+
+class _Decoder:
+    """The process that decodes for this one, one picture at a time, whichever thread asks."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self._turn = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+
+    def decode(self, path: str | Path, file: IO[bytes]) -> tuple[tuple[int, int], int]:
+        """Return a picture's width and height, and the descriptor of shared memory with its pixels."""
+        with self._turn:
+            try:
+                answer, pixels = self._ask(file)
+            except BaseException as error:  # also an order to stop: what it would answer now is for nobody
+                ended = self.stop()
+                if isinstance(error, TimeoutError):
+                    raise TalkiesError(
+                        f"{printable(path)}: it was not decoded within {PATIENCE} s: try again"
+                    ) from None
+                if not isinstance(error, EOFError):
+                    raise
+                answer, pixels = {"ended": ended}, None
+            if "heavy" in answer:
+                self.stop()  # its memory may be in pieces
+        if pixels is None:
+            raise _why(path, answer)
+        return answer["size"], pixels
+
+    def _ask(self, file: IO[bytes]) -> tuple[dict[str, Any], int | None]:
+        """Send a file and return the answer; EOFError when the process ended instead."""
+        for start in (self._connection is None, True):
+            if start:
+                self._start()
+            assert self._connection is not None
+            try:
+                socket.send_fds(self._connection, [b"1"], [file.fileno()])
+                break
+            except (BrokenPipeError, ConnectionResetError):  # it died since the last picture, for whatever reason
+                self.stop()
+        else:
+            raise EOFError
+        try:
+            answer, descriptors, _, _ = socket.recv_fds(self._connection, ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            raise EOFError from None
+        if not answer:
+            raise EOFError
+        return json.loads(answer), descriptors[0] if descriptors else None
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(PATIENCE)
+        # The modules of this process; what else Python does at its start takes time and is not needed.
+        path = [str(Path(__file__).resolve().parents[1]), *sys.path]
+        serving = f"from talkies.picture_decoder import serve; serve({theirs.fileno()})"
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {serving}"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # decoders' remarks, for nobody
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C in a terminal reaches us alone
+            )
+        self._connection = ours
+
+    def stop(self) -> int:
+        """End the process, if there is one; return how it ended (negative: by which signal)."""
+        if self._connection is not None:
+            self._connection.close()
+        process, self._process, self._connection = self._process, None, None
+        if process is None:
+            return 0
+        try:
+            return process.wait(0.2)  # it has ended by itself, or ends for want of a connection
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+_decoder = _Decoder()
+
+
+def _here() -> _Decoder:
+    """Return this process' decoder: that of a parent process it must not share."""
+    global _decoder
+    if _decoder.owner != os.getpid():
+        _decoder = _Decoder()
+    return _decoder
+
+
+def _why(path: str | Path, answer: dict[str, Any]) -> Exception:
+    """Return the error that says why there is no picture: the file's fault, or the machine's."""
+    if "errno" in answer:
+        return OSError(answer["errno"], os.strerror(answer["errno"]), str(path))
+    ended = -answer.get("ended", 0)
+    if ended and ended != signal.SIGXCPU and ended not in CRASHES:
+        return TalkiesError(f"{printable(path)}: the process that decodes it was stopped ({-ended}): try again")
+    if not could_have_memory():
+        return MemoryError(f"{printable(path)}: the machine has no memory to decode it")
+    if "reason" in answer:
+        reason = answer["reason"]
+    elif ended == signal.SIGXCPU:
+        reason = f"decoding it takes too long for its size: {AGAIN}"
+    elif ended:
+        reason = f"its decoder crashes on it: {AGAIN}"
+    else:
+        reason = f"decoding it takes over {MEMORY / 1e9:g} GB of memory: scale it down, or {AGAIN}"
+    return InputError(path, reason)

@@ -1,0 +1,72 @@
+"""Small files that cost much, and damaged ones that look as if they did; made when asked for."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import clips
+import numpy as np
+from PIL import Image
+
+
+def scans(path: Path, side: int = 3000, count: int = 8000) -> Path:
+    """A progressive JPEG whose last scan stands in it thousands of times; each is a walk over all of its blocks."""
+    written = io.BytesIO()
+    Image.new("RGB", (side, side), (90, 120, 150)).save(written, "JPEG", progressive=True, quality=80)
+    data = written.getvalue()
+    last = data.rindex(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * count + data[-2:])
+    return path
+
+
+def boxes(data: bytes, kind: bytes) -> list[int]:
+    """Return where the content of an mp4's boxes of a kind begins, behind version and flags."""
+    found = []
+    place = data.find(kind)
+    while place >= 0:
+        found.append(place + 8)
+        place = data.find(kind, place + 1)
+    return found
+
+
+def patched(path: Path, kind: bytes, offset: int, value: int, name: str = "plain.mp4") -> Path:
+    """A clip with a number of four bytes changed in the first box of a kind."""
+    data = bytearray(clips.get(name).read_bytes())
+    place = boxes(bytes(data), kind)[0] + offset
+    data[place : place + 4] = struct.pack(">I", value)
+    path.write_bytes(data)
+    return path
+
+
+def endless_times(path: Path) -> Path:
+    """A clip whose table of times has 4,294,967,295 entries."""
+    return patched(path, b"stts", 0, 0xFFFFFFFF)
+
+
+def no_time_scale(path: Path) -> Path:
+    """A clip whose time scale is 0: ffmpeg takes 1 for it, so that its 60 pictures last 1,001 seconds each."""
+    return patched(path, b"mdhd", 8, 0)
+
+
+def zip_bomb(path: Path, name: str, size: int, head: bytes = b"") -> Path:
+    """A zip with one record of zeros, a thousandth of its size when packed."""
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(name, "w", force_zip64=True) as record,
+    ):
+        record.write(head)
+        for _ in range(size // (1 << 20)):
+            record.write(bytes(1 << 20))
+    return path
+
+
+def motion_bomb(path: Path, frames: int = 10_000_000) -> Path:
+    """A saved motion of 10 million frames that takes 1 MB on the disk."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f4", "fortran_order": False, "shape": (frames, 10, 2)}
+    )  # fmt: skip
+    return zip_bomb(path, "value.npy", frames * 80, head.getvalue())
