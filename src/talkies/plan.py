@@ -15,7 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from itertools import islice
@@ -27,6 +27,7 @@ from . import crop, media
 from .config import read_pairs
 from .container import folders_outside
 from .cores import available_threads
+from .crop import Request
 from .errors import InputError, TalkiesError, printable
 from .model.presets import DEMO_WEIGHTS, PRESETS
 from .records import claim, digest, held_locks, is_abandoned, read_json, write_json
@@ -97,13 +98,26 @@ def _told(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in LATER or value != LATER[name]}
 
 
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields as JSON gives them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+def _with_crops(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields read from JSON, their boxes as crop.parse gives them."""
+    return {
+        name: tuple(value) if name.endswith("crop") and isinstance(value, list) else value
+        for name, value in fields.items()
+    }
+
+
 @dataclass(frozen=True)
 class Source:
-    """A picture: its path, its file's size and time, and how it is cropped (a mode, or a box [x, y, width, height])."""
+    """A picture: its path, its file's size and time, and how it is cropped."""
 
     file: str
     stamp: list[int]
-    crop: str | list[float]
+    crop: Request
 
 
 @dataclass(frozen=True)
@@ -113,7 +127,7 @@ class Take:
     driving: str
     file: str
     stamp: list[int]
-    crop: str | list[float]
+    crop: Request
     start: str | None = None
     end: str | None = None
     frames: int = 0
@@ -137,8 +151,8 @@ class Pair(NamedTuple):
     adapt_scale: bool = True
     best_frame: int | str | None = None
     audio: bool | str = True
-    crop: str | list[float] | None = None
-    driving_crop: str | list[float] | None = None
+    crop: Request | None = None
+    driving_crop: Request | None = None
     flip: bool = False
     private: bool = False
     paste_back: bool = False
@@ -279,8 +293,8 @@ class Plan:
         value = {
             "format": FORMAT,
             "settings": self.settings,
-            "sources": {name: asdict(source) for name, source in self.sources.items()},
-            "takes": {name: asdict(take) for name, take in self.takes.items()},
+            "sources": {name: _plain(vars(source)) for name, source in self.sources.items()},
+            "takes": {name: _plain(vars(take)) for name, take in self.takes.items()},
             "pictures": self.pictures,
             "clips": self.clips,
             "shards": {
@@ -312,8 +326,8 @@ class Plan:
     def _from_json(cls, value: dict[str, Any]) -> Plan:
         plan = cls(
             settings=value["settings"],
-            sources={name: Source(**source) for name, source in value["sources"].items()},
-            takes={name: Take(**take) for name, take in value["takes"].items()},
+            sources={name: Source(**_with_crops(source)) for name, source in value["sources"].items()},
+            takes={name: Take(**_with_crops(take)) for name, take in value["takes"].items()},
             pairs={},
             pictures=value["pictures"],
             clips=value["clips"],
@@ -325,7 +339,7 @@ class Plan:
         )
         ordinary = plan._ordinary()
         for shard, rows in value["shards"].items():
-            pairs = [Pair(row[0], row[1], **(ordinary | (row[2] if len(row) > 2 else {}))) for row in rows]
+            pairs = [Pair(row[0], row[1], **(ordinary | (_with_crops(row[2]) if len(row) > 2 else {}))) for row in rows]
             plan.shards[shard] = [pair.name for pair in pairs]
             plan.pairs.update((pair.name, pair) for pair in pairs)
         return plan
@@ -337,11 +351,9 @@ class Plan:
     @staticmethod
     def _compact(pair: Pair, ordinary: Mapping[str, Any]) -> list[Any]:
         fields = pair._asdict()
-        special = {
-            key: value
-            for key, value in fields.items()
-            if key not in ("driving", "image") and value != ordinary.get(key)
-        }
+        special = _plain(
+            {k: value for k, value in fields.items() if k not in ("driving", "image") and value != ordinary.get(k)}
+        )
         return [pair.driving, pair.image, special] if special else [pair.driving, pair.image]
 
 
@@ -363,7 +375,7 @@ def _ordinary(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def take_name(
-    driving: str, start: str | None, end: str | None, *, flip: bool = False, crop: str | list[float] | None = None
+    driving: str, start: str | None, end: str | None, *, flip: bool = False, crop: Request | None = None
 ) -> str:
     """Return a take's name: the video's, its segment's seconds, whether it is mirrored, its crop if that is its own."""
     if start is None and end is None and not flip and crop is None:
@@ -372,12 +384,12 @@ def take_name(
     return f"{driving}{segment}{'@flip' * flip}{_crop_tag(crop)}"
 
 
-def source_name(image: str, crop: str | list[float] | None) -> str:
+def source_name(image: str, crop: Request | None) -> str:
     """Return a source's name: the picture's, with its crop where it has one of its own."""
     return image if crop is None else f"{image}{_crop_tag(crop)}"
 
 
-def _crop_tag(crop: str | list[float] | None) -> str:
+def _crop_tag(crop: Request | None) -> str:
     if crop is None:
         return ""
     return "@" + (crop.replace(":", "-") if isinstance(crop, str) else "-".join(f"{number:g}" for number in crop))
@@ -575,37 +587,57 @@ def _pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
         return [Pair(driving, image, **usual(driving, image)) for driving in sorted(clips) for image in sorted(images)]
     table = Path(settings["pairs"])
     by_file = {path.name: stem for stem, path in (*images.items(), *clips.items())}
-    pairs: dict[str, tuple[Pair, str]] = {}
-    for row in read_pairs(table):
-        where = f"{printable(table)}: line {row['line']}"
-        chosen: dict[str, str] = {}
-        for key, known in (("image", images), ("driving", clips)):
-            stem = row[key] if row[key] in known else by_file.get(row[key], "")
-            if stem not in known:
-                raise TalkiesError(
-                    f"{where}: {key}: no file {printable(row[key])} in the folder that config.yaml names: mend the name"
-                )
-            chosen[key] = stem
-        special: dict[str, Any] = {k: row[k] for k in ("variant", "start", "end") if k in row}
-        truths = ("relative", "adapt_scale", "flip", "private", "paste_back")
-        special |= {key: row[key] == "true" for key in truths if key in row}
-        special |= {key: crop.parse(row[key]) for key in ("crop", "driving_crop") if key in row}
-        if "best_frame" in row:
-            special["best_frame"] = row["best_frame"] if row["best_frame"] == "auto" else int(row["best_frame"])
-        if "audio" in row:
-            sound = {"true": True, "false": False}.get(row["audio"])
-            special["audio"] = _sound_file(row["audio"], settings, f"{where}: audio") if sound is None else sound
-        whole = usual(chosen["driving"], chosen["image"]) | special
-        if whole.get("end") and Fraction(whole["end"]) <= Fraction(whole.get("start") or 0):
-            raise TalkiesError(f"{where}: end: {whole['end']} s is not after the start: give a later one")
-        pair = Pair(chosen["driving"], chosen["image"], **whole)
-        if pair.name in pairs:
+    pairs: dict[tuple[str, str], tuple[Pair, int]] = {}
+    # What is asked besides the names is mostly the same in many rows, of which there may be a million.
+    alike: dict[tuple[str | None, ...], Pair] = {}
+    for number, row in read_pairs(table):
+        try:
+            image, driving = _named(row, "image", images, by_file), _named(row, "driving", clips, by_file)
+            files = tuple([path.name if path.name in own else None for path in (images[image], clips[driving])])
+            asked = (*files, *map(row.get, ASKED))
+            if asked not in alike:
+                whole = usual(driving, image) | _asked(row, settings)
+                if whole.get("end") and Fraction(whole["end"]) <= Fraction(whole.get("start") or 0):
+                    raise TalkiesError(f"end: {whole['end']} s is not after the start: give a later one")
+                alike[asked] = Pair("", "", **whole)
+        except TalkiesError as error:
+            where = f"{printable(table)}: line {number}"
+            raise TalkiesError(f"{where}: {error}") from None
+        pair = Pair(driving, image, row.get("variant"), *alike[asked][3:])
+        first = pairs.setdefault((driving, pair.stem), (pair, number))
+        if first[0] is not pair:
             raise TalkiesError(
-                f"{where}: {printable(pair.name)} stands in line {pairs[pair.name][1]} too: "
+                f"{printable(table)}: line {number}: {printable(pair.name)} stands in line {first[1]} too: "
                 "give one of them a variant name of its own"
             )
-        pairs[pair.name] = (pair, row["line"])
-    return sorted((pair for pair, _ in pairs.values()), key=lambda pair: (pair.driving, pair.stem))
+    return [pairs[name][0] for name in sorted(pairs)]
+
+
+TRUTHS = ("relative", "adapt_scale", "flip", "private", "paste_back")
+ASKED = (*TRUTHS, "start", "end", "crop", "driving_crop", "best_frame", "audio")
+"""The columns of the pairs table that say how a pair is made."""
+
+
+def _named(row: Mapping[str, str], column: str, known: Mapping[str, Path], by_file: Mapping[str, str]) -> str:
+    """Return the stem of the file that a row names with its suffix or without."""
+    name = row[column]
+    stem = name if name in known else by_file.get(name, "")
+    if stem not in known:
+        raise TalkiesError(f"{column}: no file {printable(name)} in the folder that config.yaml names: mend the name")
+    return stem
+
+
+def _asked(row: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row of the pairs table says of how its pair is made, as the pair's fields."""
+    asked: dict[str, Any] = {column: row[column] for column in ("start", "end") if column in row}
+    asked |= {column: row[column] == "true" for column in TRUTHS if column in row}
+    asked |= {column: _parse_crop(row[column], column) for column in ("crop", "driving_crop") if column in row}
+    if "best_frame" in row:
+        asked["best_frame"] = row["best_frame"] if row["best_frame"] == "auto" else int(row["best_frame"])
+    if "audio" in row:
+        sound = {"true": True, "false": False}.get(row["audio"])
+        asked["audio"] = _sound_file(row["audio"], settings, "audio") if sound is None else sound
+    return asked
 
 
 def _files(
@@ -684,9 +716,21 @@ def _crops(settings: Mapping[str, Any]) -> Any:
     """Return the function that tells a file's crop: its own, its kind's, everyone's, the preset's."""
     wanted = settings["crop"]
     usual = PRESETS[settings["model"]["preset"]].crop
-    by_kind = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted}
-    own = {name: choices["crop"] for name, choices in settings["files"].items() if "crop" in choices}
-    return lambda path, kind: own.get(path.name) or by_kind[kind] or usual
+    given = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted}
+    by_kind = {kind: _parse_crop(spec or usual, "config.yaml: crop") for kind, spec in given.items()}
+    own = {
+        name: _parse_crop(choices["crop"], f"config.yaml: files.{printable(name)}")
+        for name, choices in settings["files"].items()
+        if "crop" in choices
+    }
+    return lambda path, kind: own.get(path.name) or by_kind[kind]
+
+
+def _parse_crop(spec: Any, where: str) -> Request:
+    try:
+        return crop.parse(spec)
+    except TalkiesError as error:
+        raise TalkiesError(f"{where}: {error}") from None
 
 
 def _stamp(path: Path) -> list[int]:

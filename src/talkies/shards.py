@@ -281,7 +281,7 @@ def prepare_source(run: Run, image: str, scratch: Scratch) -> dict[str, Any]:
     record = target.fresh(key)
     if record is None:
         picture = media.read_picture(path)
-        square, cut = crop.crop_picture(picture, crop.parse(source.crop), name=path, size=FILM_SIZE)
+        square, cut = crop.crop_picture(picture, source.crop, name=path, size=FILM_SIZE)
         write_png(target.path, square)
         facts = {"key": key, "original": original, "crop": cut.to_dict()}
         record = target.describe({**facts, "seconds": _since(began)})
@@ -310,7 +310,7 @@ def prepare_take(run: Run, take: str, scratch: Scratch) -> dict[str, Any]:
         return record if record["original"] == original else target.describe({**record, "original": original})
     scratch.require(2 * wanted.frames * UNFINISHED_BYTES)
     clip = probe_copy(path, scratch, original["sha256"])
-    cut = crop.find_crop(clip, crop.parse(wanted.crop), start=start, end=end)
+    cut = crop.find_crop(clip, wanted.crop, start=start, end=end)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     beside = target.path.with_name(f".{target.path.name}.{os.getpid()}.part")
     picture = scratch.unfinished("picture.mp4") or beside

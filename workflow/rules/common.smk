@@ -24,6 +24,8 @@ def make_plan():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         settings = settings_file.complete(config)
         made = planning.make_plan(settings, planning.stored_plan(), on_cluster=ON_CLUSTER)
+        if IN_IMAGE and settings["container"] is not None:
+            image.check_bindable(made.outside)
         made.generation, missing = planning.check_films(made)
         logger.info(f"talkies: {planning.describe(made, missing, on_cluster=ON_CLUSTER)}")
         lack = planning.lack_of_room(made, missing)
