@@ -601,13 +601,12 @@ def _pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
                     raise TalkiesError(f"end: {whole['end']} s is not after the start: give a later one")
                 alike[asked] = Pair("", "", **whole)
         except TalkiesError as error:
-            where = f"{printable(table)}: line {number}"
-            raise TalkiesError(f"{where}: {error}") from None
+            raise TalkiesError(f"{_line(table, number)}: {error}") from None
         pair = Pair(driving, image, row.get("variant"), *alike[asked][3:])
         first = pairs.setdefault((driving, pair.stem), (pair, number))
         if first[0] is not pair:
             raise TalkiesError(
-                f"{printable(table)}: line {number}: {printable(pair.name)} stands in line {first[1]} too: "
+                f"{_line(table, number)}: {printable(pair.name)} stands in line {first[1]} too: "
                 "give one of them a variant name of its own"
             )
     return [pairs[name][0] for name in sorted(pairs)]
@@ -616,6 +615,10 @@ def _pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mappi
 TRUTHS = ("relative", "adapt_scale", "flip", "private", "paste_back")
 ASKED = (*TRUTHS, "start", "end", "crop", "driving_crop", "best_frame", "audio")
 """The columns of the pairs table that say how a pair is made."""
+
+
+def _line(table: Path, number: int) -> str:
+    return f"{printable(table)}: line {number}"
 
 
 def _named(row: Mapping[str, str], column: str, known: Mapping[str, Path], by_file: Mapping[str, str]) -> str:
