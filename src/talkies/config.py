@@ -149,7 +149,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(read_text(path, MOST_BYTES))
+        content = yaml.load(read_text(path, MOST_BYTES), _shallow_loader())
     except OSError as error:
         raise TalkiesError(
             f"{printable(path)}: can't read it ({error.strerror}): give another path, or mend this one"
@@ -166,6 +166,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             "write lines like `images: FOLDER`"
         )
     return content or {}
+
+
+@cache
+def _shallow_loader() -> Any:
+    """Return PyYAML's safe loader, which here stops at lists in lists that it would take seconds to get through."""
+    import yaml
+
+    class ShallowLoader(yaml.SafeLoader):
+        def fetch_flow_collection_start(self, token: Any) -> None:
+            if self.flow_level > DEEPEST:
+                raise RecursionError
+            super().fetch_flow_collection_start(token)
+
+    return ShallowLoader
 
 
 def read_text(path: Path, most: int) -> str:

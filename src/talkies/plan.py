@@ -666,9 +666,11 @@ def _files(
 def _sound_file(name: str, settings: Mapping[str, Any], where: str) -> str:
     """Return the path of a file whose sound is put under a film: in the run folder, or among the driving videos."""
     for path in (Path(name), Path(settings["driving"]) / name):
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where the name is too long
             return str(path)
-    raise TalkiesError(f"{where}: no file {printable(name)} here or in {printable(settings['driving'])}: mend the name")
+    raise TalkiesError(
+        f"{where}: no file {printable(name[:300])} here or in {printable(settings['driving'])}: mend the name"
+    )
 
 
 def _outside(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> list[str]:
