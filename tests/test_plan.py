@@ -147,7 +147,7 @@ def test_crops_by_kind_and_file(folder: Path) -> None:
     assert {name: source.crop for name, source in made.sources.items()} == {
         "blue": "none",
         "green": "none",
-        "red": [1, 2, 3, 4],
+        "red": (1, 2, 3, 4),
     }
     assert {name: take.crop for name, take in made.takes.items()} == {"a": "face", "b": "center"}
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import crop, media
+from .crop import Request
 from .errors import InputError, printable
 from .media import FILM_SIZE
 from .model.presets import DEMO_WEIGHTS
@@ -73,7 +74,7 @@ class Item:
 
     name: str
     file: str
-    crop: str | list[float]
+    crop: Request
     clip: bool = False
     start: str | None = None
     end: str | None = None
@@ -233,7 +234,7 @@ def look(item: Item) -> Look:
 
 def _look_at_picture(item: Item) -> tuple[dict[str, Any], Frame]:
     picture = media.read_picture(item.file)
-    square, cut = crop.crop_picture(picture, crop.parse(item.crop), name=item.file)
+    square, cut = crop.crop_picture(picture, item.crop, name=item.file)
     return {"width": picture.shape[1], "height": picture.shape[0], "crop": cut.to_dict()}, square[None]
 
 
@@ -249,7 +250,7 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     rate = min(clip.rate, SAMPLES / seconds).limit_denominator(100_000)
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
-    cut = crop.follow(clip, frames, crop.parse(item.crop))
+    cut = crop.follow(clip, frames, item.crop)
     first = crop.find_faces(frames[0]) if crop.is_face(cut.mode) else None
     box = crop.Box(round(cut.box.x * scale), round(cut.box.y * scale), max(1, round(cut.box.side * scale)))
     facts = {

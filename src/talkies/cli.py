@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -736,26 +737,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    if not re.fullmatch("[0-9]{1,4}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number from 1 to 9999")
     return int(text)
 
 
 def _seconds(text: str) -> Fraction:
-    try:
-        seconds = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-    if seconds < 0:
+    if re.match("-[0-9.]", text):
         raise argparse.ArgumentTypeError("seconds count from 0")
-    return seconds
+    try:
+        # Fraction takes 1e99999999 too, and would write it out.
+        return Fraction(text if re.fullmatch(r"[0-9]{0,9}(\.[0-9]{0,9}|/[0-9]{1,9})?", text) else "")
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds") from None
 
 
 def _best_frame(text: str) -> int | str:
     if text == "auto":
         return text
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a frame's number")
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is neither auto nor a frame's number")
     return int(text)
 
 

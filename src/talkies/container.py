@@ -101,28 +101,33 @@ def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
 
     Those that config.yaml names (images, driving, pairs, results, checkpoint) and those that links in them lead to,
     as they are named and, where links are passed on the way, as they are. None lies in another. Scratch folders
-    are each node's own: see `bind`. TalkiesError for one that can't be bound.
+    are each node's own: see `bind`.
     """
     here = Path.cwd()
-    folders = [(key, Path(settings[key])) for key in ("images", "driving", "results")]
-    files = [("pairs", settings["pairs"]), ("model.checkpoint", settings["model"]["checkpoint"])]
-    paths = [(key, Path(value)) for key, value in files if value]
+    paths = [Path(value) for value in (settings["pairs"], settings["model"]["checkpoint"]) if value]
     for key, lister in (("images", media.list_pictures), ("driving", media.list_clips)):
         folder = Path(settings[key])
-        paths += [(key, path) for path in (lister(folder) if folder.is_dir() else ()) if path.is_symlink()]
-    named = [(key, place) for key, folder in folders for place in _led_to(folder)]
-    named += [(key, place.parent) for key, path in paths for place in _led_to(path)]
-    found: dict[Path, str] = {}
-    for key, path in dict.fromkeys(named):
-        if not path.is_relative_to(here):
-            found.setdefault(path, key)
-    for path, key in found.items():
-        if path == Path("/") or UNBINDABLE.search(str(path)):
-            raise TalkiesError(
-                f"config.yaml: {key}: {printable(path)} can't be shown to the image (a comma, colon or "
-                "backslash in its name, or the whole disk): move or rename it"
-            )
+        listed = lister(folder) if folder.is_dir() else ()
+        # Of a link that leads nowhere its preparation says so.
+        paths += [path for path in listed if path.is_symlink() and os.path.exists(path)]  # noqa: PTH110 - never raises
+    named = {place for key in ("images", "driving", "results") for place in _led_to(Path(settings[key]))}
+    named |= {place.parent for path in paths for place in _led_to(path)}
+    found = {path for path in named if not path.is_relative_to(here)}
     return sorted(path for path in found if not any(parent in found for parent in path.parents))
+
+
+def check_bindable(folders: Iterable[str | Path]) -> None:
+    """Refuse folders (folders_outside) that can't be shown to an image; called where jobs run in one, and only there.
+
+    Raises TalkiesError.
+    """
+    for path in folders:
+        if str(path) == "/" or UNBINDABLE.search(str(path)):
+            raise TalkiesError(
+                f"{printable(path)}: config.yaml, or a link in a folder that it names, leads to this folder, and it "
+                "can't be shown to the image (a comma, colon or backslash in its name, or the whole disk): "
+                "move or rename it, or run without the image (container: null)"
+            )
 
 
 def _led_to(path: Path) -> Iterator[Path]:

@@ -39,7 +39,8 @@ MODES = ("face", "center", "none")
 FACE = re.compile(r"face:(left|right|[1-9][0-9]{0,2})")  # which of several; a number counts from the left
 FORMS = "face, face:left, face:right, face:2 (the second from the left), center, none or x,y,width,height in pixels"
 
-Request = str | list[int]  # "face", "face:left", "face:right", "face:N", "center", "none" or [x, y, width, height]
+Request = str | tuple[int, int, int, int]
+"""A mode (face, face:left, face:right, face:N, center, none), or a box: x, y, width, height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Crop:
 
 
 def parse(spec: str | Sequence[float]) -> Request:
-    """Return a crop request in its one form: a word as in FORMS, or [x, y, width, height] in whole pixels.
+    """Return a crop request in its one form, which can be a key: a word as in FORMS, or (x, y, width, height).
 
     Takes those words in any case, "x,y,w,h", or four numbers. Raises TalkiesError with the forms it takes.
     """
@@ -82,8 +83,9 @@ def parse(spec: str | Sequence[float]) -> Request:
         shown = printable(str(spec))[:60]
         raise TalkiesError(f'crop "{shown}" is none of these, take one: {FORMS}') from None
     if width < 1 or height < 1 or max(abs(x), abs(y), width, height) > 1_000_000:
-        raise TalkiesError(f"crop {x},{y},{width},{height}: give a width and height of at least 1 pixel")
-    return [x, y, width, height]
+        shown = printable(str(spec))[:60]
+        raise TalkiesError(f'crop "{shown}": give a width and height of at least 1 pixel, and no number over a million')
+    return x, y, width, height
 
 
 def crop_picture(
@@ -163,7 +165,7 @@ def _choose_number(request: Request, faces: Sequence[Face], areas: Sequence[floa
 
 
 def _crop(request: Request, face: Face | None, faces: int | None, width: int, height: int, name: str) -> Crop:
-    if isinstance(request, list):
+    if isinstance(request, tuple):
         x, y, w, h = request
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             reason = f"its crop box {x},{y},{w},{h} lies outside its picture of {width}x{height} pixels: give another"

@@ -445,6 +445,8 @@ def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding
         return
     try:
         folders = container.folders_outside(settings)
+        if place != "machine" and settings["container"] is not None:
+            container.check_bindable(folders)
     except (TalkiesError, OSError) as error:
         yield "MISSING", "folders", str(error)
         return

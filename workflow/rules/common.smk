@@ -25,6 +25,8 @@ def make_plan():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         given = settings_file.given(config, Path("config.yaml"))
         plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
+        if IN_IMAGE and plan.settings["container"] is not None:
+            image.check_bindable(plan.outside)
         logger.info(f"talkies: {estimate.describe(plan, state, on_cluster=ON_CLUSTER)}")
         lack = estimate.lack_of_room(plan, state)
         if lack is not None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from .. import crop, media
 from ..config import read_pairs
+from ..crop import Request
 from ..errors import TalkiesError, printable
 from ..model.presets import PRESETS
 from ..records import read_json, write_json
@@ -27,7 +28,7 @@ class Source:
 
     file: str
     stamp: list[int]
-    crop: str | list[float]
+    crop: Request
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Take:
     driving: str
     file: str
     stamp: list[int]
-    crop: str | list[float]
+    crop: Request
     start: str | None = None
     end: str | None = None
     frames: int = 0
@@ -61,8 +62,8 @@ class Pair(NamedTuple):
     adapt_scale: bool = True
     best_frame: int | str | None = None
     audio: bool | str = True
-    crop: str | list[float] | None = None
-    driving_crop: str | list[float] | None = None
+    crop: Request | None = None
+    driving_crop: Request | None = None
     flip: bool = False
     private: bool = False
     paste_back: bool = False
@@ -89,7 +90,7 @@ class Pair(NamedTuple):
 
 
 def take_name(
-    driving: str, start: str | None, end: str | None, *, flip: bool = False, crop: str | list[float] | None = None
+    driving: str, start: str | None, end: str | None, *, flip: bool = False, crop: Request | None = None
 ) -> str:
     """Return a take's name: the video's, its segment's seconds, whether it is mirrored, its crop if that is its own."""
     if start is None and end is None and not flip and crop is None:
@@ -98,12 +99,12 @@ def take_name(
     return f"{driving}{segment}{'@flip' * flip}{_crop_tag(crop)}"
 
 
-def source_name(image: str, crop: str | list[float] | None) -> str:
+def source_name(image: str, crop: Request | None) -> str:
     """Return a source's name: the picture's, with its crop where it has one of its own."""
     return image if crop is None else f"{image}{_crop_tag(crop)}"
 
 
-def _crop_tag(crop: str | list[float] | None) -> str:
+def _crop_tag(crop: Request | None) -> str:
     if crop is None:
         return ""
     return "@" + (crop.replace(":", "-") if isinstance(crop, str) else "-".join(f"{number:g}" for number in crop))
@@ -163,37 +164,60 @@ def list_pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: M
         return [Pair(driving, image, **usual(driving, image)) for driving in sorted(clips) for image in sorted(images)]
     table = Path(settings["pairs"])
     by_file = {path.name: stem for stem, path in (*images.items(), *clips.items())}
-    pairs: dict[str, tuple[Pair, str]] = {}
-    for row in read_pairs(table):
-        where = f"{printable(table)}: line {row['line']}"
-        chosen: dict[str, str] = {}
-        for key, known in (("image", images), ("driving", clips)):
-            stem = row[key] if row[key] in known else by_file.get(row[key], "")
-            if stem not in known:
-                raise TalkiesError(
-                    f"{where}: {key}: no file {printable(row[key])} in the folder that config.yaml names: mend the name"
-                )
-            chosen[key] = stem
-        special: dict[str, Any] = {k: row[k] for k in ("variant", "start", "end") if k in row}
-        truths = ("relative", "adapt_scale", "flip", "private", "paste_back")
-        special |= {key: row[key] == "true" for key in truths if key in row}
-        special |= {key: crop.parse(row[key]) for key in ("crop", "driving_crop") if key in row}
-        if "best_frame" in row:
-            special["best_frame"] = row["best_frame"] if row["best_frame"] == "auto" else int(row["best_frame"])
-        if "audio" in row:
-            sound = {"true": True, "false": False}.get(row["audio"])
-            special["audio"] = _sound_file(row["audio"], settings, f"{where}: audio") if sound is None else sound
-        whole = usual(chosen["driving"], chosen["image"]) | special
-        if whole.get("end") and Fraction(whole["end"]) <= Fraction(whole.get("start") or 0):
-            raise TalkiesError(f"{where}: end: {whole['end']} s is not after the start: give a later one")
-        pair = Pair(chosen["driving"], chosen["image"], **whole)
-        if pair.name in pairs:
+    pairs: dict[tuple[str, str], tuple[Pair, int]] = {}
+    # What is asked besides the names is mostly the same in many rows, of which there may be a million.
+    alike: dict[tuple[str | None, ...], Pair] = {}
+    for number, row in read_pairs(table):
+        try:
+            image, driving = _named(row, "image", images, by_file), _named(row, "driving", clips, by_file)
+            files = tuple([path.name if path.name in own else None for path in (images[image], clips[driving])])
+            asked = (*files, *map(row.get, ASKED))
+            if asked not in alike:
+                whole = usual(driving, image) | _asked(row, settings)
+                if whole.get("end") and Fraction(whole["end"]) <= Fraction(whole.get("start") or 0):
+                    raise TalkiesError(f"end: {whole['end']} s is not after the start: give a later one")
+                alike[asked] = Pair("", "", **whole)
+        except TalkiesError as error:
+            raise TalkiesError(f"{_line(table, number)}: {error}") from None
+        pair = Pair(driving, image, row.get("variant"), *alike[asked][3:])
+        first = pairs.setdefault((driving, pair.stem), (pair, number))
+        if first[0] is not pair:
             raise TalkiesError(
-                f"{where}: {printable(pair.name)} stands in line {pairs[pair.name][1]} too: "
+                f"{_line(table, number)}: {printable(pair.name)} stands in line {first[1]} too: "
                 "give one of them a variant name of its own"
             )
-        pairs[pair.name] = (pair, row["line"])
-    return sorted((pair for pair, _ in pairs.values()), key=lambda pair: (pair.driving, pair.stem))
+    return [pairs[name][0] for name in sorted(pairs)]
+
+
+TRUTHS = ("relative", "adapt_scale", "flip", "private", "paste_back")
+ASKED = (*TRUTHS, "start", "end", "crop", "driving_crop", "best_frame", "audio")
+"""The columns of the pairs table that say how a pair is made."""
+
+
+def _line(table: Path, number: int) -> str:
+    return f"{printable(table)}: line {number}"
+
+
+def _named(row: Mapping[str, str], column: str, known: Mapping[str, Path], by_file: Mapping[str, str]) -> str:
+    """Return the stem of the file that a row names with its suffix or without."""
+    name = row[column]
+    stem = name if name in known else by_file.get(name, "")
+    if stem not in known:
+        raise TalkiesError(f"{column}: no file {printable(name)} in the folder that config.yaml names: mend the name")
+    return stem
+
+
+def _asked(row: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a row of the pairs table says of how its pair is made, as the pair's fields."""
+    asked: dict[str, Any] = {column: row[column] for column in ("start", "end") if column in row}
+    asked |= {column: row[column] == "true" for column in TRUTHS if column in row}
+    asked |= {column: _parse_crop(row[column], column) for column in ("crop", "driving_crop") if column in row}
+    if "best_frame" in row:
+        asked["best_frame"] = row["best_frame"] if row["best_frame"] == "auto" else int(row["best_frame"])
+    if "audio" in row:
+        sound = {"true": True, "false": False}.get(row["audio"])
+        asked["audio"] = _sound_file(row["audio"], settings, "audio") if sound is None else sound
+    return asked
 
 
 def usual_choices(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,9 +249,11 @@ def _files(
 def _sound_file(name: str, settings: Mapping[str, Any], where: str) -> str:
     """Return the path of a file whose sound is put under a film: in the run folder, or among the driving videos."""
     for path in (Path(name), Path(settings["driving"]) / name):
-        if path.is_file():
+        if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where the name is too long
             return str(path)
-    raise TalkiesError(f"{where}: no file {printable(name)} here or in {printable(settings['driving'])}: mend the name")
+    raise TalkiesError(
+        f"{where}: no file {printable(name[:300])} here or in {printable(settings['driving'])}: mend the name"
+    )
 
 
 def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> list[Pair]:
@@ -269,9 +295,21 @@ def crops_of(settings: Mapping[str, Any]) -> Any:
     """Return the function that tells a file's crop: its own, its kind's, everyone's, the preset's."""
     wanted = settings["crop"]
     usual = PRESETS[settings["model"]["preset"]].crop
-    by_kind = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted}
-    own = {name: choices["crop"] for name, choices in settings["files"].items() if "crop" in choices}
-    return lambda path, kind: own.get(path.name) or by_kind[kind] or usual
+    given = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted}
+    by_kind = {kind: _parse_crop(spec or usual, "config.yaml: crop") for kind, spec in given.items()}
+    own = {
+        name: _parse_crop(choices["crop"], f"config.yaml: files.{printable(name)}")
+        for name, choices in settings["files"].items()
+        if "crop" in choices
+    }
+    return lambda path, kind: own.get(path.name) or by_kind[kind]
+
+
+def _parse_crop(spec: Any, where: str) -> Request:
+    try:
+        return crop.parse(spec)
+    except TalkiesError as error:
+        raise TalkiesError(f"{where}: {error}") from None
 
 
 def stamp_of(path: Path) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,8 @@ class Plan:
         value = {
             "format": FORMAT,
             "settings": self.settings,
-            "sources": {name: asdict(source) for name, source in self.sources.items()},
-            "takes": {name: asdict(take) for name, take in self.takes.items()},
+            "sources": {name: _plain(vars(source)) for name, source in self.sources.items()},
+            "takes": {name: _plain(vars(take)) for name, take in self.takes.items()},
             "pictures": self.picture_shards,
             "clips": self.take_shards,
             "shards": {
@@ -134,8 +134,8 @@ class Plan:
         settings = value["settings"]
         plan = cls(
             settings=settings,
-            sources={name: Source(**source) for name, source in value["sources"].items()},
-            takes={name: Take(**take) for name, take in value["takes"].items()},
+            sources={name: Source(**_with_crops(source)) for name, source in value["sources"].items()},
+            takes={name: Take(**_with_crops(take)) for name, take in value["takes"].items()},
             pairs={},
             picture_shards=value["pictures"],
             take_shards=value["clips"],
@@ -144,7 +144,7 @@ class Plan:
         )
         ordinary = usual_choices(settings)
         for shard, rows in value["shards"].items():
-            pairs = [Pair(row[0], row[1], **(ordinary | (row[2] if len(row) > 2 else {}))) for row in rows]
+            pairs = [Pair(row[0], row[1], **(ordinary | (_with_crops(row[2]) if len(row) > 2 else {}))) for row in rows]
             plan.pair_shards[shard] = [pair.name for pair in pairs]
             plan.pairs.update((pair.name, pair) for pair in pairs)
         if value["format"] == 1:
@@ -178,10 +178,22 @@ def weights_of(settings: Mapping[str, Any]) -> Any:
     return stamp_of(Path(checkpoint)) if checkpoint else demo_digest()
 
 
-def _compact(pair: Pair, ordinary: Mapping[str, Any]) -> list[Any]:
-    special = {
-        key: value
-        for key, value in pair._asdict().items()
-        if key not in ("driving", "image") and value != ordinary.get(key)
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields as JSON gives them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+def _with_crops(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields read from JSON, their boxes as crop.parse gives them."""
+    return {
+        name: tuple(value) if name.endswith("crop") and isinstance(value, list) else value
+        for name, value in fields.items()
     }
+
+
+def _compact(pair: Pair, ordinary: Mapping[str, Any]) -> list[Any]:
+    fields = pair._asdict()
+    special = _plain(
+        {k: value for k, value in fields.items() if k not in ("driving", "image") and value != ordinary.get(k)}
+    )
     return [pair.driving, pair.image, special] if special else [pair.driving, pair.image]

@@ -83,7 +83,7 @@ def prepare_source(bench: Bench, name: str) -> dict[str, Any]:
     record = target.fresh(key)
     if record is None:
         picture = media.read_picture(path)
-        square, cut = crop.crop_picture(picture, crop.parse(source.crop), name=path, size=FILM_SIZE)
+        square, cut = crop.crop_picture(picture, source.crop, name=path, size=FILM_SIZE)
         write_png(target.path, square)
         facts = {"key": key, "original": original, "crop": cut.to_dict()}
         record = target.describe({**facts, "seconds": since(began)})
@@ -105,7 +105,7 @@ def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
     scratch.require(2 * take.frames * UNFINISHED_BYTES)
     clip = probe_copy(path, scratch, original["sha256"])
     start, end = seconds(take.start), seconds(take.end)
-    cut = crop.find_crop(clip, crop.parse(take.crop), start=start, end=end)
+    cut = crop.find_crop(clip, take.crop, start=start, end=end)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     beside = target.path.with_name(f".{target.path.name}.{os.getpid()}.part")
     picture = scratch.unfinished("picture.mp4") or beside

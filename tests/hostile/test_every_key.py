@@ -1,0 +1,225 @@
+"""Every key of config.yaml, and every column of the pairs table, with every kind of value it allows, really run.
+
+What is run is read out of the schemas, so that a new key is run as soon as it is there; one for which no value can be
+told from its rule fails until the schema gives examples (or FILES a file). A run takes the n-th value of every key:
+some twenty runs see them all. What acts on a cluster alone is looked at by a dry run with its profile too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from clips import ffmpeg
+from golden import seeded_weights
+from PIL import Image
+from run_folder import REPOSITORY, RunFolder
+
+from talkies import config
+from talkies.model import PRESETS, FirstOrderModel, save_safetensors
+from talkies.model.presets import DEMO_WEIGHTS
+from talkies.plan import make_plan
+
+PICTURE, CLIP, SOUND = "two.png", "talk.mp4", "voice.wav"
+RATE, FRAMES = 4, 6
+
+
+def weights(folder: Path, preset: str) -> str:
+    """Write weights that fit a preset; return their file's name."""
+    name = f"{preset}.safetensors"
+    save_safetensors(seeded_weights(FirstOrderModel(PRESETS[preset])), folder / name, half=True)
+    return name
+
+
+FILES: dict[str, Callable[[Path], list[str]]] = {
+    "images": lambda folder: ["images", str(folder / "images")],
+    "driving": lambda folder: ["./driving/", "driving"],
+    "pairs": lambda folder: ["pairs.tsv"],
+    "results": lambda folder: ["results", "out/of the way, é"],
+    "model.checkpoint": lambda folder: [str(DEMO_WEIGHTS)],
+    "scratch": lambda folder: [str(folder), "$HOME"],
+    "files.NAME.audio": lambda folder: [SOUND],
+}
+"""The keys whose values are files or folders: those that the run folder has for them."""
+
+
+# --- values of a rule ------------------------------------------------------------------------------------
+
+
+class NoValue(Exception):
+    """A key for which no value can be told."""
+
+
+def values(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
+    """Return values that a rule allows: one for each that it tells apart, and of numbers the bounds."""
+    if "$ref" in rule:
+        named = whole["$defs"][rule["$ref"].removeprefix("#/$defs/")]
+        rule = {**named, **{key: value for key, value in rule.items() if key != "$ref"}}
+    if names := rule.get("propertyNames", {}).get("enum"):
+        examples = rule.get("examples", [])
+        if missing := set(names) - {key for example in examples for key in example}:
+            raise NoValue(f"{name}: no example in the schema has {sorted(missing)}")
+        return examples
+    if "examples" in rule:
+        return rule["examples"] + [None] * ("null" in rule.get("type", ""))
+    if "enum" in rule:
+        return rule["enum"]
+    if "const" in rule:
+        return [rule["const"]]
+    if "anyOf" in rule:
+        return [value for choice in rule["anyOf"] for value in values(name, choice, whole, folder)]
+    kinds = rule.get("type", [])
+    found = []
+    for kind in [kinds] if isinstance(kinds, str) else kinds:
+        found += _values_of(kind, name, rule, whole, folder)
+    if not found:
+        raise NoValue(f"{name}: its rule tells no value")
+    return found
+
+
+def _values_of(kind: str, name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
+    if kind == "null":
+        return [None]
+    if kind == "boolean":
+        return [True, False]
+    if kind in ("integer", "number"):
+        least = rule["minimum"] if "minimum" in rule else rule["exclusiveMinimum"] + 1
+        more = [least + 1] if kind == "integer" else [least + 0.5]
+        return [least, *more, *([rule["maximum"]] if "maximum" in rule else [])]
+    if kind == "string" and name in FILES:
+        return FILES[name](folder)
+    if kind == "object" and ("properties" in rule or isinstance(rule.get("additionalProperties"), dict)):
+        return _sections(name, rule, whole, folder)
+    raise NoValue(f"{name}: give it examples in the schema, or a file in FILES")
+
+
+def _sections(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
+    """Return sections whose n-th has the n-th value of each key, from its first again where it has fewer."""
+    if "properties" not in rule:  # one for each file
+        entries = values(f"{name}.NAME", rule["additionalProperties"], whole, folder)
+        return [{}, *({PICTURE: entry, CLIP: entry} for entry in entries)]
+    prefix = f"{name}." * bool(name)
+    of_key = {key: values(f"{prefix}{key}", below, whole, folder) for key, below in rule["properties"].items()}
+    return [
+        {key: found[number % len(found)] for key, found in of_key.items()}
+        for number in range(max(map(len, of_key.values())))
+    ]
+
+
+# --- the runs --------------------------------------------------------------------------------------------
+
+
+def configurations(folder: Path) -> list[dict[str, Any]]:
+    """Return the contents of config.yaml that together have every value of every key."""
+    whole = config.schema("config")
+    return values("", whole, whole, folder)
+
+
+ALL = configurations(Path("/nowhere"))
+
+
+def folder_of(path: Path) -> RunFolder:
+    """Lay out a run folder: a picture and a clip with two faces each, a sound, a table of the columns' values."""
+    run = RunFolder.create(path, images=[], clips=[])
+    both = Image.new("RGB", (512, 256))
+    both.paste(Image.open(REPOSITORY / "examples/images/ada.png").convert("RGB").resize((256, 256)), (0, 0))
+    both.paste(Image.open(REPOSITORY / "examples/images/bruno.jpg").convert("RGB").resize((256, 256)), (256, 0))
+    both.save(path / "images" / PICTURE)
+    shutil.copyfile(REPOSITORY / "examples/images/ada.png", path / "images/ada.png")
+    sound = ["-f", "lavfi", "-i", f"sine=frequency=500:duration={FRAMES / RATE}"]
+    ffmpeg("-loop", "1", "-framerate", RATE, "-i", path / "images" / PICTURE, *sound, "-frames:v", FRAMES,
+           "-vf", "crop=508:252:x=mod(n\\,4):y=mod(n\\,4)", "-pix_fmt", "yuv420p", path / "driving" / CLIP)  # fmt: skip
+    ffmpeg(*sound, path / SOUND)
+    write_table(path)
+    return run
+
+
+def write_table(path: Path) -> list[dict[str, str]]:
+    """Write pairs.tsv with every value of every column; return its rows."""
+    schema = config.schema("pairs")
+    fixed = {"image": [PICTURE, "two"], "driving": [CLIP, "talk"]}
+    of_column = {
+        name: fixed.get(name) or values(name, rule, schema, path) for name, rule in schema["properties"].items()
+    }
+    of_column["audio"] = [*of_column["audio"], SOUND]
+    rows = []
+    for number in range(max(map(len, of_column.values()))):
+        row = {name: found[number % len(found)] for name, found in of_column.items()}
+        row["variant"] = f"{row['variant']}{number}"
+        rows.append(row)
+    lines = ["\t".join(of_column), *("\t".join(row.values()) for row in rows)]
+    (path / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(ALL)))
+def test_every_value_runs(number: int, tmp_path: Path) -> None:
+    run = folder_of(tmp_path / "run")
+    settings = configurations(run.path)[number]
+    if (preset := settings["model"]["preset"]) != "demo":
+        settings["model"]["checkpoint"] = weights(run.path, preset)
+    asks_for_gpu = settings["model"]["device"] == "cuda"
+    write(run, settings)
+    assert "This was a dry-run" in run.snakemake("-n", "--profile", str(REPOSITORY / "profiles/slurm"))
+    if asks_for_gpu and not torch.cuda.is_available():
+        assert "no usable GPU" in run.snakemake("--retries", "0", ok=False)
+        settings["model"]["device"] = "cpu"
+        write(run, settings)
+    run.snakemake()
+    told = json.loads(run.talkies("status", "--json"))
+    assert told["done"], told
+    assert not told["failed"], told
+    assert not told["waiting"], told
+    assert f"{len(told['done'])} films are whole" in run.talkies("verify")
+
+
+def write(run: RunFolder, settings: Mapping[str, Any]) -> None:
+    (run.path / "config.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True))
+
+
+def test_a_box_for_all_and_for_single_files_runs(tmp_path: Path) -> None:
+    run = folder_of(tmp_path / "run")
+    boxes = {PICTURE: {"crop": [0, 0, 200, 200]}, CLIP: {"crop": [20.0, 10, 150.5, 180]}}
+    run.configure(crop=[10, 10, 100, 100], files=boxes, check=True, first=2)
+    run.snakemake()
+    boxes_made = {name: run.record(f"talk/{name}")["source"]["crop"]["box"] for name in ("ada", "two")}
+    assert boxes_made == {"ada": [10, 10, 100], "two": [0, 0, 200]}
+    assert "Nothing to be done" in run.snakemake()
+    assert "3 files" in run.talkies("check")
+    assert "2 films are whole" in run.talkies("verify")
+
+
+@pytest.mark.slow
+def test_every_column_runs(tmp_path: Path) -> None:
+    run = folder_of(tmp_path / "run")
+    rows = write_table(run.path)
+    run.configure(pairs="pairs.tsv", check=True, gallery={"report": False})
+    run.snakemake()
+    assert f"{len(rows)} films are whole" in run.talkies("verify")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"type": "string"}, {"type": "object"}, {}, {"type": "array"}, {"anyOf": [{"type": "null"}, {"type": "string"}]}],
+    ids=str,
+)
+def test_a_new_key_without_a_value_is_seen(rule: dict[str, Any], tmp_path: Path) -> None:
+    whole = config.schema("config")
+    with pytest.raises(NoValue, match="new_key"):
+        values("", {**whole, "properties": {**whole["properties"], "new_key": rule}}, whole, tmp_path)
+
+
+def test_every_value_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = folder_of(tmp_path / "run")
+    monkeypatch.chdir(run.path)
+    for settings in configurations(run.path):
+        assert settings.keys() == config.schema("config")["properties"].keys()
+        settings["model"]["checkpoint"] = str(DEMO_WEIGHTS)  # of the right kind where it is looked into
+        assert make_plan(config.complete(settings), None).pairs
