@@ -554,7 +554,7 @@ def verify(chosen: argparse.Namespace) -> None:
         print(f"{printable(name)}: {reason}")
     if wrong:
         raise TalkiesError(
-            f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again, which mends them"
+            f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again, which makes them"
         )
     print(f"{len(plan.pairs)} films are whole")
 
@@ -724,7 +724,7 @@ def build_parser() -> argparse.ArgumentParser:
     state.add_argument(
         "--watch", type=_seconds, nargs="?", const=Fraction(10), metavar="S", help="again every S seconds (10)"
     )
-    command("verify", verify, "Check every film of the run against its record.")
+    command("verify", verify, "Check every film of the run against its record; snakemake makes wrong ones again.")
     again = command("forget", forget, "Have pairs made anew by the next snakemake.")
     again.add_argument(
         "pairs", nargs="*", metavar="PAIR", help="driving/image[@variant], or driving/ for a whole video"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any
 from . import media
 from .errors import InputError, TalkiesError, printable
 from .gallery import Entry
-from .plan import HOME, TAKEN_NAMES, Plan
-from .records import Receipt, Recorded, held_locks, read_json, write_json
-from .shards import Run
+from .plan import HOME, TAKEN_NAMES, Plan, at_work, seen_films
+from .records import FACTS, Receipt, Recorded, held_locks
+from .scratch import Scratch
+from .shards import PART, Run, distrust, mend
 
 RECEIPT_STAGES = ("animate", "remux")
 """The stages whose receipts speak of pairs."""
+TOLD = {"prepare": "sha256", "motion": "key", "animate": "picture_key", "remux": "key"}
+"""What a stage's receipt tells of each item that is done."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,9 @@ def failures(plan: Plan) -> dict[str, str]:
     found: dict[str, str] = {}
     for shard, names in plan.shards.items():
         for stage in reversed(RECEIPT_STAGES):
-            value = read_json(Run.receipt(stage, shard))
-            if value is not None:
-                found |= {name: reason for name, reason in value.get("failed", {}).items() if name in names}
+            receipt = Receipt.read(Run.receipt(stage, shard))
+            if receipt is not None:
+                found |= {name: reason for name, reason in receipt.failed.items() if name in names}
                 break
     return found
 
@@ -70,16 +74,51 @@ def orphans(plan: Plan) -> Iterator[Recorded]:
         if not folder.is_dir() or folder.is_symlink() or folder.name in TAKEN_NAMES:
             continue
         for path in sorted(folder.glob("*.json")):
-            film = Recorded(path.with_suffix(".mp4"))
-            record = film.record()
+            film = Recorded(path.with_suffix(".mp4"), {"pair": str, "picture_key": (str, None), "file": FACTS})
             name = f"{folder.name}/{path.stem}"
-            # Only what a record of ours names is ours.
-            if name not in plan.pairs and record.get("pair") == name and record.get("picture_key"):
+            # Only what a record of ours names is ours, and a film only as it was made.
+            ours = name not in plan.pairs and film.record().get("pair") == name and not path.is_symlink()
+            if ours and (film.is_whole() or not film.path.exists()):
                 yield film
 
 
+def settle(plan: Plan) -> None:
+    """See, before a run begins, that no damaged file of .talkies is taken for one that tells something.
+
+    A receipt that can't be read, or tells nothing of an item of its shard, is none; a plan's file that is gone or
+    damaged is written. While a run is at work here nothing is touched.
+    """
+    if not (HOME / "receipts").is_dir() or at_work():
+        return
+    run = Run(plan)
+    prepared = {**plan.pictures, **plan.clips}
+    for stage, shards in (("prepare", prepared), ("motion", plan.clips), ("animate", plan.shards)):
+        for shard, items in shards.items():
+            _settle(run, stage, shard, items)
+    for shard, items in plan.shards.items():
+        _settle(run, "remux", shard, items)
+        if run.receipt("remux", shard).exists() and seen_films(shard) is None:
+            for stage in RECEIPT_STAGES:
+                distrust(run, stage, shard)
+    try:
+        Plan.load()
+    except TalkiesError:
+        plan.save()
+
+
+def _settle(run: Run, stage: str, shard: str, items: Iterable[str]) -> None:
+    path = run.receipt(stage, shard)
+    receipt = Receipt.read(path)
+    if path.exists() and (receipt is None or not receipt.tells(items, TOLD[stage])):
+        distrust(run, stage, shard)
+
+
 def verify(plan: Plan) -> dict[str, str]:
-    """Read every finished film whole; return what is wrong, by pair: missing, altered, or not the film recorded."""
+    """Read every finished film whole; return what is wrong, by pair: missing, altered, or not the film recorded.
+
+    What is wrong and can be mended is distrusted, so that the next snakemake makes it again; but not while a run is at
+    work here, which may be about to make it.
+    """
     run = Run(plan)
     failed = failures(plan)
     wrong: dict[str, str] = {}
@@ -91,13 +130,18 @@ def verify(plan: Plan) -> dict[str, str]:
         elif not talkie.path.exists():
             wrong[name] = "not made yet"
         elif not record.get("key"):
-            wrong[name] = "forgotten, or without a record: snakemake makes it again"
-        elif media.file_digest(talkie.path) != record.get("file", {}).get("sha256"):
-            wrong[name] = "altered since it was made: snakemake makes it again"
+            wrong[name] = "forgotten, or without a record that can be read"
+        elif media.file_digest(talkie.path) != record["file"]["sha256"]:
+            wrong[name] = "altered since it was made"
         else:
             fault = _differs(talkie.path, record)
             if fault:
                 wrong[name] = fault
+    if not at_work():
+        for shard, names in plan.shards.items():
+            if faulty := [name for name in names if name in wrong and name not in failed]:
+                for stage in RECEIPT_STAGES:
+                    distrust(run, stage, shard, faulty)
     return wrong
 
 
@@ -127,19 +171,12 @@ def forget(plan: Plan, names: Iterable[str], *, failed: bool = False) -> list[st
         if not matching:
             raise TalkiesError(f"{printable(name)}: no pair of this run: name it driving/image, as its film is")
         chosen |= matching
-    for name in chosen:
-        pair = plan.pairs[name]
-        talkie = run.talkie(pair)
-        record = talkie.record()
-        if record:
-            write_json(talkie.record_path, {**record, "key": None, "picture_key": None})
-        run.silent(pair).remove()
     of_picture, of_take = plan.shard_of_picture(), plan.shard_of_take()
     for shard, members in plan.shards.items():
         held = chosen.intersection(members)
         if held:
             for stage in RECEIPT_STAGES:
-                run.receipt(stage, shard).unlink(missing_ok=True)
+                distrust(run, stage, shard, held)
         for pair in map(plan.pairs.__getitem__, held):
             # A picture or clip that failed is looked at again too; one that is good is not.
             for stage, of, item in (
@@ -147,9 +184,9 @@ def forget(plan: Plan, names: Iterable[str], *, failed: bool = False) -> list[st
                 ("prepare", of_take, pair.take),
                 ("motion", of_take, pair.take),
             ):
-                receipt = run.receipt(stage, of[item])
-                if receipt.exists() and item in Receipt.load(receipt).failed:
-                    receipt.unlink()
+                receipt = Receipt.read(run.receipt(stage, of[item]))
+                if receipt is None or item in receipt.failed:
+                    distrust(run, stage, of[item])
     return sorted(chosen)
 
 
@@ -169,13 +206,17 @@ def leftovers(plan: Plan) -> list[Path]:
         found += [p for p, name in names if name not in silent]
     results = Path(plan.settings["results"])
     for folder_path in (HOME, results):
-        found += [p for p in folder_path.rglob(".*.part") if p.is_file()]
+        found += [p for p in folder_path.rglob(".*.part") if p.is_file() and LEFT.fullmatch(p.name)]
     found += [p for p in (HOME / "locks").glob("*") if p.is_file()]  # of dead workers: none is alive
     return [path for path in dict.fromkeys(found) if path.exists()]
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+LEFT = re.compile(rf"{PART.pattern}|\.\d+\.part", re.DOTALL)
+"""A temporary file's name, as films, records and the gallery have it."""
 
 
 def remove(paths: Iterable[Path]) -> None:
@@ -187,9 +228,14 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 def gallery_entries(plan: Plan) -> list[Entry]:
-    """Return what the gallery shows: every pair with its film or the reason why it has none."""
+    """Return what the gallery shows: every pair with its film or the reason why it has none.
+
+    Prepared pictures and videos that are gone or damaged are made again for it.
+    """
     run = Run(plan)
     failed = failures(plan)
+    shown = [pair for name, pair in plan.pairs.items() if name not in failed]
+    mend(run, dict.fromkeys(pair.source for pair in shown), dict.fromkeys(pair.take for pair in shown), Scratch())
     entries = []
     for name, pair in plan.pairs.items():
         talkie = run.talkie(pair)

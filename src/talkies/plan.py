@@ -15,6 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -29,7 +30,7 @@ from .container import folders_outside
 from .cores import available_threads
 from .errors import InputError, TalkiesError, printable
 from .model.presets import DEMO_WEIGHTS, PRESETS
-from .records import claim, digest, held_locks, is_abandoned, read_json, write_json
+from .records import NUMBER, claim, digest, fits, held_locks, is_abandoned, read_json, write_json
 
 HOME = Path(".talkies")
 PLAN = HOME / "plan.json"
@@ -87,6 +88,45 @@ BYTES_PER_FRAME = 2_500
 LEAST_BYTES_PER_FRAME = 1_500
 """Of a finished talkie (256 x 256, its sound included): the examples measure 1,500 to 3,000."""
 
+
+TEXT = (str, None)
+CROP = (str, [NUMBER])
+SETTINGS = {
+    **dict.fromkeys(("images", "driving", "results"), str),
+    **dict.fromkeys(("pairs", "scratch", "container"), TEXT),
+    **dict.fromkeys(("first", "upscale", "threads"), (*NUMBER, None)),
+    **dict.fromkeys(("job_minutes", "pairs_per_job", "gpus"), NUMBER),
+    **dict.fromkeys(("provenance", "check"), bool),
+    "files": {"*": dict},
+    "slurm": {"gpu": dict, "cpu": dict},
+    "motion": {"relative": bool, "adapt_scale": bool, "best_frame": (str, *NUMBER, None)},
+    "model": {"preset": str, "checkpoint": TEXT, "device": str, "precision": str},
+    "gallery": {"title": str, "mosaic": (*NUMBER, None), "report": bool},
+}
+TAKE = {"driving": str, "file": str, "stamp": [int], "crop": CROP, "start": TEXT, "end": TEXT, "frames": int}
+SHAPE = {
+    "settings": SETTINGS,
+    "sources": {"*": {"file": str, "stamp": [int], "crop": CROP}},
+    "takes": {"*": {**TAKE, "flip": bool}},
+    "pictures": {"*": [str]},
+    "clips": {"*": [str]},
+    "retired": {"*": [str]},
+    "shards": {"*": [list]},
+    "generation": {"*": int},
+    "outside": [str],
+    "rate": NUMBER,
+}
+"""What a plan's file must hold (`records.fits`)."""
+PAIR = {
+    **dict.fromkeys(("driving", "image"), str),
+    **dict.fromkeys(("variant", "start", "end"), TEXT),
+    **dict.fromkeys(("relative", "adapt_scale", "flip", "private", "paste_back"), bool),
+    **dict.fromkeys(("crop", "driving_crop"), (*CROP, None)),
+    "best_frame": (str, *NUMBER, None),
+    "audio": (bool, str),
+}
+FILMS = {"generation": int, "films": {"*": [int, int]}}
+"""What a shard's films file must hold."""
 
 LATER = {"crop": None, "driving_crop": None, "flip": False, "private": False, "paste_back": False}
 """Fields that joined after films were made, and their defaults: at them no digest knows of the field."""
@@ -304,9 +344,13 @@ class Plan:
         if value.get("format") != FORMAT:
             raise TalkiesError(f"{path}: a plan of format {value.get('format')}, not {FORMAT}: run snakemake again")
         try:
-            return cls._from_json(value)
-        except (KeyError, TypeError, IndexError, AttributeError):
-            raise TalkiesError(f"{path}: a damaged plan: run snakemake again") from None
+            if fits(value, SHAPE):
+                plan = cls._from_json(value)
+                if plan._is_complete():
+                    return plan
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+            pass
+        raise TalkiesError(f"{path}: a damaged plan: run snakemake again")
 
     @classmethod
     def _from_json(cls, value: dict[str, Any]) -> Plan:
@@ -326,9 +370,22 @@ class Plan:
         ordinary = plan._ordinary()
         for shard, rows in value["shards"].items():
             pairs = [Pair(row[0], row[1], **(ordinary | (row[2] if len(row) > 2 else {}))) for row in rows]
+            if not all(isinstance(pair.driving, str) and isinstance(pair.image, str) for pair in pairs):
+                raise TypeError("a name that is no text")
             plan.shards[shard] = [pair.name for pair in pairs]
             plan.pairs.update((pair.name, pair) for pair in pairs)
         return plan
+
+    def _is_complete(self) -> bool:
+        """Tell whether every name in the plan leads to what it names, and every pair is of the right kinds."""
+        pictures, clips = self.shard_of_picture(), self.shard_of_take()
+        usual = Pair("", "", **self._ordinary())[2:]
+        return (
+            pictures.keys() == self.sources.keys()
+            and clips.keys() == self.takes.keys()
+            and all(fits(pair._asdict(), PAIR) for pair in self.pairs.values() if pair[2:] != usual)
+            and all(pair.source in pictures and pair.take in clips for pair in self.pairs.values())
+        )
 
     def _ordinary(self) -> dict[str, Any]:
         """Return the fields of a pair that no table says anything about."""
@@ -534,7 +591,7 @@ def learnt_rate(settings: Mapping[str, Any], *, on_cluster: bool) -> float | Non
 def _some_records(results: Path) -> Iterable[dict[str, Any]]:
     """Yield records of finished films: a few of each shard, the last shards first."""
     for path in sorted((HOME / "films").glob("*.json"), reverse=True):
-        for name in islice((read_json(path) or {}).get("films", {}), 10):
+        for name in islice((read_json(path, FILMS) or {"films": ()})["films"], 10):
             yield read_json(results / f"{name}.json") or {}
 
 
@@ -668,8 +725,8 @@ def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
     fresh: dict[str, Any] = {}
     for path in sorted(files):
         stamp = _stamp(path)
-        entry = known.get(str(path))
-        if entry is None or entry[0] != stamp:
+        entry: Any = known.get(str(path))
+        if not fits(entry, [list, int]) or entry[0] != stamp:
             try:
                 entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
             except InputError:
@@ -709,9 +766,11 @@ def _count_frames(files: Iterable[Path]) -> dict[Path, tuple[int, Fraction]]:
 
     def entry_of(path: Path) -> dict[str, Any] | None:
         stamp = _stamp(path)
-        entry = known.get(str(path))
-        if entry and entry["stamp"] == stamp:
-            return entry
+        entry: Any = known.get(str(path))
+        if fits(entry, {"stamp": [int], "frames": int, "rate": str}) and entry["stamp"] == stamp:
+            with suppress(ValueError, ZeroDivisionError):
+                if Fraction(entry["rate"]) > 0:
+                    return entry
         try:
             clip = media.probe(path)
         except InputError:
@@ -779,7 +838,7 @@ def check_films(plan: Plan) -> tuple[dict[str, int], int]:
     generations: dict[str, int] = {}
     missing = 0
     for shard, names in plan.shards.items():
-        seen = read_json(films_path(shard))
+        seen = seen_films(shard)
         if seen is None:
             missing += len(names)
             continue
@@ -804,6 +863,11 @@ def check_films(plan: Plan) -> tuple[dict[str, int], int]:
 def films_path(shard: str) -> Path:
     """Return the file in which a shard's worker notes the films it saw."""
     return HOME / "films" / f"{shard}.json"
+
+
+def seen_films(shard: str) -> dict[str, Any] | None:
+    """Return a shard's generation, and by film the size and time that a worker last saw; None where nothing is told."""
+    return read_json(films_path(shard), FILMS)
 
 
 def store_films(plan: Plan, shard: str, generation: int, good: Iterable[str]) -> None:
@@ -916,7 +980,7 @@ def start_run(plan: Plan) -> None:
     Raises TalkiesError while workers of an earlier run are alive whose shards the plan deals out anew: two
     would then write one film. Workers of shards that stay as they are may go on: theirs waits for them.
     """
-    stored = read_json(PLAN)
+    stored = read_json(PLAN, {"shards": {"*": [[object]]}})
     if stored is not None and (alive := held_locks(HOME / "locks")):
         dealt = stored.get("shards", {})
         for shard, pairs in plan.shards.items():
@@ -933,6 +997,12 @@ def start_run(plan: Plan) -> None:
         ) from None
     plan.save()
     claim(RUN)
+
+
+def at_work() -> list[str]:
+    """Name what is at work in the run folder: workers, or a snakemake of which it is not known that it is gone."""
+    running = ["snakemake"] if read_json(RUN) and not is_abandoned(RUN) else []
+    return held_locks(HOME / "locks") or running
 
 
 def end_run() -> None:

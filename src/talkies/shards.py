@@ -14,7 +14,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,8 +28,9 @@ from .errors import InputError, TalkiesError, printable
 from .media import FILM_SIZE
 from .model.presets import PRESETS
 from .paste import FEATHER, LARGEST_SIDE, enlarge_film, paste_film
-from .plan import BYTES_PER_FRAME, HOME, Pair, Plan, Take, store_films
+from .plan import BYTES_PER_FRAME, HOME, Pair, Plan, Take, seen_films, store_films
 from .records import (
+    FACTS,
     HEARTBEAT_SECONDS,
     Journal,
     Receipt,
@@ -67,6 +68,15 @@ PROVENANCE = (
 """The films' comment tag (IPTC digital source type vocabulary)."""
 
 
+KEY = (str, None)
+CROP = {"mode": str, "box": [int, int, int], "found": bool}
+PREPARED = {"key": KEY, "file": FACTS, "original": {**FACTS, "file": str}, "crop": CROP}
+MOTION = {"key": KEY, "file": FACTS, "weights": str, "frames": int, "rate": str}
+FILM = {"key": KEY, "file": FACTS, "picture": {"frames": int, "rate": str, "size": (int, [int])}}
+TALKIE = {**FILM, "picture_key": KEY, "sound": {"sound": (str, None)}}
+"""What the records of a stage's files must hold (`records.fits`)."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a worker tells how far it is: `start` with all frames, `advance` by some, both may do nothing."""
@@ -83,23 +93,23 @@ class Run:
 
     def source(self, image: str) -> Recorded:
         """Return the prepared picture: 256 x 256 PNG."""
-        return Recorded(HOME / "sources" / f"{image}.png")
+        return Recorded(HOME / "sources" / f"{image}.png", PREPARED)
 
     def driving(self, take: str) -> Recorded:
         """Return the prepared take: its cropped film with sound, for the gallery; its record tells the crop."""
-        return Recorded(HOME / "driving" / f"{take}.mp4")
+        return Recorded(HOME / "driving" / f"{take}.mp4", PREPARED)
 
     def motion(self, take: str) -> Recorded:
         """Return the take's keypoints."""
-        return Recorded(HOME / "motion" / f"{take}.npz")
+        return Recorded(HOME / "motion" / f"{take}.npz", MOTION)
 
     def silent(self, pair: Pair) -> Recorded:
         """Return the pair's film without sound, which is there until its talkie is."""
-        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4")
+        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4", FILM)
 
     def talkie(self, pair: Pair) -> Recorded:
         """Return the pair's film in the results."""
-        return Recorded(Path(self.plan.settings["results"]) / pair.driving / f"{pair.stem}.mp4")
+        return Recorded(Path(self.plan.settings["results"]) / pair.driving / f"{pair.stem}.mp4", TALKIE)
 
     @staticmethod
     def receipt(stage: str, shard: str) -> Path:
@@ -114,15 +124,12 @@ class Run:
     def made(self, stage: str, item: str, *, clip: bool = False) -> dict[str, Any]:
         """Return the record of a prepared picture, or (clip) of a prepared take or its motion.
 
-        Where the file is gone or damaged, so must be the receipt that speaks of it: then the next run makes it again.
+        TalkiesError where the file is gone or damaged; `mend` makes such a one again.
         """
         recorded = self.source(item) if not clip else self.driving(item) if stage == "prepare" else self.motion(item)
-        record = recorded.record()
-        if not is_unchanged(recorded.path, record.get("file")):
-            shard = (self.plan.shard_of_take() if clip else self.plan.shard_of_picture())[item]
-            self.receipt(stage, shard).unlink(missing_ok=True)
+        if not recorded.is_whole():
             raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
-        return record
+        return recorded.record()
 
     def picture_key(self, pair: Pair, weights: str) -> str:
         """Return the content key of a pair's pixels.
@@ -178,11 +185,8 @@ def _digest_of(path: str, size: int, mtime_ns: int) -> str:
 
 
 @contextmanager
-def _working(plan: Plan, shard: str, receipt: Path, films: Sequence[Path]) -> Iterator[Scratch]:
-    """Hold the shard's lock, and see that neither an older receipt nor a killed worker's parts stay.
-
-    Yields the worker's own folder on the scratch disk.
-    """
+def _holding(shard: str) -> Iterator[None]:
+    """Hold a shard's lock, and renew it."""
     path = HOME / "locks" / f"{shard}.lock"
     with lock(path, say=log.info):
         done = threading.Event()
@@ -194,13 +198,25 @@ def _working(plan: Plan, shard: str, receipt: Path, films: Sequence[Path]) -> It
                     return
 
         threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+
+@contextmanager
+def _working(plan: Plan, shard: str, receipt: Path, films: Sequence[Path]) -> Iterator[Scratch]:
+    """Hold the shard's lock, and see that neither an older receipt nor a killed worker's parts stay.
+
+    Yields the worker's own folder on the scratch disk.
+    """
+    with _holding(shard):
         receipt.unlink(missing_ok=True)
         sweep(films)
         try:
             with open_scratch(plan.settings["scratch"], shard) as scratch:
                 yield scratch
         finally:
-            done.set()
             sweep(films)
 
 
@@ -217,6 +233,62 @@ def sweep(films: Sequence[Path]) -> None:
             part = PART.fullmatch(path.name)
             if part and part[1] in wanted:
                 path.unlink(missing_ok=True)
+
+
+# --- what is believed no more ------------------------------------------------------------------------------
+
+
+def distrust(run: Run, stage: str, shard: str, items: Iterable[str] = ()) -> None:
+    """Believe what a stage made of a shard no more: the next snakemake runs its worker again.
+
+    The receipt goes, by which Snakemake knows that it is done. items: those that the worker is to make again, also
+    where their files look as their records say; a film stays where it is until the new one replaces it.
+    """
+    run.receipt(stage, shard).unlink(missing_ok=True)
+    for item in items:
+        if stage in ("animate", "remux"):
+            pair = run.plan.pairs[item]
+            run.talkie(pair).blank()
+            run.silent(pair).remove()
+        else:
+            clip = shard in run.plan.clips
+            (run.motion(item) if stage == "motion" else run.driving(item) if clip else run.source(item)).blank()
+
+
+def mend(
+    run: Run,
+    sources: Iterable[str],
+    takes: Iterable[str],
+    scratch: Scratch,
+    detect: Callable[[str], object] | None = None,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Prepare again what is gone or damaged of these; detect finds a take's motion, where that is wanted too.
+
+    Returns why some can't be, by source and by take. The lock of the shard of preparation sees that one worker does it.
+    """
+    lost: tuple[dict[str, str], dict[str, str]] = ({}, {})
+    of_picture, of_take = run.plan.shard_of_picture(), run.plan.shard_of_take()
+
+    def whole(item: str, reasons: dict[str, str], shard: str, recorded: Recorded, again: Callable[[], object]) -> None:
+        if item in reasons or recorded.is_whole():
+            return
+        log.warning("%s: it is gone or damaged and is made again", printable(recorded.path))
+        with _holding(shard):
+            try:
+                again()
+            except InputError as error:
+                reasons[item] = str(error)
+            finally:
+                scratch.release()
+
+    for source in sources:
+        again = partial(prepare_source, run, source, scratch)
+        whole(source, lost[0], of_picture[source], run.source(source), again)
+    for take in takes:
+        whole(take, lost[1], of_take[take], run.driving(take), partial(prepare_take, run, take, scratch))
+        if detect:
+            whole(take, lost[1], of_take[take], run.motion(take), partial(detect, take))
+    return lost
 
 
 # --- prepare ---------------------------------------------------------------------------------------------
@@ -466,6 +538,17 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
     pairs = [plan.pairs[name] for name in plan.shards[shard]]
     result = Receipt(failed=failures(run, pairs))
     with _working(plan, shard, receipt, [run.silent(pair).path for pair in pairs]) as scratch:
+        journal = run.journal("animate", shard)
+        engine = _noting(engine, journal, shard)
+
+        def detect(take: str) -> object:
+            return detect_take(run, take, engine(), run.journal("motion", shard), Progress(), scratch)
+
+        good = [pair for pair in pairs if pair.name not in result.failed]
+        unread = mend(run, {pair.source for pair in good}, {pair.take for pair in good}, scratch, detect)
+        for pair in good:
+            if reason := unread[0].get(pair.source) or unread[1].get(pair.take):
+                result.failed[pair.name] = reason
         missing: list[tuple[Pair, str]] = []
         for pair in pairs:
             if pair.name in result.failed:
@@ -474,7 +557,6 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
             result.done[pair.name] = {"picture_key": key}
             if run.silent(pair).fresh(key) is None and not _shows(run, pair, key):
                 missing.append((pair, key))
-        journal = run.journal("animate", shard)
         wanted = {pair.name for pair, _ in missing}
         journal.note("looked", fresh=[name for name in result.done if name not in wanted])
         for name, reason in result.failed.items():
@@ -485,7 +567,7 @@ def animate(plan: Plan, shard: str, receipt: Path, engine: Callable[[], Engine],
             frames = [int(run.motion(pair.take).record()["frames"]) for pair, _ in missing]
             progress.start(sum(frames), "frames")
             scratch.require(2 * max(frames) * UNFINISHED_BYTES)
-            failed = _animate_pairs(run, missing, _noting(engine, journal, shard)(), journal, progress, scratch)
+            failed = _animate_pairs(run, missing, engine(), journal, progress, scratch)
             result.failed |= failed
             result.done = {name: facts for name, facts in result.done.items() if name not in failed}
         log.info(
@@ -642,26 +724,27 @@ def remux(plan: Plan, shard: str, receipt: Path, generation: int, progress: Prog
     The picture comes from the silent film, or where that is gone from the talkie itself (other sound settings).
     """
     run = Run(plan)
-    animated_path = run.receipt("animate", shard)
-    animated = Receipt.load(animated_path)
+    animated = Receipt.load(run.receipt("animate", shard))
     pairs = [plan.pairs[name] for name in plan.shards[shard]]
     result = Receipt(failed=dict(animated.failed))
     journal = run.journal("remux", shard)
     with _working(plan, shard, receipt, [run.talkie(pair).path for pair in pairs]) as scratch:
         clips = Clips(run, scratch)
+        pasted = {pair.source for pair in pairs if pair.paste_back and pair.name not in result.failed}
+        mend(run, pasted, (), scratch)
+        seen = (seen_films(shard) or {}).get("films", {})
         progress.start(len(pairs), "films")
         for pair in pairs:
             if pair.name not in result.failed:
                 picture_key = animated.done[pair.name]["picture_key"]
                 try:
-                    key = remux_pair(run, pair, picture_key, journal, clips)
+                    key = remux_pair(run, pair, picture_key, journal, clips, seen.get(pair.name))
                 except InputError as error:
                     log.error("%s", error)
                     result.failed[pair.name] = str(error)
                     journal.note("failed", pair=pair.name, reason=str(error))
                 except FileNotFoundError:
-                    # The films the receipt speaks of are gone: without it the next run makes them again.
-                    animated_path.unlink(missing_ok=True)
+                    distrust(run, "animate", shard)  # its receipt speaks of films that are gone
                     raise TalkiesError(
                         f"{printable(pair.name)}: its silent film is gone; run snakemake again to make it"
                     ) from None
@@ -694,8 +777,13 @@ class Clips:
         return self._last
 
 
-def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal, clips: Clips) -> str:
-    """Make one talkie unless it stands; return its content key. FileNotFoundError when its picture is nowhere."""
+def remux_pair(
+    run: Run, pair: Pair, picture_key: str, journal: Journal, clips: Clips, seen: list[int] | None = None
+) -> str:
+    """Make one talkie unless it stands; return its content key. FileNotFoundError when its picture is nowhere.
+
+    seen: the size and time of its film as a worker last saw it (`store_films`).
+    """
     began = time.monotonic()
     talkie, silent = run.talkie(pair), run.silent(pair)
     shown_key = run.shown_key(pair, picture_key)
@@ -715,12 +803,13 @@ def remux_pair(run: Run, pair: Pair, picture_key: str, journal: Journal, clips: 
         made, picture = talkie.fresh(picture_key, name="picture_key"), talkie.path
     if made is None:
         raise FileNotFoundError(picture)
+    picture = picture.resolve()  # a link is moved out of the way
     take = run.plan.takes[pair.take]
     clips.scratch.require(2 * picture.stat().st_size)
     clip = clips.of(pair)
     start, end = (None, None) if isinstance(pair.audio, str) else (_segment(take.start), _segment(take.end))
     shown = clips.scratch.unfinished("shown.mp4") or silent.path.with_name(f".{silent.path.name}.{os.getpid()}.part")
-    _keep_foreign(talkie)
+    talkie.keep_foreign(seen)
     talkie.path.parent.mkdir(parents=True, exist_ok=True)
     part = talkie.path.with_name(f".{talkie.path.name}.{os.getpid()}.part")
     try:
@@ -777,14 +866,6 @@ def _show(run: Run, pair: Pair, made: dict[str, Any], film: Path, target: Path) 
         size = enlarge_film(film, side, writer)
         how = {"upscale": {"from": made["picture"]["size"], "to": side, "how": "ffmpeg lanczos, no detail added"}}
     return {"picture": {**made["picture"], "size": list(size)}, "shown": how}
-
-
-def _keep_foreign(talkie: Recorded) -> None:
-    """Move a film that no record of ours tells of out of the way: it is the user's own."""
-    if talkie.path.exists() and not talkie.record_path.exists():
-        aside = talkie.path.with_name(f"{talkie.path.stem}.kept-{int(time.time())}{talkie.path.suffix}")
-        talkie.path.rename(aside)
-        log.warning("%s was no film of this run: kept as %s", printable(talkie.path), printable(aside.name))
 
 
 # --- what the model is loaded for ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from snakemake.settings.types import DeploymentMethod
 from talkies import check as checking
 from talkies import config as settings_file
 from talkies import container as image
+from talkies import inventory
 from talkies import plan as planning
 from talkies import progress
 from talkies.errors import TalkiesError
@@ -24,6 +25,7 @@ def make_plan():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         settings = settings_file.complete(config)
         made = planning.make_plan(settings, planning.stored_plan(), on_cluster=ON_CLUSTER)
+        inventory.settle(made)
         made.generation, missing = planning.check_films(made)
         logger.info(f"talkies: {planning.describe(made, missing, on_cluster=ON_CLUSTER)}")
         lack = planning.lack_of_room(made, missing)
