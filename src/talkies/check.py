@@ -27,6 +27,7 @@ from .media import FILM_SIZE
 from .model.presets import DEMO_WEIGHTS
 from .plan import HOME, Plan
 from .records import NUMBER, content_key, digest, fits, read_json, write_json
+from .records import write_page as write_sealed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -485,9 +486,7 @@ def write_page(findings: Sequence[Finding], results: Path) -> Path:
     cards = "\n".join(map(_card, findings))
     text = PAGE_TEXT.format(style=STYLE, summary=html.escape(summary(findings)), cards=cards)
     path = results / PAGE
-    results.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_bytes() != text.encode():
-        _write(path, text.encode())
+    write_sealed(path, text)
     return path
 
 

@@ -130,6 +130,41 @@ def keep_aside(path: Path) -> Path:
     return aside
 
 
+def write_page(path: Path, text: str) -> None:
+    """Write a page (HTML or SVG) whole or not at all, with our seal at its end; what is no such page is kept aside.
+
+    The seal, a comment that holds the digest of all before it, tells a page of ours, as we wrote it, from any other.
+    """
+    content = text.encode() + _seal(text.encode())
+    if is_ours(path):
+        if path.read_bytes() == content:
+            return
+    elif os.path.lexists(path):
+        keep_aside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_ours(page: Path) -> bool:
+    """Tell whether a page is one that `write_page` wrote, unchanged since."""
+    if page.is_symlink() or not page.is_file():
+        return False
+    content = page.read_bytes()
+    return content.endswith(_seal(content[:-SEAL]))
+
+
+def _seal(content: bytes) -> bytes:
+    return f"\n<!-- written by talkies {hashlib.sha256(content).hexdigest()} -->\n".encode()
+
+
+SEAL = len(_seal(b""))
+
+
 def file_facts(path: Path) -> dict[str, Any]:
     """Return what a record says of a file: size in bytes, mtime in nanoseconds, sha256."""
     status = path.stat()

@@ -23,7 +23,7 @@ rule gallery:
         plots=PLOTS,
         check=CHECK if PLAN.settings["check"] else [],
     output:
-        PAGE,
+        update(PAGE),  # what is not ours there is for the command to move aside, not for Snakemake to remove
     log:
         ".talkies/logs/gallery.log",
     benchmark:
