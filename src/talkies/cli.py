@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -140,6 +139,7 @@ def animate(chosen: argparse.Namespace) -> None:
     from . import crop, media
     from .model.presets import PRESETS
     from .paste import paste_film
+    from .scratch import own_folder
     from .shards import FILM_CRF, FILM_PRESET, PROVENANCE, open_engine
 
     target: Path = chosen.output
@@ -167,16 +167,16 @@ def animate(chosen: argparse.Namespace) -> None:
 
     log.info("%s: %s", printable(chosen.source), _told(cut))
     log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
-    with tempfile.TemporaryDirectory(prefix="talkies-") as folder, engine, _progress() as progress:
+    with own_folder("animate") as folder, engine, _progress() as progress:
         progress.start(2 * _frames(clip, chosen), "frames")  # each is looked at, and each is made
         frames = media.read_frames(clip, box=driving_cut.box, size=engine.model.preset.size, **segment)
         motion = detect_motion(engine.model, _advancing(frames, progress), clip.rate, batch=engine.batch)
-        silent = Path(folder) / "silent.mp4"
+        silent = folder / "silent.mp4"
         writer = media.FrameWriter(silent, motion.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads)
         movement = Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame)
         engine.film("source", square, motion, movement, writer, progress=progress.advance).result()
         if chosen.paste_back:
-            whole = Path(folder) / "whole.mp4"
+            whole = folder / "whole.mp4"
             paste_film(
                 silent, picture, cut.box, media.FrameWriter(whole, motion.rate, crf=FILM_CRF, preset=FILM_PRESET)
             )
@@ -219,6 +219,7 @@ def crop_file(chosen: argparse.Namespace) -> None:
     import json
 
     from . import crop, media
+    from .scratch import own_folder
     from .shards import write_png
 
     request = crop.parse(chosen.mode)
@@ -231,8 +232,8 @@ def crop_file(chosen: argparse.Namespace) -> None:
         clip = media.probe(chosen.file)
         cut = crop.find_crop(clip, request, start=chosen.start, end=chosen.end)
         segment = {"start": chosen.start, "end": chosen.end}
-        with tempfile.TemporaryDirectory(prefix="talkies-") as folder:
-            silent = Path(folder) / "silent.mp4"
+        with own_folder("crop") as folder:
+            silent = folder / "silent.mp4"
             with media.FrameWriter(silent, clip.rate) as writer:
                 for frame in media.read_frames(clip, box=cut.box, size=chosen.size, **segment):
                     writer.write(frame)

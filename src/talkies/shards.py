@@ -40,7 +40,7 @@ from .records import (
     lock,
     renew,
 )
-from .scratch import FULL, Scratch, open_scratch
+from .scratch import FULL, Scratch, keep_compiled, open_scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -915,6 +915,7 @@ def open_engine(
     if preset not in PRESETS:
         raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     keep_memory()
+    keep_compiled()
     chosen = choose_device(device)
     began = time.monotonic()
     engine = Engine(load_model(preset, checkpoint, device=chosen), precision=precision, threads=threads)

@@ -17,7 +17,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from . import config, media
 from .errors import TalkiesError, printable
 from .plan import HOME, RUN
 from .records import held_locks, is_abandoned, read_json, write_json
+from .scratch import own_folder
 
 PROGRAM = (
     *("Snakefile", "slurm", "workflow", "profiles", "src", "scripts", "containers", "requirements"),
@@ -97,8 +97,8 @@ def connected(place: Place) -> Iterator[Place]:
         return
     if not shutil.which("ssh"):
         raise TalkiesError("there is no ssh here: install it: apt install openssh-client")
-    with tempfile.TemporaryDirectory(prefix="talkies-ssh-") as folder:
-        options = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/%C", "-o", "ControlPersist=60")
+    with own_folder("ssh") as folder:
+        options = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/c", "-o", "ControlPersist=60")
         try:
             yield Place(place.host, place.folder, ("ssh", *options))
         finally:
@@ -129,8 +129,8 @@ def rsync(place: Place, *arguments: str, names: Sequence[str] | None = None) -> 
     names: the files to take, below the source, as --files-from gives them.
     """
     dry = "--dry-run" in arguments
-    with tempfile.TemporaryDirectory(prefix="talkies-stage-") as folder:
-        log, listed = Path(folder) / "log", Path(folder) / "names"
+    with own_folder("stage") as folder:
+        log, listed = folder / "log", folder / "names"
         # A dry run writes no log, and a progress bar must have the output for itself.
         command = [
             "rsync",
@@ -207,9 +207,9 @@ def push(place: Place, *, dry: bool, delete: bool) -> None:
     make = ["--rsync-path", f"mkdir -p {shlex.quote(place.folder)} && rsync"] if place.host and not dry else []
     program = [name for name in PROGRAM if os.path.lexists(name)]
     done: list[tuple[str, str]] = []
-    with tempfile.TemporaryDirectory(prefix="talkies-stage-") as nothing:
+    with own_folder("stage") as nothing:
         absent = dry and place.run("test", "-d", place.folder).returncode != 0
-        where = Place(None, nothing) if absent else place
+        where = Place(None, str(nothing)) if absent else place
         # What config.yaml names goes as files, wherever links lead; the program's own links stay links.
         for chosen, links in ((names, ["--copy-links", "--no-implied-dirs"]), (program, [])):
             if chosen:
@@ -254,7 +254,7 @@ def pull(place: Place, *, dry: bool) -> None:
     aside = HOME / "replaced" / time.strftime("%Y-%m-%d-%H%M%S")
     done: list[tuple[str, str]] = []
     # The films first: a pull that breaks off leaves no memory of what is not here.
-    with tempfile.TemporaryDirectory(prefix="talkies-stage-") as nothing:
+    with own_folder("stage") as nothing:
         for part in (results, *MEMORY):
             if not dry:
                 Path(part).mkdir(parents=True, exist_ok=True)
