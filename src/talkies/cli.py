@@ -685,7 +685,7 @@ def build_parser() -> argparse.ArgumentParser:
     ways = carry.add_subparsers(dest="action", metavar="push|pull", required=True)
     there = ways.add_parser("push", help="carry config.yaml and what it names there, and from a clone the program")
     there.add_argument("place", metavar="HOST:DIR", help="or a folder of this machine")
-    there.add_argument("--delete", action="store_true", help="remove pictures and videos there that are not here")
+    there.add_argument("--delete", action="store_true", help="remove what a push brought there and is not here")
     back = ways.add_parser("pull", help="carry the results here, and what the run remembers")
     back.add_argument("place", metavar="HOST:DIR", nargs="?", help="default: where the last push went")
     for each in (there, back):
