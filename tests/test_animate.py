@@ -324,7 +324,8 @@ def test_fidelity_is_measured_once_for_weights_and_processor(monkeypatch: pytest
 
 def test_fidelity_is_measured_where_it_can_not_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "cache"))
     monkeypatch.setattr(animate, "computes_bf16", lambda: True)
     found = iter((50.0, 40.0))
     monkeypatch.setattr(animate, "fidelity", lambda model, dtype: next(found))

@@ -7,6 +7,7 @@ and are CI's part; those marked slow are the rest of `make cluster-test`.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from cluster_folder import (
     both,
     decoded,
     draw_inputs,
+    own,
     remove,
     temporary_folder,
     testcluster,
@@ -187,6 +189,40 @@ def test_the_image_alone(cluster):
     labels = cluster.run("apptainer", "inspect", "--labels", image)
     assert "org.opencontainers.image.version: " in labels
     assert "org.opencontainers.image.revision: " in labels
+
+
+def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(cluster):
+    """Of another shard's worker, and no cache has a name in /tmp that another user could take first."""
+    run = ClusterRun.clone(cluster, "killed", 3, 1, frames=120, threads=1)
+    here = SameSource(run.path)
+    here.source = cluster.source
+    here.snakemake(".talkies/receipts/motion/clips-0001.json", ".talkies/receipts/prepare/pictures-0001.json")
+    own(run.path)
+    on_n1 = ("--nodelist=n1", "--mem=3000")
+
+    def worker(stage: str, shard: str) -> list[str]:
+        image = ["apptainer", "exec", "--home", run.inside, "--bind", "/scratch", cluster.image()]
+        receipt = f".talkies/receipts/{stage}/{shard}.json"
+        return [*image, "talkies", "shard", stage, shard, "--receipt", receipt, "--scratch", "/scratch"]
+
+    cluster.run("srun", *on_n1, "mkdir", "-p", "/tmp/talkies-cache/talkies", user="bob")
+    script = f"cd {run.inside} && exec {shlex.join(worker('animate', 'pairs-0001'))}"
+    job = cluster.run("sbatch", "--parsable", "--output=/dev/null", *on_n1, "--wrap", script).strip()
+    wait_for(lambda: run.events("animated"), 300)
+    cluster.run("scancel", "--signal=KILL", "--full", job)
+    wait_for(cluster.idle, 60)
+    left = cluster.run("srun", *on_n1, "sh", "-c", "ls -d /scratch/talkies-n1-*/*.mp4").split()
+    assert left, "nothing was left, so nothing is shown"
+    cluster.run("srun", *on_n1, *worker("prepare", "clips-0001"), cwd=run.inside)
+    assert cluster.run("srun", *on_n1, "sh", "-c", "cd /scratch && ls; cd /tmp && find talkies*").split() == [
+        "talkies-cache",
+        "talkies-cache/talkies",
+    ]
+    cache = (run.path / ".talkies/cache").stat()
+    assert (cache.st_uid, cache.st_mode & 0o777) == (testcluster.USERS["ada"], 0o700)
+    cluster.run("srun", *on_n1, "rm", "-r", "/tmp/talkies-cache", user="bob")
+    run.snakemake(*BRISK)
+    run.verified()
 
 
 def test_two_builds_are_equal(meanwhile):

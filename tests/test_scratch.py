@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import socket
+import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +19,7 @@ from run_folder import REPOSITORY, RunFolder, make_clip, wait_for
 
 from talkies import media, scratch
 from talkies.errors import TalkiesError
-from talkies.scratch import Place, Scratch, find_place, open_scratch
+from talkies.scratch import Place, Scratch, find_place, keep_compiled, open_scratch, own_cache
 
 SNAKEFILE = REPOSITORY / "Snakefile"
 RECEIPT = ".talkies/receipts/animate/pairs-0001.json"
@@ -191,26 +195,114 @@ def test_a_full_disk_of_the_results_is_not_taken_for_the_scratch(disk: Path, tmp
         assert mine.is_to_blame(OSError(28, "No space left on device", str(mine.folder / "film.mp4")))
 
 
-def test_the_leavings_of_a_killed_worker_go_and_anothers_folder_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    disk = tmp_path / "disk"
-    for name in ("disk", "run", "other"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "run")
-    with open_scratch(str(disk), "pairs-0001") as mine:
-        left = disk / (mine.folder.name[:-8] + "leftover")
-    left.mkdir()
-    (left / "half.mp4").touch()
-    with open_scratch(str(disk), "pairs-0002"):
-        assert left.exists(), "of another shard"
-    monkeypatch.chdir(tmp_path / "other")
-    with open_scratch(str(disk), "pairs-0001"):
-        assert left.exists(), "of another run"
-    monkeypatch.chdir(tmp_path / "run")
-    with open_scratch(str(disk), "pairs-0001"):
+HOLDER = """
+import sys
+from pathlib import Path
+from talkies.scratch import own_folder
+with own_folder(sys.argv[1], Path(sys.argv[2])) as folder:
+    (folder / "half.mp4").touch()
+    print(folder, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def holder(name: str, disk: Path, **options) -> tuple[subprocess.Popen[str], Path]:
+    """Start a process that has a folder of its own on a disk; return both."""
+    command = [sys.executable, "-c", HOLDER, name, str(disk)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_what_killed_processes_left_goes_with_any_later_one_and_a_living_ones_stays(tmp_path: Path) -> None:
+    """Of whatever run and shard; another machine's, another user's and other folders are not ours to remove."""
+    (killed, left), (alive, used) = holder("run1-pairs-0001", tmp_path), holder("run2-pairs-0007", tmp_path)
+    host = socket.gethostname().partition(".")[0]
+    foreign = [tmp_path / name for name in ("talkies-elsewhere-1-x", f"talkies-{host}-of-bob", "mine", "talkies")]
+    for folder in foreign:
+        folder.mkdir()
+    (tmp_path / f"talkies-{host}-link").symlink_to(tmp_path / "mine")
+    (tmp_path / f"talkies-{host}-file").touch()
+    if os.geteuid() == 0:
+        os.chown(foreign[1], 4711, 4711)
+    else:
+        foreign.pop(1).rmdir()
+    with open_scratch(str(tmp_path), "clips-0001"):
+        assert (left / "half.mp4").exists(), "its process is alive"
+    assert stat.S_IMODE(left.stat().st_mode) == 0o700
+    killed.kill()
+    killed.communicate()
+    with open_scratch(str(tmp_path), "clips-0001") as mine:
         assert not left.exists()
-    assert list(disk.iterdir()) == []
+        assert (used / "half.mp4").exists()
+        assert mine.folder.parent == tmp_path
+    alive.communicate("\n")
+    assert sorted(tmp_path.iterdir()) == sorted(
+        [*foreign, tmp_path / f"talkies-{host}-link", tmp_path / f"talkies-{host}-file"]
+    )
+
+
+def test_a_disk_without_locks_keeps_what_may_be_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    process, used = holder("run-pairs-0001", tmp_path)
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with open_scratch(str(tmp_path), "pairs-0001") as mine:
+        assert used.exists()
+        assert mine.folder.exists()
+    process.communicate("\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_at_once_take_no_folder_of_one_another(tmp_path: Path) -> None:
+    processes = [holder(f"run-pairs-{number:04d}", tmp_path) for number in range(6)]
+    assert sorted(folder for _, folder in processes) == sorted(tmp_path.iterdir())
+    assert all((folder / "half.mp4").exists() for _, folder in processes)
+    for process, _ in processes:
+        process.communicate("\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- caches ------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_is_the_users_own_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert own_cache() == tmp_path / "cache/talkies"
+    assert stat.S_IMODE((tmp_path / "cache/talkies").stat().st_mode) == 0o700
+    (tmp_path / "cache/talkies").chmod(0o777)
+    assert own_cache() == tmp_path / "cache/talkies"
+    assert stat.S_IMODE((tmp_path / "cache/talkies").stat().st_mode) == 0o700
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert own_cache() == tmp_path / "home/.cache/talkies"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert own_cache() == tmp_path / ".talkies/cache", "in an image the run folder is the home"
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    assert own_cache() is None
+    keep_compiled()
+    assert os.environ.pop("CUDA_CACHE_DISABLE") == "1"
+
+
+@pytest.mark.parametrize("taken", ["folder", "parent", "link", "open parent"])
+def test_a_cache_that_another_user_took_first_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    if os.geteuid():
+        pytest.skip("NOT TESTED: another user's cache folder (making one needs root)")
+    shared = tmp_path / "shared"
+    (shared / "talkies").mkdir(parents=True, mode=0o700)
+    if taken == "link":
+        (shared / "talkies").rename(tmp_path / "theirs")
+        (shared / "talkies").symlink_to(tmp_path / "theirs")
+    elif taken == "open parent":
+        shared.chmod(0o777)
+    else:
+        os.chown(shared if taken == "parent" else shared / "talkies", 4711, 4711)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert own_cache() == tmp_path / "home/.cache/talkies"
 
 
 # --- workers -----------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, frames_to_tensor, transfer_motion
 from .records import digest, read_json, write_json
 from .rewrite import rewritten
+from .scratch import own_cache
 
 log = logging.getLogger("talkies")
 
@@ -140,15 +141,15 @@ def choose_precision(model: FirstOrderModel, wanted: str) -> str:
 def known_fidelity(model: FirstOrderModel, half: str) -> float:
     """Return the fidelity of a half precision, measured once for these weights, this device, torch and fast form.
 
-    It is kept in the user's cache folder ($XDG_CACHE_HOME, ~/.cache), for it takes as long as some frames. Where
-    nothing can be written, or the weights were not loaded from a file, it is measured each time.
+    It is kept in the user's own cache folder (`scratch.own_cache`), for it takes as long as some frames. Where there is
+    none, or the weights were not loaded from a file, it is measured each time.
     """
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111  # may be without a home
-    if model.weights_digest is None or not Path(cache).is_absolute():
+    cache = own_cache()
+    if model.weights_digest is None or cache is None:
         return fidelity(model, DTYPES[half])
     device = torch.cuda.get_device_name() if model.device.type == "cuda" else _processor_flags()
     parts = [model.weights_digest, half, device, torch.__version__, file_digest(Path(rewrite.__file__))]
-    path = Path(cache) / "talkies" / f"fidelity-{digest(parts)}.json"
+    path = cache / f"fidelity-{digest(parts)}.json"
     known = (read_json(path) or {}).get("decibels")
     if isinstance(known, float):
         return known

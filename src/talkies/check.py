@@ -15,6 +15,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,7 +26,8 @@ from .crop import Request
 from .errors import InputError, printable
 from .media import FILM_SIZE
 from .model.presets import DEMO_WEIGHTS
-from .records import content_key, digest, read_json, write_json
+from .records import NUMBER, content_key, digest, fits, read_json, write_json
+from .records import write_page as write_sealed
 from .run.asks import compared
 from .run.folder import CHECK_PAGE, HOME
 from .run.plan import Plan
@@ -63,6 +65,21 @@ SLOW_RATE = 12
 POSE_FAR, POSE_NEARER = 0.25, 0.5
 """A first frame is called far from a picture's pose when its distance is over this and another frame has half of it:
 heads held alike measure 0.02 to 0.16, turned ones 0.25 to 0.6 (the examples, the demo network)."""
+
+TEXT = (str, None)
+CROP = {"mode": str, "box": [int, int, int], "faces": (int, None), "found": bool, "warning": TEXT}
+POSES = {"*": [[[NUMBER]]]}
+OF_PICTURE = {"width": int, "height": int, "crop": CROP, "sharpness": NUMBER, "poses": POSES}
+OF_CLIP = {
+    **OF_PICTURE,
+    **dict.fromkeys(("rate", "sampled_rate"), str),
+    **dict.fromkeys(("variable_rate", "truncated"), bool),
+    "face_in_first_frame": (bool, None),
+    "seconds": NUMBER,
+    "frames": int,
+    "sound": TEXT,
+}
+"""What the kept facts of a file must hold (`records.fits`), where it could be looked at."""
 
 FAILS, DOUBTFUL, NOTE = "fails", "look", "note"
 LEVELS = (FAILS, DOUBTFUL, NOTE)
@@ -138,12 +155,13 @@ def examine(
     unseen: dict[Item, Path] = {}
     for item in items:
         path = _path(item, digests[item.file])
-        known = read_json(path)
-        thumb = path.with_suffix(".jpg")
-        if known is None or (weights and "error" not in known and weights not in known["poses"]):
+        known = read_json(path, ({"error": str}, OF_CLIP if item.clip else OF_PICTURE))
+        failed = known is not None and "error" in known
+        thumb = None if failed else _whole_jpeg(path.with_suffix(".jpg"))
+        if known is None or not (failed or thumb) or (weights and not failed and weights not in known["poses"]):
             unseen[item] = path
         else:
-            findings[item] = Finding(item, known, thumb.read_bytes() if thumb.exists() else None)
+            findings[item] = Finding(item, known, thumb)
             advance(1)
     for item, facts, crops, thumb_bytes in _look_at_all(list(unseen), workers):
         if model and weights and crops is not None:
@@ -190,8 +208,10 @@ def _digests(items: Iterable[Item]) -> dict[str, str | None]:
         try:
             status = Path(file).stat()
             stamp = [status.st_size, status.st_mtime_ns]
-            before = known.get(file)
-            fresh[file] = before if before and before[0] == stamp else [stamp, media.file_digest(file)]
+            before: Any = known.get(file)
+            fresh[file] = (
+                before if fits(before, [list, str]) and before[0] == stamp else [stamp, media.file_digest(file)]
+            )
         except (OSError, InputError):
             continue  # looking at it says what is wrong
     if fresh != known:
@@ -277,6 +297,15 @@ def sharpness(square: Frame) -> float:
     grey = square.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     middle = grey[1:-1, 1:-1]
     return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle).var())
+
+
+def _whole_jpeg(path: Path) -> bytes | None:
+    """Return a JPEG's bytes, None where it is gone or has lost its beginning or end."""
+    with suppress(OSError):
+        content = path.read_bytes()
+        if content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9"):
+            return content
+    return None
 
 
 def _jpeg(square: Frame) -> bytes:
@@ -447,9 +476,7 @@ def write_page(findings: Sequence[Finding], results: Path) -> Path:
     cards = "\n".join(map(_card, findings))
     text = PAGE_TEXT.format(style=STYLE, summary=html.escape(summary(findings)), cards=cards)
     path = results / CHECK_PAGE
-    results.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_bytes() != text.encode():
-        _write(path, text.encode())
+    write_sealed(path, text)
     return path
 
 
@@ -461,7 +488,7 @@ def save(findings: Sequence[Finding], path: Path = RESULT) -> None:
 
 def check_line(results: Path) -> str | None:
     """Return what the last check found in a line, None where its page is not there."""
-    found = read_json(RESULT)
+    found = read_json(RESULT, {"summary": str})
     return f"Check of the files: {found['summary']}" if found and (results / CHECK_PAGE).exists() else None
 
 

@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,6 +140,7 @@ def animate(chosen: argparse.Namespace) -> None:
     from .model.presets import PRESETS
     from .paste import paste_film
     from .run.asks import FILM_CRF, FILM_PRESET
+    from .scratch import own_folder
     from .stages.animate import open_engine
     from .stages.remux import PROVENANCE
 
@@ -169,16 +169,16 @@ def animate(chosen: argparse.Namespace) -> None:
 
     log.info("%s: %s", printable(chosen.source), _told(cut))
     log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
-    with tempfile.TemporaryDirectory(prefix="talkies-") as folder, engine, _progress() as progress:
+    with own_folder("animate") as folder, engine, _progress() as progress:
         progress.start(2 * _frames(clip, chosen), "frames")  # each is looked at, and each is made
         frames = media.read_frames(clip, box=driving_cut.box, size=engine.model.preset.size, **segment)
         motion = detect_motion(engine.model, _advancing(frames, progress), clip.rate, batch=engine.batch)
-        silent = Path(folder) / "silent.mp4"
+        silent = folder / "silent.mp4"
         writer = media.FrameWriter(silent, motion.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads)
         movement = Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame)
         engine.film("source", square, motion, movement, writer, progress=progress.advance).result()
         if chosen.paste_back:
-            whole = Path(folder) / "whole.mp4"
+            whole = folder / "whole.mp4"
             paste_film(
                 silent, picture, cut.box, media.FrameWriter(whole, motion.rate, crf=FILM_CRF, preset=FILM_PRESET)
             )
@@ -221,6 +221,7 @@ def crop_file(chosen: argparse.Namespace) -> None:
     import json
 
     from . import crop, media
+    from .scratch import own_folder
     from .stages.prepare import write_png
 
     request = crop.parse(chosen.mode)
@@ -233,8 +234,8 @@ def crop_file(chosen: argparse.Namespace) -> None:
         clip = media.probe(chosen.file)
         cut = crop.find_crop(clip, request, start=chosen.start, end=chosen.end)
         segment = {"start": chosen.start, "end": chosen.end}
-        with tempfile.TemporaryDirectory(prefix="talkies-") as folder:
-            silent = Path(folder) / "silent.mp4"
+        with own_folder("crop") as folder:
+            silent = folder / "silent.mp4"
             with media.FrameWriter(silent, clip.rate) as writer:
                 for frame in media.read_frames(clip, box=cut.box, size=chosen.size, **segment):
                     writer.write(frame)
@@ -457,10 +458,13 @@ def gallery(chosen: argparse.Namespace) -> None:
     from .run.plan import Plan
     from .run.receipts import Receipts, answer_all
     from .run.state import look
+    from .stages.prepare import mend_shown
 
     plan = Plan.load()
     results, wanted = Folder.of(plan).results, plan.settings["gallery"]
-    entries = entries_of(plan, look(plan, Receipts(), "none"))
+    state = look(plan, Receipts(), "none")
+    mend_shown(plan, [name for name in plan.pairs if name not in state.failed])
+    entries = entries_of(plan, state)
     if chosen.report:
         lay_out_report(results, entries, chosen.report)
         return
@@ -548,14 +552,16 @@ def _say_status(now: Any) -> None:
 def verify(chosen: argparse.Namespace) -> None:
     """Check every film against its record: digest, frames, sound."""
     from .run import upkeep
-    from .run.planner import current_plan
+    from .run.planner import at_work, current_plan
 
     plan, state = current_plan()
-    wrong = upkeep.verify(plan, state)
+    wrong = upkeep.verify(plan, state, busy=bool(at_work()))
     for name, reason in wrong.items():
         print(f"{printable(name)}: {reason}")
     if wrong:
-        raise TalkiesError(f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again")
+        raise TalkiesError(
+            f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again, which makes them"
+        )
     print(f"{len(plan.pairs)} films are whole")
 
 
@@ -684,7 +690,7 @@ def build_parser() -> argparse.ArgumentParser:
     ways = carry.add_subparsers(dest="action", metavar="push|pull", required=True)
     there = ways.add_parser("push", help="carry config.yaml and what it names there, and from a clone the program")
     there.add_argument("place", metavar="HOST:DIR", help="or a folder of this machine")
-    there.add_argument("--delete", action="store_true", help="remove pictures and videos there that are not here")
+    there.add_argument("--delete", action="store_true", help="remove what a push brought there and is not here")
     back = ways.add_parser("pull", help="carry the results here, and what the run remembers")
     back.add_argument("place", metavar="HOST:DIR", nargs="?", help="default: where the last push went")
     for each in (there, back):
@@ -723,7 +729,7 @@ def build_parser() -> argparse.ArgumentParser:
     state.add_argument(
         "--watch", type=_seconds, nargs="?", const=Fraction(10), metavar="S", help="again every S seconds (10)"
     )
-    command("verify", verify, "Check every film of the run against its record.")
+    command("verify", verify, "Check every film of the run against its record; snakemake makes wrong ones again.")
     again = command("forget", forget, "Have pairs made anew by the next snakemake.")
     again.add_argument(
         "pairs", nargs="*", metavar="PAIR", help="driving/image[@variant], or driving/ for a whole video"

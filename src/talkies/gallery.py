@@ -12,8 +12,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,18 @@ from urllib.parse import quote
 
 from . import media
 from .errors import InputError, TalkiesError, printable
-from .records import Recorded, content_key
+from .media import file_digest
+from .records import (
+    Recorded,
+    content_key,
+    file_facts,
+    fits,
+    is_ours,
+    keep_aside,
+    parse_json,
+    write_json,
+    write_page,
+)
 from .run.folder import PLOTS, Folder
 from .run.plan import Plan
 from .run.state import State
@@ -29,6 +40,8 @@ from .run.state import State
 log = logging.getLogger("talkies")
 
 PAGE = Path(__file__).with_name("gallery.html")
+FOLDERS = ("sources", "driving", "posters", "mosaics")
+"""Of a page's files."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +93,8 @@ def build_galleries(
 ) -> list[Path]:
     """Write results/index.html without private pairs and, where there are any, results/private.html with all.
 
-    mosaic: as of `build_gallery`. Returns the pages' paths; a private page that is no longer needed is removed. Raises
-    OSError.
+    mosaic: as of `build_gallery`. Returns the pages' paths; a private page of ours that is no longer needed is removed.
+    Raises OSError.
     """
     public = [entry for entry in entries if not entry.private]
     pages = [build_gallery(results, public, title=title, check=check, mosaic=mosaic)]
@@ -89,8 +102,9 @@ def build_galleries(
         title = f"{title} (all, for yourself)"
         pages.append(build_gallery(results, entries, title=title, check=check, name="private", mosaic=mosaic))
     else:
-        (results / "private.html").unlink(missing_ok=True)
-        shutil.rmtree(results / "private_files", ignore_errors=True)
+        if is_ours(private := results / "private.html"):
+            private.unlink()
+        _Written(results / "private_files").clear()
     return pages
 
 
@@ -106,15 +120,18 @@ def build_gallery(
     """Write results/NAME.html and its files (NAME_files), and return the page's path. check: what check.html says.
 
     mosaic: how many talkies of each driving video are shown at once in one film, None for no such film. Only
-    what differs from what is there is written, each file whole or not at all; what no entry shows any more is removed.
-    The entries' order does not matter. Raises OSError.
+    what differs from what is there is written, each file whole or not at all; what we wrote and no entry shows any more
+    is removed; what is not ours is left, or kept aside where it is in the way. The entries' order does not matter.
+    Raises OSError.
     """
     results.mkdir(parents=True, exist_ok=True)
     entries = sorted(entries, key=_order)
-    sources = _mirror(results / f"{name}_files" / "sources", (entry.source for entry in entries))
-    previews = _mirror(results / f"{name}_files" / "driving", (entry.preview for entry in entries))
-    posters = _posters(results / f"{name}_files" / "posters", previews)
-    mosaics = _mosaics(results / f"{name}_files" / "mosaics", entries, mosaic)
+    written = _Written(results / f"{name}_files")
+    sources = _mirror(written, "sources", (entry.source for entry in entries))
+    previews = _mirror(written, "driving", (entry.preview for entry in entries))
+    posters = _posters(written, previews)
+    mosaics = _mosaics(written, entries, mosaic)
+    written.save()
     of_clips = {path: _Clip(previews.get(path), posters.get(path), mosaics.get(path)) for path in {*previews, *mosaics}}
     words = {
         "title": html.escape(printable(title)),
@@ -126,10 +143,7 @@ def build_gallery(
     # One pass, so that a mark in somebody's file name is not filled in.
     page = re.sub(r"\{\{(\w+)\}\}", lambda mark: words[mark[1]], PAGE.read_text(encoding="utf-8"))
     path = results / f"{name}.html"
-    content = page.encode()
-    if not path.exists() or path.read_bytes() != content:
-        with _Part(path) as part:
-            part.write_bytes(content)
+    write_page(path, page)
     return path
 
 
@@ -152,7 +166,7 @@ def lay_out_report(results: Path, entries: Sequence[Entry], folder: Path) -> Non
     if any(folder.iterdir()):
         raise TalkiesError(f"{printable(folder)}: this folder is not empty: name a new one")
     files = [path for entry in entries if not entry.private for path in (entry.film, entry.record) if path]
-    files += [path for path in (results / "index_files").rglob("*") if path.is_file() and path.suffix != ".part"]
+    files += _Written(results / "index_files").files()
     files += [path for path in (results / "index.html", results / "check.html", results / PLOTS) if path.exists()]
     ways: dict[Path, Path] = {}  # from a folder of links to the folder they lead to, whatever is itself a link between
     for path in files:
@@ -225,130 +239,202 @@ def _link(results: Path, entry: Entry) -> str:
     return f"<li>{name}: {html.escape(printable(entry.reason or 'not made yet'))}</li>"
 
 
-def _mirror(folder: Path, paths: Iterable[Path | None]) -> dict[Path, Path]:
-    """Make a folder hold copies of these files and nothing else; return each file's copy.
+class _Written:
+    """The files of a page, in folders of the folder NAME_files, and the list of those that we wrote: .written there.
+
+    A file is ours while the list has it under the digest that it has. Nothing else is removed or replaced, and no link
+    is followed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.list = folder / ".written"
+        self._digests: dict[str, set[str]] = {}
+        self._kept: dict[str, str] = {}
+        if folder.is_symlink() or self.list.is_symlink() or not self.list.is_file():
+            return
+        for line in self.list.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                entry = parse_json(line)
+                if fits(entry, [str, str]) and re.fullmatch(rf"({'|'.join(FOLDERS)})/[^/]+", entry[0], re.DOTALL):
+                    self._digests.setdefault(entry[0], set()).add(entry[1])
+
+    def files(self) -> list[Path]:
+        """Return those of the listed files that are there and ours."""
+        return [path for name in sorted(self._digests) if self._is_ours(path := self.folder / name)]
+
+    def open(self, name: str) -> Path:
+        """Return a folder of the page's, made where it is not there; what is no folder, or a link, is kept aside."""
+        for folder in (self.folder, self.folder / name):
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                keep_aside(folder)
+            folder.mkdir(exist_ok=True)
+        return self.folder / name
+
+    def has(self, path: Path, digest: str | None = None) -> bool:
+        """Tell whether a file of ours is there, or (digest) any file with these contents; it is then kept."""
+        if path.is_symlink() or not path.is_file():
+            return False
+        found = file_digest(path)
+        if found != digest and (digest or found not in self._digests.get(self._name(path), ())):
+            return False
+        self._kept[self._name(path)] = found
+        return True
+
+    def put(self, part: Path, path: Path) -> None:
+        """Move a finished file to its place, after the list has it: then it is ours wherever we are killed."""
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        if os.path.lexists(path) and not self._is_ours(path):
+            keep_aside(path)
+        name, digest = self._name(path), file_digest(part)
+        if self.list.is_symlink():
+            keep_aside(self.list)
+        with self.list.open("a", encoding="utf-8") as file:
+            file.write(f"\n{json.dumps([name, digest])}\n")
+        self._digests.setdefault(name, set()).add(digest)
+        self._kept[name] = digest
+        part.replace(path)
+
+    def drop(self, name: str) -> None:
+        """Remove the files of ours in a folder that were neither `put` there nor found there by `has`."""
+        folder = self.folder / name
+        if self.folder.is_symlink() or folder.is_symlink() or not folder.is_dir():
+            return
+        for path in sorted(folder.iterdir()):
+            left = re.fullmatch(r"\.+\d+\.part(\.\d+-[0-9a-f]+\.part)*", path.name) and path.is_file()
+            if left or (self._name(path) not in self._kept and self._is_ours(path)):
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+    def save(self) -> None:
+        """Have the list tell of the files that are kept and of no others."""
+        text = "".join(f"{json.dumps(entry)}\n" for entry in sorted(self._kept.items()))
+        if self.list.is_symlink() or not self.list.is_file() or self.list.read_text(errors="replace") != text:
+            with _part(self.folder) as part:
+                part.write_text(text, encoding="utf-8")
+                part.replace(self.list)
+
+    def clear(self) -> None:
+        """Remove all files of ours, and the folders that this leaves empty."""
+        if self.folder.is_symlink() or not self.folder.is_dir():
+            return
+        for name in FOLDERS:
+            self.drop(name)
+        if self.list.is_file() and not self.list.is_symlink():
+            self.list.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self.folder))
+
+    def _is_ours(self, path: Path) -> bool:
+        digests = self._digests.get(self._name(path))
+        return bool(digests) and not path.is_symlink() and path.is_file() and file_digest(path) in (digests or ())
+
+
+@contextmanager
+def _part(folder: Path) -> Iterator[Path]:
+    """Give a temporary name in a folder, and see that nothing stays under it."""
+    part = folder / f".{os.getpid()}.part"  # short: a name may be as long as one can be
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _mirror(written: _Written, name: str, paths: Iterable[Path | None]) -> dict[Path, Path]:
+    """Make a folder hold copies of these files; return each file's copy.
 
     Raises ValueError for two files of one name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = written.open(name)
     copies: dict[Path, Path] = {}
     for path in dict.fromkeys(paths):
         if path is None or not path.is_file():
             continue
         copies[path] = copy = folder / path.name
-        if not _same(path, copy):
-            with _Part(copy) as part:
+        if not written.has(copy, file_digest(path)):
+            with _part(folder) as part:
                 shutil.copyfile(path, part)
+                written.put(part, copy)
     if len({copy.name for copy in copies.values()}) < len(copies):
         raise ValueError(f"{folder}: two files of one name")
-    _keep(folder, copies.values())
+    written.drop(name)
     return copies
 
 
-def _keep(folder: Path, wanted: Iterable[Path]) -> None:
-    """Remove every file of a folder but these."""
-    names = {path.name for path in wanted}
-    with os.scandir(folder) as found:
-        for stale in found:
-            if stale.name not in names and not stale.is_dir(follow_symlinks=False):
-                Path(stale.path).unlink(missing_ok=True)
-
-
-def _posters(folder: Path, previews: dict[Path, Path]) -> dict[Path, Path]:
-    """Make a folder hold the first frame (JPEG) of each preview, and nothing else; return the posters by clip.
+def _posters(written: _Written, previews: dict[Path, Path]) -> dict[Path, Path]:
+    """Make a folder hold the first frame (JPEG) of each preview; return the posters by clip.
 
     With it a page of many clips shows them all without opening a film. A preview that cannot be read has none.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = written.open("posters")
     posters = {}
     for clip, preview in previews.items():
         poster = folder / f"{preview.stem}.jpg"
-        if not poster.exists() or poster.stat().st_mtime_ns < preview.stat().st_mtime_ns:
+        if not written.has(poster) or poster.stat().st_mtime_ns < preview.stat().st_mtime_ns:
             try:
-                _draw_poster(preview, poster)
+                with _part(folder) as part:
+                    _draw_poster(preview, part)
+                    written.put(part, poster)
             except InputError as error:
                 log.warning("%s", error)
                 continue
         posters[clip] = poster
-    _keep(folder, posters.values())
+    written.drop("posters")
     return posters
 
 
 def _draw_poster(film: Path, poster: Path) -> None:
     from PIL import Image
 
-    with closing(media.read_frames(media.probe(film), threads=1)) as frames, _Part(poster) as part:
-        Image.fromarray(next(frames)).save(part, "JPEG", quality=85)
+    with closing(media.read_frames(media.probe(film), threads=1)) as frames:
+        Image.fromarray(next(frames)).save(poster, "JPEG", quality=85)
 
 
-def _mosaics(folder: Path, entries: Sequence[Entry], most: int | None) -> dict[Path, Path]:
+def _mosaics(written: _Written, entries: Sequence[Entry], most: int | None) -> dict[Path, Path]:
     """Make a folder hold a mosaic of each driving clip that has several talkies; return the mosaics by clip.
 
     One is made again when its films are other ones, by the digests in their records. What cannot be made is told, and
     the page goes without it. Without `most` there is no such folder.
     """
-    if most is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        return {}
-    folder.mkdir(parents=True, exist_ok=True)
     films: dict[Path, list[Entry]] = {}
-    for entry in entries:
+    for entry in entries if most else ():
         if entry.preview and entry.film:
             films.setdefault(entry.preview, []).append(entry)
+    folder = written.open("mosaics") if films else written.folder / "mosaics"
     made = {}
     for clip, shown in films.items():
         if len(shown) > 1:
             mosaic = Recorded(folder / f"{clip.stem}.mp4")
             try:
-                _make_mosaic(mosaic, shown[:most])
+                _make_mosaic(written, mosaic, shown[:most])
             except TalkiesError as error:
                 log.warning("no mosaic of %s: %s", printable(shown[0].driving), error)
                 continue
-            made[clip] = mosaic
-    _keep(folder, [path for mosaic in made.values() for path in (mosaic.path, mosaic.record_path)])
-    return {clip: mosaic.path for clip, mosaic in made.items()}
+            made[clip] = mosaic.path
+    written.drop("mosaics")
+    return made
 
 
-def _make_mosaic(mosaic: Recorded, shown: Sequence[Entry]) -> None:
+def _make_mosaic(written: _Written, mosaic: Recorded, shown: Sequence[Entry]) -> None:
     """Make one that is missing or shows other films than these."""
     films = [entry.film for entry in shown if entry.film]
     key = content_key(mosaic=[_digest(film) for film in films])
-    if not mosaic.fresh(key):
-        facts = media.mosaic(films, mosaic.path)
-        mosaic.describe({"key": key, "films": [film.stem for film in films], "mosaic": facts})
+    if mosaic.fresh(key) and written.has(mosaic.path) and written.has(mosaic.record_path):
+        return
+    with _part(mosaic.path.parent) as part:
+        facts = media.mosaic(films, part)
+        record = {"key": key, "films": [film.stem for film in films], "mosaic": facts, "file": file_facts(part)}
+        written.put(part, mosaic.path)
+        write_json(part, record)
+        written.put(part, mosaic.record_path)
 
 
 def _digest(film: Path) -> str:
     """Return a talkie's sha256 as its record has it, else by reading it."""
-    return Recorded(film).record().get("file", {}).get("sha256") or media.file_digest(film)
-
-
-def _same(a: Path, b: Path) -> bool:
-    """Tell whether b is there and holds a's bytes."""
-    if not b.is_file() or a.stat().st_size != b.stat().st_size:
-        return False
-    with a.open("rb") as left, b.open("rb") as right:
-        while block := left.read(1 << 20):
-            if block != right.read(1 << 20):
-                return False
-    return True
-
-
-class _Part:
-    """A file written beside its place and renamed when it is whole."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.part = path.with_name(f".{os.getpid()}.part")  # short: the name itself may be as long as one can be
-
-    def __enter__(self) -> Path:
-        return self.part
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                with self.part.open("rb") as file:
-                    os.fsync(file.fileno())
-                self.part.replace(self.path)
-        finally:
-            self.part.unlink(missing_ok=True)
+    record = Recorded(film, {"file": {"sha256": str}}).record()
+    return str(record["file"]["sha256"]) if record else file_digest(film)

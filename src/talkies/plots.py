@@ -6,6 +6,7 @@ results, whichever run made it; only what loading the network took is in the jou
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .media import publish
-from .records import Journal, Recorded
+from .records import Journal, Recorded, write_page
 from .run.folder import HOME, JOURNALS, PLOTS, Folder
 from .run.plan import Plan
 from .run.progress import duration
@@ -105,17 +105,13 @@ def _sum(files: Sequence[Recorded]) -> float:
 def write_plots(plan: Plan) -> Path:
     """Draw a run's plots beside its gallery, equal times as equal bytes; return their path. Raises OSError."""
     path = Path(plan.settings["results"]) / PLOTS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        draw(measure(plan), part)
-        publish(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    drawn = io.StringIO()
+    draw(measure(plan), drawn)
+    write_page(path, drawn.getvalue())
     return path
 
 
-def draw(times: Times, path: Path) -> None:
+def draw(times: Times, path: Path | io.StringIO) -> None:
     """Draw the plots into an SVG: four panels on white."""
     # Its list of fonts goes among our own files: in an image the home is the run folder, or can't be written to.
     os.environ.setdefault("MPLCONFIGDIR", str((HOME / "matplotlib").absolute()))

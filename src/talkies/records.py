@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -23,6 +24,8 @@ from typing import Any
 from .errors import TalkiesError, printable
 from .media import file_digest, publish
 
+log = logging.getLogger("talkies")
+
 RECIPE = 1
 """Part of every content key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
 
@@ -34,6 +37,8 @@ GONE_SECONDS = 120
 So it is in an image, which has no squeue: a killed worker's next attempt waits for this long, on a GPU that idles.
 Shared file systems show times up to a minute late.
 """
+LONGEST_FILE = 255
+"""Bytes of a file's name, on the usual file systems."""
 ASK_SECONDS = 15
 """How long the scheduler's answer about a job counts: its controller serves everyone, and many may wait for a lock."""
 ENDED = frozenset(
@@ -65,13 +70,99 @@ def write_json(path: Path, value: Any) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return a JSON file's object, or None when it is missing or is not one (a record that says nothing)."""
+def read_json(path: Path, shape: Any = dict) -> dict[str, Any] | None:
+    """Return a JSON file's object, or None when it is missing or has not this shape (a record that says nothing)."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    return value if isinstance(value, dict) and fits(value, shape) else None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; ValueError for any that can't be read, also one nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+NUMBER = (int, float)
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Tell whether a JSON value has a shape.
+
+    A shape is a type; a tuple of shapes, of which one must fit; [the shape of every item], or of several items one by
+    one; {name: the shape of what stands there, "*": of all values}, where other names may stand too; or None for null.
+    """
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return False
+        if "*" in shape:
+            return all(fits(inner, shape["*"]) for inner in value.values())
+        return all(name in value and fits(value[name], inner) for name, inner in shape.items())
+    if isinstance(shape, list):
+        if not isinstance(value, list) or len(value) != len(shape) != 1:
+            return False
+        return all(fits(item, shape[n % len(shape)]) for n, item in enumerate(value))
+    if isinstance(shape, tuple):
+        return any(fits(value, each) for each in shape)
+    if shape is None:
+        return value is None
+    return isinstance(value, shape) and (shape in (bool, object) or not isinstance(value, bool))
+
+
+def keep_aside(path: Path) -> Path:
+    """Move what is not ours and stands in our way to a name beside it that says so, and say it; return that name.
+
+    A link is moved itself, and nothing that it leads to.
+    """
+    stamp = time.strftime("%Y-%m-%d-%H%M%S")
+    stem, suffix = os.fsencode(path.stem), os.fsencode(path.suffix)
+    for number in range(1, 1000):
+        mark = f".kept-{stamp}{f'-{number}' if number > 1 else ''}".encode()
+        aside = path.with_name(os.fsdecode(stem[: LONGEST_FILE - len(mark) - len(suffix)] + mark + suffix))
+        if not os.path.lexists(aside):
+            break
+    path.rename(aside)
+    log.warning("%s was not made by talkies: kept as %s", printable(path), printable(aside.name))
+    return aside
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page (HTML or SVG) whole or not at all, with our seal at its end; what is no such page is kept aside.
+
+    The seal, a comment that holds the digest of all before it, tells a page of ours, as we wrote it, from any other.
+    """
+    content = text.encode() + _seal(text.encode())
+    if is_ours(path):
+        if path.read_bytes() == content:
+            return
+    elif os.path.lexists(path):
+        keep_aside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def is_ours(page: Path) -> bool:
+    """Tell whether a page is one that `write_page` wrote, unchanged since."""
+    if page.is_symlink() or not page.is_file():
+        return False
+    content = page.read_bytes()
+    return content.endswith(_seal(content[:-SEAL]))
+
+
+def _seal(content: bytes) -> bytes:
+    return f"\n<!-- written by talkies {hashlib.sha256(content).hexdigest()} -->\n".encode()
+
+
+SEAL = len(_seal(b""))
 
 
 def file_facts(path: Path) -> dict[str, Any]:
@@ -82,7 +173,7 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 def is_unchanged(path: Path, facts: Mapping[str, Any] | None) -> bool:
     """Tell whether a file is the one its record describes: by size and time first, by digest where time differs."""
-    if not facts:
+    if not isinstance(facts, dict):
         return False
     try:
         status = path.stat()
@@ -93,11 +184,22 @@ def is_unchanged(path: Path, facts: Mapping[str, Any] | None) -> bool:
         return False
 
 
+FACTS = {"size": int, "mtime_ns": int, "sha256": str}
+"""The shape of what a record says of a file."""
+
+
+KEYS = ("key", "picture_key")
+
+
 @dataclass(frozen=True)
 class Recorded:
-    """A file and the record (JSON) beside it, which is the truth about it."""
+    """A file and the record (JSON) beside it, which is the truth about it.
+
+    shape: what a record of this kind must hold (`fits`); one that does not is none.
+    """
 
     path: Path
+    shape: Any = field(default=dict, compare=False)
 
     @property
     def record_path(self) -> Path:
@@ -106,7 +208,7 @@ class Recorded:
 
     def record(self) -> dict[str, Any]:
         """Return the record, empty where there is none."""
-        return read_json(self.record_path) or {}
+        return read_json(self.record_path, self.shape) or {}
 
     def fresh(self, key: str, *, name: str = "key") -> dict[str, Any] | None:
         """Return the record if it holds this content key and the file is the one it describes, else None."""
@@ -120,6 +222,29 @@ class Recorded:
         complete = {**record, "file": file_facts(of or self.path)}
         write_json(self.record_path, complete)
         return complete
+
+    def is_whole(self) -> bool:
+        """Tell whether the file is there and is the one that its record describes."""
+        return is_unchanged(self.path, self.record().get("file"))
+
+    def blank(self) -> None:
+        """Have the record claim nothing, so that the file counts as fresh for no key; it stays as it is."""
+        if record := self.record():
+            write_json(self.record_path, {**record, **{name: None for name in KEYS if name in record}})
+
+    def keep_foreign(self, seen: Any = None) -> None:
+        """Move out of the way what would be replaced and is not ours: the file or the record.
+
+        A file is ours when it is the one that its record describes, or has the size and time of `seen`, [bytes,
+        nanoseconds], as a worker last saw it.
+        """
+        if os.path.lexists(self.path):
+            status = self.path.lstat()
+            ours = self.is_whole() or [status.st_size, status.st_mtime_ns] == seen
+            if self.path.is_symlink() or not ours:
+                keep_aside(self.path)
+        if os.path.lexists(self.record_path) and not self.record() and self.record_path.lstat().st_size:
+            keep_aside(self.record_path)
 
     def remove(self) -> None:
         """Remove the file and its record, where they are."""
@@ -143,19 +268,20 @@ class Receipt:
         write_json(path, {"done": self.done, "failed": self.failed, "asked": self.asked})
 
     @classmethod
+    def read(cls, path: Path) -> Receipt | None:
+        """Read a receipt; None where it is missing or damaged, which is the same."""
+        value = read_json(path, {"done": {"*": dict}, "failed": {"*": str}})
+        if value is None or not fits(value.get("asked", {}), {"*": str}):
+            return None
+        return cls(value["done"], value["failed"], value.get("asked", {}))
+
+    @classmethod
     def load(cls, path: Path) -> Receipt:
         """Read a receipt; TalkiesError when it is missing or damaged."""
         found = cls.read(path)
         if found is None:
             raise TalkiesError(f"{path}: this receipt is missing or damaged: run snakemake again")
         return found
-
-    @classmethod
-    def read(cls, path: Path) -> Receipt | None:
-        """Read a receipt; None when it is missing or damaged: it then tells nothing."""
-        value = read_json(path) or {}
-        parts = [value.get("done"), value.get("failed"), value.get("asked", {})]
-        return cls(*parts) if all(isinstance(part, dict) for part in parts) else None
 
     def answers(self, item: str, spec: str) -> bool:
         """Tell whether an item is answered, for good or ill, as it is asked for now."""
@@ -188,7 +314,9 @@ class Journal:
         for path in sorted(folder.glob("*.jsonl")):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError):
-                    yield json.loads(line)
+                    event = parse_json(line)
+                    if isinstance(event, dict):
+                        yield event
 
 
 @contextmanager

@@ -1,21 +1,24 @@
-"""A worker's scratch: a folder on a fast disk of its machine, for films in the making and copies of what it reads.
+"""What a process writes outside of its run folder: scratch, a folder on a fast disk of its machine, and caches.
 
-Nothing stays in it: a worker's folder goes with the worker, and what a killed one left is removed by the next
-worker for the same shard on that machine.
+Nothing stays on the scratch disk: a process' folder goes with it, and what a killed one left is removed by the next
+process of this user's that uses scratch on that machine, whatever it does.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import logging
 import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,19 +205,104 @@ def open_scratch(wanted: str | None, name: str) -> Iterator[Scratch]:
     if place is None:
         yield Scratch()
         return
-    prefix = f"talkies-{_run_digest()}-{name}-"
-    for left in place.folder.glob(prefix + "*"):
-        shutil.rmtree(left, ignore_errors=True)
     log.debug("%s", place)
-    # What can't be removed at the end (a disk that is gone) must not undo work that is done.
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=place.folder, ignore_cleanup_errors=True) as folder:
-        scratch = Scratch(place, Path(folder))
+    with own_folder(f"{_run_digest()}-{name}", place.folder) as folder:
+        scratch = Scratch(place, folder)
         try:
             yield scratch
         except OSError as error:
             if error.errno in FULL and scratch.is_to_blame(error):
                 raise scratch.full() from error
             raise
+
+
+@contextmanager
+def own_folder(name: str, within: Path | None = None) -> Iterator[Path]:
+    """Make a folder of this process' own, mode 0700, and take it away in the end, whatever end.
+
+    within: on which disk, else the system's temporary folder. First the folders of this user's killed processes of this
+    machine go: a living one holds a lock on its own, which the kernel releases with the process.
+    """
+    within = within or Path(tempfile.gettempdir())
+    prefix = f"talkies-{socket.gethostname().partition('.')[0]}-"
+    for left in within.glob(f"{glob.escape(prefix)}*"):
+        with suppress(OSError):
+            if left.lstat().st_uid == os.geteuid() and (held := _hold(left)) is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(held)
+    held = None
+    while held is None:  # another process may take a new folder for a dead one's, before it is held
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{name}-", dir=within))
+        try:
+            held = _hold(folder)
+        except OSError:  # a file system without locks: none of its folders is taken for a dead one's
+            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield folder
+    finally:
+        # What can't be removed (a disk that is gone) must not undo work that is done.
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def _hold(folder: Path) -> int | None:
+    """Lock a folder; return its descriptor, None where a process holds it or it has gone meanwhile.
+
+    OSError where folders can't be locked (some network file systems) or it is none.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = os.fstat(descriptor)
+        if os.path.samestat(mine, folder.lstat()):
+            return descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+def own_cache() -> Path | None:
+    """Return this user's folder for what is kept from one process to the next, mode 0700; None where it can't be safe.
+
+    In $XDG_CACHE_HOME, else in ~/.cache; in an image, where the run folder stands for the home, in its .talkies. A
+    folder of another user's, or that others can put in its place, is not used: what is kept there decides about films.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111  # there may be none
+    usual = Path(".talkies/cache") if Path(home) == Path.cwd() else Path(home, ".cache/talkies")
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    for folder in (*([Path(chosen, "talkies")] if chosen else []), usual.absolute()):
+        if not folder.is_absolute() or folder.parts[1:2] == ("~",):
+            continue
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_safe(folder):
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+def _is_safe(folder: Path) -> bool:
+    """Tell whether a folder is this user's own and nobody else can put anything into it or another in its place."""
+    mine, above = folder.lstat(), folder.parent.stat()
+    if not stat.S_ISDIR(mine.st_mode) or mine.st_uid != os.geteuid() or above.st_uid not in (os.geteuid(), 0):
+        return False
+    if stat.S_IMODE(mine.st_mode) != 0o700:
+        folder.chmod(0o700)
+    return not above.st_mode & stat.S_IWOTH or bool(above.st_mode & stat.S_ISVTX)
+
+
+def keep_compiled() -> None:
+    """Have CUDA keep what it compiles in `own_cache`, or nowhere; before the GPU is first used."""
+    folder = own_cache()
+    if folder is None:
+        os.environ["CUDA_CACHE_DISABLE"] = "1"
+    else:
+        os.environ["CUDA_CACHE_PATH"] = str(folder / "cuda")
 
 
 def _run_digest() -> str:

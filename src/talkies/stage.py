@@ -17,17 +17,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import config, media
 from .errors import TalkiesError, printable
-from .records import held_locks, is_abandoned, read_json, write_json
-from .run.folder import HOME, LOCKS, RUN
+from .records import fits, parse_json, read_json, write_json
+from .run.folder import HOME
+from .run.planner import at_work
+from .scratch import own_folder
 
 PROGRAM = (
     *("Snakefile", "slurm", "workflow", "profiles", "src", "scripts", "containers", "requirements"),
@@ -36,10 +38,14 @@ PROGRAM = (
 """What of a clone runs on a cluster."""
 MEMORY = (str(HOME), ".snakemake/metadata")
 """What a run remembers: the receipts and records, and by what Snakemake tells that a job need not run again."""
-NOT_CARRIED = ("*.part", "/locks", "/run.json", "/stage.json", "/replaced")
+NOT_CARRIED = ("*.part", "/locks", "/run.json", "/stage.json", "/pushed.json", "/replaced", "/cache")
 """Of a run's memory: what is each end's own."""
 TARGET = HOME / "stage.json"
-"""Remembers where the last push went."""
+"""Remembers where the last push went, and by what name this run folder's pushes are known there."""
+BROUGHT = HOME / "pushed.json"
+"""At the other end: the run folder whose pushes these are, and the files they brought, each with its size and time."""
+SAFE = "--safe-links"
+"""Of what comes back, a link that leads out of its folder is none of ours."""
 OLDEST = (3, 1, 3)
 """From this rsync on times are compared and kept to the nanosecond, as the records hold them."""
 INSTALL = "install it: apt install rsync, dnf install rsync, or on a Mac brew install rsync"
@@ -80,10 +86,11 @@ class Place:
         """Return what rsync calls the folder, or a folder in it."""
         return f"{self}/{below}"
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command there; its output is in .stdout."""
+    def run(self, *command: str, quiet: bool = False, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run a command there; its output is in .stdout. given: what it reads. quiet: its complaints are not shown."""
         ahead = [*self.shell, self.host, shlex.join(command)] if self.host else command
-        return subprocess.run(ahead, stdout=subprocess.PIPE, text=True)
+        complaints = subprocess.DEVNULL if quiet else None
+        return subprocess.run(ahead, input=given, stdout=subprocess.PIPE, stderr=complaints)
 
 
 @contextmanager
@@ -97,8 +104,8 @@ def connected(place: Place) -> Iterator[Place]:
         return
     if not shutil.which("ssh"):
         raise TalkiesError("there is no ssh here: install it: apt install openssh-client")
-    with tempfile.TemporaryDirectory(prefix="talkies-ssh-") as folder:
-        options = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/%C", "-o", "ControlPersist=60")
+    with own_folder("ssh") as folder:
+        options = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/c", "-o", "ControlPersist=60")
         try:
             yield Place(place.host, place.folder, ("ssh", *options))
         finally:
@@ -111,12 +118,12 @@ def check_rsync(place: Place) -> None:
     if not shutil.which("rsync"):
         raise TalkiesError(f"there is no rsync here: {INSTALL}")
     for where, done in (
-        ("here", subprocess.run(["rsync", "--version"], stdout=subprocess.PIPE, text=True)),
+        ("here", subprocess.run(["rsync", "--version"], stdout=subprocess.PIPE)),
         *([(f"on {place.host}", place.run("rsync", "--version"))] if place.host else []),
     ):
         if done.returncode == 255 and where != "here":
             raise TalkiesError(f"{place.host}: no connection (ssh's own words stand above): try `ssh {place.host}`")
-        found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", done.stdout)
+        found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", done.stdout.decode(errors="replace"))
         if done.returncode or not found:
             raise TalkiesError(f"there is no usable rsync {where}: {INSTALL}")
         if tuple(map(int, found.groups())) < OLDEST:
@@ -128,14 +135,35 @@ def rsync(place: Place, *arguments: str, names: Sequence[str] | None = None) -> 
 
     names: the files to take, below the source, as --files-from gives them.
     """
+    lines = _rsync(place, arguments, names, "%i %n")
+    found = (re.fullmatch(r"(?:\S+ \S+ \[\d+\] )?([<>ch.*]\S{8,}) +(.*)", line) for line in lines)
+    return [(match[1], match[2]) for match in found if match]
+
+
+def sizes_there(place: Place, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Return the size in bytes and the time, as `local_time` tells it, of those of these files that are there."""
+    with own_folder("stage") as nothing:
+        only = ("--dry-run", "--ignore-missing-args", "--no-implied-dirs", place.path(), f"{nothing}/")
+        lines = _rsync(place, only, names, "%l %M %n") if names else []
+    found = (re.fullmatch(r"(\d+) (\S+) (.*)", line) for line in lines)
+    return {match[3]: (int(match[1]), match[2]) for match in found if match}
+
+
+def local_time(seconds: int) -> str:
+    """Return a time as rsync's %M tells it."""
+    return time.strftime("%Y/%m/%d-%H:%M:%S", time.localtime(seconds))
+
+
+def _rsync(place: Place, arguments: Sequence[str], names: Sequence[str] | None, form: str) -> list[str]:
+    """Run rsync; return its log, or (--dry-run) its output, a line for each file in this form."""
     dry = "--dry-run" in arguments
-    with tempfile.TemporaryDirectory(prefix="talkies-stage-") as folder:
-        log, listed = Path(folder) / "log", Path(folder) / "names"
+    with own_folder("stage") as folder:
+        log, listed = folder / "log", folder / "names"
         # A dry run writes no log, and a progress bar must have the output for itself.
         command = [
             "rsync",
             *USUAL,
-            *(["--out-format=%i %n"] if dry else [f"--log-file={log}", "--log-file-format=%i %n"]),
+            *([f"--out-format={form}"] if dry else [f"--log-file={log}", f"--log-file-format={form}"]),
         ]
         if place.host:
             command += ["--rsh", shlex.join(place.shell)]
@@ -151,9 +179,7 @@ def rsync(place: Place, *arguments: str, names: Sequence[str] | None = None) -> 
                 f"rsync ended with code {ended.returncode} (its own words stand above); call it again: it goes on"
             )
         said = ended.stdout if dry else log.read_bytes() if log.exists() else b""
-    lines = said.decode("utf-8", "surrogateescape").splitlines()
-    found = (re.fullmatch(r"(?:\S+ \S+ \[\d+\] )?([<>ch.*]\S{8,}) +(.*)", line) for line in lines)
-    return [(match[1], match[2]) for match in found if match]
+    return said.decode("utf-8", "surrogateescape").splitlines()
 
 
 def carried(done: Sequence[tuple[str, str]]) -> list[str]:
@@ -207,9 +233,10 @@ def push(place: Place, *, dry: bool, delete: bool) -> None:
     make = ["--rsync-path", f"mkdir -p {shlex.quote(place.folder)} && rsync"] if place.host and not dry else []
     program = [name for name in PROGRAM if os.path.lexists(name)]
     done: list[tuple[str, str]] = []
-    with tempfile.TemporaryDirectory(prefix="talkies-stage-") as nothing:
+    with own_folder("stage") as nothing:
         absent = dry and place.run("test", "-d", place.folder).returncode != 0
-        where = Place(None, nothing) if absent else place
+        where = Place(None, str(nothing)) if absent else place
+        brought = Brought.read(where)
         # What config.yaml names goes as files, wherever links lead; the program's own links stay links.
         for chosen, links in ((names, ["--copy-links", "--no-implied-dirs"]), (program, [])):
             if chosen:
@@ -217,32 +244,97 @@ def push(place: Place, *, dry: bool, delete: bool) -> None:
                 went = rsync(where, *only, "./", where.path(), names=chosen)
                 if not dry:
                     verify(place, "./", place.path(), carried(went), *links)
+                    brought.add(carried(went) if chosen is names else [])
+                    brought.write(place)
                 done += went
-    tell("push", done, dry, f"to {place}")
+        tell("push", done, dry, f"to {place}")
+        superfluous(where, settings, brought, dry=dry, delete=delete)
     if not dry:
-        write_json(TARGET, {"target": str(place)})
-        superfluous(place, settings, delete=delete)
+        write_json(TARGET, {"target": str(place), "run": brought.run})
 
 
-def superfluous(place: Place, settings: dict, *, delete: bool) -> None:
-    """Remove, or only count, the pictures and videos there that are no more here: there they would be animated."""
-    for key in ("images", "driving"):
+@dataclass
+class Brought:
+    """The files that this run folder's pushes brought to the other end, by name: size in bytes and time in seconds.
+
+    Only they are ever removed there, and only as they were brought.
+    """
+
+    run: str
+    files: dict[str, list[int]]
+
+    @classmethod
+    def read(cls, place: Place) -> Brought:
+        """Read the list of the other end; an empty one where it is another run folder's, or none."""
+        run = (read_json(TARGET, {"run": str}) or {"run": uuid.uuid4().hex})["run"]
+        there = place.run("cat", f"{place.folder}/{BROUGHT}", quiet=True).stdout
+        with suppress(ValueError):
+            value = parse_json(there)
+            if fits(value, {"run": str, "files": {"*": [int, int]}}) and value["run"] == run:
+                return cls(run, value["files"])
+        return cls(run, {})
+
+    def add(self, names: Sequence[str]) -> None:
+        """Note files that have gone over; a name that is no text is left out, so that file is never removed."""
+        for name in names:
+            with suppress(UnicodeEncodeError):
+                name.encode()
+                status = Path(name).stat()
+                self.files[os.path.normpath(name)] = [status.st_size, status.st_mtime_ns // 10**9]
+
+    def write(self, place: Place) -> None:
+        """Write the list at the other end, whole or not at all."""
+        with own_folder("stage") as folder:
+            write_json(folder / BROUGHT, {"run": self.run, "files": self.files})
+            rsync(place, "--relative", "--no-implied-dirs", f"{folder}/./{BROUGHT}", place.path())
+
+    def unchanged(self, place: Place, names: Sequence[str]) -> list[str]:
+        """Return those of these files that are there as they were brought."""
+        there = sizes_there(place, names)
+        return [name for name in names if there.get(name) == (self.files[name][0], local_time(self.files[name][1]))]
+
+
+def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, delete: bool) -> None:
+    """Remove, or only tell, what a push has brought and is no more here: there it would be animated.
+
+    Nothing that is in the results is removed, nor anything that no push of this run folder brought, or that has changed
+    there since. What else would be animated there is told.
+    """
+    results = Path(os.path.normpath(settings["results"]))
+    gone = [name for name in brought.files if not os.path.lexists(name) and not Path(name).is_relative_to(results)]
+    gone = sorted(brought.unchanged(place, gone))
+    if gone and delete and not dry:
+        given = b"".join(name.encode() + b"\0" for name in gone)
+        if place.run("sh", "-c", 'cd "$1" && xargs -0 rm -f --', "sh", place.folder, given=given).returncode:
+            raise TalkiesError(f"{place}: not all files could be removed (the words above say why): mend that there")
+        for name in gone:
+            del brought.files[name]
+        brought.write(place)
+    if gone and delete:
+        for name in gone:
+            print(f"{'would be removed there' if dry else 'removed there'}: {printable(name)}")
+    elif gone:
+        what = "there and not here, and would be animated too: --delete removes them"
+        print(f"stage: {len(gone)} files {what} ({printable(gone[0])}{', ...' if gone[1:] else ''})")
+    for key, suffixes in (("images", media.PICTURE_SUFFIXES), ("driving", media.CLIP_SUFFIXES)):
         below = os.path.relpath(settings[key])
-        if below.startswith(".."):
+        if below.startswith("..") or not Path(below).is_dir():
             continue
-        only = ["--delete", "--existing", "--ignore-existing", "--exclude=.*", *([] if delete else ["--dry-run"])]
+        only = ["--dry-run", "--no-recursive", "--dirs", "--delete", "--existing", "--ignore-existing"]
         done = rsync(place, *only, f"{below}/", place.path(f"{below}/"))
-        gone = [name for code, name in done if code.startswith("*deleting")]
-        if gone:
-            what = "removed there" if delete else "there and not here, and would be animated too: --delete removes them"
-            print(f"stage: {key}: {len(gone)} files {what} ({printable(gone[0])}{', ...' if gone[1:] else ''})")
+        more = [name for code, name in done if code.startswith("*deleting") and not name.startswith(".")]
+        more = [name for name in more if Path(name).suffix.lower() in suffixes]
+        if foreign := [name for name in more if os.path.normpath(f"{below}/{name}") not in gone]:
+            print(
+                f"stage: {key}: {len(foreign)} files there would be animated too; no push brought them as they are: "
+                f"they stay ({printable(foreign[0])}{', ...' if foreign[1:] else ''})"
+            )
 
 
 def pull(place: Place, *, dry: bool) -> None:
     """Carry a run's results and memory here; what they replace is kept aside."""
-    at_work = held_locks(LOCKS)
-    if at_work or (read_json(RUN) and not is_abandoned(RUN)):
-        raise TalkiesError(f"a run is at work in this folder ({(at_work or ['snakemake'])[0]}): wait for it or stop it")
+    if busy := at_work():
+        raise TalkiesError(f"a run is at work in this folder ({busy[0]}): wait for it or stop it")
     settings = config.load(Path("config.yaml"))
     results = os.path.relpath(settings["results"])
     if results.startswith(".."):
@@ -254,16 +346,16 @@ def pull(place: Place, *, dry: bool) -> None:
     aside = HOME / "replaced" / time.strftime("%Y-%m-%d-%H%M%S")
     done: list[tuple[str, str]] = []
     # The films first: a pull that breaks off leaves no memory of what is not here.
-    with tempfile.TemporaryDirectory(prefix="talkies-stage-") as nothing:
+    with own_folder("stage") as nothing:
         for part in (results, *MEMORY):
             if not dry:
                 Path(part).mkdir(parents=True, exist_ok=True)
             there, here = place.path(f"{part}/"), f"{part}/" if Path(part).is_dir() else f"{nothing}/"
             only = [f"--exclude={pattern}" for pattern in (NOT_CARRIED if part != results else NOT_CARRIED[:1])]
             keep = ["--backup", f"--backup-dir={aside.absolute() / part}", *(["--dry-run"] if dry else [])]
-            went = rsync(place, *only, *keep, there, here)
+            went = rsync(place, *only, *keep, SAFE, there, here)
             if not dry:
-                verify(place, there, here, carried(went))
+                verify(place, there, here, carried(went), SAFE)
             done += [(code, f"{part}/{name}") for code, name in went]
     tell("pull", done, dry, f"from {place}")
     replaced = sum(1 for path in aside.rglob("*") if path.is_file())
@@ -284,9 +376,9 @@ def stage(action: str, target: str | None, *, dry: bool = False, delete: bool = 
     """Push this run folder to a target (HOST:DIR, or DIR on this machine), or pull its results from there.
 
     Without a target a pull goes to where the last push went. dry: only tell what would be carried. delete: a push also
-    removes pictures and videos there that are not here. Raises TalkiesError.
+    removes what earlier pushes brought there and is no more here. Raises TalkiesError.
     """
-    text = target or (read_json(TARGET) or {}).get("target")
+    text = target or (read_json(TARGET, {"target": str}) or {}).get("target")
     if text is None:
         raise TalkiesError("nothing was pushed from this run folder: name the place: pull HOST:DIR")
     with connected(Place.parse(text)) as place:

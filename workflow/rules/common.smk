@@ -27,6 +27,7 @@ def make_plan():
         plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
         if IN_IMAGE and plan.settings["container"] is not None:
             image.check_bindable(plan.outside)
+        planner.mend_plan(plan)
         logger.info(f"talkies: {estimate.describe(plan, state, on_cluster=ON_CLUSTER)}")
         lack = estimate.lack_of_room(plan, state)
         if lack is not None:

@@ -3,7 +3,7 @@ rule plots:
     input:
         FILMS_DONE,
     output:
-        report(PLOTS, category="Times", caption="../report/plots.rst"),
+        report(update(PLOTS), category="Times", caption="../report/plots.rst"),
     log:
         ".talkies/logs/plots.log",
     benchmark:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..records import Journal, Recorded
+from ..records import FACTS, Journal, Recorded
 
 if TYPE_CHECKING:
     from .pairs import Pair
@@ -35,6 +35,15 @@ TAKEN_NAMES = (GALLERY_PAGE, "index_files", PRIVATE_PAGE, "private_files", CHECK
 """Names in the results folder that are the gallery's, so no driving video may be called so."""
 
 
+KEY = (str, None)
+CROP = {"mode": str, "box": [int, int, int], "found": bool}
+PREPARED = {"key": KEY, "file": FACTS, "original": {**FACTS, "file": str}, "crop": CROP}
+MOTION = {"key": KEY, "file": FACTS, "weights": str, "frames": int, "rate": str}
+FILM = {"key": KEY, "file": FACTS, "picture": {"frames": int, "rate": str, "size": (int, [int])}}
+TALKIE = {**FILM, "picture_key": KEY, "sound": {"sound": (str, None)}}
+"""What the records of a run's files must hold (`records.fits`)."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """A run's files, by its plan."""
@@ -49,31 +58,31 @@ class Folder:
     @staticmethod
     def source(name: str) -> Recorded:
         """Return a prepared picture: 256 x 256 PNG."""
-        return Recorded(HOME / "sources" / f"{name}.png")
+        return Recorded(HOME / "sources" / f"{name}.png", PREPARED)
 
     @staticmethod
     def driving(take: str) -> Recorded:
         """Return a prepared take: its cropped film with sound, for the gallery; its record tells the crop."""
-        return Recorded(HOME / "driving" / f"{take}.mp4")
+        return Recorded(HOME / "driving" / f"{take}.mp4", PREPARED)
 
     @staticmethod
     def motion(take: str) -> Recorded:
         """Return a take's keypoints."""
-        return Recorded(HOME / "motion" / f"{take}.npz")
+        return Recorded(HOME / "motion" / f"{take}.npz", MOTION)
 
     @staticmethod
     def silent(pair: Pair) -> Recorded:
         """Return a pair's film without sound, which is there until its talkie is."""
-        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4")
+        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4", FILM)
 
     @staticmethod
     def shown(pair: Pair) -> Recorded:
         """Return a pair's silent film set into its picture or enlarged, which is there until its talkie is."""
-        return Recorded(HOME / "shown" / pair.driving / f"{pair.stem}.mp4")
+        return Recorded(HOME / "shown" / pair.driving / f"{pair.stem}.mp4", FILM)
 
     def talkie(self, pair: Pair) -> Recorded:
         """Return a pair's film in the results."""
-        return Recorded(self.results / pair.driving / f"{pair.stem}.mp4")
+        return Recorded(self.results / pair.driving / f"{pair.stem}.mp4", TALKIE)
 
     @staticmethod
     def receipt(stage: str, name: str) -> Path:

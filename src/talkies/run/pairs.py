@@ -15,7 +15,7 @@ from ..config import read_pairs
 from ..crop import Request
 from ..errors import TalkiesError, printable
 from ..model.presets import PRESETS
-from ..records import read_json, write_json
+from ..records import fits, read_json, write_json
 from .folder import FACES, TAKEN_NAMES
 
 LONGEST_NAME = 160
@@ -279,8 +279,8 @@ def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
     fresh: dict[str, Any] = {}
     for path in sorted(files):
         stamp = stamp_of(path)
-        entry = known.get(str(path))
-        if entry is None or entry[0] != stamp:
+        entry: Any = known.get(str(path))
+        if not fits(entry, [list, int]) or entry[0] != stamp:
             try:
                 entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
             except (TalkiesError, OSError, MemoryError):

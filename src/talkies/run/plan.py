@@ -10,13 +10,48 @@ from typing import Any
 
 from ..errors import TalkiesError
 from ..model.presets import demo_digest
-from ..records import read_json, write_json
+from ..records import NUMBER, fits, read_json, write_json
 from .asks import is_shown
 from .estimate import FRAMES_PER_SECOND, animating_seconds
 from .folder import PLAN
 from .pairs import Pair, Source, Take, stamp_of, usual_choices
 
 FORMAT = 2
+
+TEXT = (str, None)
+CROP = (str, [NUMBER])
+SETTINGS = {
+    **dict.fromkeys(("images", "driving", "results"), str),
+    **dict.fromkeys(("pairs", "scratch", "container"), TEXT),
+    **dict.fromkeys(("first", "upscale", "threads"), (*NUMBER, None)),
+    **dict.fromkeys(("job_minutes", "pairs_per_job", "gpus"), NUMBER),
+    **dict.fromkeys(("provenance", "check"), bool),
+    "files": {"*": dict},
+    "slurm": {"gpu": dict, "cpu": dict},
+    "motion": {"relative": bool, "adapt_scale": bool, "best_frame": (str, *NUMBER, None)},
+    "model": {"preset": str, "checkpoint": TEXT, "device": str, "precision": str},
+    "gallery": {"title": str, "mosaic": (*NUMBER, None), "report": bool},
+}
+TAKE = {"driving": str, "file": str, "stamp": [int], "crop": CROP, "start": TEXT, "end": TEXT, "frames": int}
+SHAPE = {
+    "settings": SETTINGS,
+    "sources": {"*": {"file": str, "stamp": [int], "crop": CROP}},
+    "takes": {"*": {**TAKE, "flip": bool}},
+    "pictures": {"*": [str]},
+    "clips": {"*": [str]},
+    "shards": {"*": [list]},
+    "outside": [str],
+    "rate": NUMBER,
+}
+"""What a plan's file must hold (`records.fits`)."""
+PAIR = {
+    **dict.fromkeys(("driving", "image"), str),
+    **dict.fromkeys(("variant", "start", "end"), TEXT),
+    **dict.fromkeys(("relative", "adapt_scale", "flip", "private", "paste_back"), bool),
+    **dict.fromkeys(("crop", "driving_crop"), (*CROP, None)),
+    "best_frame": (str, *NUMBER, None),
+    "audio": (bool, str),
+}
 
 
 @dataclass
@@ -125,9 +160,13 @@ class Plan:
         if value.get("format") not in (1, FORMAT):
             raise TalkiesError(f"{path}: a plan of format {value.get('format')}, not {FORMAT}: run snakemake again")
         try:
-            return cls._from_json(value)
-        except (KeyError, TypeError, IndexError, AttributeError):
-            raise TalkiesError(f"{path}: a damaged plan: run snakemake again") from None
+            if fits(value, SHAPE):
+                plan = cls._from_json(value)
+                if plan._is_complete():
+                    return plan
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError):
+            pass
+        raise TalkiesError(f"{path}: a damaged plan: run snakemake again")
 
     @classmethod
     def _from_json(cls, value: dict[str, Any]) -> Plan:
@@ -145,6 +184,8 @@ class Plan:
         ordinary = usual_choices(settings)
         for shard, rows in value["shards"].items():
             pairs = [Pair(row[0], row[1], **(ordinary | (_with_crops(row[2]) if len(row) > 2 else {}))) for row in rows]
+            if not all(isinstance(pair.driving, str) and isinstance(pair.image, str) for pair in pairs):
+                raise TypeError("a name that is no text")
             plan.pair_shards[shard] = [pair.name for pair in pairs]
             plan.pairs.update((pair.name, pair) for pair in pairs)
         if value["format"] == 1:
@@ -154,6 +195,24 @@ class Plan:
             plan.receipts, plan.sounds, plan.weights = value["receipts"], value["sounds"], value["weights"]
             plan.given = value["given"]
         return plan
+
+    def _is_complete(self) -> bool:
+        """Tell whether every name in the plan leads to what it names, and every pair is of the right kinds."""
+        usual = Pair("", "", **usual_choices(self.settings))[2:]
+        shards = {**self.picture_shards, **self.take_shards, **self.pair_shards}
+        named = {stage: {"*": str} for stage in self.receipts}
+        return (
+            self.shard_of_source.keys() == self.sources.keys()
+            and self.shard_of_take.keys() == self.takes.keys()
+            and all(fits(pair._asdict(), PAIR) for pair in self.pairs.values() if pair[2:] != usual)
+            and all(pair.source in self.sources and pair.take in self.takes for pair in self.pairs.values())
+            and (self.without_specs or (fits(self.receipts, named) and self._names_all(shards)))
+        )
+
+    def _names_all(self, shards: Iterable[str]) -> bool:
+        """Tell whether each shard's last receipt has a name."""
+        named = set(self.receipts.get("prepare", {})) | set(self.receipts.get("remux", {}))
+        return named.issuperset(shards)
 
 
 def stored_plan() -> Plan | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,10 +19,10 @@ from .. import config, media
 from ..container import folders_outside
 from ..cores import available_threads
 from ..errors import TalkiesError, printable
-from ..records import claim, held_locks, is_abandoned, read_json, write_json
+from ..records import claim, fits, held_locks, is_abandoned, read_json, write_json
 from .deal import deal
 from .estimate import FRAMES_PER_SECOND, learnt_rate
-from .folder import CONFIG, LOCKS, PROBES, RUN
+from .folder import CONFIG, LOCKS, PROBES, RECEIPTS, RUN
 from .pairs import Pair, Source, Take, crops_of, each_face, list_inputs, list_pairs, stamp_of
 from .plan import Plan, stamps_of_sounds, stored_plan, weights_of
 from .receipts import Receipts
@@ -125,9 +126,11 @@ def _count_frames(plan: Plan) -> None:
     stamps = {take.file: take.stamp for take in plan.takes.values()}
 
     def entry_of(file: str) -> dict[str, Any] | None:
-        entry = known.get(file)
-        if isinstance(entry, dict) and entry.get("stamp") == stamps[file]:
-            return entry
+        entry: Any = known.get(file)
+        if fits(entry, {"stamp": [int], "frames": int, "rate": str}) and entry["stamp"] == stamps[file]:
+            with suppress(ValueError, ZeroDivisionError):
+                if Fraction(entry["rate"]) > 0:
+                    return entry
         try:
             clip = media.probe(Path(file))
         except (TalkiesError, OSError):
@@ -184,9 +187,20 @@ def start_run(plan: Plan) -> None:
     claim(RUN)
 
 
+def mend_plan(plan: Plan) -> None:
+    """Write the plan where a run has been and its plan is gone or damaged, even if there is nothing to do."""
+    if RECEIPTS.is_dir() and stored_plan() is None and not at_work():
+        plan.save()
+
+
+def at_work() -> list[str]:
+    """Name what is at work in the run folder: workers, or a snakemake of which it is not known that it is gone."""
+    return held_locks(LOCKS) or ["snakemake"] * is_running()
+
+
 def is_running() -> bool:
     """Tell whether a run is at work in this folder, for all that is known here."""
-    return RUN.exists() and not is_abandoned(RUN)
+    return bool(read_json(RUN)) and not is_abandoned(RUN)
 
 
 def end_run() -> None:

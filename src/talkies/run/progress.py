@@ -6,16 +6,16 @@ where it ended at the last look. Nothing is asked of a scheduler.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import TalkiesError, printable
-from ..records import held_locks
+from ..records import NUMBER, fits, held_locks, parse_json
 from .estimate import FRAMES_PER_SECOND, REMUX_SECONDS
 from .folder import GALLERY_PAGE, JOURNALS, LOCKS, RUNS, Folder
 from .plan import Plan
@@ -28,6 +28,15 @@ WINDOW_SECONDS = 1200
 SAY_SECONDS = (5, 10, 20, 30)
 """Between the lines that a run says of its progress; the last number holds from there on."""
 MOST_NAMES = 5
+EVENTS = {
+    "started": {"shards": [str]},
+    "looked": {"fresh": [str]},
+    "begun": {"pair": str},
+    "animated": {"pair": str, "frames": int, "seconds": NUMBER},
+    "remuxed": {"pair": str},
+    "failed": {"pair": str, "reason": str},
+}
+"""What the events that are read must hold."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +130,10 @@ class Watch:
         whole = new[: new.rfind(b"\n") + 1]
         self._offsets[path] = self._offsets.get(path, 0) + len(whole)
         for line in whole.splitlines():
-            try:
-                event = json.loads(line)
-                yield {**event, "time": float(event["time"]), "event": str(event["event"])}
-            except (ValueError, TypeError, KeyError):
-                continue  # left unfinished by a worker that was killed
+            with suppress(ValueError):  # left unfinished by a worker that was killed, or damaged
+                event = parse_json(line)
+                if fits(event, {"time": NUMBER, "event": str}) and fits(event, EVENTS.get(event["event"], {})):
+                    yield event
 
     def _take(self, event: dict[str, Any], shard: str) -> None:
         events, pair = self._events, event.get("pair", "")

@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..records import Receipt, read_json
+from ..records import Receipt, fits, read_json
 from .asks import Specs
 from .folder import BENCHMARKS, HOME, LOGS, RECEIPTS, Folder
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 STAGES = ("prepare", "motion", "animate", "show", "remux")
+TOLD: dict[str, dict[str, Any]] = {
+    "prepare": {"sha256": str},
+    "motion": {"weights": str},
+    "animate": {"picture_key": str},
+    "show": {"picture_key": str},
+    "remux": {"file": [int, int], "shows": str},
+}
+"""What a stage's receipt must tell of each item that is done (`records.fits`)."""
 ALL = "all"
 """The one shard of what is made of the whole run: the check and the gallery."""
 OLD_FILMS = HOME / "films"
@@ -95,9 +103,21 @@ class Receipts:
                 if receipt is not None:
                     if self._previous is not None and self._previous.without_specs and not receipt.asked:
                         receipt = _with_specs(receipt, self._previous, stage, shard)
-                    self._read[stage, shard] = name, receipt
+                    self._read[stage, shard] = name, _sound(receipt, stage)
                     break
         return self._read[stage, shard]
+
+
+def _sound(receipt: Receipt, stage: str) -> Receipt:
+    """Return a receipt without the items of which it does not tell what it should."""
+    for item in [item for item, facts in receipt.done.items() if not fits(facts, TOLD.get(stage, {}))]:
+        receipt.drop(item)
+    return receipt
+
+
+def load(stage: str, name: str) -> Receipt:
+    """Return a receipt that a worker builds on; TalkiesError where it is missing or damaged."""
+    return _sound(Receipt.load(Folder.receipt(stage, name)), stage)
 
 
 def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
@@ -111,7 +131,8 @@ def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
         "show": specs.shown,
         "remux": specs.talkie,
     }[stage]
-    films = ((read_json(OLD_FILMS / f"{shard}.json") or {}).get("films") or {}) if stage == "remux" else {}
+    seen = read_json(OLD_FILMS / f"{shard}.json", {"films": {"*": [int, int]}}) if stage == "remux" else None
+    films = seen["films"] if seen else {}
     new = Receipt(failed=dict(old.failed))
     for item in (*old.done, *old.failed):
         try:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..records import Recorded, held_locks, write_json
+from ..records import FACTS, Recorded, held_locks
 from .folder import HOME, LOCKS, TAKEN_NAMES, Folder
 from .plan import Plan
 from .receipts import STAGES, distrust
 from .state import State
+
+PART = r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+"
+"""A temporary file's name, .NAME.PID[-TIME].part, and that of a temporary file's own temporary file."""
+LEFT = re.compile(rf"{PART}|\.\d+\.part", re.DOTALL)
+"""The same, and as the gallery has it."""
 
 
 def orphans(plan: Plan) -> Iterator[Recorded]:
@@ -26,18 +32,19 @@ def orphans(plan: Plan) -> Iterator[Recorded]:
         if not folder.is_dir() or folder.is_symlink() or folder.name in TAKEN_NAMES:
             continue
         for path in sorted(folder.glob("*.json")):
-            film = Recorded(path.with_suffix(".mp4"))
-            record = film.record()
+            film = Recorded(path.with_suffix(".mp4"), {"pair": str, "picture_key": (str, None), "file": FACTS})
             name = f"{folder.name}/{path.stem}"
-            # Only what a record of ours names is ours.
-            if name not in plan.pairs and record.get("pair") == name and record.get("picture_key"):
+            # Only what a record of ours names is ours, and a film only as it was made.
+            ours = name not in plan.pairs and film.record().get("pair") == name and not path.is_symlink()
+            if ours and (film.is_whole() or not film.path.exists()):
                 yield film
 
 
-def verify(plan: Plan, state: State) -> dict[str, str]:
+def verify(plan: Plan, state: State, *, busy: bool = False) -> dict[str, str]:
     """Read every finished film whole; return what is wrong, by pair.
 
-    What is found wrong is forgotten, so that the next run makes it again, as is said.
+    What is found wrong is forgotten, so that the next run makes it again, as is said; but not while `busy`: a run is at
+    work here, which may be about to make it.
     """
     folder = Folder.of(plan)
     wrong = dict(state.failed)
@@ -48,7 +55,8 @@ def verify(plan: Plan, state: State) -> dict[str, str]:
         fault = _fault(folder.talkie(plan.pairs[name]))
         if fault:
             wrong[name] = f"{fault}: snakemake makes it again"
-            _forget(plan, name)
+            if not busy:
+                _forget(plan, name)
     return {name: wrong[name] for name in plan.pairs if name in wrong}
 
 
@@ -98,9 +106,7 @@ def _forget(plan: Plan, name: str) -> None:
     """Have the next run make one pair anew: its content keys say nothing any more, its receipts do not tell of it."""
     folder, pair = Folder.of(plan), plan.pairs[name]
     talkie = folder.talkie(pair)
-    record = talkie.record()
-    if record:
-        write_json(talkie.record_path, {**record, "key": None, "picture_key": None})
+    talkie.blank()
     folder.silent(pair).remove()
     folder.shown(pair).remove()
     for stage in STAGES[2:]:
@@ -122,7 +128,7 @@ def leftovers(plan: Plan) -> list[Path]:
             files = ((p, f"{p.parent.name}/{p.name.removesuffix(p.suffix)}") for p in _files(HOME / folder))
             found += [p for p, name in files if name not in plan.pairs]
     for folder_path in (HOME, Folder.of(plan).results):
-        found += [p for p in folder_path.rglob(".*.part") if p.is_file()]
+        found += [p for p in folder_path.rglob(".*.part") if p.is_file() and LEFT.fullmatch(p.name)]
     found += [p for p in LOCKS.glob("*") if p.is_file()]  # of dead workers: none is alive
     return [path for path in dict.fromkeys(found) if path.exists()]
 

@@ -20,7 +20,10 @@ from ..run import asks
 from ..run.asks import ENCODING, FILM_CRF, FILM_PRESET
 from ..run.pairs import Pair
 from ..run.plan import Plan
-from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, since
+from ..scratch import keep_compiled
+from .motion import detect_take
+from .prepare import mend
+from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, holding, since
 
 if TYPE_CHECKING:
     from ..animate import Engine
@@ -39,7 +42,12 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     """Make the films whose pixels stand nowhere yet, neither here nor in a talkie."""
     missing: list[tuple[Pair, str]] = []
     fresh: list[str] = []
+    lost = _mend(bench, names)
+    for name, reason in lost.items():
+        yield name, InputError("", reason)
     for name in names:
+        if name in lost:
+            continue
         pair = bench.plan.pairs[name]
         key = picture_key(bench, pair)
         if stands(bench, pair, key):
@@ -66,6 +74,25 @@ STAGE = Stage(
     causes=_causes,
     make=_make,
 )
+
+
+def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:
+    """Make again what is gone or damaged of what pairs are made of; return why some can't be, by pair."""
+    pairs = [bench.plan.pairs[name] for name in names]
+    takes = dict.fromkeys(pair.take for pair in pairs)
+    lost = mend(bench, dict.fromkeys(pair.source for pair in pairs), takes)
+    for take in takes:
+        if (take, True) not in lost and not bench.is_as_asked("motion", take):
+            log.warning("%s: its motion is gone or damaged and is found again", printable(take))
+            try:
+                with holding(bench.plan.shard_of_take[take]):
+                    detect_take(bench, take)
+            except InputError as error:
+                lost[take, True] = str(error)
+            finally:
+                bench.scratch.release()
+    causes = {pair.name: lost.get((pair.source, False)) or lost.get((pair.take, True)) for pair in pairs}
+    return {name: reason for name, reason in causes.items() if reason}
 
 
 def picture_key(bench: Bench, pair: Pair) -> str:
@@ -239,6 +266,7 @@ def open_engine(
     if preset not in PRESETS:
         raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     keep_memory()
+    keep_compiled()
     chosen = choose_device(device)
     began = time.monotonic()
     engine = Engine(load_model(preset, checkpoint, device=chosen), precision=precision, threads=threads)

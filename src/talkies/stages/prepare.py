@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import crop, media
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..media import FILM_SIZE
 from ..records import Recorded, content_key
 from ..run import asks
 from ..run.asks import Specs
+from ..run.folder import Folder
 from ..run.pairs import Take
 from ..run.plan import Plan
 from ..scratch import FULL, Scratch
-from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, since
+from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, holding, since
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+log = logging.getLogger("talkies")
 
 
 def _items(plan: Plan, shard: str) -> list[str]:
@@ -53,6 +58,34 @@ def _make(bench: Bench, items: list[str]) -> Iterator[tuple[str, Outcome]]:
 
 
 STAGE = Stage("prepare", _items, _spec, _file, lambda plan, shard, item: (), _make)
+
+
+def mend(bench: Bench, sources: Iterable[str], takes: Iterable[str]) -> dict[tuple[str, bool], str]:
+    """Prepare again what is gone or damaged of these; return why some can't be, by name and whether it is a take.
+
+    The lock of the shard of preparation sees that one worker does it.
+    """
+    plan, lost = bench.plan, {}
+    wanted = [(name, False, plan.shard_of_source[name], prepare_source) for name in sources]
+    wanted += [(name, True, plan.shard_of_take[name], prepare_take) for name in takes]
+    for name, clip, shard, again in wanted:
+        if not bench.is_as_asked("prepare", name, clip=clip):
+            log.warning("%s: its prepared file is gone or damaged and is made again", printable(name))
+            try:
+                with holding(shard):
+                    again(bench, name)
+            except InputError as error:
+                lost[name, clip] = str(error)
+            finally:
+                bench.scratch.release()
+    return lost
+
+
+def mend_shown(plan: Plan, names: Iterable[str]) -> None:
+    """Prepare again what is gone or damaged of the pictures and clips that the gallery shows beside these films."""
+    pairs = [plan.pairs[name] for name in names]
+    bench = Bench(plan, STAGE, "", Folder.journal("prepare", "gallery"))
+    mend(bench, dict.fromkeys(pair.source for pair in pairs), dict.fromkeys(pair.take for pair in pairs))
 
 
 def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..records import Recorded, content_key
+from ..records import content_key
 from ..run import asks
 from ..run.asks import Specs
 from ..run.pairs import Pair
 from ..run.plan import Plan
-from ..run.receipts import distrust
+from ..run.receipts import Receipts, distrust
 from .prepare import probe_copy, seconds
 from .show import OF_TALKIE
 from .work import Bench, Outcome, Stage, since
@@ -37,12 +37,13 @@ def _from(plan: Plan, name: str) -> str:
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     clips, specs = Clips(bench), Specs(bench.plan)
+    before = Receipts().read("remux", bench.shard)
     bench.progress.start(len(names), "films")
     for name in names:
         pair = bench.plan.pairs[name]
         shown = bench.above[_from(bench.plan, name), bench.shard].done[name]["picture_key"]
         try:
-            remux_pair(bench, pair, shown, clips)
+            remux_pair(bench, pair, shown, clips, before.done.get(name, {}).get("file"))
             status = bench.folder.talkie(pair).path.stat()
             yield name, {"file": [status.st_size, status.st_mtime_ns], "shows": specs.shown(name)}
         except InputError as error:
@@ -81,8 +82,11 @@ class Clips:
         return self._last
 
 
-def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips) -> None:
-    """Make one talkie unless it stands. picture_key: the content key of what it shows."""
+def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: list[int] | None = None) -> None:
+    """Make one talkie unless it stands.
+
+    picture_key: the content key of what it shows. seen: the size and time of its film as a worker last saw it.
+    """
     began = time.monotonic()
     folder, settings = bench.folder, bench.plan.settings
     talkie, scratch = folder.talkie(pair), bench.scratch
@@ -101,11 +105,12 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips) -> None
     if made is None:
         distrust(_from(bench.plan, pair.name), pair.name)
         raise TalkiesError(f"{printable(pair.name)}: its silent film is gone; run snakemake again to make it")
+    picture = picture.resolve()  # a link is moved out of the way
     take = bench.plan.takes[pair.take]
     scratch.require(2 * picture.stat().st_size)
     clip = clips.of(pair)
     start, end = (None, None) if isinstance(pair.audio, str) else (seconds(take.start), seconds(take.end))
-    _keep_foreign(talkie)
+    talkie.keep_foreign(seen)
     talkie.path.parent.mkdir(parents=True, exist_ok=True)
     part = talkie.path.with_name(f".{talkie.path.name}.{os.getpid()}.part")
     try:
@@ -143,14 +148,6 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips) -> None
 def _remove_silent(bench: Bench, pair: Pair) -> None:
     bench.folder.silent(pair).remove()
     bench.folder.shown(pair).remove()
-
-
-def _keep_foreign(talkie: Recorded) -> None:
-    """Move a film that no record of ours tells of out of the way: it is the user's own."""
-    if talkie.path.exists() and not talkie.record_path.exists():
-        aside = talkie.path.with_name(f"{talkie.path.stem}.kept-{int(time.time())}{talkie.path.suffix}")
-        talkie.path.rename(aside)
-        log.warning("%s was no film of this run: kept as %s", printable(talkie.path), printable(aside.name))
 
 
 def _sound_digest(path: str) -> str:

@@ -16,6 +16,7 @@ from ..run.asks import FILM_CRF, FILM_PRESET
 from ..run.pairs import Pair
 from ..run.receipts import distrust
 from .animate import shown_key
+from .prepare import mend
 from .work import Bench, Outcome, Stage, since
 
 
@@ -75,6 +76,8 @@ OF_TALKIE = ("key", "file", "picture_key", "sound", "pair", "remux_seconds", "di
 def _show(bench: Bench, pair: Pair, made: dict[str, Any], film: Path, writer: media.FrameWriter) -> dict[str, Any]:
     """Write a pair's film as it is to be shown; return what its record says of that."""
     if pair.paste_back:
+        if reason := mend(bench, [pair.source], []).get((pair.source, False)):
+            raise InputError("", reason)
         original = bench.prepared("prepare", pair.source)
         path = Path(bench.plan.sources[pair.source].file)
         if not is_unchanged(path, original["original"]):

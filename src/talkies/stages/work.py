@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, TalkiesError, printable
-from ..records import HEARTBEAT_SECONDS, Journal, Receipt, Recorded, content_key, is_unchanged, lock, renew
-from ..run import asks
+from ..records import HEARTBEAT_SECONDS, Journal, Receipt, Recorded, content_key, lock, renew
+from ..run import asks, receipts
 from ..run.asks import Specs
 from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder
 from ..run.pairs import stamp_of
 from ..run.plan import Plan
-from ..run.receipts import Receipts, distrust, forget_elsewhere, remove_older, shard_of
+from ..run.receipts import shard_of
 from ..scratch import Scratch, open_scratch
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Bench:
     stage: Stage
     shard: str
     journal: Journal
-    engine: Callable[[], Engine]
+    engine: Callable[[], Engine] = field(default_factory=lambda: _no_engine)
     progress: Progress = field(default_factory=Progress)
     scratch: Scratch = field(default_factory=Scratch)
     _prepared: dict[tuple[str, str, bool], dict[str, Any]] = field(default_factory=dict)
@@ -75,38 +75,39 @@ class Bench:
     def above(self) -> dict[tuple[str, str], Receipt]:
         """The receipts that this stage of the shard reads, by stage and shard."""
         needs = self.plan.needs(self.stage.name, self.shard)
-        paths = {(stage, shard): Folder.receipt(stage, self.plan.receipt(stage, shard)) for stage, shard in needs}
-        return {key: Receipt.load(path) for key, path in paths.items()}
+        return {(stage, shard): receipts.load(stage, self.plan.receipt(stage, shard)) for stage, shard in needs}
 
     def prepared(self, stage: str, name: str, *, clip: bool = False) -> dict[str, Any]:
         """Return the record of a prepared picture, or (clip) of a prepared take or its motion.
 
-        Where the file is gone, damaged or of another picture, what its receipt tells of it is forgotten: then the next
-        run makes it again.
+        TalkiesError where the file is gone or damaged: `mend` makes such a one again.
         """
         if (stage, name, clip) not in self._prepared:
-            self._prepared[stage, name, clip] = self._checked(stage, name, clip)
+            if not self.is_as_asked(stage, name, clip=clip):
+                path = self._recorded(stage, name, clip).path
+                raise TalkiesError(f"{printable(path)}: it is gone or damaged; run snakemake again to make it")
+            self._prepared[stage, name, clip] = self._recorded(stage, name, clip).record()
         return self._prepared[stage, name, clip]
 
-    def _checked(self, stage: str, name: str, clip: bool) -> dict[str, Any]:
-        folder, plan = self.folder, self.plan
+    def is_as_asked(self, stage: str, name: str, *, clip: bool = False) -> bool:
+        """Tell whether a prepared file is there and whole, cut as is asked, and of the picture or clip there is now."""
+        recorded = self._recorded(stage, name, clip)
+        if not recorded.is_whole():
+            return False
+        if stage != "prepare":
+            return True
+        plan, record = self.plan, recorded.record()
         wanted = plan.takes[name] if clip else plan.sources[name]
-        recorded = folder.motion(name) if stage == "motion" else folder.driving(name) if clip else folder.source(name)
-        record = recorded.record()
-        sound = is_unchanged(recorded.path, record.get("file"))
-        if sound and stage == "prepare":
-            content = record["original"]["sha256"]
-            asked = asks.driving(plan.takes[name], content) if clip else asks.source(plan.sources[name], content)
-            stamps = (wanted.stamp, stamp_of(Path(wanted.file)))  # of another time: the file was replaced meanwhile
-            sound = record["key"] == content_key(**asked) and _stamp_told(record) in stamps
-        if not sound:
-            distrust(stage, name, clip=clip)
-            raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
-        return record
+        original = record["original"]
+        content = original["sha256"]
+        asked = asks.driving(plan.takes[name], content) if clip else asks.source(plan.sources[name], content)
+        # Of another time than the plan's: the file was replaced meanwhile.
+        stamps = (wanted.stamp, stamp_of(Path(wanted.file)))
+        return record["key"] == content_key(**asked) and [original["size"], original["mtime_ns"]] in stamps
 
-
-def _stamp_told(record: dict[str, Any]) -> list[int]:
-    return [record["original"]["size"], record["original"]["mtime_ns"]]
+    def _recorded(self, stage: str, name: str, clip: bool) -> Recorded:
+        folder = self.folder
+        return folder.motion(name) if stage == "motion" else folder.driving(name) if clip else folder.source(name)
 
 
 Outcome = dict[str, Any] | InputError
@@ -155,9 +156,12 @@ def work(
 
 def _failed_above(bench: Bench, item: str) -> str | None:
     for stage, shard, cause in bench.stage.causes(bench.plan, bench.shard, item):
-        reason = bench.above[stage, shard].failed.get(cause)
-        if reason is not None:
-            return reason
+        receipt = bench.above[stage, shard]
+        if cause in receipt.failed:
+            return receipt.failed[cause]
+        if cause not in receipt.done:
+            path = Folder.receipt(stage, bench.plan.receipt(stage, shard))
+            raise TalkiesError(f"{printable(path)}: tells nothing of {printable(cause)}: run snakemake again")
     return None
 
 
@@ -175,7 +179,7 @@ def _answer(bench: Bench, result: Receipt, specs: Specs, item: str, outcome: Out
 
 def _save(bench: Bench, result: Receipt, name: str) -> None:
     """Write the receipt, with what older ones tell of items that the plan has not now, and remove those."""
-    before = Receipts().read(bench.stage.name, bench.shard)
+    before = receipts.Receipts().read(bench.stage.name, bench.shard)
     for item, spec in before.asked.items():
         if item not in result.asked:
             result.asked[item] = spec
@@ -183,15 +187,15 @@ def _save(bench: Bench, result: Receipt, name: str) -> None:
                 if item in old:
                     new[item] = old[item]
     result.save(Folder.receipt(bench.stage.name, name))
-    remove_older(bench.stage.name, name)
+    receipts.remove_older(bench.stage.name, name)
     if bench.stage.name in ("prepare", "motion"):
-        forget_elsewhere(bench.stage.name, bench.shard, result.done)
+        receipts.forget_elsewhere(bench.stage.name, bench.shard, result.done)
 
 
 @contextmanager
-def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
-    """Hold the shard's lock, see that no killed worker's parts stay, and give the bench its scratch folder."""
-    path = Folder.lock(bench.shard)
+def holding(shard: str) -> Iterator[None]:
+    """Hold a shard's lock, and renew it."""
+    path = Folder.lock(shard)
     with lock(path, say=log.info):
         done = threading.Event()
 
@@ -202,12 +206,21 @@ def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
                     return
 
         threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+
+@contextmanager
+def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
+    """Hold the shard's lock, see that no killed worker's parts stay, and give the bench its scratch folder."""
+    with holding(bench.shard):
         sweep(films)
         try:
             with open_scratch(bench.plan.settings["scratch"], bench.shard) as bench.scratch:
                 yield
         finally:
-            done.set()
             sweep(films)
 
 

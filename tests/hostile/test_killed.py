@@ -1,0 +1,82 @@
+"""A run killed at any moment: the whole group of its processes at once, again and again, and every film afterwards."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from run_folder import REPOSITORY, RunFolder, make_clip
+
+from talkies import media
+
+SEED = 24
+KILLS = 24
+ARGUMENTS = ("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"))
+
+
+def decoded(film: Path) -> tuple[int, int]:
+    """Return the numbers of a film's frames and bytes of sound, all of them decoded without a complaint."""
+    clip = media.probe(film)
+    frames = sum(1 for _ in media.read_frames(clip))
+    command = [media.ffmpeg_path(), "-v", "error", "-xerror", "-nostdin", "-i", str(film), "-map", "0"]
+    done = subprocess.run([*command, "-f", "null", "-"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), film
+    sound = subprocess.run([*command, "-vn", "-f", "s16le", "-"], capture_output=True, check=True).stdout
+    return frames, len(sound)
+
+
+def make_run(folder: Path) -> RunFolder:
+    """Lay out a run of four pictures and three clips in shards of three pairs, its scratch on a disk beside it."""
+    run = RunFolder.create(folder / "run", images=["one", "two", "three", "four"], clips=[])
+    for number, name in enumerate("abc"):
+        make_clip(run.path / f"driving/{name}.mp4", frames=20 + 10 * number, tone=300 + 200 * number)
+    (folder / "scratch").mkdir()
+    run.configure(pairs_per_job=3, check=True, scratch=str(folder / "scratch"), gallery={"mosaic": 4})
+    return run
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
+    """The seed chooses the moments; settings change between, so that films are replaced while they are killed."""
+    chance = random.Random(SEED)
+    run = make_run(tmp_path)
+    settings = {"pairs_per_job": 3, "check": True, "scratch": str(tmp_path / "scratch"), "gallery": {"mosaic": 4}}
+    killed = []
+    for number in range(KILLS):
+        if number and number % 6 == 0:  # from here on other films are asked for
+            settings |= [{"audio": False}, {"motion": {"relative": False}}, {"audio": True}][number // 6 - 1]
+            run.configure(**settings)
+        process = run.start(*ARGUMENTS)
+        moment = chance.uniform(1.0, 12.0)
+        try:
+            process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            killed.append(round(moment, 1))
+        for film in run.path.glob("results/*/*.mp4"):
+            if ".kept-" not in film.name:
+                decoded(film)  # nothing half-made is ever under a final name
+    assert len(killed) > KILLS // 2, killed
+    print(f"{len(killed)} kills, after seconds: {killed}")
+    deadline = time.monotonic() + 300
+    while run.run(*ARGUMENTS).returncode:  # a Snakemake of the killed group may still hold its lock
+        assert time.monotonic() < deadline
+    assert "12 films are whole" in run.talkies("verify")
+    pairs = [f"{clip}/{image}" for clip in "abc" for image in ("four", "one", "three", "two")]
+    films = [film for film in sorted(run.films()) if ".kept-" not in film]
+    assert films == pairs
+    for pair in pairs:
+        frames, sound = decoded(run.film(pair))
+        assert frames == {"a": 20, "b": 30, "c": 40}[pair[0]] == run.record(pair)["picture"]["frames"]
+        assert sound > 0
+    assert run.debris() == []
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert not list((run.path / "results").rglob("*.kept-*")), "nothing of ours is taken for the user's"
+    assert "Nothing to be done" in run.snakemake()
+    decoded(run.path / "results/index_files/mosaics/a.mp4")

@@ -1,0 +1,167 @@
+"""What stands in the results and is not ours: it is never removed or replaced; what is in the way is kept aside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from run_folder import RunFolder, draw_picture, make_clip
+
+from talkies import media
+
+MINE = b"my own words\n"
+
+
+def write(path: Path, content: bytes = MINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def kept(path: Path) -> list[bytes]:
+    """Return the contents of what was kept aside of a file."""
+    return [found.read_bytes() for found in path.parent.glob(f"{path.stem}.kept-*{path.suffix}")]
+
+
+def test_a_run_leaves_what_was_there_before_it(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
+    results = run.path / "results"
+    pages = [write(results / name) for name in ("index.html", "check.html", "plots.svg")]
+    others = [
+        *(results / name for name in ("private.html", "private_files/letters.txt", "private_files/sources/me.png")),
+        *(results / name for name in ("index_files/sources/notes.txt", "index_files/diary.txt", "a/one.txt")),
+        *(results / name for name in ("holiday.mp4", "a/.download.part", ".written")),
+    ]
+    in_the_way = [
+        *(results / name for name in ("index_files/sources/one.png", "index_files/driving/a.mp4")),
+        *(results / name for name in ("index_files/posters/a.jpg", "a/one.mp4", "a/one.json")),
+    ]
+    for path in (*others, *in_the_way):
+        write(path)
+    run.configure(check=True)
+    output = run.snakemake()
+    assert [path for path in others if path.read_bytes() != MINE] == []
+    for path in (*pages, *in_the_way):
+        assert kept(path) == [MINE], path
+        assert path.read_bytes() != MINE
+        assert f"{path.relative_to(run.path)} was not made by talkies: kept as {path.stem}.kept-" in output
+    assert media.probe(run.film("a/one")).frames == 5
+    assert run.record("a/one")["pair"] == "a/one"
+    # And once: what comes later moves nothing more, and removes nothing.
+    before = sorted(results.rglob("*"))
+    draw_picture(run.path / "images/two.png", (9, 99, 9))
+    assert "kept as" not in run.snakemake()
+    assert set(before) <= set(results.rglob("*"))
+    run.talkies("clean")
+    run.talkies("verify")
+    assert set(before) <= set(results.rglob("*"))
+    assert [path for path in others if path.read_bytes() != MINE] == []
+
+
+def test_what_is_no_longer_shown_goes_and_nothing_else(run: RunFolder) -> None:
+    """Private pages that are not needed any more, pictures and mosaics that no page shows."""
+    plan = run.path / ".talkies/plan.json"
+    before = plan.read_text()
+    told = json.loads(before)
+    told["settings"]["gallery"]["mosaic"] = 4
+    told["shards"]["pairs-0001"][0] = [*told["shards"]["pairs-0001"][0][:2], {"private": True}]
+    plan.write_text(json.dumps(told))
+    run.talkies("gallery")
+    results = run.path / "results"
+    image = told["shards"]["pairs-0001"][0][1]
+    assert (results / "private_files/mosaics/a.mp4").exists()
+    assert (results / "index_files/mosaics/a.mp4").exists()
+    mine = [
+        write(results / name)
+        for name in ("private_files/letters.txt", "private_files/mosaics/x.mp4", "index_files/mosaics/y.txt")
+    ]
+    edited = write(results / f"private_files/sources/{image}.png", b"painted over")
+    plan.write_text(before)
+    run.talkies("gallery")
+    assert not (results / "private.html").exists()
+    assert sorted(path for path in (results / "private_files").rglob("*") if path.is_file()) == sorted(
+        [*mine[:2], edited]
+    )
+    assert [path.name for path in (results / "index_files/mosaics").iterdir()] == ["y.txt"]
+    assert all(path.read_bytes() == MINE for path in mine)
+    assert edited.read_bytes() == b"painted over"
+
+
+def test_a_page_that_was_edited_is_kept(run: RunFolder) -> None:
+    """Also where the run's memory is gone."""
+    page, picture = run.path / "results/index.html", run.path / "results/index_files/sources/red.png"
+    page.write_text(page.read_text().replace("</h1>", " of our summer</h1>"))
+    edited = page.read_bytes()
+    draw_picture(picture, (1, 2, 3))
+    painted = picture.read_bytes()
+    (run.path / ".talkies").rename(run.path / "away")
+    run.configure(pairs_per_job=3, gallery={"title": "Another"})
+    run.snakemake()
+    assert kept(page) == [edited]
+    assert b"<h1>Another</h1>" in page.read_bytes()
+    assert kept(picture) == [painted]
+    draw_picture(run.path / ".talkies/sources/red.png", (3, 2, 1))
+    assert "is gone or damaged and is made again" in run.talkies("gallery")
+    assert (kept(page), kept(picture)) == ([edited], [painted]), "our own are replaced"
+    run.whole(sorted(run.films()))
+
+
+@pytest.mark.parametrize("link", ["index_files", "index_files/sources", "index_files/driving"])
+def test_a_link_is_never_followed(run: RunFolder, tmp_path: Path, link: str) -> None:
+    """The user's folder behind a link among the page's files: another run may show pictures of the same names."""
+    place, theirs = run.path / "results" / link, tmp_path / "theirs"
+    place.rename(tmp_path / "was here")
+    names = ["red.png", "a.mp4", "letters.txt", "sources/red.png", "sources/old.png"]
+    for name in names:
+        write(theirs / name)
+    place.symlink_to(theirs)
+    assert f"results/{link} was not made by talkies: kept as " in run.talkies("gallery")
+    assert sorted(str(path.relative_to(theirs)) for path in theirs.rglob("*") if path.is_file()) == sorted(names)
+    assert all((theirs / name).read_bytes() == MINE for name in names)
+    assert not place.is_symlink()
+    aside = [path for path in place.parent.iterdir() if ".kept-" in path.name]
+    assert [path.readlink() for path in aside] == [theirs]
+    assert (run.path / "results/index_files/sources/red.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_links_at_the_names_of_pages_and_films_lead_nowhere_we_write(run: RunFolder, tmp_path: Path) -> None:
+    results = run.path / "results"
+    places = [results / name for name in ("index.html", "plots.svg", "index_files/.written", "a/red.mp4")]
+    for number, place in enumerate(places):
+        place.unlink()
+        place.symlink_to(write(tmp_path / f"mine {number}"))
+    run.configure(pairs_per_job=3, gallery={"title": "Another"})
+    run.snakemake()
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("mine *"))] == [MINE] * len(places)
+    assert not any(place.is_symlink() for place in places)
+    assert "6 films are whole" in run.talkies("verify")
+
+
+def test_a_film_that_the_user_worked_on_is_kept_when_it_is_made_again(run: RunFolder) -> None:
+    make_clip(run.path / "graded.mp4", frames=3)
+    graded = (run.path / "graded.mp4").read_bytes()
+    run.film("a/red").write_bytes(graded)
+    (run.path / "results/b/red.json").write_text('{"title": "our summer"}')
+    run.talkies("forget", "b/red")
+    assert (run.path / "results/b/red.json").read_text() == '{"title": "our summer"}'
+    run.talkies("forget", "a/green")
+    run.snakemake()
+    assert sorted(run.events("animated")) == ["a/green", "a/red", "b/red"]
+    assert kept(run.film("a/red")) == [graded]
+    assert [json.loads(each) for each in kept(run.path / "results/b/red.json")] == [{"title": "our summer"}]
+    assert kept(run.film("b/red")) == kept(run.film("a/green")) == [], "our own films are replaced without a copy"
+    assert "6 films are whole" in run.talkies("verify")
+
+
+def test_clean_removes_our_films_alone(run: RunFolder) -> None:
+    """Of pairs that are gone: a film that was altered since is the user's."""
+    mine = write(run.path / "results/a/.mine.part")
+    (run.path / "images/red.png").unlink()
+    run.snakemake()
+    edited = run.film("b/red")
+    edited.write_bytes(b"cut by hand")
+    run.talkies("clean")
+    assert not run.film("a/red").exists()
+    assert edited.read_bytes() == b"cut by hand"
+    assert mine.read_bytes() == MINE
