@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from talkies import media
-from talkies.plan import Plan
-from talkies.shards import Run
+from talkies.run.folder import Folder
+from talkies.run.plan import Plan
 
 SIDE = 144  # pixels of each film in the picture
 RATE = Fraction(25, 2)  # frames a second: half of the examples', for a small file
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/talkies.gif"))
     chosen = parser.parse_args()
     plan = Plan.load()
-    run = Run(plan)
+    run = Folder.of(plan)
     films = [run.driving(chosen.clip).path, *(run.talkie(plan.pairs[f"{chosen.clip}/{i}"]).path for i in chosen.images)]
     segment = {"start": chosen.start, "end": chosen.start + chosen.seconds}
     readers = [media.read_frames(media.probe(film), size=SIDE, rate=RATE, **segment) for film in films]

@@ -9,9 +9,8 @@ from PIL import Image
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
 from talkies import media
-from talkies.plan import LATER, Pair, Plan, Source, Take
 from talkies.records import content_key
-from talkies.shards import ENCODING
+from talkies.run.asks import ENCODING
 
 NOTHING = "Nothing to be done"
 
@@ -46,28 +45,6 @@ def test_a_films_key_is_made_of_what_it_always_was(finished: RunFolder) -> None:
     )
     assert record["picture_key"] == key
     assert record["key"] == content_key(picture=key, audio=True, provenance=True)
-
-
-@pytest.mark.parametrize(("field", "other"), [*zip(LATER, ["face", "center", True, True, True], strict=True)])
-def test_a_choice_at_its_default_is_in_no_digest_of_the_plan(field: str, other: object) -> None:
-    def digests(**choice: object) -> list[str]:
-        pair = Pair("a", "b", **choice)  # type: ignore[arg-type]
-        settings = {"model": {"preset": "demo", "checkpoint": "w", "precision": "auto"}, "provenance": True}
-        settings |= {"upscale": None, "gallery": {"title": "T", "mosaic": None}}
-        take = Take("a", "a.mp4", [1, 2], "face", flip=pair.flip)
-        plan = Plan(
-            settings, {pair.source: Source("b.png", [1, 2], "face")}, {pair.take: take}, {pair.name: pair}, {}, {}, {}
-        )
-        plan.shards, plan.clips = {"pairs-0001": [pair.name]}, {"clips-0001": [pair.take]}
-        return [
-            plan.animation("pairs-0001"),
-            plan.remuxing("pairs-0001"),
-            plan.gallery(),
-            plan.preparation("clips-0001"),
-        ]
-
-    assert digests(**{field: LATER[field]}) == digests()
-    assert digests(**{field: other}) != digests()
 
 
 def test_choices_in_the_pairs_table(run: RunFolder) -> None:

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from run_folder import RunFolder, draw_picture, jobs_in
 
-from talkies.plan import Plan
 from talkies.plots import Times, draw, measure
+from talkies.run.plan import Plan
 
 
 def title(svg: Path) -> str:

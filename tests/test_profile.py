@@ -18,7 +18,8 @@ import pytest
 import yaml
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
-from talkies import __version__, config, container, plan
+from talkies import __version__, config, container, disk
+from talkies.run import estimate
 from talkies.errors import TalkiesError
 
 APPTAINER = f"""#!{sys.executable}
@@ -104,7 +105,7 @@ def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
     for rule in ("motion", "animate"):
         asked = resources(result.stdout, rule)
         assert {"gpu": "1", "cpus_per_task": "4", "mem_mb": "4000"}.items() <= asked.items()
-        assert int(asked["runtime"]) >= plan.WALLTIME_MINUTES
+        assert int(asked["runtime"]) >= estimate.WALLTIME_MINUTES
     for rule in ("prepare", "remux", "gallery", "verdict"):
         asked = resources(result.stdout, rule)
         assert "gpu" not in asked
@@ -365,7 +366,7 @@ def test_a_quota_is_looked_at_where_one_is_told(
     )
     (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert plan.quota_left(tmp_path) == left
+    assert disk.quota_left(tmp_path) == left
 
 
 def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..records import Recorded, read_json
+from ..records import read_json
 from .asks import Specs
 from .folder import CHECK_PAGE, GALLERY_PAGE, Folder
 from .plan import Plan
@@ -143,30 +143,22 @@ class _Look:
     # --- pictures and takes --------------------------------------------------------------------------------
 
     def _inputs(self, sources: Iterable[str], takes: Iterable[str]) -> None:
-        """Name the receipts of prepared files; those that something due needs are looked at."""
-        plan, specs, folder = self.plan, self.specs, self.folder
+        """Name the receipts of prepared files; those that something due needs are looked at.
+
+        Not at the files themselves: a worker that finds one gone or damaged makes it again.
+        """
+        plan, specs = self.plan, self.specs
         wanted, taken = set(sources), set(takes)
         for shard, names in plan.picture_shards.items():
-            self._prepared("prepare", shard, wanted.intersection(names), specs.source, folder.source)
+            self._prepared("prepare", shard, wanted.intersection(names), specs.source)
         for shard, names in plan.take_shards.items():
-            self._prepared("prepare", shard, taken.intersection(names), specs.driving, folder.driving)
-            self._prepared("motion", shard, taken.intersection(names), specs.motion, folder.motion)
+            self._prepared("prepare", shard, taken.intersection(names), specs.driving)
+            self._prepared("motion", shard, taken.intersection(names), specs.motion)
 
-    def _prepared(
-        self,
-        stage: str,
-        shard: str,
-        needed: Iterable[str],
-        spec: Callable[[str], str],
-        file: Callable[[str], Recorded],
-    ) -> None:
-        """Name a receipt of prepared files: a new one where one that is needed is not answered, or gone."""
-        lacking = False
-        for name in needed:
-            receipt = self.receipts.read(stage, shard)
-            lacking |= not receipt.answers(name, spec(name))
-            lacking |= name not in receipt.failed and not self._is_there(file(name).path)
-        self._name(stage, shard, fresh=lacking)
+    def _prepared(self, stage: str, shard: str, needed: Iterable[str], spec: Callable[[str], str]) -> None:
+        """Name a receipt of prepared files: a new one where one that is needed is not answered."""
+        lacking = [name for name in needed if not self.receipts.read(stage, shard).answers(name, spec(name))]
+        self._name(stage, shard, fresh=bool(lacking))
 
     # --- files ---------------------------------------------------------------------------------------------
 

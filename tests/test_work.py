@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from talkies.shards import sweep
+from talkies.stages.work import sweep
 
 
 def test_parts_of_the_shards_films_are_swept_and_no_others(tmp_path: Path) -> None:
