@@ -727,14 +727,14 @@ def read_frames(
         limit = min(limit, round((Fraction(end) - since) * rate))
     if limit <= 0:
         raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame: mend it")
-    filters, width, height = _filters(clip, since, rate, box, size)
+    filters, width, height = _filters(clip, since, rate, limit, box, size)
     skipped = ["-skip_frame", skip] if skip else []
     threads = min(threads or available_threads(), THREADS)
     arguments = [
         *["-copyts", "-filter_complex_threads", str(threads), "-threads", str(threads)],
         *_input(clip.file, *_seek(clip, since), *_decoder(clip), *skipped, "-max_pixels", str(MAX_PIXELS)),
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
-        *["-frames:v", str(limit), "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
+        *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
     ]
     until = clip.duration if end is None else min(clip.duration, Fraction(end))
     return _decode(clip, arguments, (height, width, 3), limit, since, int((until - since) * rate))
@@ -784,12 +784,13 @@ def _decoder(clip: Clip) -> list[str]:
 
 
 def _filters(
-    clip: Clip, since: Fraction, rate: Fraction, box: Box | None, size: int | tuple[int, int] | None
+    clip: Clip, since: Fraction, rate: Fraction, limit: int, box: Box | None, size: int | tuple[int, int] | None
 ) -> tuple[str, int, int]:
     """Return ffmpeg's filters from stored pictures to RGB frames, and the frames' width and height."""
     # Time first: what is not shown is not converted. Times are shifted so that the first output frame is at 0.
     clock, origin = (f"N/({clip.rate}*TB)", since) if clip.numbered else ("PTS", clip.start + since)
     steps = [f"setpts=round({clock}-({_seconds(origin)})/TB)", f"fps=fps={rate}:start_time=0:round=near"]
+    steps.append(f"trim=end_frame={limit}")  # here, for what follows would pile up before the output says enough
     if clip.alpha:
         steps.append(
             "format=rgba,split[over][under];[under]drawbox=color=white:t=fill:replace=1[white];"
