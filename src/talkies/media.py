@@ -243,8 +243,9 @@ class _Ffmpeg:
             self.fault = "ffmpeg crashes on it: convert it to mp4 with another program"
         elif self._seconds is not None and code == -signal.SIGKILL and used > self._seconds - 1:
             self.fault = f"reading it takes over {self._seconds:.0f} s of processor time: convert it to mp4"
-        # 255 is what it returns when it was asked to stop and ended its file early, as if all were well.
-        elif code == 255 or code < 0:
+        # 255 is what it returns when it was asked to stop and ended its file early, as if all were well. It is also
+        # what is left of -1, by which some readers say that the file is damaged.
+        elif code < 0 or (code == 255 and not _says(self.stderr, errno.EPERM)):
             raise TalkiesError(f"{self._subject()}: ffmpeg was stopped (exit code {code}): try again")
         elif code and _says(self.stderr, errno.ENOMEM) and self._seconds is not None and could_have_memory():
             self.fault = f"reading it takes over {MEMORY / 1e9:g} GB of memory: convert it to a smaller mp4"
