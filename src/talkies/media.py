@@ -243,8 +243,9 @@ class _Ffmpeg:
             self.fault = "ffmpeg crashes on it: convert it to mp4 with another program"
         elif self._seconds is not None and code == -signal.SIGKILL and used > self._seconds - 1:
             self.fault = f"reading it takes over {self._seconds:.0f} s of processor time: convert it to mp4"
-        # 255 is what it returns when it was asked to stop and ended its file early, as if all were well.
-        elif code == 255 or code < 0:
+        # 255 is what it returns when it was asked to stop and ended its file early, as if all were well. It is also
+        # what is left of -1, by which some readers say that the file is damaged.
+        elif code < 0 or (code == 255 and not _says(self.stderr, errno.EPERM)):
             raise TalkiesError(f"{self._subject()}: ffmpeg was stopped (exit code {code}): try again")
         elif code and _says(self.stderr, errno.ENOMEM) and self._seconds is not None and could_have_memory():
             self.fault = f"reading it takes over {MEMORY / 1e9:g} GB of memory: convert it to a smaller mp4"
@@ -727,14 +728,14 @@ def read_frames(
         limit = min(limit, round((Fraction(end) - since) * rate))
     if limit <= 0:
         raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame: mend it")
-    filters, width, height = _filters(clip, since, rate, box, size)
+    filters, width, height = _filters(clip, since, rate, limit, box, size)
     skipped = ["-skip_frame", skip] if skip else []
     threads = min(threads or available_threads(), THREADS)
     arguments = [
         *["-copyts", "-filter_complex_threads", str(threads), "-threads", str(threads)],
         *_input(clip.file, *_seek(clip, since), *_decoder(clip), *skipped, "-max_pixels", str(MAX_PIXELS)),
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
-        *["-frames:v", str(limit), "-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
+        *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
     ]
     until = clip.duration if end is None else min(clip.duration, Fraction(end))
     return _decode(clip, arguments, (height, width, 3), limit, since, int((until - since) * rate))
@@ -784,12 +785,13 @@ def _decoder(clip: Clip) -> list[str]:
 
 
 def _filters(
-    clip: Clip, since: Fraction, rate: Fraction, box: Box | None, size: int | tuple[int, int] | None
+    clip: Clip, since: Fraction, rate: Fraction, limit: int, box: Box | None, size: int | tuple[int, int] | None
 ) -> tuple[str, int, int]:
     """Return ffmpeg's filters from stored pictures to RGB frames, and the frames' width and height."""
     # Time first: what is not shown is not converted. Times are shifted so that the first output frame is at 0.
     clock, origin = (f"N/({clip.rate}*TB)", since) if clip.numbered else ("PTS", clip.start + since)
     steps = [f"setpts=round({clock}-({_seconds(origin)})/TB)", f"fps=fps={rate}:start_time=0:round=near"]
+    steps.append(f"trim=end_frame={limit}")  # here, for what follows would pile up before the output says enough
     if clip.alpha:
         steps.append(
             "format=rgba,split[over][under];[under]drawbox=color=white:t=fill:replace=1[white];"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # Of pillow's formats those that carry photos and drawings: none that starts another program (as EPS does).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "PPM", "JPEG2000")
 BAND_PIXELS = 4_000_000
+LARGE_PIXELS = 30_000_000  # from here on a decoder may reach the limit of memory
 SECONDS = 10  # of processor time for a picture, and for each megapixel (JPEG 2000, the slowest, takes 0.2) …
 SECONDS_A_MEGAPIXEL = 1
 THREADS = 4  # of decoders that have some
@@ -113,7 +114,7 @@ def decode(file: BinaryIO) -> tuple[tuple[int, int], int]:
             if fault := size_fault(*opened.size):
                 raise InputError("", fault)
             _allow(SECONDS + SECONDS_A_MEGAPIXEL * math.prod(opened.size) / 1e6)
-            opened.load()
+            _load(opened)
             profile = opened.info.get("icc_profile")
             try:
                 ImageOps.exif_transpose(opened, in_place=True)
@@ -122,6 +123,17 @@ def decode(file: BinaryIO) -> tuple[tuple[int, int], int]:
             except Exception:
                 pass  # unreadable EXIF says nothing of the picture
             return opened.size, _to_shared_memory(opened, profile)
+
+
+def _load(image: PillowImage.Image) -> None:
+    """Decode the pixels. Of decoders that get no memory some say so, and others that the picture is damaged."""
+    try:
+        image.load()
+    except OSError as error:
+        if math.prod(image.size) < LARGE_PIXELS:
+            raise
+        reason = f"its decoder fails ({printable(str(error))[:120]})"
+        raise InputError("", f"{reason}: scale it down, as it is large, or copy or download it again") from None
 
 
 def _allow(seconds: float) -> None:

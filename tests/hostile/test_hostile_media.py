@@ -1,0 +1,271 @@
+"""Pictures, clips, weights, motions that are damaged, dear, or no files at all: each is refused in one line, soon."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import bombs
+import clips
+import pytest
+import torch
+from PIL import Image
+from run_folder import BIN, RunFolder, make_clip
+
+from talkies import files, limits, media
+from talkies.errors import InputError
+from talkies.media import probe, read_frames, read_picture
+
+
+def talkies(*words: str | Path, cwd: Path, seconds: float = 60) -> str:
+    """Run the command as a user does; it must fail with one line, which is returned."""
+    ended = subprocess.run([BIN / "talkies", *words], cwd=cwd, capture_output=True, text=True, timeout=seconds)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert "unexpected" not in line
+    return line
+
+
+# --- what is no file ---
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def bound_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+NO_FILES = [fifo, device, bound_socket, loop]
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, monkeypatch, make: Callable[[Path], None]) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    path = Path("a.mp4")
+    make(path)
+    begun = time.monotonic()
+    for read in (probe, media.probe_sound, media.tags, read_picture):
+        with pytest.raises(InputError, match=r"a\.mp4: .*(not a file|symbolic links)"):
+            read(path)
+    with pytest.raises((InputError, OSError)):
+        files.file_digest(path)
+    assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize("make", [fifo, device])
+def test_commands_refuse_what_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "in")
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    shutil.copy(clips.get("square.mp4"), tmp_path / "a.mp4")
+    for words in (
+        ["crop", "in", "-o", "out.mp4"],
+        ["animate", "--source", "in", "--driving", "a.mp4", "-o", "out.mp4"],
+        ["animate", "--source", "a.png", "--driving", "in", "-o", "out.mp4"],
+        ["checkpoint", "show", "in"],
+        ["remux", "a.mp4", "in", "-o", "out.mp4"],
+    ):
+        assert "in: this is a device or pipe, not a file" in talkies(*words, cwd=tmp_path), words
+
+
+def test_a_pairs_table_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", ["red"], ["a"])
+    run.configure(pairs="pairs.tsv")
+    os.mkfifo(run.path / "pairs.tsv")
+    assert "pairs.tsv" in run.snakemake("-n", ok=False)
+
+
+def test_a_run_passes_over_what_is_no_file_and_makes_the_rest(tmp_path: Path) -> None:
+    """Also a damaged clip whose reader asks for 34 GB: planning goes on, the good clip beside it gets its film."""
+    run = RunFolder.create(tmp_path / "run", ["red"], ["good"])
+    run.configure(check=True)
+    os.mkfifo(run.path / "images/pipe.png")
+    os.mkfifo(run.path / "driving/pipe.mp4")
+    (run.path / "images/zero.png").symlink_to("/dev/zero")
+    bombs.endless_times(run.path / "driving/stts.mp4")
+    bombs.no_time_scale(run.path / "driving/scale.mp4")
+    said = run.snakemake("--keep-going", ok=False)
+    assert set(run.films()) == {"good/red", "scale/red"}
+    assert "Traceback" not in said
+    assert "unexpected" not in said
+    for name, reason in (
+        ("images/pipe.png", "this is a device or pipe, not a file"),
+        ("driving/pipe.mp4", "this is a device or pipe, not a file"),
+        ("images/zero.png", "this is a device or pipe, not a file"),
+        ("driving/stts.mp4", "reading it takes over 1.5 GB of memory"),
+    ):
+        assert f"{name}: {reason}" in said
+
+
+# --- a file's own fault, and the machine's ---
+
+
+def test_a_damaged_clip_that_asks_for_all_memory_is_its_own_fault(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="of memory"):
+        probe(bombs.endless_times(tmp_path / "a.mp4"))
+
+
+def test_memory_that_the_machine_lacks_is_no_fault_of_the_clip(tmp_path: Path) -> None:
+    """With `ulimit -d` below what the limit would allow, nobody can tell: another run may succeed."""
+    code = f"""
+import resource
+from talkies.media import probe
+from talkies.errors import InputError
+from PIL import Image
+resource.setrlimit(resource.RLIMIT_DATA, (400_000_000, 400_000_000))
+print(probe({str(clips.get("plain.mp4"))!r}).frames)
+try:
+    probe({str(bombs.endless_times(tmp_path / "a.mp4"))!r})
+except InputError:
+    print("its own fault")
+except OSError as error:
+    print(error.strerror)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.stdout.splitlines() == ["60", "ffmpeg: Cannot allocate memory"], said.stderr
+
+
+def test_ffmpeg_runs_under_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = read_frames(probe(clips.get("untagged-hd.mp4")), rate=Fraction(3000))
+    seen: list[tuple[int, int]] = []
+    limit = limits.limit_time
+
+    def watched(process: int, seconds: float) -> None:
+        limit(process, seconds)
+        seen.append(resource.prlimit(process, resource.RLIMIT_DATA))
+        seen.append(resource.prlimit(process, resource.RLIMIT_CPU))
+
+    monkeypatch.setattr(media, "limit_time", watched)
+    next(frames)
+    frames.close()
+    assert seen[0] == (limits.MEMORY, limits.MEMORY)
+    assert 60 <= seen[1][1] < 400
+
+
+def test_a_clip_that_takes_too_much_time_is_its_own_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ffmpeg is killed by its limit of processor time, which tells it from being killed by others."""
+    noise = ["-f", "lavfi", "-i", "testsrc2=s=1280x720:r=50", "-frames:v", "500", "-c:v", "mpeg4", "-q:v", "2"]
+    clips.ffmpeg(*noise, tmp_path / "a.mp4")
+    clip = probe(tmp_path / "a.mp4")
+    monkeypatch.setattr(media, "SECONDS", 1)
+    monkeypatch.setattr(media, "SECONDS_A_PICTURE", 0)
+    monkeypatch.setattr(media, "SECONDS_A_PIXEL", 0)
+    monkeypatch.setattr(media, "SPARE_FRAMES", 10**6)
+    frames = list(read_frames(clip, rate=Fraction(10_000), size=64))
+    assert 0 < len(frames) < 100_000
+
+
+# --- small files that cost much ---
+
+
+def test_frames_are_no_more_than_were_counted(tmp_path: Path) -> None:
+    path = bombs.no_time_scale(tmp_path / "a.mp4")
+    assert path.stat().st_size < 100_000
+    clip = probe(path)
+    begun = time.monotonic()
+    count = sum(1 for _ in read_frames(clip))
+    assert clip.frames <= count <= clip.frames + media.SPARE_FRAMES
+    assert clip.duration < 10
+    assert time.monotonic() - begun < 20
+
+
+MEASURED = """
+import resource, sys, time
+from talkies.errors import TalkiesError
+{load}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+begun = time.monotonic()
+try:
+    load(sys.argv[1])
+except TalkiesError as error:
+    print(error)
+print(time.monotonic() - begun)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
+"""
+CHECKPOINT = "from talkies.model import load_checkpoint as load"
+MOTION = "from talkies.motion import Motion; load = Motion.load"
+
+
+def refused(path: Path, load: str) -> str:
+    """Load a file in a process of its own: it must be refused soon and take little memory. Return the line."""
+    code = MEASURED.format(load=load)
+    said = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
+    line, seconds, megabytes = said.stdout.splitlines()
+    assert float(seconds) < 5
+    assert float(megabytes) < 100
+    assert str(path) in line
+    return line
+
+
+@pytest.mark.parametrize("size", [2 << 30])
+def test_a_checkpoint_that_is_a_zip_bomb_is_refused_by_its_header(tmp_path: Path, size: int) -> None:
+    path = bombs.zip_bomb(tmp_path / "a.pth.tar", "archive/data/0", size)
+    bombs.zipfile.ZipFile(path, "a").writestr("archive/data.pkl", b"\x80\x02}.")
+    assert "would unpack to 2.1 GB" in refused(path, CHECKPOINT)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_a_tensor_said_to_be_24_gigabytes_is_refused(tmp_path: Path, new: bool) -> None:
+    """One number, repeated by a stride of 0."""
+    vast = torch.zeros(1, dtype=torch.half).expand(12 * 10**9)
+    path = tmp_path / "a.pth.tar"
+    content = {"generator": {"a": vast}, "kp_detector": {"b": torch.zeros(3)}}
+    torch.save(content, path, _use_new_zipfile_serialization=new)
+    assert "the file holds less" in refused(path, CHECKPOINT)
+    assert "the file holds less" in talkies("checkpoint", "show", path, cwd=tmp_path)
+
+
+def test_a_checkpoint_of_24_gigabytes_of_nothing_is_refused(tmp_path: Path) -> None:
+    size = 24_000_000_000
+    header = f'{{"generator.a":{{"dtype":"F32","shape":[{size // 4}],"data_offsets":[0,{size}]}}}}'.encode()
+    path = tmp_path / "a.safetensors"
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)  # a hole: nothing of it is on the disk
+    assert "24.0 GB are too many" in refused(path, CHECKPOINT)
+
+
+def test_an_endless_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pth.tar").symlink_to("/dev/zero")
+    assert "not a file" in refused(tmp_path / "a.pth.tar", CHECKPOINT)
+
+
+def test_a_motion_that_is_a_zip_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    assert "would unpack to 0.8 GB" in refused(bombs.motion_bomb(tmp_path / "a.npz"), MOTION)
+
+
+def test_a_motion_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npz")
+    assert "device or pipe" in refused(tmp_path / "a.npz", MOTION)
+
+
+# --- a run with a picture that never ends ---
+
+
+@pytest.mark.slow
+def test_a_picture_that_stops_its_decoder_costs_that_picture_alone(tmp_path: Path) -> None:
+    """A run of three pictures, one of which takes its decoder's time; the others' films are made."""
+    run = RunFolder.create(tmp_path / "run", ["red", "blue"], [])
+    make_clip(run.path / "driving/a.mp4", frames=3)
+    bombs.scans(run.path / "images/scans.jpg", 1200, 20_000)
+    said = run.snakemake(ok=False)
+    assert set(run.films()) == {"a/red", "a/blue"}
+    assert "scans.jpg: decoding it takes too long for its size" in said
