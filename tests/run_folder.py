@@ -203,3 +203,23 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < end, "what was waited for did not come"
         time.sleep(0.02)
+
+
+def write_weights(path: Path, preset: str = "vox-256") -> None:
+    """Write a safetensors file of a preset's names and shapes, its numbers a hole."""
+    import torch
+
+    from talkies.model import build_model
+
+    with torch.device("meta"):
+        state = build_model(preset).state_dict()
+    header, offset = {}, 0
+    for name, tensor in state.items():
+        size = tensor.numel() * tensor.element_size()
+        kind = "I64" if tensor.dtype == torch.int64 else "F32"
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + offset)

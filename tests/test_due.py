@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in, make_clip, wait_for
+from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in, make_clip, wait_for, write_weights
 
 NOTHING = "Nothing to be done"
 STAGES = ("prepare", "motion", "animate", "show", "remux")
@@ -228,6 +228,31 @@ def test_a_pictures_old_film_never_stands_for_the_new_one(run: RunFolder) -> Non
     assert NOTHING in run.snakemake()
 
 
+# --- what can't work ----------------------------------------------------------------------------------------
+
+
+def web_page(path: Path) -> None:
+    path.write_text("<!doctype html><title>Quota exceeded</title>")
+
+
+def checkpoint_of_another_preset(path: Path) -> None:
+    write_weights(path, "mgif-256")
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [(web_page, "this is a web page"), (checkpoint_of_another_preset, "they fit mgif-256: choose that preset")],
+)
+def test_weights_that_are_none_are_refused_before_any_job(run: RunFolder, write, words: str) -> None:
+    write(run.path / "weights.pth.tar")
+    run.configure(pairs_per_job=3, model={"preset": "vox-256", "checkpoint": "weights.pth.tar"})
+    for arguments in (["-n"], []):
+        output = run.snakemake(*arguments, ok=False)
+        assert words in output
+        assert "rule" not in output, "no job was begun"
+    assert words in run.talkies("status", ok=False)
+
+
 # --- upgraded ------------------------------------------------------------------------------------------------
 
 
@@ -254,26 +279,6 @@ def old_run(tmp_path) -> RunFolder:
             os.utime(receipt, (1_000_000_000 + number,) * 2)
     write_weights(run.path / "weights.safetensors")
     return run
-
-
-def write_weights(path: Path) -> None:
-    """Write a safetensors file of vox-256's names and shapes, its numbers a hole."""
-    import torch
-
-    from talkies.model import build_model
-
-    with torch.device("meta"):
-        state = build_model("vox-256").state_dict()
-    header, offset = {}, 0
-    for name, tensor in state.items():
-        size = tensor.numel() * tensor.element_size()
-        kind = "I64" if tensor.dtype == torch.int64 else "F32"
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + offset)
 
 
 def test_a_finished_folder_of_version_0_1_0_is_taken_over(old_run: RunFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from run_folder import draw_picture, make_clip
+from run_folder import draw_picture, make_clip, write_weights
 
 from talkies import config, media
 from talkies.errors import TalkiesError
+from talkies.model.presets import DEMO_WEIGHTS
 from talkies.records import Receipt, write_json
 from talkies.run import deal, estimate, planner
 from talkies.run.asks import Specs
@@ -293,8 +295,8 @@ def test_the_rate_is_learnt_of_films_of_the_same_kind(folder: Path) -> None:
     assert planned(on_cluster=True).rate == 1000, "auto is the GPU that each job asks for"
     assert planned(on_cluster=True, slurm={"gpu": {"gpu": 0}}).rate == 50
     assert planned(model={"device": "cpu"}, frames_per_second=7).rate == 7
-    weights = {"preset": "vox-256", "checkpoint": "config.yaml", "device": "cpu"}
-    Path("config.yaml").touch()
+    weights = {"preset": "vox-256", "checkpoint": "w.safetensors", "device": "cpu"}
+    write_weights(Path("w.safetensors"))
     assert planned(model=weights).rate == estimate.FRAMES_PER_SECOND, "another network's rate says nothing"
 
 
@@ -419,7 +421,7 @@ FILMS = r"(animate|show|remux) ./\w+"
 def test_each_change_moves_the_specs_that_depend_on_it(
     folder: Path, settings: dict[str, Any], change: Callable[[], None] | None, moved: set[str]
 ) -> None:
-    Path("w.safetensors").touch()
+    shutil.copy(DEMO_WEIGHTS, "w.safetensors")
     before = specs(planned())
     if change:
         change()

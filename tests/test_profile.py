@@ -19,8 +19,8 @@ import yaml
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
 from talkies import __version__, config, container, disk
-from talkies.run import estimate
 from talkies.errors import TalkiesError
+from talkies.run import estimate
 
 APPTAINER = f"""#!{sys.executable}
 import json, os, subprocess, sys

@@ -8,8 +8,10 @@ import time
 import pytest
 from run_folder import RunFolder, draw_picture, wait_for
 
-from talkies import progress
-from talkies.plan import Plan
+from talkies.records import claim
+from talkies.run import progress
+from talkies.run.plan import Plan
+from talkies.run.state import State
 
 
 def note(run: RunFolder, file: str, *events: tuple[float, dict]) -> None:
@@ -27,7 +29,8 @@ def animated(pair: str, seconds: float = 10.0) -> dict:
 
 @pytest.fixture
 def half_way(run: RunFolder) -> RunFolder:
-    """A run that began 30 seconds ago: the first of two shards has a film, the second one too and makes the next."""
+    """A run that began 30 seconds ago and is at work: of six pairs one is made, one has failed, one is in the making."""
+    claim(run.path / ".talkies/run.json")
     for receipt in run.path.glob(".talkies/receipts/*/pairs-*.json"):
         receipt.unlink()
     (run.path / "results/a/green.mp4").unlink()
@@ -51,7 +54,8 @@ def test_rate_and_time_left_come_from_the_films_of_this_run(half_way: RunFolder)
     assert now["made"] == ["a/blue"]
     assert now["running"] == ["a/green"]
     assert now["failed"] == {"b/red": "b/red: cursed"}
-    assert now["left"] == 4
+    assert sorted(now["left"]) == ["a/green", "a/red", "b/blue", "b/green"]
+    assert now["animated"] == ["a/red"]
     assert (now["seconds_per_frame"], now["seconds_per_pair"]) == (2.0, 10.0)
     # To animate: a/green, 9 of its 10 s done, b/blue and b/green of 12 s each; then three times a second for sound.
     assert 10 < now["seconds_left"] < 40
@@ -59,7 +63,7 @@ def test_rate_and_time_left_come_from_the_films_of_this_run(half_way: RunFolder)
 
 def test_a_line_left_unfinished_is_passed_over_and_read_when_it_is_whole(half_way: RunFolder, monkeypatch) -> None:
     monkeypatch.chdir(half_way.path)
-    watch = progress.Watch(Plan.load())
+    watch = progress.Watch(Plan.load(), ["a/blue", "a/red"])
     journal = half_way.path / ".talkies/journal/remux-pairs-0001.jsonl"
     line = json.dumps({"time": time.time(), "event": "remuxed", "pair": "a/red"})
     with journal.open("a") as file:
@@ -72,9 +76,11 @@ def test_a_line_left_unfinished_is_passed_over_and_read_when_it_is_whole(half_wa
 
 def test_status_watches_until_the_run_ends(half_way: RunFolder) -> None:
     watching = half_way.start("talkies", "status", "--watch", "1")
-    assert "6 pairs: 5 done, 0 failed, 1 waiting" in watching.stdout.readline()
+    line = watching.stdout.readline()
+    assert line == "6 pairs: 1 done, 1 failed, 4 to make (1 of them animated, 1 in the making)\n"
     assert "s a frame" in watching.stdout.readline()
     note(half_way, "run", (0, {"event": "ended"}))
+    (half_way.path / ".talkies/run.json").unlink()
     output, _ = watching.communicate(timeout=60)
     assert watching.returncode == 0
     assert "the last run: 1 made in 3" in output
@@ -84,21 +90,22 @@ def test_a_run_says_how_far_it_is_and_ends_with_a_summary(half_way: RunFolder, m
     monkeypatch.chdir(half_way.path)
     monkeypatch.setattr(progress, "SAY_SECONDS", (0.05,))
     plan, said = Plan.load(), []
-    over = progress.start(plan, ["pairs-0001"], said.append)
+    state = State(done=["b/blue", "b/green", "b/red"], to_make=["a/blue", "a/green", "a/red"])
+    over = progress.start(plan, state, ["pairs-0001"], said.append)
     wait_for(lambda: said)
     assert said[-1] == "3 of 6 pairs done"
     note(half_way, "animate-pairs-0001", (-1, animated("a/green")))
     wait_for(lambda: any("2 s a frame, 10 s a pair" in line and "left (until" in line for line in said))
     summary = progress.end(plan, over)
-    assert summary[0].startswith("6 pairs: 5 done, 0 failed, 1 waiting; 0 made in ")
-    assert summary[-1] == "the films: results/index.html"
+    assert summary[0].startswith("6 pairs: 0 done, 0 failed, 6 to make; 0 made in "), "no receipt tells of any"
+    assert len(summary) == 1, "there is nothing to look at"
 
 
 def test_snakemake_ends_with_a_summary_that_names_failures_and_the_gallery(run: RunFolder) -> None:
     (run.path / "images/broken.png").write_bytes(b"no picture")
     draw_picture(run.path / "images/new.png", (0, 90, 0))
     output = run.snakemake(ok=False)
-    assert "talkies: 10 pairs: 8 done, 2 failed, 0 waiting; 2 made in " in output
+    assert "talkies: 10 pairs: 8 done, 2 failed, 0 to make; 2 made in " in output
     assert "(2 pairs: a/broken, b/broken)" in output
     assert "the films: results/index.html" in output
     status = run.talkies("status")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .container import check_address
 from .errors import TalkiesError, printable
 from .files import open_regular
+from .model.checkpoint_head import check_head
 
 # yaml and jsonschema are imported where settings are read: jobs take them from the plan, and start sooner.
 if TYPE_CHECKING:
@@ -74,8 +75,10 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     check_address(settings["container"])
     checkpoint = settings["model"]["checkpoint"]
-    if checkpoint is not None and not Path(checkpoint).is_file():
+    if checkpoint is not None and not Path(checkpoint).exists():
         raise TalkiesError(f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}: give its path")
+    if checkpoint is not None:
+        check_head(checkpoint, settings["model"]["preset"])
     for key, value in (("results", settings["results"]), ("model.checkpoint", checkpoint)):
         if value is not None and re.search("[{}]", value):
             raise TalkiesError(

@@ -20,11 +20,11 @@ from clips import ffmpeg
 from golden import seeded_weights
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder
+from talkies.plan import make_plan
 
 from talkies import config
 from talkies.model import PRESETS, FirstOrderModel, save_safetensors
 from talkies.model.presets import DEMO_WEIGHTS
-from talkies.plan import make_plan
 
 PICTURE, CLIP, SOUND = "two.png", "talk.mp4", "voice.wav"
 RATE, FRAMES = 4, 6

@@ -20,17 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InputError, TalkiesError, printable
-from ..files import open_regular
+from ..errors import TalkiesError, printable
+from .checkpoint_head import ASK, MAX_BYTES, NETWORKS, kind_of
 from .first_order import FirstOrderModel, build_model
 from .presets import DEMO_WEIGHTS, PRESETS, Preset
 
-NETWORKS = ("generator", "kp_detector")
-ZIP_MAGIC = b"PK"
-LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # follows a pickle's two bytes; torch < 1.6 wrote it
-MAX_BYTES = 4_000_000_000  # of a file and of the weights in it; the largest published file has 0.7 GB
-MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own bound
-ASK = "give the published .pth.tar or its safetensors"
 StateDict = dict[str, Tensor]
 
 
@@ -75,38 +69,7 @@ def load_checkpoint(path: str | Path) -> StateDict:
     """
     path = Path(path)
     name = printable(path)
-    try:
-        with open_regular(path) as file:
-            head = file.read(512)
-            size = os.fstat(file.fileno()).st_size
-    except InputError as error:
-        raise TalkiesError(str(error)) from None  # a setting is wrong, no picture or clip
-    except OSError as error:
-        raise TalkiesError(
-            f"{name}: can't read the checkpoint ({error.strerror}): give its path, or mend its rights"
-        ) from error
-    if not head:
-        raise TalkiesError(f"{name}: the checkpoint is empty: download it again")
-    if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
-        raise TalkiesError(
-            f"{name}: this is a web page, not a checkpoint: the download saved the host's page; "
-            "open the link in a browser and confirm, or take another host"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        raise TalkiesError(f"{name}: this is a Git LFS pointer, not the checkpoint: run `git lfs pull`")
-    if size > MAX_BYTES:
-        raise TalkiesError(f"{name}: {size / 1e9:.1f} GB are too many for weights of this network: {ASK}")
-    if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar" or _is_common_zip(path):
-        raise TalkiesError(
-            f"{name}: this is an archive, not a checkpoint: unpack it and give the file in it "
-            "(a published .pth.tar is no archive, whatever its name)"
-        )
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_SAFETENSORS_HEADER:
-        entries = _read_safetensors(path)
-    elif head.startswith(ZIP_MAGIC) or head[2:].startswith(LEGACY_MAGIC):
-        entries = _read_pickle(path)
-    else:
-        raise TalkiesError(f"{name}: neither a PyTorch nor a safetensors file: {ASK}")
+    entries = _read_safetensors(path) if kind_of(path) == "safetensors" else _read_pickle(path)
     _check_size(entries, name)
     # The package's own weights are stored in half precision; every digest and computation starts from float32.
     return {name: t.float() if t.is_floating_point() else t for name, t in entries.items()}
@@ -135,15 +98,6 @@ def _check_zip(path: Path) -> None:
         raise TalkiesError(
             f"{printable(path)}: it would unpack to {unpacked / 1e9:.1f} GB, as no file of PyTorch's does: {ASK}"
         )
-
-
-def _is_common_zip(path: Path) -> bool:
-    """Tell a zip of files (as hosts make of a folder) from PyTorch's own zip, which holds <name>/data.pkl."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return not any(name.endswith("data.pkl") for name in archive.namelist())
-    except Exception:  # a damaged zip; what it lacks is said on reading it
-        return False
 
 
 def _read_safetensors(path: Path) -> StateDict:

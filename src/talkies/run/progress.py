@@ -299,7 +299,7 @@ def status_of(plan: Plan, state: State, run: Outlook, *, running: bool) -> Statu
         failed |= {name: reason for name, reason in run.failed.items() if name in plan.pairs}
     done = [*state.done, *(name for name in state.to_make if name in made)]
     to_make = [name for name in state.to_make if name not in made and name not in failed]
-    begun = sorted(set(run.running).intersection(to_make)) if at_work else []
+    begun = sorted(set(run.running).intersection(to_make)) if running else []
     parts = [f"{len(run.animated)} of them animated"] * bool(run.animated and running)
     parts += [f"{len(begun)} in the making"] * bool(begun)
     said = count(plan, State(done, failed, to_make)) + (f" ({', '.join(parts)})" if parts else "")
