@@ -29,7 +29,7 @@ def animated(pair: str, seconds: float = 10.0) -> dict:
 
 @pytest.fixture
 def half_way(run: RunFolder) -> RunFolder:
-    """A run that began 30 seconds ago and is at work: of six pairs one is made, one has failed, one is in the making."""
+    """A run at work for 30 seconds: of six pairs one is made, one has failed, one is in the making."""
     claim(run.path / ".talkies/run.json")
     for receipt in run.path.glob(".talkies/receipts/*/pairs-*.json"):
         receipt.unlink()

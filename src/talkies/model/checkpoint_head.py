@@ -1,7 +1,7 @@
 """What a weights file is, by its head: told in milliseconds and without PyTorch, before any job is sent.
 
-A `.pth.tar` is PyTorch's zip, or before version 1.6 a row of pickles; safetensors begins with a JSON header. Of each the
-tensors' names and shapes are read, no numbers, and nothing in the file is run.
+A `.pth.tar` is PyTorch's zip, or before version 1.6 a row of pickles; safetensors begins with a JSON header. Of each
+the tensors' names and shapes are read, no numbers, and nothing in the file is run.
 """
 
 from __future__ import annotations
