@@ -59,7 +59,7 @@ def main() -> int:
     rows = [(digest, name, index) for index, wheels in found.items() for name, digest in sorted(wheels.items())]
     hashes = sorted({digest for digest, _, _ in rows})
     lock.write_text(
-        "# Written by scripts/lock_torch.py (make lock). Whichever of these wheels pip takes, it is one of these bytes:\n"
+        "# Written by scripts/lock_torch.py (make lock). Of each wheel that pip may take the bytes are known:\n"
         + "".join(f"# {digest} {name} ({index})\n" for digest, name, index in rows)
         + " \\\n".join([f"torch=={version}", *(f"    --hash=sha256:{digest}" for digest in hashes)])
         + "\n"
