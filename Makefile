@@ -6,8 +6,15 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH ?= torch==2.13.0
+TORCH ?=
 TORCH_INDEX ?=
+
+# Which PyTorch: of requirements/torch.lock, whose digests pip compares, from PyPI or PyTorch's own index for processors.
+# Of another version (TORCH=torch==2.9.1) or another index no digest is known here: pip takes what it is given.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+LOCKED := $(if $(TORCH)$(filter-out $(CPU_INDEX),$(TORCH_INDEX)),,yes)
+PINNED := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/torch.lock)
+FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 # Packages of ~/.local would hide what the lock installs.
 export PYTHONNOUSERSITE := 1
@@ -18,7 +25,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	if $(call fits,$$p,<= (3, 13)); then echo $$p; exit; fi; done; if $(call fits,python3,); then echo python3; fi)
 
 # The stamp's name tells what was set up, so a second call is instant and any change sets up again.
-KEY := $(shell { cat requirements/dev.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } 2>/dev/null | cksum | tr ' ' '-')
+KEY := $(shell { cat requirements/*.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } 2>/dev/null | cksum | tr ' ' '-')
 STAMP := $(VENV)/.set-up-$(KEY)
 
 # Tests share the cores: threads that spin while they wait would take them from each other.
@@ -72,9 +79,20 @@ bench: $(STAMP) ## time the engine and the workflow, on a machine that does noth
 	$(BIN)/python benchmarks/film.py --model demo
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/check_files.py
+	$(BIN)/python benchmarks/pairs_table.py
 	$(BIN)/python benchmarks/workflow_scale.py
 
 setup: $(STAMP) ## only set up
+
+# A wheel in a folder that pip is told of (PIP_FIND_LINKS) goes first. What PyTorch needs beside itself is in dev.lock; the
+# build of PyPI for Linux also brings libraries for NVIDIA cards, which that for processors does not ask for.
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+define torch_locked
+{ test -z '$(FROM)' && $(PIP) install --quiet --no-index --require-hashes --no-deps -r requirements/torch.lock 2>/dev/null; } \
+	|| $(PIP) install $(FROM) --require-hashes --no-deps -r requirements/torch.lock
+	@if $(BIN)/python -c 'import re, sys, importlib.metadata as m; sys.exit(not re.search("nvidia-", str(m.requires("torch"))))'; then \
+		$(PIP) install --require-hashes --no-deps -r requirements/gpu.lock; fi
+endef
 
 $(STAMP):
 	@$(call fits,$(PYTHON),) || { echo "talkies needs Python 3.11 or newer, $(or $(PYTHON),python3) is not: name one that is: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -82,12 +100,12 @@ $(STAMP):
 	@if test -e $(BIN)/pip && ! grep -qF "$$(pwd)/" $(BIN)/pip; then rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Could not make $(VENV). On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	rm -f $(VENV)/.set-up-*
-	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/dev.lock
-	$(BIN)/python -m pip install --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) install --require-hashes -r requirements/dev.lock
+	$(if $(LOCKED),$(call torch_locked),$(PIP) install $(FROM) '$(or $(TORCH),$(PINNED))')
+	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-lock: ## resolve requirements/dev.lock and containers/requirements.lock anew (needs uv)
+lock: ## resolve the locks of requirements/ and containers/ anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides requirements/no-torch.txt --extra engine --extra dev --output-file requirements/dev.lock \
@@ -95,6 +113,7 @@ lock: ## resolve requirements/dev.lock and containers/requirements.lock anew (ne
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides containers/not-inside.txt --constraints requirements/dev.lock --extra engine \
 		--output-file containers/requirements.lock pyproject.toml requirements/torch.in
+	python3 scripts/lock_torch.py $(or $(TORCH),$(PINNED))
 
 clean: ## remove the environment and caches; results stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

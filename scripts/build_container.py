@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONTAINERS = ROOT / "containers"
 DOCKERFILE, DEFINITION = CONTAINERS / "Dockerfile", CONTAINERS / "talkies.def"
 LOCK, SELFTEST = CONTAINERS / "requirements.lock", CONTAINERS / "selftest.py"
+TORCH_LOCK = ROOT / "requirements/torch.lock"
 WEIGHTS = ROOT / "src/talkies/model/demo.safetensors"
 INDEXES = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": "https://download.pytorch.org/whl/cu126"}
 VARYING = ".singularity.d/labels.json"
@@ -131,7 +132,13 @@ def lay_out(folder: Path, chosen: argparse.Namespace) -> dict[str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     context = folder / "context"
     context.mkdir(parents=True)
-    for file, place in ((DOCKERFILE, folder), (DEFINITION, folder), (LOCK, context), (SELFTEST, context)):
+    for file, place in (
+        (DOCKERFILE, folder),
+        (DEFINITION, folder),
+        (LOCK, context),
+        (TORCH_LOCK, context),
+        (SELFTEST, context),
+    ):
         shutil.copyfile(file, place / file.name)
     if chosen.checkpoint:
         if chosen.checkpoint.suffix != ".safetensors":
@@ -150,6 +157,7 @@ def lay_out(folder: Path, chosen: argparse.Namespace) -> dict[str, str]:
         "BASE": chosen.base,
         "TORCH": chosen.torch,
         "TORCH_INDEX": INDEXES[chosen.variant] if chosen.torch_index is None else chosen.torch_index,
+        "TORCH_LOCK": "" if chosen.torch or chosen.variant != "cpu" or chosen.torch_index is not None else None,
         "VERSION": wheels[0].name.split("-")[1],
         "REVISION": revision(),
         "LOCK_SHA256": sha256(LOCK),

@@ -305,6 +305,7 @@ def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (far / "middle").symlink_to("deep")
     (here / "results").symlink_to(far / "middle")
     assert outside(**ours) == [f"{far}/deep", f"{far}/middle"]
+    (far / "tables/one.png").touch()
     (far / "weights/one.png").symlink_to(far / "tables/one.png")
     (here / "images/one.png").symlink_to(far / "weights/one.png")
     assert outside(**ours) == [f"{far}/{name}" for name in ("deep", "middle", "tables", "weights")]

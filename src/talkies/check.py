@@ -26,6 +26,7 @@ from .crop import Request
 from .errors import InputError, printable
 from .media import FILM_SIZE
 from .model.presets import DEMO_WEIGHTS
+from .policy import content_policy
 from .records import NUMBER, content_key, digest, fits, read_json, write_json
 from .records import write_page as write_sealed
 from .run.asks import compared
@@ -460,7 +461,9 @@ p { margin: .15rem 0; }
 
 
 PAGE_TEXT = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Check of the files</title><style>{style}</style></head>
 <body><h1>Check of the files</h1>
 <p>{summary}. <a href="index.html">The gallery</a></p>
@@ -474,7 +477,8 @@ def write_page(findings: Sequence[Finding], results: Path) -> Path:
     """Write the contact sheet beside the gallery, problems first, without private files; return its path."""
     findings = [finding for finding in findings if not finding.private]
     cards = "\n".join(map(_card, findings))
-    text = PAGE_TEXT.format(style=STYLE, summary=html.escape(summary(findings)), cards=cards)
+    policy = content_policy(f"<style>{STYLE}</style>")
+    text = PAGE_TEXT.format(policy=policy, style=STYLE, summary=html.escape(summary(findings)), cards=cards)
     path = results / CHECK_PAGE
     write_sealed(path, text)
     return path

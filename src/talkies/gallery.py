@@ -22,6 +22,7 @@ from urllib.parse import quote
 from . import media
 from .errors import InputError, TalkiesError, printable
 from .media import file_digest
+from .policy import content_policy
 from .records import (
     Recorded,
     content_key,
@@ -133,7 +134,9 @@ def build_gallery(
     mosaics = _mosaics(written, entries, mosaic)
     written.save()
     of_clips = {path: _Clip(previews.get(path), posters.get(path), mosaics.get(path)) for path in {*previews, *mosaics}}
+    template = PAGE.read_text(encoding="utf-8")
     words = {
+        "policy": content_policy(template),
         "title": html.escape(printable(title)),
         "data": _script_json(_page_data(results, entries, sources, of_clips)),
         "check": f'<p class="made"><a href="check.html">{html.escape(check)}</a></p>' if check else "",
@@ -141,7 +144,7 @@ def build_gallery(
         "links": "\n".join(_link(results, entry) for entry in entries),
     }
     # One pass, so that a mark in somebody's file name is not filled in.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda mark: words[mark[1]], PAGE.read_text(encoding="utf-8"))
+    page = re.sub(r"\{\{(\w+)\}\}", lambda mark: words[mark[1]], template)
     path = results / f"{name}.html"
     write_page(path, page)
     return path

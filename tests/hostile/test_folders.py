@@ -1,0 +1,47 @@
+"""Folders and links that no image could be shown: in the way only where jobs run in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from run_folder import RunFolder, draw_picture
+
+from talkies import config, container
+
+
+@pytest.fixture
+def awkward(tmp_path: Path) -> RunFolder:
+    """A run with a picture linked from "Photos, 2020", one linked to the root of the disk, and one to nowhere."""
+    run = RunFolder.create(tmp_path / "run", images=[], clips=["a"])
+    (tmp_path / "Photos, 2020").mkdir()
+    draw_picture(tmp_path / "Photos, 2020/anna.png", (200, 40, 90))
+    (run.path / "images/anna.png").symlink_to(tmp_path / "Photos, 2020/anna.png")
+    (run.path / "images/gone.png").symlink_to("/gone.png")
+    return run
+
+
+def test_without_an_image_the_linked_picture_is_animated(awkward: RunFolder) -> None:
+    assert "2 pairs" in awkward.snakemake("-n")
+    output = awkward.snakemake(ok=False)  # the link to nowhere is told as what it is: a picture that can't be read
+    assert "images/gone.png: " in output
+    assert "can't be shown to the image" not in output
+    awkward.whole(["a/anna"])
+
+
+def test_in_an_image_the_folder_is_refused_before_any_job(awkward: RunFolder) -> None:
+    for how in (["--sdm", "apptainer"], ["-n", "--sdm", "apptainer"]):
+        output = awkward.snakemake(*how, ok=False)
+        (line,) = [line for line in output.splitlines() if "can't be shown to the image" in line]
+        assert "Photos, 2020: " in line
+        assert not (awkward.path / ".talkies/receipts").exists()
+    awkward.configure(container=None)
+    assert "2 pairs" in awkward.snakemake("-n", "--sdm", "apptainer")
+
+
+def test_links_to_nowhere_ask_for_no_folder(awkward: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(awkward.path)
+    (awkward.path / "images/long.png").symlink_to("/" + "x" * 300)
+    (awkward.path / "images/loop.png").symlink_to("loop.png")
+    settings = config.complete({"images": "images", "driving": "driving"})
+    assert [folder.name for folder in container.folders_outside(settings)] == ["Photos, 2020"]
