@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from talkies import plan
 from talkies.config import complete, read_pairs
+from talkies.run.pairs import list_pairs
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         count = sum(1 for _ in read_pairs(table))
         read = f"{time.perf_counter() - began:.1f} s ({time.process_time() - worked:.1f} of the processor's)"
         began, worked = time.perf_counter(), time.process_time()
-        pairs = plan._pairs(complete({"pairs": str(table)}), images, clips)
+        pairs = list_pairs(complete({"pairs": str(table)}), images, clips)
         made = f"{time.perf_counter() - began:.1f} s ({time.process_time() - worked:.1f})"
     assert len(pairs) == count == lines
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

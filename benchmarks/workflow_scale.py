@@ -21,8 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from talkies import media, plan
+from talkies import media
 from talkies.config import complete
+from talkies.records import Receipt
+from talkies.run.asks import Specs
+from talkies.run.folder import Folder
+from talkies.run.plan import Plan
+from talkies.run.planner import make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAKEMAKE = [
@@ -76,7 +81,7 @@ def dry_runs(folder: Path) -> None:
         first = measure([*SNAKEMAKE, "-n", "--quiet"], run)
         cost = measure([*SNAKEMAKE, "-n", "--quiet"], run)
         probing = max(probing, first.wall - cost.wall)
-        shards = len(planned(run).shards)
+        shards = len(planned(run).pair_shards)
         print(
             f"| {pictures * clips:,} | {per_job or 'as shipped'} | {shards:,} | {cost.cpu:.1f} | {cost.wall:.1f} "
             f"| {cost.megabytes:.0f} |",
@@ -85,12 +90,12 @@ def dry_runs(folder: Path) -> None:
     print(f"\nThe first dry run probes the 100 videos beside: {probing:.1f} s more, once.\n")
 
 
-def planned(run: Path) -> plan.Plan:
+def planned(run: Path) -> Plan:
     """Return the plan of a run folder as its dry run makes it."""
     before = Path.cwd()
     os.chdir(run)
     try:
-        return plan.make_plan(complete(json.loads(Path("config.yaml").read_text())), None)
+        return make_plan(complete(json.loads(Path("config.yaml").read_text())))[0]
     finally:
         os.chdir(before)
 
@@ -111,21 +116,26 @@ def films(folder: Path) -> None:
     run = make_folder(folder / "films", 1000, 100)
     made = planned(run)
     os.chdir(run)
-    for shard, names in made.shards.items():
+    specs, settings = Specs(made), complete(json.loads(Path("config.yaml").read_text()))
+    for shard, names in made.pair_shards.items():
+        receipt = Receipt()
         for name in names:
             film = Path("results", f"{name}.mp4")
             film.parent.mkdir(parents=True, exist_ok=True)
             film.touch()
             film.with_suffix(".json").touch()
-        plan.store_films(made, shard, 0, names)
+            receipt.asked[name] = specs.talkie(name)
+            receipt.done[name] = {"file": [0, film.stat().st_mtime_ns], "shows": specs.shown(name)}
+        receipt.save(Folder.receipt("remux", made.receipt("remux", shard)))
+    made.save()
     times = []
     for _ in range(3):
         begun = time.monotonic()
-        generation, missing = plan.check_films(made)
+        _, state = make_plan(settings)
         times.append(time.monotonic() - begun)
-        assert (generation, missing) == ({}, 0)
+        assert len(state.done) == len(made.pairs)
     os.chdir(ROOT)
-    print(f"Looking at {len(made.pairs):,} finished films: {sorted(times)[1]:.1f} s (median of 3).\n")
+    print(f"Planning {len(made.pairs):,} finished films: {sorted(times)[1]:.1f} s (median of 3).\n")
 
 
 def runs(folder: Path) -> None:

@@ -196,14 +196,13 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     run = ClusterRun.clone(cluster, "killed", 3, 1, frames=120, threads=1)
     here = SameSource(run.path)
     here.source = cluster.source
-    here.snakemake(".talkies/receipts/motion/clips-0001.json", ".talkies/receipts/prepare/pictures-0001.json")
+    here.snakemake("--until", "motion", "prepare")
     own(run.path)
     on_n1 = ("--nodelist=n1", "--mem=3000")
 
     def worker(stage: str, shard: str) -> list[str]:
         image = ["apptainer", "exec", "--home", run.inside, "--bind", "/scratch", cluster.image()]
-        receipt = f".talkies/receipts/{stage}/{shard}.json"
-        return [*image, "talkies", "shard", stage, shard, "--receipt", receipt, "--scratch", "/scratch"]
+        return [*image, "talkies", "shard", stage, f"{shard}.feed", "--scratch", "/scratch"]
 
     cluster.run("srun", *on_n1, "mkdir", "-p", "/tmp/talkies-cache/talkies", user="bob")
     script = f"cd {run.inside} && exec {shlex.join(worker('animate', 'pairs-0001'))}"

@@ -393,7 +393,7 @@ def test_a_pilot_makes_the_first_pairs_and_going_on_makes_the_others(tmp_path: P
     output = run.snakemake("--config", "first=2")
     assert "2 pairs in 1 jobs (a pilot, first: 2)" in output
     run.whole(["a/blue", "a/green"])
-    assert "2 pairs: 2 done, 0 failed, 0 waiting" in run.talkies("status")
+    assert "2 pairs: 2 done, 0 failed, 0 to make" in run.talkies("status")
     before = run.films()
     run.forget_events()
     run.snakemake()

@@ -22,7 +22,7 @@ from talkies.errors import TalkiesError
 from talkies.scratch import Place, Scratch, find_place, keep_compiled, open_scratch, own_cache
 
 SNAKEFILE = REPOSITORY / "Snakefile"
-RECEIPT = ".talkies/receipts/animate/pairs-0001.json"
+RECEIPT = ".talkies/receipts/animate/pairs-0001.feed.json"
 LONG = ["a/blue", "a/green", "a/red"]
 
 
@@ -313,12 +313,12 @@ def long_run(tmp_path: Path) -> RunFolder:
     """A run long enough to be interrupted, its motion known."""
     run = RunFolder.create(tmp_path / "run", clips=[])
     make_clip(run.path / "driving/a.mp4", frames=120)
-    run.snakemake(".talkies/receipts/motion/clips-0001.json", ".talkies/receipts/prepare/pictures-0001.json")
+    run.snakemake("--until", "motion", "prepare")
     return run
 
 
 def animate(run: RunFolder, disk: Path):
-    command = ("talkies", "shard", "animate", "pairs-0001", "--receipt", RECEIPT, "--threads", "1")
+    command = ("talkies", "shard", "animate", "pairs-0001.feed", "--threads", "1")
     return run.start(*command, "--scratch", str(disk))
 
 

@@ -95,7 +95,7 @@ def mended(run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     talkies("clean", "-n")
     run.snakemake()
     assert "6 films are whole" in talkies("verify")
-    assert "6 pairs: 6 done, 0 failed, 0 waiting" in talkies("status")
+    assert "6 pairs: 6 done, 0 failed, 0 to make" in talkies("status")
     talkies("clean")
     assert run.films() == films, "no film was touched"
     assert run.events("animated") == []

@@ -20,11 +20,11 @@ from clips import ffmpeg
 from golden import seeded_weights
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder
-from talkies.plan import make_plan
 
 from talkies import config
 from talkies.model import PRESETS, FirstOrderModel, save_safetensors
 from talkies.model.presets import DEMO_WEIGHTS
+from talkies.run.planner import make_plan
 
 PICTURE, CLIP, SOUND = "two.png", "talk.mp4", "voice.wav"
 RATE, FRAMES = 4, 6
@@ -176,7 +176,7 @@ def test_every_value_runs(number: int, tmp_path: Path) -> None:
     told = json.loads(run.talkies("status", "--json"))
     assert told["done"], told
     assert not told["failed"], told
-    assert not told["waiting"], told
+    assert not told["to_make"], told
     assert f"{len(told['done'])} films are whole" in run.talkies("verify")
 
 
@@ -222,4 +222,4 @@ def test_every_value_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for settings in configurations(run.path):
         assert settings.keys() == config.schema("config")["properties"].keys()
         settings["model"]["checkpoint"] = str(DEMO_WEIGHTS)  # of the right kind where it is looked into
-        assert make_plan(config.complete(settings), None).pairs
+        assert make_plan(config.complete(settings))[0].pairs
