@@ -26,13 +26,17 @@ from talkies.records import (
     content_key,
     digest,
     file_facts,
+    fits,
     held_locks,
     is_abandoned,
+    is_ours,
     is_unchanged,
+    keep_aside,
     lock,
     read_json,
     renew,
     write_json,
+    write_page,
 )
 
 # --- keys --------------------------------------------------------------------------------------------------
@@ -96,12 +100,59 @@ def test_equal_values_are_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b'{"a": 1}x'])
+DEEP = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b'{"a": 1}x', DEEP], ids=range(7))
 def test_what_is_no_record_says_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     assert read_json(tmp_path / "a.json") is None
     assert read_json(tmp_path / "none.json") is None
     assert read_json(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "good", "wrong"),
+    [
+        (str, ["", "a"], [1, None, ["a"]]),
+        (int, [0, -1], [1.5, True, "1", None]),
+        ((str, None), ["a", None], [1, []]),
+        ([int], [[], [1], [1, 2, 3]], [[1, "2"], {}, 1]),
+        ([int, str], [[1, "a"]], [[], [1], ["a", 1], [1, "a", 2]]),
+        ({"a": int}, [{"a": 1}, {"a": 1, "b": []}], [{}, {"a": "1"}, [], None]),
+        ({"*": [int]}, [{}, {"x": [1], "y": []}], [{"x": 1}, [], "x"]),
+    ],
+    ids=str,
+)
+def test_a_value_fits_a_shape_or_not(shape: object, good: list, wrong: list) -> None:
+    assert all(fits(value, shape) for value in good)
+    assert not any(fits(value, shape) for value in wrong)
+
+
+def test_a_page_is_ours_as_we_wrote_it(tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    write_page(page, "<html>é</html>")
+    written = page.stat()
+    write_page(page, "<html>é</html>")
+    assert (page.stat().st_mtime_ns, page.stat().st_ino) == (written.st_mtime_ns, written.st_ino)
+    assert is_ours(page)
+    write_page(page, "<html>other</html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+    page.write_text(page.read_text() + "\n")
+    assert not is_ours(page)
+    for number in range(3):  # also within one second
+        page.write_text(f"mine {number}")
+        write_page(page, "<html>other</html>")
+    assert len(list(tmp_path.glob("index.kept-*.html"))) == 3
+
+
+def test_the_longest_name_can_be_kept_aside(tmp_path: Path) -> None:
+    path = tmp_path / ("ü" * 125 + ".mp4")
+    path.write_bytes(b"mine")
+    aside = keep_aside(path)
+    assert aside.read_bytes() == b"mine"
+    assert ".kept-" in aside.name
+    assert aside.suffix == ".mp4"
 
 
 def test_a_file_is_unchanged_by_time_or_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,12 +254,25 @@ def test_a_disk_without_locks_keeps_what_may_be_in_use(tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+MANY = """
+import sys
+from pathlib import Path
+from talkies.scratch import own_folder
+sys.stdin.readline()
+for number in range(300):
+    with own_folder("run-pairs", Path(sys.argv[1])) as folder:
+        (folder / "half.mp4").touch()
+        assert (folder / "half.mp4").exists()
+"""
+
+
 def test_many_at_once_take_no_folder_of_one_another(tmp_path: Path) -> None:
-    processes = [holder(f"run-pairs-{number:04d}", tmp_path) for number in range(6)]
-    assert sorted(folder for _, folder in processes) == sorted(tmp_path.iterdir())
-    assert all((folder / "half.mp4").exists() for _, folder in processes)
-    for process, _ in processes:
-        process.communicate("\n")
+    command = [sys.executable, "-c", MANY, str(tmp_path)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [process.communicate()[1] for process in processes] == [""] * 4
     assert list(tmp_path.iterdir()) == []
 
 

@@ -250,11 +250,13 @@ def _hold(folder: Path) -> int | None:
 
     OSError where folders can't be locked (some network file systems) or it is none.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = os.fstat(descriptor)
-        if os.path.samestat(mine, folder.lstat()):
+        if os.path.samestat(os.fstat(descriptor), folder.lstat()):
             return descriptor
     except (BlockingIOError, FileNotFoundError):
         pass

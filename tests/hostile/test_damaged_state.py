@@ -107,6 +107,18 @@ def mended(run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert NOTHING in run.snakemake("-n")
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_file_damaged_in_some_way(
+    full: RunFolder, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, chance = full.copy(tmp_path / "run"), random.Random(seed)
+    run.forget_events()
+    for path in state(run):
+        DAMAGE[chance.choice(list(DAMAGE))](path)
+    mended(run, monkeypatch, capsys)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_all_of_the_runs_memory_at_once(
     full: RunFolder, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -46,7 +46,7 @@ def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     run = make_run(tmp_path)
     settings = {"pairs_per_job": 3, "check": True, "scratch": str(tmp_path / "scratch"), "gallery": {"mosaic": 4}}
-    killed = []
+    killed, looked_at = [], 0
     for number in range(KILLS):
         if number and number % 6 == 0:  # from here on other films are asked for
             settings |= [{"audio": False}, {"motion": {"relative": False}}, {"audio": True}][number // 6 - 1]
@@ -62,8 +62,9 @@ def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
         for film in run.path.glob("results/*/*.mp4"):
             if ".kept-" not in film.name:
                 decoded(film)  # nothing half-made is ever under a final name
+                looked_at += 1
     assert len(killed) > KILLS // 2, killed
-    print(f"{len(killed)} kills, after seconds: {killed}")
+    print(f"{len(killed)} kills, after seconds: {killed}; {looked_at} films decoded between them")
     deadline = time.monotonic() + 300
     while run.run(*ARGUMENTS).returncode:  # a Snakemake of the killed group may still hold its lock
         assert time.monotonic() < deadline
