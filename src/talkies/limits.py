@@ -33,7 +33,7 @@ def limit_time(process: int, seconds: float) -> None:
 
 
 def _lower(process: int, kind: int, most: int) -> None:
-    with suppress(ProcessLookupError):  # it has ended already
+    with suppress(ProcessLookupError, PermissionError):  # it has ended already; a sandbox forbids to set limits
         _, hard = resource.prlimit(process, kind)
         if hard == resource.RLIM_INFINITY or hard > most:
             resource.prlimit(process, kind, (most, most))

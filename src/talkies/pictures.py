@@ -164,7 +164,7 @@ def _why(path: str | Path, answer: dict[str, Any]) -> Exception:
     if "errno" in answer:
         return OSError(answer["errno"], os.strerror(answer["errno"]), str(path))
     ended = -answer.get("ended", 0)
-    if ended and ended != signal.SIGXCPU and ended not in CRASHES:
+    if "ended" in answer and ended != signal.SIGXCPU and ended not in CRASHES:
         return TalkiesError(f"{printable(path)}: the process that decodes it was stopped ({-ended}): try again")
     if not could_have_memory():
         return MemoryError(f"{printable(path)}: the machine has no memory to decode it")
