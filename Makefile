@@ -79,6 +79,7 @@ bench: $(STAMP) ## time the engine and the workflow, on a machine that does noth
 	$(BIN)/python benchmarks/film.py --model demo
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/check_files.py
+	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/pairs_table.py
 	$(BIN)/python benchmarks/workflow_scale.py
 

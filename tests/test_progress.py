@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
-from run_folder import RunFolder, draw_picture, wait_for
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, wait_for
 
 from talkies.records import claim
 from talkies.run import progress
@@ -118,3 +119,20 @@ def test_snakemake_ends_with_a_summary_that_names_failures_and_the_gallery(run: 
 )
 def test_times_are_said_in_their_two_largest_units(seconds: float, words: str) -> None:
     assert progress.duration(seconds) == words
+
+
+def test_the_gallery_shows_the_films_that_there_are_while_the_run_goes_on(tmp_path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=["one", "two", "three"], clips=["a"])
+    make_clip(run.path / "driving/a.mp4", frames=60)
+    run.configure(pairs_per_job=1)
+    page = run.path / "results/index.html"
+    snakemake = run.start("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"))
+    wait_for(lambda: page.exists() and "The run goes on: 3 pairs: " in page.read_text())
+    text = page.read_text()
+    assert re.search(r"3 pairs: [12] done, 0 failed, [12] to make", text)
+    assert "not made yet" in text
+    assert snakemake.poll() is None, "and the run goes on"
+    output, _ = snakemake.communicate(timeout=300)
+    assert snakemake.returncode == 0, output
+    assert "The run goes on" not in page.read_text()
+    run.whole(["a/one", "a/three", "a/two"])

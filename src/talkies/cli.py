@@ -456,9 +456,11 @@ def gallery(chosen: argparse.Namespace) -> None:
     from .run.asks import Specs
     from .run.folder import Folder
     from .run.plan import Plan
-    from .run.receipts import Receipts, answer_all
+    from .run.progress import Watch, status_of
+    from .run.receipts import ALL, Receipts, answer_all
     from .run.state import look
     from .stages.prepare import mend_shown
+    from .stages.work import holding
 
     plan = Plan.load()
     results, wanted = Folder.of(plan).results, plan.settings["gallery"]
@@ -468,11 +470,19 @@ def gallery(chosen: argparse.Namespace) -> None:
     if chosen.report:
         lay_out_report(results, entries, chosen.report)
         return
-    pages = build_galleries(results, entries, title=wanted["title"], check=check_line(results), mosaic=wanted["mosaic"])
-    for page in pages:
-        log.info("gallery: %s", printable(page))
-    if chosen.receipt:
-        answer_all("gallery", chosen.receipt, Specs(plan).gallery(plan.receipts))
+    with holding("gallery"):  # while a run goes on its page is written again and again
+        if chosen.going and Folder.receipt("gallery", plan.receipt("gallery", ALL)).exists():
+            return  # the run's own page is there
+        going = None
+        if chosen.going:
+            now = status_of(plan, state, Watch(plan, state.to_make).look(), running=True)
+            going = f"The run goes on: {now.count}. Reload this page to see more."
+        mosaic = None if going else wanted["mosaic"]
+        words = {"title": wanted["title"], "check": check_line(results), "going": going}
+        for page in build_galleries(results, entries, mosaic=mosaic, **words):
+            log.info("gallery: %s", printable(page))
+        if chosen.receipt:
+            answer_all("gallery", chosen.receipt, Specs(plan).gallery(plan.receipts))
 
 
 def plots(chosen: argparse.Namespace) -> None:
@@ -716,6 +726,7 @@ def build_parser() -> argparse.ArgumentParser:
     page.add_argument(
         "--report", type=Path, metavar="DIR", help="lay out in a new folder, as links, what the page for others shows"
     )
+    page.add_argument("--going", action="store_true", help="say on the page that the run goes on")
     page.add_argument("--receipt", help=argparse.SUPPRESS)
     page.add_argument("--log", type=Path)
     times = command("plots", plots, "Draw the times of pairs, stages and shards of the run in this folder.")

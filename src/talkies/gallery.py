@@ -90,18 +90,25 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
 
 
 def build_galleries(
-    results: Path, entries: Sequence[Entry], *, title: str, check: str | None = None, mosaic: int | None = None
+    results: Path,
+    entries: Sequence[Entry],
+    *,
+    title: str,
+    check: str | None = None,
+    mosaic: int | None = None,
+    going: str | None = None,
 ) -> list[Path]:
     """Write results/index.html without private pairs and, where there are any, results/private.html with all.
 
-    mosaic: as of `build_gallery`. Returns the pages' paths; a private page of ours that is no longer needed is removed.
-    Raises OSError.
+    mosaic, going: as of `build_gallery`. Returns the pages' paths; a private page of ours that is no longer needed is
+    removed. Raises OSError.
     """
     public = [entry for entry in entries if not entry.private]
-    pages = [build_gallery(results, public, title=title, check=check, mosaic=mosaic)]
+    pages = [build_gallery(results, public, title=title, check=check, mosaic=mosaic, going=going)]
     if len(public) < len(entries):
         title = f"{title} (all, for yourself)"
-        pages.append(build_gallery(results, entries, title=title, check=check, name="private", mosaic=mosaic))
+        more = build_gallery(results, entries, title=title, check=check, name="private", mosaic=mosaic, going=going)
+        pages.append(more)
     else:
         if is_ours(private := results / "private.html"):
             private.unlink()
@@ -117,8 +124,11 @@ def build_gallery(
     check: str | None = None,
     name: str = "index",
     mosaic: int | None = None,
+    going: str | None = None,
 ) -> Path:
     """Write results/NAME.html and its files (NAME_files), and return the page's path. check: what check.html says.
+
+    going: how far the run is, while it goes on.
 
     mosaic: how many talkies of each driving video are shown at once in one film, None for no such film. Only
     what differs from what is there is written, each file whole or not at all; what we wrote and no entry shows any more
@@ -139,6 +149,7 @@ def build_gallery(
         "policy": content_policy(template),
         "title": html.escape(printable(title)),
         "data": _script_json(_page_data(results, entries, sources, of_clips)),
+        "going": f'<p class="made" role="status">{html.escape(going)}</p>' if going else "",
         "check": f'<p class="made"><a href="check.html">{html.escape(check)}</a></p>' if check else "",
         "plots": f'<p class="made"><a href="{PLOTS}">Times of the run</a></p>' if (results / PLOTS).exists() else "",
         "links": "\n".join(_link(results, entry) for entry in entries),

@@ -1,6 +1,7 @@
 # The run's plan, and the functions by which the rules ask it. No rule knows a path or a parameter of its own.
 import gc
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -96,7 +97,7 @@ onstart:
     try:
         check_means()
         planner.start_run(PLAN)
-        RUNNING.append(progress.start(PLAN, STATE, shards_to_make(), say))
+        RUNNING.append(progress.start(PLAN, STATE, shards_to_make(), say, None if ON_CLUSTER else show))
         bind()  # here the jobs' images are started by this process, and the results' folder is new
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
@@ -113,6 +114,12 @@ onerror:
 def say(line):
     """Say something of the run as a whole, between Snakemake's own lines."""
     logger.info(f"talkies: {line}")
+
+
+def show():
+    """Write the gallery of the films that there are, while the run goes on on this machine."""
+    command = ["nice", "talkies", "gallery", "--going", "--log", ".talkies/logs/gallery-going.log"]
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def shards_to_make():

@@ -27,6 +27,10 @@ WINDOW_SECONDS = 1200
 """The rate is that of the films of the last 20 minutes: workers come and go."""
 SAY_SECONDS = (5, 10, 20, 30)
 """Between the lines that a run says of its progress; the last number holds from there on."""
+SHOW_SECONDS = 3
+"""How often new films are looked for, to be shown in the gallery of a run that goes on."""
+SHOW_SHARE = 0.05
+"""Of one core's time goes into the gallery while a run goes on."""
 MOST_NAMES = 5
 EVENTS = {
     "started": {"shards": [str]},
@@ -213,21 +217,36 @@ class Watch:
         return max((len(waiting.intersection(names)) for names in self.plan.pair_shards.values()), default=0)
 
 
-def start(plan: Plan, state: State, shards: Iterable[str], say: Callable[[str], object]) -> threading.Event:
-    """Note that a run of these shards begins, and say from time to time how far it is until the event is set."""
+def start(
+    plan: Plan,
+    state: State,
+    shards: Iterable[str],
+    say: Callable[[str], object],
+    show: Callable[[], object] | None = None,
+) -> threading.Event:
+    """Note that a run of these shards begins, and say from time to time how far it is until the event is set.
+
+    show: shows the films that there are; called when there are more, for at most SHOW_SHARE of the time.
+    """
     RUNS.note("started", shards=sorted(shards))
     over = threading.Event()
 
     def speak() -> None:
-        watch, before = Watch(plan, state.to_make), ""
-        for number in range(1 << 62):
-            if over.wait(SAY_SECONDS[min(number, len(SAY_SECONDS) - 1)]):
-                return
+        watch, before, shown, rested = Watch(plan, state.to_make), "", 0, 0.0
+        number, due = 0, time.monotonic() + SAY_SECONDS[0]
+        while not over.wait(min(SHOW_SECONDS, SAY_SECONDS[0]) if show else max(0.0, due - time.monotonic())):
             now = watch.look()
             line = f"{_count(plan, state, now)}{'; ' * bool(now.pace)}{now.pace}"
-            if now.left and line != before:
-                say(line)
-                before = line
+            if time.monotonic() >= due:
+                number += 1
+                due = time.monotonic() + SAY_SECONDS[min(number, len(SAY_SECONDS) - 1)]
+                if now.left and line != before:
+                    say(line)
+                    before = line
+            if show and now.left and len(now.made) > shown and time.monotonic() >= rested:
+                began, shown = time.monotonic(), len(now.made)
+                show()
+                rested = time.monotonic() + (time.monotonic() - began) / SHOW_SHARE
 
     threading.Thread(target=speak, name="progress", daemon=True).start()
     return over
