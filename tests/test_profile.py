@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
 
 from talkies import __version__, config, container, disk
 from talkies.errors import TalkiesError
@@ -297,7 +297,7 @@ def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert outside(**{**ours, "results": str(far), "driving": f"{far}/deep/deeper"}) == [str(far)], (
         "one holds the other"
     )
-    (far / "weights/w.pth").touch()
+    write_weights(far / "weights/w.pth")
     (far / "tables/p.tsv").touch()
     weights = {"model": {"preset": "vox-256", "checkpoint": f"{far}/weights/w.pth"}}
     assert outside(**ours, **weights, pairs=f"{far}/tables/p.tsv") == [f"{far}/tables", f"{far}/weights"]

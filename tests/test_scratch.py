@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -342,9 +341,7 @@ def test_a_run_on_a_scratch_disk_is_the_run_without_and_keeps_nothing_there(
     run.configure(pairs_per_job=3, scratch=str(disk))
     run.snakemake()
     assert run.films() == finished.films()
-    assert {n: json.loads(r) for n, r in run.receipts().items() if n.startswith("remux")} == {
-        n: json.loads(r) for n, r in finished.receipts().items() if n.startswith("remux")
-    }, "the content keys are the same"
+    assert all(run.record(pair)["key"] == finished.record(pair)["key"] for pair in run.films())
     run.whole(sorted(run.films()))
     assert list(disk.iterdir()) == []
 
@@ -360,7 +357,7 @@ def test_a_bad_clip_is_named_as_the_user_knows_it(disk: Path, tmp_path: Path) ->
     (run.path / "driving/b.mp4").write_bytes(b"\0" * 5000)
     run.configure(scratch=str(disk))
     run.snakemake(ok=False)
-    reasons = run.receipts()["prepare/clips-0001.json"].decode()
+    reasons = next(told for name, told in run.receipts().items() if name.startswith("prepare/clips")).decode()
     assert "driving/b.mp4: " in reasons
     assert str(disk) not in reasons
     run.whole(["a/one"])

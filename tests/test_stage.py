@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_folder import REPOSITORY, RunFolder, draw_picture
+from run_folder import REPOSITORY, RunFolder, draw_picture, write_weights
 
 STAGE = REPOSITORY / "scripts/stage.py"
 NOTHING = "Nothing to be done"
@@ -103,6 +103,7 @@ def test_a_push_carries_the_inputs_and_what_config_names(laptop: Staged, tmp_pat
     ):
         (laptop.path / name).parent.mkdir(exist_ok=True, parents=True)
         (laptop.path / name).write_bytes(name.encode())
+    write_weights(laptop.path / "weights/own.safetensors", "demo")
     (laptop.path / "pairs.tsv").write_text("image\tdriving\nred\ta\n")
     target = tmp_path / "two words" / "deep"
     listed = laptop.stage("push", "-n", str(target))

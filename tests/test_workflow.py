@@ -52,7 +52,8 @@ def test_receipts_are_small_and_those_written_again_tell_the_same(run: RunFolder
     }
     shutil.rmtree(run.path / ".talkies/receipts")
     run.snakemake()
-    assert sorted(run.receipts().values())[:-1] == sorted(before.values())[:-1]
+    told = {name.partition(".")[0]: content for name, content in before.items() if "gallery" not in name}
+    assert {n.partition(".")[0]: c for n, c in run.receipts().items() if "gallery" not in n} == told
     assert run.events("animated") == run.events("remuxed") == run.events("motion") == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .container import check_address
-from .errors import TalkiesError, printable
+from .errors import InputError, TalkiesError, printable
 from .files import open_regular
 from .model.checkpoint_head import check_head
 
@@ -204,7 +204,11 @@ def read_text(path: Path, most: int) -> str:
     Raises OSError for anything else: a pipe would be waited for, a device read for ever. UnicodeDecodeError (a
     ValueError) where it is not UTF-8.
     """
-    with open_regular(path) as file:
+    try:
+        file = open_regular(path)
+    except InputError as error:
+        raise OSError(0, error.reason, str(path)) from None
+    with file:
         if os.fstat(file.fileno()).st_size > most:
             raise OSError(0, f"larger than {most >> 20} MB", str(path))
         return file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")

@@ -287,10 +287,17 @@ class Receipt:
         """Tell whether an item is answered, for good or ill, as it is asked for now."""
         return self.asked.get(item) == spec and (item in self.done or item in self.failed)
 
-    def drop(self, item: str) -> bool:
-        """Forget what is told of an item; tell whether there was anything."""
-        known = [part.pop(item, None) is not None for part in (self.done, self.failed, self.asked)]
-        return any(known)
+    def drop(self, item: str) -> None:
+        """Forget what is told of an item."""
+        for part in (self.done, self.failed, self.asked):
+            part.pop(item, None)
+
+    def doubt(self, item: str) -> bool:
+        """Let an item be answered for no spec; tell whether it was for any. What was seen of its file stays known."""
+        was = bool(self.asked.get(item))
+        if was:
+            self.asked[item] = ""
+        return was
 
 
 class Journal:

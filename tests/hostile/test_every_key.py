@@ -19,7 +19,7 @@ import yaml
 from clips import ffmpeg
 from golden import seeded_weights
 from PIL import Image
-from run_folder import REPOSITORY, RunFolder
+from run_folder import REPOSITORY, RunFolder, write_weights
 
 from talkies import config
 from talkies.model import PRESETS, FirstOrderModel, save_safetensors
@@ -221,5 +221,7 @@ def test_every_value_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(run.path)
     for settings in configurations(run.path):
         assert settings.keys() == config.schema("config")["properties"].keys()
-        settings["model"]["checkpoint"] = str(DEMO_WEIGHTS)  # of the right kind where it is looked into
+        preset = settings["model"]["preset"]
+        settings["model"]["checkpoint"] = str(run.path / "weights")
+        write_weights(run.path / "weights", preset)
         assert make_plan(config.complete(settings))[0].pairs

@@ -137,7 +137,7 @@ def test_a_config_file_that_is_no_file(tmp_path: Path, monkeypatch, capfd) -> No
     monkeypatch.chdir(tmp_path)
     os.mkfifo("config.yaml")
     assert main(["check"]) == 1
-    assert "not a regular file" in capfd.readouterr().err
+    assert "this is a device or pipe, not a file" in capfd.readouterr().err
     Path("config.yaml").unlink()
     with Path("config.yaml").open("wb") as file:
         file.truncate(MOST_BYTES + 1)

@@ -204,7 +204,7 @@ class Plan:
         return (
             self.shard_of_source.keys() == self.sources.keys()
             and self.shard_of_take.keys() == self.takes.keys()
-            and all(fits(pair._asdict(), PAIR) for pair in self.pairs.values() if pair[2:] != usual)
+            and all(fits(_plain(pair._asdict()), PAIR) for pair in self.pairs.values() if pair[2:] != usual)
             and all(pair.source in self.sources and pair.take in self.takes for pair in self.pairs.values())
             and (self.without_specs or (fits(self.receipts, named) and self._names_all(shards)))
         )

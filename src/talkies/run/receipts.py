@@ -154,26 +154,26 @@ def save_unnoticed(receipt: Receipt, path: Path) -> None:
 
 
 def distrust(stage: str, item: str, *, clip: bool = False) -> None:
-    """Forget what the receipts tell of an item, so that the next run makes it, and no other, anew.
+    """Doubt what the receipts tell of an item, so that the next run makes it, and no other, anew.
 
     clip: of the prepared files, a take is meant, not a picture of its name.
     """
     receipts = Receipts()
     shards = [s for s in receipts.shards(stage) if stage != "prepare" or s.startswith("clips") == clip]
-    _drop(receipts, stage, shards, [item])
+    _doubt(receipts, stage, shards, [item])
 
 
-def forget_elsewhere(stage: str, shard: str, items: Iterable[str]) -> None:
-    """Forget what other shards' receipts tell of items that have just been made: their files were replaced."""
+def doubt_elsewhere(stage: str, shard: str, items: Iterable[str]) -> None:
+    """Doubt what other shards' receipts tell of items that have just been made: their files were replaced."""
     receipts, kind = Receipts(), shard.partition("-")[0]
-    _drop(receipts, stage, [s for s in receipts.shards(stage) if s != shard and s.startswith(kind)], items)
+    _doubt(receipts, stage, [s for s in receipts.shards(stage) if s != shard and s.startswith(kind)], items)
 
 
-def _drop(receipts: Receipts, stage: str, shards: Iterable[str], items: Iterable[str]) -> None:
+def _doubt(receipts: Receipts, stage: str, shards: Iterable[str], items: Iterable[str]) -> None:
     items = list(items)
     for shard in shards:
         name, receipt = receipts.readable(stage, shard), receipts.read(stage, shard)
-        told = [item for item in items if receipt.drop(item)] if name is not None else []
+        told = [item for item in items if receipt.doubt(item)] if name is not None else []
         if name is not None and told:
             save_unnoticed(receipt, Folder.receipt(stage, name))
 

@@ -189,7 +189,7 @@ def _save(bench: Bench, result: Receipt, name: str) -> None:
     result.save(Folder.receipt(bench.stage.name, name))
     receipts.remove_older(bench.stage.name, name)
     if bench.stage.name in ("prepare", "motion"):
-        receipts.forget_elsewhere(bench.stage.name, bench.shard, result.done)
+        receipts.doubt_elsewhere(bench.stage.name, bench.shard, result.done)
 
 
 @contextmanager
