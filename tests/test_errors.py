@@ -80,11 +80,15 @@ def local_texts(function: ast.FunctionDef, known: dict[str, str]) -> dict[str, s
     return found
 
 
+EVERYWHERE = {name: text for path in SOURCES for name, text in constants(ast.parse(path.read_text())).items()}
+"""Constants that one module may have of another."""
+
+
 def messages(path: Path) -> Iterator[tuple[str, str]]:
     """Return the place and the text of each message that a module raises or gives as a reason."""
     tree = ast.parse(path.read_text())
     for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
-        known = constants(tree) | local_texts(function, constants(tree))
+        known = EVERYWHERE | constants(tree) | local_texts(function, constants(tree))
         if function.name.startswith(EXPLAINING):
             for node in ast.walk(function):
                 if isinstance(node, ast.Return) and node.value is not None:

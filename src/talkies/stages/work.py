@@ -264,4 +264,4 @@ def _noting(engine: Callable[[], Engine], journal: Journal, shard: str) -> Calla
 
 
 def _no_engine() -> Engine:
-    raise TalkiesError("this stage has no network")
+    raise RuntimeError("this stage asks for no network")
