@@ -61,7 +61,7 @@ docs: $(STAMP) ## write docs/configuration.md from the schemas, build the pages 
 	@echo "The pages:  $$(pwd)/build/site/index.html"
 
 evaluate: $(STAMP) ## measure the demo network (table of docs/demo-model.md)
-	$(BIN)/python scripts/evaluate.py
+	$(BIN)/python training/evaluate.py
 
 bench: $(STAMP) ## time the engine and the workflow, on a machine that does nothing else (docs/performance.md, docs/scale.md; 90 minutes)
 	$(BIN)/python benchmarks/frames.py --model vox-adv-256

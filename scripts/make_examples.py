@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import subprocess
+import sys
 import zipfile
 from dataclasses import asdict
 from fractions import Fraction
@@ -21,9 +22,11 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
-from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "training"))
+from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
+
 IMAGES, DRIVING = ROOT / "examples/images", ROOT / "examples/driving"
 TRUTH = ROOT / "tests/data/driving_truth.json"
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from landmarks import regions

@@ -124,7 +124,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
         monkeypatch.setattr(sys, "argv", arguments)
-        monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+        monkeypatch.syspath_prepend(str((REPOSITORY / arguments[0]).parent))
         with pytest.raises(Parsed):
             runpy.run_path(str(REPOSITORY / arguments[0]), run_name="__main__")
 

@@ -1,6 +1,6 @@
 """Measure the demo network on portraits it has never seen, and print the table of docs/demo-model.md.
 
-    python scripts/evaluate.py [--quick] [--weights FILE] [--folder training]
+    python training/evaluate.py [--quick] [--weights FILE] [--folder build/training]
 
 The test set is fixed: 200 held-out identities (seeds from 1,000,000), each a source that looks nearly ahead and two
 driving poses out of the trainer's whole range, without noise. Every measure stands beside two baselines: the source
@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,18 +35,20 @@ from landmarks import (
     tilt_measure,
     yaw_measure,
 )
-from make_examples import perform
 from PIL import Image
 from portraits import FOREHEAD, LANDMARKS, Portrait, Pose, sample_identity, sample_pose, spoil
 from torch import Tensor
 from train_demo import near_pose, region_weight
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "scripts"))
+from make_examples import perform
 
 import talkies
 from talkies.animate import keep_memory
 from talkies.model import FirstOrderModel, KeypointDetector, Keypoints
 from talkies.rewrite import rewritten
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE = 128
 TEST_SEED, REGRESSOR_SEED, EMBEDDING_SEED = 1_000_000, 5_000_000, 6_000_000
 # What the regressor reads: outline, brows, nose, every lid and inner lip, the outer lips' middle and corners.
@@ -386,7 +389,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 identities and 8 pairs instead of 200 and 40")
     parser.add_argument("--weights", type=Path, help="a checkpoint instead of the shipped one")
     parser.add_argument(
-        "--folder", type=Path, default=ROOT / "training", help="keeps what is trained here and the contact sheet"
+        "--folder", type=Path, default=ROOT / "build/training", help="keeps what is trained here and the contact sheet"
     )
     parser.add_argument("--regressor-steps", type=int, default=700)
     parser.add_argument("--embedding-steps", type=int, default=150)

@@ -1,6 +1,6 @@
 """Train the demo preset on drawn portraits, on a CPU.
 
-    python scripts/train_demo.py --folder training --schedule 64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4
+    python training/train_demo.py --folder build/training --schedule 64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4
 
 Killed at any moment and started again with the same words it goes on from its last checkpoint; the batch of step n
 depends on the seed and n alone, so the course is the same. With --start it does not begin with an untrained network
@@ -698,7 +698,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ship", type=Path, metavar="FILE", help="write the weights so far as safetensors, and end")
     parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with")
-    parser.add_argument("--folder", type=Path, default=Path("training"))
+    parser.add_argument("--folder", type=Path, default=Path("build/training"))
     parser.add_argument("--schedule", default=SCHEDULE)
     parser.add_argument("--groups", type=int, default=1200, help=f"groups of {FAMILY} identities in {POSES} poses")
     parser.add_argument("--seed", type=int, default=0)
