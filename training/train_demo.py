@@ -18,409 +18,51 @@ paper's equivariance under affine and thin-plate maps is asked of the detector o
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
-import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from landmarks import FOLLOWERS, keypoint_jacobians, keypoint_values, neighbours, regions
+from album import Album, Batch, draw_batch, make_album
+from head_album import render_album
+from losses import (
+    dense_loss,
+    energy_loss,
+    equivariance_loss,
+    flow_loss,
+    hole_loss,
+    keypoint_loss,
+    mask_loss,
+    picture_loss,
+    region_weight,
+    transfer,
+)
 from PIL import Image
-from portraits import EYE_LEFT, LIPS_INNER, POSE_NAMES, Portrait, Pose, Trace, sample_identity, sample_pose, spoil
 from torch import Tensor
 
-from talkies.model import DenseMotion, FirstOrderModel, Generated, Generator, Keypoints, build_model, save_safetensors
+from talkies.model import (
+    PRESETS,
+    DenseMotion,
+    FirstOrderModel,
+    Generated,
+    Generator,
+    Keypoints,
+    build_model,
+    save_safetensors,
+)
 from talkies.model.checkpoint import load_checkpoint
-from talkies.motion import hull_area
 
 SCHEDULE = "64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4,128:1500:6:6e-4:found:1"
-SIDE = 128  # the network's own
-FAMILY = 4  # identities of a group, all drawn in the same poses
-POSES = 8  # poses of a group, the first NEAR of them near to looking ahead
-NEAR = 3
-MARKS = 192  # places on a figure that are followed from pose to pose
-GROUND = 64  # side of the map of the background
-SPOILED = 0.5  # share of driving pictures with blur, noise and JPEG
-SPOILED_SOURCES = 0.15  # of sources: more of them teach the generator to smooth, and texture goes with the noise
 HELD_OUT = 900_000  # seeds of the contact sheet's identities; the training's start at 0
-
-
-def near_pose(rng: np.random.Generator) -> Pose:
-    """What a portrait or the first frame of a clip looks like: nearly straight ahead, whatever mouth and eyes do."""
-    pose = sample_pose(rng)
-    calm = {"yaw": 0.25, "pitch": 0.25, "roll": 0.3, "shift_x": 0.6, "shift_y": 0.6, "brow": 0.4}
-    values = dict(zip(POSE_NAMES, pose.as_array().tolist(), strict=True))
-    values.update({k: values[k] * f for k, f in calm.items()})
-    if rng.random() < 0.6:
-        values.update(mouth=0.0)
-    if rng.random() < 0.7:
-        values.update(eye_left=0.85, eye_right=0.85)
-    return Pose(**values)
-
-
-def draw_group(group: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """One group's pictures and what is known of them, as the arrays of Album without their first axis."""
-    rng = np.random.default_rng([seed, group, 5])
-    poses = [near_pose(rng) if k < NEAR else sample_pose(rng) for k in range(POSES)]
-    members = []
-    for member in range(FAMILY):
-        portrait = Portrait(sample_identity(seed + group * FAMILY + member), SIDE)
-        traces = [portrait.trace(pose) for pose in poses]
-        marks, seen = follow_marks(traces, rng)
-        ground = [
-            (trace.labels == 0).reshape(GROUND, len(trace.labels) // GROUND, GROUND, -1).mean((1, 3))
-            for trace in traces
-        ]
-        members.append(
-            {
-                "pictures": np.stack([trace.picture for trace in traces]),
-                "points": np.stack([trace.landmarks for trace in traces]),
-                "marks": marks,
-                "seen": seen,
-                "ground": (np.stack(ground) * 255).astype(np.uint8),
-            }
-        )
-    return {name: np.stack([member[name] for member in members]) for name in members[0]}
-
-
-def follow_marks(traces: list[Trace], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Places on an identity's shapes, the same in all its drawings.
-
-    Returns where they lie, float32 [POSES, MARKS, 2] in [-1, 1], and in which drawings each is seen, bool. Most lie
-    on the shapes' edges, where a wrong motion shows; those of lids and lips have landmarks of their own.
-    """
-    common = set.intersection(*({(key, len(s[1])) for key, s in trace.shapes.items()} for trace in traces))
-    keys = sorted(key for key, corners in common if corners > 1 and not key[0].startswith(("eye", "mouth")))
-    # An edge is chosen by its length in the first drawing, which most nearly looks ahead.
-    edges = [(key, k) for key in keys for k in range(len(traces[0].shapes[key][1]))]
-    steps = [np.diff(c, axis=0, append=c[:1]) for c in (traces[0].shapes[key][1] for key in keys)]
-    length = np.linalg.norm(np.concatenate(steps), axis=1).clip(1, len(traces[0].labels) / 4)
-    chosen = [edges[k] for k in rng.choice(len(edges), MARKS, p=length / length.sum())]
-    share = rng.dirichlet((1, 1, 1), MARKS)
-    on_edge = rng.random(MARKS) < 0.6
-    share[on_edge] = np.column_stack([share[on_edge, 0], 1 - share[on_edge, 0], np.zeros(on_edge.sum())])
-    third = rng.random(MARKS)
-    marks = np.empty((len(traces), MARKS, 2), np.float32)
-    seen = np.empty((len(traces), MARKS), bool)
-    for n, trace in enumerate(traces):
-        side = len(trace.labels)
-        labels = np.pad(trace.labels, 1)
-        for m, (key, first) in enumerate(chosen):
-            label, corners = trace.shapes[key]
-            three = [first, (first + 1) % len(corners), int(third[m] * len(corners))]
-            place = share[m] @ corners[three]
-            marks[n, m] = place / side * 2 - 1
-            x, y = (int(v) for v in place)
-            inside = 0 <= x < side and 0 <= y < side
-            seen[n, m] = inside and bool((labels[y : y + 3, x : x + 3] == label).any())
-    return marks, seen
-
-
-@dataclass(frozen=True)
-class Album:
-    """The drawn groups: pictures uint8 [G, FAMILY, POSES, SIDE, SIDE, 3] and what was derived from their landmarks."""
-
-    pictures: np.ndarray
-    points: np.ndarray  # [G, FAMILY, POSES, LANDMARKS, 2]
-    marks: np.ndarray  # places on the figure, [G, FAMILY, POSES, MARKS, 2]
-    seen: np.ndarray  # whether each is seen there, bool [G, FAMILY, POSES, MARKS]
-    ground: np.ndarray  # how much of each place is background, of 255: [G, FAMILY, POSES, GROUND, GROUND]
-    values: np.ndarray  # [G, FAMILY, POSES, K, 2]
-    jacobians: np.ndarray  # [G, FAMILY, POSES, K, 2, 2]
-    regions: np.ndarray  # [G, FAMILY, POSES, 3, 4]
-
-
-def make_album(folder: Path, groups: int, seed: int) -> Album:
-    """Draw the album once and keep it in ``folder``; drawing takes about 10 ms a picture and core."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"album-{seed}-{groups}x{FAMILY}x{POSES}-{SIDE}"
-    pictures_path, known_path = folder / f"{stem}.npy", folder / f"{stem}-known.npz"
-    if not known_path.exists():  # written last
-        shape = (groups, FAMILY, POSES, SIDE, SIDE, 3)
-        pictures = np.lib.format.open_memmap(pictures_path, "w+", np.uint8, shape)
-        known: dict[str, list[np.ndarray]] = {}
-        with multiprocessing.Pool(os.cpu_count()) as pool:
-            draw = functools.partial(draw_group, seed=seed)
-            for k, drawn in enumerate(pool.imap(draw, range(groups), chunksize=4)):
-                pictures[k] = drawn.pop("pictures")
-                for name, value in drawn.items():
-                    known.setdefault(name, []).append(value)
-        pictures.flush()
-        temporary = known_path.with_suffix(".part.npz")
-        np.savez(temporary, **{name: np.stack(values) for name, values in known.items()})
-        temporary.replace(known_path)
-    with np.load(known_path) as stored:
-        arrays = dict(stored)
-    return Album(
-        pictures=np.load(pictures_path, mmap_mode="r"),
-        values=keypoint_values(arrays["points"]).astype(np.float32),
-        jacobians=keypoint_jacobians(arrays["points"]).astype(np.float32),
-        regions=regions(arrays["points"]).astype(np.float32),
-        **arrays,
-    )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """N examples at one side. Pictures [N, 3, side, side] in [0, 1]; keypoints are the true ones."""
-
-    source: Tensor  # spoiled as inputs are
-    driving: Tensor  # of A itself or of B
-    initial: Tensor  # the same performer in the source's pose
-    target: Tensor  # clean
-    kp_source: Keypoints
-    kp_driving: Keypoints
-    kp_initial: Keypoints
-    kp_target: Keypoints
-    regions: Tensor  # the target's, [N, 3, 4]
-    source_regions: Tensor
-    source_points: Tensor  # landmarks and what lies between them, [N, M, 2]
-    target_points: Tensor
-    source_marks: Tensor  # places on the figure that are seen in both pictures, [N, MARKS, 2]
-    target_marks: Tensor
-    both_seen: Tensor  # float [N, MARKS]
-    source_ground: Tensor  # background, [N, 1, GROUND, GROUND] in [0, 1]
-    target_ground: Tensor
-    own: np.ndarray  # bool [N], whether A drives itself
-
-
-def draw_batch(album: Album, step: int, size: int, side: int, seed: int) -> Batch:
-    """The batch of a step: the same for the same seed and step."""
-    rng = np.random.default_rng([seed, step, 11])
-    groups = rng.integers(0, len(album.pictures), size)
-    a = rng.integers(0, FAMILY, size)
-    own = rng.random(size) < 0.5
-    b = np.where(own, a, (a + rng.integers(1, FAMILY, size)) % FAMILY)
-    i = np.where(rng.random(size) < 0.65, rng.integers(0, NEAR, size), rng.integers(0, POSES, size))
-    # Now and then nothing moves: the picture must then stay as it is.
-    j = np.where(rng.random(size) < 0.1, i, (i + rng.integers(1, POSES, size)) % POSES)
-    jitters = [_jitter(rng) for _ in range(2 * size)]
-
-    def pictures(who: np.ndarray, pose: np.ndarray, performer: bool, spoiled: float) -> Tensor:
-        out = np.empty((size, SIDE, SIDE, 3), np.float32)
-        for n in range(size):
-            picture = album.pictures[groups[n], who[n], pose[n]]
-            if rng.random() < spoiled:
-                picture = spoil(picture, rng)
-            matrix, gain, gamma = jitters[n + size * (performer and not own[n])]
-            out[n] = np.clip((picture.astype(np.float32) / 255) ** gamma @ matrix * gain, 0, 1)
-        tensor = torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
-        return F.avg_pool2d(tensor, SIDE // side) if side != SIDE else tensor
-
-    pairs = neighbours()[rng.integers(0, len(neighbours()), 64)]
-    share = rng.random((64, 1)).astype(np.float32)
-
-    def points(who: np.ndarray, pose: np.ndarray) -> Tensor:
-        marks = album.points[groups, who, pose]
-        between = marks[:, pairs[:, 0]] * share + marks[:, pairs[:, 1]] * (1 - share)
-        return torch.from_numpy(np.concatenate([marks, between], 1))
-
-    def keypoints(who: np.ndarray, pose: np.ndarray) -> Keypoints:
-        at = groups, who, pose
-        return Keypoints(torch.from_numpy(album.values[at]), torch.from_numpy(album.jacobians[at]))
-
-    return Batch(
-        source=pictures(a, i, False, SPOILED_SOURCES),
-        driving=pictures(b, j, True, SPOILED),
-        initial=pictures(b, i, True, SPOILED),
-        target=pictures(a, j, False, 0),
-        kp_source=keypoints(a, i),
-        kp_driving=keypoints(b, j),
-        kp_initial=keypoints(b, i),
-        kp_target=keypoints(a, j),
-        regions=torch.from_numpy(album.regions[groups, a, j]),
-        source_regions=torch.from_numpy(album.regions[groups, a, i]),
-        source_points=points(a, i),
-        target_points=points(a, j),
-        source_marks=torch.from_numpy(album.marks[groups, a, i]),
-        target_marks=torch.from_numpy(album.marks[groups, a, j]),
-        both_seen=torch.from_numpy((album.seen[groups, a, i] & album.seen[groups, a, j]).astype(np.float32)),
-        source_ground=torch.from_numpy(album.ground[groups, a, i].astype(np.float32))[:, None] / 255,
-        target_ground=torch.from_numpy(album.ground[groups, a, j].astype(np.float32))[:, None] / 255,
-        own=own,
-    )
-
-
-def _jitter(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
-    """A change of colour: a matrix that turns hue and saturation, gains per channel, gamma."""
-    channels = np.eye(3)[rng.permutation(3)] if rng.random() < 0.3 else np.eye(3)
-    keep = rng.uniform(0.6, 1.2)
-    grey = np.full((3, 3), 1 / 3)
-    matrix = channels * keep + grey * (1 - keep)
-    return matrix.astype(np.float32), rng.uniform(0.8, 1.15, 3).astype(np.float32), float(rng.uniform(0.8, 1.25))
-
-
-def transfer(source: Keypoints, driving: Keypoints, initial: Keypoints, own: np.ndarray) -> Keypoints:
-    """Relative motion for a batch, scale adapted; an identity that drives itself is taken as it is, as in the paper."""
-    scale = [
-        1.0 if o else (hull_area(s) / max(hull_area(d), 1e-6)) ** 0.5
-        for s, d, o in zip(source.value, initial.value, own, strict=True)
-    ]
-    factor = torch.tensor(scale, dtype=source.value.dtype)[:, None, None]
-    relative = source.value + (driving.value - initial.value) * factor
-    jacobian = driving.jacobian @ torch.linalg.inv(initial.jacobian) @ source.jacobian
-    mine = torch.from_numpy(own)[:, None, None]
-    return Keypoints(
-        torch.where(mine, driving.value, relative), torch.where(mine[..., None], driving.jacobian, jacobian)
-    )
-
-
-def region_weight(where: Tensor, side: int) -> Tensor:
-    """[N, 1, side, side] in [0, 1]: 1 inside the ellipses around eyes and mouth, falling off smoothly."""
-    axis = (torch.arange(side) + 0.5) / side * 2 - 1
-    x, y = axis[None, None, None, :], axis[None, None, :, None]
-    cx, cy, rx, ry = (where[..., k, None, None] for k in range(4))
-    far = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
-    return (4 * (1.25 - far)).sigmoid().amax(1, keepdim=True)
-
-
-def picture_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted L1 on pixels and on their differences, at full, half and quarter side, and of the local energy.
-
-    Energy is the mean size of differences over 5 x 5 pixels: where the warp is a pixel off, plain L1 is least for a
-    blurred picture, and this is not.
-    """
-    total = prediction.new_zeros(())
-    for level in range(3):
-        if level:
-            prediction, target, weight = (F.avg_pool2d(x, 2) for x in (prediction, target, weight))
-        norm = weight.mean()
-        error = prediction - target
-        total = total + (error.abs() * weight).mean() / norm
-        if level < 2:
-            for axis in (2, 3):
-                near = weight.narrow(axis, 0, weight.shape[axis] - 1)
-                total = total + (error.diff(dim=axis).abs() * near).mean() / norm
-                energies = [F.avg_pool2d(x.diff(dim=axis).abs(), 5, 2) for x in (prediction, target)]
-                near = F.avg_pool2d(near, 5, 2)
-                total = total + 2 * ((energies[0] - energies[1]).abs() * near).mean() / norm
-    return total
-
-
-def energy_loss(prediction: Tensor, target: Tensor, where: Tensor) -> Tensor:
-    """How far the gradient energy around each eye and the mouth is from the target's, squared, as a share of that.
-
-    The mean, not each place's own, for a soft picture is right in the median of each place and too soft in all.
-    """
-    total = prediction.new_zeros(())
-    for k in range(where.shape[1]):
-        weight = region_weight(where[:, k : k + 1], target.shape[-1])
-        mine, right = (
-            sum((x.diff(dim=axis).abs() * weight.narrow(axis, 1, x.shape[axis] - 1)).sum((1, 2, 3)) for axis in (2, 3))
-            for x in (prediction, target)
-        )
-        total = total + ((mine / (right + 1e-2 * weight.sum((1, 2, 3))) - 1) ** 2).mean()
-    return total
-
-
-def keypoint_loss(found: Keypoints, true: Keypoints) -> Tensor:
-    """L1 of values (small features more precisely) and jacobians."""
-    return 10 * (found.value - true.value).abs().mean() + (found.jacobian - true.jacobian).abs().mean()
-
-
-def mask_loss(mask: Tensor, batch: Batch) -> Tensor:
-    """A hint for the masks: each landmark moves with the keypoint it follows, the background with none."""
-    which = [mark for marks in FOLLOWERS.values() for mark in marks]
-    owner = torch.tensor([1 + k for k, marks in enumerate(FOLLOWERS.values()) for _ in marks])
-    shares = look_up(mask, batch.target_points[:, which])
-    chosen = shares.gather(2, owner.expand(len(mask), -1)[..., None])
-    ground = resized(batch.target_ground, mask)
-    away = -((mask[:, :1] + 1e-3).log() * ground).sum() / ground.sum().clamp(min=1)
-    return -(chosen + 1e-3).log().mean() + away
-
-
-def flow_loss(deformation: Tensor, batch: Batch) -> Tensor:
-    """The deformation against what is known of it.
-
-    At each landmark of the target, and each place on the figure that both pictures show, it must look at the same of
-    the source; where both show the background, at the same place.
-    """
-    flow = deformation.permute(0, 3, 1, 2)
-    marks = torch.ones(batch.target_points.shape[:2])
-    marks[:, EYE_LEFT.start : LIPS_INNER.stop] = 4  # lids and lips: a head that moves well is not yet a face that does
-    weight = torch.cat([marks, 2 * batch.both_seen], 1)
-    where = torch.cat([batch.target_points, batch.target_marks], 1)
-    right = torch.cat([batch.source_points, batch.source_marks], 1)
-    figure = ((look_up(flow, where) - right).abs().mean(-1) * weight).sum() / weight.sum()
-    still = resized(batch.source_ground * batch.target_ground, deformation.permute(0, 3, 1, 2))
-    axis = (torch.arange(flow.shape[-1]) + 0.5) / flow.shape[-1] * 2 - 1
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))
-    return figure + 0.5 * ((flow - grid).abs().mean(1, keepdim=True) * still).sum() / still.sum().clamp(min=1)
-
-
-def look_up(maps: Tensor, where: Tensor) -> Tensor:
-    """[N, C, h, w] at points [N, M, 2] -> [N, M, C]."""
-    found = F.grid_sample(maps, where[:, :, None], padding_mode="border", align_corners=False)
-    return found[..., 0].transpose(1, 2)
-
-
-def resized(ground: Tensor, like: Tensor) -> Tensor:
-    """A map of the background at the side of another map; what is not wholly background counts little."""
-    pure = ground**4
-    return pure if pure.shape[-1] == like.shape[-1] else F.adaptive_avg_pool2d(pure, like.shape[-1])
-
-
-def hole_loss(occlusion: Tensor, batch: Batch) -> Tensor:
-    """What the source can't show must be known as missing: the mouth's inside, the eyeball, background that appears.
-
-    The cross entropy of the occlusion map (0 says missing) between lips and between lids: 0 where they are further
-    apart in the target than in the source, 1 where they are not, and whatever serves the picture in between; and
-    where the target shows background: 0 where the source's figure hid it, 1 where it did not.
-    """
-    source_points, target_points = batch.source_points, batch.target_points
-    total, count = occlusion.new_zeros(()), occlusion.new_full((), 1e-3)
-    for upper, lower in (((64, 65, 66), (70, 69, 68)), ((34, 35, 36), (40, 39, 38)), ((42, 43, 44), (48, 47, 46))):
-        gaps = [(p[:, lower] - p[:, upper]).norm(dim=-1).mean(1) for p in (source_points, target_points)]
-        opens = (gaps[1] - 1.5 * gaps[0] > 0.04).float()  # 0.04: 2.5 pixels
-        stays = (gaps[1] < gaps[0] + 0.02).float()
-        share = torch.tensor([0.3, 0.5, 0.7])[:, None, None, None]
-        between = target_points[:, upper] * (1 - share) + target_points[:, lower] * share  # [3, N, 3, 2]
-        where = between.transpose(0, 1).flatten(1, 2)[:, :, None]
-        seen = F.grid_sample(occlusion, where, align_corners=False).flatten(1)
-        surprise = -(1.001 - seen).log().mean(1) * opens - (seen + 0.001).log().mean(1) * stays
-        total, count = total + surprise.sum(), count + (opens + stays).sum()
-    shown = resized(batch.target_ground, occlusion)
-    there = resized(batch.source_ground, occlusion)
-    hidden = resized(1 - batch.source_ground, occlusion)
-    surprise = -((1.001 - occlusion).log() * hidden + (occlusion + 0.001).log() * there) * shown
-    return total / count + surprise.sum() / shown.sum().clamp(min=1)
-
-
-def equivariance_loss(model: FirstOrderModel, frames: Tensor, found: Keypoints, rng: np.random.Generator) -> Tensor:
-    """The paper's equivariance (eqs. 8-10): keypoints of a warped picture are the warped keypoints of the picture.
-
-    The map T takes points of the warped picture to the picture: affine plus a thin-plate term whose control points
-    move at random. Values: X = T(Y); jacobians: 1 = J_X^-1 T'(Y) J_Y.
-    """
-    n, side = len(frames), frames.shape[-1]
-    noise = torch.from_numpy(rng.normal(0, 0.05, (n, 2, 3)).astype(np.float32))
-    theta = torch.eye(2, 3) + noise
-    axis = torch.linspace(-0.8, 0.8, 4)
-    control = torch.cartesian_prod(axis, axis)
-    bend = torch.from_numpy(rng.normal(0, 0.004, (n, 2, 16)).astype(np.float32))
-
-    def move(points: Tensor) -> Tensor:  # [N, M, 2] -> [N, M, 2]
-        flat = points @ theta[:, :, :2].transpose(1, 2) + theta[:, None, :, 2]
-        square = ((points[:, :, None] - control) ** 2).sum(-1)
-        return flat + (square * (square + 1e-6).log()) @ bend.transpose(1, 2)
-
-    centres = (torch.arange(side) + 0.5) / side * 2 - 1
-    grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), -1).reshape(1, -1, 2).expand(n, -1, -1)
-    warped = F.grid_sample(frames, move(grid).view(n, side, side, 2), padding_mode="reflection", align_corners=False)
-    other = model.kp_detector(warped)
-    value = (found.value - move(other.value)).abs().mean()
-    where = other.value.detach().requires_grad_()
-    moved = move(where)
-    slope = torch.stack([torch.autograd.grad(moved[..., k].sum(), where, retain_graph=True)[0] for k in range(2)], -2)
-    closure = torch.linalg.inv(found.jacobian) @ slope.detach() @ other.jacobian
-    return 10 * value + (closure - torch.eye(2)).abs().mean()
+Albums = list[tuple[Album, float]]  # each with its share of the examples
 
 
 @dataclass(frozen=True)
@@ -507,7 +149,41 @@ def guide(out: Generated | DenseMotion, batch: Batch) -> dict[str, Tensor]:
         "flow": 4 * flow_loss(out.deformation, batch),
         "masks": 0.03 * mask_loss(out.mask, batch),
         "holes": 0.1 * hole_loss(out.occlusion, batch),
+        "dense": dense_loss(out, batch),
     }
+
+
+def network(detector: int | None = None) -> FirstOrderModel:
+    """The demo preset's network, untrained, at the album's side; ``detector``: the width of another detector."""
+    parameters = deepcopy(PRESETS["demo"].parameters)
+    if detector:
+        parameters["kp_detector_params"] |= {"block_expansion": detector, "max_features": 8 * detector}
+    return build_model(parameters)
+
+
+def widened(entries: Mapping[str, Tensor], model: FirstOrderModel) -> dict[str, Tensor]:
+    """Weights of a narrower network for this one, which then computes the same.
+
+    What is new listens to everything, with the untrained network's weights, and nothing listens to it yet.
+    """
+    out = {}
+    for name, new in model.state_dict().items():
+        old = entries[name].float()
+        if old.shape == new.shape:
+            out[name] = old
+            continue
+        new = new.clone()
+        places = [torch.arange(n) for n in old.shape]
+        if old.ndim == 4 and old.shape[1] != new.shape[1]:
+            inputs, wider = old.shape[1], new.shape[1]
+            if ".decoder.up_blocks." in name and ".up_blocks.0." not in name:  # what came up, then what was skipped
+                places[1] = torch.cat([torch.arange(inputs // 2), wider // 2 + torch.arange(inputs // 2)])
+            elif ".predictor." not in name:  # the heads read the last block and the picture's three colours
+                places[1] = torch.cat([torch.arange(inputs - 3), wider - 3 + torch.arange(3)])
+            new[: old.shape[0]] = 0
+        new[torch.meshgrid(*places, indexing="ij")] = old
+        out[name] = new
+    return out
 
 
 class Trainer:
@@ -517,25 +193,26 @@ class Trainer:
         self,
         folder: Path,
         stages: list[Stage],
-        groups: int,
+        albums: Albums,
         seed: int,
         decay: float = 0.99,
         start: Path | None = None,
+        detector: int | None = None,
     ) -> None:
-        self.folder, self.stages, self.seed, self.decay = folder, stages, seed, decay
+        self.folder, self.stages, self.albums, self.seed, self.decay = folder, stages, albums, seed, decay
+        folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)
-        self.model = build_model("demo")
+        self.model = network(detector)
         if start:
-            self.model.load_state_dict({name: value.float() for name, value in load_checkpoint(start).items()})
+            self.model.load_state_dict(widened(load_checkpoint(start), self.model))
         else:
             pass_through(self.model.generator)
         set_training(self.model)
         self.model.to(memory_format=torch.channels_last)  # a fifth faster
-        self.average = build_model("demo").eval()
+        self.average = network(detector).eval()
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99))
         self.step = 0
-        self.album = make_album(folder, groups, seed)
         self.path = folder / "state.pt"
         if self.path.exists():
             state = torch.load(self.path, weights_only=True)
@@ -561,7 +238,7 @@ class Trainer:
     def advance(self) -> dict[str, float]:
         """One step; returns its losses."""
         stage, _ = stage_at(self.stages, self.step)
-        batch = draw_batch(self.album, self.step, stage.batch, stage.side, self.seed)
+        batch = draw_batch(self.albums, self.step, stage.batch, stage.side, self.seed)
         rng = np.random.default_rng([self.seed, self.step, 12])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stages, self.step)
@@ -662,9 +339,9 @@ def _slice(kp: Keypoints, start: int, stop: int) -> Keypoints:
 
 
 @torch.no_grad()
-def contact_sheet(model: FirstOrderModel, path: Path, side: int, album: Album) -> dict[str, float]:
+def contact_sheet(model: FirstOrderModel, path: Path, side: int, albums: Albums) -> dict[str, float]:
     """Held-out identities driven by others: rows of source, driving, result, truth, occlusion; returns measures."""
-    batch = draw_batch(album, 0, 24, side, 99)
+    batch = draw_batch(albums, 0, 24, side, 99)
     kp_source, kp_driving, kp_initial = (model.kp_detector(x) for x in (batch.source, batch.driving, batch.initial))
     moved = transfer(kp_source, kp_driving, kp_initial, batch.own)
     out = model.generator(batch.source, kp_source, moved)
@@ -700,7 +377,11 @@ def main() -> None:
     parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with")
     parser.add_argument("--folder", type=Path, default=Path("build/training"))
     parser.add_argument("--schedule", default=SCHEDULE)
-    parser.add_argument("--groups", type=int, default=1200, help=f"groups of {FAMILY} identities in {POSES} poses")
+    parser.add_argument("--groups", type=int, default=480, help="drawn groups, of 4 identities in 8 poses each")
+    parser.add_argument("--heads", type=int, default=480, help="rendered groups")
+    parser.add_argument("--drawn-share", type=float, default=0.45, help="of the examples, the rest are rendered")
+    parser.add_argument("--assets", type=Path, help="folder of skins and hair (docs/demo-model.md), to render heads")
+    parser.add_argument("--detector", type=int, metavar="WIDTH", help="widen the detector to so many features")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--every", type=float, default=180, help="seconds between checkpoints and contact sheets")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -710,8 +391,18 @@ def main() -> None:
         return
     torch.set_num_threads(args.threads)
     stages = parse_schedule(args.schedule)
-    trainer = Trainer(args.folder, stages, args.groups, args.seed, start=args.start)
-    held_out = make_album(args.folder, 24, HELD_OUT)
+
+    def albums(groups: int, heads: int, seed: int) -> Albums:
+        made = [(make_album(args.folder, groups, seed, args.threads), args.drawn_share)] if groups else []
+        if heads:
+            made.append((render_album(args.folder, args.assets, heads, seed, args.threads), 1 - args.drawn_share))
+        return made
+
+    trainer = Trainer(
+        args.folder, stages, albums(args.groups, args.heads, args.seed), args.seed, start=args.start,
+        detector=args.detector,
+    )  # fmt: skip
+    held_out = [albums(args.groups and 8, 0, HELD_OUT), albums(0, args.heads and 8, HELD_OUT)]
     end = sum(stage.steps for stage in stages)
     sums: dict[str, list[float]] = {}
     saved = begun = time.monotonic()
@@ -732,10 +423,11 @@ def main() -> None:
         if now - saved > args.every or last:
             trainer.save()
             side = stage_at(stages, trainer.step - 1)[0].side
-            sheet = args.folder / f"sheet-{trainer.step:06d}.png"
-            print(
-                json.dumps({"sheet": sheet.name, **contact_sheet(trainer.average, sheet, side, held_out)}), flush=True
-            )
+            for kind, held in zip(("drawn", "rendered"), held_out, strict=True):
+                if held:
+                    sheet = args.folder / f"sheet-{trainer.step:06d}-{kind}.png"
+                    measured = contact_sheet(trainer.average, sheet, side, held)
+                    print(json.dumps({"sheet": sheet.name, **measured}), flush=True)
             saved = time.monotonic()
     if asked_to_stop:
         trainer.save()
