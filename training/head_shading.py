@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
-from head_mesh import EYE_LEFT, EYE_RIGHT, FRAME, HAIR, LASHES, SKIN, TEETH, TONGUE
+from head_mesh import EYE_LEFT, EYE_RIGHT, FRAME, HAIR, SKIN, TEETH, TONGUE
 from head_raster import chance, look_up, noise, step
 from numba import njit
 
@@ -270,7 +269,7 @@ def shade(
                     c, shine, soft = cloth_colour(rx, ry, rz, edge, looks), 0.02, (0.1, 0.1, 0.1)
                 else:
                     c, shine = skin_colour(u, v, rx, ry, rz, skin, lips, lids, mouth, looks)
-            elif m == EYE_LEFT or m == EYE_RIGHT:
+            elif m in (EYE_LEFT, EYE_RIGHT):
                 c, shine, gloss = eye_colour(rx, ry, rz, m == EYE_LEFT, looks), looks.eye_shine, 260.0
                 soft, opened, reached = (0.2, 0.15, 0.15), 0.25 + 0.75 * opened, 0.45 + 0.55 * reached
             elif m == TEETH:

@@ -11,6 +11,7 @@ wide and two and a half high. Landmarks are returned in [-1, 1] with (-1, -1) th
 (x, y), which is what the network calls a keypoint's value up to half a pixel.
 """
 
+# ruff: noqa: RUF005 (arrays are added here, not lists joined)
 from __future__ import annotations
 
 import colorsys
@@ -204,7 +205,7 @@ def sample_identity(seed: int, kind: str | None = None, style: str | None = None
     """Draw an identity from ``seed``; ``kind`` and ``style`` may be given to ask for one in particular."""
     rng = np.random.default_rng([seed, 77])
     u = rng.uniform
-    pick = lambda options, p=None: options[int(rng.choice(len(options), p=p))]
+    pick = lambda options, p=None: options[int(rng.choice(len(options), p=p))]  # noqa: E731
     drawn_kind = pick(("human", "fantasy", "animal", "object"), (0.62, 0.12, 0.15, 0.11))
     drawn_kind = {"animal": pick(ANIMALS), "object": pick(OBJECTS)}.get(drawn_kind, drawn_kind)
     drawn_style = pick(STYLES, (0.24, 0.2, 0.26, 0.18, 0.12))

@@ -153,12 +153,21 @@ def guide(out: Generated | DenseMotion, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def network(detector: int | None = None) -> FirstOrderModel:
+def network(detector: int | None = None, reduction: int = 1) -> FirstOrderModel:
     """The demo preset's network, untrained, at the album's side; ``detector``: the width of another detector."""
     parameters = deepcopy(PRESETS["demo"].parameters)
+    parameters["common_params"]["reduction"] = reduction
     if detector:
         parameters["kp_detector_params"] |= {"block_expansion": detector, "max_features": 8 * detector}
     return build_model(parameters)
+
+
+def open_network(weights: Path, reduction: int = 1) -> FirstOrderModel:
+    """The network of these weights, whatever its detector's width, ready to be used."""
+    entries = load_checkpoint(weights)
+    model = network(len(entries["kp_detector.predictor.encoder.down_blocks.0.conv.weight"]) // 2, reduction)
+    model.load_state_dict(entries)
+    return model.requires_grad_(False).eval()
 
 
 def widened(entries: Mapping[str, Tensor], model: FirstOrderModel) -> dict[str, Tensor]:

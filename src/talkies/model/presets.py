@@ -51,9 +51,9 @@ _PUBLISHED: dict[str, Any] = {
 }
 
 # Trained here (docs/demo-model.md): few features, no halving of the generator's, so that eyes and lips stay
-# sharp at 128 pixels, and a keypoint for each lid, lip and pupil, for the crown and the neck.
+# sharp at the 128 pixels it looks at, and a keypoint for each lid, lip and pupil, for the crown and the neck.
 _DEMO: dict[str, Any] = {
-    "common_params": {"num_kp": 19, "num_channels": 3, "estimate_jacobian": True},
+    "common_params": {"num_kp": 19, "num_channels": 3, "estimate_jacobian": True, "reduction": 2},
     "kp_detector_params": {
         "temperature": 0.1,
         "block_expansion": 16,
@@ -91,7 +91,7 @@ def _published(stem: str, crop: str, **detector: Any) -> Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("demo", 128, "face", None, _DEMO),
+        Preset("demo", 256, "face", None, _DEMO),
         _published("vox", "face"),
         _published("vox-adv", "face"),
         _published("taichi", "center"),
