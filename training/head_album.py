@@ -30,7 +30,7 @@ def sample_posture(rng: np.random.Generator, near: bool) -> Posture:
     """
     pose = near_pose(rng) if near else sample_pose(rng)
     pose = replace(pose, yaw=1.1 * pose.yaw, pitch=1.1 * pose.pitch, shift_y=pose.shift_y + 0.02)
-    pose = replace(pose, scale=float(rng.uniform(0.95, 1.5)) if near else 1.2 * pose.scale)
+    pose = replace(pose, scale=float(rng.uniform(1, 1.65) if near else pose.scale * rng.uniform(1.1, 1.5)))
     if not near and rng.random() < 0.4:
         x, y = float(np.clip(rng.normal(0, 0.09), -0.2, 0.2)), float(np.clip(rng.normal(0.02, 0.06), -0.12, 0.15))
         pose = replace(pose, shift_x=x, shift_y=y)
