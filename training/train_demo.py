@@ -204,7 +204,7 @@ class Trainer:
         stages: list[Stage],
         albums: Albums,
         seed: int,
-        decay: float = 0.99,
+        decay: float = 0.995,
         start: Path | None = None,
         detector: int | None = None,
     ) -> None:
