@@ -1,4 +1,4 @@
-"""Measure the demo network on portraits it has never seen, and print the table of docs/demo-model.md.
+"""Measure the demo network on drawn portraits it has never seen, at its own side, and print the tables.
 
     python training/evaluate.py [--quick] [--weights FILE] [--folder build/training]
 
@@ -26,6 +26,7 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 import torch.nn.functional as F
+from album import near_pose
 from landmarks import (
     eye_opening,
     keypoint_jacobians,
@@ -35,18 +36,21 @@ from landmarks import (
     tilt_measure,
     yaw_measure,
 )
+from losses import region_weight
 from PIL import Image
 from portraits import FOREHEAD, LANDMARKS, Portrait, Pose, sample_identity, sample_pose, spoil
 from torch import Tensor
-from train_demo import near_pose, region_weight
+from train_demo import open_network
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "scripts"))
-from make_examples import perform
+from make_examples import PICTURES, perform
 
 import talkies
 from talkies.animate import keep_memory
+from talkies.media import FILM_SIZE
 from talkies.model import FirstOrderModel, KeypointDetector, Keypoints
+from talkies.model.presets import DEMO_WEIGHTS
 from talkies.rewrite import rewritten
 
 SIDE = 128
@@ -360,7 +364,7 @@ def evaluate_examples(model: FirstOrderModel, reader: LandmarkReader) -> dict[st
         driving = as_frames(read_clip(ROOT / "examples/driving" / clip)[::3])
         curves = {k: np.array(v)[::3] for k, v in acts.items() if isinstance(v, list)}
         for path in sorted((ROOT / "examples/images").iterdir()):
-            if path.stem == "astronaut":  # a photograph: neither the network nor the regressor knows such
+            if path.name not in PICTURES:  # photographs and renders: the regressor knows no such
                 continue
             image = Image.open(path)
             if image.mode == "RGBA":
@@ -372,8 +376,8 @@ def evaluate_examples(model: FirstOrderModel, reader: LandmarkReader) -> dict[st
 
 
 def speed(model: FirstOrderModel) -> float:
-    """Frames a second through the network's fast form at its own side, batches of 8, keypoints included."""
-    frames = torch.rand(8, 3, SIDE, SIDE)
+    """Frames a second of FILM_SIZE through the network's fast form, batches of 8, keypoints included."""
+    frames = torch.rand(8, 3, FILM_SIZE, FILM_SIZE)
     model = rewritten(model)
     kp = model.keypoints(frames)
     features = model.encode(frames[:1])
@@ -397,7 +401,8 @@ def main() -> None:
     args = parser.parse_args()
     keep_memory()
     torch.set_num_threads(args.threads)
-    model = talkies.load_model("demo", checkpoint=args.weights)
+    weights = args.weights or DEMO_WEIGHTS
+    model = open_network(weights)
     reader = load_trained(LandmarkReader(), "landmark-reader", args.folder, args.regressor_steps)
     likeness = load_trained(IdentityReader(), "identity-reader", args.folder, args.embedding_steps)
     identities, pairs = (20, 8) if args.quick else (200, 40)
@@ -418,7 +423,9 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{values[k]:.2f}" for k in MEASURES) + " |")
     medians = {k: np.median([v[k] for v in examples.values()]) for k in MEASURES}
     print("| median | " + " | ".join(f"{medians[k]:.2f}" for k in MEASURES) + " |")
-    print(f"\nSpeed: {speed(model):.0f} frames/s at {SIDE}x{SIDE}, {torch.get_num_threads()} threads")
+    print(
+        f"\nSpeed: {speed(open_network(weights, reduction=2)):.0f} frames/s of {FILM_SIZE}x{FILM_SIZE}, {torch.get_num_threads()} threads"
+    )
 
 
 if __name__ == "__main__":
