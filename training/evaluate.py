@@ -423,9 +423,8 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{values[k]:.2f}" for k in MEASURES) + " |")
     medians = {k: np.median([v[k] for v in examples.values()]) for k in MEASURES}
     print("| median | " + " | ".join(f"{medians[k]:.2f}" for k in MEASURES) + " |")
-    print(
-        f"\nSpeed: {speed(open_network(weights, reduction=2)):.0f} frames/s of {FILM_SIZE}x{FILM_SIZE}, {torch.get_num_threads()} threads"
-    )
+    rate = speed(open_network(weights, reduction=2))
+    print(f"\nSpeed: {rate:.0f} frames/s of {FILM_SIZE} x {FILM_SIZE}, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":
