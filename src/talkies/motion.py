@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,11 +17,16 @@ from numpy.typing import NDArray
 
 from .errors import TalkiesError, printable
 from .media import publish
-from .model import FirstOrderModel, Keypoints
+from .model import FirstOrderModel, Keypoints, Opening
 from .model.layers import inverse_2x2
 
 FORMAT = 1
 """Raised when the fields of a saved motion change their meaning."""
+
+LARGEST_FACTOR = 2.0
+"""By how much an opening's change may be made larger or smaller for being another size in source and driver."""
+SMALLEST_MEASURE = 0.3
+"""Of the source's: a driver's opening smaller than this is shut, or nearly, and measures nothing."""
 
 # What numpy and zipfile raise on files that are damaged, or of another kind (a bare .npy, other shapes).
 _UNREADABLE = (
@@ -183,6 +188,7 @@ def transfer_motion(
     relative: bool = True,
     adapt_scale: bool = True,
     reach: float | None = None,
+    openings: Sequence[Opening] = (),
 ) -> Keypoints:
     """Give the source's keypoints the driving clip's motion (FOMM, sec. 3.4 and eq. 10).
 
@@ -192,6 +198,7 @@ def transfer_motion(
     relative: the driving keypoints themselves. Hulls without an area (collinear keypoints) scale by 1.
     reach: a head that goes further from its place than this (the mean over its keypoints, in [-1, 1] units, on either
     axis) is slowed down so that it never gets there: a driver who wanders about takes no face out of its picture.
+    openings: pairs of keypoints whose distance changes in their own measure (see `Opening`).
     """
     if not relative:
         return kp_driving
@@ -204,10 +211,25 @@ def transfer_motion(
     if reach is not None:
         away = move.mean(dim=1, keepdim=True)
         move = move - away + reach * torch.tanh(away / reach)
+    for opening in openings:
+        move = _in_measure(move, opening, kp_source.value, kp_initial.value * scale)
     value = move + kp_source.value
     if kp_driving.jacobian is None or kp_initial.jacobian is None or kp_source.jacobian is None:
         return Keypoints(value)
     return Keypoints(value, kp_driving.jacobian @ inverse_2x2(kp_initial.jacobian) @ kp_source.jacobian)
+
+
+def _in_measure(move: torch.Tensor, opening: Opening, source: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
+    """Return moves [N, K, 2] in which an opening's change is scaled as its measure is: source's to the driver's."""
+    a, b = opening.measure
+    mine, theirs = (float((value[0, a] - value[0, b]).norm()) for value in (source, initial))
+    if theirs < SMALLEST_MEASURE * mine:  # the driver's eye is shut to begin with: it measures nothing
+        return move
+    factor = min(max(mine / max(theirs, 1e-6), 1 / LARGEST_FACTOR), LARGEST_FACTOR)
+    still = move[:, opening.still]
+    move = move.clone()
+    move[:, opening.moving] = still + (move[:, opening.moving] - still) * factor
+    return move
 
 
 def hull_area(points: torch.Tensor) -> float:

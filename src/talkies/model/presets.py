@@ -12,12 +12,26 @@ DEMO_WEIGHTS = Path(__file__).with_name("demo.safetensors")
 
 
 @dataclass(frozen=True)
+class Opening:
+    """Two keypoints that come apart and together, as lids do: the moving one does it, the still one goes with the head.
+
+    measure: two keypoints whose distance tells how large this eye or mouth is. A wide-eyed driver's lids move further
+    than a narrow-eyed source's can; counted in its own measure, each eye shuts when the driver's does.
+    """
+
+    still: int
+    moving: int
+    measure: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Preset:
     """A network's hyper-parameters in the shape of the original's yaml, and what its pictures look like.
 
     size: side of the square it works at, in pixels. crop: how pictures and clips are cut for it when nothing
     else is asked. checkpoint: the published file's usual name, or None where the weights are in the package.
     reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for any way.
+    openings: lids and lips among its keypoints, where these are known.
     """
 
     name: str
@@ -26,6 +40,7 @@ class Preset:
     checkpoint: str | None
     parameters: dict[str, Any] = field(compare=False)
     reach: float | None = None
+    openings: tuple[Opening, ...] = ()
 
 
 _PUBLISHED: dict[str, Any] = {
@@ -83,6 +98,17 @@ _DEMO: dict[str, Any] = {
 }
 
 
+# Of the 19: upper lids and pupils, measured by the eye's height, and the lower lip, by the mouth's width.
+_LEFT_EYE, _RIGHT_EYE, _MOUTH = (7, 8), (9, 10), (11, 12)
+_DEMO_OPENINGS = (
+    Opening(8, 7, _LEFT_EYE),
+    Opening(8, 15, _LEFT_EYE),
+    Opening(10, 9, _RIGHT_EYE),
+    Opening(10, 16, _RIGHT_EYE),
+    Opening(13, 14, _MOUTH),
+)
+
+
 def _published(stem: str, crop: str, **detector: Any) -> Preset:
     parameters = deepcopy(_PUBLISHED)
     parameters["kp_detector_params"].update(detector)
@@ -93,7 +119,7 @@ def _published(stem: str, crop: str, **detector: Any) -> Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("demo", 256, "face", None, _DEMO, reach=0.35),
+        Preset("demo", 256, "face", None, _DEMO, reach=0.35, openings=_DEMO_OPENINGS),
         _published("vox", "face"),
         _published("vox-adv", "face"),
         _published("taichi", "center"),
