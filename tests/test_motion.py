@@ -304,7 +304,7 @@ def test_a_wandering_driver_takes_no_head_further_than_its_reach(x: float, y: fl
         assert torch.allclose(away, torch.tensor([x, y]).expand_as(away), atol=0.01)
 
 
-@given(st.floats(0.35, 3.0), st.floats(0, 1.2))
+@given(st.floats(0.2, 3.0), st.floats(0, 1.2))
 def test_an_eye_shuts_as_far_as_its_drivers_whatever_their_sizes(size: float, open_: float) -> None:
     """Lids `size` times as far apart in the driver as in the source; the driver's come to be open_ of that apart."""
     lids = torch.tensor([[[0.2, -0.1], [0.2, 0.1], [-0.5, 0.4], [0.5, 0.4]]])
@@ -315,10 +315,10 @@ def test_an_eye_shuts_as_far_as_its_drivers_whatever_their_sizes(size: float, op
     moved = transfer_motion(
         *map(Keypoints, (lids, driving, wide)), adapt_scale=False, openings=[Opening(1, 0, (0, 1))]
     ).value
-    factor = min(max(1 / size, 0.5), 2.0)
+    factor = min(max(1 / size, 0.5), 1.25)
     gap = float(moved[0, 1, 1] - moved[0, 0, 1])
     assert gap == pytest.approx(0.2 + 0.2 * size * (open_ - 1) * factor, abs=1e-5)
-    if 0.5 <= size <= 2:
+    if 0.8 <= size <= 2:
         assert gap == pytest.approx(0.2 * open_, abs=1e-5)
     assert torch.equal(moved[:, 2:], lids[:, 2:])
 

@@ -49,7 +49,7 @@ from make_examples import PICTURES, perform
 import talkies
 from talkies.animate import keep_memory
 from talkies.media import FILM_SIZE
-from talkies.model import FirstOrderModel, KeypointDetector, Keypoints
+from talkies.model import PRESETS, FirstOrderModel, KeypointDetector, Keypoints
 from talkies.model.presets import DEMO_WEIGHTS
 from talkies.rewrite import rewritten
 
@@ -301,7 +301,8 @@ def correlate(read: np.ndarray, truth: dict[str, np.ndarray]) -> dict[str, float
 def animate(model: FirstOrderModel, source: Tensor, driving: Tensor) -> Tensor:
     """Relative motion from the first frame, as the program's own defaults have it."""
     kp_source, kp = model.keypoints(source), model.keypoints(driving)
-    moved = talkies.transfer_motion(kp_source, kp, kp[0])
+    demo = PRESETS["demo"]
+    moved = talkies.transfer_motion(kp_source, kp, kp[0], reach=demo.reach, openings=demo.openings)
     return torch.cat(
         [model.generate(source, kp_source, moved[k : k + 16]).prediction for k in range(0, len(driving), 16)]
     )

@@ -23,10 +23,8 @@ from .model.layers import inverse_2x2
 FORMAT = 1
 """Raised when the fields of a saved motion change their meaning."""
 
-LARGEST_FACTOR = 2.0
-"""By how much an opening's change may be made larger or smaller for being another size in source and driver."""
-SMALLEST_MEASURE = 0.3
-"""Of the source's: a driver's opening smaller than this is shut, or nearly, and measures nothing."""
+FACTORS = 0.5, 1.25
+"""Bounds of what an opening's change is scaled by: a driver whose eyes are half shut to begin with has no small eyes."""
 
 # What numpy and zipfile raise on files that are damaged, or of another kind (a bare .npy, other shapes).
 _UNREADABLE = (
@@ -223,9 +221,7 @@ def _in_measure(move: torch.Tensor, opening: Opening, source: torch.Tensor, init
     """Return moves [N, K, 2] in which an opening's change is scaled as its measure is: source's to the driver's."""
     a, b = opening.measure
     mine, theirs = (float((value[0, a] - value[0, b]).norm()) for value in (source, initial))
-    if theirs < SMALLEST_MEASURE * mine:  # the driver's eye is shut to begin with: it measures nothing
-        return move
-    factor = min(max(mine / max(theirs, 1e-6), 1 / LARGEST_FACTOR), LARGEST_FACTOR)
+    factor = min(max(mine / max(theirs, 1e-6), FACTORS[0]), FACTORS[1])
     still = move[:, opening.still]
     move = move.clone()
     move[:, opening.moving] = still + (move[:, opening.moving] - still) * factor
