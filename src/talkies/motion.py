@@ -24,7 +24,7 @@ FORMAT = 1
 """Raised when the fields of a saved motion change their meaning."""
 
 FACTORS = 0.5, 1.25
-"""Bounds of what an opening's change is scaled by: a driver whose eyes are half shut to begin with has no small eyes."""
+"""Bounds of what an opening's change is scaled by: eyes that are half shut to begin with are not small eyes."""
 
 # What numpy and zipfile raise on files that are damaged, or of another kind (a bare .npy, other shapes).
 _UNREADABLE = (
