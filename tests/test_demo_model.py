@@ -149,8 +149,8 @@ def test_the_weights_are_small():
 PAIRS = [(source, driver) for source in (1, 2, 3) for driver in (1, 2, 3) if source != driver]
 
 
-@pytest.mark.parametrize(("pose", "which"), [("open", [2]), ("blink", [0, 1])])
-def test_rendered_people_open_their_mouths_and_shut_their_eyes_as_their_drivers_do(model, pose, which):
+@pytest.mark.parametrize(("pose", "which", "least", "median"), [("open", [2], 0, 0.25), ("blink", [0, 1], 0.4, 0.7)])
+def test_rendered_people_open_their_mouths_and_shut_their_eyes_as_their_drivers_do(model, pose, which, least, median):
     went = []
     for source, driver in PAIRS:
         out = animate(model, rendered(source, "rest"), rendered(driver, "rest", pose, "rest"))
@@ -160,8 +160,8 @@ def test_rendered_people_open_their_mouths_and_shut_their_eyes_as_their_drivers_
             before, during, after = (share(frame, *truth, part) for frame in out)
             went.append(during - before)
             assert after == pytest.approx(before, abs=0.02)
-    assert min(went) > 0, went
-    assert np.median(went) > 0.25, went
+    assert min(went) > least, went
+    assert np.median(went) > median, went
 
 
 def test_rendered_people_turn_as_their_drivers_do(model):
