@@ -144,6 +144,7 @@ class Run:
             weights=weights,
             film=ENCODING,
             **_flipped(take),
+            **_preset_recipe(model["preset"]),
         )
 
     def shown_key(self, pair: Pair, picture_key: str) -> str:
@@ -162,6 +163,12 @@ class Run:
 def _flipped(take: Take) -> dict[str, bool]:
     """Return a mirrored take's part of content keys; others have none, so that theirs are what they always were."""
     return {"flip": True} if take.flip else {}
+
+
+def _preset_recipe(preset: str) -> dict[str, int]:
+    """What a picture's key holds of a preset whose films changed while its weights did not; nothing of the others."""
+    recipe = PRESETS[preset].recipe
+    return {"preset_recipe": recipe} if recipe > 1 else {}
 
 
 def _sound_digest(path: str) -> str:

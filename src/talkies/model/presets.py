@@ -31,7 +31,8 @@ class Preset:
     size: side of the square it works at, in pixels. crop: how pictures and clips are cut for it when nothing
     else is asked. checkpoint: the published file's usual name, or None where the weights are in the package.
     reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for any way.
-    openings: lids and lips among its keypoints, where these are known.
+    openings: lids and lips among its keypoints, where these are known. recipe: raised by hand when the same weights
+    come to make other films; it goes into their keys.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Preset:
     parameters: dict[str, Any] = field(compare=False)
     reach: float | None = None
     openings: tuple[Opening, ...] = ()
+    recipe: int = 1
 
 
 _PUBLISHED: dict[str, Any] = {
@@ -119,7 +121,7 @@ def _published(stem: str, crop: str, **detector: Any) -> Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("demo", 256, "face", None, _DEMO, reach=0.35, openings=_DEMO_OPENINGS),
+        Preset("demo", 256, "face", None, _DEMO, reach=0.35, openings=_DEMO_OPENINGS, recipe=2),
         _published("vox", "face"),
         _published("vox-adv", "face"),
         _published("taichi", "center"),
