@@ -1,6 +1,7 @@
 """The demo network's trainer: the same course by seed, and going on after a kill."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import losses
 import train_demo
 
 import talkies
+from talkies.model import DenseMotion
 from talkies.model.presets import DEMO_WEIGHTS
 
 
@@ -71,6 +73,28 @@ def test_a_widened_detector_finds_the_same_keypoints():
         found, same = wide.eval().kp_detector(frames), narrow.kp_detector(frames)
     torch.testing.assert_close(found.value, same.value, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.jacobian, same.jacobian, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [64, 32])
+def test_a_renders_true_flow_and_visibility_are_the_least_loss(tmp_path, side):
+    batch = album.draw_batch([(album.make_album(tmp_path, 1, 3), 1.0)], 0, 2, 128, 3)
+    axis = (torch.arange(64) + 0.5) / 32 - 1
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).expand(2, -1, -1, -1)
+    visible = (grid[..., :1] < 0.25).float().permute(0, 3, 1, 2)
+    batch = replace(batch, flow=grid * 0.9 + 0.05, visible=visible, rendered=torch.tensor([1.0, 0.0]))
+
+    def loss(shift=0.0, shown=visible):
+        small = torch.nn.functional.adaptive_avg_pool2d(batch.flow.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
+        occlusion = torch.nn.functional.adaptive_avg_pool2d(shown, side)
+        motion = DenseMotion(small + shift * torch.tensor([1.0, 0.0])[:, None, None, None], small, small, occlusion)
+        return float(losses.dense_loss(motion, batch))
+
+    assert loss() < 0.01
+    assert loss(shift=0.1) > loss() + 0.1
+    assert loss(shown=1 - visible) > loss() + 0.1
+    # What is drawn has no true flow: nothing is asked of it.
+    batch = replace(batch, rendered=torch.zeros(2))
+    assert loss(shift=0.1, shown=1 - visible) == 0
 
 
 def test_an_identity_that_drives_itself_gives_its_own_keypoints():

@@ -157,10 +157,17 @@ def dense_loss(out: Generated | DenseMotion, batch: Batch) -> Tensor:
     Eyes and mouth weigh sevenfold: a head that moves well is not yet a face that does.
     """
     assert out.occlusion is not None
-    weight = (1 + 6 * region_weight(batch.regions, batch.flow.shape[1])) * batch.rendered[:, None, None, None]
+    side = out.occlusion.shape[-1]
+    right, visible = batch.flow.permute(0, 3, 1, 2), batch.visible
+    if visible.shape[-1] != side:  # what is seen of a place in part counts in part
+        seen = F.adaptive_avg_pool2d(visible, side)
+        right = F.adaptive_avg_pool2d(right * visible, side) / seen.clamp(min=1e-3)
+        visible = seen
+    weight = (1 + 6 * region_weight(batch.regions, side)) * batch.rendered[:, None, None, None]
     count = weight.sum().clamp(min=1)
-    flow = ((out.deformation - batch.flow).abs().mean(-1)[:, None] * weight * batch.visible).sum() / count
-    surprise = F.binary_cross_entropy(out.occlusion.clamp(1e-3, 1 - 1e-3), batch.visible, reduction="none")
+    away = (out.deformation.permute(0, 3, 1, 2) - right).abs().mean(1, keepdim=True)
+    flow = (away * weight * visible).sum() / count
+    surprise = F.binary_cross_entropy(out.occlusion.clamp(1e-3, 1 - 1e-3), visible, reduction="none")
     return 8 * flow + 0.15 * (surprise * weight).sum() / count
 
 
