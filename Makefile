@@ -67,8 +67,10 @@ docs: $(STAMP) ## write docs/configuration.md from the schemas, build the pages 
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "The pages:  $$(pwd)/build/site/index.html"
 
-evaluate: $(STAMP) ## measure the demo network (table of docs/demo-model.md)
-	$(BIN)/python scripts/evaluate.py
+evaluate: $(STAMP) ## measure the demo network on drawings; ASSETS=folder: on rendered heads, PHOTOGRAPHS=1: on photographs
+	$(BIN)/python training/evaluate.py
+	$(if $(ASSETS),$(BIN)/python training/evaluate_heads.py --assets $(ASSETS))
+	$(if $(PHOTOGRAPHS),$(BIN)/python training/photographs.py)
 
 bench: $(STAMP) ## time the engine and the workflow, on a machine that does nothing else (docs/performance.md, docs/scale.md; 90 minutes)
 	$(BIN)/python benchmarks/frames.py --model vox-adv-256

@@ -23,7 +23,7 @@ import openvino as ov
 import torch
 from torch import Tensor, nn
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("scripts", "tests")]
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("training", "tests")]
 import golden
 from portraits import Portrait, sample_identity, sample_pose
 

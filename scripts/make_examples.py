@@ -1,10 +1,11 @@
-"""Make the example pictures and clips: drawn portraits, and drawn performers who speak.
+"""Make the example pictures and clips: drawn portraits, rendered people, and drawn performers who speak.
 
-    python scripts/make_examples.py [--astronaut scikit_image-*.whl]
+    python scripts/make_examples.py [--astronaut scikit_image-*.whl] [--assets FOLDER]
 
 writes examples/images, examples/driving and tests/data/driving_truth.json (what the performers did in every frame).
 Every run writes the same pixels. The astronaut (NASA, public domain) is taken out of a scikit-image wheel
-(`pip download scikit-image --no-deps`) when one is given and is left as it is otherwise.
+(`pip download scikit-image --no-deps`) when one is given and is left as it is otherwise; so are the rendered people,
+nobody's faces, where the renderer's assets are given (docs/demo-model.md).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import io
 import json
 import subprocess
+import sys
 import zipfile
 from dataclasses import asdict
 from fractions import Fraction
@@ -21,9 +23,11 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
-from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "training"))
+from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
+
 IMAGES, DRIVING = ROOT / "examples/images", ROOT / "examples/driving"
 TRUTH = ROOT / "tests/data/driving_truth.json"
 
@@ -42,6 +46,11 @@ PICTURES = {
     "pencil.png": (SEED + 5, "human", "pencil", Pose(yaw=-5, pitch=2)),
 }
 WITH_ALPHA = {"cat.png"}
+# Rendered people: file -> seed, pose
+PEOPLE = {
+    "nora.jpg": (SEED + 117, Pose(yaw=-6, scale=0.95, smile=0.3)),
+    "yusuf.jpg": (SEED + 122, Pose(yaw=5, roll=2, scale=0.95, smile=0.35)),
+}
 
 # file -> seed, style, rate, seconds, pitch of the voice in Hz, shift of the dance in seconds
 PERFORMERS = {
@@ -153,6 +162,14 @@ def make_pictures() -> None:
             image.save(path, optimize=True)
 
 
+def make_people(assets: Path) -> None:
+    from heads import Posture, sample_head
+
+    for name, (seed, pose) in PEOPLE.items():
+        picture = sample_head(seed, assets, PICTURE).render(Posture(pose)).picture
+        Image.fromarray(picture).save(IMAGES / name, quality=92)
+
+
 def make_clips() -> None:
     DRIVING.mkdir(parents=True, exist_ok=True)
     truth = {}
@@ -182,8 +199,11 @@ def make_astronaut(wheel: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--astronaut", type=Path, help="a scikit-image wheel to take the astronaut from")
+    parser.add_argument("--assets", type=Path, help="the folder of skins and hair that people are rendered from")
     args = parser.parse_args()
     make_pictures()
+    if args.assets:
+        make_people(args.assets)
     make_clips()
     if args.astronaut:
         make_astronaut(args.astronaut)

@@ -297,7 +297,7 @@ def test_motion_is_found_and_saved(folder: Path) -> None:
     words = ["motion", "clip.mp4", "-o", "a.npz", "--crop", "center", "--threads", "1", "--device", "cpu"]
     assert main([*words, "--end", "0.1"]) == 0
     found = Motion.load("a.npz", weights=load_model("demo").weights_digest)
-    assert (found.frames, found.rate, found.preset, found.size) == (3, Fraction(30000, 1001), "demo", 128)
+    assert (found.frames, found.rate, found.preset, found.size) == (3, Fraction(30000, 1001), "demo", 256)
 
 
 def test_remux_puts_a_clips_sound_under_a_film(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

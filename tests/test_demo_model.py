@@ -1,7 +1,8 @@
-"""What only a trained network can show: the demo preset moves drawn faces as the driver moves.
+"""What only a trained network can show: the demo preset moves faces, drawn, rendered or photographed, as drivers move.
 
-The measures know nothing of the network: the portraits' generator draws what a right result would look like, and the
-result is compared with that drawing and with the drawing of another pose.
+The measures know nothing of the network: drawings and renders (tests/data/heads, made by training/make_test_heads.py)
+tell what a right result would look like, and the result is compared with that picture and with that of another pose.
+The photograph's result is measured by where patches of it have moved.
 """
 
 import json
@@ -13,15 +14,19 @@ import numpy as np
 import pytest
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
 from landmarks import regions
+from PIL import Image
 from portraits import POSE_NAMES, Portrait, Pose, sample_identity
 
 import talkies
+from talkies import crop
 
 ROOT = Path(__file__).resolve().parent.parent
-SIDE = 128
+SIDE = 256
+HEADS = ROOT / "tests/data/heads"
 SOURCES = (8_000_001, 8_000_004, 8_000_005, 8_000_008)  # seeds that no training draws
 DRIVER = 8_000_002
 
@@ -39,16 +44,29 @@ def draw(portrait, *poses):
     return frames([portrait.draw(pose)[0] for pose in poses])
 
 
+def rendered(person, *poses):
+    return frames([np.asarray(Image.open(HEADS / f"{person}-{pose}.jpg")) for pose in poses])
+
+
+def rendered_region(person, pose, which):
+    points = np.array(json.loads((HEADS / "landmarks.json").read_text())[f"{person}-{pose}"])
+    return bounds(regions(points)[which])
+
+
 def animate(model, source, driving):
     """Every driving frame's result [N, 3, H, W], counted from the first driving frame."""
     kp_source, kp = model.keypoints(source), model.keypoints(driving)
-    moved = talkies.transfer_motion(kp_source, kp, kp[0])
+    moved = talkies.transfer_motion(kp_source, kp, kp[0], reach=model.preset.reach, openings=model.preset.openings)
     return model.generate(source, kp_source, moved).prediction
 
 
 def region(portrait, pose, which):
     """Bounds (rows, columns) of the left eye (0), right eye (1) or mouth (2) in pixels."""
-    x, y, rx, ry = (regions(portrait.draw(pose)[1])[which] * SIDE / 2).tolist()
+    return bounds(regions(portrait.draw(pose)[1])[which])
+
+
+def bounds(ellipse):
+    x, y, rx, ry = (ellipse * SIDE / 2).tolist()
     x, y = x + SIDE / 2, y + SIDE / 2
     return slice(max(0, round(y - ry)), round(y + ry) + 1), slice(max(0, round(x - rx)), round(x + rx) + 1)
 
@@ -126,3 +144,57 @@ def test_mouths_of_the_examples_follow_their_drivers():
 def test_the_weights_are_small():
     path = ROOT / "src/talkies/model/demo.safetensors"
     assert path.stat().st_size < 8e6
+
+
+PAIRS = [(source, driver) for source in (1, 2, 3) for driver in (1, 2, 3) if source != driver]
+
+
+@pytest.mark.parametrize(("pose", "which", "least", "median"), [("open", [2], 0, 0.25), ("blink", [0, 1], 0.4, 0.7)])
+def test_rendered_people_open_their_mouths_and_shut_their_eyes_as_their_drivers_do(model, pose, which, least, median):
+    went = []
+    for source, driver in PAIRS:
+        out = animate(model, rendered(source, "rest"), rendered(driver, "rest", pose, "rest"))
+        truth = rendered(source, "rest", pose)
+        for k in which:
+            part = rendered_region(source, "open", k)
+            before, during, after = (share(frame, *truth, part) for frame in out)
+            went.append(during - before)
+            assert after == pytest.approx(before, abs=0.02)
+    assert min(went) > least, went
+    assert np.median(went) > median, went
+
+
+def test_rendered_people_turn_as_their_drivers_do(model):
+    for source, driver in PAIRS:
+        truth = rendered(source, "left", "right")
+        out = animate(model, rendered(source, "rest"), rendered(driver, "rest", "left", "right"))
+        still, left, right = (share(frame, *truth) for frame in out)
+        assert left < 0.35 < 0.65 < right, (source, driver, left, right)
+        assert left < still < right
+
+
+def moved_down(before, after, row, column, size=36, most=30):
+    """How far the patch about (row, column) of one picture [3, H, W] has gone down in another, in pixels."""
+    half = size // 2
+    patch = before[:, row - half : row + half, column - half : column + half]
+    found = {
+        (dy, dx): float(
+            (after[:, row + dy - half : row + dy + half, column + dx - half : column + dx + half] - patch).abs().mean()
+        )
+        for dy in range(-most, most + 1)
+        if row + dy - half >= 0 and row + dy + half <= SIDE
+        for dx in range(-4, 5)
+    }
+    return min(found, key=found.__getitem__)[0]
+
+
+def test_a_photograph_opens_its_mouth_with_the_drivers(model):
+    photograph = crop.crop_picture(
+        np.asarray(Image.open(ROOT / "examples/images/astronaut.png")), "face", name="astronaut.png", size=SIDE
+    )[0]
+    chin, nose = (205, 130), (118, 132)  # rows and columns in this crop
+    for driver in (1, 2, 3):
+        shut, wide, again = animate(model, frames([photograph]), rendered(driver, "rest", "open", "rest"))
+        assert moved_down(shut, wide, *chin) >= 6, driver  # the driver's goes down by some 16
+        assert abs(moved_down(shut, wide, *nose)) <= 2
+        assert float((again - shut).abs().mean()) < 0.005

@@ -124,7 +124,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
         monkeypatch.setattr(sys, "argv", arguments)
-        monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+        monkeypatch.syspath_prepend(str((REPOSITORY / arguments[0]).parent))
         with pytest.raises(Parsed):
             runpy.run_path(str(REPOSITORY / arguments[0]), run_name="__main__")
 
@@ -233,9 +233,9 @@ def test_the_readmes_python_runs(monkeypatch) -> None:
     (snippet,) = [block for block in blocks(REPOSITORY / "README.md") if block.startswith("import talkies")]
     real = talkies.load_model
     monkeypatch.setattr(talkies, "load_model", lambda preset, **_: real("demo"))  # the published weights aren't here
-    names = {"picture": torch.rand(1, 3, 128, 128), "frames": torch.rand(2, 3, 128, 128)}
+    names = {"picture": torch.rand(1, 3, 256, 256), "frames": torch.rand(2, 3, 256, 256)}
     exec(snippet, names)
-    assert names["film"].shape == (2, 3, 128, 128)
+    assert names["film"].shape == (2, 3, 256, 256)
 
 
 def shell(run: RunFolder, lines: str) -> subprocess.CompletedProcess:

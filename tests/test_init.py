@@ -82,7 +82,7 @@ def test_a_dry_run_for_a_cluster(tmp_path: Path) -> None:
     lay_out(tmp_path, examples=True)
     done = RunFolder(tmp_path).run("snakemake", "--profile", "slurm", "-n")
     assert done.returncode == 0, done.stdout
-    assert "6 pictures, 2 videos: 12 pairs in 1 jobs; 12 to make" in done.stdout
+    assert "8 pictures, 2 videos: 16 pairs in 1 jobs; 16 to make" in done.stdout
     assert "GPU hours" in done.stdout
 
 

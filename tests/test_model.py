@@ -10,6 +10,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -382,9 +383,10 @@ def test_coordinate_grid_runs_from_corner_to_corner(height: int, width: int) -> 
     assert furthest(grid.flip(0, 1), -grid) < 1e-6
 
 
-def keeping_model() -> FirstOrderModel:
+def keeping_model(reduction: int = 1) -> FirstOrderModel:
     """A small network that keeps what is visible, and takes all of it for that."""
     parameters = copy.deepcopy(golden.load("tiny64").parameters)
+    parameters["common_params"]["reduction"] = reduction
     parameters["generator_params"]["keep_visible"] = True
     parameters["generator_params"]["dense_motion_params"]["centred_grid"] = True
     model = build_model(parameters)
@@ -397,12 +399,32 @@ def test_what_is_visible_and_still_stays_as_it_is() -> None:
     source = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     kp = model.keypoints(source)
     result = model.generate(source, kp, kp)
-    assert furthest(result.prediction[..., 2:-2, 2:-2], source[..., 2:-2, 2:-2]) < 1e-4
+    assert furthest(result.prediction, source) < 1e-4
     assert furthest(result.logits.sigmoid(), source) > 0.1  # not for being painted so
     # What is hidden is the painted picture.
     torch.nn.init.constant_(model.generator.dense_motion_network.occlusion.bias, -50)
     hidden = model.generate(source, kp, kp)
     assert furthest(hidden.prediction, hidden.logits.sigmoid()) < 1e-6
+
+
+def test_what_is_visible_is_as_sharp_as_its_source_where_the_network_works_at_half_the_side() -> None:
+    model = keeping_model(reduction=2)
+    source = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
+    kp = model.keypoints(source)
+    half = keeping_model()
+    half.load_state_dict(model.state_dict())
+    assert furthest(kp.value, half.keypoints(F.avg_pool2d(source, 2)).value) < 1e-6
+    result = model.generate(source, kp, kp)
+    assert result.logits.shape == (1, 3, 64, 64)
+    assert furthest(result.prediction, source) < 1e-4
+    # A head that moves by four pixels is the source moved by four pixels.
+    torch.nn.init.constant_(model.generator.dense_motion_network.mask.bias[:1], -50)
+    moved = model.generate(source, kp, Keypoints(kp.value - 8 / 128, kp.jacobian)).prediction
+    assert furthest(moved[..., 16:-16, 16:-16], source[..., 20:-12, 20:-12]) < 1e-3
+    # What is hidden is painted at half the side.
+    torch.nn.init.constant_(model.generator.dense_motion_network.occlusion.bias, -50)
+    hidden = model.generate(source, kp, kp).prediction
+    assert furthest(F.avg_pool2d(hidden, 2), result.logits.sigmoid()) < 0.1
 
 
 def test_what_is_visible_is_known_by_the_occlusion_map_alone() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tiny_network import SIDE, clip, tiny_model
 
 from talkies.errors import TalkiesError
-from talkies.model import FirstOrderModel, Keypoints
+from talkies.model import FirstOrderModel, Keypoints, Opening
 from talkies.motion import Motion, best_frame, detect_motion, frames_to_tensor, hull_area, transfer_motion
 
 NTSC = Fraction(30000, 1001)
@@ -291,6 +291,36 @@ def test_without_jacobians_values_alone_are_moved() -> None:
     moved = transfer_motion(*bare)
     assert moved.jacobian is None
     assert torch.equal(moved.value, transfer_motion(SOURCE, DRIVING, INITIAL).value)
+
+
+@given(st.floats(-2, 2), st.floats(-2, 2))
+def test_a_wandering_driver_takes_no_head_further_than_its_reach(x: float, y: float) -> None:
+    wandering = Keypoints(INITIAL.value + torch.tensor([x, y]), INITIAL.jacobian)
+    moved = transfer_motion(SOURCE, wandering, INITIAL, adapt_scale=False, reach=0.35)
+    away = moved.value - SOURCE.value
+    assert float(away.abs().max()) < 0.35 + 1e-6
+    assert torch.allclose(away, away[:, :1].expand_as(away), atol=1e-5)  # the face itself stays as it is
+    if max(abs(x), abs(y)) < 0.1:  # and a head that stays about its place goes where the driver's goes
+        assert torch.allclose(away, torch.tensor([x, y]).expand_as(away), atol=0.01)
+
+
+@given(st.floats(0.2, 3.0), st.floats(0, 1.2))
+def test_an_eye_shuts_as_far_as_its_drivers_whatever_their_sizes(size: float, open_: float) -> None:
+    """Lids `size` times as far apart in the driver as in the source; the driver's come to be open_ of that apart."""
+    lids = torch.tensor([[[0.2, -0.1], [0.2, 0.1], [-0.5, 0.4], [0.5, 0.4]]])
+    wide = lids * torch.tensor([1.0, size])
+    wide[:, 2:] = lids[:, 2:]
+    driving = wide.clone()
+    driving[:, :2, 1] *= open_
+    moved = transfer_motion(
+        *map(Keypoints, (lids, driving, wide)), adapt_scale=False, openings=[Opening(1, 0, (0, 1))]
+    ).value
+    factor = min(max(1 / size, 0.5), 1.25)
+    gap = float(moved[0, 1, 1] - moved[0, 0, 1])
+    assert gap == pytest.approx(0.2 + 0.2 * size * (open_ - 1) * factor, abs=1e-5)
+    if 0.8 <= size <= 2:
+        assert gap == pytest.approx(0.2 * open_, abs=1e-5)
+    assert torch.equal(moved[:, 2:], lids[:, 2:])
 
 
 # --- hulls and best frames ---------------------------------------------------------------------------------

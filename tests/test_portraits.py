@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 
+import album
 import landmarks
 import portraits
-import train_demo
 from portraits import EYE_LEFT, Portrait, Pose, sample_identity, sample_pose
 
 SEEDS = range(7_000_000, 7_000_012)
@@ -136,7 +136,7 @@ def test_a_mark_shows_the_same_of_the_figure_in_every_pose():
         rng = np.random.default_rng([seed, 3])
         portrait = Portrait(sample_identity(7_200_000 + seed), 128)
         traces = [portrait.trace(sample_pose(rng)) for _ in range(3)]
-        marks, seen = train_demo.follow_marks(traces, rng)
+        marks, seen = album.follow_marks(traces, rng)
         assert seen.mean() > 0.3
         colours = []
         for trace, places in zip(traces, marks, strict=True):

@@ -100,7 +100,7 @@ def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
     result = run.run("snakemake", "--profile", "slurm", "-n")
     assert result.returncode == 0, result.stdout
     assert re.search(
-        r"12 pairs in \d+ jobs; 12 to make: about [\d.]+ GPU hours at 10 frames/s, .* GB free", result.stdout
+        r"16 pairs in \d+ jobs; 16 to make: about [\d.]+ GPU hours at 10 frames/s, .* GB free", result.stdout
     )
     for rule in ("motion", "animate"):
         asked = resources(result.stdout, rule)

@@ -85,7 +85,7 @@ def test_the_golden_networks_give_the_same_frames(name: str) -> None:
 
 
 def test_the_demo_network_gives_the_same_frames() -> None:
-    assert_same(*both(talkies.load_model("demo"), *pictures(128, 2)))
+    assert_same(*both(talkies.load_model("demo"), *pictures(256, 2)))
 
 
 @pytest.mark.slow

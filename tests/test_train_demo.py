@@ -1,17 +1,21 @@
 """The demo network's trainer: the same course by seed, and going on after a kill."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 
+import album
+import losses
 import train_demo
 
 import talkies
+from talkies.model import DenseMotion
 from talkies.model.presets import DEMO_WEIGHTS
 
 
@@ -22,12 +26,13 @@ def schedule():
 
 @pytest.mark.slow
 def test_a_training_stopped_and_begun_again_takes_the_same_course(tmp_path, schedule):
-    whole = train_demo.Trainer(tmp_path / "whole", schedule, groups=2, seed=3)
+    albums = [(album.make_album(tmp_path, 2, 3), 1.0)]
+    whole = train_demo.Trainer(tmp_path / "whole", schedule, albums, seed=3)
     for _ in range(5):
         losses = whole.advance()
         assert all(np.isfinite(value) for value in losses.values())
     for _ in range(3):  # begun three times, with one or two steps between
-        part = train_demo.Trainer(tmp_path / "part", schedule, groups=2, seed=3)
+        part = train_demo.Trainer(tmp_path / "part", schedule, albums, seed=3)
         for _ in range(min(2, 5 - part.step)):
             part.advance()
         part.save()
@@ -38,7 +43,7 @@ def test_a_training_stopped_and_begun_again_takes_the_same_course(tmp_path, sche
 
 @pytest.mark.slow
 def test_shipped_weights_can_be_trained_further(tmp_path, schedule):
-    trainer = train_demo.Trainer(tmp_path, schedule, groups=2, seed=3, start=DEMO_WEIGHTS)
+    trainer = train_demo.Trainer(tmp_path, schedule, [(album.make_album(tmp_path, 2, 3), 1.0)], 3, start=DEMO_WEIGHTS)
     shipped = talkies.load_model("demo", device="cpu", precision="fp32").state_dict()
     for name, value in trainer.average.state_dict().items():
         torch.testing.assert_close(value, shipped[name], check_dtype=False)
@@ -51,11 +56,45 @@ def test_shipped_weights_can_be_trained_further(tmp_path, schedule):
 
 @pytest.mark.slow
 def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
-    album = train_demo.make_album(tmp_path, 2, 3)
-    one, two, other = (train_demo.draw_batch(album, step, 4, 64, 3) for step in (7, 7, 8))
+    albums = [(album.make_album(tmp_path, 2, 3), 1.0)]
+    one, two, other = (album.draw_batch(albums, step, 4, 64, 3) for step in (7, 7, 8))
     torch.testing.assert_close(one.source, two.source, rtol=0, atol=0)
     torch.testing.assert_close(one.kp_driving.value, two.kp_driving.value, rtol=0, atol=0)
     assert not torch.equal(one.source, other.source)
+
+
+def test_a_widened_detector_finds_the_same_keypoints():
+    narrow = train_demo.open_network(DEMO_WEIGHTS)
+    width = len(narrow.state_dict()["kp_detector.predictor.encoder.down_blocks.0.conv.weight"]) // 2
+    wide = train_demo.network(2 * width)
+    wide.load_state_dict(train_demo.widened(narrow.state_dict(), wide))
+    frames = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found, same = wide.eval().kp_detector(frames), narrow.kp_detector(frames)
+    torch.testing.assert_close(found.value, same.value, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.jacobian, same.jacobian, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [64, 32])
+def test_a_renders_true_flow_and_visibility_are_the_least_loss(tmp_path, side):
+    batch = album.draw_batch([(album.make_album(tmp_path, 1, 3), 1.0)], 0, 2, 128, 3)
+    axis = (torch.arange(64) + 0.5) / 32 - 1
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).expand(2, -1, -1, -1)
+    visible = (grid[..., :1] < 0.25).float().permute(0, 3, 1, 2)
+    batch = replace(batch, flow=grid * 0.9 + 0.05, visible=visible, rendered=torch.tensor([1.0, 0.0]))
+
+    def loss(shift=0.0, shown=visible):
+        small = torch.nn.functional.adaptive_avg_pool2d(batch.flow.permute(0, 3, 1, 2), side).permute(0, 2, 3, 1)
+        occlusion = torch.nn.functional.adaptive_avg_pool2d(shown, side)
+        motion = DenseMotion(small + shift * torch.tensor([1.0, 0.0])[:, None, None, None], small, small, occlusion)
+        return float(losses.dense_loss(motion, batch))
+
+    assert loss() < 0.01
+    assert loss(shift=0.1) > loss() + 0.1
+    assert loss(shown=1 - visible) > loss() + 0.1
+    # What is drawn has no true flow: nothing is asked of it.
+    batch = replace(batch, rendered=torch.zeros(2))
+    assert loss(shift=0.1, shown=1 - visible) == 0
 
 
 def test_an_identity_that_drives_itself_gives_its_own_keypoints():
@@ -68,7 +107,7 @@ def test_an_identity_that_drives_itself_gives_its_own_keypoints():
         for _ in range(2)
     ]
     source, driving = kp
-    moved = train_demo.transfer(source, driving, source, np.array([False, False]))
+    moved = losses.transfer(source, driving, source, np.array([False, False]))
     torch.testing.assert_close(moved.value, driving.value)
     torch.testing.assert_close(moved.jacobian, driving.jacobian)
 

@@ -270,6 +270,8 @@ class Engine:
                 driving[first],
                 relative=movement.relative,
                 adapt_scale=movement.adapt_scale,
+                reach=self.model.preset.reach,
+                openings=self.model.preset.openings,
             )
             try:
                 made = _Fetched(self._render(source, moved))

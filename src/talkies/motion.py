@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 from .errors import InputError, TalkiesError, printable
 from .files import open_regular
 from .media import publish
-from .model import FirstOrderModel, Keypoints
+from .model import FirstOrderModel, Keypoints, Opening
 from .model.layers import inverse_2x2
 
 FORMAT = 1
 """Raised when the fields of a saved motion change their meaning."""
 
 FIELDS = ("format", "value", "jacobian", "rate", "frames", "size", "preset", "weights")
+FACTORS = 0.5, 1.25
+"""Bounds of what an opening's change is scaled by: eyes that are half shut to begin with are not small eyes."""
 
 # What numpy and zipfile raise on files that are damaged, or of another kind (a bare .npy, other shapes).
 _UNREADABLE = (
@@ -199,6 +201,8 @@ def transfer_motion(
     kp_initial: Keypoints,
     relative: bool = True,
     adapt_scale: bool = True,
+    reach: float | None = None,
+    openings: Sequence[Opening] = (),
 ) -> Keypoints:
     """Give the source's keypoints the driving clip's motion (FOMM, sec. 3.4 and eq. 10).
 
@@ -206,6 +210,9 @@ def transfer_motion(
     kp_driving: N frames. Relative: value = (d - d0) scale + s, jacobian = J_d J_d0^-1 J_s, where scale is
     sqrt(hull area of s / hull area of d0) with adapt_scale, else 1, and works on the values alone. Not
     relative: the driving keypoints themselves. Hulls without an area (collinear keypoints) scale by 1.
+    reach: a head that goes further from its place than this (the mean over its keypoints, in [-1, 1] units, on either
+    axis) is slowed down so that it never gets there: a driver who wanders about takes no face out of its picture.
+    openings: pairs of keypoints whose distance changes in their own measure (see `Opening`).
     """
     if not relative:
         return kp_driving
@@ -214,10 +221,27 @@ def transfer_motion(
         area, initial_area = hull_area(kp_source.value[0]), hull_area(kp_initial.value[0])
         if area > 1e-9 and initial_area > 1e-9:
             scale = (area / initial_area) ** 0.5
-    value = (kp_driving.value - kp_initial.value) * scale + kp_source.value
+    move = (kp_driving.value - kp_initial.value) * scale
+    if reach is not None:
+        away = move.mean(dim=1, keepdim=True)
+        move = move - away + reach * torch.tanh(away / reach)
+    for opening in openings:
+        move = _in_measure(move, opening, kp_source.value, kp_initial.value * scale)
+    value = move + kp_source.value
     if kp_driving.jacobian is None or kp_initial.jacobian is None or kp_source.jacobian is None:
         return Keypoints(value)
     return Keypoints(value, kp_driving.jacobian @ inverse_2x2(kp_initial.jacobian) @ kp_source.jacobian)
+
+
+def _in_measure(move: torch.Tensor, opening: Opening, source: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
+    """Return moves [N, K, 2] in which an opening's change is scaled as its measure is: source's to the driver's."""
+    a, b = opening.measure
+    mine, theirs = (float((value[0, a] - value[0, b]).norm()) for value in (source, initial))
+    factor = min(max(mine / max(theirs, 1e-6), FACTORS[0]), FACTORS[1])
+    still = move[:, opening.still]
+    move = move.clone()
+    move[:, opening.moving] = still + (move[:, opening.moving] - still) * factor
+    return move
 
 
 def hull_area(points: torch.Tensor) -> float:

@@ -6,7 +6,7 @@ The presets' names and crops are known without torch, for login nodes and the wo
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .presets import PRESETS, Preset
+from .presets import PRESETS, Opening, Preset
 
 if TYPE_CHECKING:
     from .checkpoint import load_checkpoint, load_model, save_safetensors, weights_digest
@@ -24,6 +24,7 @@ __all__ = [
     "Generator",
     "KeypointDetector",
     "Keypoints",
+    "Opening",
     "Preset",
     "SourceFeatures",
     "build_model",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .dense_motion import DenseMotionNetwork
 from .keypoint_detector import Keypoints
-from .layers import DownBlock, ResidualBlock, SameBlock, UpBlock, warp, widths
+from .layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordinate_grid, reduced, warp, widths
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Generator(nn.Module):
 
     keep_visible: the result is the warped source where the occlusion map says visible, and painted where it says
     hidden, as with the skips of Siarohin et al., Motion Representations for Articulated Animation, CVPR 2021.
+    reduction: the networks look at, and paint, pictures of 1/reduction of the side; what stays visible is warped at
+    the full side, so results are as sharp as their source.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class Generator(nn.Module):
         estimate_occlusion_map: bool = False,
         estimate_jacobian: bool = False,
         keep_visible: bool = False,
+        reduction: int = 1,
     ) -> None:
         # estimate_jacobian stands among the original's common parameters; here the keypoints tell.
         super().__init__()
         if keep_visible and not estimate_occlusion_map:
             raise ValueError("keep_visible needs estimate_occlusion_map: it tells what is visible")
         self.keep_visible = keep_visible
+        self.reduction = reduction
         self.dense_motion_network = DenseMotionNetwork(
             num_kp=num_kp,
             num_channels=num_channels,
@@ -98,12 +102,13 @@ class Generator(nn.Module):
         self.final = nn.Conv2d(block_expansion, num_channels, 7, padding=3)
 
     def encode(self, source: Tensor) -> SourceFeatures:
-        """Encode source images [N, 3, H, W] in [0, 1]; H and W multiples of 2**num_down_blocks."""
-        features = self.first(source)
+        """Encode source images [N, 3, H, W] in [0, 1]; H and W multiples of reduction * 2**num_down_blocks."""
+        small = reduced(source, self.reduction)
+        features = self.first(small)
         for block in self.down_blocks:
             features = block(features)
         kept = source if self.keep_visible else None
-        return SourceFeatures(features, self.dense_motion_network.shrink(source), kept)
+        return SourceFeatures(features, self.dense_motion_network.shrink(small), kept)
 
     def render(self, source: SourceFeatures, kp_source: Keypoints, kp_driving: Keypoints) -> Generated:
         """Render the N frames of kp_driving from one source (or from N)."""
@@ -119,7 +124,8 @@ class Generator(nn.Module):
         prediction = logits.sigmoid()
         if source.picture is not None and motion.occlusion is not None:
             picture = source.picture.expand(count, -1, -1, -1)
-            kept = warp(picture, _resized_deformation(motion.deformation, picture.shape[2:]), padding="border")
+            kept = warp(picture, _enlarged_deformation(motion.deformation, picture.shape[2:]), padding="border")
+            prediction = _enlarged(prediction, picture.shape[2:])
             prediction = prediction.lerp(kept, _resized(motion.occlusion, picture.shape[2:]))
         return Generated(
             prediction,
@@ -143,3 +149,19 @@ def _resized(maps: Tensor, sides: torch.Size) -> Tensor:
 def _resized_deformation(deformation: Tensor, sides: torch.Size) -> Tensor:
     """A deformation [N, h, w, 2] at other sides."""
     return _resized(deformation.permute(0, 3, 1, 2), sides).permute(0, 2, 3, 1)
+
+
+def _enlarged_deformation(deformation: Tensor, sides: torch.Size) -> Tensor:
+    """A deformation at larger sides, in which the picture's outermost pixels stay where they are, too."""
+    small, large = (
+        coordinate_grid(height, width, deformation, centred=True)
+        for height, width in (deformation.shape[1:3], (sides[0], sides[1]))
+    )
+    return large + _resized_deformation(deformation - small, sides)
+
+
+def _enlarged(colours: Tensor, sides: torch.Size) -> Tensor:
+    """Pictures [N, C, h, w] in [0, 1] at larger sides."""
+    if colours.shape[2:] == sides:
+        return colours
+    return F.interpolate(colours, size=sides, mode="bicubic").clamp(0, 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layers import AntiAliasDownsample, Hourglass, coordinate_grid
+from .layers import AntiAliasDownsample, Hourglass, coordinate_grid, reduced
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class KeypointDetector(nn.Module):
     """Hourglass, a heat map and four jacobian maps a keypoint, read off by a soft argmax.
 
     temperature divides the heat maps' logits; scale_factor is the side at which the network looks; pad is
-    the head's padding (0 in the published networks: its maps are 6 pixels smaller than the features).
+    the head's padding (0 in the published networks: its maps are 6 pixels smaller than the features); reduction:
+    by how much pictures are made smaller before all that.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class KeypointDetector(nn.Module):
         scale_factor: float = 1,
         single_jacobian_map: bool = False,
         pad: int = 0,
+        reduction: int = 1,
     ) -> None:
         super().__init__()
         self.temperature = temperature
+        self.reduction = reduction
         self.predictor = Hourglass(block_expansion, num_channels, num_blocks, max_features)
         self.kp = nn.Conv2d(self.predictor.out_features, num_kp, 7, padding=pad)
         self.jacobian: nn.Conv2d | None = None
@@ -74,6 +77,7 @@ class KeypointDetector(nn.Module):
 
     def forward(self, frames: Tensor) -> Keypoints:
         """Find the keypoints of frames [N, 3, H, W] in [0, 1]."""
+        frames = reduced(frames, self.reduction)
         small = self.down(frames) if hasattr(self, "down") else frames
         features = self.predictor(small)
         logits = self.kp(features)

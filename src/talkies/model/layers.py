@@ -144,6 +144,11 @@ class AntiAliasDownsample(nn.Module):
         return F.conv2d(x, self.weight, stride=self.stride, padding=self.weight.shape[-1] // 2, groups=x.shape[1])
 
 
+def reduced(x: Tensor, factor: int) -> Tensor:
+    """Return pictures [N, C, H, W] at 1/factor of their side: the mean of each square of factor x factor pixels."""
+    return F.avg_pool2d(x, factor) if factor != 1 else x
+
+
 def coordinate_grid(height: int, width: int, like: Tensor, centred: bool = False) -> Tensor:
     """Return [height, width, 2] of (x, y) in [-1, 1], from corner pixel to corner pixel.
 

@@ -22,11 +22,27 @@ def demo_digest() -> str:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """Two keypoints that come apart and together, as lids do: the moving one does it, the still one goes with the head.
+
+    measure: two keypoints whose distance tells how large this eye or mouth is. A wide-eyed driver's lids move further
+    than a narrow-eyed source's can; counted in its own measure, each eye shuts when the driver's does.
+    """
+
+    still: int
+    moving: int
+    measure: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Preset:
     """A network's hyper-parameters in the shape of the original's yaml, and what its pictures look like.
 
     size: side of the square it works at, in pixels. crop: how pictures and clips are cut for it when nothing
     else is asked. checkpoint: the published file's usual name, or None where the weights are in the package.
+    reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for any way.
+    openings: lids and lips among its keypoints, where these are known. recipe: raised by hand when the same weights
+    come to make other films; it goes into their keys.
     """
 
     name: str
@@ -34,6 +50,9 @@ class Preset:
     crop: str
     checkpoint: str | None
     parameters: dict[str, Any] = field(compare=False)
+    reach: float | None = None
+    openings: tuple[Opening, ...] = ()
+    recipe: int = 1
 
 
 _PUBLISHED: dict[str, Any] = {
@@ -61,9 +80,9 @@ _PUBLISHED: dict[str, Any] = {
 }
 
 # Trained here (docs/demo-model.md): few features, no halving of the generator's, so that eyes and lips stay
-# sharp at 128 pixels, and a keypoint for each lid, lip and pupil, for the crown and the neck.
+# sharp at the 128 pixels it looks at, and a keypoint for each lid, lip and pupil, for the crown and the neck.
 _DEMO: dict[str, Any] = {
-    "common_params": {"num_kp": 19, "num_channels": 3, "estimate_jacobian": True},
+    "common_params": {"num_kp": 19, "num_channels": 3, "estimate_jacobian": True, "reduction": 2},
     "kp_detector_params": {
         "temperature": 0.1,
         "block_expansion": 16,
@@ -91,6 +110,17 @@ _DEMO: dict[str, Any] = {
 }
 
 
+# Of the 19: upper lids and pupils, measured by the eye's height, and the lower lip, by the mouth's width.
+_LEFT_EYE, _RIGHT_EYE, _MOUTH = (7, 8), (9, 10), (11, 12)
+_DEMO_OPENINGS = (
+    Opening(8, 7, _LEFT_EYE),
+    Opening(8, 15, _LEFT_EYE),
+    Opening(10, 9, _RIGHT_EYE),
+    Opening(10, 16, _RIGHT_EYE),
+    Opening(13, 14, _MOUTH),
+)
+
+
 def _published(stem: str, crop: str, **detector: Any) -> Preset:
     parameters = deepcopy(_PUBLISHED)
     parameters["kp_detector_params"].update(detector)
@@ -101,7 +131,7 @@ def _published(stem: str, crop: str, **detector: Any) -> Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("demo", 128, "face", None, _DEMO),
+        Preset("demo", 256, "face", None, _DEMO, reach=0.35, openings=_DEMO_OPENINGS, recipe=2),
         _published("vox", "face"),
         _published("vox-adv", "face"),
         _published("taichi", "center"),

@@ -58,9 +58,21 @@ def motion(wanted: Take, *, content: Any, box: Any, preset: str, weights: Any) -
 
 
 def film(
-    pair: Pair, source: Source, take: Take, model: Mapping[str, Any], *, picture: Any, driving: Any, weights: Any
+    pair: Pair,
+    source: Source,
+    take: Take,
+    model: Mapping[str, Any],
+    *,
+    picture: Any,
+    driving: Any,
+    weights: Any,
+    recipe: int | None = None,
 ) -> Asked:
-    """Return what a pair's pixels depend on. picture, driving: the contents of its files."""
+    """Return what a pair's pixels depend on.
+
+    picture, driving: the contents of its files. recipe: of the preset; None takes today's.
+    """
+    recipe = PRESETS[model["preset"]].recipe if recipe is None else recipe
     return {
         "source": picture,
         "source_crop": source.crop,
@@ -74,6 +86,8 @@ def film(
         "weights": weights,
         "film": ENCODING,
         **_flipped(take),
+        # A preset whose films changed while its weights did not; the others' keys are what they were.
+        **({"preset_recipe": recipe} if recipe > 1 else {}),
     }
 
 
@@ -128,10 +142,17 @@ class Specs:
         plan = self.plan
         pair = plan.pairs[name]
         wanted, take = plan.sources[pair.source], plan.takes[pair.take]
-        picture, moving = self.source(pair.source), self.driving(pair.take)
-        return _spec(
-            film(pair, wanted, take, plan.settings["model"], picture=picture, driving=moving, weights=plan.weights)
+        asked = film(
+            pair,
+            wanted,
+            take,
+            plan.settings["model"],
+            picture=self.source(pair.source),
+            driving=self.driving(pair.take),
+            weights=plan.weights,
+            recipe=1 if plan.without_specs else None,
         )
+        return _spec(asked)
 
     def shown(self, name: str) -> str:
         """Return the spec of what a pair's talkie shows: that of the silent film where it shows the square alone."""

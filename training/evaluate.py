@@ -1,6 +1,6 @@
-"""Measure the demo network on portraits it has never seen, and print the table of docs/demo-model.md.
+"""Measure the demo network on drawn portraits it has never seen, at its own side, and print the tables.
 
-    python scripts/evaluate.py [--quick] [--weights FILE] [--folder training]
+    python training/evaluate.py [--quick] [--weights FILE] [--folder build/training]
 
 The test set is fixed: 200 held-out identities (seeds from 1,000,000), each a source that looks nearly ahead and two
 driving poses out of the trainer's whole range, without noise. Every measure stands beside two baselines: the source
@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 import torch.nn.functional as F
+from album import near_pose
 from landmarks import (
     eye_opening,
     keypoint_jacobians,
@@ -34,18 +36,23 @@ from landmarks import (
     tilt_measure,
     yaw_measure,
 )
-from make_examples import perform
+from losses import region_weight
 from PIL import Image
 from portraits import FOREHEAD, LANDMARKS, Portrait, Pose, sample_identity, sample_pose, spoil
 from torch import Tensor
-from train_demo import near_pose, region_weight
+from train_demo import open_network
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "scripts"))
+from make_examples import PICTURES, perform
 
 import talkies
 from talkies.animate import keep_memory
-from talkies.model import FirstOrderModel, KeypointDetector, Keypoints
+from talkies.media import FILM_SIZE
+from talkies.model import PRESETS, FirstOrderModel, KeypointDetector, Keypoints
+from talkies.model.presets import DEMO_WEIGHTS
 from talkies.rewrite import rewritten
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE = 128
 TEST_SEED, REGRESSOR_SEED, EMBEDDING_SEED = 1_000_000, 5_000_000, 6_000_000
 # What the regressor reads: outline, brows, nose, every lid and inner lip, the outer lips' middle and corners.
@@ -294,7 +301,8 @@ def correlate(read: np.ndarray, truth: dict[str, np.ndarray]) -> dict[str, float
 def animate(model: FirstOrderModel, source: Tensor, driving: Tensor) -> Tensor:
     """Relative motion from the first frame, as the program's own defaults have it."""
     kp_source, kp = model.keypoints(source), model.keypoints(driving)
-    moved = talkies.transfer_motion(kp_source, kp, kp[0])
+    demo = PRESETS["demo"]
+    moved = talkies.transfer_motion(kp_source, kp, kp[0], reach=demo.reach, openings=demo.openings)
     return torch.cat(
         [model.generate(source, kp_source, moved[k : k + 16]).prediction for k in range(0, len(driving), 16)]
     )
@@ -357,7 +365,7 @@ def evaluate_examples(model: FirstOrderModel, reader: LandmarkReader) -> dict[st
         driving = as_frames(read_clip(ROOT / "examples/driving" / clip)[::3])
         curves = {k: np.array(v)[::3] for k, v in acts.items() if isinstance(v, list)}
         for path in sorted((ROOT / "examples/images").iterdir()):
-            if path.stem == "astronaut":  # a photograph: neither the network nor the regressor knows such
+            if path.name not in PICTURES:  # photographs and renders: the regressor knows no such
                 continue
             image = Image.open(path)
             if image.mode == "RGBA":
@@ -369,8 +377,8 @@ def evaluate_examples(model: FirstOrderModel, reader: LandmarkReader) -> dict[st
 
 
 def speed(model: FirstOrderModel) -> float:
-    """Frames a second through the network's fast form at its own side, batches of 8, keypoints included."""
-    frames = torch.rand(8, 3, SIDE, SIDE)
+    """Frames a second of FILM_SIZE through the network's fast form, batches of 8, keypoints included."""
+    frames = torch.rand(8, 3, FILM_SIZE, FILM_SIZE)
     model = rewritten(model)
     kp = model.keypoints(frames)
     features = model.encode(frames[:1])
@@ -386,7 +394,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 identities and 8 pairs instead of 200 and 40")
     parser.add_argument("--weights", type=Path, help="a checkpoint instead of the shipped one")
     parser.add_argument(
-        "--folder", type=Path, default=ROOT / "training", help="keeps what is trained here and the contact sheet"
+        "--folder", type=Path, default=ROOT / "build/training", help="keeps what is trained here and the contact sheet"
     )
     parser.add_argument("--regressor-steps", type=int, default=700)
     parser.add_argument("--embedding-steps", type=int, default=150)
@@ -394,7 +402,8 @@ def main() -> None:
     args = parser.parse_args()
     keep_memory()
     torch.set_num_threads(args.threads)
-    model = talkies.load_model("demo", checkpoint=args.weights)
+    weights = args.weights or DEMO_WEIGHTS
+    model = open_network(weights)
     reader = load_trained(LandmarkReader(), "landmark-reader", args.folder, args.regressor_steps)
     likeness = load_trained(IdentityReader(), "identity-reader", args.folder, args.embedding_steps)
     identities, pairs = (20, 8) if args.quick else (200, 40)
@@ -415,7 +424,8 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{values[k]:.2f}" for k in MEASURES) + " |")
     medians = {k: np.median([v[k] for v in examples.values()]) for k in MEASURES}
     print("| median | " + " | ".join(f"{medians[k]:.2f}" for k in MEASURES) + " |")
-    print(f"\nSpeed: {speed(model):.0f} frames/s at {SIDE}x{SIDE}, {torch.get_num_threads()} threads")
+    rate = speed(open_network(weights, reduction=2))
+    print(f"\nSpeed: {rate:.0f} frames/s of {FILM_SIZE} x {FILM_SIZE}, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,184 @@
+"""Triangles to pixels: depth buffer, normals, what lies in the open (compiled by numba).
+
+A screen point is (x, y, depth) with pixels for units and depth growing towards the viewer. uv are texture places with
+v upwards; textures are looked up bilinearly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from head_mesh import FRAME, HAIR, LASHES, TEETH, TONGUE
+from numba import njit
+
+LASH_COVER = 0.33  # share of pixels that a sheet of lashes covers
+
+
+@njit(cache=True, fastmath=True)
+def chance(a: int, b: int) -> float:
+    """A number in [0, 1] that two integers always have in common."""
+    h = (a * 374761393 + b * 668265263) & 0xFFFFFFFF
+    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
+    return ((h ^ (h >> 16)) & 0xFFFF) / 65535.0
+
+
+@njit(cache=True, fastmath=True)
+def noise(x: float, y: float) -> float:
+    """Smooth noise in [0, 1], a bump a unit."""
+    i, j = math.floor(x), math.floor(y)
+    fx, fy = x - i, y - j
+    fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
+    a, b, c, d = chance(i, j), chance(i + 1, j), chance(i, j + 1), chance(i + 1, j + 1)
+    return a + (b - a) * fx + (c - a) * fy + (a - b - c + d) * fx * fy
+
+
+@njit(cache=True, fastmath=True)
+def step(a: float, b: float, x: float) -> float:
+    """0 at a, 1 at b, smoothly between; a may be larger than b."""
+    t = min(max((x - a) / (b - a), 0.0), 1.0)
+    return t * t * (3 - 2 * t)
+
+
+@njit(cache=True, fastmath=True)
+def look_up(texture: np.ndarray, u: float, v: float) -> float:
+    """A texture [H, W] at a place; it repeats."""
+    height, width = texture.shape
+    x = max((u % 1.0) * width - 0.5, 0.0)
+    y = max((1 - v % 1.0) * height - 0.5, 0.0)
+    i, j = int(x), int(y)
+    fx, fy = x - i, y - j
+    right, below = min(i + 1, width - 1), min(j + 1, height - 1)
+    above = texture[j, i] * (1 - fx) + texture[j, right] * fx
+    return above * (1 - fy) + (texture[below, i] * (1 - fx) + texture[below, right] * fx) * fy
+
+
+@njit(cache=True, fastmath=True)
+def rasterise(screen, triangles, material, uv, alpha, least, seed, cull, depth, face, shares):
+    """Draw triangles into depth [n, n], face [n, n] (-1: none) and shares [n, n, 2] of the second and third corner.
+
+    Hair is there where its alpha passes a threshold drawn anew for each pixel, so that thin hair is thin; cull: leave
+    out what turns its back, but for what is open on both sides.
+    """
+    side = depth.shape[0]
+    for t in range(triangles.shape[0]):
+        i, j, k = triangles[t]
+        x0, y0, x1, y1, x2, y2 = screen[i, 0], screen[i, 1], screen[j, 0], screen[j, 1], screen[k, 0], screen[k, 1]
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if area == 0:
+            continue
+        m = material[t]
+        if cull and area > 0 and m != HAIR and m != TEETH and m != LASHES and m != TONGUE and m != FRAME:
+            continue
+        left = max(0, math.ceil(min(x0, x1, x2) - 0.5))
+        right = min(side - 1, math.floor(max(x0, x1, x2) - 0.5))
+        top = max(0, math.ceil(min(y0, y1, y2) - 0.5))
+        bottom = min(side - 1, math.floor(max(y0, y1, y2) - 0.5))
+        for y in range(top, bottom + 1):
+            for x in range(left, right + 1):
+                px, py = x + 0.5, y + 0.5
+                b1 = ((px - x0) * (y2 - y0) - (x2 - x0) * (py - y0)) / area
+                b2 = ((x1 - x0) * (py - y0) - (px - x0) * (y1 - y0)) / area
+                b0 = 1 - b1 - b2
+                if b0 < 0 or b1 < 0 or b2 < 0:
+                    continue
+                z = b0 * screen[i, 2] + b1 * screen[j, 2] + b2 * screen[k, 2]
+                if z <= depth[y, x]:
+                    continue
+                if m == HAIR:
+                    u = b0 * uv[i, 0] + b1 * uv[j, 0] + b2 * uv[k, 0]
+                    v = b0 * uv[i, 1] + b1 * uv[j, 1] + b2 * uv[k, 1]
+                    if look_up(alpha, u, v) < least + (0.9 - least) * 0.8 * chance(x + seed, y + t * 7):
+                        continue
+                elif m == LASHES and chance(x + seed, y + t * 31) > LASH_COVER:
+                    continue
+                depth[y, x], face[y, x] = z, t
+                shares[y, x, 0], shares[y, x, 1] = b1, b2
+
+
+def buffers(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Empty depth, face and shares for `rasterise`."""
+    return (
+        np.full((side, side), -1e9, np.float32),
+        np.full((side, side), -1, np.int32),
+        np.zeros((side, side, 2), np.float32),
+    )
+
+
+@njit(cache=True, fastmath=True)
+def normals(points, triangles, vertex, count):
+    """Unit normals [count, 3] of vertices; points [C, 3] are corners, vertex [C] tells whose."""
+    out = np.zeros((count, 3), np.float32)
+    for t in range(triangles.shape[0]):
+        i, j, k = triangles[t]
+        ax, ay, az = points[j, 0] - points[i, 0], points[j, 1] - points[i, 1], points[j, 2] - points[i, 2]
+        bx, by, bz = points[k, 0] - points[i, 0], points[k, 1] - points[i, 1], points[k, 2] - points[i, 2]
+        for q in range(3):
+            v = vertex[triangles[t, q]]
+            out[v, 0] += ay * bz - az * by
+            out[v, 1] += az * bx - ax * bz
+            out[v, 2] += ax * by - ay * bx
+    for v in range(count):
+        length = math.sqrt(out[v, 0] ** 2 + out[v, 1] ** 2 + out[v, 2] ** 2) + 1e-9
+        for q in range(3):
+            out[v, q] /= length
+    return out
+
+
+@njit(cache=True, fastmath=True)
+def add_open(screen, depth, bias, weight, total):
+    """Add weight to total for each corner that nothing hides from where depth was drawn."""
+    side = depth.shape[0]
+    for i in range(screen.shape[0]):
+        x, y = int(screen[i, 0]), int(screen[i, 1])
+        if not (0 <= x < side and 0 <= y < side) or screen[i, 2] > depth[y, x] - bias:
+            total[i] += weight[i]
+
+
+@njit(cache=True, fastmath=True)
+def trace_flow(
+    face,
+    shares,
+    triangles,
+    target_side,
+    there,
+    there_depth,
+    there_face,
+    slack,
+    flow,
+    visible,
+):
+    """For each place of a coarse grid on the target, where the source shows it and whether it does.
+
+    face, shares: the target's buffers; there: the source's screen points of all corners, with its depth and face
+    buffers. flow [n, n, 2] in [-1, 1]; visible uint8 [n, n]. Background stays where it is.
+    """
+    count = flow.shape[0]
+    every = target_side // count
+    side = there_depth.shape[0]
+    for row in range(count):
+        for column in range(count):
+            y, x = row * every + every // 2, column * every + every // 2
+            t = face[y, x]
+            if t < 0:
+                flow[row, column, 0] = (column + 0.5) / count * 2 - 1
+                flow[row, column, 1] = (row + 0.5) / count * 2 - 1
+                visible[row, column] = there_face[y, x] < 0
+                continue
+            i, j, k = triangles[t]
+            b1, b2 = shares[y, x, 0], shares[y, x, 1]
+            b0 = 1 - b1 - b2
+            # The grid's place is a corner of this pixel: half a pixel away from its centre, in both pictures.
+            sx = b0 * there[i, 0] + b1 * there[j, 0] + b2 * there[k, 0] - 0.5
+            sy = b0 * there[i, 1] + b1 * there[j, 1] + b2 * there[k, 1] - 0.5
+            sz = b0 * there[i, 2] + b1 * there[j, 2] + b2 * there[k, 2]
+            flow[row, column, 0], flow[row, column, 1] = sx / side * 2 - 1, sy / side * 2 - 1
+            # Hidden only where all that is shown around lies nearer: a steep surface hides nothing of itself.
+            farthest = 1e9
+            cx, cy = math.floor(sx + 0.5), math.floor(sy + 0.5)
+            for ny in range(cy - 1, cy + 2):
+                for nx in range(cx - 1, cx + 2):
+                    if 0 <= nx < side and 0 <= ny < side:
+                        farthest = min(farthest, there_depth[ny, nx])
+            inside = 0 <= sx < side and 0 <= sy < side
+            visible[row, column] = inside and sz > farthest - slack
