@@ -62,6 +62,7 @@ def planned(previous: Plan | None = None, *, on_cluster: bool = False, **setting
     base = {"images": "images", "driving": "driving", "crop": "center", "pairs_per_job": 3}
     if previous is not None:
         previous.save()
+    planner.due.cache_clear()  # as another process
     return make_plan(config.complete(base | settings), on_cluster=on_cluster)[0]
 
 

@@ -181,32 +181,6 @@ def test_what_a_worker_finds_gone_it_makes_again(run: RunFolder) -> None:
     assert NOTHING in run.snakemake()
 
 
-@pytest.mark.parametrize(
-    ("setting", "animated", "remuxed"),
-    [
-        ({"motion": {"relative": False}}, 6, 6),
-        ({"motion": {"best_frame": 2}}, 6, 6),
-        ({"files": {"red.png": {"crop": [0, 0, 32, 32]}}}, 2, 2),
-        ({"audio": False}, 0, 6),
-        ({"provenance": False}, 0, 6),
-        ({"paste_back": True}, 0, 6),
-        ({"upscale": 512}, 0, 6),
-        ({"gallery": {"title": "Another"}}, 0, 0),
-        ({"pairs_per_job": 2}, 0, 0),
-        ({"pairs_per_job": 100}, 0, 0),
-        ({"frames_per_second": 1000}, 0, 0),
-        ({"threads": 2}, 0, 0),
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)
-def test_a_changed_setting_computes_what_depends_on_it(run: RunFolder, setting, animated, remuxed) -> None:
-    run.configure(**({"pairs_per_job": 3} | setting))
-    run.snakemake()
-    assert (len(run.events("animated")), len(run.events("remuxed"))) == (animated, remuxed)
-    run.whole(PAIRS)
-    assert NOTHING in run.snakemake()
-
-
 def test_sound_settings_take_the_picture_from_the_talkie(run: RunFolder) -> None:
     def pixels(pair: str) -> list:
         return [frame.tobytes() for frame in media.read_frames(media.probe(run.film(pair)))]
