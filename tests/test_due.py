@@ -249,7 +249,7 @@ def test_weights_that_are_none_are_refused_before_any_job(run: RunFolder, write,
     for arguments in (["-n"], []):
         output = run.snakemake(*arguments, ok=False)
         assert words in output
-        assert "rule" not in output, "no job was begun"
+        assert "Job stats" not in output, "no job was begun"
     assert words in run.talkies("status", ok=False)
 
 

@@ -32,7 +32,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from album import Album, Batch, draw_batch, make_album
-from head_album import render_album
 from losses import (
     dense_loss,
     energy_loss,
@@ -404,6 +403,8 @@ def main() -> None:
     def albums(groups: int, heads: int, seed: int) -> Albums:
         made = [(make_album(args.folder, groups, seed, args.threads), args.drawn_share)] if groups else []
         if heads:
+            from head_album import render_album  # asks for numba, which drawings do without
+
             made.append((render_album(args.folder, args.assets, heads, seed, args.threads), 1 - args.drawn_share))
         return made
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import chromium
 import pytest
-from run_folder import RunFolder, make_clip
+from run_folder import RunFolder, make_clip, wait_for
 
 pytestmark = pytest.mark.skipif(chromium.find() is None, reason=chromium.MISSING)
 
@@ -90,11 +90,8 @@ def test_the_gallery_plays_and_breaks_no_rule(made: RunFolder, browser: chromium
 def test_the_check_page_breaks_no_rule(made: RunFolder, browser: chromium.Chromium) -> None:
     browser.errors.clear()
     browser.open(made.path / "results/check.html")
-    shown = browser.run(
-        "return [...document.querySelectorAll('img')].map(i => [i.naturalWidth, getComputedStyle(i).width])"
-    )
-    assert shown
-    assert all(width == 128 and styled == "128px" for width, styled in shown)
+    look = "return [...document.querySelectorAll('img')].map(i => [i.naturalWidth, getComputedStyle(i).width])"
+    wait_for(lambda: browser.run(look) and all(each == [128, "128px"] for each in browser.run(look)), 30)
     assert browser.run("return window.broken") == []
     assert browser.errors == []
 

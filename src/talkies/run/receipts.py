@@ -153,13 +153,15 @@ def save_unnoticed(receipt: Receipt, path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def distrust(stage: str, item: str, *, clip: bool = False) -> None:
+def distrust(stage: str, item: str, *, clip: bool = False, if_failed: bool = False) -> None:
     """Doubt what the receipts tell of an item, so that the next run makes it, and no other, anew.
 
-    clip: of the prepared files, a take is meant, not a picture of its name.
+    clip: of the prepared files, a take is meant, not a picture of its name. if_failed: only where they tell of a fault.
     """
     receipts = Receipts()
     shards = [s for s in receipts.shards(stage) if stage != "prepare" or s.startswith("clips") == clip]
+    if if_failed:
+        shards = [shard for shard in shards if item in receipts.read(stage, shard).failed]
     _doubt(receipts, stage, shards, [item])
 
 

@@ -49,8 +49,12 @@ def verify(plan: Plan, state: State, *, busy: bool = False) -> dict[str, str]:
     folder = Folder.of(plan)
     wrong = dict(state.failed)
     for name in state.to_make:
-        there = folder.talkie(plan.pairs[name]).path.exists()
-        wrong[name] = "not as it is asked for now: snakemake makes it" if there else "not made yet"
+        talkie = folder.talkie(plan.pairs[name])
+        if not talkie.path.exists():
+            wrong[name] = "not made yet"
+        else:
+            fault = _fault(talkie)
+            wrong[name] = f"{fault or 'not as it is asked for now'}: snakemake makes it again"
     for name in state.done:
         fault = _fault(folder.talkie(plan.pairs[name]))
         if fault:
@@ -96,9 +100,9 @@ def forget(plan: Plan, state: State, names: Iterable[str], *, failed: bool = Fal
         if name in state.failed:
             # A picture or clip that failed is looked at again too; one that is good is not.
             pair = plan.pairs[name]
-            distrust("prepare", pair.source)
-            distrust("prepare", pair.take, clip=True)
-            distrust("motion", pair.take)
+            distrust("prepare", pair.source, if_failed=True)
+            distrust("prepare", pair.take, clip=True, if_failed=True)
+            distrust("motion", pair.take, if_failed=True)
     return sorted(chosen)
 
 
