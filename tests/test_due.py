@@ -258,7 +258,7 @@ def test_weights_that_are_none_are_refused_before_any_job(run: RunFolder, write,
 
 @pytest.fixture
 def old_run(tmp_path) -> RunFolder:
-    """A finished run folder of version 0.1.0, its files' times restored: 15 pairs of all kinds, one fails.
+    """A finished run folder with a plan of format 1, its files' times restored: 15 pairs of all kinds, one fails.
 
     The weights are a stand-in: nothing that is done may load them.
     """
@@ -281,7 +281,7 @@ def old_run(tmp_path) -> RunFolder:
     return run
 
 
-def test_a_finished_folder_of_version_0_1_0_is_taken_over(old_run: RunFolder) -> None:
+def test_a_finished_folder_of_plan_format_1_is_taken_over(old_run: RunFolder) -> None:
     before = old_run.films()
     assert len(before) == 14
     output = old_run.snakemake("-n")

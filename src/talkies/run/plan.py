@@ -79,7 +79,7 @@ class Plan:
     rate: float = FRAMES_PER_SECOND
     given: dict[str, Any] = field(default_factory=dict)
     without_specs: bool = False
-    """Read from a plan of version 0.1.0, whose receipts have none."""
+    """Read from a plan of format 1, whose receipts have none."""
 
     @property
     def is_pilot(self) -> bool:

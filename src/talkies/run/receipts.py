@@ -32,7 +32,7 @@ TOLD: dict[str, dict[str, Any]] = {
 ALL = "all"
 """The one shard of what is made of the whole run: the check and the gallery."""
 OLD_FILMS = HOME / "films"
-"""Where version 0.1.0 noted the size and time of finished films."""
+"""Where workers noted, for plans of format 1, the size and time of finished films."""
 NAME = re.compile(r"((?:pictures|clips|pairs)-\d+|all)(?:\.[0-9a-f]+)?")
 
 
@@ -44,7 +44,7 @@ def shard_of(name: str) -> str:
 class Receipts:
     """The receipts that there are; folders are listed once, and each receipt is read when it is first asked for.
 
-    previous: the folder's plan, by which receipts without specs (of version 0.1.0) are taken over.
+    previous: the folder's plan, by which receipts without specs (of plans of format 1) are taken over.
     """
 
     def __init__(self, previous: Plan | None = None) -> None:
@@ -121,7 +121,7 @@ def load(stage: str, name: str) -> Receipt:
 
 
 def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
-    """Return a receipt of version 0.1.0 with the specs under which its plan had it made."""
+    """Return a receipt of a plan of format 1 with the specs under which its plan had it made."""
     specs = Specs(plan)
     pictures = shard.startswith("pictures")
     spec = {
