@@ -71,7 +71,7 @@ class Receipts:
         return sorted(self._of(stage))
 
     def take_over(self) -> None:
-        """Write the specs into the receipts of version 0.1.0; their times stay."""
+        """Write the specs into the receipts of a plan of format 1; their times stay."""
         if self._previous is None or not self._previous.without_specs:
             return
         for stage in STAGES:
