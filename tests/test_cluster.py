@@ -106,7 +106,7 @@ def first(cluster, meanwhile) -> dict:
         working = [shard for shard, lines in progress.items() if 4 <= lines < 15]  # of two a film
         if killed is None and working:
             killed = working[0]
-            cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {killed} '")
+            cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {killed}[.]'")
         elif killed and cancelled is None and (others := [shard for shard in working if shard != killed]):
             ids = [job["id"] for job in seen.values() if others[0] in job["name"] and job["state"] == "R"]
             if ids:
