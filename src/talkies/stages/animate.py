@@ -83,7 +83,7 @@ def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:
     lost = mend(bench, dict.fromkeys(pair.source for pair in pairs), takes)
     for take in takes:
         if (take, True) not in lost and not bench.is_as_asked("motion", take):
-            log.warning("%s: its motion is gone or damaged and is found again", printable(take))
+            bench.say_again("motion", take)
             try:
                 with holding(bench.plan.shard_of_take[take]):
                     detect_take(bench, take)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import crop, media
-from ..errors import InputError, printable
+from ..errors import InputError
 from ..media import FILM_SIZE
 from ..records import Recorded, content_key
 from ..run import asks
@@ -26,9 +25,6 @@ from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, holding, since
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-log = logging.getLogger("talkies")
 
 
 def _items(plan: Plan, shard: str) -> list[str]:
@@ -70,7 +66,7 @@ def mend(bench: Bench, sources: Iterable[str], takes: Iterable[str]) -> dict[tup
     wanted += [(name, True, plan.shard_of_take[name], prepare_take) for name in takes]
     for name, clip, shard, again in wanted:
         if not bench.is_as_asked("prepare", name, clip=clip):
-            log.warning("%s: its prepared file is gone or damaged and is made again", printable(name))
+            bench.say_again("prepare", name, clip=clip)
             try:
                 with holding(shard):
                     again(bench, name)

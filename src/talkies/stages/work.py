@@ -105,6 +105,11 @@ class Bench:
         stamps = (wanted.stamp, stamp_of(Path(wanted.file)))
         return record["key"] == content_key(**asked) and [original["size"], original["mtime_ns"]] in stamps
 
+    def say_again(self, stage: str, name: str, *, clip: bool = False) -> None:
+        """Say that a prepared file is made again."""
+        path = self._recorded(stage, name, clip).path
+        log.warning("%s: it is gone or damaged and is made again", printable(path))
+
     def _recorded(self, stage: str, name: str, clip: bool) -> Recorded:
         folder = self.folder
         return folder.motion(name) if stage == "motion" else folder.driving(name) if clip else folder.source(name)
