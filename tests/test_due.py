@@ -343,3 +343,12 @@ def test_the_content_keys_are_what_they_were() -> None:
         assert moved["key"] == content_key(**asked)
         seen += 1
     assert seen == 14
+
+
+@pytest.mark.parametrize("stage", ["prepare", "motion", "animate"])
+def test_a_damaged_receipt_above_finished_films_is_mended_by_one_run(run: RunFolder, stage: str) -> None:
+    for path in receipts(stage)(run):
+        path.write_text("{}")
+    assert what_is_made(run) == ([], [])
+    assert said_to_make(run) == 0
+    assert NOTHING in run.snakemake()

@@ -50,6 +50,7 @@ class Receipts:
     def __init__(self, previous: Plan | None = None) -> None:
         self._previous = previous
         self._names: dict[str, dict[str, list[str]]] = {}
+        self._times: dict[str, dict[str, int]] = {}
         self._read: dict[tuple[str, str], tuple[str | None, Receipt]] = {}
 
     def name(self, stage: str, shard: str) -> str | None:
@@ -57,6 +58,11 @@ class Receipts:
         if (stage, shard) in self._read:
             return self.readable(stage, shard)
         return next(iter(self._of(stage).get(shard, [])), None)
+
+    def time(self, stage: str, shard: str) -> int:
+        """Return when a shard's newest receipt was written, ns since 1970; 0 where there is none."""
+        self._of(stage)
+        return self._times[stage].get(shard, 0)
 
     def readable(self, stage: str, shard: str) -> str | None:
         """Return the name of a shard's newest receipt that can be read."""
@@ -92,6 +98,7 @@ class Receipts:
                     name = NAME.fullmatch(entry.name.removesuffix(".json"))
                     if name and entry.name.endswith(".json"):
                         found.setdefault(name[1], []).append((entry.stat().st_mtime_ns, name[0]))
+            self._times[stage] = {shard: max(names)[0] for shard, names in found.items()}
             self._names[stage] = {s: [name for _, name in sorted(names, reverse=True)] for s, names in found.items()}
         return self._names[stage]
 

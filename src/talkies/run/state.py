@@ -55,6 +55,10 @@ class _Look:
             lacking = [name for name in names if not self._is_answered(shard, name)]
             state.to_make += lacking
             self._name("remux", shard, fresh=bool(lacking))
+            for stage in ("animate", "show"):
+                # Snakemake runs again what lies below a newer file: that one must be a receipt.
+                if self.receipts.time(stage, shard) > self.receipts.time("remux", shard):
+                    self.receipts.read(stage, shard)
             if plan.shown(shard):
                 self._name("show", shard, fresh=any(self._lacks("show", shard, name) for name in lacking))
             self._name("animate", shard, fresh=any(self._lacks("animate", shard, name) for name in lacking))
@@ -157,7 +161,8 @@ class _Look:
 
     def _prepared(self, stage: str, shard: str, needed: Iterable[str], spec: Callable[[str], str]) -> None:
         """Name a receipt of prepared files: a new one where one that is needed is not answered."""
-        lacking = [name for name in needed if not self.receipts.read(stage, shard).answers(name, spec(name))]
+        receipt = self.receipts.read(stage, shard)
+        lacking = [name for name in needed if not receipt.answers(name, spec(name))]
         self._name(stage, shard, fresh=bool(lacking))
 
     # --- files ---------------------------------------------------------------------------------------------
