@@ -176,8 +176,9 @@ def test_every_value_runs(number: int, tmp_path: Path) -> None:
     told = json.loads(run.talkies("status", "--json"))
     assert told["done"], told
     assert not told["failed"], told
-    assert not told["to_make"], told
-    assert f"{len(told['done'])} films are whole" in run.talkies("verify")
+    if settings["first"] is None:  # else the next run makes the next ones
+        assert not told["to_make"], told
+        assert f"{len(told['done'])} films are whole" in run.talkies("verify")
 
 
 def write(run: RunFolder, settings: Mapping[str, Any]) -> None:
