@@ -29,6 +29,7 @@ from ..run.folder import Folder
 from ..run.pairs import stamp_of
 from ..run.plan import Plan
 from ..run.receipts import shard_of
+from ..run.upkeep import PART
 from ..scratch import Scratch, open_scratch
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talkies")
 
-PART = re.compile(r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+", re.DOTALL)
-"""A temporary file's name, .NAME.PID[-TIME].part, and that of a temporary file's own temporary file."""
 UNFINISHED_BYTES = 4 * BYTES_PER_FRAME
 """A frame's room on the scratch disk, by which it is asked for beforehand: photographs take more than drawings."""
 
@@ -175,7 +174,8 @@ def _answer(bench: Bench, result: Receipt, specs: Specs, item: str, outcome: Out
     if isinstance(outcome, InputError):
         reason = str(outcome) if outcome.path else outcome.reason
         result.failed[item] = reason
-        bench.journal.note("failed", pair=item, reason=reason)
+        if item in bench.plan.pairs:  # progress counts pairs, not the pictures and clips that fail above them
+            bench.journal.note("failed", pair=item, reason=reason)
         if outcome.path:
             log.error("%s", reason)
     else:
@@ -239,7 +239,7 @@ def sweep(films: Sequence[Path]) -> None:
         if not folder.is_dir():
             continue
         for path in folder.iterdir():
-            part = PART.fullmatch(path.name)
+            part = re.fullmatch(PART, path.name, re.DOTALL)
             if part and part[1] in wanted:
                 path.unlink(missing_ok=True)
 
