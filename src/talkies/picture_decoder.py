@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .errors import InputError, printable
 from .limits import limit_memory
-from .pictures import MAX_PIXELS, size_fault
+from .pictures import MAX_PIXELS, TAKEN, size_fault
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -47,6 +47,8 @@ def serve(descriptor: int) -> None:
         _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
         if not descriptors:
             return
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.send(TAKEN)
         with os.fdopen(descriptors[0], "rb") as file:
             answer, pixels = _answer(file)
         try:

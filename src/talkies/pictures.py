@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -66,6 +67,10 @@ def read_picture(path: str | Path) -> Frame:
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
+TAKEN = b"taken"
+"""What the process says of each picture before it looks at it: if it ends later, it ends over that picture."""
+
+
 class _Decoder:
     """The process that decodes for this one, one picture at a time, whichever thread asks."""
 
@@ -100,16 +105,17 @@ class _Decoder:
         for start in (self._connection is None, True):
             if start:
                 self._start()
-            assert self._connection is not None
-            try:
-                socket.send_fds(self._connection, [b"1"], [file.fileno()])
-                break
-            except (BrokenPipeError, ConnectionResetError):  # it died since the last picture, for whatever reason
-                self.stop()
-        else:
-            raise EOFError
+            connection = self._connection
+            assert connection is not None
+            with suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(connection, [b"1"], [file.fileno()])
+                if connection.recv(len(TAKEN)) == TAKEN:
+                    break
+            if start:
+                raise EOFError
+            self.stop()  # it died since the last picture, for whatever reason
         try:
-            answer, descriptors, _, _ = socket.recv_fds(self._connection, ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+            answer, descriptors, _, _ = socket.recv_fds(connection, ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             raise EOFError from None
         if not answer:
