@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from covers import coarsen, cover
 from landmarks import KEYPOINTS, keypoint_jacobians, keypoint_values, neighbours, regions
 from portraits import POSE_NAMES, Portrait, Pose, Trace, sample_identity, sample_pose, spoil
 from torch import Tensor
@@ -30,6 +31,8 @@ MARKS = 192  # places on a drawn figure that are followed from pose to pose
 GROUND = 64  # side of the maps: background, flow, visibility
 PART = 40  # groups kept in one pair of files
 SPOILED = 0.5  # share of driving pictures with blur, noise and JPEG
+COVERED = 0.15  # of driving pictures, by a hand or a thing
+COARSE = 0.12  # of driving pictures, as small clips are
 SPOILED_SOURCES = 0.15  # of sources: more of them teach the generator to smooth, and texture goes with the noise
 FLOW_UNIT = 8192  # flows are stored as 16-bit integers, so many to a unit of [-1, 1] coordinates: up to 4 units
 Group = dict[str, np.ndarray]
@@ -249,6 +252,10 @@ def draw_batch(albums: Sequence[tuple[Album, float]], step: int, size: int, side
         out = np.empty((size, SIDE, SIDE, 3), np.float32)
         for n, (part, group) in enumerate(at):
             picture = part.pictures[group, who[n], pose[n]]
+            if performer and rng.random() < COVERED:
+                picture = cover(picture, part.points[group, who[n], pose[n]], rng)
+            if performer and rng.random() < COARSE:
+                picture = coarsen(picture, rng)
             if rng.random() < spoiled:
                 picture = spoil(picture, rng)
             matrix, gain, gamma = jitters[n + size * (performer and not own[n])]
