@@ -179,9 +179,9 @@ def given(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     try:
         stated = read(path)
-    except TalkiesError:
+        return {key: value for key, value in config.items() if key != "first" and stated.get(key, stated) != value}
+    except (TalkiesError, RecursionError):  # what is wrong is said where the settings are checked
         return {}
-    return {key: value for key, value in config.items() if key != "first" and stated.get(key, stated) != value}
 
 
 @cache

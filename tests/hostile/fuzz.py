@@ -140,16 +140,13 @@ def damage(data: bytes, random: Random) -> tuple[str, bytes]:
     return "+".join(blow.__name__ for blow in chosen), bytes(made)
 
 
-def peak(who: int) -> float:
-    return resource.getrusage(who).ru_maxrss / 1e6  # GB
-
-
-def peak_of_decoder() -> float:
-    process = pictures._decoder._process
-    if process is None:
-        return 0.0
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1e6
+def peak() -> float:
+    """Return the most memory that this process, its decoder of pictures or one of its children held, in GB."""
+    decoder = pictures._decoder._process
+    # Not this process's ru_maxrss: that holds the peak of the process that started it too.
+    own = [Path(f"/proc/{who}/status").read_text() for who in ("self", decoder and decoder.pid) if who]
+    peaks = [int(status.partition("VmHWM:")[2].split()[0]) for status in own]
+    return max(*peaks, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1e6
 
 
 def run(kind: str, seed: int, folder: Path) -> None:
@@ -170,8 +167,7 @@ def run(kind: str, seed: int, folder: Path) -> None:
         out = folder / ("out.png" if kind == "pictures" else "out.mp4")
         code = cli.main(["crop", str(path), "-o", str(out), "--mode", "center", "--size", "64"])
     lines = [line for line in said.getvalue().splitlines() if "warning: " not in line]
-    memory = max(peak(resource.RUSAGE_CHILDREN), peak(resource.RUSAGE_SELF), peak_of_decoder())
-    facts |= {"code": code, "said": lines, "seconds": time.monotonic() - begun, "memory": memory}
+    facts |= {"code": code, "said": lines, "seconds": time.monotonic() - begun, "memory": peak()}
     print(json.dumps(facts), flush=True)
     path.unlink()
     out.unlink(missing_ok=True)
