@@ -26,7 +26,8 @@ import clips
 import numpy as np
 from PIL import Image
 
-from talkies import cli, media, picture_decoder, pictures
+from talkies import cli, media
+from talkies.media import picture_decoder, pictures
 
 CLIPS = "plain.mp4 fragments.mp4 phone.mp4 turned.mp4 late.mp4 plain.mov plain.mkv plain.webm vorbis.webm plain.avi loop.gif plain.ts plain.wmv plain.flv alpha.webm hevc10.mp4".split()  # noqa: E501, SIM905
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)

@@ -20,9 +20,9 @@ from golden import seeded_weights
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder, write_weights
 
-from talkies import config
-from talkies.model import PRESETS, FirstOrderModel, save_safetensors
-from talkies.model.presets import DEMO_WEIGHTS
+from talkies.fomm.model import PRESETS, FirstOrderModel, save_safetensors
+from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.run import settings as config
 from talkies.run.planner import make_plan
 
 PICTURE, CLIP, SOUND = "two.png", "talk.mp4", "voice.wav"

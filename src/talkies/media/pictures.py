@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import InputError, TalkiesError, printable
-from .files import open_input
+from ..errors import InputError, TalkiesError, printable
+from ..files import open_input
 from .limits import CRASHES, MEMORY, could_have_memory
 
 if TYPE_CHECKING:  # numpy costs more to import than this file
@@ -120,8 +120,8 @@ class _Decoder:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(PATIENCE)
         # The modules of this process; what else Python does at its start takes time and is not needed.
-        path = [str(Path(__file__).resolve().parents[1]), *sys.path]
-        serving = f"from talkies.picture_decoder import serve; serve({theirs.fileno()})"
+        path = [str(Path(__file__).resolve().parents[2]), *sys.path]
+        serving = f"from talkies.media.picture_decoder import serve; serve({theirs.fileno()})"
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {serving}"],
