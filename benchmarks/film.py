@@ -22,9 +22,10 @@ import numpy as np
 from frames import checkpoint, images
 
 from talkies import media
-from talkies.animate import Engine, Movement, keep_memory
-from talkies.model import load_model
-from talkies.motion import detect_motion
+from talkies.fomm.device import keep_memory
+from talkies.fomm.engine import Engine, Movement
+from talkies.fomm.model import load_model
+from talkies.fomm.motion import detect_motion
 
 RATE = Fraction(25)
 

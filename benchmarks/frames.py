@@ -26,11 +26,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tes
 import golden
 import reference
 
-from talkies.animate import Engine, Movement, computes_bf16, keep_memory, resized
-from talkies.media import FILM_SIZE
-from talkies.model import build_model, load_model, save_safetensors
-from talkies.model.presets import DEMO_WEIGHTS
-from talkies.motion import detect_motion
+from talkies.fomm.device import computes_bf16, keep_memory
+from talkies.fomm.engine import Engine, Movement, resized
+from talkies.fomm.model import build_model, load_model, save_safetensors
+from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.fomm.motion import detect_motion
+from talkies.media.film import FILM_SIZE
 
 REFERENCES = ("reference", "reference, malloc tuned")
 

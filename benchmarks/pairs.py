@@ -26,7 +26,7 @@ from frames import checkpoint
 from PIL import Image
 from workflow_scale import ROOT, Cost, measure, planned
 
-from talkies.model import PRESETS
+from talkies.fomm.model import PRESETS
 
 BIN = Path(sys.executable).parent
 

@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from talkies.config import complete, read_pairs
 from talkies.run.pairs import list_pairs
+from talkies.run.settings import complete, read_pairs
 
 
 def main() -> None:

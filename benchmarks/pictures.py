@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from check_files import make_pictures
 
-from talkies import crop, picture_decoder, pictures
+from talkies.media import crop, picture_decoder, pictures
 
 picture_decoder._allow = lambda seconds: None  # this process is not to be ended
 logging.getLogger("talkies").setLevel(logging.ERROR)

@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 
 from talkies import media
-from talkies.model import FirstOrderModel, Keypoints, build_model, load_checkpoint
-from talkies.motion import hull_area
+from talkies.fomm.model import FirstOrderModel, Keypoints, build_model, load_checkpoint
+from talkies.fomm.motion import hull_area
 
 
 def load(preset: str, checkpoint: str | Path) -> FirstOrderModel:

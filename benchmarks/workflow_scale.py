@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from talkies import media
-from talkies.config import complete
-from talkies.records import Receipt
 from talkies.run.asks import Specs
 from talkies.run.folder import Folder
 from talkies.run.plan import Plan
 from talkies.run.planner import make_plan
+from talkies.run.record import Receipt
+from talkies.run.settings import complete
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAKEMAKE = [

@@ -17,10 +17,11 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from talkies.animate import Engine, Movement, choose_device, keep_memory
-from talkies.cores import available_threads
-from talkies.model import PRESETS, FirstOrderModel, build_model, load_model
-from talkies.motion import detect_motion
+from talkies.fomm.device import choose_device, keep_memory
+from talkies.fomm.engine import Engine, Movement
+from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_model
+from talkies.fomm.motion import detect_motion
+from talkies.host.cores import available_threads
 
 
 def network(name: str, checkpoint: str | None, device: torch.device) -> FirstOrderModel:

@@ -36,7 +36,7 @@ CONTAINERS = ROOT / "containers"
 DOCKERFILE, DEFINITION = CONTAINERS / "Dockerfile", CONTAINERS / "talkies.def"
 LOCK, SELFTEST = CONTAINERS / "requirements.lock", CONTAINERS / "selftest.py"
 TORCH_LOCK = ROOT / "requirements/torch.lock"
-WEIGHTS = ROOT / "src/talkies/model/demo.safetensors"
+WEIGHTS = ROOT / "src/talkies/fomm/model/demo.safetensors"
 INDEXES = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": "https://download.pytorch.org/whl/cu126"}
 VARYING = ".singularity.d/labels.json"
 """The one file in which two builds differ: Apptainer writes the build's date into it."""

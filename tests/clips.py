@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from talkies.media import ffmpeg_path
+from talkies.media.ffmpeg import ffmpeg_path
 
 WIDTH, HEIGHT = 96, 64
 RATE = 44100  # samples a second of every made sound

@@ -18,6 +18,7 @@ from pathlib import Path
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
 from talkies import media
+from talkies.files import file_digest
 
 sys.path.insert(0, str(REPOSITORY / "scripts/testcluster"))
 import cluster as testcluster
@@ -149,7 +150,7 @@ def digest(paths: Iterable[Path]) -> str:
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and "__pycache__" not in file.parts:
-                found.update(f"{file.name}\0{media.file_digest(file)}".encode())
+                found.update(f"{file.name}\0{file_digest(file)}".encode())
     return found.hexdigest()[:12]
 
 

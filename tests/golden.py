@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkies.model import FirstOrderModel, build_model
+from talkies.fomm.model import FirstOrderModel, build_model
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 NAMES = tuple(sorted(path.stem.removeprefix("golden_") for path in FOLDER.glob("golden_*.npz")))

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from talkies import media
+from talkies.files import file_digest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -184,7 +185,7 @@ class RunFolder:
             facts = self.record(pair)["file"]
             film = self.film(pair)
             assert film.stat().st_size == facts["size"]
-            assert media.file_digest(film) == facts["sha256"]
+            assert file_digest(film) == facts["sha256"]
         assert self.debris() == []
 
 
@@ -209,7 +210,7 @@ def write_weights(path: Path, preset: str = "vox-256") -> None:
     """Write a safetensors file of a preset's names and shapes, its numbers a hole."""
     import torch
 
-    from talkies.model import build_model
+    from talkies.fomm.model import build_model
 
     with torch.device("meta"):
         state = build_model(preset).state_dict()

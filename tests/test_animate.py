@@ -14,18 +14,13 @@ import torch
 from numpy.typing import NDArray
 from tiny_network import clip, picture, tiny_model
 
-from talkies import animate, media
-from talkies.animate import (
-    Engine,
-    Movement,
-    choose_device,
-    choose_precision,
-    fidelity,
-    free_batch,
-)
+from talkies import media
 from talkies.errors import InputError, TalkiesError
-from talkies.model import FirstOrderModel
-from talkies.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
+from talkies.fomm import engine as animate
+from talkies.fomm.device import choose_device, choose_precision, fidelity, free_batch
+from talkies.fomm.engine import Engine, Movement
+from talkies.fomm.model import FirstOrderModel
+from talkies.fomm.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
 
 RATE = Fraction(30000, 1001)
 
@@ -259,9 +254,9 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 import talkies
-from talkies.animate import Engine, Movement
+from talkies.fomm.engine import Engine, Movement
 from talkies.media import FrameWriter
-from talkies.motion import detect_motion
+from talkies.fomm.motion import detect_motion
 
 count, path = int(sys.argv[1]), Path(sys.argv[2])
 model = talkies.load_model("demo", device="cpu", precision="fp32")

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image, ImageFilter
 from run_folder import REPOSITORY, RunFolder, jobs_in
 
-from talkies import check, media
+from talkies import media
+from talkies.stages import check
 
 EXAMPLES = REPOSITORY / "examples"
 

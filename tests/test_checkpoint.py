@@ -23,7 +23,7 @@ from torch import Tensor
 
 import talkies
 from talkies.errors import TalkiesError
-from talkies.model import FirstOrderModel, load_checkpoint, save_safetensors, weights_digest
+from talkies.fomm.model import FirstOrderModel, load_checkpoint, save_safetensors, weights_digest
 
 PARAMETERS = golden.load("tiny64").parameters
 

@@ -9,8 +9,8 @@ from PIL import Image
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
 from talkies import media
-from talkies.records import content_key
 from talkies.run.asks import ENCODING
+from talkies.run.record import content_key
 
 NOTHING = "Nothing to be done"
 

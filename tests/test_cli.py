@@ -19,8 +19,8 @@ from run_folder import BIN, draw_picture, make_clip, wait_for
 
 from talkies import media
 from talkies.cli import main
-from talkies.model import load_model
-from talkies.motion import Motion
+from talkies.fomm.model import load_model
+from talkies.fomm.motion import Motion
 
 FRAMES = 5
 PLAIN = ("--crop-source", "center", "--crop-driving", "center", "--threads", "1", "--device", "cpu")
@@ -242,7 +242,7 @@ def test_the_unforeseen_is_one_line_too(
     def fail(*_: object, **__: object) -> int:
         raise error
 
-    monkeypatch.setattr("talkies.doctor.examine", fail)
+    monkeypatch.setattr("talkies.operate.doctor.examine", fail)
     assert main(["doctor"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("talkies: error: ")
@@ -337,7 +337,7 @@ def test_the_doctor_finds_all_that_is_needed(folder: Path, capsys: pytest.Captur
 def test_the_doctor_names_what_is_missing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("talkies.doctor.LEAST_FREE", 1 << 60)
+    monkeypatch.setattr("talkies.operate.doctor.LEAST_FREE", 1 << 60)
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert any(line.startswith("MISSING ") and "GB free" in line for line in said.splitlines())

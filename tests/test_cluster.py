@@ -436,7 +436,7 @@ def test_a_swapped_checkpoint(small):
     from safetensors.numpy import load_file, save_file
 
     weights = small.path / "weights.safetensors"
-    demo = small.path / "src/talkies/model/demo.safetensors"
+    demo = small.path / "src/talkies/fomm/model/demo.safetensors"
     weights.write_bytes(demo.read_bytes())
     model = {"device": "cpu", "checkpoint": "weights.safetensors"}
     small.configure(**LITTLE, model=model)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from talkies import cores
-from talkies.cores import available_threads
+from talkies.host import cores
+from talkies.host.cores import available_threads
 
 
 @pytest.fixture(autouse=True)

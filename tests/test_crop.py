@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talkies import crop
-from talkies.crop import Box, Crop, crop_picture, find_crop, fit, grow, parse
 from talkies.errors import InputError, TalkiesError
-from talkies.media import probe, read_frames, read_picture
+from talkies.media import crop
+from talkies.media.clip import probe
+from talkies.media.crop import Box, Crop, crop_picture, find_crop, fit, grow, parse
+from talkies.media.frames import read_frames
+from talkies.media.pictures import read_picture
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "images" / "astronaut.png"  # one face at (114, 63), 89 x 112
 

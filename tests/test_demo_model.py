@@ -22,7 +22,7 @@ from PIL import Image
 from portraits import POSE_NAMES, Portrait, Pose, sample_identity
 
 import talkies
-from talkies import crop
+from talkies.media import crop
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
@@ -142,7 +142,7 @@ def test_mouths_of_the_examples_follow_their_drivers():
 
 
 def test_the_weights_are_small():
-    path = ROOT / "src/talkies/model/demo.safetensors"
+    path = ROOT / "src/talkies/fomm/model/demo.safetensors"
     assert path.stat().st_size < 8e6
 
 

@@ -23,8 +23,8 @@ from jsonschema import Draft202012Validator
 from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
 
 import talkies
-from talkies import config
 from talkies.cli import build_parser
+from talkies.run import settings as config
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "config/README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 OURS = ("talkies", "snakemake", "python", "make", "pip")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from talkies import __version__, doctor
+from talkies import __version__
 from talkies.cli import main
+from talkies.operate import doctor
 
 WORKING = {"torch": "2.9", "cuda": "12.8", "threads": 4, "fault": None, "device": "cuda", "name": "A100"}
 WORKING |= {"far": 1e-6, "seconds": 0.2, "weights": "abc"}

@@ -170,7 +170,7 @@ def test_a_picture_replaced_and_put_back_shows_what_it_shows_now(run: RunFolder,
     assert said_to_make(run) == 2
     assert what_is_made(run)[1] == ["a/red", "b/red"]
     sources = {pair: run.record(pair)["source"]["sha256"] for pair in ("a/red", "b/red")}
-    from talkies.media import file_digest
+    from talkies.files import file_digest
 
     assert set(sources.values()) == {file_digest(run.path / "images/red.png")}
 
@@ -307,9 +307,9 @@ def test_a_change_in_a_folder_taken_over_makes_what_depends_on_it(old_run: RunFo
 
 def test_the_content_keys_are_what_they_were() -> None:
     """Each film's keys, made of what its record tells, are the ones in it."""
-    from talkies.records import content_key
     from talkies.run import asks
     from talkies.run.plan import Plan
+    from talkies.run.record import content_key
 
     folder = Path(__file__).with_name("data") / "finished_run"
     plan = Plan.load(folder / ".talkies/plan.json")
@@ -328,7 +328,7 @@ def test_the_content_keys_are_what_they_were() -> None:
         assert record["picture_key"] == key, name
         sound = None
         if isinstance(pair.audio, str):
-            from talkies.media import file_digest
+            from talkies.files import file_digest
 
             sound = file_digest(folder / pair.audio)
         assert record["key"] == content_key(**asks.talkie(pair, plan.settings, picture=key, sound=sound)), name

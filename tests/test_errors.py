@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from run_folder import REPOSITORY
 
-from talkies import config
 from talkies.cli import main
+from talkies.run import settings as config
 
 FIELD = "\0"
 SOURCES = sorted((REPOSITORY / "src/talkies").rglob("*.py"))

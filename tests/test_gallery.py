@@ -29,7 +29,7 @@ from run_folder import RunFolder
 
 from talkies import media
 from talkies.errors import TalkiesError
-from talkies.gallery import Entry, build_galleries, build_gallery, lay_out_report
+from talkies.report.gallery import Entry, build_galleries, build_gallery, lay_out_report
 
 NASTY = (
     "plain",

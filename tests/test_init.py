@@ -14,8 +14,9 @@ import pytest
 import yaml
 from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
 
-from talkies import config, reference
-from talkies.init import lay_out
+from talkies.operate.init import lay_out
+from talkies.run import reference
+from talkies.run import settings as config
 
 FILES = {"config.yaml", "Snakefile", "pairs.tsv", "profiles/default/config.yaml", "profiles/slurm/config.v8+.yaml"}
 

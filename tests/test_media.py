@@ -21,9 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from talkies import media, picture_decoder
+from talkies import media
 from talkies.errors import InputError, TalkiesError
-from talkies.media import Box, FrameWriter, probe, read_frames, read_picture, remux
+from talkies.files import file_digest
+from talkies.media import picture_decoder
+from talkies.media.clip import Packets, _find_rate, _simplest_between, _stated_rate, probe
+from talkies.media.ffmpeg import _raise_if_transient
+from talkies.media.film import FrameWriter
+from talkies.media.frames import Box, _seek, read_frames
+from talkies.media.pictures import read_picture
+from talkies.media.sound import remux
 
 FRAME = 1 / 29.97  # seconds
 
@@ -110,16 +117,16 @@ def test_gif_with_uneven_delays() -> None:
 )
 def test_rate_is_found_behind_rounded_time_stamps(rate: Fraction, timebase: Fraction, count: int, offset: int) -> None:
     times = [offset + round(i / rate / timebase) for i in range(count)]
-    packets = media._Packets({"tb": str(timebase)}, times=times, lengths=[1] * count)
-    stated = media._stated_rate(f"h264, yuv420p, 96x64, {float(rate):.4g} fps, 1k tbn")
-    assert media._find_rate(packets, stated) == (rate, False)
+    packets = Packets({"tb": str(timebase)}, times=times, lengths=[1] * count)
+    stated = _stated_rate(f"h264, yuv420p, 96x64, {float(rate):.4g} fps, 1k tbn")
+    assert _find_rate(packets, stated) == (rate, False)
 
 
 @settings(deadline=None)
 @given(times=st.lists(st.integers(1, 3000), min_size=2, max_size=60))
 def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None:
-    packets = media._Packets({"tb": "1/1000"}, times=list(itertools.accumulate(times)), lengths=[1] * len(times))
-    rate, variable = media._find_rate(packets, None)
+    packets = Packets({"tb": "1/1000"}, times=list(itertools.accumulate(times)), lengths=[1] * len(times))
+    rate, variable = _find_rate(packets, None)
     assert rate > 0
     assert not variable or rate in media.STANDARD_RATES
 
@@ -127,7 +134,7 @@ def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None
 @settings(deadline=None)
 @given(st.fractions(Fraction(1, 50), 100), st.fractions(0, 3))
 def test_simplest_fraction_lies_between(low: Fraction, more: Fraction) -> None:
-    found = media._simplest_between(low, low + more)
+    found = _simplest_between(low, low + more)
     assert low <= found <= low + more
     assert found.denominator <= low.denominator
 
@@ -248,7 +255,7 @@ def test_segment_far_into_a_long_clip(tmp_path: Path) -> None:
     step = [clips.frame(i // 2) for i in range(100)]
     clips.ffmpeg(*clips.raw("2"), *clips.X264, "-g", "30", path, stdin=b"".join(f.tobytes() for f in step))
     clip = probe(path)
-    assert media._seek(clip, Fraction(40))
+    assert _seek(clip, Fraction(40))
     assert shown(clip, start=40, end=45) == [40, 40, 41, 41, 42, 42, 43, 43, 44, 44]
     assert shown(clip, start=47, end=99) == [47, 47, 48, 48, 49, 49]
 
@@ -442,7 +449,7 @@ def test_words_in_a_file_are_not_taken_for_those_of_the_machine(tmp_path: Path) 
 
 def test_machine_failing_is_an_os_error() -> None:
     with pytest.raises(OSError, match="No space left"):
-        media._raise_if_transient("[out#0/mp4 @ 0x55] Error writing trailer: No space left on device\n", "a.mp4")
+        _raise_if_transient("[out#0/mp4 @ 0x55] Error writing trailer: No space left on device\n", "a.mp4")
 
 
 def test_time_stamps_that_jump_do_not_make_a_million_frames(tmp_path: Path) -> None:
@@ -589,7 +596,7 @@ def test_tags_are_written_and_read(tmp_path: Path) -> None:
 def test_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         write(tmp_path / name, [clips.frame(i) for i in range(10)])
-    assert media.file_digest(tmp_path / "a.mp4") == media.file_digest(tmp_path / "b.mp4")
+    assert file_digest(tmp_path / "a.mp4") == file_digest(tmp_path / "b.mp4")
 
 
 # --- sound ---

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import talkies
-from talkies.model import PRESETS, FirstOrderModel, Generated, Keypoints, build_model
-from talkies.model.layers import AntiAliasDownsample, coordinate_grid, gaussian_heatmap, inverse_2x2, warp
+from talkies.fomm.model import PRESETS, FirstOrderModel, Generated, Keypoints, build_model
+from talkies.fomm.model.layers import AntiAliasDownsample, coordinate_grid, gaussian_heatmap, inverse_2x2, warp
 
 KEYPOINT_TOLERANCE = 1e-4
 LOGIT_TOLERANCE = 1e-3  # of the logits' own scale

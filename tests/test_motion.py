@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tiny_network import SIDE, clip, tiny_model
 
 from talkies.errors import TalkiesError
-from talkies.model import FirstOrderModel, Keypoints, Opening
-from talkies.motion import Motion, best_frame, detect_motion, frames_to_tensor, hull_area, transfer_motion
+from talkies.fomm.model import FirstOrderModel, Keypoints, Opening
+from talkies.fomm.motion import Motion, best_frame, detect_motion, frames_to_tensor, hull_area, transfer_motion
 
 NTSC = Fraction(30000, 1001)
 

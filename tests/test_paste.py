@@ -10,9 +10,11 @@ import pytest
 from PIL import Image, ImageFilter
 from run_folder import RunFolder
 
-from talkies import media, paste
+from talkies import media
 from talkies.cli import main
-from talkies.media import Box, FrameWriter
+from talkies.media import paste
+from talkies.media.film import FrameWriter
+from talkies.media.frames import Box
 
 WIDTH, HEIGHT = 2000, 1600
 

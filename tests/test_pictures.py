@@ -18,9 +18,9 @@ import pytest
 from PIL import Image, ImageOps
 from run_folder import wait_for
 
-from talkies import pictures
 from talkies.errors import InputError, Stopped, TalkiesError
-from talkies.pictures import read_picture
+from talkies.media import pictures
+from talkies.media.pictures import read_picture
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -130,7 +130,7 @@ def test_stopping_ends_the_process_and_is_not_taken_for_a_bad_picture(picture: P
 def test_process_does_not_outlive_its_parent(picture: Path, slow: Path, busy: bool) -> None:
     code = f"""
 import os, signal, sys, threading
-from talkies import pictures
+from talkies.media import pictures
 pictures.read_picture({str(picture)!r})
 print(pictures._decoder._process.pid, flush=True)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
@@ -160,7 +160,7 @@ def test_nothing_is_opened_but_the_file_given(tmp_path: Path, picture: Path) -> 
 def test_a_folder_of_the_users_lends_it_no_modules(tmp_path: Path, picture: Path, start: tuple[str, ...]) -> None:
     for name in ("PIL", "numpy", "json", "socket"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the run folder')")
-    code = f"from talkies.pictures import read_picture; print(read_picture({str(picture)!r}).shape)"
+    code = f"from talkies.media.pictures import read_picture; print(read_picture({str(picture)!r}).shape)"
     script = tmp_path / "elsewhere" / "run.py"
     script.parent.mkdir()
     script.write_text(code)
@@ -232,7 +232,7 @@ def test_turned_by_exif_in_bands(tmp_path: Path) -> None:
 PEAK = """
 import re, sys, threading, time
 from pathlib import Path
-from talkies import crop, pictures
+from talkies.media import crop, pictures
 peak = 0
 def watch():
     global peak

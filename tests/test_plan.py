@@ -17,17 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_folder import draw_picture, make_clip, write_weights
 
-from talkies import config, media
+from talkies import media
 from talkies.errors import TalkiesError
-from talkies.model.presets import DEMO_WEIGHTS
-from talkies.records import Receipt, write_json
+from talkies.files import write_json
+from talkies.fomm.model.presets import DEMO_WEIGHTS
 from talkies.run import deal, estimate, planner
+from talkies.run import settings as config
 from talkies.run.asks import Specs
 from talkies.run.folder import HOME, PROBES, Folder
 from talkies.run.pairs import Pair, Source, Take, take_name
 from talkies.run.plan import Plan
 from talkies.run.planner import make_plan
 from talkies.run.receipts import Receipts
+from talkies.run.record import Receipt
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from run_folder import RunFolder, draw_picture, jobs_in
 
-from talkies.plots import Times, draw, measure
+from talkies.report.plots import Times, draw, measure
 from talkies.run.plan import Plan
 
 

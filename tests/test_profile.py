@@ -18,9 +18,11 @@ import pytest
 import yaml
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
 
-from talkies import __version__, config, container, disk
+from talkies import __version__
 from talkies.errors import TalkiesError
+from talkies.host import container, disk
 from talkies.run import estimate
+from talkies.run import settings as config
 
 APPTAINER = f"""#!{sys.executable}
 import json, os, subprocess, sys

@@ -9,8 +9,8 @@ import time
 import pytest
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, wait_for
 
-from talkies.records import claim
 from talkies.run import progress
+from talkies.run.lock import claim
 from talkies.run.plan import Plan
 from talkies.run.state import State
 

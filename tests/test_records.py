@@ -15,29 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talkies import records
 from talkies.errors import TalkiesError
-from talkies.records import (
-    GONE_SECONDS,
-    HEARTBEAT_SECONDS,
-    Journal,
-    Receipt,
-    Recorded,
-    content_key,
-    digest,
-    file_facts,
-    fits,
-    held_locks,
-    is_abandoned,
-    is_ours,
-    is_unchanged,
-    keep_aside,
-    lock,
-    read_json,
-    renew,
-    write_json,
-    write_page,
-)
+from talkies.files import digest, fits, keep_aside, read_json, write_json
+from talkies.report.page import is_ours, write_page
+from talkies.run import lock as locks
+from talkies.run import record as records
+from talkies.run.journal import Journal
+from talkies.run.lock import GONE_SECONDS, HEARTBEAT_SECONDS, held_locks, is_abandoned, lock, renew
+from talkies.run.record import Receipt, Recorded, content_key, file_facts, is_unchanged
 
 # --- keys --------------------------------------------------------------------------------------------------
 
@@ -238,7 +223,7 @@ def test_a_journal_passes_over_what_a_killed_worker_left_unfinished(tmp_path: Pa
 HOLDER = """
 import sys, time
 from pathlib import Path
-from talkies.records import lock
+from talkies.run.lock import lock
 with lock(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
     print("held", flush=True)
     sys.stdin.readline()
@@ -293,7 +278,7 @@ def take(path: Path) -> list[str]:
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    records._answers.clear()
+    locks._answers.clear()
     (tmp_path / "locks").mkdir()
     return tmp_path / "locks" / "pairs-0001.lock"
 
@@ -341,7 +326,7 @@ def test_a_zombie_holds_no_lock(path: Path) -> None:
 
 
 def test_a_process_of_a_dead_ones_number_does_not_hold_its_lock(path: Path) -> None:
-    foreign(path, host=socket.gethostname(), pid=os.getpid(), started="x/1", namespace=records._pid_namespace())
+    foreign(path, host=socket.gethostname(), pid=os.getpid(), started="x/1", namespace=locks._pid_namespace())
     assert len(take(path)) == 1
 
 
@@ -392,7 +377,7 @@ def test_an_unreadable_lock_is_broken_by_its_age(path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("pid", ["x", None, [1]])
 def test_a_lock_that_names_no_process_is_a_dead_one(path: Path, pid: object) -> None:
-    foreign(path, host=socket.gethostname(), pid=pid, namespace=records._pid_namespace())
+    foreign(path, host=socket.gethostname(), pid=pid, namespace=locks._pid_namespace())
     assert held_locks(path.parent) == []
     take(path)
 
@@ -463,7 +448,7 @@ def test_a_run_on_another_login_node_is_not_taken_for_dead_by_its_age(path: Path
     """Snakemake's own locks of the folder are removed only when its process is known to be gone."""
     foreign(path, age=10 * GONE_SECONDS)
     assert not is_abandoned(path)
-    foreign(path, host=socket.gethostname(), pid=os.getpid(), started="x/1", namespace=records._pid_namespace())
+    foreign(path, host=socket.gethostname(), pid=os.getpid(), started="x/1", namespace=locks._pid_namespace())
     assert is_abandoned(path)
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import talkies
-from talkies.model import PRESETS, FirstOrderModel, Generated, Keypoints, build_model
-from talkies.model.generator import MaskedWarp
-from talkies.model.layers import UpBlock
-from talkies.rewrite import (
+from talkies.fomm.model import PRESETS, FirstOrderModel, Generated, Keypoints, build_model
+from talkies.fomm.model.generator import MaskedWarp
+from talkies.fomm.model.layers import UpBlock
+from talkies.fomm.rewrite import (
     MANY_CHANNELS,
     _HalfWinograd,
     _MaskedWarp,

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from run_folder import REPOSITORY, RunFolder, make_clip, wait_for
 
-from talkies import media, scratch
 from talkies.errors import TalkiesError
-from talkies.scratch import Place, Scratch, find_place, keep_compiled, open_scratch, own_cache
+from talkies.files import file_digest, own_cache
+from talkies.fomm.device import keep_compiled
+from talkies.host import scratch
+from talkies.host.scratch import Place, Scratch, find_place, open_scratch
 
 SNAKEFILE = REPOSITORY / "Snakefile"
 RECEIPT = ".talkies/receipts/animate/pairs-0001.feed.json"
@@ -111,7 +113,7 @@ def test_a_copy_is_made_once_and_released(disk: Path, tmp_path: Path) -> None:
     original = tmp_path / "two words.mp4"
     original.write_bytes(b"x" * 1000)
     with open_scratch(str(disk), "pairs-0001") as mine:
-        copy = mine.stage_in(original, sha256=media.file_digest(original))
+        copy = mine.stage_in(original, sha256=file_digest(original))
         assert copy.read_bytes() == original.read_bytes()
         assert (copy.name, copy.is_relative_to(disk)) == (original.name, True)
         os.utime(copy, (1, 1))
@@ -197,7 +199,7 @@ def test_a_full_disk_of_the_results_is_not_taken_for_the_scratch(disk: Path, tmp
 HOLDER = """
 import sys
 from pathlib import Path
-from talkies.scratch import own_folder
+from talkies.host.scratch import own_folder
 with own_folder(sys.argv[1], Path(sys.argv[2])) as folder:
     (folder / "half.mp4").touch()
     print(folder, flush=True)
@@ -256,7 +258,7 @@ def test_a_disk_without_locks_keeps_what_may_be_in_use(tmp_path: Path, monkeypat
 MANY = """
 import sys
 from pathlib import Path
-from talkies.scratch import own_folder
+from talkies.host.scratch import own_folder
 sys.stdin.readline()
 for number in range(300):
     with own_folder("run-pairs", Path(sys.argv[1])) as folder:

@@ -84,8 +84,8 @@ def test_the_wheel_brings_workflow_profiles_page_and_weights(tmp_path: Path) -> 
         names = set(wheel.namelist())
         (metadata,) = (wheel.read(name).decode() for name in names if name.endswith("METADATA"))
     for needed in (
-        "talkies/gallery.html",
-        "talkies/model/demo.safetensors",
+        "talkies/report/gallery.html",
+        "talkies/fomm/model/demo.safetensors",
         "talkies/workflow/Snakefile",
         "talkies/workflow/run_folder/Snakefile",
         "talkies/profiles/slurm/config.v8+.yaml",

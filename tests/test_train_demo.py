@@ -15,8 +15,8 @@ import losses
 import train_demo
 
 import talkies
-from talkies.model import DenseMotion
-from talkies.model.presets import DEMO_WEIGHTS
+from talkies.fomm.model import DenseMotion
+from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from PIL import Image
 from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in, make_clip, wait_for
 
 from talkies import media
+from talkies.files import file_digest
 
 PAIRS = [f"{clip}/{image}" for clip in ("a", "b") for image in ("blue", "green", "red")]
 NOTHING = "Nothing to be done"
@@ -32,8 +33,8 @@ def test_a_run_makes_every_pair_with_sound_record_and_gallery(finished: RunFolde
         assert "AI-generated" in media.tags(finished.film(pair))["comment"]
         record = finished.record(pair)
         driving = finished.path / "driving" / f"{pair[0]}.mp4"
-        assert record["driving"]["sha256"] == media.file_digest(driving)
-        assert record["source"]["sha256"] == media.file_digest(finished.path / "images" / f"{pair[2:]}.png")
+        assert record["driving"]["sha256"] == file_digest(driving)
+        assert record["source"]["sha256"] == file_digest(finished.path / "images" / f"{pair[2:]}.png")
         assert record["model"]["preset"] == "demo"
         assert record["source"]["crop"]["box"] == [0, 0, 64]
     page = (finished.path / "results/index.html").read_text()
@@ -548,7 +549,7 @@ def test_hidden_and_system_files_are_passed_over(run: RunFolder) -> None:
 
 @pytest.mark.slow
 def test_weights_swapped_make_everything_anew(run: RunFolder) -> None:
-    from talkies.model import load_model, save_safetensors
+    from talkies.fomm.model import load_model, save_safetensors
 
     weights = load_model("demo").state_dict()
     save_safetensors(weights, run.path / "weights.safetensors")

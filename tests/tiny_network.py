@@ -7,7 +7,7 @@ import torch
 from golden import driving_frame, seeded_weights, source_image
 from numpy.typing import NDArray
 
-from talkies.model import FirstOrderModel, Preset, weights_digest
+from talkies.fomm.model import FirstOrderModel, Preset, weights_digest
 
 SIDE = 64
 

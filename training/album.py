@@ -21,7 +21,7 @@ from landmarks import KEYPOINTS, keypoint_jacobians, keypoint_values, neighbours
 from portraits import POSE_NAMES, Portrait, Pose, Trace, sample_identity, sample_pose, spoil
 from torch import Tensor
 
-from talkies.model import Keypoints
+from talkies.fomm.model import Keypoints
 
 SIDE = 128  # the network's own
 FAMILY = 4  # identities of a group, all drawn in the same poses

@@ -47,11 +47,11 @@ sys.path.append(str(ROOT / "scripts"))
 from make_examples import PICTURES, perform
 
 import talkies
-from talkies.animate import keep_memory
-from talkies.media import FILM_SIZE
-from talkies.model import PRESETS, FirstOrderModel, KeypointDetector, Keypoints
-from talkies.model.presets import DEMO_WEIGHTS
-from talkies.rewrite import rewritten
+from talkies.fomm.device import keep_memory
+from talkies.fomm.model import PRESETS, FirstOrderModel, KeypointDetector, Keypoints
+from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.fomm.rewrite import rewritten
+from talkies.media.film import FILM_SIZE
 
 SIDE = 128
 TEST_SEED, REGRESSOR_SEED, EMBEDDING_SEED = 1_000_000, 5_000_000, 6_000_000

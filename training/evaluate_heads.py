@@ -20,8 +20,8 @@ from losses import region_weight, transfer
 from torch import Tensor
 from train_demo import open_network
 
-from talkies.model import FirstOrderModel
-from talkies.model.presets import DEMO_WEIGHTS
+from talkies.fomm.model import FirstOrderModel
+from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 TEST_SEED = 1_000_000

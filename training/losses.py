@@ -10,8 +10,8 @@ from landmarks import FOLLOWERS
 from portraits import EYE_LEFT, LIPS_INNER
 from torch import Tensor
 
-from talkies.model import DenseMotion, FirstOrderModel, Generated, Keypoints
-from talkies.motion import hull_area
+from talkies.fomm.model import DenseMotion, FirstOrderModel, Generated, Keypoints
+from talkies.fomm.motion import hull_area
 
 
 def transfer(source: Keypoints, driving: Keypoints, initial: Keypoints, own: np.ndarray) -> Keypoints:

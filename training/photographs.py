@@ -26,12 +26,13 @@ from PIL import Image
 from train_demo import open_network
 
 import talkies
-from talkies import crop, media
-from talkies.animate import keep_memory
-from talkies.model import PRESETS, FirstOrderModel
-from talkies.model.presets import DEMO_WEIGHTS
-from talkies.motion import frames_to_tensor
-from talkies.rewrite import rewritten
+from talkies import media
+from talkies.fomm.device import keep_memory
+from talkies.fomm.model import PRESETS, FirstOrderModel
+from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.fomm.motion import frames_to_tensor
+from talkies.fomm.rewrite import rewritten
+from talkies.media import crop
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256

@@ -47,7 +47,7 @@ from losses import (
 from PIL import Image
 from torch import Tensor
 
-from talkies.model import (
+from talkies.fomm.model import (
     PRESETS,
     DenseMotion,
     FirstOrderModel,
@@ -57,7 +57,7 @@ from talkies.model import (
     build_model,
     save_safetensors,
 )
-from talkies.model.checkpoint import load_checkpoint
+from talkies.fomm.model.checkpoint import load_checkpoint
 
 SCHEDULE = "64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4,128:1500:6:6e-4:found:1"
 HELD_OUT = 900_000  # seeds of the contact sheet's identities; the training's start at 0

@@ -136,11 +136,12 @@ def animate(chosen: argparse.Namespace) -> None:
     """Crop, find the motion, animate, put the sound on: one picture and one clip into one film."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from . import crop, media
-    from .model.presets import PRESETS
-    from .paste import paste_film
+    from . import media
+    from .fomm.model.presets import PRESETS
+    from .host.scratch import own_folder
+    from .media import crop
+    from .media.paste import paste_film
     from .run.asks import FILM_CRF, FILM_PRESET
-    from .scratch import own_folder
     from .stages.animate import open_engine
     from .stages.remux import PROVENANCE
 
@@ -164,8 +165,8 @@ def animate(chosen: argparse.Namespace) -> None:
         )
         square, cut = cropping.result()
         driving_cut = finding.result()
-    from .animate import Movement  # with all of PyTorch, which open_engine has imported
-    from .motion import detect_motion
+    from .fomm.engine import Movement
+    from .fomm.motion import detect_motion
 
     log.info("%s: %s", printable(chosen.source), _told(cut))
     log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
@@ -220,8 +221,9 @@ def crop_file(chosen: argparse.Namespace) -> None:
     """Cut one picture to PNG, or one clip to mp4 with its sound; print what was cut as JSON."""
     import json
 
-    from . import crop, media
-    from .scratch import own_folder
+    from . import media
+    from .host.scratch import own_folder
+    from .media import crop
     from .stages.prepare import write_png
 
     request = crop.parse(chosen.mode)
@@ -245,9 +247,10 @@ def crop_file(chosen: argparse.Namespace) -> None:
 
 def find_motion(chosen: argparse.Namespace) -> None:
     """Find the keypoints of one clip and save them."""
-    from . import crop, media
-    from .model.presets import PRESETS
-    from .motion import detect_motion
+    from . import media
+    from .fomm.model.presets import PRESETS
+    from .fomm.motion import detect_motion
+    from .media import crop
     from .stages.animate import open_engine
 
     _check_output(chosen.output, ".npz", chosen.driving)
@@ -289,8 +292,8 @@ def mosaic_films(chosen: argparse.Namespace) -> None:
 
 def checkpoint(chosen: argparse.Namespace) -> None:
     """Show a checkpoint, or convert it to safetensors."""
-    from .model import PRESETS, load_checkpoint, save_safetensors, weights_digest
-    from .model.checkpoint import fitting_presets
+    from .fomm.model import PRESETS, load_checkpoint, save_safetensors, weights_digest
+    from .fomm.model.checkpoint import fitting_presets
 
     if chosen.action == "convert":
         _check_output(chosen.output, ".safetensors", chosen.file)
@@ -326,7 +329,7 @@ def _check_output(path: Path, suffix: str, *inputs: Path) -> None:
 
 def init(chosen: argparse.Namespace) -> None:
     """Make a run folder; say what was made, what was there, and what comes next."""
-    from .init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
+    from .operate.init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
 
     made, kept = lay_out(chosen.folder, examples=chosen.examples)
     where = printable(chosen.folder)
@@ -343,7 +346,7 @@ def configuration(chosen: argparse.Namespace) -> None:
     """Print every key of config.yaml and every column of the pairs table: default, meaning, what may stand there."""
     import shutil
 
-    from . import reference
+    from .run import reference
 
     forms = {
         "text": lambda: reference.as_text(min(shutil.get_terminal_size().columns, 100)),
@@ -365,7 +368,7 @@ class _ConfigurationHelp(argparse.Action):
 
 def stage(chosen: argparse.Namespace) -> None:
     """Carry the run folder to a cluster, or its results back."""
-    from .stage import stage as carry
+    from .operate.carry import stage as carry
 
     carry(chosen.action, chosen.place, dry=chosen.dry_run, delete=chosen.action == "push" and chosen.delete)
 
@@ -397,12 +400,13 @@ def check(chosen: argparse.Namespace) -> int:
     """Look at every picture and driving video before anything is animated; say what is wrong and what to do."""
     import json
 
-    from . import check as checking
-    from .cores import available_threads
+    from .host.cores import available_threads
+    from .report import check_page
     from .run.asks import Specs
     from .run.plan import Plan
     from .run.planner import current_plan
     from .run.receipts import answer_all
+    from .stages import check as checking
 
     plan = Plan.load() if chosen.receipt else current_plan()[0]
     workers = chosen.threads or available_threads()
@@ -411,18 +415,18 @@ def check(chosen: argparse.Namespace) -> int:
         progress.start(len(items), "files")
         model = None if chosen.no_poses else _network(plan)
         findings = checking.examine(plan, model=model, workers=workers, advance=progress.advance)
-    checking.save(findings)
-    page = checking.write_page(findings, Path(plan.settings["results"]))
+    check_page.save(findings)
+    page = check_page.write_page(findings, Path(plan.settings["results"]))
     if chosen.receipt:  # in a run what is wrong is said by the gallery, and by the verdict
         answer_all("check", chosen.receipt, Specs(plan).check())
-        log.info("%s: %s", checking.summary(findings), printable(page))
+        log.info("%s: %s", check_page.summary(findings), printable(page))
         return 0
     if chosen.json:
         print(json.dumps([finding.to_dict() for finding in findings], indent=1))
     else:
-        for line in checking.table(findings):
+        for line in check_page.table(findings):
             print(line)
-        print(f"{checking.summary(findings)}: {printable(page)}")
+        print(f"{check_page.summary(findings)}: {printable(page)}")
     return int(any(problem.level == checking.FAILS for finding in findings for problem in finding.problems))
 
 
@@ -439,7 +443,7 @@ def _network(plan: Any) -> Any:
     def load() -> Any:
         import torch
 
-        from .model import load_model
+        from .fomm.model import load_model
 
         # The other cores are looking at files: threads that wait for one would spend more time than the network takes.
         torch.set_num_threads(1)
@@ -451,8 +455,8 @@ def _network(plan: Any) -> Any:
 
 def gallery(chosen: argparse.Namespace) -> None:
     """Write results/index.html from the plan and the films, or lay out what a report carries of it."""
-    from .check import check_line
-    from .gallery import build_galleries, entries_of, lay_out_report
+    from .report.check_page import check_line
+    from .report.gallery import build_galleries, entries_of, lay_out_report
     from .run.asks import Specs
     from .run.folder import Folder
     from .run.plan import Plan
@@ -487,7 +491,7 @@ def gallery(chosen: argparse.Namespace) -> None:
 
 def plots(chosen: argparse.Namespace) -> None:
     """Draw the run's times beside the gallery."""
-    from .plots import write_plots
+    from .report.plots import write_plots
     from .run.plan import Plan
 
     log.info("plots: %s", printable(write_plots(Plan.load())))
@@ -495,7 +499,7 @@ def plots(chosen: argparse.Namespace) -> None:
 
 def verdict(chosen: argparse.Namespace) -> None:
     """End the workflow: fail and name every pair that could not be made, and why; else write the verdict."""
-    from .records import write_json
+    from .files import write_json
     from .run.folder import GALLERY_PAGE, Folder
     from .run.plan import Plan
     from .run.progress import by_reason, some
@@ -601,7 +605,7 @@ def clean(chosen: argparse.Namespace) -> None:
 
 def doctor(chosen: argparse.Namespace) -> int:
     """Say what is there, what is missing, and what to do."""
-    from .doctor import examine
+    from .operate.doctor import examine
 
     return examine(Path.cwd(), as_json=chosen.json)
 
@@ -611,7 +615,7 @@ def doctor(chosen: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; it imports nothing heavy."""
-    from .model.presets import PRESETS
+    from .fomm.model.presets import PRESETS
 
     parser = argparse.ArgumentParser(
         prog="talkies", description="Makes pictures talk: a picture, moved by a driving video, with the video's sound."

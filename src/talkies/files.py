@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
+import logging
 import os
+import shutil
 import stat
+import time
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
-from .errors import InputError
+from .errors import InputError, printable
+
+log = logging.getLogger("talkies")
+
 
 PATHS = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
 """What the system says of a path that leads nowhere, whatever the disk."""
@@ -75,3 +83,156 @@ def file_digest(path: str | Path) -> str:
     """Return the SHA-256 of a regular file's bytes, in hexadecimal, read in pieces."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def beside(path: Path) -> Path:
+    """Return a temporary name in the same folder; hidden, and short enough for any file system."""
+    stem = path.name.encode("utf-8", "surrogateescape")[:180].decode("utf-8", "ignore")
+    return path.with_name(f".{stem}.{os.getpid()}-{time.monotonic_ns():x}.part")
+
+
+def publish(part: Path, path: Path) -> None:
+    """Move a finished file to its final name so that the name never shows half of it, also after a power cut."""
+    with part.open("rb") as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:  # a full disk may show only here, and the system names no file
+            raise OSError(error.errno, error.strerror, str(part)) from None
+    try:
+        part.replace(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        near = beside(path)  # the scratch disk is another file system
+        try:
+            shutil.copyfile(part, near)
+            publish(near, path)
+        finally:
+            near.unlink(missing_ok=True)
+        part.unlink()
+        return
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no fsync of folders
+            raise
+    finally:
+        os.close(folder)
+
+
+LONGEST_FILE = 255
+"""Bytes of a file's name, on the usual file systems."""
+
+
+def digest(value: Any) -> str:
+    """Return a short digest of a JSON value, for telling whether a plan has changed."""
+    return hashlib.sha256(_canonical(value)).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all: sorted keys, so that equal values are equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(value, file, sort_keys=True, indent=1, ensure_ascii=False)
+            file.write("\n")
+        publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_json(path: Path, shape: Any = dict) -> dict[str, Any] | None:
+    """Return a JSON file's object, or None when it is missing or has not this shape (a record that says nothing)."""
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and fits(value, shape) else None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; ValueError for any that can't be read, also one nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+NUMBER = (int, float)
+
+
+def fits(value: Any, shape: Any) -> bool:
+    """Tell whether a JSON value has a shape.
+
+    A shape is a type; a tuple of shapes, of which one must fit; [the shape of every item], or of several items one by
+    one; {name: the shape of what stands there, "*": of all values}, where other names may stand too; or None for null.
+    """
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return False
+        if "*" in shape:
+            return all(fits(inner, shape["*"]) for inner in value.values())
+        return all(name in value and fits(value[name], inner) for name, inner in shape.items())
+    if isinstance(shape, list):
+        if not isinstance(value, list) or len(value) != len(shape) != 1:
+            return False
+        return all(fits(item, shape[n % len(shape)]) for n, item in enumerate(value))
+    if isinstance(shape, tuple):
+        return any(fits(value, each) for each in shape)
+    if shape is None:
+        return value is None
+    return isinstance(value, shape) and (shape in (bool, object) or not isinstance(value, bool))
+
+
+def keep_aside(path: Path) -> Path:
+    """Move what is not ours and stands in our way to a name beside it that says so, and say it; return that name.
+
+    A link is moved itself, and nothing that it leads to.
+    """
+    stamp = time.strftime("%Y-%m-%d-%H%M%S")
+    stem, suffix = os.fsencode(path.stem), os.fsencode(path.suffix)
+    for number in range(1, 1000):
+        mark = f".kept-{stamp}{f'-{number}' if number > 1 else ''}".encode()
+        aside = path.with_name(os.fsdecode(stem[: LONGEST_FILE - len(mark) - len(suffix)] + mark + suffix))
+        if not os.path.lexists(aside):
+            break
+    path.rename(aside)
+    log.warning("%s was not made by talkies: kept as %s", printable(path), printable(aside.name))
+    return aside
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def own_cache() -> Path | None:
+    """Return this user's folder for what is kept from one process to the next, mode 0700; None where it can't be safe.
+
+    In $XDG_CACHE_HOME, else in ~/.cache; in an image, where the run folder stands for the home, in its .talkies. A
+    folder of another user's, or that others can put in its place, is not used: what is kept there decides about films.
+    """
+    home = os.path.expanduser("~")  # noqa: PTH111  # there may be none
+    usual = Path(".talkies/cache") if Path(home) == Path.cwd() else Path(home, ".cache/talkies")
+    chosen = os.environ.get("XDG_CACHE_HOME", "")
+    for folder in (*([Path(chosen, "talkies")] if chosen else []), usual.absolute()):
+        if not folder.is_absolute() or folder.parts[1:2] == ("~",):
+            continue
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_safe(folder):
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+def _is_safe(folder: Path) -> bool:
+    """Tell whether a folder is this user's own and nobody else can put anything into it or another in its place."""
+    mine, above = folder.lstat(), folder.parent.stat()
+    if not stat.S_ISDIR(mine.st_mode) or mine.st_uid != os.geteuid() or above.st_uid not in (os.geteuid(), 0):
+        return False
+    if stat.S_IMODE(mine.st_mode) != 0o700:
+        folder.chmod(0o700)
+    return not above.st_mode & stat.S_IWOTH or bool(above.st_mode & stat.S_ISVTX)

@@ -26,7 +26,8 @@ import clips
 import numpy as np
 from PIL import Image
 
-from talkies import cli, media, picture_decoder, pictures
+from talkies import cli, media
+from talkies.media import picture_decoder, pictures
 
 CLIPS = "plain.mp4 fragments.mp4 phone.mp4 turned.mp4 late.mp4 plain.mov plain.mkv plain.webm vorbis.webm plain.avi loop.gif plain.ts plain.wmv plain.flv alpha.webm hevc10.mp4".split()  # noqa: E501, SIM905
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -140,16 +141,13 @@ def damage(data: bytes, random: Random) -> tuple[str, bytes]:
     return "+".join(blow.__name__ for blow in chosen), bytes(made)
 
 
-def peak(who: int) -> float:
-    return resource.getrusage(who).ru_maxrss / 1e6  # GB
-
-
-def peak_of_decoder() -> float:
-    process = pictures._decoder._process
-    if process is None:
-        return 0.0
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1e6
+def peak() -> float:
+    """Return the most memory that this process, its decoder of pictures or one of its children held, in GB."""
+    decoder = pictures._decoder._process
+    # Not this process's ru_maxrss: that holds the peak of the process that started it too.
+    own = [Path(f"/proc/{who}/status").read_text() for who in ("self", decoder and decoder.pid) if who]
+    peaks = [int(status.partition("VmHWM:")[2].split()[0]) for status in own]
+    return max(*peaks, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1e6
 
 
 def run(kind: str, seed: int, folder: Path) -> None:
@@ -170,8 +168,7 @@ def run(kind: str, seed: int, folder: Path) -> None:
         out = folder / ("out.png" if kind == "pictures" else "out.mp4")
         code = cli.main(["crop", str(path), "-o", str(out), "--mode", "center", "--size", "64"])
     lines = [line for line in said.getvalue().splitlines() if "warning: " not in line]
-    memory = max(peak(resource.RUSAGE_CHILDREN), peak(resource.RUSAGE_SELF), peak_of_decoder())
-    facts |= {"code": code, "said": lines, "seconds": time.monotonic() - begun, "memory": memory}
+    facts |= {"code": code, "said": lines, "seconds": time.monotonic() - begun, "memory": peak()}
     print(json.dumps(facts), flush=True)
     path.unlink()
     out.unlink(missing_ok=True)

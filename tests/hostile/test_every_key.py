@@ -8,7 +8,6 @@ some twenty runs see them all. What acts on a cluster alone is looked at by a dr
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from golden import seeded_weights
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder, write_weights
 
-from talkies import config
-from talkies.model import PRESETS, FirstOrderModel, save_safetensors
-from talkies.model.presets import DEMO_WEIGHTS
+from talkies.fomm.model import PRESETS, FirstOrderModel, save_safetensors
+from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.run import settings as config
 from talkies.run.planner import make_plan
 
 PICTURE, CLIP, SOUND = "two.png", "talk.mp4", "voice.wav"
@@ -125,13 +124,13 @@ ALL = configurations(Path("/nowhere"))
 
 
 def folder_of(path: Path) -> RunFolder:
-    """Lay out a run folder: a picture and a clip with two faces each, a sound, a table of the columns' values."""
+    """Lay out a run folder: two pictures and a clip with two faces each, a sound, a table of the columns' values."""
     run = RunFolder.create(path, images=[], clips=[])
     both = Image.new("RGB", (512, 256))
     both.paste(Image.open(REPOSITORY / "examples/images/ada.png").convert("RGB").resize((256, 256)), (0, 0))
     both.paste(Image.open(REPOSITORY / "examples/images/bruno.jpg").convert("RGB").resize((256, 256)), (256, 0))
     both.save(path / "images" / PICTURE)
-    shutil.copyfile(REPOSITORY / "examples/images/ada.png", path / "images/ada.png")
+    both.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path / "images/turned.png")
     sound = ["-f", "lavfi", "-i", f"sine=frequency=500:duration={FRAMES / RATE}"]
     ffmpeg("-loop", "1", "-framerate", RATE, "-i", path / "images" / PICTURE, *sound, "-frames:v", FRAMES,
            "-vf", "crop=508:252:x=mod(n\\,4):y=mod(n\\,4)", "-pix_fmt", "yuv420p", path / "driving" / CLIP)  # fmt: skip
@@ -197,8 +196,8 @@ def test_a_box_for_all_and_for_single_files_runs(tmp_path: Path) -> None:
     boxes = {PICTURE: {"crop": [0, 0, 200, 200]}, CLIP: {"crop": [20.0, 10, 150.5, 180]}}
     run.configure(crop=[10, 10, 100, 100], files=boxes, check=True, first=2)
     run.snakemake()
-    boxes_made = {name: run.record(f"talk/{name}")["source"]["crop"]["box"] for name in ("ada", "two")}
-    assert boxes_made == {"ada": [10, 10, 100], "two": [0, 0, 200]}
+    boxes_made = {name: run.record(f"talk/{name}")["source"]["crop"]["box"] for name in ("turned", "two")}
+    assert boxes_made == {"turned": [10, 10, 100], "two": [0, 0, 200]}
     assert "Nothing to be done" in run.snakemake()
     assert "3 files" in run.talkies("check")
     assert "2 films are whole" in run.talkies("verify")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from run_folder import RunFolder, draw_picture
 
-from talkies import config, container
+from talkies.host import container
+from talkies.run import settings as config
 
 
 @pytest.fixture

@@ -20,9 +20,12 @@ import torch
 from PIL import Image
 from run_folder import BIN, RunFolder, make_clip
 
-from talkies import files, limits, media
+from talkies import files, media
 from talkies.errors import InputError
-from talkies.media import probe, read_frames, read_picture
+from talkies.media import limits
+from talkies.media.clip import probe
+from talkies.media.frames import read_frames
+from talkies.media.pictures import read_picture
 
 
 def talkies(*words: str | Path, cwd: Path, seconds: float = 60) -> str:
@@ -200,8 +203,8 @@ except TalkiesError as error:
 print(time.monotonic() - begun)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
 """
-CHECKPOINT = "from talkies.model import load_checkpoint as load"
-MOTION = "from talkies.motion import Motion; load = Motion.load"
+CHECKPOINT = "from talkies.fomm.model import load_checkpoint as load"
+MOTION = "from talkies.fomm.motion import Motion; load = Motion.load"
 
 
 def refused(path: Path, load: str) -> str:

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from run_folder import REPOSITORY, RunFolder
 
-from talkies import config
 from talkies.cli import main
-from talkies.config import MOST_BYTES, read_pairs
 from talkies.errors import TalkiesError
+from talkies.run import settings as config
+from talkies.run.settings import MOST_BYTES, read_pairs
 
 NINE = ",".join("x" * 9)
 BOMB = f"title: &b0 [{NINE}]\n" + "".join(

@@ -8,13 +8,16 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
-from talkies import config as settings_file
-from talkies import container as image
+from talkies.run import settings as settings_file
+from talkies.host import container as image
 from talkies.errors import TalkiesError
-from talkies.run import estimate, planner, progress
+from talkies.run import estimate
+from talkies.run import planner
+from talkies.run import progress
 from talkies.run import plan as planning
 from talkies.run.folder import PLOTS as PLOTS_NAME
-from talkies.run.receipts import ALL, shard_of
+from talkies.run.receipts import ALL
+from talkies.run.receipts import shard_of
 
 
 def make_plan():

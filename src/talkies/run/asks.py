@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..media import FILM_SIZE
-from ..model.presets import PRESETS
-from ..paste import FEATHER, LARGEST_SIDE
-from ..records import RECIPE, digest
+from ..files import digest
+from ..fomm.model.presets import PRESETS
+from ..media.film import FILM_SIZE
+from ..media.paste import FEATHER, LARGEST_SIDE
+from .record import RECIPE
 
 if TYPE_CHECKING:
     from .pairs import Pair, Source, Take

@@ -11,9 +11,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..disk import room
 from ..errors import printable
-from ..records import read_json
+from ..files import read_json
+from ..host.disk import room
 from .asks import is_shown
 from .receipts import Receipts
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..records import FACTS, Journal, Recorded
+from .journal import Journal
+from .record import FACTS, Recorded
 
 if TYPE_CHECKING:
     from .pairs import Pair

@@ -10,13 +10,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import crop, media
-from ..config import read_pairs
-from ..crop import Request
+from .. import media
 from ..errors import TalkiesError, printable
-from ..model.presets import PRESETS
-from ..records import fits, read_json, write_json
+from ..files import fits, read_json, write_json
+from ..fomm.model.presets import PRESETS
+from ..media import crop
+from ..media.crop import Request
 from .folder import FACES, TAKEN_NAMES
+from .settings import read_pairs
 
 LONGEST_NAME = 160
 """Bytes of a file name's stem: room for suffixes and temporary names below the usual limit of 255."""

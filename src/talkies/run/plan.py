@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TalkiesError
-from ..model.presets import demo_digest
-from ..records import NUMBER, fits, read_json, write_json
+from ..files import NUMBER, fits, read_json, write_json
+from ..fomm.model.presets import demo_digest
 from .asks import is_shown
 from .estimate import FRAMES_PER_SECOND, animating_seconds
 from .folder import PLAN

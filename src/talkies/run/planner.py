@@ -16,14 +16,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import config, media
-from ..container import folders_outside
-from ..cores import available_threads
+from .. import media
 from ..errors import TalkiesError, printable
-from ..records import claim, fits, held_locks, is_abandoned, read_json, write_json
+from ..files import fits, read_json, write_json
+from ..host.container import folders_outside
+from ..host.cores import available_threads
+from . import settings as config
 from .deal import deal
 from .estimate import FRAMES_PER_SECOND, learnt_rate
 from .folder import CONFIG, LOCKS, PROBES, RECEIPTS, RUN
+from .lock import claim, held_locks, is_abandoned
 from .pairs import Pair, Source, Take, crops_of, each_face, list_inputs, list_pairs, stamp_of
 from .plan import Plan, stamps_of_sounds, stored_plan, weights_of
 from .receipts import Receipts

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TalkiesError, printable
-from ..records import NUMBER, fits, held_locks, parse_json
+from ..files import NUMBER, fits, parse_json
 from .estimate import FRAMES_PER_SECOND, REMUX_SECONDS
 from .folder import GALLERY_PAGE, JOURNALS, LOCKS, RUNS, Folder
+from .lock import held_locks
 from .plan import Plan
 from .receipts import Receipts
 from .state import State, look

@@ -13,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..records import Receipt, fits, read_json
+from ..files import fits, read_json
 from .asks import Specs
 from .folder import BENCHMARKS, HOME, LOGS, RECEIPTS, Folder
+from .record import Receipt
 
 if TYPE_CHECKING:
     from .plan import Plan

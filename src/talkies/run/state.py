@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..records import read_json
+from ..files import read_json
 from .asks import Specs
 from .folder import CHECK_PAGE, GALLERY_PAGE, Folder
 from .plan import Plan

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..records import FACTS, Recorded, held_locks
+from ..files import file_digest
 from .folder import HOME, LOCKS, TAKEN_NAMES, Folder
+from .lock import held_locks
 from .plan import Plan
 from .receipts import STAGES, distrust
+from .record import FACTS, Recorded
 from .state import State
 
 PART = r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+"
@@ -68,7 +70,7 @@ def _fault(talkie: Recorded) -> str | None:
     """Return how a film differs from its record, None where it does not."""
     record = talkie.record()
     try:
-        if media.file_digest(talkie.path) != record["file"]["sha256"]:
+        if file_digest(talkie.path) != record["file"]["sha256"]:
             return "altered since it was made"
         clip = media.probe(talkie.path)
         if clip.frames != record["picture"]["frames"]:

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, media
 from ..errors import InputError, TalkiesError, printable
-from ..media import FILM_SIZE
-from ..model.presets import PRESETS
-from ..records import Recorded, content_key
+from ..fomm.device import keep_compiled
+from ..fomm.model.presets import PRESETS
+from ..media.film import FILM_SIZE
 from ..run import asks
 from ..run.asks import ENCODING, FILM_CRF, FILM_PRESET
 from ..run.pairs import Pair
 from ..run.plan import Plan
-from ..scratch import keep_compiled
+from ..run.record import Recorded, content_key
 from .motion import detect_take
 from .prepare import mend
 from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, holding, since
 
 if TYPE_CHECKING:
-    from ..animate import Engine
-    from ..motion import Motion
+    from ..fomm.engine import Engine
+    from ..fomm.motion import Motion
 
 log = logging.getLogger("talkies")
 
@@ -133,8 +133,8 @@ def stands(bench: Bench, pair: Pair, key: str) -> bool:
 
 def _animate_pairs(bench: Bench, missing: Sequence[tuple[Pair, str]]) -> Iterator[tuple[str, Outcome]]:
     """Make silent films; yield each as it is finished, and those that their inputs forbid."""
-    from ..animate import Movement
-    from ..motion import Motion
+    from ..fomm.engine import Movement
+    from ..fomm.motion import Motion
 
     folder, scratch, engine = bench.folder, bench.scratch, bench.engine()
 
@@ -260,8 +260,9 @@ def open_engine(
     preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
 ) -> Engine:
     """Load a model onto a device that works, and return its engine; TalkiesError says what stands in the way."""
-    from ..animate import Engine, choose_device, keep_memory
-    from ..model import load_model
+    from ..fomm.device import choose_device, keep_memory
+    from ..fomm.engine import Engine
+    from ..fomm.model import load_model
 
     if preset not in PRESETS:
         raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import crop
 from ..errors import InputError, printable
-from ..records import content_key
+from ..media import crop
 from ..run import asks
+from ..run.record import content_key
 from .prepare import probe_copy, take_frames
 from .work import Bench, Outcome, Progress, Stage, since
 
@@ -46,7 +46,7 @@ STAGE = Stage(
 
 def detect_take(bench: Bench, name: str) -> dict[str, Any]:
     """Find and save the keypoints of one take unless that is done; return its record."""
-    from ..motion import detect_motion
+    from ..fomm.motion import detect_motion
 
     take, target = bench.plan.takes[name], bench.folder.motion(name)
     driving = bench.prepared("prepare", name, clip=True)

@@ -10,16 +10,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import crop, media
+from .. import media
 from ..errors import InputError
-from ..media import FILM_SIZE
-from ..records import Recorded, content_key
+from ..files import file_digest, publish
+from ..host.scratch import FULL, Scratch
+from ..media import crop
+from ..media.film import FILM_SIZE
 from ..run import asks
 from ..run.asks import Specs
 from ..run.folder import Folder
 from ..run.pairs import Take
 from ..run.plan import Plan
-from ..scratch import FULL, Scratch
+from ..run.record import Recorded, content_key
 from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, holding, since
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str,
         known = record.get("original", {})
         if all(known.get(key) == facts[key] for key in facts):
             return dict(known)
-        return {**facts, "sha256": media.file_digest(scratch.stage_in(path))}
+        return {**facts, "sha256": file_digest(scratch.stage_in(path))}
     except OSError as error:
         if error.errno in FULL:
             raise
@@ -184,7 +186,7 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         Image.fromarray(picture).save(part, format="PNG")
-        media.publish(part, path)
+        publish(part, path)
     finally:
         part.unlink(missing_ok=True)
 

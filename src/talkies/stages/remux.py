@@ -11,12 +11,13 @@ from pathlib import Path
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..records import content_key
+from ..files import file_digest, publish
 from ..run import asks
 from ..run.asks import Specs
 from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.receipts import Receipts, distrust
+from ..run.record import content_key
 from .prepare import probe_copy, seconds
 from .show import OF_TALKIE
 from .work import Bench, Outcome, Stage, since
@@ -137,7 +138,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             },
             of=part,
         )
-        media.publish(part, talkie.path)
+        publish(part, talkie.path)
     finally:
         part.unlink(missing_ok=True)
     _remove_silent(bench, pair)
@@ -160,4 +161,4 @@ def _sound_digest(path: str) -> str:
 
 @lru_cache(maxsize=256)
 def _digest_of(path: str, size: int, mtime_ns: int) -> str:
-    return media.file_digest(path)
+    return file_digest(path)

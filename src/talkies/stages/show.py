@@ -8,13 +8,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from .. import crop, media
+from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..paste import FEATHER, enlarge_film, paste_film
-from ..records import is_unchanged
+from ..media import crop
+from ..media.paste import FEATHER, enlarge_film, paste_film
 from ..run.asks import FILM_CRF, FILM_PRESET
 from ..run.pairs import Pair
 from ..run.receipts import distrust
+from ..run.record import is_unchanged
 from .animate import shown_key
 from .prepare import mend
 from .work import Bench, Outcome, Stage, since

@@ -21,19 +21,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, TalkiesError, printable
-from ..records import HEARTBEAT_SECONDS, Journal, Receipt, Recorded, content_key, lock, renew
+from ..host.scratch import Scratch, open_scratch
 from ..run import asks, receipts
 from ..run.asks import Specs
 from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder
+from ..run.journal import Journal
+from ..run.lock import HEARTBEAT_SECONDS, lock, renew
 from ..run.pairs import stamp_of
 from ..run.plan import Plan
 from ..run.receipts import shard_of
+from ..run.record import Receipt, Recorded, content_key
 from ..run.upkeep import PART
-from ..scratch import Scratch, open_scratch
 
 if TYPE_CHECKING:
-    from ..animate import Engine
+    from ..fomm.engine import Engine
 
 log = logging.getLogger("talkies")
 

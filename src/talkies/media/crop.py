@@ -17,12 +17,14 @@ from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, TalkiesError, printable
-from .media import FILM_SIZE, Clip, read_frames
-from .media import Box as Box
+from ..errors import InputError, TalkiesError, printable
+from .clip import Clip
+from .film import FILM_SIZE
+from .frames import Box as Box
+from .frames import read_frames
 
 if TYPE_CHECKING:
-    from .media import Frame
+    from .pictures import Frame
 
     Face = tuple[float, float, float, float]  # x, y, width, height in display pixels
 

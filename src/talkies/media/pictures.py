@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .errors import InputError, TalkiesError, printable
-from .files import open_input
+from ..errors import InputError, TalkiesError, printable
+from ..files import open_input
 from .limits import CRASHES, MEMORY, could_have_memory
 
 if TYPE_CHECKING:  # numpy costs more to import than this file
@@ -102,18 +102,12 @@ class _Decoder:
 
     def _ask(self, file: IO[bytes]) -> tuple[dict[str, Any], int | None]:
         """Send a file and return the answer; EOFError when the process ended instead."""
-        for start in (self._connection is None, True):
-            if start:
-                self._start()
-            connection = self._connection
-            assert connection is not None
-            with suppress(BrokenPipeError, ConnectionResetError):
-                socket.send_fds(connection, [b"1"], [file.fileno()])
-                if connection.recv(len(TAKEN)) == TAKEN:
-                    break
-            if start:
+        connection = self._connection
+        if connection is None or not _takes(connection, file):
+            self.stop()  # it may have died since the last picture, for whatever reason
+            connection = self._start()
+            if not _takes(connection, file):
                 raise EOFError
-            self.stop()  # it died since the last picture, for whatever reason
         try:
             answer, descriptors, _, _ = socket.recv_fds(connection, ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
@@ -122,12 +116,12 @@ class _Decoder:
             raise EOFError
         return json.loads(answer), descriptors[0] if descriptors else None
 
-    def _start(self) -> None:
+    def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(PATIENCE)
         # The modules of this process; what else Python does at its start takes time and is not needed.
-        path = [str(Path(__file__).resolve().parents[1]), *sys.path]
-        serving = f"from talkies.picture_decoder import serve; serve({theirs.fileno()})"
+        path = [str(Path(__file__).resolve().parents[2]), *sys.path]
+        serving = f"from talkies.media.picture_decoder import serve; serve({theirs.fileno()})"
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {serving}"],
@@ -139,6 +133,7 @@ class _Decoder:
                 start_new_session=True,  # Ctrl-C in a terminal reaches us alone
             )
         self._connection = ours
+        return ours
 
     def stop(self) -> int:
         """End the process, if there is one; return how it ended (negative: by which signal)."""
@@ -163,6 +158,14 @@ def _here() -> _Decoder:
     if _decoder.owner != os.getpid():
         _decoder = _Decoder()
     return _decoder
+
+
+def _takes(connection: socket.socket, file: IO[bytes]) -> bool:
+    """Send a file; return whether the process at the other end is alive and says that it has it."""
+    with suppress(BrokenPipeError, ConnectionResetError):
+        socket.send_fds(connection, [b"1"], [file.fileno()])
+        return connection.recv(len(TAKEN)) == TAKEN
+    return False
 
 
 def _why(path: str | Path, answer: dict[str, Any]) -> Exception:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .config import schema, shipped
+from .settings import schema, shipped
 
 KINDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import InputError, TalkiesError, printable
-from ..files import open_regular
+from ...errors import InputError, TalkiesError, printable
+from ...files import open_regular
 from .presets import PRESETS
 
 NETWORKS = ("generator", "kp_detector")

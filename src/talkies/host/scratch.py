@@ -15,18 +15,16 @@ import os
 import re
 import shutil
 import socket
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import TalkiesError, printable
-from .media import file_digest
+from ..errors import TalkiesError, printable
+from ..files import file_digest
 
 log = logging.getLogger("talkies")
-
 VARIABLES = ("SLURM_TMPDIR", "L_SCRATCH", "TMPDIR")
 """Where clusters name a job's own folder; the first that can be used counts."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -265,46 +263,6 @@ def _hold(folder: Path) -> int | None:
         raise
     os.close(descriptor)
     return None
-
-
-def own_cache() -> Path | None:
-    """Return this user's folder for what is kept from one process to the next, mode 0700; None where it can't be safe.
-
-    In $XDG_CACHE_HOME, else in ~/.cache; in an image, where the run folder stands for the home, in its .talkies. A
-    folder of another user's, or that others can put in its place, is not used: what is kept there decides about films.
-    """
-    home = os.path.expanduser("~")  # noqa: PTH111  # there may be none
-    usual = Path(".talkies/cache") if Path(home) == Path.cwd() else Path(home, ".cache/talkies")
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    for folder in (*([Path(chosen, "talkies")] if chosen else []), usual.absolute()):
-        if not folder.is_absolute() or folder.parts[1:2] == ("~",):
-            continue
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _is_safe(folder):
-                return folder
-        except OSError:
-            continue
-    return None
-
-
-def _is_safe(folder: Path) -> bool:
-    """Tell whether a folder is this user's own and nobody else can put anything into it or another in its place."""
-    mine, above = folder.lstat(), folder.parent.stat()
-    if not stat.S_ISDIR(mine.st_mode) or mine.st_uid != os.geteuid() or above.st_uid not in (os.geteuid(), 0):
-        return False
-    if stat.S_IMODE(mine.st_mode) != 0o700:
-        folder.chmod(0o700)
-    return not above.st_mode & stat.S_IWOTH or bool(above.st_mode & stat.S_ISVTX)
-
-
-def keep_compiled() -> None:
-    """Have CUDA keep what it compiles in `own_cache`, or nowhere; before the GPU is first used."""
-    folder = own_cache()
-    if folder is None:
-        os.environ["CUDA_CACHE_DISABLE"] = "1"
-    else:
-        os.environ["CUDA_CACHE_PATH"] = str(folder / "cuda")
 
 
 def _run_digest() -> str:

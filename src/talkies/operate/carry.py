@@ -24,12 +24,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import config, media
-from .errors import TalkiesError, printable
-from .records import fits, parse_json, read_json, write_json
-from .run.folder import HOME
-from .run.planner import at_work
-from .scratch import own_folder
+from .. import media
+from ..errors import TalkiesError, printable
+from ..files import fits, parse_json, read_json, write_json
+from ..host.scratch import own_folder
+from ..run import settings as config
+from ..run.folder import HOME
+from ..run.planner import at_work
 
 PROGRAM = (
     *("Snakefile", "slurm", "workflow", "profiles", "src", "scripts", "containers", "requirements"),

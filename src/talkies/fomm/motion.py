@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import InputError, TalkiesError, printable
-from .files import open_regular
-from .media import publish
+from ..errors import InputError, TalkiesError, printable
+from ..files import open_regular, publish
 from .model import FirstOrderModel, Keypoints, Opening
 from .model.layers import inverse_2x2
 

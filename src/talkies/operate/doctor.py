@@ -24,9 +24,12 @@ from typing import Any
 
 import yaml
 
-from . import __version__, config, container, media, scratch
-from .errors import TalkiesError, printable
-from .run.folder import HOME
+from .. import __version__, media
+from ..errors import TalkiesError, printable
+from ..files import file_digest
+from ..host import container, scratch
+from ..run import settings as config
+from ..run.folder import HOME
 
 LEAST_FREE = 2 << 30
 """Bytes below which a disk is called full: some 800,000 frames of film."""
@@ -55,8 +58,8 @@ TRIAL = """
 import json, sys, time
 import torch
 import torch.nn.functional as F
-from talkies.animate import choose_device
-from talkies.cores import available_threads
+from talkies.fomm.device import choose_device
+from talkies.host.cores import available_threads
 from talkies.errors import TalkiesError
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "threads": available_threads(), "fault": None}
 try:
@@ -78,7 +81,7 @@ if found.get("device") == "cuda":
     except RuntimeError as reason:
         found["fault"] = " ".join(str(reason).split())[:200]
 try:
-    from talkies.model import load_model
+    from talkies.fomm.model import load_model
     found["weights"] = (load_model("demo").weights_digest or "")[:12]
 except TalkiesError as error:
     found["weights_fault"] = str(error)
@@ -430,7 +433,7 @@ def _image(needed: bool, settings: Mapping[str, Any] | None) -> Iterator[Finding
         return
     try:
         doubt = container.check_image(image, None)
-        found = f"{printable(image)}, {Path(image).stat().st_size / 1e9:.2f} GB, sha256 {media.file_digest(image)}"
+        found = f"{printable(image)}, {Path(image).stat().st_size / 1e9:.2f} GB, sha256 {file_digest(image)}"
     except (TalkiesError, OSError) as error:
         yield "MISSING" if needed else "note", "image", printable(str(error))
         return

@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .config import shipped
-from .errors import TalkiesError, printable
-from .media import publish
-from .reference import EXAMPLE_TABLE, as_yaml
+from ..errors import TalkiesError, printable
+from ..files import publish
+from ..run.reference import EXAMPLE_TABLE, as_yaml
+from ..run.settings import shipped
 
 PICTURES, VIDEOS = "images", "driving"
 PROFILE_LINK = "slurm"

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .records import Journal, Recorded, write_page
-from .run.folder import HOME, JOURNALS, PLOTS, Folder
-from .run.plan import Plan
-from .run.progress import duration
-from .run.receipts import Receipts
-from .run.state import look
+from ..run.folder import HOME, JOURNALS, PLOTS, Folder
+from ..run.journal import Journal
+from ..run.plan import Plan
+from ..run.progress import duration
+from ..run.receipts import Receipts
+from ..run.record import Recorded
+from ..run.state import look
+from .page import write_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

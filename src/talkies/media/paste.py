@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import media
+from .. import media
 from .crop import resize
-from .media import Box, FrameWriter
+from .film import FrameWriter
+from .frames import Box
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .media import Frame
+    from .pictures import Frame
 
 FEATHER = 0.12  # of the square's side: how far in from its border the picture itself still shows
 LARGEST_SIDE = 4096  # pixels: what players decode; a larger picture is made smaller

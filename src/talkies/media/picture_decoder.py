@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .errors import InputError, printable
+from ..errors import InputError, printable
 from .limits import limit_memory
 from .pictures import MAX_PIXELS, TAKEN, size_fault
 

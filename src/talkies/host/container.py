@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from . import __version__, media, scratch
-from .errors import TalkiesError, printable
+from .. import __version__, media
+from ..errors import TalkiesError, printable
+from . import scratch
 
 VERSION_LABEL = "org.opencontainers.image.version"
 BUILD = "build it (in a clone of talkies: python scripts/build_container.py)"

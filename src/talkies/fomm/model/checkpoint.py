@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import TalkiesError, printable
+from ...errors import TalkiesError, printable
 from .checkpoint_head import ASK, MAX_BYTES, NETWORKS, kind_of
 from .first_order import FirstOrderModel, build_model
 from .presets import DEMO_WEIGHTS, PRESETS, Preset

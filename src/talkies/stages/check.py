@@ -6,8 +6,6 @@ no time; nothing that makes films reads it.
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import logging
 import multiprocessing
@@ -21,25 +19,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import crop, media
-from .crop import Request
-from .errors import InputError, printable
-from .media import FILM_SIZE
-from .model.presets import DEMO_WEIGHTS
-from .policy import content_policy
-from .records import NUMBER, content_key, digest, fits, read_json, write_json
-from .records import write_page as write_sealed
-from .run.asks import compared
-from .run.folder import CHECK_PAGE, HOME
-from .run.plan import Plan
+from .. import media
+from ..errors import InputError, printable
+from ..files import NUMBER, digest, file_digest, fits, publish, read_json, write_json
+from ..fomm.model.presets import DEMO_WEIGHTS
+from ..media import crop
+from ..media.crop import Request
+from ..media.film import FILM_SIZE
+from ..run.asks import compared
+from ..run.folder import HOME
+from ..run.plan import Plan
+from ..run.record import content_key
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from ..fomm.model import FirstOrderModel
+    from ..media.pictures import Frame
 
-    from .model import FirstOrderModel
-
-    Frame = NDArray[np.uint8]
 
 FINDINGS = HOME / "check"
 RESULT = HOME / "check.json"
@@ -48,13 +43,11 @@ FILES = FINDINGS / "files.json"
 """Each file's size, time and digest, so that an unchanged one is not read."""
 RECIPE = 2
 """Raised when looking at the same file finds something else."""
-
 SAMPLES = 12
 DECODED_SECONDS = 20
 """Of longer videos only key frames are decoded: looking at an hour's film then takes seconds."""
 LARGEST_SIDE = 1280  # pixels of a sampled frame
 THUMB_SIDE = 128
-
 SMALL_SIDE = 128
 """Pixels of a crop below which the film, twice as large or more, looks soft."""
 BLURRED = 8.0
@@ -66,7 +59,6 @@ SLOW_RATE = 12
 POSE_FAR, POSE_NEARER = 0.25, 0.5
 """A first frame is called far from a picture's pose when its distance is over this and another frame has half of it:
 heads held alike measure 0.02 to 0.16, turned ones 0.25 to 0.6 (the examples, the demo network)."""
-
 TEXT = (str, None)
 CROP = {"mode": str, "box": [int, int, int], "faces": (int, None), "found": bool, "warning": TEXT}
 POSES = {"*": [[[NUMBER]]]}
@@ -81,8 +73,9 @@ OF_CLIP = {
     "sound": TEXT,
 }
 """What the kept facts of a file must hold (`records.fits`), where it could be looked at."""
-
-FAILS, DOUBTFUL, NOTE = "fails", "look", "note"
+FAILS = "fails"
+DOUBTFUL = "look"
+NOTE = "note"
 LEVELS = (FAILS, DOUBTFUL, NOTE)
 
 
@@ -192,7 +185,7 @@ def _weights(plan: Plan) -> str:
     """Return what tells one network from another without loading it."""
     settings = plan.settings["model"]
     chosen = settings["checkpoint"]
-    return digest([settings["preset"], media.file_digest(chosen or DEMO_WEIGHTS)])
+    return digest([settings["preset"], file_digest(chosen or DEMO_WEIGHTS)])
 
 
 def _path(item: Item, sha256: str | None) -> Path:
@@ -210,17 +203,13 @@ def _digests(items: Iterable[Item]) -> dict[str, str | None]:
             status = Path(file).stat()
             stamp = [status.st_size, status.st_mtime_ns]
             before: Any = known.get(file)
-            fresh[file] = (
-                before if fits(before, [list, str]) and before[0] == stamp else [stamp, media.file_digest(file)]
-            )
+            fresh[file] = before if fits(before, [list, str]) and before[0] == stamp else [stamp, file_digest(file)]
         except (OSError, InputError):
             continue  # looking at it says what is wrong
     if fresh != known:
         write_json(FILES, fresh)
     return {item.file: fresh[item.file][1] if item.file in fresh else None for item in items}
 
-
-# --- one file --------------------------------------------------------------------------------------------
 
 Look = tuple[Item, dict[str, Any], "Frame | None", bytes | None]
 
@@ -321,19 +310,16 @@ def _write(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")  # a check by hand may run beside the workflow's
     try:
         part.write_bytes(content)
-        media.publish(part, path)
+        publish(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-# --- poses -----------------------------------------------------------------------------------------------
 
 
 def _poses(model: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
     """Return the keypoints of crops, freed of place and size: n times K times (x, y)."""
     import numpy as np
 
-    from .motion import frames_to_tensor, normalized_pose
+    from ..fomm.motion import frames_to_tensor, normalized_pose
 
     size = model.preset.size
     squares = np.stack([crop.resize(square, size) for square in crops])
@@ -364,9 +350,6 @@ def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> No
         text = f"its first frame's pose is far from that of {count} ({', '.join(names)})"
         advice = f"motion: best_frame: auto, or let it start where the head is held alike, about {seconds:.1f} s"
         findings[take].problems.append(Problem(DOUBTFUL, text, advice))
-
-
-# --- what is wrong ---------------------------------------------------------------------------------------
 
 
 def _problems(finding: Finding) -> Iterable[Problem]:
@@ -407,104 +390,3 @@ def _problems_of_clip(facts: dict[str, Any]) -> Iterable[Problem]:
         yield Problem(NOTE, f"only {float(Fraction(facts['rate'])):g} frames a second: the film jerks", "take another")
     if facts["sound"] is None:
         yield Problem(NOTE, "no sound: its films are silent", "")
-
-
-# --- as text and as a page -------------------------------------------------------------------------------
-
-
-def summary(findings: Sequence[Finding]) -> str:
-    """Say in a line how many files there are and how many of them need a look."""
-    count = [sum(finding.level == level for finding in findings) for level in range(len(LEVELS))]
-    good = len(findings) - count[0] - count[1]
-    return f"{len(findings)} files: {good} good, {count[1]} to look at, {count[0]} unusable"
-
-
-def facts_line(finding: Finding) -> str:
-    """Say what was seen of an item in a few words."""
-    facts = finding.facts
-    if "error" in facts:
-        return ""
-    cut = facts["crop"]
-    faces = "" if cut["faces"] is None else f", {cut['faces']} face{'s' * (cut['faces'] != 1)}"
-    said = f"{facts['width']}x{facts['height']}{faces}, crop of {cut['box'][2]}, sharpness {facts['sharpness']:.0f}"
-    if finding.item.clip:
-        rate = f"{float(Fraction(facts['rate'])):.4g}{' (variable)' if facts['variable_rate'] else ''}"
-        said += f", {facts['seconds']:.4g} s at {rate} frames/s, sound: {facts['sound'] or 'none'}"
-    return said
-
-
-def table(findings: Sequence[Finding]) -> Iterable[str]:
-    """Yield the lines of the table: a line for each file, and below it its problems and what to do."""
-    marks = {FAILS: "!!", DOUBTFUL: " ?", NOTE: "  "}
-    width = min(40, max((len(printable(f.item.file_name)) for f in findings), default=0))
-    for finding in findings:
-        mark = marks[LEVELS[finding.level]] if finding.level < len(LEVELS) else "  "
-        yield f"{mark} {printable(finding.item.file_name):{width}}  {facts_line(finding)}".rstrip()
-        for problem in finding.problems:
-            yield f"     {printable(problem.text)}{': ' * bool(problem.advice)}{printable(problem.advice)}"
-
-
-STYLE = """
-:root { color-scheme: light dark; font: 16px/1.45 system-ui, sans-serif; }
-body { margin: 0 auto; max-width: 90rem; padding: 1rem; }
-ul { list-style: none; margin: 0; padding: 0; display: grid; gap: 1rem;
-     grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); }
-li { display: flex; gap: .8rem; overflow-wrap: anywhere; }
-li > div { min-width: 0; }
-img, .none { width: 128px; height: 128px; flex: none; border-radius: 6px; background: #8883; }
-h2 { font-size: 1rem; margin: 0; }
-p { margin: .15rem 0; }
-.facts, .advice { opacity: .75; font-size: .9rem; }
-.fails h2, .fails .text { color: light-dark(#a3341a, #f0a08a); }
-.look .text { color: light-dark(#7a5200, #e5c07b); }
-"""
-
-
-PAGE_TEXT = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Check of the files</title><style>{style}</style></head>
-<body><h1>Check of the files</h1>
-<p>{summary}. <a href="index.html">The gallery</a></p>
-<ul>
-{cards}
-</ul></body></html>
-"""
-
-
-def write_page(findings: Sequence[Finding], results: Path) -> Path:
-    """Write the contact sheet beside the gallery, problems first, without private files; return its path."""
-    findings = [finding for finding in findings if not finding.private]
-    cards = "\n".join(map(_card, findings))
-    policy = content_policy(f"<style>{STYLE}</style>")
-    text = PAGE_TEXT.format(policy=policy, style=STYLE, summary=html.escape(summary(findings)), cards=cards)
-    path = results / CHECK_PAGE
-    write_sealed(path, text)
-    return path
-
-
-def save(findings: Sequence[Finding], path: Path = RESULT) -> None:
-    """Write what was found as JSON; equal findings are equal bytes."""
-    public = [finding for finding in findings if not finding.private]
-    write_json(path, {"summary": summary(public), "files": [finding.to_dict() for finding in findings]})
-
-
-def check_line(results: Path) -> str | None:
-    """Return what the last check found in a line, None where its page is not there."""
-    found = read_json(RESULT, {"summary": str})
-    return f"Check of the files: {found['summary']}" if found and (results / CHECK_PAGE).exists() else None
-
-
-def _card(finding: Finding) -> str:
-    level = LEVELS[finding.level] if finding.level < len(LEVELS) else "good"
-    name = html.escape(printable(finding.item.name))
-    picture = '<div class="none"></div>'
-    if finding.thumb:
-        data = base64.b64encode(finding.thumb).decode()
-        picture = f'<img loading="lazy" alt="crop of {name}" src="data:image/jpeg;base64,{data}">'
-    lines = [f'<p class="facts">{html.escape(facts_line(finding))}</p>']
-    for problem in finding.problems:
-        lines.append(f'<p class="text">{html.escape(printable(problem.text))}</p>')
-        lines += [f'<p class="advice">{html.escape(printable(problem.advice))}</p>'] * bool(problem.advice)
-    return f'<li class="{level}">{picture}<div><h2>{name}</h2>{"".join(lines)}</div></li>'

@@ -19,24 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from . import media
-from .errors import InputError, TalkiesError, printable
-from .media import file_digest
-from .policy import content_policy
-from .records import (
-    Recorded,
-    content_key,
-    file_facts,
-    fits,
-    is_ours,
-    keep_aside,
-    parse_json,
-    write_json,
-    write_page,
-)
-from .run.folder import PLOTS, Folder
-from .run.plan import Plan
-from .run.state import State
+from .. import media
+from ..errors import InputError, TalkiesError, printable
+from ..files import file_digest, fits, keep_aside, parse_json, write_json
+from ..run.folder import PLOTS, Folder
+from ..run.plan import Plan
+from ..run.record import Recorded, content_key, file_facts
+from ..run.state import State
+from .page import fill, is_ours, write_page
 
 log = logging.getLogger("talkies")
 
@@ -144,9 +134,7 @@ def build_gallery(
     mosaics = _mosaics(written, entries, mosaic)
     written.save()
     of_clips = {path: _Clip(previews.get(path), posters.get(path), mosaics.get(path)) for path in {*previews, *mosaics}}
-    template = PAGE.read_text(encoding="utf-8")
     words = {
-        "policy": content_policy(template),
         "title": html.escape(printable(title)),
         "data": _script_json(_page_data(results, entries, sources, of_clips)),
         "going": f'<p class="made" role="status">{html.escape(going)}</p>' if going else "",
@@ -154,10 +142,8 @@ def build_gallery(
         "plots": f'<p class="made"><a href="{PLOTS}">Times of the run</a></p>' if (results / PLOTS).exists() else "",
         "links": "\n".join(_link(results, entry) for entry in entries),
     }
-    # One pass, so that a mark in somebody's file name is not filled in.
-    page = re.sub(r"\{\{(\w+)\}\}", lambda mark: words[mark[1]], template)
     path = results / f"{name}.html"
-    write_page(path, page)
+    write_page(path, fill(PAGE, **words))
     return path
 
 

@@ -6,15 +6,11 @@ network's fast form (rewrite.py) in batches, and the film of one batch (or pair)
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import math
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -23,23 +19,15 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from . import rewrite
-from .cores import available_threads
-from .errors import InputError, TalkiesError
-from .media import FILM_SIZE, FrameWriter, file_digest
+from ..errors import InputError, TalkiesError
+from ..host.cores import available_threads
+from ..media.film import FILM_SIZE, FrameWriter
+from .device import DTYPES, choose_precision, free_batch
 from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, frames_to_tensor, transfer_motion
-from .records import digest, read_json, write_json
 from .rewrite import rewritten
-from .scratch import own_cache
 
 log = logging.getLogger("talkies")
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-HALF = {"cpu": "bf16", "cuda": "fp16"}
-"""The half precision that `auto` may take, by device."""
-FAITHFUL = 45.0
-"""Decibels of PSNR between half precision and float32, on the loaded weights, above which `auto` takes the half."""
 BATCHES_AHEAD = 2
 """Batches that may wait for the encoder: enough to keep it busy, few enough to keep memory flat."""
 
@@ -64,123 +52,6 @@ class _Prepared:
 
     features: SourceFeatures
     keypoints: Keypoints
-
-
-def choose_device(wanted: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `cuda`, after a computation on it that must come out right.
-
-    auto takes a GPU where one is given (a driver is loaded, or the scheduler granted one) and fails where it
-    does not work: a GPU job never goes on in silence on the processor.
-    """
-    granted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    given = bool(granted) and granted not in ("-1", "NoDevFiles")
-    given = given or (granted is None and Path("/proc/driver/nvidia/version").exists())
-    if wanted == "cpu" or (wanted == "auto" and not given and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    try:
-        if not torch.cuda.is_available():
-            raise RuntimeError("torch finds no usable GPU: no driver, another driver, or a torch built without CUDA")
-        ones = torch.ones(64, 64, device="cuda")
-        if float((ones @ ones).sum()) != 64.0**3:
-            raise RuntimeError("it computes wrong results")
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise TalkiesError(f"the GPU that was given does not work: {reason}; `--device cpu` does without it") from None
-    return torch.device("cuda")
-
-
-def keep_memory() -> None:
-    """Have the C library keep the memory that freed tensors leave, for the next ones; call it before the first.
-
-    Each large block comes from the kernel and goes back otherwise, page by page, some 50,000 pages a frame.
-    Does nothing where the C library is not glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 1 << 30)
-    mallopt(top_pad, 64 << 20)
-
-
-def computes_bf16() -> bool:
-    """Tell whether this processor has bfloat16 products of its own; elsewhere they are many times slower than float32.
-
-    The flags are Linux' words for AVX-512 BF16, AMX BF16 and Arm's BF16.
-    """
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_processor_flags()))
-
-
-def _processor_flags() -> list[str]:
-    """Return what this processor can do, in Linux' words; nothing where the system does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
-    return next((line.split()[2:] for line in lines if line.startswith(("flags", "Features"))), [])
-
-
-def choose_precision(model: FirstOrderModel, wanted: str) -> str:
-    """Return the precision for fp32, bf16, fp16 or auto: a float32 model on its device, before it is rewritten.
-
-    auto takes the device's half precision where the processor computes it and these weights bear it: both
-    render a frame of a made-up picture in motion, and differ by less than FAITHFUL allows.
-    """
-    if wanted != "auto":
-        return wanted
-    half = HALF[model.device.type]
-    if half == "bf16" and not computes_bf16():
-        return "fp32"
-    decibels = known_fidelity(model, half)
-    log.info("precision: %s is %.1f dB from fp32 with these weights (%.0f are asked for)", half, decibels, FAITHFUL)
-    return half if decibels > FAITHFUL else "fp32"
-
-
-def known_fidelity(model: FirstOrderModel, half: str) -> float:
-    """Return the fidelity of a half precision, measured once for these weights, this device, torch and fast form.
-
-    It is kept in the user's own cache folder (`scratch.own_cache`), for it takes as long as some frames. Where there is
-    none, or the weights were not loaded from a file, it is measured each time.
-    """
-    cache = own_cache()
-    if model.weights_digest is None or cache is None:
-        return fidelity(model, DTYPES[half])
-    device = torch.cuda.get_device_name() if model.device.type == "cuda" else _processor_flags()
-    parts = [model.weights_digest, half, device, torch.__version__, file_digest(Path(rewrite.__file__))]
-    path = cache / f"fidelity-{digest(parts)}.json"
-    known = (read_json(path) or {}).get("decibels")
-    if isinstance(known, float):
-        return known
-    decibels = fidelity(model, DTYPES[half])
-    with suppress(OSError):
-        write_json(path, {"decibels": decibels})
-    return decibels
-
-
-def fidelity(model: FirstOrderModel, dtype: torch.dtype) -> float:
-    """Return the PSNR, in decibels, between the fast form's frame in another precision and in float32."""
-    noise = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    side = model.preset.size
-    pictures = F.interpolate(noise, size=(side, side), mode="bicubic").clamp(0, 1).to(model.device)
-    pictures[1] = pictures[0].roll((side // 16, side // 16), (1, 2)).lerp(pictures[1], 0.1)
-
-    def frame(form: FirstOrderModel) -> torch.Tensor:
-        kp = form.keypoints(pictures)
-        return form.generate(pictures[:1], kp[0], kp[1]).prediction.float()
-
-    error = float(F.mse_loss(frame(rewritten(model, dtype)), frame(rewritten(model, torch.float32))))
-    return -10 * math.log10(error) if error > 0 else math.inf if error == 0 else -math.inf  # the last: not a number
-
-
-def free_batch(side: int, itemsize: int, free: int) -> int:
-    """Return how many frames of this side fit the GPU's free memory at once, at most 64.
-
-    A frame's largest tensors are of 64 channels at the full side; about eight such stand at a time.
-    """
-    frame = 8 * 64 * side * side * itemsize
-    return max(1, min(64, free // (2 * frame)))
 
 
 class Engine:

@@ -1,0 +1,39 @@
+"""All media: probe, read and write films through ffmpeg, put sound under pictures. No torch, and nothing of a run."""
+
+from .clip import MAX_RATE, Clip, Sound, SoundFile, Stream, probe, probe_sound, streams, tags
+from .ffmpeg import ffmpeg_path, ffmpeg_version
+from .film import FILM_SIZE, FrameWriter
+from .folders import CLIP_SUFFIXES, PICTURE_SUFFIXES, list_clips, list_pictures, sort_folder
+from .frames import Box, read_frames
+from .mosaics import MOSAIC_FILMS, MOSAIC_SIDE, mosaic
+from .pictures import MAX_PIXELS, read_picture
+from .sound import remux
+
+__all__ = [
+    "CLIP_SUFFIXES",
+    "FILM_SIZE",
+    "MAX_PIXELS",
+    "MAX_RATE",
+    "MOSAIC_FILMS",
+    "MOSAIC_SIDE",
+    "PICTURE_SUFFIXES",
+    "Box",
+    "Clip",
+    "FrameWriter",
+    "Sound",
+    "SoundFile",
+    "Stream",
+    "ffmpeg_path",
+    "ffmpeg_version",
+    "list_clips",
+    "list_pictures",
+    "mosaic",
+    "probe",
+    "probe_sound",
+    "read_frames",
+    "read_picture",
+    "remux",
+    "sort_folder",
+    "streams",
+    "tags",
+]

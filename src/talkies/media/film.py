@@ -1,0 +1,168 @@
+"""Films that we write: frames encoded to H.264 in mp4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import TalkiesError, printable
+from ..files import beside, publish
+from .clip import list_packets
+from .ffmpeg import SCALING, Ffmpeg, complaint, file_url
+
+if TYPE_CHECKING:
+    from .pictures import Frame
+
+    pass
+
+
+FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
+
+
+class FrameWriter:
+    """Write a silent film: H.264, yuv420p (bt709, limited range), faststart, at an exact constant rate.
+
+        with FrameWriter(path, Fraction(30000, 1001)) as film:
+            film.write(frame)  # uint8 [H,W,3] RGB
+
+    On a clean exit the film is checked (frames, rate, size) and renamed onto `path`; after an exception nothing
+    remains. Odd sides grow by one pixel that repeats the edge, as yuv420p halves them. `part` is the temporary name
+    (default: hidden, beside `path`); it may lie on another disk.
+
+    Raises TalkiesError (also for zero frames) or OSError (full disk …), never InputError.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        rate: Fraction,
+        *,
+        size: tuple[int, int] | None = None,
+        crf: int = 18,
+        preset: str = "medium",
+        comment: str | None = None,
+        threads: int | None = None,
+        part: Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.part = part or beside(self.path)
+        self.rate = Fraction(rate)
+        self.size = size  # width, height of the frames given
+        self.frames = 0
+        self._crf, self._preset, self._comment, self._threads = crf, preset, comment, threads
+        self._process: Ffmpeg | None = None
+
+    def __enter__(self) -> FrameWriter:
+        with self.part.open("wb"):
+            pass  # a folder that is missing or full says so here, in the system's own words
+        return self
+
+    def write(self, frame: Frame) -> None:
+        """Append one frame, uint8 [H,W,3] RGB; every frame has the size of the first."""
+        import numpy as np
+
+        height, width = frame.shape[:2]
+        self.size = self.size or (width, height)
+        if frame.dtype != np.uint8 or frame.shape != (self.size[1], self.size[0], 3):
+            raise ValueError(f"a frame of {frame.dtype} {frame.shape}; uint8 {(*self.size[::-1], 3)} is needed")
+        if width % 2 or height % 2:
+            frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if self._process is None:
+            self._process = Ffmpeg(self._arguments(), stdin=True, level="error")
+            self._process.__enter__()
+        try:
+            self._process.stdin.write(np.ascontiguousarray(frame).data.cast("B"))
+        except BrokenPipeError:
+            self._fail()
+        self.frames += 1
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            if self._process is not None:
+                self._process.__exit__(None)
+            self.part.unlink(missing_ok=True)
+
+    @property
+    def _even_size(self) -> tuple[int, int]:
+        assert self.size is not None
+        return self.size[0] + self.size[0] % 2, self.size[1] + self.size[1] % 2
+
+    def _arguments(self) -> list[str]:
+        width, height = self._even_size
+        return [
+            *["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"],
+            *["-framerate", str(self.rate), "-i", "pipe:0"],
+            *["-vf", f"scale=flags={SCALING}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setsar=1"],
+            *["-c:v", "libx264", "-preset", self._preset, "-crf", str(self._crf)],
+            *(["-threads", str(self._threads)] if self._threads else []),
+            *["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"],
+            *mp4_output(self.part, self._comment, None),
+        ]
+
+    def _fail(self) -> None:
+        assert self._process is not None
+        self._process.finish()
+        raise TalkiesError(f"{printable(self.path)}: ffmpeg ended early ({complaint(self._process.stderr)}): try again")
+
+    def _finish(self) -> None:
+        if self._process is None:
+            raise TalkiesError(f"{printable(self.path)}: no frame was written: give it a clip that has some")
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            self._fail()
+        if self._process.finish():
+            self._fail()
+        film = check_film(self.part, self.path)
+        if (film.width, film.height) != self._even_size or film.frames != self.frames or film.rate != self.rate:
+            raise TalkiesError(
+                f"{printable(self.path)}: the film that ffmpeg wrote is not the one that was given: "
+                f"{film.frames} frames of {self.frames}, {film.rate} a second of {self.rate}: try again"
+            )
+        publish(self.part, self.path)
+
+
+def mp4_output(part: Path, comment: str | None, title: str | None) -> list[str]:
+    """Return the arguments of a playable mp4 that says nothing of its source but what is given."""
+    tags = [f"{name}={value}" for name, value in (("comment", comment), ("title", title)) if value is not None]
+    return [
+        *["-map_metadata", "-1", "-map_chapters", "-1", *(a for tag in tags for a in ("-metadata", tag))],
+        *["-movflags", "+faststart", "-f", "mp4", "-y", file_url(part)],
+    ]
+
+
+@dataclass(frozen=True)
+class Film:
+    """What was counted in a film that we wrote; sizes in pixels."""
+
+    width: int
+    height: int
+    frames: int
+    rate: Fraction  # exact average
+    duration: Fraction
+    sounds: list[tuple[Fraction, Fraction]]  # start and end of each audio stream, seconds
+
+
+def check_film(part: Path, path: Path) -> Film:
+    """Look at a film that we wrote. Raises TalkiesError if it is no film of one picture stream."""
+    found, ended = list_packets(part, ["v?", "a?"])
+    pictures = [s for s in found if s.facts.get("media_type") == "video"]
+    sounds = [s for s in found if s.facts.get("media_type") == "audio" and s.times]
+    if ended.code or len(pictures) != 1 or not pictures[0].times:
+        raise TalkiesError(f"{printable(path)}: it is not a whole film ({complaint(ended.stderr)}): make it again")
+    width, _, height = pictures[0].facts["dimensions"].partition("x")
+    times = pictures[0]
+    start, end = times.span()
+    return Film(
+        width=int(width),
+        height=int(height),
+        frames=len(times.times),
+        rate=len(times.times) / (end - start),
+        duration=end - start,
+        sounds=[sound.span() for sound in sounds],
+    )

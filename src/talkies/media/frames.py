@@ -1,0 +1,173 @@
+"""The frames of a clip: decoded, cut, scaled, at a constant rate."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+from ..errors import InputError, TalkiesError, printable
+from ..files import read_through
+from ..host.cores import available_threads
+from .clip import _ALPHA, Clip
+from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, _seconds, complaint, input_arguments
+from .pictures import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from .pictures import Frame
+
+    pass
+
+log = logging.getLogger("talkies")
+
+
+SECONDS_A_PICTURE = 0.05
+SECONDS_A_PIXEL = 0.25e-6
+THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memory it may have
+SPARE_FRAMES = 2  # that decoding may give beyond those that were counted
+
+
+@dataclass(frozen=True)
+class Box:
+    """A square of the picture in display pixels: x to the right and y downward from the upper left corner.
+
+    It may reach outside a picture that is too small for it; what is outside repeats the picture's edge.
+    """
+
+    x: int
+    y: int
+    side: int
+
+
+def read_frames(
+    clip: Clip,
+    *,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    box: Box | None = None,
+    size: int | tuple[int, int] | None = None,
+    rate: Fraction | None = None,
+    threads: int | None = None,
+    skip: Literal["noref", "nokey"] | None = None,
+) -> Generator[Frame, None, None]:
+    """Yield the clip's frames, uint8 [H,W,3] RGB, one at a time, at `clip.rate` (or `rate`).
+
+    `start` and `end` are seconds after the clip's first picture. `box` cuts, and repeats the edge where the box reaches
+    outside; then the frame is scaled to `size` (a side, or width and height). Without `box` the whole picture is given;
+    without `size` nothing is scaled. Alpha is laid over white. YCbCr is converted by the matrix and range that the file
+    states (where it states none: bt709 for HD, bt601 below). A clip of the wanted size passes bit for bit as ffmpeg
+    decodes it. `skip`, for a quick look, leaves out frames that no other needs ("noref") or all but key frames
+    ("nokey"), and repeats the one before instead.
+
+    A damaged clip yields what can be decoded and a warning on logger "talkies". Raises InputError if that is nothing,
+    TalkiesError or OSError when the machine failed. Closing the generator ends ffmpeg.
+    """
+    since = Fraction(start or 0)
+    rate = rate or clip.rate
+    limit = math.ceil(max(clip.frames / clip.rate - since, Fraction(0)) * rate) + SPARE_FRAMES
+    if end is not None:
+        limit = min(limit, round((Fraction(end) - since) * rate))
+    if limit <= 0:
+        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame: mend it")
+    filters, width, height = _filters(clip, since, rate, limit, box, size)
+    skipped = ["-skip_frame", skip] if skip else []
+    threads = min(threads or available_threads(), THREADS)
+    arguments = [
+        *["-copyts", "-filter_complex_threads", str(threads), "-threads", str(threads)],
+        *input_arguments(clip.file, *_seek(clip, since), *_decoder(clip), *skipped, "-max_pixels", str(MAX_PIXELS)),
+        *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
+        *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
+    ]
+    until = clip.duration if end is None else min(clip.duration, Fraction(end))
+    return _decode(clip, arguments, (height, width, 3), limit, since, int((until - since) * rate))
+
+
+def _decode(
+    clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int, since: Fraction, expected: int
+) -> Generator[Frame, None, None]:
+    import numpy as np
+
+    count = 0
+    each = SECONDS_A_PICTURE + SECONDS_A_PIXEL * clip.width * clip.height
+    with Ffmpeg(arguments, level="error", seconds=SECONDS + each * max(clip.pictures, limit)) as process:
+        while count < limit:
+            frame = np.empty(shape, np.uint8)
+            if process.stdout.readinto(frame.data.cast("B")) < frame.size:  # type: ignore[attr-defined]
+                break
+            yield frame
+            count += 1
+        process.stdout.read()
+        code = process.finish()
+    short = code != 0 or clip.truncated or count < expected * 0.9
+    if short:
+        read_through(clip.file)
+    if count == 0:
+        if since >= clip.duration:
+            reason = f"the segment starts at {float(since):g} s but the clip has {float(clip.duration):g} s: mend it"
+        else:
+            reason = process.fault or f"no picture in it can be decoded ({complaint(process.stderr)}): {AGAIN}"
+        raise InputError(clip.path, reason)
+    if short:
+        log.warning("%s: the clip is damaged or cut short; going on with its %d frames", printable(clip.path), count)
+
+
+def _seek(clip: Clip, since: Fraction) -> list[str]:
+    """Return options that skip most of a long clip's head. The filters cut exactly, this only saves decoding."""
+    indexed = clip.path.suffix.lower() in (".mp4", ".m4v", ".mov", ".mkv", ".webm")
+    if since < 30 or not indexed or clip.truncated:
+        return []
+    return ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", _seconds(clip.start + since - 20)]
+
+
+def _decoder(clip: Clip) -> list[str]:
+    """Return the option for the one case where ffmpeg's own decoder drops alpha: WebM."""
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(clip.codec)
+    return ["-c:v", name] if clip.alpha and name and not _ALPHA.match(clip.pixel_format) else []
+
+
+def _filters(
+    clip: Clip, since: Fraction, rate: Fraction, limit: int, box: Box | None, size: int | tuple[int, int] | None
+) -> tuple[str, int, int]:
+    """Return ffmpeg's filters from stored pictures to RGB frames, and the frames' width and height."""
+    # Time first: what is not shown is not converted. Times are shifted so that the first output frame is at 0.
+    clock, origin = (f"N/({clip.rate}*TB)", since) if clip.numbered else ("PTS", clip.start + since)
+    steps = [f"setpts=round({clock}-({_seconds(origin)})/TB)", f"fps=fps={rate}:start_time=0:round=near"]
+    steps.append(f"trim=end_frame={limit}")  # here, for what follows would pile up before the output says enough
+    if clip.alpha:
+        steps.append(
+            "format=rgba,split[over][under];[under]drawbox=color=white:t=fill:replace=1[white];"
+            "[white][over]overlay=format=gbrp"
+        )
+    matrix = f":in_color_matrix={clip.matrix}" if clip.matrix else ""
+    width, height = clip.width, clip.height
+    wanted = (size, size) if isinstance(size, int) else size
+    if box is None and wanted is not None:
+        width, height = wanted
+    # The size is always spelled out: a stream that changes its size half way must not change the frames.
+    plain = clip.sar == 1 and (width, height) == (clip.width, clip.height)
+    steps.append(f"scale={width}:{height}:flags={PLAIN if plain else SCALING}{matrix},format=rgb24,setsar=1")
+    if box is not None:
+        left, top = max(box.x, 0), max(box.y, 0)
+        right, bottom = min(box.x + box.side, width), min(box.y + box.side, height)
+        if right <= left or bottom <= top:
+            raise TalkiesError(
+                f"{printable(clip.path)}: {box} lies outside the picture ({width}x{height}): give another"
+            )
+        if (left, top, right, bottom) != (0, 0, width, height):
+            steps.append(f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1")
+        margins = (left - box.x, box.x + box.side - right, top - box.y, box.y + box.side - bottom)
+        if max(margins) * 2 > box.side:  # the limit of ffmpeg's fillborders; no crop of ours asks for it
+            raise TalkiesError(
+                f"{printable(clip.path)}: {box} lies mostly outside the picture ({width}x{height}): give another"
+            )
+        if any(margins):
+            steps.append(f"format=gbrp,pad={box.side}:{box.side}:{margins[0]}:{margins[2]}")
+            steps.append("fillborders=left={}:right={}:top={}:bottom={}:mode=smear".format(*margins))
+        width = height = box.side
+    if wanted is not None and wanted != (width, height):
+        width, height = wanted
+        steps.append(f"scale={width}:{height}:flags={SCALING}")
+    return ",".join([*steps, "format=rgb24"]), width, height

@@ -1,0 +1,156 @@
+"""A clip's sound put under a film's picture."""
+
+from __future__ import annotations
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, TalkiesError, printable
+from ..files import beside, publish
+from .clip import Clip, Sound, SoundFile
+from .ffmpeg import SECONDS, Ffmpeg, _seconds, complaint, input_arguments, seconds_for
+from .film import Film, check_film, mp4_output
+
+log = logging.getLogger("talkies")
+
+
+# Sound that mp4 takes as it is; everything else becomes AAC.
+COPIED_SOUND = frozenset("aac mp3 ac3 eac3 vorbis opus flac pcm_s16le pcm_s16be".split())  # noqa: SIM905
+AAC = ["-c:a", "aac", "-b:a", "192k"]
+
+
+def remux(
+    picture: Path,
+    clip: Clip | SoundFile | None,
+    out: Path,
+    *,
+    start: Fraction | float | None = None,
+    end: Fraction | float | None = None,
+    comment: str | None = None,
+    title: str | None = None,
+    part: Path | None = None,
+) -> dict[str, Any]:
+    """Put the clip's sound under a film's picture stream, which is copied; write `out` whole or not at all.
+
+    `start` and `end` are seconds after the clip's first picture, as read_frames takes them: the sample that belongs to
+    the clip's picture lies under the film's. Sound that starts late stays late, longer sound is cut at the picture's
+    end, shorter sound stays shorter. It is copied where mp4 takes its codec and packets can be cut finely enough
+    (within one frame of picture), else it becomes AAC. Without a clip or sound in the segment: a plain film.
+
+    Returns facts: sound ("copy", "aac" or None), codec, offset and duration of the sound, duration of the picture
+    (seconds), frames, bytes. Raises InputError naming the clip if its sound can be neither copied nor decoded.
+    """
+    out = Path(out)
+    part = part or beside(out)
+    film = check_film(Path(picture), Path(picture))
+    origin = (clip.start if clip else Fraction(0)) + Fraction(start or 0)
+    until = film.duration if end is None else min(film.duration, Fraction(end) - Fraction(start or 0))
+    sound = clip.sound if clip else None
+    if sound and (sound.end <= origin or sound.start - origin >= until):
+        sound = None  # it is silent all through this segment
+    ways = _ways(sound, origin, until, film)
+    seconds = SECONDS + float(film.duration) + (seconds_for(clip.file) if clip else 0)
+    with part.open("wb"):
+        pass  # a folder that is missing or full says so here, in the system's own words
+    try:
+        for way in ways:
+            arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until, film.duration)
+            with Ffmpeg([*arguments, *mp4_output(part, comment, title)], level="error", seconds=seconds) as process:
+                process.stdout.read()
+                code = process.finish()
+            fault = process.fault or (complaint(process.stderr) if code else None)
+            if fault is None:
+                made = check_film(part, out)
+                fault = _compare(film, made, sound, until)
+            if fault is None:
+                late = _missing(made, sound, origin, until)
+                fault = late if way == "copy" else None
+            if fault is None:
+                if clip and late:  # decoding gave less than the packets promised: that is all there is
+                    log.warning("%s: its sound is damaged: %s", printable(clip.path), late)
+                publish(part, out)
+                begin, stop = made.sounds[0] if made.sounds else (Fraction(0), Fraction(0))
+                begin = max(begin, Fraction(0))  # priming lies before 0 and is not heard
+                return {
+                    "sound": way,
+                    "codec": None if sound is None or way is None else (sound.codec if way == "copy" else "aac"),
+                    "offset": float(begin) if made.sounds else None,
+                    "sound_duration": float(stop - begin) if made.sounds else None,
+                    "duration": float(made.duration),
+                    "frames": made.frames,
+                    "bytes": out.stat().st_size,
+                }
+            log.debug("%s: %s of the sound failed: %s", printable(out), way, fault)
+    finally:
+        part.unlink(missing_ok=True)
+    if clip is None or sound is None:
+        raise TalkiesError(f"{printable(out)}: the film could not be written ({fault}): is there room? Try again")
+    raise InputError(
+        clip.path, f"its sound ({sound.codec}) cannot be used ({fault}): go on without it, by audio: false"
+    )
+
+
+def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: Film) -> list[str | None]:
+    """Return how to carry the sound, the best first: "copy", "aac" or None."""
+    if sound is None:
+        return [None]
+    frame = 1 / film.rate
+    # Sound before the first picture: an mp4 hides up to a packet of it (the encoder's priming, as players know it).
+    begins = origin - sound.start <= max(frame / 2, sound.packet + Fraction(1, 1000))
+    # Sound after the last picture: it can be cut between packets, together with the picture.
+    ends = sound.end - origin - until <= frame / 2 or (sound.packet <= frame and film.duration - until <= frame)
+    return ["copy", "aac"] if sound.codec in COPIED_SOUND and begins and ends else ["aac"]
+
+
+def _remux_arguments(
+    picture: Path,
+    clip: Clip | SoundFile | None,
+    sound: Sound | None,
+    way: str | None,
+    origin: Fraction,
+    until: Fraction,
+    duration: Fraction,
+) -> list[str]:
+    arguments = ["-copyts", *input_arguments(picture)]
+    if clip is None or sound is None:
+        return [*arguments, "-map", "0:v:0", "-c", "copy"]
+    # The file's clock moves so that the segment's first picture is at 0.
+    arguments += input_arguments(clip.file, "-itsoffset", _seconds(-origin))
+    arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
+    if way == "copy":
+        return [*arguments, "-c:a", "copy", "-t", _seconds(duration)]
+    # first_pts=0 cuts what lies before the picture and fills with silence what is missing; async fills gaps inside,
+    # from 20 ms on (by default from 100 ms, which is three frames of picture).
+    rate = sound.sample_rate if sound.sample_rate in (22050, 24000, 32000, 44100, 48000) else 48000
+    layout = "mono" if sound.channels == "mono" else "stereo"
+    shape = (
+        f"aresample={rate}:async=1:min_hard_comp=0.02:first_pts=0,aformat=sample_rates={rate}:channel_layouts={layout}"
+    )
+    return [*arguments, "-af", f"{shape},atrim=end={_seconds(until)}", *AAC]
+
+
+def _compare(film: Film, made: Film, sound: Sound | None, until: Fraction) -> str | None:
+    """Return what is wrong with a film that was to get this sound, or None."""
+    frame = 1 / film.rate
+    if (made.width, made.height, made.frames) != (film.width, film.height, film.frames):
+        return f"{made.frames} frames instead of {film.frames}"
+    if abs(made.duration - film.duration) > frame:
+        return f"{float(made.duration):.3f} s instead of {float(film.duration):.3f} s"
+    if len(made.sounds) != (1 if sound else 0):
+        return f"{len(made.sounds)} sound tracks"
+    if sound and made.sounds[0][1] > until + frame + Fraction(1, 20):  # an encoder fills its last packet
+        return f"sound until {float(made.sounds[0][1]):.3f} s under {float(until):.3f} s of picture"
+    return None
+
+
+def _missing(made: Film, sound: Sound | None, origin: Fraction, until: Fraction) -> str | None:
+    """Return which part of the sound that the clip lists is not in the film, or None."""
+    if sound is None:
+        return None
+    begin, end = made.sounds[0]
+    slack = 1 / made.rate + Fraction(1, 10)  # packets state their length only roughly
+    if begin > max(sound.start - origin, Fraction(0)) + slack or end < min(sound.end - origin, until) - slack:
+        return f"only {float(begin):.3f} s to {float(end):.3f} s of it could be read"
+    return None

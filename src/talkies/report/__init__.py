@@ -1,0 +1,1 @@
+"""What a run shows: the gallery, the page of check, the plots."""

@@ -1,0 +1,228 @@
+"""Locks of shards and run folders, which a heartbeat keeps: two workers never write one film."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import printable
+from ..files import read_json, write_json
+
+log = logging.getLogger("talkies")
+HEARTBEAT_SECONDS = 20
+"""How often a worker renews its lock."""
+GONE_SECONDS = 120
+"""How long a lock of another machine stays unrenewed before its job counts as gone, where no scheduler tells.
+
+So it is in an image, which has no squeue: a killed worker's next attempt waits for this long, on a GPU that idles.
+Shared file systems show times up to a minute late.
+"""
+ASK_SECONDS = 15
+"""How long the scheduler's answer about a job counts: its controller serves everyone, and many may wait for a lock."""
+ENDED = frozenset(
+    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()  # noqa: SIM905
+)
+"""States of a job that is over, which squeue may still tell for some minutes."""
+
+
+@contextmanager
+def lock(path: Path, *, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold a shard's lock: a file that names this job. Wait while the job that it names is alive.
+
+    A lock is broken only when its job is gone: on this machine by process and start time, in a SLURM job by
+    the scheduler's word, elsewhere when it was not renewed for GONE_SECONDS.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    me = _this_job()
+    told = False
+    while not _take(path, me):
+        holder = read_json(path)
+        if holder is None:
+            # Either just released, or its writer died before a byte reached the disk: the age decides.
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS:
+                    _break(path, None)
+        elif _is_gone(path, holder):
+            say(f"breaking the lock of a job that is gone: {_describe(holder)}")
+            _break(path, holder)
+            continue
+        elif not told:
+            say(f"waiting: {_describe(holder)} is at work on this shard")
+            told = True
+        time.sleep(0.5)
+    try:
+        yield
+    finally:
+        if read_json(path) == me:
+            path.unlink(missing_ok=True)
+
+
+def claim(path: Path) -> None:
+    """Write which job this is, for a later one to tell whether it still runs (`is_abandoned`)."""
+    write_json(path, _this_job())
+
+
+def is_abandoned(path: Path) -> bool:
+    """Tell whether a job has claimed this file and is gone without having taken it away."""
+    holder = read_json(path)
+    return holder is not None and _is_known_gone(holder) is True  # its age says nothing: nobody renews it
+
+
+def renew(path: Path) -> bool:
+    """Show by the file's time that a lock's holder is alive; False when the lock is not this job's any more.
+
+    A worker that slept for long (a suspended machine) may find that another has taken its place.
+    """
+    holder = read_json(path)
+    with suppress(OSError):
+        if holder == _this_job():
+            os.utime(path)
+    return holder is None or holder == _this_job()
+
+
+def held_locks(folder: Path) -> list[str]:
+    """Describe the locks in a folder whose jobs are alive."""
+    alive = []
+    for path in sorted(folder.glob("*.lock")):
+        holder = read_json(path)
+        if holder is not None and not _is_gone(path, holder):
+            alive.append(f"{path.stem}: {_describe(holder)}")
+    return alive
+
+
+def _take(path: Path, me: Mapping[str, Any]) -> bool:
+    """Create the lock with its content in one step (link fails where the name exists, also on NFS)."""
+    mine = path.with_name(f".{path.name}.{me['host']}.{me['pid']}")
+    mine.write_text(json.dumps(me), encoding="utf-8")
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        return _create(path, mine.read_bytes())  # a file system without hard links
+    finally:
+        mine.unlink(missing_ok=True)
+    return True
+
+
+def _create(path: Path, content: bytes) -> bool:
+    """Create a file that must not be there yet; False where it is."""
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _break(path: Path, holder: Mapping[str, Any] | None) -> None:
+    """Remove a dead lock; of several workers that find it dead, one gets the new one by `_take`.
+
+    The lock is moved away first and looked at again: if another worker has broken it and holds a new one in
+    the meantime, that one is put back.
+    """
+    if read_json(path) != holder:
+        return
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.dead")
+    with suppress(FileNotFoundError):
+        path.rename(aside)
+        if read_json(aside) != holder:
+            with suppress(FileExistsError):
+                os.link(aside, path)
+        aside.unlink(missing_ok=True)
+
+
+def _this_job() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "started": _start_time(pid),
+        "namespace": _pid_namespace(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
+    }
+
+
+def _describe(holder: Mapping[str, Any]) -> str:
+    job = f" (SLURM job {holder['slurm_job']})" if holder.get("slurm_job") else ""
+    return f"process {holder.get('pid')} on {printable(str(holder.get('host')))}{job}"
+
+
+def _is_gone(path: Path, holder: Mapping[str, Any]) -> bool:
+    """Tell whether the job that holds this lock is gone: by what is known of it, else by the lock's age."""
+    known = _is_known_gone(holder)
+    if known is not None:
+        return known
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > GONE_SECONDS
+    return True
+
+
+def _is_known_gone(holder: Mapping[str, Any]) -> bool | None:
+    """Tell whether a job is gone by its process, if it was of this machine, or by the scheduler; None: unknown."""
+    if holder.get("host") == socket.gethostname() and holder.get("namespace") == _pid_namespace():
+        # The start time tells a process from a later one of the same number.
+        return _start_time(holder.get("pid")) != holder.get("started")
+    if holder.get("slurm_job") and holder["slurm_job"] == os.environ.get("SLURM_JOB_ID"):
+        # Our own job, which SLURM knows of course: before it was started anew elsewhere, or another step of it.
+        restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+        return True if holder.get("slurm_restart", restart) != restart else None
+    if holder.get("slurm_job"):
+        alive = _slurm_knows(str(holder["slurm_job"]))
+        return None if alive is None else not alive
+    return None
+
+
+def _start_time(pid: object) -> str | None:
+    """Return a process' start in clock ticks since boot, with the boot's id; None when it does not run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    # Field 3 is the state: a zombie has ended and only waits for its parent.
+    return None if fields[0] in "ZX" else f"{boot}/{fields[19]}"
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+_answers: dict[str, tuple[float, bool | None]] = {}
+
+
+def _slurm_knows(job: str) -> bool | None:
+    """Tell by squeue whether a job is still there; None when squeue can't tell. Asked every ASK_SECONDS."""
+    when, known = _answers.get(job, (0.0, None))
+    if not 0 <= time.time() - when < ASK_SECONDS:
+        known = _ask_squeue(job)
+        _answers[job] = time.time(), known
+    return known
+
+
+def _ask_squeue(job: str) -> bool | None:
+    try:
+        answer = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if answer.returncode:
+        return False if "Invalid job id" in answer.stderr else None
+    states = answer.stdout.split()
+    return any(state not in ENDED for state in states)

@@ -1,0 +1,364 @@
+"""A run's settings: config.yaml and the pairs table, checked against their schemas, with defaults filled in."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, TalkiesError, printable
+from ..files import open_regular
+from ..fomm.model.checkpoint_head import check_head
+from ..host.container import check_address
+
+# yaml and jsonschema are imported where settings are read: jobs take them from the plan, and start sooner.
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+    from jsonschema.protocols import Validator
+
+MOST_BYTES = 16 << 20
+"""Of config.yaml: 100,000 entries of files have 5 MB."""
+MOST_TABLE_BYTES = 1 << 30
+DEEPEST, MOST_VALUES, LONGEST_LIST = 16, 500_000, 1000
+"""Of config.yaml, its aliases written out: a few lines of them may stand for billions of values."""
+LARGEST_NUMBER = 10**15
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes that Linux takes."""
+SHOWN = 80
+"""Characters of a value that a message repeats."""
+
+
+def shipped(name: str) -> Path:
+    """Return a folder that comes with the package (workflow, profiles, examples): in the wheel, else in the clone."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / name
+    return installed if installed.is_dir() else package.parents[1] / name
+
+
+def workflow_folder() -> Path:
+    """Return the folder of the workflow, for a Snakefile that uses it as a module."""
+    return shipped("workflow")
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """Return a schema of workflow/schemas by name: config or pairs."""
+    import yaml
+
+    return yaml.safe_load((workflow_folder() / "schemas" / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with every default filled in.
+
+    Raises TalkiesError, one line that names the key, for an unknown key or a value of the wrong kind.
+    """
+    wanted = schema("config")
+    settings: dict[str, Any] = _copied(config, (), [MOST_VALUES])
+    # An empty section of a YAML file (`model:` and nothing below it) reads as null: it means its defaults.
+    for key, value in list(settings.items()):
+        if value is None and wanted["properties"].get(key, {}).get("type") == "object":
+            settings[key] = {}
+    if fault := _fault(_validator("config"), settings):
+        raise TalkiesError(f"config.yaml: {_explain(fault)}")
+    _fill(settings, wanted)
+    if settings["model"]["preset"] != "demo" and settings["model"]["checkpoint"] is None:
+        raise TalkiesError(
+            f"config.yaml: model.checkpoint: preset {settings['model']['preset']} needs its published weights: "
+            "give their path (the README says where they are to be had)"
+        )
+    check_address(settings["container"])
+    checkpoint = settings["model"]["checkpoint"]
+    if checkpoint is not None and not Path(checkpoint).exists():
+        raise TalkiesError(f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}: give its path")
+    if checkpoint is not None:
+        check_head(checkpoint, settings["model"]["preset"])
+    for key, value in (("results", settings["results"]), ("model.checkpoint", checkpoint)):
+        if value is not None and re.search("[{}]", value):
+            raise TalkiesError(
+                f"config.yaml: {key}: {printable(value)} holds a brace, which Snakemake takes for a wildcard: "
+                "rename it, or name another"
+            )
+    _check_results(Path(settings["results"]))
+    return settings
+
+
+def _copied(value: Any, key: tuple[Any, ...], left: list[int]) -> Any:
+    """Return a copy of sections, lists and plain values; refuse what no key takes and what would take for ever.
+
+    left: how many values there may still be, counted down.
+    """
+    if isinstance(value, str | bool):
+        return value
+    if isinstance(value, int | float):
+        # Not `nan` by its sign, and no number so long that Python will not print it.
+        if not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
+            shown = f"{value}" if isinstance(value, float) else "so large a number"
+            raise TalkiesError(f"config.yaml: {_dotted(key)}: {shown} can't be used: give an ordinary number")
+        return value
+    if not isinstance(value, Mapping | list):
+        return value
+    if len(key) > DEEPEST or (isinstance(value, list) and len(value) > LONGEST_LIST):
+        raise TalkiesError(f"config.yaml: {_dotted(key[:3])}: too long or too deeply nested: give a plain value")
+    left[0] -= len(value)
+    if left[0] < 0:
+        raise TalkiesError(
+            f"config.yaml: {_dotted(key[:3])}: stands for over {MOST_VALUES:,} values (aliases of aliases?): "
+            "give a plain value"
+        )
+    if isinstance(value, list):
+        return [_copied(item, (*key, number), left) for number, item in enumerate(value)]
+    return {name: _copied(item, (*key, name), left) for name, item in value.items()}
+
+
+def _check_results(folder: Path) -> None:
+    """Refuse a results folder that can't be made because a file has its name, or that of a folder above it."""
+    try:
+        for place in (folder, *folder.parents):
+            if place.is_dir():
+                return
+            if place.exists() or place.is_symlink():
+                raise TalkiesError(
+                    f"config.yaml: results: {printable(place)} is no folder: move it away, or name another folder"
+                )
+    except OSError as error:
+        raise TalkiesError(
+            f"config.yaml: results: can't use {printable(folder)} ({error.strerror}): name another folder"
+        ) from None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a config file and return its complete settings; TalkiesError names the file and what is wrong."""
+    return complete(read(path))
+
+
+def readable(path: str) -> str:
+    """Return the path of a config file for Snakemake, which would answer a damaged one with a traceback.
+
+    Raises TalkiesError as `load` does, but looks at no key: more may come by --config.
+    """
+    if Path(path).exists():
+        read(Path(path))
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what stands in a config file; TalkiesError where it can't be read or holds no keys."""
+    import yaml
+
+    try:
+        content = yaml.load(read_text(path, MOST_BYTES), _shallow_loader())
+    except OSError as error:
+        raise TalkiesError(
+            f"{printable(path)}: can't read it ({error.strerror}): give another path, or mend this one"
+        ) from None
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        # Not YAMLError alone: the reader's own functions for dates, numbers and the like raise whatever they meet.
+        said = printable(" ".join(str(error).split()))[:300]
+        raise TalkiesError(f"{printable(path)}: not valid YAML, mend it: {said}") from None
+    except RecursionError:
+        raise TalkiesError(f"{printable(path)}: too deeply nested: write plain keys and values") from None
+    if not isinstance(content or {}, dict):
+        raise TalkiesError(
+            f"{printable(path)}: holds a {type(content).__name__}, not keys and values: "
+            "write lines like `images: FOLDER`"
+        )
+    return content or {}
+
+
+def given(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the keys of a workflow's configuration that the file has otherwise: what the command line gave.
+
+    Without `first`: a pilot is for once.
+    """
+    try:
+        stated = read(path)
+        return {key: value for key, value in config.items() if key != "first" and stated.get(key, stated) != value}
+    except (TalkiesError, RecursionError):  # what is wrong is said where the settings are checked
+        return {}
+
+
+@cache
+def _shallow_loader() -> Any:
+    """Return PyYAML's safe loader, which here stops at lists in lists that it would take seconds to get through."""
+    import yaml
+
+    class ShallowLoader(yaml.SafeLoader):
+        def fetch_flow_collection_start(self, token: Any) -> None:
+            if self.flow_level > DEEPEST:
+                raise RecursionError
+            super().fetch_flow_collection_start(token)
+
+    return ShallowLoader
+
+
+def read_text(path: Path, most: int) -> str:
+    """Return the text of a regular file of at most so many bytes.
+
+    Raises OSError for anything else: a pipe would be waited for, a device read for ever. UnicodeDecodeError (a
+    ValueError) where it is not UTF-8.
+    """
+    try:
+        file = open_regular(path)
+    except InputError as error:
+        raise OSError(0, error.reason, str(path)) from None
+    with file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(0, f"larger than {most >> 20} MB", str(path))
+        return file.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_pairs(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the pairs table's rows: the line's number, and its cells by column, empty ones left out.
+
+    Raises TalkiesError, which names the file, the line and the column.
+    """
+    try:
+        lines = iter(read_text(path, MOST_TABLE_BYTES).split("\n"))
+    except OSError as error:
+        raise TalkiesError(
+            f"config.yaml: pairs: can't read {printable(path)} ({error.strerror}): mend the path"
+        ) from None
+    except UnicodeDecodeError:
+        raise TalkiesError(f"{printable(path)}: the pairs table is not UTF-8 text: save it as that") from None
+    header = [cell.strip() for cell in next(lines).split("\t")]
+    columns = schema("pairs")["properties"]
+    unknown = [name for name in header if name not in columns]
+    if unknown or len(set(header)) < len(header) or not {"image", "driving"} <= set(header):
+        what = f"unknown column {_short(repr(unknown[0]))}" if unknown else "a column is missing or named twice"
+        raise TalkiesError(
+            f"{printable(path)}: line 1: {what}: the header must name image, driving and, as needed, "
+            f"{', '.join(name for name in columns if name not in ('image', 'driving'))}, separated by tabs"
+        )
+    empty = True
+    # The schema is asked only where a cell looks wrong, and of equal cells the first is looked at: there may be a
+    # million rows, and jsonschema takes a hundred times as long.
+    known: list[tuple[str, dict[str, str], Callable[[str], bool]]]
+    known = [(name, {}, _tester(columns[name])) for name in header]
+    for number, line in enumerate(lines, start=2):
+        cells = line.split("\t")
+        row: dict[str, str] = {}
+        sound = True
+        for cell, (name, seen, fits) in zip(cells, known, strict=False):
+            value = seen.get(cell)
+            if value is None:
+                value = cell.strip()
+                if not value or fits(value):
+                    seen[cell] = value
+                else:
+                    sound = False
+            if value:
+                row[name] = value
+        if not row and not line.strip():
+            continue
+        if len(cells) > len(header):
+            raise TalkiesError(
+                f"{printable(path)}: line {number}: more cells than the header names: take some away, or name them"
+            )
+        if not (sound and "image" in row and "driving" in row) and (fault := _fault(_validator("pairs"), row)):
+            raise TalkiesError(f"{printable(path)}: line {number}: {_explain(fault)}")
+        empty = False
+        yield number, row
+    if empty:
+        raise TalkiesError(
+            f"{printable(path)}: the pairs table has no row: write one, or take all pairs by pairs: null"
+        )
+
+
+def _tester(rule: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Return a fast test of a column's cell, which is never empty: False where it is wrong, or the rule is unknown."""
+    if "enum" in rule:
+        return frozenset(rule["enum"]).__contains__
+    if not set(rule) <= {"type", "description", "examples", "minLength", "maxLength", "pattern"}:
+        return lambda cell: False
+    longest = rule.get("maxLength", math.inf)
+    matches = re.compile(rule.get("pattern", "")).search
+    return lambda cell: len(cell) <= longest and matches(cell) is not None
+
+
+# --- schemas ---------------------------------------------------------------------------------------------
+
+
+@cache
+def _validator(name: str) -> Validator:
+    """Return the validator of a schema: numbers as Python computes with them, paths that Linux can have."""
+    from jsonschema import Draft202012Validator, FormatChecker
+    from jsonschema.validators import extend
+
+    formats = FormatChecker(())
+    formats.checks("path", raises=ValueError)(_is_path)
+    whole = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return extend(Draft202012Validator, type_checker=whole)(schema(name), format_checker=formats)
+
+
+def _is_path(value: object) -> bool:
+    """Raise ValueError, which says why, for a text that can't be a path."""
+    if isinstance(value, str):
+        try:
+            raw = os.fsencode(value)
+        except UnicodeEncodeError:
+            raise ValueError("one of whole characters") from None
+        if b"\0" in raw:
+            raise ValueError("a path without a NUL character")
+        if len(raw) > LONGEST_PATH or any(len(part) > LONGEST_NAME for part in raw.split(b"/")):
+            raise ValueError(f"a shorter one (at most {LONGEST_NAME} bytes a name, {LONGEST_PATH} in all)")
+    return True
+
+
+def _fault(validator: Validator, value: Any) -> ValidationError | None:
+    """Return what the schema finds wrong, of much the most telling; None where it finds nothing."""
+    from jsonschema.exceptions import best_match
+
+    return best_match(islice(validator.iter_errors(value), 100))
+
+
+def _short(text: str) -> str:
+    return printable(text[: SHOWN + 1])[:SHOWN]
+
+
+def _dotted(key: tuple[Any, ...]) -> str:
+    """Return a key with the sections it is in, fit for a line."""
+    return ".".join(_short(str(step)) for step in key)
+
+
+def _fill(settings: dict[str, Any], wanted: Mapping[str, Any]) -> None:
+    for key, rule in wanted["properties"].items():
+        if "default" in rule:
+            settings.setdefault(key, deepcopy(rule["default"]))
+        if isinstance(settings.get(key), dict) and "properties" in rule:
+            _fill(settings[key], rule)
+        for choice in rule.get("anyOf", []):
+            if isinstance(settings.get(key), dict) and "properties" in choice:
+                _fill(settings[key], choice)
+
+
+def _explain(error: ValidationError) -> str:
+    """Say in one line which key a schema error is about and what may stand there."""
+    key = _dotted(tuple(error.absolute_path))
+    rule: Any = error.schema
+    allowed: Any = error.validator_value
+    instance: Any = error.instance
+    if error.validator == "additionalProperties":
+        known = rule.get("properties", {})
+        unknown = _short(min(str(name) for name in instance if name not in known))
+        return f"{key}{'.' * bool(key)}{unknown}: unknown key: take it away, or write one of {', '.join(sorted(known))}"
+    if error.validator == "required":
+        missing = next(name for name in allowed if name not in instance)
+        return f"{missing}: is missing: fill it in"
+    shown = _short(repr(instance))
+    if error.validator == "enum":
+        return f"{key}: {shown} is none of {', '.join(map(str, allowed))}: take one of these"
+    if error.validator == "type":
+        kinds = allowed if isinstance(allowed, list) else [allowed]
+        return f"{key}: {shown} is not of type {' or '.join(kinds)}: give one that is"
+    if error.validator == "format":
+        return f"{key}: {shown} can't be used: give {error.cause or 'another'}"
+    return f"{key}: {shown} does not fit, give another: {rule.get('description') or _short(error.message)}"
