@@ -23,6 +23,7 @@ from talkies.errors import TalkiesError
 from talkies.host import container, disk
 from talkies.run import estimate
 from talkies.run import settings as config
+from talkies.run.outside import folders_outside
 
 APPTAINER = f"""#!{sys.executable}
 import json, os, subprocess, sys
@@ -285,7 +286,7 @@ def test_folders_outside_the_run_folder_are_seen_in_the_image(tmp_path: Path, pr
 
 
 def outside(**settings) -> list[str]:
-    return [str(path) for path in container.folders_outside(config.complete(settings))]
+    return [str(path) for path in folders_outside(config.complete(settings))]
 
 
 def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from ..files import file_digest
 from ..host import container, scratch
 from ..run import settings as config
 from ..run.folder import HOME
+from ..run.outside import folders_outside
 
 LEAST_FREE = 2 << 30
 """Bytes below which a disk is called full: some 800,000 frames of film."""
@@ -447,7 +448,7 @@ def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding
     if settings is None:
         return
     try:
-        folders = container.folders_outside(settings)
+        folders = folders_outside(settings)
         if place != "machine" and settings["container"] is not None:
             container.check_bindable(folders)
     except (TalkiesError, OSError) as error:

@@ -19,13 +19,13 @@ from typing import Any
 from .. import media
 from ..errors import TalkiesError, printable
 from ..files import fits, read_json, write_json
-from ..host.container import folders_outside
 from ..host.cores import available_threads
 from . import settings as config
 from .deal import deal
 from .estimate import FRAMES_PER_SECOND, learnt_rate
 from .folder import CONFIG, LOCKS, PROBES, RECEIPTS, RUN
 from .lock import claim, held_locks, is_abandoned
+from .outside import folders_outside
 from .pairs import Pair, Source, Take, crops_of, each_face, list_inputs, list_pairs, stamp_of
 from .plan import Plan, stamps_of_sounds, stored_plan, weights_of
 from .receipts import Receipts
