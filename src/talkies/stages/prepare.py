@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..errors import InputError
-from ..files import file_digest, publish
+from ..files import beside, file_digest, whole
 from ..host.scratch import FULL, Scratch
 from ..media import crop
 from ..media.film import FILM_SIZE
@@ -138,8 +137,7 @@ def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
     target.path.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.path.with_name(f".{target.path.name}.{os.getpid()}.part")
-    picture = scratch.unfinished("picture.mp4") or beside
+    picture = scratch.unfinished("picture.mp4") or beside(target.path)
     try:
         with media.FrameWriter(picture, clip.rate, preset="veryfast") as writer:
             for frame in take_frames(clip, take, cut, FILM_SIZE):
@@ -182,13 +180,8 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write uint8 RGB [H, W, 3] as PNG, whole or not at all."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         Image.fromarray(picture).save(part, format="PNG")
-        publish(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def seconds(text: str | None) -> Fraction | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..files import file_digest, publish
+from ..files import file_digest, whole
 from ..run import asks
 from ..run.asks import Specs
 from ..run.pairs import Pair
@@ -112,9 +111,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
     clip = clips.of(pair)
     start, end = (None, None) if isinstance(pair.audio, str) else (seconds(take.start), seconds(take.end))
     talkie.keep_foreign(seen)
-    talkie.path.parent.mkdir(parents=True, exist_ok=True)
-    part = talkie.path.with_name(f".{talkie.path.name}.{os.getpid()}.part")
-    try:
+    with whole(talkie.path) as part:
         sound = media.remux(
             picture,
             clip,
@@ -138,9 +135,6 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             },
             of=part,
         )
-        publish(part, talkie.path)
-    finally:
-        part.unlink(missing_ok=True)
     _remove_silent(bench, pair)
     bench.journal.note("remuxed", pair=pair.name, sound=sound["sound"])
     log.info("%s: done, sound: %s", printable(pair.name), sound["sound"] or "none")

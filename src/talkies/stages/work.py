@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, TalkiesError, printable
+from ..files import PART, stem_of
 from ..host.scratch import Scratch, open_scratch
 from ..run import asks, receipts
 from ..run.asks import Specs
@@ -32,7 +33,6 @@ from ..run.pairs import stamp_of
 from ..run.plan import Plan
 from ..run.receipts import shard_of
 from ..run.record import Receipt, Recorded, content_key
-from ..run.upkeep import PART
 
 if TYPE_CHECKING:
     from ..fomm.engine import Engine
@@ -236,7 +236,7 @@ def sweep(films: Sequence[Path]) -> None:
     names: dict[Path, set[str]] = {}
     for film in films:
         record = Recorded(film).record_path
-        names.setdefault(film.parent, set()).update((film.name, record.name))
+        names.setdefault(film.parent, set()).update((stem_of(film.name), stem_of(record.name)))
     for folder, wanted in names.items():
         if not folder.is_dir():
             continue
