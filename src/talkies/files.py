@@ -108,9 +108,8 @@ def beside(path: Path) -> Path:
 def whole(path: Path) -> Iterator[Path]:
     """Give a temporary name beside a file: at the end what was written there gets the file's name, or nothing stays.
 
-    So a file's name never shows half of it, wherever a process is killed. The folder is made where it is missing.
+    So a file's name never shows half of it, wherever a process is killed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = beside(path)
     try:
         yield part
@@ -160,6 +159,7 @@ def digest(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all: sorted keys, so that equal values are equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part, part.open("w", encoding="utf-8") as file:
         json.dump(value, file, sort_keys=True, indent=1, ensure_ascii=False)
         file.write("\n")

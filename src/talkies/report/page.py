@@ -26,6 +26,7 @@ def write_page(path: Path, text: str) -> None:
             return
     elif os.path.lexists(path):
         keep_aside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
         part.write_bytes(content)
 

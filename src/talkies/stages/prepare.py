@@ -180,6 +180,7 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write uint8 RGB [H, W, 3] as PNG, whole or not at all."""
     from PIL import Image
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part:
         Image.fromarray(picture).save(part, format="PNG")
 

@@ -111,6 +111,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
     clip = clips.of(pair)
     start, end = (None, None) if isinstance(pair.audio, str) else (seconds(take.start), seconds(take.end))
     talkie.keep_foreign(seen)
+    talkie.path.parent.mkdir(parents=True, exist_ok=True)
     with whole(talkie.path) as part:
         sound = media.remux(
             picture,
