@@ -21,6 +21,7 @@ from ..errors import TalkiesError, printable
 from ..files import fits, read_json, write_json
 from ..host.cores import available_threads
 from . import settings as config
+from . import snakemake_private
 from .deal import deal
 from .estimate import FRAMES_PER_SECOND, learnt_rate
 from .folder import CONFIG, LOCKS, PROBES, RECEIPTS, RUN
@@ -217,15 +218,12 @@ def end_run() -> None:
     RUN.unlink(missing_ok=True)
 
 
-def unlock_after_kill(locks: Path) -> bool:
+def unlock_after_kill() -> bool:
     """Remove Snakemake's locks of the folder where the run that took them was killed; tell whether there were any.
 
     A run that is alive, or of which nothing is known, keeps them.
     """
     if not is_abandoned(RUN):
         return False
-    stale = [path for path in locks.glob("*.lock") if path.is_file()]
     RUN.unlink(missing_ok=True)  # first: a run that starts in the same moment then leaves our locks alone
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return bool(stale)
+    return snakemake_private.remove_locks()
