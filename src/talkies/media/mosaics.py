@@ -40,7 +40,7 @@ def mosaic(films: Sequence[str | Path], out: str | Path, *, columns: int | None 
     with silent.open("wb"):
         pass  # a folder that is missing or full says so here, in the system's own words
     try:
-        with Ffmpeg([*_tiles(clips, columns, rows, side), *mp4_output(silent, None, None)], level="error") as process:
+        with Ffmpeg([*_tiles(clips, columns, rows, side), *mp4_output(silent, None)], level="error") as process:
             process.stdout.read()
             if process.finish():
                 raise TalkiesError(

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..files import LEFT, beside, file_digest, fits, keep_aside, parse_json, publish, whole, write_json
-from ..run.folder import PLOTS, Folder
+from ..run.folder import CHECK_PAGE, GALLERY_PAGE, PLOTS, Folder
 from ..run.plan import Plan
 from ..run.record import Recorded, content_key, file_facts
 from ..run.state import State
@@ -138,7 +138,7 @@ def build_gallery(
         "title": html.escape(printable(title)),
         "data": _script_json(_page_data(results, entries, sources, of_clips)),
         "going": f'<p class="made" role="status">{html.escape(going)}</p>' if going else "",
-        "check": f'<p class="made"><a href="check.html">{html.escape(check)}</a></p>' if check else "",
+        "check": f'<p class="made"><a href="{CHECK_PAGE}">{html.escape(check)}</a></p>' if check else "",
         "plots": f'<p class="made"><a href="{PLOTS}">Times of the run</a></p>' if (results / PLOTS).exists() else "",
         "links": "\n".join(_link(results, entry) for entry in entries),
     }
@@ -167,7 +167,7 @@ def lay_out_report(results: Path, entries: Sequence[Entry], folder: Path) -> Non
         raise TalkiesError(f"{printable(folder)}: this folder is not empty: name a new one")
     files = [path for entry in entries if not entry.private for path in (entry.film, entry.record) if path]
     files += _Written(results / "index_files").files()
-    files += [path for path in (results / "index.html", results / "check.html", results / PLOTS) if path.exists()]
+    files += [path for path in (results / GALLERY_PAGE, results / CHECK_PAGE, results / PLOTS) if path.exists()]
     ways: dict[Path, Path] = {}  # from a folder of links to the folder they lead to, whatever is itself a link between
     for path in files:
         link = folder / path.relative_to(results)

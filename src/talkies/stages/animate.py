@@ -32,12 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("talkies")
 
 
-def _causes(plan: Plan, shard: str, name: str) -> Iterator[tuple[str, str, str]]:
-    pair = plan.pairs[name]
-    yield "prepare", plan.shard_of_source[pair.source], pair.source
-    yield "motion", plan.shard_of_take[pair.take], pair.take
-
-
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     """Make the films whose pixels stand nowhere yet, neither here nor in a talkie."""
     missing: list[tuple[Pair, str]] = []
@@ -68,10 +62,8 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
 
 STAGE = Stage(
     "animate",
-    items=lambda plan, shard: plan.pair_shards[shard],
     spec=lambda specs, shard, name: specs.film(name),
     files=lambda bench, name: bench.folder.silent(bench.plan.pairs[name]),
-    causes=_causes,
     make=_make,
 )
 

@@ -36,10 +36,8 @@ def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, Outcome]]:
 
 STAGE = Stage(
     "motion",
-    items=lambda plan, shard: plan.take_shards[shard],
     spec=lambda specs, shard, take: specs.motion(take),
     files=lambda bench, take: bench.folder.motion(take),
-    causes=lambda plan, shard, take: [("prepare", shard, take)],
     make=_make,
 )
 

@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def _items(plan: Plan, shard: str) -> list[str]:
-    return plan.picture_shards.get(shard) or plan.take_shards[shard]
-
-
 def _spec(specs: Specs, shard: str, item: str) -> str:
     return specs.source(item) if shard in specs.plan.picture_shards else specs.driving(item)
 
@@ -54,7 +50,7 @@ def _make(bench: Bench, items: list[str]) -> Iterator[tuple[str, Outcome]]:
         bench.progress.advance(1)
 
 
-STAGE = Stage("prepare", _items, _spec, _file, lambda plan, shard, item: (), _make)
+STAGE = Stage("prepare", _spec, _file, _make)
 
 
 def mend(bench: Bench, sources: Iterable[str], takes: Iterable[str]) -> dict[tuple[str, bool], str]:
