@@ -26,8 +26,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tes
 import golden
 import reference
 
+from talkies.engines import Movement
 from talkies.fomm.device import computes_bf16, keep_memory
-from talkies.fomm.engine import Engine, Movement, resized
+from talkies.fomm.engine import Engine, resized
 from talkies.fomm.model import build_model, load_model, save_safetensors
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 from talkies.fomm.motion import detect_motion

@@ -17,8 +17,9 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from talkies.engines import Movement
 from talkies.fomm.device import choose_device, keep_memory
-from talkies.fomm.engine import Engine, Movement
+from talkies.fomm.engine import Engine
 from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_model
 from talkies.fomm.motion import detect_motion
 from talkies.host.cores import available_threads

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from tiny_network import clip, picture, tiny_model
 
 from talkies import media
+from talkies.engines import Movement
 from talkies.errors import InputError, TalkiesError
 from talkies.fomm import device
 from talkies.fomm.device import choose_device, choose_precision, fidelity, free_batch
-from talkies.fomm.engine import Engine, Movement
+from talkies.fomm.engine import Engine
 from talkies.fomm.model import FirstOrderModel
 from talkies.fomm.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
 
@@ -254,7 +255,8 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 import talkies
-from talkies.fomm.engine import Engine, Movement
+from talkies.engines import Movement
+from talkies.fomm.engine import Engine
 from talkies.media import FrameWriter
 from talkies.fomm.motion import detect_motion
 

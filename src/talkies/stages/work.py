@@ -35,7 +35,7 @@ from ..run.receipts import shard_of
 from ..run.record import Receipt, Recorded, content_key
 
 if TYPE_CHECKING:
-    from ..fomm.engine import Engine
+    from ..engines import Engine
 
 log = logging.getLogger("talkies")
 
