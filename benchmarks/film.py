@@ -17,7 +17,6 @@ from fractions import Fraction
 from pathlib import Path
 from statistics import median
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
 import numpy as np
 from frames import checkpoint, images
 

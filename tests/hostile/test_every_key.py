@@ -16,9 +16,9 @@ import pytest
 import torch
 import yaml
 from clips import ffmpeg
-from golden import seeded_weights
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder, write_weights
+from seeded import seeded_weights
 
 from talkies.fomm.model import PRESETS, FirstOrderModel, save_safetensors
 from talkies.fomm.model.presets import DEMO_WEIGHTS
