@@ -185,7 +185,7 @@ def test_frames_are_no_more_than_were_counted(tmp_path: Path) -> None:
     clip = probe(path)
     begun = time.monotonic()
     count = sum(1 for _ in read_frames(clip))
-    assert clip.frames <= count <= clip.frames + media.SPARE_FRAMES
+    assert clip.frames <= count <= clip.frames + frames.SPARE_FRAMES
     assert clip.duration < 10
     assert time.monotonic() - begun < 20
 

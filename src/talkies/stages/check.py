@@ -28,6 +28,7 @@ from ..media.film import FILM_SIZE
 from ..run.asks import compared
 from ..run.folder import HOME
 from ..run.plan import Plan
+from ..run.probes import clip_of
 from ..run.record import content_key
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def _look_at_picture(item: Item) -> tuple[dict[str, Any], Frame]:
 def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     import numpy as np
 
-    clip = media.probe(item.file)
+    clip = clip_of(Path(item.file))
     start = Fraction(item.start or 0)
     end = min(clip.duration, Fraction(item.end)) if item.end else clip.duration
     seconds = max(end - start, 1 / clip.rate)

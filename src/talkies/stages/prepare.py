@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from ..run.asks import Specs
 from ..run.folder import Folder
 from ..run.pairs import Take
 from ..run.plan import Plan
+from ..run.probes import clip_of
 from ..run.record import Recorded, content_key
 from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, holding, since
 
@@ -164,12 +164,9 @@ def take_frames(clip: media.Clip, take: Take, cut: crop.Crop, size: int) -> Iter
 
 
 def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
-    """Stage a clip in and probe it there; what is said of it names the user's own file. It is read several times."""
+    """Stage a clip in, and return what was found in it. It is read several times."""
     copy = scratch.stage_in(path, sha256=sha256)
-    try:
-        return replace(media.probe(copy), path=path, copy=copy)
-    except InputError as error:
-        raise InputError(path, error.reason) from None
+    return clip_of(path, copy)
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
