@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..errors import printable
+from ..errors import printable, size_text
 from ..files import read_json
 from ..host.disk import room
 from .asks import is_shown
@@ -149,10 +149,10 @@ def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
     if state.to_animate:
         to_make += f": about {took} at {plan.rate:g} frames/s"
     if state.to_make:
-        to_make += f", {frames_of(plan, state.to_make) * BYTES_PER_FRAME / 1e9:.1f} GB"
+        to_make += f", {size_text(frames_of(plan, state.to_make) * BYTES_PER_FRAME)}"
     return (
         f"{len(plan.sources)} pictures, {drivings} videos: {len(plan.pairs)} pairs in {len(plan.pair_shards)} jobs"
-        f"{pilot}; {to_make}; {free / 1e9:.1f} GB {limit}"
+        f"{pilot}; {to_make}; {size_text(free)} {limit}"
     )
 
 
@@ -186,7 +186,7 @@ def lack_of_room(plan: Plan, state: State) -> LackOfRoom | None:
     if frames * BYTES_PER_FRAME <= free:
         return None
     return LackOfRoom(
-        f"{printable(folder)}: {free / 1e9:.1f} GB {limit}, and the {len(state.to_make)} films to make need about "
-        f"{frames * BYTES_PER_FRAME / 1e9:.1f} GB: make room, or name another folder by results in config.yaml",
+        f"{printable(folder)}: {size_text(free)} {limit}, and the {len(state.to_make)} films to make need about "
+        f"{size_text(frames * BYTES_PER_FRAME)}: make room, or name another folder by results in config.yaml",
         frames * LEAST_BYTES_PER_FRAME > free,
     )
