@@ -154,7 +154,7 @@ LONGEST_FILE = 255
 
 def digest(value: Any) -> str:
     """Return a short digest of a JSON value, for telling whether a plan has changed."""
-    return hashlib.sha256(_canonical(value)).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -225,7 +225,8 @@ def keep_aside(path: Path) -> Path:
     return aside
 
 
-def _canonical(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
+    """Return a JSON value in the one form of which digests are taken."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 

@@ -33,6 +33,7 @@ from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfe
 from .rewrite import rewritten
 
 log = logging.getLogger("talkies")
+
 BATCHES_AHEAD = 2
 """Batches that may wait for the encoder: enough to keep it busy, few enough to keep memory flat."""
 

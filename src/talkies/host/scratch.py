@@ -25,6 +25,7 @@ from ..errors import TalkiesError, printable, size_text
 from ..files import file_digest
 
 log = logging.getLogger("talkies")
+
 VARIABLES = ("SLURM_TMPDIR", "L_SCRATCH", "TMPDIR")
 """Where clusters name a job's own folder; the first that can be used counts."""
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -15,8 +15,6 @@ from .ffmpeg import SCALING, Ffmpeg, complaint, file_url
 if TYPE_CHECKING:
     from .pictures import Frame
 
-    pass
-
 
 FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
 
