@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, wait_for
 
 from talkies import media
 from talkies.files import file_digest
@@ -26,6 +26,8 @@ import cluster as testcluster
 VENV = "/home/ada/venv"
 """The user's light installation, as docs/cluster.md has her make it."""
 UID = testcluster.USERS["ada"]
+BRISK = ("--slurm-init-seconds-before-status-checks", "1")
+"""Looks at jobs sooner than a real cluster would like."""
 
 
 class Cluster:
@@ -159,6 +161,13 @@ def clone(source: Path, target: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{source}", target], check=True)
 
 
+def ended(process: subprocess.Popen) -> str:
+    """Wait for a run; return what it printed. It must succeed."""
+    output = process.communicate(timeout=1500)[0]
+    assert process.returncode == 0, output[-9000:]
+    return output
+
+
 def own(path: Path, uid: int = UID) -> None:
     """Give a folder and all in it to the cluster's user."""
     subprocess.run(["chown", "-R", f"{uid}:{uid}", path], check=True)
@@ -217,6 +226,13 @@ class ClusterRun(RunFolder):
         result = self.run("snakemake", "--profile", "slurm", *arguments)
         assert (result.returncode == 0) == ok, f"exit {result.returncode}\n{result.stdout[-9000:]}"
         return result.stdout
+
+    def while_animating(self, *options: str) -> subprocess.Popen:
+        """Start the literal command; return when the workers have animated a film."""
+        process = self.start("snakemake", "--profile", "slurm", *BRISK, *options)
+        wait_for(lambda: process.poll() is not None or self.events("animated"), 600)
+        assert process.poll() is None, process.communicate()[0][-6000:]
+        return process
 
     def pairs(self) -> list[str]:
         """Return the names of all pairs."""

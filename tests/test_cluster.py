@@ -7,7 +7,6 @@ and are CI's part; those marked slow are the rest of `make cluster-test`.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import time
@@ -17,49 +16,19 @@ from pathlib import Path
 
 import pytest
 from cluster_folder import (
+    BRISK,
     VENV,
     Cluster,
     ClusterRun,
     SameSource,
-    both,
     decoded,
     draw_inputs,
     own,
-    remove,
-    temporary_folder,
     testcluster,
 )
 from run_folder import wait_for
 
 pytestmark = pytest.mark.cluster
-
-BRISK = ("--slurm-init-seconds-before-status-checks", "5")
-"""Looks at jobs sooner than a real cluster would like."""
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A new cluster, gone afterwards; or the one in the folder that TALKIES_TESTCLUSTER names, which stays up."""
-    try:
-        testcluster.check()
-        both(testcluster.base_root, testcluster.image_base)
-    except testcluster.Unfit as error:
-        pytest.skip(f"NOT TESTED: SLURM, Apptainer and the image: {error}")
-    kept = os.environ.get("TALKIES_TESTCLUSTER")
-    folder = Path(kept) if kept else temporary_folder()
-    made = Cluster(folder)
-    try:
-        made.up()
-        both(made.install, made.image)
-        yield made
-    finally:
-        if not kept:
-            testcluster.bring_down(folder)
-            remove(folder)
-    if not kept:
-        assert not folder.exists(), "the cluster left something"
-        assert str(folder) not in Path("/proc/mounts").read_text()
-
 
 # --- the story: the literal command, what kills its jobs, and the same results as here ----------------------
 
@@ -276,35 +245,6 @@ def small(cluster, request) -> Iterator[ClusterRun]:
     wait_for(cluster.idle, 60)
 
 
-def while_animating(run: ClusterRun, *options: str) -> subprocess.Popen:
-    """Start the literal command; return when the workers have animated a film."""
-    process = run.start("snakemake", "--profile", "slurm", *BRISK, *options)
-    wait_for(lambda: process.poll() is not None or run.events("animated"), 400)
-    assert process.poll() is None, process.communicate()[0][-6000:]
-    return process
-
-
-def ended(process: subprocess.Popen) -> str:
-    """Wait for a run; return what it printed. It must succeed."""
-    output = process.communicate(timeout=1500)[0]
-    assert process.returncode == 0, output[-9000:]
-    return output
-
-
-@pytest.mark.slow
-def test_a_node_goes_down_and_comes_up(cluster, small):
-    process = while_animating(small)
-    (node, *_) = {job["node"] for job in cluster.jobs() if "animate" in job["name"] and job["state"] == "R"}
-    cluster.node(node, "down")
-    try:
-        wait_for(lambda: "down" in cluster.run("sinfo", "-hn", node, "-o", "%T"), 120)
-    finally:
-        cluster.node(node, "up")
-    ended(process)
-    small.verified()
-    assert set(small.computed().values()) == {1}
-
-
 @pytest.mark.slow
 def test_the_walltime_ends_a_job(cluster):
     """The profile's TERM comes about two minutes before three are over; each attempt goes on where the last stopped."""
@@ -321,17 +261,6 @@ def test_the_walltime_ends_a_job(cluster):
     assert "stopped by SIGTERM" in "".join(told), "no job hit its walltime"
     run.verified()
     assert set(run.computed().values()) == {1}
-
-
-@pytest.mark.slow
-def test_the_memory_limit_ends_a_job(small):
-    small.configure(**LITTLE, slurm={"gpu": {"mem_mb": 150}})
-    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
-    assert "motion" in output
-    assert small.films() == {}
-    small.configure(**LITTLE)
-    small.snakemake(*BRISK)
-    small.verified()
 
 
 @pytest.mark.slow
@@ -357,7 +286,7 @@ def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
         assert "make room" in small.snakemake(*BRISK, ok=False)
         assert small.events("looked") == []
         cluster.root(f"mount -o remount,size=16m {disk}")
-        process = while_animating(small, "--retries", "0")
+        process = small.while_animating("--retries", "0")
         cluster.root(f"cat /dev/zero >{disk}/others 2>&1; true")
         output = process.communicate(timeout=1500)[0]
         assert process.returncode != 0
@@ -368,36 +297,6 @@ def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
         assert set(small.computed().values()) == {1}
     finally:
         cluster.root(f"umount -l {disk}")
-
-
-@pytest.mark.slow
-def test_snakemake_itself_is_killed(cluster, small):
-    process = while_animating(small)
-    cluster.root("pkill -KILL -f 'bin/[s]nakemake --profile slurm'")
-    process.communicate()
-    small.snakemake(*BRISK)
-    small.verified()
-    assert set(small.computed().values()) == {1}
-
-
-@pytest.mark.slow
-def test_two_snakemakes_at_once(small):
-    one = while_animating(small)
-    other = small.run("snakemake", "--profile", "slurm", *BRISK)
-    assert other.returncode != 0
-    assert "lock" in other.stdout.lower()
-    ended(one)
-    small.verified()
-    assert set(small.computed().values()) == {1}
-
-
-@pytest.mark.slow
-def test_a_picture_that_breaks(small):
-    (small.path / "images/picture-01.png").write_bytes(b"no picture")
-    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
-    assert "picture-01.png" in output
-    assert sorted(small.films()) == [pair for pair in small.pairs() if "picture-01" not in pair]
-    assert small.debris() == []
 
 
 @pytest.mark.slow
@@ -414,20 +313,6 @@ def test_a_home_that_is_read_only(cluster, small):
         assert "8 done" in cluster.run("sh", "-c", f"cd /data/run && {VENV}/bin/talkies status")
     finally:
         cluster.root("umount -l /home/ada; rm -rf /data/run")
-
-
-@pytest.mark.slow
-def test_films_deleted_and_altered_by_hand(small):
-    small.snakemake(*BRISK)
-    small.forget_events()
-    deleted, altered = small.pairs()[1], small.pairs()[6]
-    small.film(deleted).unlink()
-    with small.film(altered).open("ab") as file:
-        file.write(b"by hand")
-    small.snakemake(*BRISK)
-    assert small.computed() == {deleted: 1, altered: 1}
-    small.verified()
-    assert "Nothing to be done" in small.snakemake(*BRISK)
 
 
 @pytest.mark.slow
