@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, wait_for
@@ -26,8 +27,8 @@ import cluster as testcluster
 VENV = "/home/ada/venv"
 """The user's light installation, as docs/cluster.md has her make it."""
 UID = testcluster.USERS["ada"]
-BRISK = ("--slurm-init-seconds-before-status-checks", "1")
-"""Looks at jobs sooner than a real cluster would like."""
+SECONDS = "slurm-init-seconds-before-status-checks: "
+"""In the profile: how soon Snakemake looks at its jobs. Clones look sooner than a real cluster would like."""
 
 
 class Cluster:
@@ -199,6 +200,8 @@ class ClusterRun(RunFolder):
         draw_inputs(path, pictures, clips, frames)
         run = cls(path, cluster)
         (path / "talkies.sif").symlink_to(cluster.image())
+        profile = path / "profiles/slurm/config.yaml"
+        profile.write_text(profile.read_text().replace(f"{SECONDS}20", f"{SECONDS}1"))
         run.configure(**settings)
         own(path)
         return run
@@ -229,10 +232,20 @@ class ClusterRun(RunFolder):
 
     def while_animating(self, *options: str) -> subprocess.Popen:
         """Start the literal command; return when the workers have animated a film."""
-        process = self.start("snakemake", "--profile", "slurm", *BRISK, *options)
+        process = self.start("snakemake", "--profile", "slurm", *options)
         wait_for(lambda: process.poll() is not None or self.events("animated"), 600)
         assert process.poll() is None, process.communicate()[0][-6000:]
         return process
+
+    def kill_worker(self, shard: str) -> None:
+        """Kill the worker that animates a shard, wherever it is.
+
+        Its lock says nothing of its end, and counts as a dead worker's when it was not renewed for two minutes: it is
+        made as old, so that nobody waits for that.
+        """
+        self.cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {shard}[.]'")
+        with suppress(FileNotFoundError):
+            os.utime(self.path / f".talkies/locks/{shard}.lock", (0, 0))
 
     def pairs(self) -> list[str]:
         """Return the names of all pairs."""

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from cluster_folder import (
-    BRISK,
     VENV,
     Cluster,
     ClusterRun,
@@ -75,7 +74,7 @@ def first(cluster, meanwhile) -> dict:
         working = [shard for shard, lines in progress.items() if 4 <= lines < 15]  # of two a film
         if killed is None and working:
             killed = working[0]
-            cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {killed}[.]'")
+            run.kill_worker(killed)
         elif killed and cancelled is None and (others := [shard for shard in working if shard != killed]):
             ids = [job["id"] for job in seen.values() if others[0] in job["name"] and job["state"] == "R"]
             if ids:
@@ -163,11 +162,10 @@ def test_the_image_alone(cluster):
 
 def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(cluster):
     """Of another shard's worker, and no cache has a name in /tmp that another user could take first."""
-    run = ClusterRun.clone(cluster, "killed", 3, 1, frames=120, threads=1)
+    run = ClusterRun.clone(cluster, "killed", 3, 1, frames=60, threads=1)
     here = SameSource(run.path)
     here.source = cluster.source
-    here.snakemake("--until", "prepare")
-    here.snakemake("--until", "motion")
+    here.snakemake("--until", "prepare", "motion")
     own(run.path)
     on_n1 = ("--nodelist=n1", "--mem=3000")
 
@@ -193,8 +191,6 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     cache = (run.path / ".talkies/cache").stat()
     assert (cache.st_uid, cache.st_mode & 0o777) == (testcluster.USERS["ada"], 0o700)
     cluster.run("srun", *on_n1, "rm", "-r", "/tmp/talkies-cache", user="bob")
-    run.snakemake(*BRISK)
-    run.verified()
 
 
 def test_two_builds_are_equal(meanwhile):
@@ -252,7 +248,7 @@ def test_the_walltime_ends_a_job(cluster):
     run = ClusterRun.clone(cluster, "walltime", 12, 1, frames=250, threads=1, gpus=1, slurm={"gpu": gpu})
     told = []
     for _ in range(8):
-        result = run.run("snakemake", "--profile", "slurm", *BRISK)
+        result = run.run("snakemake", "--profile", "slurm")
         told.append(result.stdout)
         if result.returncode == 0:
             break
@@ -267,11 +263,11 @@ def test_the_walltime_ends_a_job(cluster):
 def test_a_full_scratch_is_named_and_loses_nothing(cluster, small):
     cluster.on_nodes("mkdir -p /mnt/tiny && mount -t tmpfs -o size=64k,mode=1777 tmpfs /mnt/tiny")
     small.configure(**LITTLE, scratch="/mnt/tiny")
-    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+    output = small.snakemake("--retries", "0", ok=False)
     assert "/mnt/tiny" in output
     assert "full" in output or "No space left" in output
     small.configure(**LITTLE)
-    small.snakemake(*BRISK)
+    small.snakemake()
     small.verified()
     cluster.on_nodes('test -z "$(ls /mnt/tiny)" && umount /mnt/tiny')
 
@@ -283,7 +279,7 @@ def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
     cluster.root(f"mkdir {disk} && mount -t tmpfs -o size=96k,mode=1777 tmpfs {disk}")
     try:
         small.configure(**LITTLE, results="disk/results")
-        assert "make room" in small.snakemake(*BRISK, ok=False)
+        assert "make room" in small.snakemake(ok=False)
         assert small.events("looked") == []
         cluster.root(f"mount -o remount,size=16m {disk}")
         process = small.while_animating("--retries", "0")
@@ -292,7 +288,7 @@ def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
         assert process.returncode != 0
         assert "No space left" in output, output[-6000:]
         cluster.root(f"rm {disk}/others")
-        small.snakemake(*BRISK)
+        small.snakemake()
         small.talkies("verify")
         assert set(small.computed().values()) == {1}
     finally:
@@ -309,7 +305,7 @@ def test_a_home_that_is_read_only(cluster, small):
         cluster.run("sh", "-c", "! touch /home/ada/written")
         # As docs/cluster.md says: Snakemake itself wants a cache.
         begin = f"cd /data/run && export XDG_CACHE_HOME=/data/run/.cache PATH={VENV}/bin:$PATH && exec"
-        cluster.run("sh", "-c", f"{begin} snakemake --profile slurm {' '.join(BRISK)}")
+        cluster.run("sh", "-c", f"{begin} snakemake --profile slurm")
         assert "8 done" in cluster.run("sh", "-c", f"cd /data/run && {VENV}/bin/talkies status")
     finally:
         cluster.root("umount -l /home/ada; rm -rf /data/run")
@@ -325,13 +321,13 @@ def test_a_swapped_checkpoint(small):
     weights.write_bytes(demo.read_bytes())
     model = {"device": "cpu", "checkpoint": "weights.safetensors"}
     small.configure(**LITTLE, model=model)
-    small.snakemake(*BRISK)
+    small.snakemake()
     before = {pair: small.record(pair)["model"]["weights_sha256"] for pair in small.pairs()}
     small.forget_events()
     changed = {name: value * 1.01 if value.dtype.kind == "f" else value for name, value in load_file(demo).items()}
     save_file(changed, weights)
     weights.chmod(0o644)  # what this process wrote for itself alone, another user is to read
-    small.snakemake(*BRISK)
+    small.snakemake()
     assert small.computed() == dict.fromkeys(small.pairs(), 1)
     assert all(small.record(pair)["model"]["weights_sha256"] != before[pair] for pair in small.pairs())
     small.verified()
@@ -341,7 +337,7 @@ def test_a_swapped_checkpoint(small):
 def test_a_gpu_that_is_granted_and_does_not_work(small):
     """SLURM grants /dev/fakegpu: the job fails in a line and does not compute on the processor in silence."""
     small.configure(**LITTLE, model={"device": "auto"})
-    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+    output = small.snakemake("--retries", "0", ok=False)
     assert "GPU" in output
     assert small.events("animated") == []
     assert small.films() == {}
