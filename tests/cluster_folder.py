@@ -200,7 +200,7 @@ class ClusterRun(RunFolder):
         draw_inputs(path, pictures, clips, frames)
         run = cls(path, cluster)
         (path / "talkies.sif").symlink_to(cluster.image())
-        profile = path / "profiles/slurm/config.yaml"
+        profile = path / "profiles/slurm/config.v8+.yaml"
         profile.write_text(profile.read_text().replace(f"{SECONDS}20", f"{SECONDS}1"))
         run.configure(**settings)
         own(path)

@@ -75,7 +75,7 @@ class Count:
         return Made(run.computed(), remuxed, {stage: new.count(stage) for stage in STAGES}, output)
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
-        films = {pair: self.run.film(pair).stat() for pair in self.run.films()}
+        films = {pair: self.run.film(pair).stat() for pair in self.run.films() if ".kept-" not in pair}
         return {pair: (status.st_size, status.st_mtime_ns) for pair, status in films.items()}
 
 
@@ -177,9 +177,13 @@ def test_nothing_changed_and_snakemakes_memory_deleted(run: ClusterRun) -> None:
 def test_films_deleted_and_altered(run: ClusterRun) -> None:
     run.film(ALL[0]).unlink()
     scribble(run.film(ALL[5]))
+    altered = run.film(ALL[5]).read_bytes()
     shutil.rmtree(run.path / ".snakemake")
     made = run_makes(run, [ALL[0], ALL[5]])
     assert (made.jobs["prepare"], made.jobs["motion"], made.jobs["animate"]) == (0, 0, 2)
+    (kept,) = run.path.glob("results/*/*.kept-*.mp4")  # what somebody has done to a film is not lost
+    assert kept.read_bytes() == altered
+    kept.unlink()
     run.verified()
 
 
