@@ -1,7 +1,7 @@
 """The literal `snakemake --profile slurm` on a real SLURM, in a real image, with everything that goes wrong there.
 
 The cluster is scripts/testcluster's: two nodes, four pretended GPUs, an ordinary user. The first tests tell one story
-and are CI's part; those marked slow are the rest of `make cluster-test`.
+and are CI's part; those marked slow, here and in test_cluster_due.py, are the rest of `make cluster-test`.
 """
 
 from __future__ import annotations
