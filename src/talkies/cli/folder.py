@@ -190,7 +190,8 @@ def status(chosen: argparse.Namespace) -> None:
 
 
 def _say_status(now: Any) -> None:
-    from ..run.progress import by_reason, duration, some
+    from ..run.estimate import duration
+    from ..run.progress import by_reason, some
 
     run = now.run
     print(now.count)

@@ -77,12 +77,14 @@ def animate(chosen: argparse.Namespace) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from .. import media
+    from ..engines import FilmJob, Movement
     from ..fomm.model.presets import PRESETS
     from ..host.scratch import own_folder
     from ..media import crop
     from ..media.paste import paste_film
     from ..run.asks import FILM_CRF, FILM_PRESET
     from ..stages.animate import open_engine
+    from ..stages.prepare import write_png
     from ..stages.remux import PROVENANCE
 
     target: Path = chosen.output
@@ -105,24 +107,31 @@ def animate(chosen: argparse.Namespace) -> None:
         )
         square, cut = cropping.result()
         driving_cut = finding.result()
-    from ..fomm.engine import Movement
-    from ..fomm.motion import detect_motion
-
     log.info("%s: %s", printable(chosen.source), _told(cut))
     log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
     with own_folder("animate") as folder, engine, progress_bar() as progress:
         progress.start(2 * _frames(clip, chosen), "frames")  # each is looked at, and each is made
-        frames = media.read_frames(clip, box=driving_cut.box, size=engine.model.preset.size, **segment)
-        motion = detect_motion(engine.model, _advancing(frames, progress), clip.rate, batch=engine.batch)
-        silent = folder / "silent.mp4"
-        writer = media.FrameWriter(silent, motion.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads)
-        movement = Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame)
-        engine.film("source", square, motion, movement, writer, progress=progress.advance).result()
+        frames = media.read_frames(clip, box=driving_cut.box, size=engine.side, **segment)
+        motion = engine.find_motion(_advancing(frames, progress), clip.rate)
+        picture_file, motion_file, silent = folder / "picture.png", folder / "motion.npz", folder / "silent.mp4"
+        write_png(picture_file, square)
+        motion.save(motion_file)
+        job = FilmJob(
+            str(chosen.source),
+            "source",
+            picture_file,
+            motion_file,
+            Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame),
+            media.FrameWriter(silent, clip.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads),
+            done=lambda: None,
+            progress=progress.advance,
+        )
+        for _, fault in engine.films([job]):
+            if fault:
+                raise fault
         if chosen.paste_back:
             whole = folder / "whole.mp4"
-            paste_film(
-                silent, picture, cut.box, media.FrameWriter(whole, motion.rate, crf=FILM_CRF, preset=FILM_PRESET)
-            )
+            paste_film(silent, picture, cut.box, media.FrameWriter(whole, clip.rate, crf=FILM_CRF, preset=FILM_PRESET))
             silent = whole
         sound = media.remux(
             silent,
@@ -184,7 +193,6 @@ def find_motion(chosen: argparse.Namespace) -> None:
     """Find the keypoints of one clip and save them."""
     from .. import media
     from ..fomm.model.presets import PRESETS
-    from ..fomm.motion import detect_motion
     from ..media import crop
     from ..stages.animate import open_engine
 
@@ -198,10 +206,10 @@ def find_motion(chosen: argparse.Namespace) -> None:
     )
     with engine, progress_bar() as progress:
         progress.start(_frames(clip, chosen), "frames")
-        frames = media.read_frames(clip, start=chosen.start, end=chosen.end, box=cut.box, size=engine.model.preset.size)
-        motion = detect_motion(engine.model, _advancing(frames, progress), clip.rate, batch=engine.batch)
+        frames = media.read_frames(clip, start=chosen.start, end=chosen.end, box=cut.box, size=engine.side)
+        motion = engine.find_motion(_advancing(frames, progress), clip.rate)
     motion.save(chosen.output)
-    log.info("%s: %d frames at %s a second", printable(chosen.output), motion.frames, motion.rate)
+    log.info("%s: %d frames at %s a second", printable(chosen.output), motion.frames, clip.rate)
 
 
 def remux_file(chosen: argparse.Namespace) -> None:

@@ -29,7 +29,6 @@ def remux(
     start: Fraction | float | None = None,
     end: Fraction | float | None = None,
     comment: str | None = None,
-    title: str | None = None,
     part: Path | None = None,
 ) -> dict[str, Any]:
     """Put the clip's sound under a film's picture stream, which is copied; write `out` whole or not at all.
@@ -57,7 +56,7 @@ def remux(
     try:
         for way in ways:
             arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until, film.duration)
-            with Ffmpeg([*arguments, *mp4_output(part, comment, title)], level="error", seconds=seconds) as process:
+            with Ffmpeg([*arguments, *mp4_output(part, comment)], level="error", seconds=seconds) as process:
                 process.stdout.read()
                 code = process.finish()
             fault = process.fault or (complaint(process.stderr) if code else None)

@@ -55,40 +55,6 @@ PLACES = {
     "machine": "on this machine, without a cluster",
 }
 
-TRIAL = """
-import json, sys, time
-import torch
-import torch.nn.functional as F
-from talkies.fomm.device import choose_device
-from talkies.host.cores import available_threads
-from talkies.errors import TalkiesError
-found = {"torch": torch.__version__, "cuda": torch.version.cuda, "threads": available_threads(), "fault": None}
-try:
-    found["device"] = choose_device("auto").type
-except TalkiesError as error:
-    found["fault"] = str(error)
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as reason:
-        found["fault"] = " ".join(str(reason).split())[:200]
-if found.get("device") == "cuda":
-    try:
-        torch.manual_seed(1)
-        picture, kernel = torch.rand(4, 16, 64, 64), torch.rand(32, 16, 3, 3) / 144
-        wanted = F.conv2d(picture, kernel)
-        began = time.monotonic()
-        far = float((F.conv2d(picture.cuda(), kernel.cuda()).cpu() - wanted).abs().max())
-        found.update(name=torch.cuda.get_device_name(), far=far, seconds=time.monotonic() - began)
-    except RuntimeError as reason:
-        found["fault"] = " ".join(str(reason).split())[:200]
-try:
-    from talkies.fomm.model import load_model
-    found["weights"] = (load_model("demo").weights_digest or "")[:12]
-except TalkiesError as error:
-    found["weights_fault"] = str(error)
-print(json.dumps(found))
-"""
-
 
 def examine(folder: Path, *, as_json: bool = False) -> int:
     """Print one line a subject (or all of it as JSON); return 1 when something is missing that is needed here."""
@@ -221,7 +187,7 @@ def _engine(place: str) -> Iterator[Finding]:
         yield "ok", "GPU", f"{'; '.join(_one_line(card) for card in cards)} (name, driver, memory)"
     elif shutil.which("nvidia-smi"):
         yield "note", "GPU", f"nvidia-smi finds none ({complaint or _one_line(out) or 'exit code ' + str(code)})"
-    code, out, complaint = _ask(sys.executable, "-c", TRIAL, seconds=GPU_SECONDS)
+    code, out, complaint = _ask(sys.executable, "-m", "talkies.fomm.trial", seconds=GPU_SECONDS)
     if code != 0:
         if code is None or "ModuleNotFoundError" not in complaint:
             yield (

@@ -381,7 +381,7 @@ def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) ->
     )
     (tmp_path / "more/quota").chmod(0o755)
     make_clip(run.path / "driving/b.mp4", frames=20)
-    words = r"results: 0.0 GB left of the quota, and the 4 films to make need about 0.0 GB: make room"
+    words = r"results: 0.0 MB left of the quota, and the 4 films to make need about 0.1 MB: make room"
     assert re.search(words, run.snakemake("-n"))
     assert re.search(words, run.snakemake(ok=False))
     assert not (run.path / ".talkies/receipts").exists()

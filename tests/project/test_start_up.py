@@ -9,8 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from run_folder import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = REPOSITORY
 HEAVY = ("torch", "matplotlib", "snakemake", "scipy", "safetensors")
 
 
