@@ -201,7 +201,7 @@ class ClusterRun(RunFolder):
         run = cls(path, cluster)
         (path / "talkies.sif").symlink_to(cluster.image())
         profile = path / "profiles/slurm/config.v8+.yaml"
-        profile.write_text(re.sub(rf"{SECONDS}\d+", f"{SECONDS}1", profile.read_text()))
+        profile.write_text(re.sub(rf"{SECONDS}\d+", f"{SECONDS}2", profile.read_text()))
         run.configure(**settings)
         own(path)
         return run
