@@ -165,7 +165,8 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     run = ClusterRun.clone(cluster, "killed", 3, 1, frames=60, threads=1)
     here = SameSource(run.path)
     here.source = cluster.source
-    here.snakemake("--until", "prepare", "motion")
+    here.snakemake("--until", "prepare")
+    here.snakemake("--until", "motion")
     own(run.path)
     on_n1 = ("--nodelist=n1", "--mem=3000")
 
