@@ -41,7 +41,7 @@ class Said(NamedTuple):
 def said(run: ClusterRun) -> Said:
     """Return what a dry run says is to make; status must say the same."""
     output = run.snakemake("-n")
-    told = re.search(r"(\d+) to make(?:, (\d+) of them to animate)?:", output)
+    told = re.search(r"(\d+) to make(?:, (\d+) of them to animate)?", output)
     assert told, output
     assert f", {told[1]} to make" in run.talkies("status")
     return Said(int(told[1]), int(told[2] or told[1]), {stage: jobs_in(output, stage) for stage in STAGES})
