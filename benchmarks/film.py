@@ -17,13 +17,13 @@ from fractions import Fraction
 from pathlib import Path
 from statistics import median
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
 import numpy as np
 from frames import checkpoint, images
 
 from talkies import media
+from talkies.engines import Movement
 from talkies.fomm.device import keep_memory
-from talkies.fomm.engine import Engine, Movement
+from talkies.fomm.engine import Engine
 from talkies.fomm.model import load_model
 from talkies.fomm.motion import detect_motion
 

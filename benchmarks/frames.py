@@ -20,14 +20,13 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import reference
+import seeded
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
-import golden
-import reference
-
+from talkies.engines import Movement
 from talkies.fomm.device import computes_bf16, keep_memory
-from talkies.fomm.engine import Engine, Movement, resized
+from talkies.fomm.engine import Engine, resized
 from talkies.fomm.model import build_model, load_model, save_safetensors
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 from talkies.fomm.motion import detect_motion
@@ -42,13 +41,13 @@ def checkpoint(preset: str, folder: Path) -> Path:
         return DEMO_WEIGHTS
     path = folder / f"{preset}.safetensors"
     model = build_model(preset)
-    save_safetensors(golden.seeded_weights(model), path)
+    save_safetensors(seeded.seeded_weights(model), path)
     return path
 
 
 def images(side: int, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return a picture and a clip, uint8 RGB."""
-    drawn = [golden.source_image(side, side), *(golden.driving_frame(side, side, 3 * t) for t in range(count))]
+    drawn = [seeded.source_image(side, side), *(seeded.driving_frame(side, side, 3 * t) for t in range(count))]
     picture, *clip = ((image * 255).round().astype(np.uint8) for image in drawn)
     return picture, clip
 

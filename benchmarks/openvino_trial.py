@@ -23,8 +23,8 @@ import openvino as ov
 import torch
 from torch import Tensor, nn
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("training", "tests")]
-import golden
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+import seeded
 from portraits import Portrait, sample_identity, sample_pose
 
 from talkies.fomm import rewrite
@@ -54,7 +54,7 @@ def load(preset: str) -> FirstOrderModel:
     if preset == "demo":
         return load_model(preset)
     model = build_model(preset)
-    model.load_state_dict(golden.seeded_weights(model))
+    model.load_state_dict(seeded.seeded_weights(model))
     return model.requires_grad_(False).eval()
 
 
@@ -66,8 +66,8 @@ def arguments(model: FirstOrderModel, batch: int, seed: int) -> list[Tensor]:
         pictures = frames_to_tensor(np.stack([portrait.draw(sample_pose(rng))[0] for _ in range(batch + 1)]), "cpu")
     else:
         times = range(seed % 1000, seed % 1000 + batch)
-        drawn = [golden.source_image(side, side), *(golden.driving_frame(side, side, 3 * t) for t in times)]
-        pictures = torch.cat([golden.as_batch(image) for image in drawn])
+        drawn = [seeded.source_image(side, side), *(seeded.driving_frame(side, side, 3 * t) for t in times)]
+        pictures = torch.cat([seeded.as_batch(image) for image in drawn])
     kp, made = model.keypoints(pictures), model.encode(pictures[:1])
     moved = transfer_motion(kp[0], kp[slice(1, None)], kp[1])
     tensors = [made.features, made.small, pictures[:1], kp[0].value, kp[0].jacobian, moved.value, moved.jacobian]

@@ -4,7 +4,7 @@
 
 One pair a process, one frame at a time, each frame encoding the source anew, channels first, batch norms by
 themselves, the C library's memory as it is; all frames of the clip and of the film are in memory, as float64 where
-the demo has them so. Picture and clip are square. tests/test_benchmarks.py holds the loop to the golden data.
+the demo has them so. Picture and clip are square. tests/project/test_benchmarks.py holds the loop to the golden data.
 """
 
 from __future__ import annotations

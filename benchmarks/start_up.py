@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from statistics import median
 
-sys.path[:0] = [str(Path(__file__).parent)]
 from film import make_clip
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,9 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
-from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, wait_for
 
 from talkies import media
 from talkies.files import file_digest
@@ -26,6 +27,8 @@ import cluster as testcluster
 VENV = "/home/ada/venv"
 """The user's light installation, as docs/cluster.md has her make it."""
 UID = testcluster.USERS["ada"]
+SECONDS = "slurm-init-seconds-before-status-checks: "
+"""In the profile: how soon Snakemake looks at its jobs. Clones look sooner than a real cluster would like."""
 
 
 class Cluster:
@@ -159,6 +162,13 @@ def clone(source: Path, target: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", "--depth=1", f"file://{source}", target], check=True)
 
 
+def ended(process: subprocess.Popen) -> str:
+    """Wait for a run; return what it printed. It must succeed."""
+    output = process.communicate(timeout=1500)[0]
+    assert process.returncode == 0, output[-9000:]
+    return output
+
+
 def own(path: Path, uid: int = UID) -> None:
     """Give a folder and all in it to the cluster's user."""
     subprocess.run(["chown", "-R", f"{uid}:{uid}", path], check=True)
@@ -190,6 +200,8 @@ class ClusterRun(RunFolder):
         draw_inputs(path, pictures, clips, frames)
         run = cls(path, cluster)
         (path / "talkies.sif").symlink_to(cluster.image())
+        profile = path / "profiles/slurm/config.v8+.yaml"
+        profile.write_text(re.sub(rf"{SECONDS}\d+", f"{SECONDS}2", profile.read_text()))
         run.configure(**settings)
         own(path)
         return run
@@ -217,6 +229,23 @@ class ClusterRun(RunFolder):
         result = self.run("snakemake", "--profile", "slurm", *arguments)
         assert (result.returncode == 0) == ok, f"exit {result.returncode}\n{result.stdout[-9000:]}"
         return result.stdout
+
+    def while_animating(self, *options: str) -> subprocess.Popen:
+        """Start the literal command; return when the workers have animated a film."""
+        process = self.start("snakemake", "--profile", "slurm", *options)
+        wait_for(lambda: process.poll() is not None or self.events("animated"), 600)
+        assert process.poll() is None, process.communicate()[0][-6000:]
+        return process
+
+    def kill_worker(self, shard: str) -> None:
+        """Kill the worker that animates a shard, wherever it is.
+
+        Its lock says nothing of its end, and counts as a dead worker's when it was not renewed for two minutes: it is
+        made as old, so that nobody waits for that.
+        """
+        self.cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {shard}[.]'")
+        with suppress(FileNotFoundError):
+            os.utime(self.path / f".talkies/locks/{shard}.lock", (0, 0))
 
     def pairs(self) -> list[str]:
         """Return the names of all pairs."""

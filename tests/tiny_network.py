@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from golden import driving_frame, seeded_weights, source_image
 from numpy.typing import NDArray
+from seeded import driving_frame, seeded_weights, source_image
 
 from talkies.fomm.model import FirstOrderModel, Preset, weights_digest
 

@@ -32,3 +32,8 @@ class Stopped(BaseException):
 def printable(name: str | Path) -> str:
     """Return a file name fit for one line of a terminal: control characters and undecodable bytes escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
+
+
+def size_text(size: float) -> str:
+    """Say a number of bytes: 1.2 GB, 3.4 MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -7,9 +7,12 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -85,10 +88,34 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+PART = r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+"
+"""A temporary file's name, .NAME.PID-TIME.part, and that of a temporary file's own temporary file."""
+LEFT = re.compile(rf"{PART}|\.\d+\.part", re.DOTALL)
+"""The same, also as earlier versions named them: what stays where a process is killed."""
+
+
+def stem_of(name: str) -> str:
+    """Return what a temporary file's name has of its file's: short enough for any file system."""
+    return name.encode("utf-8", "surrogateescape")[:180].decode("utf-8", "ignore")
+
+
 def beside(path: Path) -> Path:
-    """Return a temporary name in the same folder; hidden, and short enough for any file system."""
-    stem = path.name.encode("utf-8", "surrogateescape")[:180].decode("utf-8", "ignore")
-    return path.with_name(f".{stem}.{os.getpid()}-{time.monotonic_ns():x}.part")
+    """Return a temporary name in the same folder, hidden, that no other process has."""
+    return path.with_name(f".{stem_of(path.name)}.{os.getpid()}-{time.monotonic_ns():x}.part")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside a file: at the end what was written there gets the file's name, or nothing stays.
+
+    So a file's name never shows half of it, wherever a process is killed.
+    """
+    part = beside(path)
+    try:
+        yield part
+        publish(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def publish(part: Path, path: Path) -> None:
@@ -127,20 +154,15 @@ LONGEST_FILE = 255
 
 def digest(value: Any) -> str:
     """Return a short digest of a JSON value, for telling whether a plan has changed."""
-    return hashlib.sha256(_canonical(value)).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all: sorted keys, so that equal values are equal bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(value, file, sort_keys=True, indent=1, ensure_ascii=False)
-            file.write("\n")
-        publish(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, part.open("w", encoding="utf-8") as file:
+        json.dump(value, file, sort_keys=True, indent=1, ensure_ascii=False)
+        file.write("\n")
 
 
 def read_json(path: Path, shape: Any = dict) -> dict[str, Any] | None:
@@ -203,7 +225,8 @@ def keep_aside(path: Path) -> Path:
     return aside
 
 
-def _canonical(value: Any) -> bytes:
+def canonical_json(value: Any) -> bytes:
+    """Return a JSON value in the one form of which digests are taken."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 import yaml
 from clips import ffmpeg
-from golden import seeded_weights
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder, write_weights
+from seeded import seeded_weights
 
 from talkies.fomm.model import PRESETS, FirstOrderModel, save_safetensors
 from talkies.fomm.model.presets import DEMO_WEIGHTS
@@ -99,14 +99,16 @@ def _values_of(kind: str, name: str, rule: Mapping[str, Any], whole: Mapping[str
 
 
 def _sections(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
-    """Return sections whose n-th has the n-th value of each key, from its first again where it has fewer."""
+    """Return sections whose n-th has the n-th value of each key, or the usual one where it has fewer."""
     if "properties" not in rule:  # one for each file
         entries = values(f"{name}.NAME", rule["additionalProperties"], whole, folder)
         return [{}, *({PICTURE: entry, CLIP: entry} for entry in entries)]
     prefix = f"{name}." * bool(name)
     of_key = {key: values(f"{prefix}{key}", below, whole, folder) for key, below in rule["properties"].items()}
+    stated = {key: below.get("default") for key, below in rule["properties"].items()}
+    usual = {key: stated[key] if stated[key] in found else found[0] for key, found in of_key.items()}
     return [
-        {key: found[number % len(found)] for key, found in of_key.items()}
+        {key: found[number] if number < len(found) else usual[key] for key, found in of_key.items()}
         for number in range(max(map(len, of_key.values())))
     ]
 

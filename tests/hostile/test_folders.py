@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from run_folder import RunFolder, draw_picture
 
-from talkies.host import container
 from talkies.run import settings as config
+from talkies.run.outside import folders_outside
 
 
 @pytest.fixture
@@ -45,4 +45,4 @@ def test_links_to_nowhere_ask_for_no_folder(awkward: RunFolder, monkeypatch: pyt
     (awkward.path / "images/long.png").symlink_to("/" + "x" * 300)
     (awkward.path / "images/loop.png").symlink_to("loop.png")
     settings = config.complete({"images": "images", "driving": "driving"})
-    assert [folder.name for folder in container.folders_outside(settings)] == ["Photos, 2020"]
+    assert [folder.name for folder in folders_outside(settings)] == ["Photos, 2020"]

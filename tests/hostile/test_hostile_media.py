@@ -22,7 +22,7 @@ from run_folder import BIN, RunFolder, make_clip
 
 from talkies import files, media
 from talkies.errors import InputError
-from talkies.media import limits
+from talkies.media import ffmpeg, frames, limits
 from talkies.media.clip import probe
 from talkies.media.frames import read_frames
 from talkies.media.pictures import read_picture
@@ -156,7 +156,7 @@ def test_ffmpeg_runs_under_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(resource.prlimit(process, resource.RLIMIT_DATA))
         seen.append(resource.prlimit(process, resource.RLIMIT_CPU))
 
-    monkeypatch.setattr(media, "limit_time", watched)
+    monkeypatch.setattr(ffmpeg, "limit_time", watched)
     next(frames)
     frames.close()
     assert seen[0] == (limits.MEMORY, limits.MEMORY)
@@ -168,12 +168,12 @@ def test_a_clip_that_takes_too_much_time_is_its_own_fault(monkeypatch: pytest.Mo
     noise = ["-f", "lavfi", "-i", "testsrc2=s=1280x720:r=50", "-frames:v", "500", "-c:v", "mpeg4", "-q:v", "2"]
     clips.ffmpeg(*noise, tmp_path / "a.mp4")
     clip = probe(tmp_path / "a.mp4")
-    monkeypatch.setattr(media, "SECONDS", 1)
-    monkeypatch.setattr(media, "SECONDS_A_PICTURE", 0)
-    monkeypatch.setattr(media, "SECONDS_A_PIXEL", 0)
-    monkeypatch.setattr(media, "SPARE_FRAMES", 10**6)
-    frames = list(read_frames(clip, rate=Fraction(10_000), size=64))
-    assert 0 < len(frames) < 100_000
+    monkeypatch.setattr(frames, "SECONDS", 1)
+    monkeypatch.setattr(frames, "SECONDS_A_PICTURE", 0)
+    monkeypatch.setattr(frames, "SECONDS_A_PIXEL", 0)
+    monkeypatch.setattr(frames, "SPARE_FRAMES", 10**6)
+    found = list(read_frames(clip, rate=Fraction(10_000), size=64))
+    assert 0 < len(found) < 100_000
 
 
 # --- small files that cost much ---
@@ -185,7 +185,7 @@ def test_frames_are_no_more_than_were_counted(tmp_path: Path) -> None:
     clip = probe(path)
     begun = time.monotonic()
     count = sum(1 for _ in read_frames(clip))
-    assert clip.frames <= count <= clip.frames + media.SPARE_FRAMES
+    assert clip.frames <= count <= clip.frames + frames.SPARE_FRAMES
     assert clip.duration < 10
     assert time.monotonic() - begun < 20
 

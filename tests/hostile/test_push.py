@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from carried import SSH, Staged, files, program
 from run_folder import BIN, draw_picture, make_clip, wait_for
-from test_stage import SSH, Staged, files, program
 
 pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason="NOT TESTED: staging (rsync is not installed)")
 

@@ -6,26 +6,22 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.settings.types import DeploymentMethod
 
-from talkies.run import settings as settings_file
-from talkies.host import container as image
 from talkies.errors import TalkiesError
-from talkies.run import estimate
-from talkies.run import planner
-from talkies.run import progress
+from talkies.host import container as image
+from talkies.run import estimate, planner, progress, snakemake_private
 from talkies.run import plan as planning
+from talkies.run import settings as settings_file
 from talkies.run.folder import PLOTS as PLOTS_NAME
-from talkies.run.receipts import ALL
-from talkies.run.receipts import shard_of
+from talkies.run.receipts import ALL, shard_of
 
 
 def make_plan():
     """Return the run's plan, its state and what room it lacks: made anew by the main process, read by its jobs."""
     try:
-        if not workflow.is_main_process:
+        if not snakemake_private.is_main_process(workflow):
             return planning.Plan.load(), None, None
-        if planner.unlock_after_kill(Path(".snakemake/locks")):
+        if planner.unlock_after_kill():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         given = settings_file.given(config, Path("config.yaml"))
         plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
@@ -48,19 +44,17 @@ gc.set_threshold(50_000, 20, 100)
 # `talkies` is the one that belongs to this Python, whether or not its environment is activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
-# The cluster's profile is known by the key that it alone gives to all jobs; a job on a node by its mode.
-ON_CLUSTER = workflow.remote_exec or "slurm_extra" in (workflow.resource_settings.default_resources or ())
-IN_IMAGE = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+ON_CLUSTER = snakemake_private.is_on_cluster(workflow)
+IN_IMAGE = snakemake_private.runs_in_image(workflow)
 LACKS_RUNTIME = IN_IMAGE and image.runtime() is None
 
-if LACKS_RUNTIME and workflow.is_main_process:
-    # Snakemake would refuse a dry run too.
-    workflow.deployment_settings.deployment_method = frozenset()
+if LACKS_RUNTIME and snakemake_private.is_main_process(workflow):
+    snakemake_private.leave_image_out(workflow)
     logger.info("talkies: neither apptainer nor singularity is here: enough for a dry run (-n), not for a run")
 
 PLAN, STATE, LACK_OF_ROOM = make_plan()
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
-THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else workflow.cores) or 1
+THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
 RUNNING = []  # of this run, what ends its progress lines
 PLOTS = f"{PLAN.settings['results'].rstrip('/')}/{PLOTS_NAME}"
 VERDICT = ".talkies/verdict.json"
@@ -127,7 +121,7 @@ def show():
 
 def shards_to_make():
     """Return the shards of pairs that this run's jobs are for."""
-    wanted = {shard_of((job.wildcards_dict or {}).get("receipt", "")) for job in workflow.dag.needrun_jobs()}
+    wanted = {shard_of(wildcards.get("receipt", "")) for wildcards in snakemake_private.wildcards_of_jobs(workflow)}
     return [shard for shard in PLAN.pair_shards if shard in wanted]
 
 
@@ -149,8 +143,8 @@ def check_means():
             "snakemake on a node that has it"
         )
     if IN_IMAGE:
-        pulled = [Path(known.path) for known in workflow.dag.container_imgs.values()]
-        if unchecked := image.check_image(PLAN.settings["container"], next(iter(pulled), None)):
+        pulled = next(iter(snakemake_private.pulled_images(workflow)), None)
+        if unchecked := image.check_image(PLAN.settings["container"], pulled):
             logger.warning(f"talkies: {unchecked}")
 
 

@@ -7,43 +7,35 @@ network's fast form (rewrite.py) in batches, and the film of one batch (or pair)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from ..engines import FilmJob, Movement
 from ..errors import InputError, TalkiesError
 from ..host.cores import available_threads
 from ..media.film import FILM_SIZE, FrameWriter
+from ..media.pictures import read_picture
 from .device import DTYPES, choose_precision, free_batch
 from .model import FirstOrderModel, Keypoints, SourceFeatures
-from .motion import Motion, best_frame, frames_to_tensor, transfer_motion
+from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfer_motion
 from .rewrite import rewritten
 
 log = logging.getLogger("talkies")
+
 BATCHES_AHEAD = 2
 """Batches that may wait for the encoder: enough to keep it busy, few enough to keep memory flat."""
-
-
-@dataclass(frozen=True)
-class Movement:
-    """How a clip's motion is given to a source image.
-
-    relative: motion since the best frame, not the driving keypoints themselves. adapt_scale: scaled by the
-    size of the two faces. best_frame: the frame relative motion is counted from: an index, "auto" (the pose
-    nearest the source's), or None for the first.
-    """
-
-    relative: bool = True
-    adapt_scale: bool = True
-    best_frame: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +79,36 @@ class Engine:
         self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
         self._source: tuple[str, _Prepared] | None = None
 
+    @property
+    def side(self) -> int:
+        """The side of the network's frames, pixels."""
+        return self.model.preset.size
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the network's pixels beside its inputs."""
+        return {"preset": self.model.preset.name, "weights": self.model.weights_digest}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a film's record tells of the network and of what it ran on."""
+        model = self.model
+        return {
+            "model": {
+                "preset": model.preset.name,
+                "weights_sha256": model.weights_digest,
+                "network_size": model.preset.size,
+                "enlarged": "bicubic" if model.preset.size < FILM_SIZE else None,
+                "precision": str(model.dtype).removeprefix("torch."),
+                "device": str(model.device),
+                "threads": self.threads,
+                "batch": self.batch,
+            },
+            "software": {"torch": torch.__version__},
+        }
+
+    def find_motion(self, frames: Iterator[NDArray[np.uint8]], rate: Fraction) -> Motion:
+        """Return the keypoints of a clip's frames, uint8 RGB [side, side, 3]; rate: frames a second."""
+        return detect_motion(self.model, frames, rate, batch=self.batch)
+
     def __enter__(self) -> Self:
         return self
 
@@ -129,7 +151,10 @@ class Engine:
         if first == "auto":
             first = best_frame(source.keypoints, driving)
         if not isinstance(first, int) or not 0 <= first < motion.frames:
-            reason = f"{first} is outside the clip's {motion.frames} frames (0 is the first): give one of them, or auto"
+            reason = (
+                f"best_frame {first} is outside the clip's {motion.frames} frames (0 is the first): give one of them, "
+                "or auto"
+            )
             raise InputError("best_frame", reason)
         start = 0
         last: _Fetched | None = None
@@ -195,6 +220,33 @@ class Engine:
             for written in waiting:
                 written.result()
         return self._encoder.submit(_close, writer, done)
+
+    def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
+        """Make films; yield each job when its film stands, or with the reason why its inputs forbid it.
+
+        The encoder ends a film while the next one is computed: it is never more than one behind.
+        """
+        # Few of them in memory: the motions of many long clips would fill it.
+        motion_of = lru_cache(maxsize=4)(lambda path: Motion.load(path, weights=self.model.weights_digest))
+        begun: deque[tuple[FilmJob, Future[None]]] = deque()
+        for job in jobs:
+            image, motion = read_picture(job.picture), motion_of(job.motion)
+            try:
+                film = self.film(
+                    job.source, image, motion, job.movement, job.writer, done=job.done, progress=job.progress
+                )
+                begun.append((job, film))
+            except InputError as error:
+                yield job, InputError(job.name, error.reason)
+            while len(begun) > 1:
+                yield _ended(*begun.popleft())
+        while begun:
+            yield _ended(*begun.popleft())
+
+
+def _ended(job: FilmJob, film: Future[None]) -> tuple[FilmJob, None]:
+    film.result()
+    return job, None
 
 
 class _Fetched:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError, TalkiesError, printable
-from ..files import open_regular, publish
+from ..files import open_regular, whole
 from .model import FirstOrderModel, Keypoints, Opening
 from .model.layers import inverse_2x2
 
@@ -83,13 +83,8 @@ class Motion:
         }
         if self.jacobian is not None:
             arrays["jacobian"] = self.jacobian
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub confuses ** with allow_pickle
-            publish(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(path) as part, part.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub confuses ** with allow_pickle
 
     @classmethod
     def load(cls, path: str | Path, *, weights: str | None = None) -> Motion:

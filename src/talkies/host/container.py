@@ -7,11 +7,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
-from typing import Any
 
-from .. import __version__, media
+from .. import __version__
 from ..errors import TalkiesError, printable
 from . import scratch
 
@@ -97,28 +96,8 @@ def labels(file: Path) -> dict[str, str]:
         ) from None
 
 
-def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
-    """Return the folders beyond the run folder (the working folder) that its jobs read or write.
-
-    Those that config.yaml names (images, driving, pairs, results, checkpoint) and those that links in them lead to,
-    as they are named and, where links are passed on the way, as they are. None lies in another. Scratch folders
-    are each node's own: see `bind`.
-    """
-    here = Path.cwd()
-    paths = [Path(value) for value in (settings["pairs"], settings["model"]["checkpoint"]) if value]
-    for key, lister in (("images", media.list_pictures), ("driving", media.list_clips)):
-        folder = Path(settings[key])
-        listed = lister(folder) if folder.is_dir() else ()
-        # Of a link that leads nowhere its preparation says so.
-        paths += [path for path in listed if path.is_symlink() and os.path.exists(path)]  # noqa: PTH110 - never raises
-    named = {place for key in ("images", "driving", "results") for place in _led_to(Path(settings[key]))}
-    named |= {place.parent for path in paths for place in _led_to(path)}
-    found = {path for path in named if not path.is_relative_to(here)}
-    return sorted(path for path in found if not any(parent in found for parent in path.parents))
-
-
 def check_bindable(folders: Iterable[str | Path]) -> None:
-    """Refuse folders (folders_outside) that can't be shown to an image; called where jobs run in one, and only there.
+    """Refuse folders that can't be shown to an image; called where jobs run in one, and only there.
 
     Raises TalkiesError.
     """
@@ -129,20 +108,6 @@ def check_bindable(folders: Iterable[str | Path]) -> None:
                 "can't be shown to the image (a comma, colon or backslash in its name, or the whole disk): "
                 "move or rename it, or run without the image (container: null)"
             )
-
-
-def _led_to(path: Path) -> Iterator[Path]:
-    """Yield a path, absolute, where it leads as a link, link by link, and what it is in the end."""
-    path = Path(os.path.normpath(Path.cwd() / path))
-    passed = {path}
-    yield path
-    while path.is_symlink():
-        path = Path(os.path.normpath(path.parent / path.readlink()))
-        if path in passed:
-            return
-        passed.add(path)
-        yield path
-    yield Path(os.path.realpath(path))
 
 
 def bind(folders: Iterable[str | Path], wanted: str | None, environment: MutableMapping[str, str]) -> None:

@@ -21,10 +21,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import TalkiesError, printable
+from ..errors import TalkiesError, printable, size_text
 from ..files import file_digest
 
 log = logging.getLogger("talkies")
+
 VARIABLES = ("SLURM_TMPDIR", "L_SCRATCH", "TMPDIR")
 """Where clusters name a job's own folder; the first that can be used counts."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -128,7 +129,7 @@ class Scratch:
             return
         if self.place.chosen:
             raise self.full()
-        log.info("%s has no room for %s: films are made beside their place", self.place, _bytes(size))
+        log.info("%s has no room for %s: films are made beside their place", self.place, size_text(size))
         self.release()
         self.folder = None
 
@@ -136,8 +137,8 @@ class Scratch:
         """Return the error that says how much there is and how much is needed."""
         assert self.folder is not None
         return TalkiesError(
-            f"{self.place} is full: {_bytes(self._free())} free, about {_bytes(self._needed)} needed: make room there, "
-            "or name another folder by scratch in config.yaml, and run again; what was finished stays"
+            f"{self.place} is full: {size_text(self._free())} free, about {size_text(self._needed)} needed: make room "
+            "there, or name another folder by scratch in config.yaml, and run again; what was finished stays"
         )
 
     def is_to_blame(self, error: OSError) -> bool:
@@ -269,7 +270,3 @@ def _run_digest() -> str:
     """Return what tells this run folder's scratch from another's on one disk: also containers' equal paths differ."""
     here = Path.cwd()
     return hashlib.sha256(f"{here}\0{here.stat().st_ino}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

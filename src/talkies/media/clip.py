@@ -9,13 +9,14 @@ import itertools
 import logging
 import re
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, printable
-from ..files import open_input, open_regular, read_through
+from ..files import fits, open_input, open_regular, read_through
 from .ffmpeg import AGAIN, SECONDS, Ffmpeg, complaint, file_url, input_arguments, seconds_for
 from .limits import CRASHES
 from .pictures import MAX_PIXELS, size_fault
@@ -80,6 +81,35 @@ class Clip:
     def file(self) -> Path:
         """The file to read; `path` is what messages name."""
         return self.copy or self.path
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was found as JSON holds it, without the file's name."""
+        found = _plain(vars(self))
+        return {name: value for name, value in found.items() if name not in ("path", "copy")}
+
+    @classmethod
+    def from_dict(cls, path: Path, found: Mapping[str, Any]) -> Clip:
+        """Return a clip of what `to_dict` gave; ValueError, TypeError or ZeroDivisionError where it is damaged."""
+        sound = None if found.get("sound") is None else Sound(**_typed(Sound, found["sound"]))
+        return cls(path=path, **{**_typed(cls, found), "sound": sound})
+
+
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _plain(vars(value)) if isinstance(value, Sound) else str(value) if isinstance(value, Fraction) else value
+        for name, value in found.items()
+    }
+
+
+SHAPES = {"int": int, "bool": bool, "str": str, "Fraction": str, "str | None": (str, None)}
+"""Of a field's type, as JSON holds it."""
+
+
+def _typed(kind: type, found: Mapping[str, Any]) -> dict[str, Any]:
+    types = {each.name: str(each.type) for each in fields(kind)}
+    if not fits(found, {name: SHAPES[each] for name, each in types.items() if each in SHAPES}):
+        raise ValueError("not what is told of a clip")
+    return {name: Fraction(value) if types.get(name) == "Fraction" else value for name, value in found.items()}
 
 
 @dataclass(frozen=True)

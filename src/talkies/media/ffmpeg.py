@@ -27,6 +27,7 @@ from ..errors import TalkiesError, printable
 from .limits import CRASHES, MEMORY, could_have_memory, limit_memory, limit_time, processor_seconds
 
 log = logging.getLogger("talkies")
+
 # Of ffmpeg's demuxers those that hold everything in one file (HLS, DASH, concat, image2 … open others).
 DEMUXERS = "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,flv,asf,ogg,wav,mp3,flac,aac,aiff"
 # swscale's flags. Without scaling its plain conversion is what every other reader of the file sees, and nearer to the
@@ -35,8 +36,8 @@ PLAIN = "bicubic"
 SCALING = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 STDERR_BYTES = 1 << 18
 AGAIN = "copy or download it again, or convert it to mp4"
-# Of reading a file ffmpeg may cost so much processor time, in seconds, and for each of its bytes, and of decoding it
-# so much for each picture and each of its pixels: ten times what a slow machine takes, and some files never end.
+# Of reading a file ffmpeg may cost so much processor time, in seconds, and for each of its bytes: ten times what a slow
+# machine takes, and some files never end.
 SECONDS = 60
 SECONDS_A_BYTE = 1 / 20e6
 
@@ -237,5 +238,6 @@ def seconds_for(path: Path) -> float:
     return SECONDS + SECONDS_A_BYTE * path.stat().st_size
 
 
-def _seconds(value: Fraction) -> str:
+def seconds_text(value: Fraction) -> str:
+    """Return seconds as ffmpeg reads them, to a nanosecond."""
     return f"{float(value):.9f}"

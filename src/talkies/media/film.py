@@ -15,8 +15,6 @@ from .ffmpeg import SCALING, Ffmpeg, complaint, file_url
 if TYPE_CHECKING:
     from .pictures import Frame
 
-    pass
-
 
 FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
 
@@ -101,7 +99,7 @@ class FrameWriter:
             *["-c:v", "libx264", "-preset", self._preset, "-crf", str(self._crf)],
             *(["-threads", str(self._threads)] if self._threads else []),
             *["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"],
-            *mp4_output(self.part, self._comment, None),
+            *mp4_output(self.part, self._comment),
         ]
 
     def _fail(self) -> None:
@@ -127,11 +125,11 @@ class FrameWriter:
         publish(self.part, self.path)
 
 
-def mp4_output(part: Path, comment: str | None, title: str | None) -> list[str]:
+def mp4_output(part: Path, comment: str | None) -> list[str]:
     """Return the arguments of a playable mp4 that says nothing of its source but what is given."""
-    tags = [f"{name}={value}" for name, value in (("comment", comment), ("title", title)) if value is not None]
+    tags = [] if comment is None else ["-metadata", f"comment={comment}"]
     return [
-        *["-map_metadata", "-1", "-map_chapters", "-1", *(a for tag in tags for a in ("-metadata", tag))],
+        *["-map_metadata", "-1", "-map_chapters", "-1", *tags],
         *["-movflags", "+faststart", "-f", "mp4", "-y", file_url(part)],
     ]
 

@@ -13,19 +13,18 @@ from ..errors import InputError, TalkiesError, printable
 from ..files import read_through
 from ..host.cores import available_threads
 from .clip import _ALPHA, Clip
-from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, _seconds, complaint, input_arguments
+from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, complaint, input_arguments, seconds_text
 from .pictures import MAX_PIXELS
 
 if TYPE_CHECKING:
     from .pictures import Frame
-
-    pass
 
 log = logging.getLogger("talkies")
 
 
 SECONDS_A_PICTURE = 0.05
 SECONDS_A_PIXEL = 0.25e-6
+"""Of processor time that decoding may cost, for each picture and each of its pixels (see ffmpeg.SECONDS)."""
 THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memory it may have
 SPARE_FRAMES = 2  # that decoding may give beyond those that were counted
 
@@ -119,7 +118,7 @@ def _seek(clip: Clip, since: Fraction) -> list[str]:
     indexed = clip.path.suffix.lower() in (".mp4", ".m4v", ".mov", ".mkv", ".webm")
     if since < 30 or not indexed or clip.truncated:
         return []
-    return ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", _seconds(clip.start + since - 20)]
+    return ["-noaccurate_seek", "-seek_timestamp", "1", "-ss", seconds_text(clip.start + since - 20)]
 
 
 def _decoder(clip: Clip) -> list[str]:
@@ -134,7 +133,7 @@ def _filters(
     """Return ffmpeg's filters from stored pictures to RGB frames, and the frames' width and height."""
     # Time first: what is not shown is not converted. Times are shifted so that the first output frame is at 0.
     clock, origin = (f"N/({clip.rate}*TB)", since) if clip.numbered else ("PTS", clip.start + since)
-    steps = [f"setpts=round({clock}-({_seconds(origin)})/TB)", f"fps=fps={rate}:start_time=0:round=near"]
+    steps = [f"setpts=round({clock}-({seconds_text(origin)})/TB)", f"fps=fps={rate}:start_time=0:round=near"]
     steps.append(f"trim=end_frame={limit}")  # here, for what follows would pile up before the output says enough
     if clip.alpha:
         steps.append(

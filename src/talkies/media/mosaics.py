@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TalkiesError, printable
-from ..files import beside, publish
+from ..files import beside
 from .clip import Clip, probe, tags
 from .ffmpeg import SCALING, Ffmpeg, complaint, input_arguments
 from .film import mp4_output
@@ -36,21 +36,19 @@ def mosaic(films: Sequence[str | Path], out: str | Path, *, columns: int | None 
     rows = math.ceil(len(clips) / columns)
     side = min(max(clip.height for clip in clips), MOSAIC_SIDE // max(columns, rows))
     side -= side % 2
-    silent, part = beside(out), beside(out)
+    silent = beside(out)
     with silent.open("wb"):
         pass  # a folder that is missing or full says so here, in the system's own words
     try:
-        with Ffmpeg([*_tiles(clips, columns, rows, side), *mp4_output(part, None, None)], level="error") as process:
+        with Ffmpeg([*_tiles(clips, columns, rows, side), *mp4_output(silent, None)], level="error") as process:
             process.stdout.read()
             if process.finish():
                 raise TalkiesError(
                     f"{printable(out)}: the mosaic failed ({complaint(process.stderr)}): try fewer films"
                 )
-        publish(part, silent)
         sounding = next((clip for clip in clips if clip.sound), None)
         facts = remux(silent, sounding, out, comment=tags(films[0]).get("comment"))
     finally:
-        part.unlink(missing_ok=True)
         silent.unlink(missing_ok=True)
     return {"films": len(clips), "columns": columns, "side": side} | {
         name: facts[name] for name in ("frames", "duration", "sound", "bytes")

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish
 from .clip import Clip, Sound, SoundFile
-from .ffmpeg import SECONDS, Ffmpeg, _seconds, complaint, input_arguments, seconds_for
+from .ffmpeg import SECONDS, Ffmpeg, complaint, input_arguments, seconds_for, seconds_text
 from .film import Film, check_film, mp4_output
 
 log = logging.getLogger("talkies")
@@ -29,7 +29,6 @@ def remux(
     start: Fraction | float | None = None,
     end: Fraction | float | None = None,
     comment: str | None = None,
-    title: str | None = None,
     part: Path | None = None,
 ) -> dict[str, Any]:
     """Put the clip's sound under a film's picture stream, which is copied; write `out` whole or not at all.
@@ -57,7 +56,7 @@ def remux(
     try:
         for way in ways:
             arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until, film.duration)
-            with Ffmpeg([*arguments, *mp4_output(part, comment, title)], level="error", seconds=seconds) as process:
+            with Ffmpeg([*arguments, *mp4_output(part, comment)], level="error", seconds=seconds) as process:
                 process.stdout.read()
                 code = process.finish()
             fault = process.fault or (complaint(process.stderr) if code else None)
@@ -117,10 +116,10 @@ def _remux_arguments(
     if clip is None or sound is None:
         return [*arguments, "-map", "0:v:0", "-c", "copy"]
     # The file's clock moves so that the segment's first picture is at 0.
-    arguments += input_arguments(clip.file, "-itsoffset", _seconds(-origin))
+    arguments += input_arguments(clip.file, "-itsoffset", seconds_text(-origin))
     arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
     if way == "copy":
-        return [*arguments, "-c:a", "copy", "-t", _seconds(duration)]
+        return [*arguments, "-c:a", "copy", "-t", seconds_text(duration)]
     # first_pts=0 cuts what lies before the picture and fills with silence what is missing; async fills gaps inside,
     # from 20 ms on (by default from 100 ms, which is three frames of picture).
     rate = sound.sample_rate if sound.sample_rate in (22050, 24000, 32000, 44100, 48000) else 48000
@@ -128,7 +127,7 @@ def _remux_arguments(
     shape = (
         f"aresample={rate}:async=1:min_hard_comp=0.02:first_pts=0,aformat=sample_rates={rate}:channel_layouts={layout}"
     )
-    return [*arguments, "-af", f"{shape},atrim=end={_seconds(until)}", *AAC]
+    return [*arguments, "-af", f"{shape},atrim=end={seconds_text(until)}", *AAC]
 
 
 def _compare(film: Film, made: Film, sound: Sound | None, until: Fraction) -> str | None:

@@ -30,6 +30,7 @@ from ..files import file_digest
 from ..host import container, scratch
 from ..run import settings as config
 from ..run.folder import HOME
+from ..run.outside import folders_outside
 
 LEAST_FREE = 2 << 30
 """Bytes below which a disk is called full: some 800,000 frames of film."""
@@ -53,40 +54,6 @@ PLACES = {
     "login": "on a login node",
     "machine": "on this machine, without a cluster",
 }
-
-TRIAL = """
-import json, sys, time
-import torch
-import torch.nn.functional as F
-from talkies.fomm.device import choose_device
-from talkies.host.cores import available_threads
-from talkies.errors import TalkiesError
-found = {"torch": torch.__version__, "cuda": torch.version.cuda, "threads": available_threads(), "fault": None}
-try:
-    found["device"] = choose_device("auto").type
-except TalkiesError as error:
-    found["fault"] = str(error)
-    try:
-        torch.cuda.init()
-    except (RuntimeError, AssertionError) as reason:
-        found["fault"] = " ".join(str(reason).split())[:200]
-if found.get("device") == "cuda":
-    try:
-        torch.manual_seed(1)
-        picture, kernel = torch.rand(4, 16, 64, 64), torch.rand(32, 16, 3, 3) / 144
-        wanted = F.conv2d(picture, kernel)
-        began = time.monotonic()
-        far = float((F.conv2d(picture.cuda(), kernel.cuda()).cpu() - wanted).abs().max())
-        found.update(name=torch.cuda.get_device_name(), far=far, seconds=time.monotonic() - began)
-    except RuntimeError as reason:
-        found["fault"] = " ".join(str(reason).split())[:200]
-try:
-    from talkies.fomm.model import load_model
-    found["weights"] = (load_model("demo").weights_digest or "")[:12]
-except TalkiesError as error:
-    found["weights_fault"] = str(error)
-print(json.dumps(found))
-"""
 
 
 def examine(folder: Path, *, as_json: bool = False) -> int:
@@ -220,7 +187,7 @@ def _engine(place: str) -> Iterator[Finding]:
         yield "ok", "GPU", f"{'; '.join(_one_line(card) for card in cards)} (name, driver, memory)"
     elif shutil.which("nvidia-smi"):
         yield "note", "GPU", f"nvidia-smi finds none ({complaint or _one_line(out) or 'exit code ' + str(code)})"
-    code, out, complaint = _ask(sys.executable, "-c", TRIAL, seconds=GPU_SECONDS)
+    code, out, complaint = _ask(sys.executable, "-m", "talkies.fomm.trial", seconds=GPU_SECONDS)
     if code != 0:
         if code is None or "ModuleNotFoundError" not in complaint:
             yield (
@@ -447,7 +414,7 @@ def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding
     if settings is None:
         return
     try:
-        folders = container.folders_outside(settings)
+        folders = folders_outside(settings)
         if place != "machine" and settings["container"] is not None:
             container.check_bindable(folders)
     except (TalkiesError, OSError) as error:

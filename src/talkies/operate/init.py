@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import TalkiesError, printable
-from ..files import publish
+from ..files import whole
 from ..run.reference import EXAMPLE_TABLE, as_yaml
 from ..run.settings import shipped
 
@@ -53,11 +53,7 @@ def lay_out(folder: Path, *, examples: bool = False) -> tuple[list[str], list[st
 
 def _writer(content: bytes) -> Callable[[Path], None]:
     def write(path: Path) -> None:
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with whole(path) as part:
             part.write_bytes(content)
-            publish(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     return write

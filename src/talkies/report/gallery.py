@@ -21,8 +21,8 @@ from urllib.parse import quote
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..files import file_digest, fits, keep_aside, parse_json, write_json
-from ..run.folder import PLOTS, Folder
+from ..files import LEFT, beside, file_digest, fits, keep_aside, parse_json, publish, whole, write_json
+from ..run.folder import CHECK_PAGE, GALLERY_PAGE, PLOTS, Folder
 from ..run.plan import Plan
 from ..run.record import Recorded, content_key, file_facts
 from ..run.state import State
@@ -138,7 +138,7 @@ def build_gallery(
         "title": html.escape(printable(title)),
         "data": _script_json(_page_data(results, entries, sources, of_clips)),
         "going": f'<p class="made" role="status">{html.escape(going)}</p>' if going else "",
-        "check": f'<p class="made"><a href="check.html">{html.escape(check)}</a></p>' if check else "",
+        "check": f'<p class="made"><a href="{CHECK_PAGE}">{html.escape(check)}</a></p>' if check else "",
         "plots": f'<p class="made"><a href="{PLOTS}">Times of the run</a></p>' if (results / PLOTS).exists() else "",
         "links": "\n".join(_link(results, entry) for entry in entries),
     }
@@ -167,7 +167,7 @@ def lay_out_report(results: Path, entries: Sequence[Entry], folder: Path) -> Non
         raise TalkiesError(f"{printable(folder)}: this folder is not empty: name a new one")
     files = [path for entry in entries if not entry.private for path in (entry.film, entry.record) if path]
     files += _Written(results / "index_files").files()
-    files += [path for path in (results / "index.html", results / "check.html", results / PLOTS) if path.exists()]
+    files += [path for path in (results / GALLERY_PAGE, results / CHECK_PAGE, results / PLOTS) if path.exists()]
     ways: dict[Path, Path] = {}  # from a folder of links to the folder they lead to, whatever is itself a link between
     for path in files:
         link = folder / path.relative_to(results)
@@ -283,8 +283,6 @@ class _Written:
 
     def put(self, part: Path, path: Path) -> None:
         """Move a finished file to its place, after the list has it: then it is ours wherever we are killed."""
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
         if os.path.lexists(path) and not self._is_ours(path):
             keep_aside(path)
         name, digest = self._name(path), file_digest(part)
@@ -294,7 +292,7 @@ class _Written:
             file.write(f"\n{json.dumps([name, digest])}\n")
         self._digests.setdefault(name, set()).add(digest)
         self._kept[name] = digest
-        part.replace(path)
+        publish(part, path)
 
     def drop(self, name: str) -> None:
         """Remove the files of ours in a folder that were neither `put` there nor found there by `has`."""
@@ -302,7 +300,7 @@ class _Written:
         if self.folder.is_symlink() or folder.is_symlink() or not folder.is_dir():
             return
         for path in sorted(folder.iterdir()):
-            left = re.fullmatch(r"\.+\d+\.part(\.\d+-[0-9a-f]+\.part)*", path.name) and path.is_file()
+            left = LEFT.fullmatch(path.name) and path.is_file()
             if left or (self._name(path) not in self._kept and self._is_ours(path)):
                 path.unlink()
         if not any(folder.iterdir()):
@@ -312,9 +310,8 @@ class _Written:
         """Have the list tell of the files that are kept and of no others."""
         text = "".join(f"{json.dumps(entry)}\n" for entry in sorted(self._kept.items()))
         if self.list.is_symlink() or not self.list.is_file() or self.list.read_text(errors="replace") != text:
-            with _part(self.folder) as part:
+            with whole(self.list) as part:
                 part.write_text(text, encoding="utf-8")
-                part.replace(self.list)
 
     def clear(self) -> None:
         """Remove all files of ours, and the folders that this leaves empty."""
@@ -336,9 +333,9 @@ class _Written:
 
 
 @contextmanager
-def _part(folder: Path) -> Iterator[Path]:
-    """Give a temporary name in a folder, and see that nothing stays under it."""
-    part = folder / f".{os.getpid()}.part"  # short: a name may be as long as one can be
+def _part(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside a file, and see that nothing stays under it."""
+    part = beside(path)
     try:
         yield part
     finally:
@@ -357,7 +354,7 @@ def _mirror(written: _Written, name: str, paths: Iterable[Path | None]) -> dict[
             continue
         copies[path] = copy = folder / path.name
         if not written.has(copy, file_digest(path)):
-            with _part(folder) as part:
+            with _part(copy) as part:
                 shutil.copyfile(path, part)
                 written.put(part, copy)
     if len({copy.name for copy in copies.values()}) < len(copies):
@@ -377,7 +374,7 @@ def _posters(written: _Written, previews: dict[Path, Path]) -> dict[Path, Path]:
         poster = folder / f"{preview.stem}.jpg"
         if not written.has(poster) or poster.stat().st_mtime_ns < preview.stat().st_mtime_ns:
             try:
-                with _part(folder) as part:
+                with _part(poster) as part:
                     _draw_poster(preview, part)
                     written.put(part, poster)
             except InputError as error:
@@ -426,7 +423,7 @@ def _make_mosaic(written: _Written, mosaic: Recorded, shown: Sequence[Entry]) ->
     key = content_key(mosaic=[_digest(film) for film in films])
     if mosaic.fresh(key) and written.has(mosaic.path) and written.has(mosaic.record_path):
         return
-    with _part(mosaic.path.parent) as part:
+    with _part(mosaic.path) as part:
         facts = media.mosaic(films, part)
         record = {"key": key, "films": [film.stem for film in films], "mosaic": facts, "file": file_facts(part)}
         written.put(part, mosaic.path)

@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from ..files import keep_aside, publish
+from ..files import keep_aside, whole
 
 
 def write_page(path: Path, text: str) -> None:
@@ -27,12 +27,8 @@ def write_page(path: Path, text: str) -> None:
     elif os.path.lexists(path):
         keep_aside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         part.write_bytes(content)
-        publish(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def is_ours(page: Path) -> bool:

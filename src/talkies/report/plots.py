@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..run.estimate import duration
 from ..run.folder import HOME, JOURNALS, PLOTS, Folder
 from ..run.journal import Journal
 from ..run.plan import Plan
-from ..run.progress import duration
 from ..run.receipts import Receipts
 from ..run.record import Recorded
 from ..run.state import look

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..errors import printable
+from ..errors import printable, size_text
 from ..files import read_json
 from ..host.disk import room
 from .asks import is_shown
@@ -137,19 +137,34 @@ def frames_of(plan: Plan, names: Iterable[str]) -> int:
 
 
 def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
-    """Say in a line how much a run is: pairs, jobs, hours and gigabytes still to make, by estimate; and what room."""
-    hours = sum(animating_seconds(plan, plan.pairs[name]) for name in state.to_animate) / 3600
+    """Say in a line how much a run is: pairs, jobs, time and gigabytes still to make, by estimate; and what room."""
+    seconds = sum(animating_seconds(plan, plan.pairs[name]) for name in state.to_animate)
+    took = f"{seconds / 3600:.3g} GPU hours" if on_cluster else duration(seconds)
     drivings = len({take.driving for take in plan.takes.values()})
     free, limit = room(Path(plan.settings["results"]))
     pilot = f" (a pilot, first: {plan.settings['first']})" if plan.is_pilot else ""
     to_make = f"{len(state.to_make)} to make"
     if len(state.to_animate) < len(state.to_make):
         to_make += f", {len(state.to_animate)} of them to animate"
+    if state.to_animate:
+        to_make += f": about {took} at {plan.rate:g} frames/s"
+    if state.to_make:
+        to_make += f", {size_text(frames_of(plan, state.to_make) * BYTES_PER_FRAME)}"
     return (
         f"{len(plan.sources)} pictures, {drivings} videos: {len(plan.pairs)} pairs in {len(plan.pair_shards)} jobs"
-        f"{pilot}; {to_make}: about {hours:.1f} {'GPU ' * on_cluster}hours at {plan.rate:g} frames/s, "
-        f"{frames_of(plan, state.to_make) * BYTES_PER_FRAME / 1e9:.1f} GB; {free / 1e9:.1f} GB {limit}"
+        f"{pilot}; {to_make}; {size_text(free)} {limit}"
     )
+
+
+def duration(seconds: float) -> str:
+    """Say a time in its two largest units: 1 h 05 min, 4 min 20 s, 12 s."""
+    whole = max(0, round(seconds))
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours >= 48:
+        return f"{hours // 24} days {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 @dataclass(frozen=True)
@@ -171,7 +186,7 @@ def lack_of_room(plan: Plan, state: State) -> LackOfRoom | None:
     if frames * BYTES_PER_FRAME <= free:
         return None
     return LackOfRoom(
-        f"{printable(folder)}: {free / 1e9:.1f} GB {limit}, and the {len(state.to_make)} films to make need about "
-        f"{frames * BYTES_PER_FRAME / 1e9:.1f} GB: make room, or name another folder by results in config.yaml",
+        f"{printable(folder)}: {size_text(free)} {limit}, and the {len(state.to_make)} films to make need about "
+        f"{size_text(frames * BYTES_PER_FRAME)}: make room, or name another folder by results in config.yaml",
         frames * LEAST_BYTES_PER_FRAME > free,
     )

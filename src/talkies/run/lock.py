@@ -18,6 +18,7 @@ from ..errors import printable
 from ..files import read_json, write_json
 
 log = logging.getLogger("talkies")
+
 HEARTBEAT_SECONDS = 20
 """How often a worker renews its lock."""
 GONE_SECONDS = 120

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -104,28 +104,36 @@ class Plan:
         """Tell whether a pair's talkie shows more than the animated square."""
         return is_shown(self.pairs[name], self.settings)
 
-    def shown(self, shard: str) -> list[str]:
-        """Return the pairs of a shard whose talkies show more than the animated square."""
-        return [name for name in self.pair_shards[shard] if self.is_shown(name)]
-
     def receipt(self, stage: str, shard: str) -> str:
         """Return the name under which a shard's receipt is looked for."""
         return self.receipts[stage][shard]
 
+    def items(self, stage: str, shard: str) -> Sequence[str]:
+        """Return what a stage does of a shard: sources, takes or pairs."""
+        if stage == "show":
+            return [name for name in self.pair_shards[shard] if self.is_shown(name)]
+        for shards in (self.pair_shards, self.take_shards, self.picture_shards):
+            if shard in shards:
+                return shards[shard]
+        return []
+
+    def comes_from(self, stage: str, shard: str, item: str) -> list[tuple[str, str, str]]:
+        """Return the items of the stages above that an item is made from, as stage, shard, item."""
+        if stage == "motion":
+            return [("prepare", shard, item)]
+        if stage == "animate":
+            source, take = self.pairs[item].source, self.pairs[item].take
+            return [("prepare", self.shard_of_source[source], source), ("motion", self.shard_of_take[take], take)]
+        if stage == "show":
+            return [("animate", shard, item)]
+        if stage == "remux":
+            return [("show" if self.is_shown(item) else "animate", shard, item)]
+        return []
+
     def needs(self, stage: str, shard: str) -> list[tuple[str, str]]:
         """Return the stages and shards whose receipts a stage of a shard reads."""
-        if stage == "motion":
-            return [("prepare", shard)]
-        if stage == "animate":
-            pairs = [self.pairs[name] for name in self.pair_shards[shard]]
-            sources = sorted({self.shard_of_source[pair.source] for pair in pairs})
-            takes = sorted({self.shard_of_take[pair.take] for pair in pairs})
-            return [("prepare", each) for each in sources] + [("motion", each) for each in takes]
-        if stage == "show":
-            return [("animate", shard)]
-        if stage == "remux":
-            return [("animate", shard), *([("show", shard)] if self.shown(shard) else [])]
-        return []
+        items = self.items(stage, shard)
+        return sorted({above[:2] for item in items for above in self.comes_from(stage, shard, item)})
 
     def save(self, path: Path = PLAN) -> None:
         """Write the plan."""

@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .. import media
 from ..errors import TalkiesError, printable
-from ..files import fits, read_json, write_json
-from ..host.container import folders_outside
-from ..host.cores import available_threads
+from ..files import read_json
+from . import probes, snakemake_private
 from . import settings as config
 from .deal import deal
 from .estimate import FRAMES_PER_SECOND, learnt_rate
-from .folder import CONFIG, LOCKS, PROBES, RECEIPTS, RUN
+from .folder import CONFIG, LOCKS, RECEIPTS, RUN
 from .lock import claim, held_locks, is_abandoned
+from .outside import folders_outside
 from .pairs import Pair, Source, Take, crops_of, each_face, list_inputs, list_pairs, stamp_of
 from .plan import Plan, stamps_of_sounds, stored_plan, weights_of
 from .receipts import Receipts
 from .state import State, look
-
-PROBES_AT_ONCE = 8
-"""On a login node, which others use."""
 
 
 @cache
@@ -126,38 +120,18 @@ def _takes(pairs: Iterable[Pair], clips: Mapping[str, Path], crops: Any) -> dict
 
 
 def _count_frames(plan: Plan) -> None:
-    """Set each take's number of frames; what was probed before is kept in .talkies/probes.json.
+    """Set each take's number of frames.
 
     A clip that can't be read, for whatever reason, counts as empty here: its preparation says what is wrong with it.
     """
-    media.ffmpeg_path()  # that there is none is no clip's fault
-    known = read_json(PROBES) or {}
-    stamps = {take.file: take.stamp for take in plan.takes.values()}
-
-    def entry_of(file: str) -> dict[str, Any] | None:
-        entry: Any = known.get(file)
-        if fits(entry, {"stamp": [int], "frames": int, "rate": str}) and entry["stamp"] == stamps[file]:
-            with suppress(ValueError, ZeroDivisionError):
-                if Fraction(entry["rate"]) > 0:
-                    return entry
-        try:
-            clip = media.probe(Path(file))
-        except (TalkiesError, OSError):
-            return None
-        return {"stamp": stamps[file], "frames": clip.frames, "rate": str(clip.rate)}
-
-    files = sorted(stamps)
-    with ThreadPoolExecutor(min(PROBES_AT_ONCE, available_threads()), thread_name_prefix="probe") as pool:
-        found = dict(zip(files, pool.map(entry_of, files), strict=True))
-    fresh = {file: entry for file, entry in found.items() if entry is not None}
-    if any(known.get(file) != entry for file, entry in fresh.items()):
-        write_json(PROBES, {**known, **fresh} if plan.is_pilot else fresh)
+    clips = probes.probe_all({take.file for take in plan.takes.values()}, keep=plan.is_pilot)
     for name, take in plan.takes.items():
-        entry = found[take.file] or {"frames": 0, "rate": "25"}
-        count, rate = entry["frames"], Fraction(entry["rate"])
-        since, until = Fraction(take.start or 0), Fraction(take.end) if take.end else None
-        left = max(0, count - round(since * rate))
-        plan.takes[name] = replace(take, frames=left if until is None else min(count, round((until - since) * rate)))
+        clip = clips[take.file]
+        if clip is not None:
+            since, until = Fraction(take.start or 0), Fraction(take.end) if take.end else None
+            left = max(0, clip.frames - round(since * clip.rate))
+            frames = left if until is None else min(clip.frames, round((until - since) * clip.rate))
+            plan.takes[name] = replace(take, frames=frames)
 
 
 def _outside(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> list[str]:
@@ -217,15 +191,12 @@ def end_run() -> None:
     RUN.unlink(missing_ok=True)
 
 
-def unlock_after_kill(locks: Path) -> bool:
+def unlock_after_kill() -> bool:
     """Remove Snakemake's locks of the folder where the run that took them was killed; tell whether there were any.
 
     A run that is alive, or of which nothing is known, keeps them.
     """
     if not is_abandoned(RUN):
         return False
-    stale = [path for path in locks.glob("*.lock") if path.is_file()]
     RUN.unlink(missing_ok=True)  # first: a run that starts in the same moment then leaves our locks alone
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return bool(stale)
+    return snakemake_private.remove_locks()

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import TalkiesError, printable
 from ..files import NUMBER, fits, parse_json
-from .estimate import FRAMES_PER_SECOND, REMUX_SECONDS
+from .estimate import FRAMES_PER_SECOND, REMUX_SECONDS, duration
 from .folder import GALLERY_PAGE, JOURNALS, LOCKS, RUNS, Folder
 from .lock import held_locks
 from .plan import Plan
@@ -347,17 +347,6 @@ def some(names: list[str]) -> str:
     """Name the first few."""
     shown = ", ".join(printable(name) for name in names[:MOST_NAMES])
     return shown if len(names) <= MOST_NAMES else f"{shown}, ..."
-
-
-def duration(seconds: float) -> str:
-    """Say a time in its two largest units: 1 h 05 min, 4 min 20 s, 12 s."""
-    whole = max(0, round(seconds))
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    if hours >= 48:
-        return f"{hours // 24} days {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _after(seconds: float) -> time.struct_time:

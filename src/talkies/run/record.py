@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TalkiesError
-from ..files import _canonical, file_digest, fits, keep_aside, read_json, write_json
+from ..files import canonical_json, file_digest, fits, keep_aside, read_json, write_json
 
 RECIPE = 1
 """Part of every content key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
@@ -22,7 +22,7 @@ RECIPE = 1
 
 def content_key(**parts: Any) -> str:  # whatever JSON holds
     """Return the sha256 (hex) of everything that decides a result, and of the recipe's version."""
-    return hashlib.sha256(_canonical({"recipe": RECIPE, **parts})).hexdigest()
+    return hashlib.sha256(canonical_json({"recipe": RECIPE, **parts})).hexdigest()
 
 
 def file_facts(path: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class _Look:
                 # Snakemake runs again what lies below a newer file: that one must be a receipt.
                 if self.receipts.time(stage, shard) > self.receipts.time("remux", shard):
                     self.receipts.read(stage, shard)
-            if plan.shown(shard):
+            if plan.items("show", shard):
                 self._name("show", shard, fresh=any(self._lacks("show", shard, name) for name in lacking))
             self._name("animate", shard, fresh=any(self._lacks("animate", shard, name) for name in lacking))
             state.to_animate += [name for name in lacking if self._is_to_animate(shard, name)]

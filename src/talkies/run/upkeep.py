@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..files import file_digest
+from ..files import LEFT, file_digest
 from .folder import HOME, LOCKS, TAKEN_NAMES, Folder
 from .lock import held_locks
 from .plan import Plan
 from .receipts import STAGES, distrust
 from .record import FACTS, Recorded
 from .state import State
-
-PART = r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+"
-"""A temporary file's name, .NAME.PID[-TIME].part, and that of a temporary file's own temporary file."""
-LEFT = re.compile(rf"{PART}|\.\d+\.part", re.DOTALL)
-"""The same, and as the gallery has it."""
 
 
 def orphans(plan: Plan) -> Iterator[Recorded]:

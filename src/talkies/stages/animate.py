@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, media
+from ..engines import FilmJob, Movement
 from ..errors import InputError, TalkiesError, printable
-from ..fomm.device import keep_compiled
 from ..fomm.model.presets import PRESETS
-from ..media.film import FILM_SIZE
 from ..run import asks
 from ..run.asks import ENCODING, FILM_CRF, FILM_PRESET
 from ..run.pairs import Pair
@@ -26,16 +25,9 @@ from .prepare import mend
 from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, holding, since
 
 if TYPE_CHECKING:
-    from ..fomm.engine import Engine
-    from ..fomm.motion import Motion
+    from ..engines import Engine
 
 log = logging.getLogger("talkies")
-
-
-def _causes(plan: Plan, shard: str, name: str) -> Iterator[tuple[str, str, str]]:
-    pair = plan.pairs[name]
-    yield "prepare", plan.shard_of_source[pair.source], pair.source
-    yield "motion", plan.shard_of_take[pair.take], pair.take
 
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
@@ -68,10 +60,8 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
 
 STAGE = Stage(
     "animate",
-    items=lambda plan, shard: plan.pair_shards[shard],
     spec=lambda specs, shard, name: specs.film(name),
     files=lambda bench, name: bench.folder.silent(bench.plan.pairs[name]),
-    causes=_causes,
     make=_make,
 )
 
@@ -133,9 +123,6 @@ def stands(bench: Bench, pair: Pair, key: str) -> bool:
 
 def _animate_pairs(bench: Bench, missing: Sequence[tuple[Pair, str]]) -> Iterator[tuple[str, Outcome]]:
     """Make silent films; yield each as it is finished, and those that their inputs forbid."""
-    from ..fomm.engine import Movement
-    from ..fomm.motion import Motion
-
     folder, scratch, engine = bench.folder, bench.scratch, bench.engine()
 
     def staged(recorded: Recorded) -> Path:
@@ -143,61 +130,48 @@ def _animate_pairs(bench: Bench, missing: Sequence[tuple[Pair, str]]) -> Iterato
 
     # All before the first film, so that from here on the shared disk is only written to.
     sources = {source: staged(folder.source(source)) for source in {pair.source for pair, _ in missing}}
-    takes = {take: staged(folder.motion(take)) for take in {pair.take for pair, _ in missing}}
+    motions = {take: staged(folder.motion(take)) for take in {pair.take for pair, _ in missing}}
 
-    # Few of them in memory: the motions of many long clips would fill it.
-    @lru_cache(maxsize=4)
-    def motion_of(take: str) -> Motion:
-        return Motion.load(takes[take], weights=engine.model.weights_digest)
-
-    films: list[tuple[str, str, Future[None]]] = []
-    with engine:
+    def jobs() -> Iterator[FilmJob]:
         for number, (pair, key) in enumerate(missing):
-            driving, silent = motion_of(pair.take), folder.silent(pair)
-            silent.path.parent.mkdir(parents=True, exist_ok=True)
-            writer = media.FrameWriter(
-                silent.path,
-                driving.rate,
-                crf=FILM_CRF,
-                preset=FILM_PRESET,
-                threads=engine.threads,
-                part=scratch.unfinished(f"{number}.mp4"),
-            )
-            movement = Movement(pair.relative, pair.adapt_scale, pair.best_frame)
+            silent, motion = folder.silent(pair).path, folder.motion(pair.take).record()
+            silent.parent.mkdir(parents=True, exist_ok=True)
             bench.journal.note("begun", pair=pair.name)
-            image = media.read_picture(sources[pair.source])
-            done = partial(_record_film, bench, engine, pair, key, driving, time.monotonic())
-            advance = bench.progress.advance
-            try:
-                film = engine.film(pair.source, image, driving, movement, writer, done=done, progress=advance)
-                films.append((pair.name, key, film))
-            except InputError as error:
-                yield pair.name, InputError(pair.name, error.reason)
-            # The encoder ends a film while the next one is computed: it is never more than one behind.
-            while len(films) > 1:
-                yield _finished(*films.pop(0))
-        for film_left in films:
-            yield _finished(*film_left)
+            yield FilmJob(
+                pair.name,
+                pair.source,
+                sources[pair.source],
+                motions[pair.take],
+                Movement(pair.relative, pair.adapt_scale, pair.best_frame),
+                media.FrameWriter(
+                    silent,
+                    Fraction(motion["rate"]),
+                    crf=FILM_CRF,
+                    preset=FILM_PRESET,
+                    threads=engine.threads,
+                    part=scratch.unfinished(f"{number}.mp4"),
+                ),
+                done=partial(_record_film, bench, engine, pair, key, motion, time.monotonic()),
+                progress=bench.progress.advance,
+            )
+
+    keys = {pair.name: key for pair, key in missing}
+    with engine:
+        for job, fault in engine.films(jobs()):
+            yield job.name, fault or {"picture_key": keys[job.name]}
 
 
-def _finished(name: str, key: str, film: Future[None]) -> tuple[str, Outcome]:
-    film.result()
-    return name, {"picture_key": key}
+def _record_film(bench: Bench, engine: Engine, pair: Pair, key: str, motion: Mapping[str, Any], began: float) -> None:
+    took, frames = since(began), motion["frames"]
+    bench.folder.silent(pair).describe({"key": key, **_facts_of_making(bench, pair, motion, engine), "seconds": took})
+    bench.journal.note("animated", pair=pair.name, frames=frames, seconds=took)
+    log.info("%s: %d frames in %.1f s", printable(pair.name), frames, took)
 
 
-def _record_film(bench: Bench, engine: Engine, pair: Pair, key: str, driving: Motion, began: float) -> None:
-    took = since(began)
-    bench.folder.silent(pair).describe({"key": key, **_facts_of_making(bench, pair, driving, engine, took)})
-    bench.journal.note("animated", pair=pair.name, frames=driving.frames, seconds=took)
-    log.info("%s: %d frames in %.1f s", printable(pair.name), driving.frames, took)
-
-
-def _facts_of_making(bench: Bench, pair: Pair, driving: Motion, engine: Engine, took: float) -> dict[str, Any]:
+def _facts_of_making(bench: Bench, pair: Pair, motion: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
     """Return what a film's record tells of how its pixels were made."""
-    import torch
-
-    model = engine.model
     source, take = bench.folder.source(pair.source).record(), bench.folder.driving(pair.take).record()
+    of_engine = engine.facts()
     return {
         "source": {"crop": source["crop"], **_public(source["original"])},
         "driving": {
@@ -211,24 +185,14 @@ def _facts_of_making(bench: Bench, pair: Pair, driving: Motion, engine: Engine, 
             "adapt_scale": pair.adapt_scale,
             "best_frame": pair.best_frame,
         },
-        "model": {
-            "preset": model.preset.name,
-            "weights_sha256": model.weights_digest,
-            "network_size": model.preset.size,
-            "enlarged": "bicubic" if model.preset.size < FILM_SIZE else None,
-            "precision": str(model.dtype).removeprefix("torch."),
-            "device": str(model.device),
-            "threads": engine.threads,
-            "batch": engine.batch,
-        },
-        "picture": {"frames": driving.frames, "rate": str(driving.rate), **ENCODING},
+        "picture": {"frames": motion["frames"], "rate": motion["rate"], **ENCODING},
+        **of_engine,
         "software": {
+            **of_engine["software"],
             "talkies": __version__,
-            "torch": torch.__version__,
             "ffmpeg": media.ffmpeg_version(),
             "python": platform.python_version(),
         },
-        "seconds": took,
     }
 
 
@@ -260,7 +224,7 @@ def open_engine(
     preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
 ) -> Engine:
     """Load a model onto a device that works, and return its engine; TalkiesError says what stands in the way."""
-    from ..fomm.device import choose_device, keep_memory
+    from ..fomm.device import choose_device, keep_compiled, keep_memory
     from ..fomm.engine import Engine
     from ..fomm.model import load_model
 

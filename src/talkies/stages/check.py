@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .. import media
 from ..errors import InputError, printable
-from ..files import NUMBER, digest, file_digest, fits, publish, read_json, write_json
+from ..files import NUMBER, digest, file_digest, fits, read_json, whole, write_json
 from ..fomm.model.presets import DEMO_WEIGHTS
 from ..media import crop
 from ..media.crop import Request
@@ -29,6 +28,7 @@ from ..media.film import FILM_SIZE
 from ..run.asks import compared
 from ..run.folder import HOME
 from ..run.plan import Plan
+from ..run.probes import clip_of
 from ..run.record import content_key
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ def examine(
         if model and weights and crops is not None:
             facts["poses"] = {weights: _poses(model(), crops)}
         if thumb_bytes:
-            _write(unseen[item].with_suffix(".jpg"), thumb_bytes)
+            with whole(unseen[item].with_suffix(".jpg")) as part:
+                part.write_bytes(thumb_bytes)
         write_json(unseen[item], facts)
         findings[item] = Finding(item, facts, thumb_bytes)
         advance(1)
@@ -251,7 +252,7 @@ def _look_at_picture(item: Item) -> tuple[dict[str, Any], Frame]:
 def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     import numpy as np
 
-    clip = media.probe(item.file)
+    clip = clip_of(Path(item.file))
     start = Fraction(item.start or 0)
     end = min(clip.duration, Fraction(item.end)) if item.end else clip.duration
     seconds = max(end - start, 1 / clip.rate)
@@ -304,15 +305,6 @@ def _jpeg(square: Frame) -> bytes:
     written = io.BytesIO()
     Image.fromarray(crop.resize(square, THUMB_SIDE)).save(written, "JPEG", quality=80)
     return written.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")  # a check by hand may run beside the workflow's
-    try:
-        part.write_bytes(content)
-        publish(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _poses(model: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:

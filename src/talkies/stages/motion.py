@@ -36,38 +36,33 @@ def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, Outcome]]:
 
 STAGE = Stage(
     "motion",
-    items=lambda plan, shard: plan.take_shards[shard],
     spec=lambda specs, shard, take: specs.motion(take),
     files=lambda bench, take: bench.folder.motion(take),
-    causes=lambda plan, shard, take: [("prepare", shard, take)],
     make=_make,
 )
 
 
 def detect_take(bench: Bench, name: str) -> dict[str, Any]:
     """Find and save the keypoints of one take unless that is done; return its record."""
-    from ..fomm.motion import detect_motion
-
     take, target = bench.plan.takes[name], bench.folder.motion(name)
     driving = bench.prepared("prepare", name, clip=True)
     engine = bench.engine()
-    model = engine.model
     content, box = driving["original"]["sha256"], driving["crop"]["box"]
-    asked = asks.motion(take, content=content, box=box, preset=model.preset.name, weights=model.weights_digest)
+    asked = asks.motion(take, content=content, box=box, **engine.identity())
     key = content_key(**asked)
     record = target.fresh(key)
     if record is not None:
         return record
     began = time.monotonic()
     clip = probe_copy(Path(take.file), bench.scratch, content)
-    frames = take_frames(clip, take, crop.Crop.from_dict(driving["crop"]), model.preset.size)
-    found = detect_motion(model, _counted(frames, bench.progress), clip.rate, batch=engine.batch)
+    frames = take_frames(clip, take, crop.Crop.from_dict(driving["crop"]), engine.side)
+    found = engine.find_motion(_counted(frames, bench.progress), clip.rate)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     found.save(target.path)
     took = since(began)
     bench.journal.note("motion", take=name, frames=found.frames, seconds=took)
     log.info("motion of %s: %d frames in %.1f s", printable(name), found.frames, took)
-    facts = {"preset": found.preset, "weights": found.weights, "frames": found.frames, "rate": str(found.rate)}
+    facts = {**engine.identity(), "frames": found.frames, "rate": str(clip.rate)}
     return target.describe({"key": key, **facts, "seconds": took})
 
 

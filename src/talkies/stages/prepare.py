@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..errors import InputError
-from ..files import file_digest, publish
+from ..files import beside, file_digest, whole
 from ..host.scratch import FULL, Scratch
 from ..media import crop
 from ..media.film import FILM_SIZE
@@ -21,16 +19,13 @@ from ..run.asks import Specs
 from ..run.folder import Folder
 from ..run.pairs import Take
 from ..run.plan import Plan
+from ..run.probes import clip_of
 from ..run.record import Recorded, content_key
 from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, holding, since
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-
-def _items(plan: Plan, shard: str) -> list[str]:
-    return plan.picture_shards.get(shard) or plan.take_shards[shard]
 
 
 def _spec(specs: Specs, shard: str, item: str) -> str:
@@ -55,7 +50,7 @@ def _make(bench: Bench, items: list[str]) -> Iterator[tuple[str, Outcome]]:
         bench.progress.advance(1)
 
 
-STAGE = Stage("prepare", _items, _spec, _file, lambda plan, shard, item: (), _make)
+STAGE = Stage("prepare", _spec, _file, _make)
 
 
 def mend(bench: Bench, sources: Iterable[str], takes: Iterable[str]) -> dict[tuple[str, bool], str]:
@@ -138,8 +133,7 @@ def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
     target.path.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.path.with_name(f".{target.path.name}.{os.getpid()}.part")
-    picture = scratch.unfinished("picture.mp4") or beside
+    picture = scratch.unfinished("picture.mp4") or beside(target.path)
     try:
         with media.FrameWriter(picture, clip.rate, preset="veryfast") as writer:
             for frame in take_frames(clip, take, cut, FILM_SIZE):
@@ -170,12 +164,9 @@ def take_frames(clip: media.Clip, take: Take, cut: crop.Crop, size: int) -> Iter
 
 
 def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
-    """Stage a clip in and probe it there; what is said of it names the user's own file. It is read several times."""
+    """Stage a clip in, and return what was found in it. It is read several times."""
     copy = scratch.stage_in(path, sha256=sha256)
-    try:
-        return replace(media.probe(copy), path=path, copy=copy)
-    except InputError as error:
-        raise InputError(path, error.reason) from None
+    return clip_of(path, copy)
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
@@ -183,12 +174,8 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         Image.fromarray(picture).save(part, format="PNG")
-        publish(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def seconds(text: str | None) -> Fraction | None:

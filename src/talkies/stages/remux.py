@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -11,11 +10,10 @@ from pathlib import Path
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..files import file_digest, publish
+from ..files import file_digest, whole
 from ..run import asks
 from ..run.asks import Specs
 from ..run.pairs import Pair
-from ..run.plan import Plan
 from ..run.receipts import Receipts, distrust
 from ..run.record import content_key
 from .prepare import probe_copy, seconds
@@ -31,18 +29,14 @@ PROVENANCE = (
 """The films' comment tag (IPTC digital source type vocabulary)."""
 
 
-def _from(plan: Plan, name: str) -> str:
-    """Return the stage that makes what a pair's talkie shows."""
-    return "show" if plan.is_shown(name) else "animate"
-
-
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     clips, specs = Clips(bench), Specs(bench.plan)
     before = Receipts().read("remux", bench.shard)
     bench.progress.start(len(names), "films")
     for name in names:
         pair = bench.plan.pairs[name]
-        shown = bench.above[_from(bench.plan, name), bench.shard].done[name]["picture_key"]
+        ((stage, shard, _),) = bench.plan.comes_from("remux", bench.shard, name)
+        shown = bench.above[stage, shard].done[name]["picture_key"]
         try:
             remux_pair(bench, pair, shown, clips, before.done.get(name, {}).get("file"))
             status = bench.folder.talkie(pair).path.stat()
@@ -54,10 +48,8 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
 
 STAGE = Stage(
     "remux",
-    items=lambda plan, shard: plan.pair_shards[shard],
     spec=lambda specs, shard, name: specs.talkie(name),
     files=lambda bench, name: bench.folder.talkie(bench.plan.pairs[name]),
-    causes=lambda plan, shard, name: [(_from(plan, name), shard, name)],
     make=_make,
 )
 
@@ -104,7 +96,8 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
     if made is None:  # other sound or tags: the picture is copied from the talkie itself
         made, picture = talkie.fresh(picture_key, name="picture_key"), talkie.path
     if made is None:
-        distrust(_from(bench.plan, pair.name), pair.name)
+        ((stage, _, _),) = bench.plan.comes_from("remux", bench.shard, pair.name)
+        distrust(stage, pair.name)
         raise TalkiesError(f"{printable(pair.name)}: its silent film is gone; run snakemake again to make it")
     picture = picture.resolve()  # a link is moved out of the way
     take = bench.plan.takes[pair.take]
@@ -113,8 +106,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
     start, end = (None, None) if isinstance(pair.audio, str) else (seconds(take.start), seconds(take.end))
     talkie.keep_foreign(seen)
     talkie.path.parent.mkdir(parents=True, exist_ok=True)
-    part = talkie.path.with_name(f".{talkie.path.name}.{os.getpid()}.part")
-    try:
+    with whole(talkie.path) as part:
         sound = media.remux(
             picture,
             clip,
@@ -138,9 +130,6 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             },
             of=part,
         )
-        publish(part, talkie.path)
-    finally:
-        part.unlink(missing_ok=True)
     _remove_silent(bench, pair)
     bench.journal.note("remuxed", pair=pair.name, sound=sound["sound"])
     log.info("%s: done, sound: %s", printable(pair.name), sound["sound"] or "none")

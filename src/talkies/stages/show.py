@@ -35,10 +35,8 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
 
 STAGE = Stage(
     "show",
-    items=lambda plan, shard: plan.shown(shard),
     spec=lambda specs, shard, name: specs.shown(name),
     files=lambda bench, name: bench.folder.shown(bench.plan.pairs[name]),
-    causes=lambda plan, shard, name: [("animate", shard, name)],
     make=_make,
 )
 

@@ -13,7 +13,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, TalkiesError, printable
+from ..files import PART, stem_of
 from ..host.scratch import Scratch, open_scratch
 from ..run import asks, receipts
 from ..run.asks import Specs
@@ -32,10 +33,9 @@ from ..run.pairs import stamp_of
 from ..run.plan import Plan
 from ..run.receipts import shard_of
 from ..run.record import Receipt, Recorded, content_key
-from ..run.upkeep import PART
 
 if TYPE_CHECKING:
-    from ..fomm.engine import Engine
+    from ..engines import Engine
 
 log = logging.getLogger("talkies")
 
@@ -123,16 +123,13 @@ Outcome = dict[str, Any] | InputError
 class Stage:
     """One step of a shard.
 
-    items: of a plan's shard. spec: of an item. files: what it writes, for what killed workers left beside it to be
-    found. causes: the items of the stages above that an item comes from, as stage, shard, item. make: does the items
-    that are left, and yields what to answer of each, in any order.
+    spec: of an item of a shard. files: what it writes, for what killed workers left beside it to be found. make: does
+    the items that are left, and yields what to answer of each, in any order.
     """
 
     name: str
-    items: Callable[[Plan, str], Sequence[str]]
     spec: Callable[[Specs, str, str], str]
     files: Callable[[Bench, str], Recorded]
-    causes: Callable[[Plan, str, str], Iterable[tuple[str, str, str]]]
     make: Callable[[Bench, list[str]], Iterator[tuple[str, Outcome]]]
 
 
@@ -147,7 +144,7 @@ def work(
     shard = shard_of(name)
     journal = Folder.journal(stage.name, shard)
     bench = Bench(plan, stage, shard, journal, _noting(engine or _no_engine, journal, shard), progress or Progress())
-    items, specs = stage.items(plan, shard), Specs(plan)
+    items, specs = plan.items(stage.name, shard), Specs(plan)
     result = Receipt()
     with working(bench, [stage.files(bench, item).path for item in items]):
         for item in items:
@@ -161,7 +158,7 @@ def work(
 
 
 def _failed_above(bench: Bench, item: str) -> str | None:
-    for stage, shard, cause in bench.stage.causes(bench.plan, bench.shard, item):
+    for stage, shard, cause in bench.plan.comes_from(bench.stage.name, bench.shard, item):
         receipt = bench.above[stage, shard]
         if cause in receipt.failed:
             return receipt.failed[cause]
@@ -236,7 +233,7 @@ def sweep(films: Sequence[Path]) -> None:
     names: dict[Path, set[str]] = {}
     for film in films:
         record = Recorded(film).record_path
-        names.setdefault(film.parent, set()).update((film.name, record.name))
+        names.setdefault(film.parent, set()).update((stem_of(film.name), stem_of(record.name)))
     for folder, wanted in names.items():
         if not folder.is_dir():
             continue

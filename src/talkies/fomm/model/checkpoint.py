@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import warnings
 import zipfile
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...errors import TalkiesError, printable
+from ...files import whole
 from .checkpoint_head import ASK, MAX_BYTES, NETWORKS, kind_of
 from .first_order import FirstOrderModel, build_model
 from .presets import DEMO_WEIGHTS, PRESETS, Preset
@@ -212,18 +212,15 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, half: boo
     path = Path(path)
     # Copies of their own: safetensors refuses tensors that share memory.
     entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.touch()
-        usual = part.stat().st_mode  # safetensors makes files that their owner alone may read
-        save_file(entries, part, metadata={"format": "pt", "weights_digest": weights_digest(entries)})
-        part.chmod(usual)
-        part.replace(path)
+        with whole(path) as part:
+            part.touch()
+            usual = part.stat().st_mode  # safetensors makes files that their owner alone may read
+            save_file(entries, part, metadata={"format": "pt", "weights_digest": weights_digest(entries)})
+            part.chmod(usual)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise TalkiesError(f"{printable(path)}: can't write the weights ({reason}): give another place") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _halved(tensor: Tensor) -> Tensor:

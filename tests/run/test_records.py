@@ -256,7 +256,7 @@ def take_in_vain(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise StillWaiting
 
     turns: list[int] = []
-    monkeypatch.setattr(records, "time", SimpleNamespace(time=time.time, sleep=wait))
+    monkeypatch.setattr(locks, "time", SimpleNamespace(time=time.time, sleep=wait))
     with pytest.raises(StillWaiting), lock(path, say=said.append):
         pytest.fail("the lock was taken from its holder")
     assert len(turns) == 3
@@ -407,7 +407,7 @@ def test_the_lock_of_a_job_that_slurm_knows_holds_however_old(
         "waiting: process 1 on elsewhere (SLURM job 4711) is at work on this shard"
     ]
     assert asked.read_text().count("--jobs 4711 ") == 1, "the scheduler is not asked twice a second"
-    monkeypatch.setattr(records, "ASK_SECONDS", 0)
+    monkeypatch.setattr(locks, "ASK_SECONDS", 0)
     take_in_vain(path, monkeypatch)
     assert asked.read_text().count("--jobs 4711 ") == 4
 

@@ -6,25 +6,20 @@ The photograph's result is measured by where patches of it have moved.
 """
 
 import json
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-
 from landmarks import regions
 from PIL import Image
 from portraits import POSE_NAMES, Portrait, Pose, sample_identity
+from run_folder import REPOSITORY
 
 import talkies
 from talkies.media import crop
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = REPOSITORY
 SIDE = 256
 HEADS = ROOT / "tests/data/heads"
 SOURCES = (8_000_001, 8_000_004, 8_000_005, 8_000_008)  # seeds that no training draws

@@ -1,6 +1,6 @@
 """Time the engine on this machine's GPU and print the table to send with a report (docs/performance.md).
 
-    python scripts/bench_gpu.py [--model vox-adv-256 --checkpoint P] [--frames 256] [--batches 8 32]
+    python benchmarks/gpu.py [--model vox-adv-256 --checkpoint P] [--frames 256] [--batches 8 32]
 
 Without a checkpoint the network keeps the weights it was built with, unless it is the demo's: how fast it is does not
 depend on them. For each precision and batch: frames a second, keypoints included, and the GPU's peak memory; the last
@@ -17,8 +17,9 @@ from fractions import Fraction
 import numpy as np
 import torch
 
+from talkies.engines import Movement
 from talkies.fomm.device import choose_device, keep_memory
-from talkies.fomm.engine import Engine, Movement
+from talkies.fomm.engine import Engine
 from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_model
 from talkies.fomm.motion import detect_motion
 from talkies.host.cores import available_threads

@@ -1,19 +1,14 @@
 """The portraits' generator: the same by seed, true landmarks, variety."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 
 import album
 import landmarks
+import numpy as np
 import portraits
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from portraits import EYE_LEFT, Portrait, Pose, sample_identity, sample_pose
 
 SEEDS = range(7_000_000, 7_000_012)

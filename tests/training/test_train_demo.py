@@ -1,17 +1,12 @@
 """The demo network's trainer: the same course by seed, and going on after a kill."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "training"))
 
 import album
 import losses
+import numpy as np
+import pytest
+import torch
 import train_demo
 
 import talkies

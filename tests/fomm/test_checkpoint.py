@@ -23,7 +23,7 @@ from torch import Tensor
 
 import talkies
 from talkies.errors import TalkiesError
-from talkies.fomm.model import FirstOrderModel, load_checkpoint, save_safetensors, weights_digest
+from talkies.fomm.model import FirstOrderModel, build_model, load_checkpoint, save_safetensors, weights_digest
 
 PARAMETERS = golden.load("tiny64").parameters
 
@@ -356,7 +356,7 @@ def test_weights_that_are_no_numbers(model: FirstOrderModel, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_full_weights_of_another_preset_name_both(tmp_path: Path) -> None:
     path = tmp_path / "mgif-cpk.pth.tar"
-    mgif = talkies.model.build_model("mgif-256")
+    mgif = build_model("mgif-256")
     save_legacy(split(mgif.state_dict()), path)
     words = complaint(path, "vox-256")
     assert "not for preset vox-256" in words
@@ -368,7 +368,7 @@ def test_full_weights_of_another_preset_name_both(tmp_path: Path) -> None:
 
 def test_weights_of_the_demo_network_name_both(tmp_path: Path) -> None:
     path = tmp_path / "demo.safetensors"
-    save_safetensors(talkies.model.build_model("demo").state_dict(), path)
+    save_safetensors(build_model("demo").state_dict(), path)
     words = complaint(path)
     assert "not for preset custom" in words
     assert words.endswith("they fit demo: choose that preset")

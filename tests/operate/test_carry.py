@@ -7,64 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from carried import SSH, Staged, files, program
 from run_folder import REPOSITORY, RunFolder, draw_picture, write_weights
 
-STAGE = REPOSITORY / "scripts/stage.py"
 NOTHING = "Nothing to be done"
-SSH = """#!/bin/sh
-while :; do
-    case $1 in
-    -o | -l) shift 2 ;;
-    -O) exit 0 ;;
-    *) break ;;
-    esac
-done
-host=${1#*@}
-shift
-[ "$host" = hpc ] || { echo "ssh: Could not resolve hostname $host" >&2; exit 255; }
-echo "$*" >> "$HOME/asked"
-cd "$HOME/remote home" && exec sh -c "$*"
-"""
 
 pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason="NOT TESTED: staging (rsync is not installed)")
-
-
-def program(folder: Path, name: str, script: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(script)
-    (folder / name).chmod(0o755)
-
-
-class Staged(RunFolder):
-    """A run folder on a laptop, with stage.py's own programs first on its path."""
-
-    @property
-    def bin(self) -> Path:
-        return self.path.parent / "bin"
-
-    def environment(self) -> dict[str, str]:
-        usual = super().environment()
-        return usual | {"PATH": f"{self.bin}:{usual['PATH']}", "HOME": str(self.path.parent)}
-
-    def stage(self, *arguments: str, ok: bool = True) -> str:
-        done = subprocess.run(
-            [sys.executable, str(STAGE), *arguments],
-            cwd=self.path,
-            env=self.environment(),
-            capture_output=True,
-            text=True,
-        )
-        assert (done.returncode == 0) == ok, f"exit {done.returncode}\n{done.stdout}{done.stderr}"
-        if not ok:
-            error = [line for line in done.stderr.splitlines() if line.startswith("talkies: error: ")]
-            assert len(error) == 1, done.stderr
-            return error[0]
-        return done.stdout
 
 
 @pytest.fixture
@@ -82,10 +34,6 @@ def laptop(finished: RunFolder, tmp_path: Path) -> Staged:
 def cluster(finished: RunFolder, tmp_path: Path) -> RunFolder:
     """The same run on the cluster, where it was finished."""
     return finished.copy(tmp_path / "remote home" / "my run") if (tmp_path / "remote home").exists() else None
-
-
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 # --- there -------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from talkies.errors import TalkiesError
 from talkies.host import container, disk
 from talkies.run import estimate
 from talkies.run import settings as config
+from talkies.run.outside import folders_outside
 
 APPTAINER = f"""#!{sys.executable}
 import json, os, subprocess, sys
@@ -285,7 +286,7 @@ def test_folders_outside_the_run_folder_are_seen_in_the_image(tmp_path: Path, pr
 
 
 def outside(**settings) -> list[str]:
-    return [str(path) for path in container.folders_outside(config.complete(settings))]
+    return [str(path) for path in folders_outside(config.complete(settings))]
 
 
 def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +381,7 @@ def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) ->
     )
     (tmp_path / "more/quota").chmod(0o755)
     make_clip(run.path / "driving/b.mp4", frames=20)
-    words = r"results: 0.0 GB left of the quota, and the 4 films to make need about 0.0 GB: make room"
+    words = r"results: 0.0 MB left of the quota, and the 4 films to make need about 0.1 MB: make room"
     assert re.search(words, run.snakemake("-n"))
     assert re.search(words, run.snakemake(ok=False))
     assert not (run.path / ".talkies/receipts").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import clips
 import pytest
 import yaml
 from hypothesis import given
@@ -21,7 +23,7 @@ from talkies import media
 from talkies.errors import TalkiesError
 from talkies.files import write_json
 from talkies.fomm.model.presets import DEMO_WEIGHTS
-from talkies.run import deal, estimate, planner
+from talkies.run import deal, estimate, planner, probes
 from talkies.run import settings as config
 from talkies.run.asks import Specs
 from talkies.run.folder import HOME, PROBES, Folder
@@ -114,7 +116,7 @@ def test_every_picture_with_every_video(folder: Path) -> None:
 def test_clips_are_probed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     probed: list[str] = []
     probe = media.probe
-    monkeypatch.setattr(planner.media, "probe", lambda path: probed.append(path.name) or probe(path))
+    monkeypatch.setattr(probes.media, "probe", lambda path: probed.append(path.name) or probe(path))
     planned()
     assert sorted(probed) == ["a.mp4", "b.mp4"]
     assert PROBES.exists()
@@ -125,6 +127,26 @@ def test_clips_are_probed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(probed) == ["a.mp4", "b.mp4", "b.mp4"]
 
 
+@pytest.mark.parametrize("name", ["plain.mp4", "phone.mp4", "vorbis.webm", "loop.gif", "late.mp4"])
+def test_what_was_found_in_a_clip_is_kept_whole(name: str) -> None:
+    clip = media.probe(clips.get(name))
+    kept = json.loads(json.dumps(clip.to_dict()))
+    assert media.Clip.from_dict(clip.path, kept) == clip
+
+
+@pytest.mark.parametrize(
+    "damage", [{"rate": "x"}, {"rate": 25}, {"frames": "9"}, {"sound": [1]}, {"more": 1}, {"rate": "1/0"}]
+)
+def test_a_damaged_note_of_a_clip_says_nothing(folder: Path, damage: dict) -> None:
+    frames = planned().takes["a"].frames
+    noted = json.loads(PROBES.read_text())
+    noted["driving/a.mp4"]["clip"] |= damage
+    PROBES.write_text(json.dumps(noted))
+    assert probes.clip_of(Path("driving/a.mp4")) == media.probe(Path("driving/a.mp4"))
+    assert planned().takes["a"].frames == frames
+    assert json.loads(PROBES.read_text())["driving/a.mp4"]["clip"]["frames"] == frames, "and it is mended"
+
+
 def test_clips_are_probed_at_once_and_none_fails_the_planning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2)
 
@@ -132,8 +154,8 @@ def test_clips_are_probed_at_once_and_none_fails_the_planning(folder: Path, monk
         both.wait(timeout=60)  # broken, which is another error, unless both are here
         raise TalkiesError(f"{path}: took too long")
 
-    monkeypatch.setattr(planner, "available_threads", lambda: 2)
-    monkeypatch.setattr(planner.media, "probe", probe)
+    monkeypatch.setattr(probes, "available_threads", lambda: 2)
+    monkeypatch.setattr(probes.media, "probe", probe)
     assert [take.frames for take in planned().takes.values()] == [0, 0]
 
 

@@ -12,7 +12,6 @@ BUILD = REPOSITORY / "scripts/build_container.py"
 
 
 def test_the_definition_is_what_the_dockerfile_gives() -> None:
-    sys.path.insert(0, str(BUILD.parent))
     import build_container
 
     committed = build_container.DEFINITION.read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from run_folder import RunFolder, draw_picture, jobs_in
+from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in
 
 from talkies.report.plots import Times, draw, measure
 from talkies.run.plan import Plan
@@ -123,7 +123,7 @@ def test_the_snakefile_starts_without_matplotlib(run: RunFolder) -> None:
     (run.path / "Snakefile").write_text(
         "import sys\n"
         "sys.path.insert(0, '.')\n"
-        f"include: {json.dumps(str(Path(__file__).resolve().parents[1] / 'Snakefile'))}\n"
+        f"include: {json.dumps(str(REPOSITORY / 'Snakefile'))}\n"
         "assert 'matplotlib' not in sys.modules\n"
         "workflow.default_target = 'all'\n"
     )

@@ -262,7 +262,7 @@ def old_run(tmp_path) -> RunFolder:
 
     The weights are a stand-in: nothing that is done may load them.
     """
-    folder = Path(__file__).with_name("data") / "finished_run"
+    folder = REPOSITORY / "tests/data" / "finished_run"
     shutil.copytree(folder, tmp_path / "run", copy_function=shutil.copyfile)
     run = RunFolder(tmp_path / "run")
     (run.path / "profiles").symlink_to(REPOSITORY / "profiles")
@@ -311,7 +311,7 @@ def test_the_content_keys_are_what_they_were() -> None:
     from talkies.run.plan import Plan
     from talkies.run.record import content_key
 
-    folder = Path(__file__).with_name("data") / "finished_run"
+    folder = REPOSITORY / "tests/data" / "finished_run"
     plan = Plan.load(folder / ".talkies/plan.json")
     seen = 0
     for name, pair in plan.pairs.items():

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_folder import REPOSITORY
 
 from talkies.errors import InputError, TalkiesError
 from talkies.media import crop
@@ -22,7 +23,7 @@ from talkies.media.crop import Box, Crop, crop_picture, find_crop, fit, grow, pa
 from talkies.media.frames import read_frames
 from talkies.media.pictures import read_picture
 
-ASTRONAUT = Path(__file__).parent.parent / "examples" / "images" / "astronaut.png"  # one face at (114, 63), 89 x 112
+ASTRONAUT = REPOSITORY / "examples" / "images" / "astronaut.png"  # one face at (114, 63), 89 x 112
 
 
 def astronaut() -> np.ndarray:

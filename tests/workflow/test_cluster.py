@@ -1,13 +1,12 @@
 """The literal `snakemake --profile slurm` on a real SLURM, in a real image, with everything that goes wrong there.
 
 The cluster is scripts/testcluster's: two nodes, four pretended GPUs, an ordinary user. The first tests tell one story
-and are CI's part; those marked slow are the rest of `make cluster-test`.
+and are CI's part; those marked slow, here and in test_cluster_due.py, are the rest of `make cluster-test`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import time
@@ -21,45 +20,14 @@ from cluster_folder import (
     Cluster,
     ClusterRun,
     SameSource,
-    both,
     decoded,
     draw_inputs,
     own,
-    remove,
-    temporary_folder,
     testcluster,
 )
 from run_folder import wait_for
 
 pytestmark = pytest.mark.cluster
-
-BRISK = ("--slurm-init-seconds-before-status-checks", "5")
-"""Looks at jobs sooner than a real cluster would like."""
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A new cluster, gone afterwards; or the one in the folder that TALKIES_TESTCLUSTER names, which stays up."""
-    try:
-        testcluster.check()
-        both(testcluster.base_root, testcluster.image_base)
-    except testcluster.Unfit as error:
-        pytest.skip(f"NOT TESTED: SLURM, Apptainer and the image: {error}")
-    kept = os.environ.get("TALKIES_TESTCLUSTER")
-    folder = Path(kept) if kept else temporary_folder()
-    made = Cluster(folder)
-    try:
-        made.up()
-        both(made.install, made.image)
-        yield made
-    finally:
-        if not kept:
-            testcluster.bring_down(folder)
-            remove(folder)
-    if not kept:
-        assert not folder.exists(), "the cluster left something"
-        assert str(folder) not in Path("/proc/mounts").read_text()
-
 
 # --- the story: the literal command, what kills its jobs, and the same results as here ----------------------
 
@@ -106,7 +74,7 @@ def first(cluster, meanwhile) -> dict:
         working = [shard for shard, lines in progress.items() if 4 <= lines < 15]  # of two a film
         if killed is None and working:
             killed = working[0]
-            cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {killed}[.]'")
+            run.kill_worker(killed)
         elif killed and cancelled is None and (others := [shard for shard in working if shard != killed]):
             ids = [job["id"] for job in seen.values() if others[0] in job["name"] and job["state"] == "R"]
             if ids:
@@ -194,7 +162,7 @@ def test_the_image_alone(cluster):
 
 def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(cluster):
     """Of another shard's worker, and no cache has a name in /tmp that another user could take first."""
-    run = ClusterRun.clone(cluster, "killed", 3, 1, frames=120, threads=1)
+    run = ClusterRun.clone(cluster, "killed", 3, 1, frames=60, threads=1)
     here = SameSource(run.path)
     here.source = cluster.source
     here.snakemake("--until", "prepare")
@@ -224,8 +192,6 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     cache = (run.path / ".talkies/cache").stat()
     assert (cache.st_uid, cache.st_mode & 0o777) == (testcluster.USERS["ada"], 0o700)
     cluster.run("srun", *on_n1, "rm", "-r", "/tmp/talkies-cache", user="bob")
-    run.snakemake(*BRISK)
-    run.verified()
 
 
 def test_two_builds_are_equal(meanwhile):
@@ -276,35 +242,6 @@ def small(cluster, request) -> Iterator[ClusterRun]:
     wait_for(cluster.idle, 60)
 
 
-def while_animating(run: ClusterRun, *options: str) -> subprocess.Popen:
-    """Start the literal command; return when the workers have animated a film."""
-    process = run.start("snakemake", "--profile", "slurm", *BRISK, *options)
-    wait_for(lambda: process.poll() is not None or run.events("animated"), 400)
-    assert process.poll() is None, process.communicate()[0][-6000:]
-    return process
-
-
-def ended(process: subprocess.Popen) -> str:
-    """Wait for a run; return what it printed. It must succeed."""
-    output = process.communicate(timeout=1500)[0]
-    assert process.returncode == 0, output[-9000:]
-    return output
-
-
-@pytest.mark.slow
-def test_a_node_goes_down_and_comes_up(cluster, small):
-    process = while_animating(small)
-    (node, *_) = {job["node"] for job in cluster.jobs() if "animate" in job["name"] and job["state"] == "R"}
-    cluster.node(node, "down")
-    try:
-        wait_for(lambda: "down" in cluster.run("sinfo", "-hn", node, "-o", "%T"), 120)
-    finally:
-        cluster.node(node, "up")
-    ended(process)
-    small.verified()
-    assert set(small.computed().values()) == {1}
-
-
 @pytest.mark.slow
 def test_the_walltime_ends_a_job(cluster):
     """The profile's TERM comes about two minutes before three are over; each attempt goes on where the last stopped."""
@@ -312,7 +249,7 @@ def test_the_walltime_ends_a_job(cluster):
     run = ClusterRun.clone(cluster, "walltime", 12, 1, frames=250, threads=1, gpus=1, slurm={"gpu": gpu})
     told = []
     for _ in range(8):
-        result = run.run("snakemake", "--profile", "slurm", *BRISK)
+        result = run.run("snakemake", "--profile", "slurm")
         told.append(result.stdout)
         if result.returncode == 0:
             break
@@ -324,25 +261,14 @@ def test_the_walltime_ends_a_job(cluster):
 
 
 @pytest.mark.slow
-def test_the_memory_limit_ends_a_job(small):
-    small.configure(**LITTLE, slurm={"gpu": {"mem_mb": 150}})
-    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
-    assert "motion" in output
-    assert small.films() == {}
-    small.configure(**LITTLE)
-    small.snakemake(*BRISK)
-    small.verified()
-
-
-@pytest.mark.slow
 def test_a_full_scratch_is_named_and_loses_nothing(cluster, small):
     cluster.on_nodes("mkdir -p /mnt/tiny && mount -t tmpfs -o size=64k,mode=1777 tmpfs /mnt/tiny")
     small.configure(**LITTLE, scratch="/mnt/tiny")
-    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+    output = small.snakemake("--retries", "0", ok=False)
     assert "/mnt/tiny" in output
     assert "full" in output or "No space left" in output
     small.configure(**LITTLE)
-    small.snakemake(*BRISK)
+    small.snakemake()
     small.verified()
     cluster.on_nodes('test -z "$(ls /mnt/tiny)" && umount /mnt/tiny')
 
@@ -354,50 +280,20 @@ def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
     cluster.root(f"mkdir {disk} && mount -t tmpfs -o size=96k,mode=1777 tmpfs {disk}")
     try:
         small.configure(**LITTLE, results="disk/results")
-        assert "make room" in small.snakemake(*BRISK, ok=False)
+        assert "make room" in small.snakemake(ok=False)
         assert small.events("looked") == []
         cluster.root(f"mount -o remount,size=16m {disk}")
-        process = while_animating(small, "--retries", "0")
+        process = small.while_animating("--retries", "0")
         cluster.root(f"cat /dev/zero >{disk}/others 2>&1; true")
         output = process.communicate(timeout=1500)[0]
         assert process.returncode != 0
         assert "No space left" in output, output[-6000:]
         cluster.root(f"rm {disk}/others")
-        small.snakemake(*BRISK)
+        small.snakemake()
         small.talkies("verify")
         assert set(small.computed().values()) == {1}
     finally:
         cluster.root(f"umount -l {disk}")
-
-
-@pytest.mark.slow
-def test_snakemake_itself_is_killed(cluster, small):
-    process = while_animating(small)
-    cluster.root("pkill -KILL -f 'bin/[s]nakemake --profile slurm'")
-    process.communicate()
-    small.snakemake(*BRISK)
-    small.verified()
-    assert set(small.computed().values()) == {1}
-
-
-@pytest.mark.slow
-def test_two_snakemakes_at_once(small):
-    one = while_animating(small)
-    other = small.run("snakemake", "--profile", "slurm", *BRISK)
-    assert other.returncode != 0
-    assert "lock" in other.stdout.lower()
-    ended(one)
-    small.verified()
-    assert set(small.computed().values()) == {1}
-
-
-@pytest.mark.slow
-def test_a_picture_that_breaks(small):
-    (small.path / "images/picture-01.png").write_bytes(b"no picture")
-    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
-    assert "picture-01.png" in output
-    assert sorted(small.films()) == [pair for pair in small.pairs() if "picture-01" not in pair]
-    assert small.debris() == []
 
 
 @pytest.mark.slow
@@ -410,24 +306,10 @@ def test_a_home_that_is_read_only(cluster, small):
         cluster.run("sh", "-c", "! touch /home/ada/written")
         # As docs/cluster.md says: Snakemake itself wants a cache.
         begin = f"cd /data/run && export XDG_CACHE_HOME=/data/run/.cache PATH={VENV}/bin:$PATH && exec"
-        cluster.run("sh", "-c", f"{begin} snakemake --profile slurm {' '.join(BRISK)}")
+        cluster.run("sh", "-c", f"{begin} snakemake --profile slurm")
         assert "8 done" in cluster.run("sh", "-c", f"cd /data/run && {VENV}/bin/talkies status")
     finally:
         cluster.root("umount -l /home/ada; rm -rf /data/run")
-
-
-@pytest.mark.slow
-def test_films_deleted_and_altered_by_hand(small):
-    small.snakemake(*BRISK)
-    small.forget_events()
-    deleted, altered = small.pairs()[1], small.pairs()[6]
-    small.film(deleted).unlink()
-    with small.film(altered).open("ab") as file:
-        file.write(b"by hand")
-    small.snakemake(*BRISK)
-    assert small.computed() == {deleted: 1, altered: 1}
-    small.verified()
-    assert "Nothing to be done" in small.snakemake(*BRISK)
 
 
 @pytest.mark.slow
@@ -440,13 +322,13 @@ def test_a_swapped_checkpoint(small):
     weights.write_bytes(demo.read_bytes())
     model = {"device": "cpu", "checkpoint": "weights.safetensors"}
     small.configure(**LITTLE, model=model)
-    small.snakemake(*BRISK)
+    small.snakemake()
     before = {pair: small.record(pair)["model"]["weights_sha256"] for pair in small.pairs()}
     small.forget_events()
     changed = {name: value * 1.01 if value.dtype.kind == "f" else value for name, value in load_file(demo).items()}
     save_file(changed, weights)
     weights.chmod(0o644)  # what this process wrote for itself alone, another user is to read
-    small.snakemake(*BRISK)
+    small.snakemake()
     assert small.computed() == dict.fromkeys(small.pairs(), 1)
     assert all(small.record(pair)["model"]["weights_sha256"] != before[pair] for pair in small.pairs())
     small.verified()
@@ -456,7 +338,7 @@ def test_a_swapped_checkpoint(small):
 def test_a_gpu_that_is_granted_and_does_not_work(small):
     """SLURM grants /dev/fakegpu: the job fails in a line and does not compute on the processor in silence."""
     small.configure(**LITTLE, model={"device": "auto"})
-    output = small.snakemake(*BRISK, "--retries", "0", ok=False)
+    output = small.snakemake("--retries", "0", ok=False)
     assert "GPU" in output
     assert small.events("animated") == []
     assert small.films() == {}

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from seeded import as_batch, driving_frame, seeded_weights, source_image
 from torch import Tensor, nn
 
 import talkies
@@ -41,13 +42,13 @@ def one_thread() -> Iterator[None]:
 
 def seeded(parameters: dict[str, Any] | str) -> FirstOrderModel:
     model = build_model(parameters)
-    model.load_state_dict(golden.seeded_weights(model))
+    model.load_state_dict(seeded_weights(model))
     return model.requires_grad_(False).eval()
 
 
 def pictures(side: int, count: int) -> tuple[Tensor, Tensor]:
-    source = golden.as_batch(golden.source_image(side, side))
-    return source, torch.cat([golden.as_batch(golden.driving_frame(side, side, 7 * t)) for t in range(count)])
+    source = as_batch(source_image(side, side))
+    return source, torch.cat([as_batch(driving_frame(side, side, 7 * t)) for t in range(count)])
 
 
 def both(model: FirstOrderModel, source: Tensor, driving: Tensor) -> tuple[Generated, Generated]:

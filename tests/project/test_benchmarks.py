@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import golden
 import numpy as np
 import pytest
+import reference
 import torch
+from run_folder import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import reference  # noqa: E402
+ROOT = REPOSITORY
 
 
 @pytest.fixture(scope="module", autouse=True)

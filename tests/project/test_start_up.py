@@ -9,8 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from run_folder import REPOSITORY
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = REPOSITORY
 HEAVY = ("torch", "matplotlib", "snakemake", "scipy", "safetensors")
 
 
@@ -40,7 +41,8 @@ def test_help_is_light(words: list[str]) -> None:
 
 def test_a_job_starts_without_what_only_settings_need() -> None:
     loaded = imported_by(
-        "from talkies.stages import animate, motion, prepare, remux, show", "from talkies import animate, motion"
+        "from talkies.stages import animate, motion, prepare, remux, show",
+        "from talkies.fomm import engine, motion as keypoints",
     )
     assert "torch" in loaded
     assert not loaded & {"yaml", "jsonschema", "attr", "snakemake"}

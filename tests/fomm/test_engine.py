@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from tiny_network import clip, picture, tiny_model
 
 from talkies import media
+from talkies.engines import Movement
 from talkies.errors import InputError, TalkiesError
-from talkies.fomm import engine as animate
+from talkies.fomm import device
 from talkies.fomm.device import choose_device, choose_precision, fidelity, free_batch
-from talkies.fomm.engine import Engine, Movement
+from talkies.fomm.engine import Engine
 from talkies.fomm.model import FirstOrderModel
 from talkies.fomm.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
 
@@ -254,7 +255,8 @@ from fractions import Fraction
 from pathlib import Path
 import numpy as np
 import talkies
-from talkies.fomm.engine import Engine, Movement
+from talkies.engines import Movement
+from talkies.fomm.engine import Engine
 from talkies.media import FrameWriter
 from talkies.fomm.motion import detect_motion
 
@@ -287,14 +289,14 @@ def test_auto_takes_half_precision_only_where_processor_and_weights_bear_it(
     model: FirstOrderModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     decibels: list[float] = []
-    monkeypatch.setattr(animate, "fidelity", lambda model, dtype: decibels.pop())
+    monkeypatch.setattr(device, "fidelity", lambda model, dtype: decibels.pop())
     for native, measured, expected in (
         (False, [], "fp32"),
         (True, [45.1], "bf16"),
         (True, [44.9], "fp32"),
         (True, [float("-inf")], "fp32"),
     ):
-        monkeypatch.setattr(animate, "computes_bf16", lambda native=native: native)
+        monkeypatch.setattr(device, "computes_bf16", lambda native=native: native)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(measured)))
         decibels[:] = measured
         assert choose_precision(model, "auto") == expected
@@ -304,14 +306,14 @@ def test_auto_takes_half_precision_only_where_processor_and_weights_bear_it(
 
 def test_fidelity_is_measured_once_for_weights_and_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(animate, "computes_bf16", lambda: True)
+    monkeypatch.setattr(device, "computes_bf16", lambda: True)
     found = iter((50.0, 40.0, 30.0, 60.0, 20.0))
-    monkeypatch.setattr(animate, "fidelity", lambda model, dtype: next(found))
+    monkeypatch.setattr(device, "fidelity", lambda model, dtype: next(found))
     one, other = tiny_model(), tiny_model()
     one.weights_digest, other.weights_digest = "one", "other"
     assert [choose_precision(one, "auto") for _ in range(2)] == ["bf16", "bf16"]
     assert [choose_precision(other, "auto") for _ in range(2)] == ["fp32", "fp32"]
-    monkeypatch.setattr(animate, "_processor_flags", lambda: ["another"])
+    monkeypatch.setattr(device, "_processor_flags", lambda: ["another"])
     assert [choose_precision(one, "auto") for _ in range(2)] == ["fp32", "fp32"]
     one.weights_digest = None
     assert [choose_precision(one, "auto") for _ in range(2)] == ["bf16", "fp32"], "nobody knows these weights again"
@@ -321,9 +323,9 @@ def test_fidelity_is_measured_where_it_can_not_be_kept(monkeypatch: pytest.Monke
     (tmp_path / "cache").touch()
     for name in ("XDG_CACHE_HOME", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / "cache"))
-    monkeypatch.setattr(animate, "computes_bf16", lambda: True)
+    monkeypatch.setattr(device, "computes_bf16", lambda: True)
     found = iter((50.0, 40.0))
-    monkeypatch.setattr(animate, "fidelity", lambda model, dtype: next(found))
+    monkeypatch.setattr(device, "fidelity", lambda model, dtype: next(found))
     model = tiny_model()
     model.weights_digest = "known"
     assert [choose_precision(model, "auto") for _ in range(2)] == ["bf16", "fp32"]
@@ -445,6 +447,6 @@ def test_cuda_by_name_is_an_error_without_a_gpu(monkeypatch: pytest.MonkeyPatch)
 def test_a_gpu_that_computes_wrong_results_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     ones = torch.ones
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(animate.torch, "ones", lambda *size, device: 2 * ones(*size))
+    monkeypatch.setattr(device.torch, "ones", lambda *size, device: 2 * ones(*size))
     with pytest.raises(TalkiesError, match="wrong results"):
         choose_device("auto")

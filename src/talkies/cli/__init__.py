@@ -1,0 +1,116 @@
+"""The `talkies` command. Exit code 0: done; 1: failed, and why; 2: wrong usage; 128 + n: stopped by signal n."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+from .. import __version__
+from ..errors import Stopped, TalkiesError, printable
+from . import folder, jobs, single
+from .arguments import Commands
+
+log = logging.getLogger("talkies")
+
+
+ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room there, or name another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "mend its rights, or name another place"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "mend the path"),
+}
+"""What to do about what the system says."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = build_parser()
+    chosen = parser.parse_args(arguments)
+    log.handlers[:] = [_TerminalHandler()]
+    _on_signals()
+    try:
+        _start_log(chosen)
+        code = int(chosen.run(chosen) or 0)
+        sys.stdout.flush()
+        return code
+    except Stopped as error:
+        log.error("%s", error.args[0])
+        return 128 + int(error.args[1])
+    except TalkiesError as error:
+        _fail(chosen, str(error))
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has seen enough. What is left of it goes nowhere, without a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        name = f"{printable(str(error.filename))}: " if error.filename else ""
+        _fail(chosen, f"{name}{error.strerror or error}: {ADVICE.get(error.errno or 0, 'mend that, and try again')}")
+    except ModuleNotFoundError as error:
+        _fail(chosen, f"{error.name} is not installed, and this needs it: pip install 'talkies[engine]'")
+    except MemoryError:
+        _fail(chosen, "out of memory: give the job more, or fewer threads")
+    except Exception as error:  # the last line of defence: one line, as promised; all of it with --debug
+        reason = " ".join(str(error).split())[:300]
+        _fail(chosen, f"unexpected {type(error).__name__}: {reason} (--debug shows where)")
+    return 1
+
+
+def _fail(chosen: argparse.Namespace, message: str) -> None:
+    log.error("%s", message)
+    if chosen.debug:
+        traceback.print_exc()
+
+
+def _start_log(chosen: argparse.Namespace) -> None:
+    """Send messages to stderr, and to the file that --log names: one line each."""
+    log.propagate = False
+    log.setLevel(logging.DEBUG if chosen.debug else logging.INFO)
+    if getattr(chosen, "log", None):
+        chosen.log.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(chosen.log, mode="w", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(file)
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes to stderr, above the progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = {"WARNING": "warning: ", "ERROR": "error: "}.get(record.levelname, "")
+        text = f"talkies: {mark}{record.getMessage()}"
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _on_signals() -> None:
+    """Turn the first SIGTERM or SIGINT into an orderly end; a second one is not needed and not heard."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(f"stopped by {signal.Signals(number).name}; what was finished stays", number)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; it imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="talkies", description="Makes pictures talk: a picture, moved by a driving video, with the video's sound."
+    )
+    parser.add_argument("--version", action="version", version=f"talkies {__version__}")
+    commands = Commands(parser)
+    for room in (single, folder, jobs):
+        room.add_commands(commands)
+    return parser

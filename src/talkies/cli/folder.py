@@ -1,0 +1,257 @@
+"""Commands for a run folder: lay it out, check it, look at its state, mend and tidy it, carry it to a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..errors import TalkiesError, printable
+from .arguments import Commands, count, progress_bar, seconds
+
+log = logging.getLogger("talkies")
+
+
+def add_commands(commands: Commands) -> None:
+    """Add these commands."""
+    new = commands.add(
+        "init", init, "Make a run folder: config.yaml, folders for pictures and videos, profiles, Snakefile."
+    )
+    new.add_argument("folder", type=Path, metavar="DIR", help="new or there already; nothing in it is overwritten")
+    new.add_argument("--examples", action="store_true", help="with the example pictures and videos in it")
+    keys = commands.add("config", configuration, "Print every key of config.yaml: default and meaning.", add_help=False)
+    keys.add_argument("-h", "--help", action=_ConfigurationHelp, nargs=0, help="show this and every key")
+    keys.add_argument(
+        "--format", choices=["text", "yaml", "markdown"], default="text", help="yaml: a config.yaml to start from"
+    )
+
+    carry = commands.add(
+        "stage", stage, "Carry this folder's run to a cluster and its results back, by rsync over ssh."
+    )
+    ways = carry.add_subparsers(dest="action", metavar="push|pull", required=True)
+    there = ways.add_parser("push", help="carry config.yaml and what it names there, and from a clone the program")
+    there.add_argument("place", metavar="HOST:DIR", help="or a folder of this machine")
+    there.add_argument("--delete", action="store_true", help="remove what a push brought there and is not here")
+    back = ways.add_parser("pull", help="carry the results here, and what the run remembers")
+    back.add_argument("place", metavar="HOST:DIR", nargs="?", help="default: where the last push went")
+    for each in (there, back):
+        each.add_argument("-n", "--dry-run", action="store_true", help="tell what would be carried, change nothing")
+
+    look = commands.add(
+        "check", check, "Look at every picture and video before anything is animated; say what is wrong (exit code 1)."
+    )
+    look.add_argument("--json", action="store_true")
+    look.add_argument("--no-poses", action="store_true", help="do not compare poses, for which the network is loaded")
+    look.add_argument("--threads", type=count, metavar="N", help="files looked at at once (default: one a core)")
+    look.add_argument("--receipt", help=argparse.SUPPRESS)
+    look.add_argument("--log", type=Path, help=argparse.SUPPRESS)
+
+    state = commands.add("status", status, "Say how far the run in this folder is, what failed, what is superfluous.")
+    state.add_argument("--json", action="store_true")
+    state.add_argument(
+        "--watch", type=seconds, nargs="?", const=Fraction(10), metavar="S", help="again every S seconds (10)"
+    )
+    commands.add("verify", verify, "Check every film of the run against its record; snakemake makes wrong ones again.")
+    again = commands.add("forget", forget, "Have pairs made anew by the next snakemake.")
+    again.add_argument(
+        "pairs", nargs="*", metavar="PAIR", help="driving/image[@variant], or driving/ for a whole video"
+    )
+    again.add_argument("--failed", action="store_true", help="all pairs that failed")
+    tidy = commands.add("clean", clean, "Remove films whose pair is gone and what dead workers left.")
+    tidy.add_argument("-n", "--dry-run", action="store_true")
+    health = commands.add("doctor", doctor, "Say what is installed and working here, and what to do about what is not.")
+    health.add_argument("--json", action="store_true")
+
+
+def init(chosen: argparse.Namespace) -> None:
+    """Make a run folder; say what was made, what was there, and what comes next."""
+    from ..operate.init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
+
+    made, kept = lay_out(chosen.folder, examples=chosen.examples)
+    where = printable(chosen.folder)
+    for name in made:
+        print(f"made {where}/{name}")
+    for name in kept:
+        print(f"left as it was: {where}/{name}")
+    if (chosen.folder / PROFILE_LINK).resolve() != (chosen.folder / "profiles" / PROFILE_LINK).resolve():
+        log.warning("%s/%s is in the way: on a cluster say --profile profiles/slurm", where, PROFILE_LINK)
+    print(f"Next: pictures into {where}/{PICTURES}, videos into {where}/{VIDEOS}; there, snakemake -n, then snakemake")
+
+
+def configuration(chosen: argparse.Namespace) -> None:
+    """Print every key of config.yaml and every column of the pairs table: default, meaning, what may stand there."""
+    import shutil
+
+    from ..run import reference
+
+    forms = {
+        "text": lambda: reference.as_text(min(shutil.get_terminal_size().columns, 100)),
+        "yaml": reference.as_yaml,
+        "markdown": reference.as_markdown,
+    }
+    print(forms[chosen.format]().rstrip())
+
+
+class _ConfigurationHelp(argparse.Action):
+    """`talkies config --help`: the usage, and what the command prints. Read from the schemas only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.print_help()
+        print()
+        configuration(argparse.Namespace(format="text"))
+        parser.exit()
+
+
+def stage(chosen: argparse.Namespace) -> None:
+    """Carry the run folder to a cluster, or its results back."""
+    from ..operate.carry import stage as carry
+
+    carry(chosen.action, chosen.place, dry=chosen.dry_run, delete=chosen.action == "push" and chosen.delete)
+
+
+def check(chosen: argparse.Namespace) -> int:
+    """Look at every picture and driving video before anything is animated; say what is wrong and what to do."""
+    from ..host.cores import available_threads
+    from ..report import check_page
+    from ..run.asks import Specs
+    from ..run.plan import Plan
+    from ..run.planner import current_plan
+    from ..run.receipts import answer_all
+    from ..stages import check as checking
+
+    plan = Plan.load() if chosen.receipt else current_plan()[0]
+    workers = chosen.threads or available_threads()
+    items = checking.items_of(plan)
+    with progress_bar() as progress:
+        progress.start(len(items), "files")
+        model = None if chosen.no_poses else _network(plan)
+        findings = checking.examine(plan, model=model, workers=workers, advance=progress.advance)
+    check_page.save(findings)
+    page = check_page.write_page(findings, Path(plan.settings["results"]))
+    if chosen.receipt:  # in a run what is wrong is said by the gallery, and by the verdict
+        answer_all("check", chosen.receipt, Specs(plan).check())
+        log.info("%s: %s", check_page.summary(findings), printable(page))
+        return 0
+    if chosen.json:
+        print(json.dumps([finding.to_dict() for finding in findings], indent=1))
+    else:
+        for line in check_page.table(findings):
+            print(line)
+        print(f"{check_page.summary(findings)}: {printable(page)}")
+    return int(any(problem.level == checking.FAILS for finding in findings for problem in finding.problems))
+
+
+def _network(plan: Any) -> Any:
+    """Return the function that loads the plan's network on the processor; None where PyTorch is not installed."""
+    from functools import cache
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        log.info("poses are not compared: PyTorch is not installed here (pip install 'talkies[engine]')")
+        return None
+
+    @cache
+    def load() -> Any:
+        import torch
+
+        from ..fomm.model import load_model
+
+        # The other cores are looking at files: threads that wait for one would spend more time than the network takes.
+        torch.set_num_threads(1)
+        model = plan.settings["model"]
+        return load_model(model["preset"], model["checkpoint"], device="cpu", precision="fp32")
+
+    return load
+
+
+def status(chosen: argparse.Namespace) -> None:
+    """Say how far the run is and how fast, what failed and why, and which films are no longer asked for."""
+    import time
+    from dataclasses import asdict
+
+    from ..run.planner import current_plan, is_running
+    from ..run.progress import Watch, status_of
+
+    while True:
+        plan, state = current_plan()
+        now = status_of(plan, state, Watch(plan, state.to_make).look(), running=is_running())
+        if chosen.json:
+            print(json.dumps(asdict(now), default=str, indent=None if chosen.watch else 1))
+        else:
+            _say_status(now)
+        if chosen.watch is None or not is_running():
+            return
+        sys.stdout.flush()
+        time.sleep(max(1, chosen.watch))
+
+
+def _say_status(now: Any) -> None:
+    from ..run.estimate import duration
+    from ..run.progress import by_reason, some
+
+    run = now.run
+    print(now.count)
+    if run.ended is not None and run.started is not None:
+        pace = f"; {run.pace}" if run.pace else ""
+        print(f"the last run: {len(run.made)} made in {duration(run.ended - run.started)}{pace}")
+    elif run.pace:
+        print(f"the run: {run.pace}")
+    if run.running:
+        print(f"in the making: {some(run.running)}")
+    for reason, names in by_reason(now.failed).items():
+        print(f"failed: {reason} ({len(names)} pairs: {some(names)})")
+    for each in now.at_work:
+        print(f"at work: {each}")
+    for path in now.orphans:
+        print(f"no longer asked for: {printable(path)} (talkies clean removes it)")
+
+
+def verify(chosen: argparse.Namespace) -> None:
+    """Check every film against its record: digest, frames, sound."""
+    from ..run import upkeep
+    from ..run.planner import at_work, current_plan
+
+    plan, state = current_plan()
+    wrong = upkeep.verify(plan, state, busy=bool(at_work()))
+    for name, reason in wrong.items():
+        print(f"{printable(name)}: {reason}")
+    if wrong:
+        raise TalkiesError(
+            f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again, which makes them"
+        )
+    print(f"{len(plan.pairs)} films are whole")
+
+
+def forget(chosen: argparse.Namespace) -> None:
+    """Have pairs made anew by the next run."""
+    from ..run import upkeep
+    from ..run.planner import current_plan
+
+    if not chosen.pairs and not chosen.failed:
+        raise TalkiesError("name the pairs to forget (driving/image, or driving/ for all of a video), or give --failed")
+    names = upkeep.forget(*current_plan(), chosen.pairs, failed=chosen.failed)
+    print(f"{len(names)} pairs forgotten: the next snakemake makes them anew")
+
+
+def clean(chosen: argparse.Namespace) -> None:
+    """Remove films whose pair is gone, and what dead workers left."""
+    from ..run import upkeep
+    from ..run.planner import current_plan
+
+    paths = upkeep.leftovers(current_plan()[0])
+    for path in paths:
+        print(printable(path))
+    if not chosen.dry_run:
+        upkeep.remove(paths)
+    print(f"{len(paths)} files {'would be ' if chosen.dry_run else ''}removed")
+
+
+def doctor(chosen: argparse.Namespace) -> int:
+    """Say what is there, what is missing, and what to do."""
+    from ..operate.doctor import examine
+
+    return examine(Path.cwd(), as_json=chosen.json)

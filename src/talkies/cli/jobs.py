@@ -1,0 +1,129 @@
+"""Commands that the workflow's own rules run."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from ..errors import TalkiesError, printable
+from .arguments import Commands, count, progress_bar
+
+log = logging.getLogger("talkies")
+
+
+def add_commands(commands: Commands) -> None:
+    """Add these commands."""
+    work = commands.add(
+        "shard", shard, "Do one stage of a shard of the plan (the workflow's own command).", hidden=True
+    )
+    work.add_argument("stage", choices=["prepare", "motion", "animate", "show", "remux"])
+    work.add_argument("receipt", metavar="RECEIPT", help="the shard and the name of its receipt: SHARD.DUE")
+    work.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: as config.yaml says")
+    work.add_argument("--threads", type=count, metavar="N")
+    work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
+    work.add_argument("--log", type=Path)
+    page = commands.add("gallery", gallery, "Write the gallery of the run in this folder.")
+    page.add_argument(
+        "--report", type=Path, metavar="DIR", help="lay out in a new folder, as links, what the page for others shows"
+    )
+    page.add_argument("--going", action="store_true", help="say on the page that the run goes on")
+    page.add_argument("--receipt", help=argparse.SUPPRESS)
+    page.add_argument("--log", type=Path)
+    times = commands.add(
+        "plots", plots, "Draw the times of pairs, stages and shards of the run in this folder.", hidden=True
+    )
+    times.add_argument("--log", type=Path)
+    judge = commands.add(
+        "verdict", verdict, "Fail, naming what could not be made (the workflow's last step).", hidden=True
+    )
+    judge.add_argument("--receipt", type=Path, required=True)
+    judge.add_argument("--log", type=Path)
+
+
+def shard(chosen: argparse.Namespace) -> None:
+    """Do one stage of one shard of the plan, and write its receipt."""
+    from importlib import import_module
+
+    from ..run.plan import Plan
+    from ..run.receipts import NAME, shard_of
+    from ..stages.animate import load_engine
+    from ..stages.work import work
+
+    plan = Plan.load()
+    plan.settings["scratch"] = chosen.scratch or plan.settings["scratch"]
+    known = plan.picture_shards | plan.take_shards if chosen.stage in ("prepare", "motion") else plan.pair_shards
+    if not NAME.fullmatch(chosen.receipt) or shard_of(chosen.receipt) not in known:
+        raise TalkiesError(f"{printable(chosen.receipt)}: no shard of the plan; run snakemake again")
+    stage = import_module(f"..stages.{chosen.stage}", __package__).STAGE
+    engine = load_engine(plan, device=chosen.device, threads=chosen.threads)
+    with progress_bar() as progress:
+        work(stage, plan, chosen.receipt, engine=engine, progress=progress)
+
+
+def gallery(chosen: argparse.Namespace) -> None:
+    """Write results/index.html from the plan and the films, or lay out what a report carries of it."""
+    from ..report.check_page import check_line
+    from ..report.gallery import build_galleries, entries_of, lay_out_report
+    from ..run.asks import Specs
+    from ..run.folder import Folder
+    from ..run.plan import Plan
+    from ..run.progress import Watch, status_of
+    from ..run.receipts import ALL, Receipts, answer_all
+    from ..run.state import look
+    from ..stages.prepare import mend_shown
+    from ..stages.work import holding
+
+    plan = Plan.load()
+    results, wanted = Folder.of(plan).results, plan.settings["gallery"]
+    state = look(plan, Receipts(), "none")
+    mend_shown(plan, [name for name in plan.pairs if name not in state.failed])
+    entries = entries_of(plan, state)
+    if chosen.report:
+        lay_out_report(results, entries, chosen.report)
+        return
+    with holding("gallery"):  # while a run goes on its page is written again and again
+        if chosen.going and Folder.receipt("gallery", plan.receipt("gallery", ALL)).exists():
+            return  # the run's own page is there
+        going = None
+        if chosen.going:
+            now = status_of(plan, state, Watch(plan, state.to_make).look(), running=True)
+            going = f"The run goes on: {now.count}. Reload this page to see more."
+        mosaic = None if going else wanted["mosaic"]
+        words = {"title": wanted["title"], "check": check_line(results), "going": going}
+        for page in build_galleries(results, entries, mosaic=mosaic, **words):
+            log.info("gallery: %s", printable(page))
+        if chosen.receipt:
+            answer_all("gallery", chosen.receipt, Specs(plan).gallery(plan.receipts))
+
+
+def plots(chosen: argparse.Namespace) -> None:
+    """Draw the run's times beside the gallery."""
+    from ..report.plots import write_plots
+    from ..run.plan import Plan
+
+    log.info("plots: %s", printable(write_plots(Plan.load())))
+
+
+def verdict(chosen: argparse.Namespace) -> None:
+    """End the workflow: fail and name every pair that could not be made, and why; else write the verdict."""
+    from ..files import write_json
+    from ..run.folder import GALLERY_PAGE, Folder
+    from ..run.plan import Plan
+    from ..run.progress import by_reason, some
+    from ..run.receipts import Receipts
+    from ..run.state import look
+
+    plan = Plan.load()
+    state = look(plan, Receipts(), "none")
+    if state.failed:
+        for reason, names in by_reason(state.failed).items():
+            log.error("%s (%d pairs: %s)", reason, len(names), some(names))
+        raise TalkiesError(
+            f"{len(state.failed)} of {len(plan.pairs)} pairs could not be made, for the reasons above; the others are "
+            f"done. Mend or remove the files and run again"
+        )
+    if state.to_make:
+        raise TalkiesError(f"{some(state.to_make)}: changed while the run was at work: run snakemake again")
+    write_json(chosen.receipt, {"pairs": len(plan.pairs), "failed": 0})
+    log.info("all %d pairs are done: %s", len(plan.pairs), printable(Folder.of(plan).results / GALLERY_PAGE))

@@ -1,0 +1,44 @@
+"""Folders beyond the run folder that its jobs read or write: what an image must be shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import media
+
+
+def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
+    """Return the folders beyond the run folder (the working folder) that its jobs read or write.
+
+    Those that config.yaml names (images, driving, pairs, results, checkpoint) and those that links in them lead to,
+    as they are named and, where links are passed on the way, as they are. None lies in another. Scratch folders
+    are each node's own: see `container.bind`.
+    """
+    here = Path.cwd()
+    paths = [Path(value) for value in (settings["pairs"], settings["model"]["checkpoint"]) if value]
+    for key, lister in (("images", media.list_pictures), ("driving", media.list_clips)):
+        folder = Path(settings[key])
+        listed = lister(folder) if folder.is_dir() else ()
+        # Of a link that leads nowhere its preparation says so.
+        paths += [path for path in listed if path.is_symlink() and os.path.exists(path)]  # noqa: PTH110 - never raises
+    named = {place for key in ("images", "driving", "results") for place in _led_to(Path(settings[key]))}
+    named |= {place.parent for path in paths for place in _led_to(path)}
+    found = {path for path in named if not path.is_relative_to(here)}
+    return sorted(path for path in found if not any(parent in found for parent in path.parents))
+
+
+def _led_to(path: Path) -> Iterator[Path]:
+    """Yield a path, absolute, where it leads as a link, link by link, and what it is in the end."""
+    path = Path(os.path.normpath(Path.cwd() / path))
+    passed = {path}
+    yield path
+    while path.is_symlink():
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+        if path in passed:
+            return
+        passed.add(path)
+        yield path
+    yield Path(os.path.realpath(path))

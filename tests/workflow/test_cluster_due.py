@@ -1,0 +1,399 @@
+"""What a run is said to make is what it makes, also on a cluster: test_due.py's cases, and those only a cluster has.
+
+All tests share one finished run folder, one after the other. Each changes something, asks `snakemake -n` and `talkies
+status` how much is to make, runs the literal `snakemake --profile slurm`, and counts: the films that were computed, the
+talkies that were written, and the jobs that were done, by their receipts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from cluster_folder import Cluster, ClusterRun, ended
+from run_folder import draw_picture, jobs_in, make_clip, wait_for
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+NOTHING = "Nothing to be done"
+STAGES = ("prepare", "motion", "animate", "remux")
+SETTINGS = {"threads": 1, "gpus": 2, "pairs_per_job": 2, "gallery": {"report": False}}
+PICTURES, CLIPS, FRAMES = 3, 2, 40
+FIRST_CLIP, SECOND_CLIP = ([f"clip-{clip}/picture-0{number}" for number in range(PICTURES)] for clip in range(CLIPS))
+ALL = [*FIRST_CLIP, *SECOND_CLIP]
+
+
+class Said(NamedTuple):
+    """What a dry run says: pairs to make, those of them to animate, and jobs by stage."""
+
+    to_make: int
+    to_animate: int
+    jobs: dict[str, int]
+
+
+def said(run: ClusterRun) -> Said:
+    """Return what a dry run says is to make; status must say the same."""
+    output = run.snakemake("-n")
+    told = re.search(r"(\d+) to make(?:, (\d+) of them to animate)?", output)
+    assert told, output
+    assert f", {told[1]} to make" in run.talkies("status")
+    return Said(int(told[1]), int(told[2] or told[1]), {stage: jobs_in(output, stage) for stage in STAGES})
+
+
+class Made(NamedTuple):
+    """What runs have made: pairs by how often they were animated, by how often written, and receipts by stage."""
+
+    animated: Counter[str]
+    remuxed: Counter[str]
+    jobs: dict[str, int]
+    output: str
+
+
+class Count:
+    """Counts what is made from now on."""
+
+    def __init__(self, run: ClusterRun) -> None:
+        self.run = run
+        run.forget_events()
+        self._films, self._receipts = self._stamps(), set(run.receipts())
+
+    def made(self, output: str = "") -> Made:
+        """Return what was made; no other film than those of the journal's talkies is another now."""
+        run = self.run
+        remuxed, films = Counter(run.events("remuxed")), self._stamps()
+        gone = self._films.keys() - films.keys()
+        assert {pair for pair, stamp in films.items() if self._films.get(pair) != stamp} == set(remuxed)
+        assert not gone - set(remuxed), "a film is gone"
+        new = [name.partition("/")[0] for name in run.receipts() if name not in self._receipts]
+        return Made(run.computed(), remuxed, {stage: new.count(stage) for stage in STAGES}, output)
+
+    def _stamps(self) -> dict[str, tuple[int, int]]:
+        films = {pair: self.run.film(pair).stat() for pair in self.run.films() if ".kept-" not in pair}
+        return {pair: (status.st_size, status.st_mtime_ns) for pair, status in films.items()}
+
+
+def once(pairs: Iterable[str]) -> Counter[str]:
+    return Counter(dict.fromkeys(pairs, 1))
+
+
+def run_makes(run: ClusterRun, pairs: Sequence[str], *, animated: Sequence[str] | None = None) -> Made:
+    """Assert that a dry run says that these pairs are to make, and that a run makes each of them once, and no other.
+
+    animated: those of them whose frames are to be computed; all where it is not given.
+    """
+    animated = pairs if animated is None else animated
+    before = said(run)
+    assert (before.to_make, before.to_animate) == (len(pairs), len(animated))
+    count = Count(run)
+    made = count.made(run.snakemake())
+    assert (made.animated, made.remuxed) == (once(animated), once(pairs))
+    assert made.jobs == before.jobs
+    assert_finished(run)
+    return made
+
+
+def assert_finished(run: ClusterRun, failed: int = 0) -> None:
+    pairs = run.pairs()
+    expected = f"{len(pairs)} pairs: {len(pairs) - failed} done, {failed} failed, 0 to make"
+    assert expected in run.talkies("status")
+    assert run.debris() == []
+
+
+def change(run: ClusterRun, **settings: object) -> None:
+    """Change settings, and leave the others as they are."""
+    run.configure(**yaml.safe_load((run.path / "config.yaml").read_text()) | settings)
+
+
+def scribble(path: Path) -> None:
+    """Alter a file and leave its size."""
+    with path.open("r+b") as file:
+        file.seek(200)
+        file.write(b"scribble")
+
+
+def shards_of(run: ClusterRun) -> dict[str, set[str]]:
+    """Return the pairs of each shard, as the plan deals them."""
+    plan = json.loads((run.path / ".talkies/plan.json").read_text())
+    return {shard: {f"{row[0]}/{row[1]}" for row in rows} for shard, rows in plan["shards"].items()}
+
+
+def shards_made(run: ClusterRun, stage: str, before: Iterable[str]) -> set[str]:
+    """Return the shards that have another receipt of a stage than before."""
+    new = set(run.receipts()) - set(before)
+    return {name.removeprefix(f"{stage}/").partition(".")[0] for name in new if name.startswith(f"{stage}/")}
+
+
+def kill_workers(run: ClusterRun) -> int:
+    """Kill the workers that hold a lock of a shard of pairs, and nothing beside them; return how many they were."""
+    shards = [path.stem for path in (run.path / ".talkies/locks").glob("pairs-*.lock")]
+    for shard in shards:
+        run.kill_worker(shard)
+    return len(shards)
+
+
+@pytest.fixture(scope="module")
+def finished(cluster: Cluster) -> ClusterRun:
+    """The one folder: three pictures and two clips in three shards of pairs, which share one of pictures."""
+    run = ClusterRun.clone(cluster, "due", PICTURES, CLIPS, FRAMES, **SETTINGS)
+    made = run_makes(run, ALL)
+    assert made.jobs == {"prepare": 3, "motion": 2, "animate": 3, "remux": 3}
+    run.verified()
+    return run
+
+
+@pytest.fixture
+def run(cluster: Cluster, finished: ClusterRun) -> Iterator[ClusterRun]:
+    """The one folder, finished; whatever a test leaves, the next one finds it so."""
+    yield finished
+    cluster.run("scancel", "--user", "ada")
+    wait_for(cluster.idle, 60)
+    if sorted(finished.films()) != sorted(ALL):
+        for number, name in enumerate(FIRST_CLIP):
+            picture = finished.path / "images" / f"{Path(name).name}.png"
+            if not picture.exists():
+                draw_picture(picture, (7, 7, 70 * number))
+        (finished.path / "images/new.png").unlink(missing_ok=True)
+        finished.talkies("clean")
+    if "0 to make" not in finished.talkies("status"):
+        finished.snakemake()
+
+
+# --- files and settings -------------------------------------------------------------------------------------
+
+
+def test_nothing_changed_and_snakemakes_memory_deleted(run: ClusterRun) -> None:
+    receipts = run.receipts()
+    for deleted in (False, True):
+        if deleted:
+            shutil.rmtree(run.path / ".snakemake")
+        assert said(run) == (0, 0, dict.fromkeys(STAGES, 0))
+        count = Count(run)
+        output = run.snakemake()
+        assert NOTHING in output
+        assert count.made().remuxed == {}
+        assert run.receipts() == receipts
+
+
+def test_films_deleted_and_altered(run: ClusterRun) -> None:
+    run.film(ALL[0]).unlink()
+    scribble(run.film(ALL[5]))
+    altered = run.film(ALL[5]).read_bytes()
+    shutil.rmtree(run.path / ".snakemake")
+    made = run_makes(run, [ALL[0], ALL[5]])
+    assert (made.jobs["prepare"], made.jobs["motion"], made.jobs["animate"]) == (0, 0, 2)
+    (kept,) = run.path.glob("results/*/*.kept-*.mp4")  # what somebody has done to a film is not lost
+    assert kept.read_bytes() == altered
+    kept.unlink()
+    run.verified()
+
+
+def test_a_picture_replaced_and_one_added_start_only_the_shards_that_hold_them(run: ClusterRun) -> None:
+    """All shards of pairs share the shard that prepares the pictures."""
+    shards, receipts = shards_of(run), run.receipts()
+    assert len(shards) == 3
+    draw_picture(run.path / "images/picture-01.png", (9, 255, 9))
+    draw_picture(run.path / "images/new.png", (1, 200, 200))
+    pairs = [f"{clip}/{image}" for clip in ("clip-0", "clip-1") for image in ("new", "picture-01")]
+    made = run_makes(run, pairs)
+    after = shards_of(run)
+    assert {shard: after[shard] for shard in shards} == shards
+    holding = {shard for shard, names in after.items() if names.intersection(pairs)}
+    assert len(set(shards) - holding) == 1
+    for stage in ("animate", "remux"):
+        assert shards_made(run, stage, receipts) == holding
+    assert (made.jobs["prepare"], made.jobs["motion"]) == (1, 0)
+    run.verified()
+
+
+def test_sound_alone_animates_nothing_and_a_picture_removed_and_brought_back_is_as_it_was(
+    run: ClusterRun, tmp_path: Path
+) -> None:
+    """Of the picture that is away nothing is made; when it is back, its films still stand."""
+    picture = run.path / "images/picture-02.png"
+    away = {pair: run.film(pair).stat().st_mtime_ns for pair in ALL if pair.endswith("picture-02")}
+    shutil.move(picture, tmp_path)
+    change(run, audio=False)
+    made = run_makes(run, run.pairs(), animated=[])
+    assert (made.jobs["prepare"], made.jobs["motion"], made.jobs["animate"]) == (0, 0, 0)
+    there = run.pairs()
+    shutil.move(tmp_path / "picture-02.png", picture)
+    change(run, audio=True)
+    run_makes(run, there, animated=[])
+    assert {pair: run.film(pair).stat().st_mtime_ns for pair in away} == away
+    run.verified()
+
+
+# --- what a run remembers -----------------------------------------------------------------------------------
+
+
+def test_receipts_deleted(run: ClusterRun) -> None:
+    """All is looked at anew, and nothing made."""
+    shutil.rmtree(run.path / ".talkies/receipts")
+    assert said(run).to_make == len(ALL)  # the most that it can be
+    made = Count(run).made(run.snakemake())
+    assert (made.animated, made.remuxed) == ({}, {})
+    assert_finished(run)
+    run.verified()
+
+
+def test_receipts_damaged(run: ClusterRun) -> None:
+    for stage, text in (("remux", '{"done": '), ("animate", "{}")):
+        for path in (run.path / ".talkies/receipts" / stage).glob("*.json"):
+            path.write_text(text)
+    assert said(run).to_make == len(ALL)  # the most that it can be
+    count = Count(run)
+    made = count.made(run.snakemake())
+    assert (made.animated, made.remuxed) == ({}, {})
+    assert_finished(run)
+
+
+def test_the_talkies_folder_partly_deleted(run: ClusterRun) -> None:
+    """Nothing is made again for it; what a film that is due needs is prepared by its worker."""
+    for name in ("sources", "motion"):
+        shutil.rmtree(run.path / ".talkies" / name)
+    (run.path / ".talkies/plan.json").unlink()
+    assert said(run) == (0, 0, dict.fromkeys(STAGES, 0))
+    run.film(ALL[2]).unlink()
+    made = run_makes(run, [ALL[2]])
+    assert made.jobs == {"prepare": 0, "motion": 0, "animate": 1, "remux": 1}
+    run.verified()
+
+
+# --- what is killed -----------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_killed_and_the_old_picture_never_stands_for_the_new_one(run: ClusterRun) -> None:
+    pairs = ["clip-0/picture-00", "clip-1/picture-00"]
+    old = {pair: run.film(pair).read_bytes() for pair in pairs}
+    draw_picture(run.path / "images/picture-00.png", (250, 250, 3))
+    before = said(run)
+    assert (before.to_make, before.to_animate) == (2, 2)
+    count = Count(run)
+    process = run.start("snakemake", "--profile", "slurm", "--retries", "0")
+    wait_for(lambda: run.events("begun"), 600)
+    assert kill_workers(run)
+    process.communicate(timeout=1500)
+    assert process.returncode != 0
+    left = [pair for pair in pairs if pair not in run.events("remuxed")]
+    assert left
+    after = said(run)
+    assert after.to_make == len(left)
+    run.snakemake()
+    made = count.made()
+    assert (made.animated, made.remuxed) == (once(pairs), once(pairs))
+    assert all(run.film(pair).read_bytes() != film for pair, film in old.items())
+    assert_finished(run)
+    run.verified()
+
+
+def test_a_setting_changed_and_the_workers_killed_for_memory(run: ClusterRun) -> None:
+    """The network fits not into what they have; what was done before is not done again."""
+    films = run.films()
+    change(run, motion={"relative": False}, slurm={"gpu": {"mem_mb": 450}})
+    assert said(run)[:2] == (6, 6)
+    count = Count(run)
+    run.snakemake("--retries", "0", ok=False)
+    logs = run.path.glob(".snakemake/slurm_logs/rule_animate/*/*.log")
+    assert sum("exceeded memory limit" in path.read_text() for path in logs) == 3
+    assert len(run.events("looked")) == 3, "a worker was killed before it did anything"
+    assert count.made().remuxed == {}
+    assert run.films() == films
+    change(run, slurm={})
+    assert said(run)[:2] == (6, 6)
+    run.snakemake()
+    made = count.made()
+    assert (made.animated, made.remuxed) == (once(ALL), once(ALL))
+    assert made.jobs == {"prepare": 0, "motion": 0, "animate": 3, "remux": 3}
+    assert_finished(run)
+    run.verified()
+
+
+def test_a_setting_changed_back_and_the_main_process_killed(run: ClusterRun) -> None:
+    """Its jobs go on; what they have animated only waits for its sound."""
+    change(run, motion={"relative": True})
+    assert said(run)[:2] == (6, 6)
+    count = Count(run)
+    process = run.while_animating()
+    run.cluster.root("pkill -KILL -f 'bin/[s]nakemake --profile slurm'")
+    process.communicate()
+    wait_for(run.cluster.idle, 300)
+    before = said(run)
+    assert before.to_make == 6
+    assert before.to_animate == 6 - len(run.events("animated"))
+    run.snakemake()
+    made = count.made()
+    assert (made.animated, made.remuxed) == (once(ALL), once(ALL))
+    assert_finished(run)
+    run.verified()
+
+
+def test_a_video_replaced_and_both_killed(run: ClusterRun) -> None:
+    make_clip(run.path / "driving/clip-0.mp4", frames=FRAMES, tone=900)
+    assert said(run)[:2] == (3, 3)
+    count = Count(run)
+    process = run.while_animating("--retries", "0")
+    run.cluster.root("pkill -KILL -f 'bin/[s]nakemake --profile slurm'")
+    assert kill_workers(run)
+    process.communicate()
+    wait_for(run.cluster.idle, 300)
+    animated = run.events("animated")
+    before = said(run)
+    assert before.to_make == 3
+    assert 3 - len(animated) <= before.to_animate <= 3  # no receipt tells of the silent films of a worker that died
+    run.snakemake()
+    made = count.made()
+    assert (made.animated, made.remuxed) == (once(FIRST_CLIP), once(FIRST_CLIP))
+    assert_finished(run)
+    run.verified()
+
+
+def test_a_node_is_lost_and_a_worker_killed_and_both_are_tried_again_while_a_second_snakemake_is_refused(
+    cluster: Cluster, run: ClusterRun
+) -> None:
+    """SLURM itself starts the lost node's jobs anew, and Snakemake the killed worker's."""
+    change(run, motion={"best_frame": 2})
+    assert said(run)[:2] == (6, 6)
+    count = Count(run)
+    process = run.while_animating()
+    jobs = {job["node"]: job["name"] for job in cluster.jobs() if "animate" in job["name"] and job["state"] == "R"}
+    (killed, _), (lost, _) = sorted(jobs.items())
+    (shard,) = re.findall(r"pairs-\d+", jobs[killed])
+    run.kill_worker(shard)
+    cluster.node(lost, "down")
+    try:
+        other = run.run("snakemake", "--profile", "slurm")
+        assert other.returncode != 0
+        assert "lock" in other.stdout.lower()
+        wait_for(lambda: "down" in cluster.run("sinfo", "-hn", lost, "-o", "%T"), 120)
+    finally:
+        cluster.node(lost, "up")
+    made = count.made(ended(process))
+    assert "Trying to restart job" in made.output, made.output[-9000:]
+    assert len(run.events("looked")) >= 5, "two of three jobs were to begin anew"
+    assert (made.animated, made.remuxed) == (once(ALL), once(ALL))
+    assert_finished(run)
+    run.verified()
+
+
+def test_a_bad_picture_and_the_picture_mended(run: ClusterRun) -> None:
+    picture = run.path / "images/picture-02.png"
+    picture.write_bytes(b"no picture")
+    pairs = ["clip-0/picture-02", "clip-1/picture-02"]
+    assert said(run)[:2] == (2, 2)
+    count = Count(run)
+    output = run.snakemake("--retries", "0", ok=False)
+    assert "picture-02.png" in output
+    assert count.made().animated == {}
+    assert_finished(run, failed=2)
+    assert said(run) == (0, 0, dict.fromkeys(STAGES, 0))
+    draw_picture(picture, (80, 9, 9))
+    made = run_makes(run, pairs)
+    assert made.jobs["motion"] == 0
+    run.verified()
