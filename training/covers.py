@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+Pen = ImageDraw.ImageDraw
 LARGE = 3  # covers are drawn so many times as large, and shrunk
 SKINS = np.array([[255, 220, 190], [236, 188, 150], [205, 150, 110], [160, 110, 75], [105, 70, 48]], np.float64)
 
@@ -43,7 +44,7 @@ def cover(picture: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) 
     return (picture * (1 - cast) * (1 - mask) + body * mask).clip(0, 255).astype(np.uint8)
 
 
-def _hand(pen: ImageDraw.ImageDraw, shade: ImageDraw.ImageDraw, at: np.ndarray, size: float, rng: np.random.Generator) -> None:  # fmt: skip
+def _hand(pen: Pen, shade: Pen, at: np.ndarray, size: float, rng: np.random.Generator) -> None:
     """An arm from below or a side, a palm, two to five fingers more or less together."""
     turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.25 else rng.normal(0, 0.8)  # 0: fingers up
     up, right = np.array([np.sin(turn), -np.cos(turn)]), np.array([np.cos(turn), np.sin(turn)])
@@ -75,7 +76,7 @@ def _hand(pen: ImageDraw.ImageDraw, shade: ImageDraw.ImageDraw, at: np.ndarray, 
         limb([place(0.2 * side, -0.1), place(0.4 * side, rng.uniform(0, 0.3))], size * 0.14, True)
 
 
-def _thing(pen: ImageDraw.ImageDraw, shade: ImageDraw.ImageDraw, at: np.ndarray, size: float, rng: np.random.Generator) -> None:  # fmt: skip
+def _thing(pen: Pen, shade: Pen, at: np.ndarray, size: float, rng: np.random.Generator) -> None:
     """A cup, a microphone, a bar at the picture's edge: an ellipse, or four corners."""
     angle, flat = rng.uniform(0, np.pi), rng.uniform(0.3, 1)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

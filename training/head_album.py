@@ -13,6 +13,7 @@ from head_raster import trace_flow
 from heads import CANVAS, Head, Posture, View
 from portraits import sample_pose
 
+GRINS = 0.2  # of postures
 SLACK = 0.002  # of depth, for what lies on the surface that is shown
 # How far each unit goes where a face does something out of the ordinary.
 UNITS = {
@@ -26,7 +27,7 @@ UNITS = {
 def sample_posture(rng: np.random.Generator, near: bool) -> Posture:
     """A pose over the range of real clips, whose faces are larger and move further than drawings' do.
 
-    A quarter smile with their teeth showing, two fifths do something out of the ordinary.
+    A fifth grin, teeth shut; a fifth smile with their teeth showing; a third do something out of the ordinary.
     """
     pose = near_pose(rng) if near else sample_pose(rng)
     pose = replace(pose, yaw=1.1 * pose.yaw, pitch=1.1 * pose.pitch, shift_y=pose.shift_y + 0.02)
@@ -36,13 +37,18 @@ def sample_posture(rng: np.random.Generator, near: bool) -> Posture:
         pose = replace(pose, shift_x=x, shift_y=y)
     units: dict[str, float] = {}
     kind = rng.random()
-    if kind < 0.25:
+    if kind < GRINS:
+        pose = replace(pose, smile=float(rng.uniform(0.3, 1)), mouth=float(rng.uniform(0, 0.12)))
+        units = {"mouthUpperUp": 0.3, "mouthLowerDown": 0.7, "mouthStretch": 0.0}
+        units = {name: least + float(rng.uniform(0, 0.8)) for name, least in units.items()}
+        units["eyeSquint"] = float(rng.uniform(0, 0.6))
+    elif kind < GRINS + 0.2:
         pose = replace(pose, smile=float(rng.uniform(0.3, 1)))
         if rng.random() < 0.7:
             pose = replace(pose, mouth=float(rng.uniform(0, 0.25)))
         units = {"mouthUpperUp": float(rng.uniform(0.3, 1.1)), "mouthLowerDown": float(rng.uniform(0, 0.8))}
         units["eyeSquint"] = float(rng.uniform(0, 0.5))
-    elif kind < 0.65:
+    elif kind < GRINS + 0.53:
         units = {name: float(rng.uniform(0, most)) for name, most in UNITS.items() if rng.random() < 0.18}
         if pose.mouth > 0.1 and rng.random() < 0.3:  # works only against an open jaw
             units["mouthClose"] = pose.mouth * float(rng.uniform(0.2, 0.8))

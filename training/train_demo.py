@@ -250,10 +250,10 @@ class Trainer:
         rng = np.random.default_rng([self.seed, self.step, 12])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stages, self.step)
-        # Motion and detector have the most to learn and cost the least.
+        # Motion and detector have the most to learn and cost the least, and nothing is right where keypoints are wrong.
         if self.step % stage.every == 0:
             losses = self._whole(batch, stage, rng)
-        elif self.step % 2:
+        elif self.step % stage.every == 1:
             losses = self._motion(batch)
         else:
             losses = self._detector(batch)
