@@ -28,12 +28,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 KEY := $(shell { cat requirements/*.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } 2>/dev/null | cksum | tr ' ' '-')
 STAMP := $(VENV)/.set-up-$(KEY)
 
+# What `talkies app` needs beside that, found by PYTHONPATH: it takes older versions of some packages.
+APP := $(VENV)/app
+APP_STAMP := $(VENV)/.set-up-app-$(shell cksum < requirements/app.lock | tr ' ' '-')
+
 # Tests share the cores: threads that spin while they wait would take them from each other.
 WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 SHARED := OMP_WAIT_POLICY=passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow cluster-quick cluster-test lint docs evaluate bench setup lock clean
+.PHONY: help demo app test test-slow cluster-quick cluster-test lint docs evaluate bench setup lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -42,10 +46,13 @@ demo: $(STAMP) ## set up, animate the examples, say where the gallery is
 	$(BIN)/snakemake
 	@echo; echo "Open the gallery in a browser:  $$(pwd)/results/index.html"
 
+app: $(APP_STAMP) ## set up, serve a page on which a picture and a clip are tried
+	PYTHONPATH=$(APP) $(BIN)/talkies app
+
 test: $(STAMP) ## set up, run all tests but the slow ones
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not cluster"
 
-test-slow: $(STAMP) ## run the slow tests alone
+test-slow: $(STAMP) $(APP_STAMP) ## run the slow tests alone
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "slow and not cluster"
 
 cluster-quick: $(STAMP) ## run the literal command on a real SLURM cluster, brought up for it (root, Debian's packages)
@@ -79,11 +86,14 @@ bench: $(STAMP) ## time the engine and the workflow, on a machine that does noth
 	$(BIN)/python benchmarks/film.py --model vox-adv-256 --precision fp32
 	$(BIN)/python benchmarks/film.py --model vox-adv-256 --precision bf16
 	$(BIN)/python benchmarks/film.py --model demo
+	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/check_files.py
 	$(BIN)/python benchmarks/pictures.py
 	$(BIN)/python benchmarks/pairs_table.py
 	$(BIN)/python benchmarks/workflow_scale.py
+	$(BIN)/python benchmarks/app.py
 
 setup: $(STAMP) ## only set up
 
@@ -102,10 +112,15 @@ $(STAMP):
 	@# Scripts in a venv hold its path: one that was moved or copied here is made anew.
 	@if test -e $(BIN)/pip && ! grep -qF "$$(pwd)/" $(BIN)/pip; then rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Could not make $(VENV). On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-	rm -f $(VENV)/.set-up-*
+	rm -f $(VENV)/.set-up-[0-9]*
 	$(PIP) install --require-hashes -r requirements/dev.lock
 	$(if $(LOCKED),$(call torch_locked),$(PIP) install $(FROM) '$(or $(TORCH),$(PINNED))')
 	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(APP_STAMP): $(STAMP)
+	rm -rf $(APP) $(VENV)/.set-up-app-*
+	$(PIP) install --quiet --require-hashes --target $(APP) -r requirements/app.lock
 	@touch $@
 
 lock: ## resolve the locks of requirements/ and containers/ anew (needs uv)
@@ -113,6 +128,10 @@ lock: ## resolve the locks of requirements/ and containers/ anew (needs uv)
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides requirements/no-torch.txt --extra engine --extra dev --output-file requirements/dev.lock \
 		pyproject.toml requirements/build.in requirements/torch.in
+	grep -E '^[A-Za-z0-9._-]+==' requirements/dev.lock | grep -vE '^(pillow|tomlkit)==' | sed 's/ .*//' > requirements/.dev.txt
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+		--constraints requirements/.dev.txt --output-file requirements/app.lock requirements/app.in
+	rm requirements/.dev.txt
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides containers/not-inside.txt --constraints requirements/dev.lock --extra engine \
 		--output-file containers/requirements.lock pyproject.toml requirements/torch.in

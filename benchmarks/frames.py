@@ -67,7 +67,9 @@ def compete(name: str, preset: str, weights: str, frames: int, threads: int, out
             return np.stack(reference.animate(model, source, driving))
 
     else:
-        engine = Engine(load_model(preset, weights), precision=name, threads=threads)
+        fast = load_model(preset, weights)
+        fast.photographs = None  # the reference knows the first network alone
+        engine = Engine(fast, precision=name, threads=threads)
         picture, clip = images(engine.model.preset.size, frames)
         prepared = engine.prepare("picture", picture)
 

@@ -1,58 +1,109 @@
-"""Time the engine on this machine's GPU and print the table to send with a report (docs/performance.md).
+"""Time the engine on this machine's GPU, each choice against the others, and print the tables to send with a report.
 
-    python benchmarks/gpu.py [--model vox-adv-256 --checkpoint P] [--frames 256] [--batches 8 32]
+    python benchmarks/gpu.py [--model vox-adv-256 --checkpoint P] [--frames 256] [--batches 8 32] [--device cpu]
 
-Without a checkpoint the network keeps the weights it was built with, unless it is the demo's: how fast it is does not
-depend on them. For each precision and batch: frames a second, keypoints included, and the GPU's peak memory; the last
-rows let torch.compile replay the generator as a CUDA graph. --device cpu runs the same program without a GPU.
+Without a checkpoint the network has seeded weights, but the demo's: how fast it is does not depend on them. First how
+long a job takes to come to its first frames; then, for each precision, memory layout and batch, with and without
+torch.compile (which replays the generator as a CUDA graph): frames a second, keypoints included, beside the published
+demo's loop on the same device, the GPU's peak memory, and how far the frames are from that loop's. --device cpu runs
+the same program without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import math
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from frames import checkpoint, images
 
 from talkies.engines import Movement
-from talkies.fomm.device import choose_device, keep_memory
-from talkies.fomm.engine import Engine
-from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_model
-from talkies.fomm.motion import detect_motion
+from talkies.fomm.device import built_for, choose_device, keep_memory
+from talkies.fomm.engine import Engine, resized
+from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_checkpoint, load_model
+from talkies.fomm.motion import detect_motion, frames_to_tensor, transfer_motion
 from talkies.host.cores import available_threads
+from talkies.media.film import FILM_SIZE
+
+START = """
+import time; began = time.monotonic()
+def told(what):
+    global began
+    if device.type == "cuda": torch.cuda.synchronize()
+    print(f"| {what} | {time.monotonic() - began:.2f} |", flush=True); began = time.monotonic()
+import torch; device = torch.device("cpu"); told("import torch")
+import numpy as np, sys
+from fractions import Fraction
+from talkies.engines import Movement
+from talkies.fomm.device import choose_device, keep_compiled, keep_memory
+from talkies.fomm.engine import Engine
+from talkies.fomm.model import load_model
+from talkies.fomm.motion import detect_motion
+told("import talkies")
+keep_memory(); keep_compiled(); device = choose_device(sys.argv[3]); told("a first computation on the device")
+model = load_model(sys.argv[1], sys.argv[2], device=device); told("weights from the file to the device")
+engine = Engine(model, precision="auto"); told("choose the precision, rewrite the network")
+side = model.preset.size; clip = list(np.zeros((engine.batch, side, side, 3), np.uint8) + 90)
+source = engine.prepare("picture", clip[0]); told("encode the picture")
+motion = detect_motion(engine.model, clip, Fraction(25), batch=engine.batch); told("keypoints of a first batch")
+next(engine.predict(source, motion, Movement())); told("frames of a first batch")
+next(engine.predict(source, motion, Movement())); told("frames of the next batch")
+"""
 
 
-def network(name: str, checkpoint: str | None, device: torch.device) -> FirstOrderModel:
-    """Load a network, or build it with weights that are as they come."""
-    if checkpoint or PRESETS[name].checkpoint is None:
-        return load_model(name, checkpoint, device=device)
-    model = build_model(name).requires_grad_(False).eval().to(device)
-    model.weights_digest = ""
-    return model
+def published(model: FirstOrderModel, clip: list[np.ndarray], picture: np.ndarray) -> np.ndarray:
+    """Return the demo's frames of a clip on the model's device, uint8: one at a time, the picture encoded each time."""
+    made = []
+    preset = model.preset
+    with torch.no_grad():
+        source = frames_to_tensor(picture[None], model.device)
+        kp_source = model.kp_detector(source)
+        kp_initial = model.kp_detector(frames_to_tensor(clip[0][None], model.device))
+        for frame in clip:
+            kp_driving = model.kp_detector(frames_to_tensor(frame[None], model.device))
+            moved = transfer_motion(*(kp_source, kp_driving, kp_initial), reach=preset.reach, openings=preset.openings)
+            prediction = model.generator(source, kp_source, moved).prediction
+            made.append(resized(prediction, FILM_SIZE).mul(255).round().byte()[0].permute(1, 2, 0).cpu().numpy())
+    return np.stack(made)
 
 
-def rate(model: FirstOrderModel, frames: list[np.ndarray], **options) -> tuple[float, float, int]:
-    """Return frames a second, the GPU's peak memory in GB, and the batch that was used."""
+def time_engine(
+    model: FirstOrderModel, clip: list[np.ndarray], picture: np.ndarray, layout: torch.memory_format, **options: Any
+) -> tuple[float, float, int, np.ndarray]:
+    """Return frames a second, the GPU's peak memory in GB, the batch that was used, and the frames."""
     cuda = model.device.type == "cuda"
     with Engine(model, **options) as engine:
-        prepared = engine.prepare("picture", frames[0])
+        engine.model.to(memory_format=layout)  # type: ignore[call-overload]
+        prepared = engine.prepare("picture", picture)
 
-        def make(clip: list[np.ndarray]) -> None:
-            motion = detect_motion(engine.model, clip, Fraction(25), batch=engine.batch)
-            for _ in engine.predict(prepared, motion, Movement()):
-                pass
+        def make(frames: list[np.ndarray]) -> np.ndarray:
+            motion = detect_motion(engine.model, frames, Fraction(25), batch=engine.batch)
+            return np.concatenate(list(engine.predict(prepared, motion, Movement())))
 
         for _ in range(2):  # the first is compiled, or finds its algorithms
-            make(frames[: engine.batch])
+            make(clip[: engine.batch])
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         begun = time.perf_counter()
-        make(frames)
+        made = make(clip)
         seconds = time.perf_counter() - begun
-        return len(frames) / seconds, torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0, engine.batch
+        return len(clip) / seconds, torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0, engine.batch, made
+
+
+def decibels(made: np.ndarray, wanted: np.ndarray) -> str:
+    """Return the PSNR between two films, uint8."""
+    error = float(np.mean((made.astype(np.float32) - wanted) ** 2))
+    return f"{10 * math.log10(255**2 / error):.1f}" if error else "same"
 
 
 def main() -> None:
@@ -67,23 +118,41 @@ def main() -> None:
     args = parser.parse_args()
     keep_memory()
     device = choose_device(args.device)
-    model = network(args.model, args.checkpoint, device)
-    side = model.preset.size
-    rng = np.random.default_rng(0)
-    frames = list(rng.integers(0, 256, (args.frames, side, side, 3), dtype=np.uint8))
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
-    print(f"{name}, {available_threads()} cores, torch {torch.__version__}, CUDA {torch.version.cuda}, {args.model}\n")
-    print("| precision | batch | compiled | frames/s | peak GB |\n|---|---|---|---|---|")
-    for compiled in (False,) if args.no_compile else (False, True):
-        for precision in args.precisions:
-            for batch in [*args.batches, None]:
-                try:
-                    speed, memory, used = rate(model, frames, precision=precision, batch=batch, compiled=compiled)
-                except torch.cuda.OutOfMemoryError:
-                    print(f"| {precision} | {batch} | {compiled} | out of memory | |", flush=True)
-                    continue
-                chosen = f"{used} (chosen)" if batch is None else str(used)
-                print(f"| {precision} | {chosen} | {compiled} | {speed:.1f} | {memory:.2f} |", flush=True)
+    print(f"{name}, {available_threads()} cores, torch {torch.__version__}, CUDA {torch.version.cuda}, {args.model}")
+    print(f"built for {', '.join(built_for()) or 'processors'}\n\n| start of a job | seconds |\n|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = args.checkpoint or checkpoint(args.model, Path(folder))
+        subprocess.run([sys.executable, "-c", START, args.model, str(weights), args.device], check=True)
+        model = load_model(args.model, weights, device=device)
+        model.photographs = None  # the first network alone
+        plain = build_model(args.model)
+        plain.load_state_dict(load_checkpoint(weights))
+    picture, clip = images(model.preset.size, args.frames)
+    plain = plain.requires_grad_(False).eval().to(device)
+    published(plain, clip[:2], picture)
+    begun = time.perf_counter()
+    wanted = published(plain, clip, picture)
+    slow = args.frames / (time.perf_counter() - begun)
+    print("\n| precision | channels | batch | compiled | frames/s | against the demo's | peak GB | PSNR, dB |")
+    print(
+        f"|---|---|---|---|---|---|---|---|\n| demo's loop, fp32 | first | 1 | | {slow:.1f} | 1.00 | | same |",
+        flush=True,
+    )
+    layouts = {"last": torch.channels_last, "first": torch.contiguous_format}
+    compiles = (False,) if args.no_compile else (False, True)
+    for compiled, precision, channels, batch in itertools.product(
+        compiles, args.precisions, layouts, [*args.batches, None]
+    ):
+        options = {"precision": precision, "batch": batch, "compiled": compiled}
+        try:
+            speed, memory, used, made = time_engine(model, clip, picture, layouts[channels], **options)
+        except torch.cuda.OutOfMemoryError:
+            print(f"| {precision} | {channels} | {batch} | {compiled} | out of memory | | | |", flush=True)
+            continue
+        chosen = f"{used} (chosen)" if batch is None else str(used)
+        told = (precision, channels, chosen, compiled, f"{speed:.1f}", f"{speed / slow:.2f}", f"{memory:.2f}")
+        print(f"| {' | '.join(map(str, told))} | {decibels(made, wanted)} |", flush=True)
 
 
 if __name__ == "__main__":

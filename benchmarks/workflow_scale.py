@@ -1,7 +1,7 @@
 """Measure how the workflow grows: dry runs of many pairs, probing, the look at finished films, jobs of many pairs.
 
     python benchmarks/workflow_scale.py            # all of it; the real runs take a quarter of an hour
-    python benchmarks/workflow_scale.py dry-run    # one of: dry-run, million, films, run
+    python benchmarks/workflow_scale.py dry-run    # one of: dry-run, million, films, tail, run
 
 Prints markdown tables (docs/scale.md). Pictures and videos are links to one of the examples: planning does not look
 inside pictures, and probes each video of its own name.
@@ -138,6 +138,36 @@ def films(folder: Path) -> None:
     print(f"Planning {len(made.pairs):,} finished films: {sorted(times)[1]:.1f} s (median of 3).\n")
 
 
+def tail(folder: Path) -> None:
+    """What runs where Snakemake does at a run's end, at 10,000 finished films: links of one film and its record."""
+    small = make_folder(folder / "one", 1, 1)
+    measure([*SNAKEMAKE, "--quiet"], small)
+    (one,) = (small / "results").glob("*/*.mp4")
+    run = make_folder(folder / "tail", 100, 100)
+    made = planned(run)
+    os.chdir(run)
+    specs = Specs(made)
+    for shard, names in made.pair_shards.items():
+        receipt = Receipt()
+        for name in names:
+            film = Path("results", f"{name}.mp4")
+            film.parent.mkdir(parents=True, exist_ok=True)
+            os.link(one, film)
+            os.link(one.with_suffix(".json"), film.with_suffix(".json"))
+            receipt.asked[name] = specs.talkie(name)
+            receipt.done[name] = {"file": [film.stat().st_size, film.stat().st_mtime_ns], "shows": specs.shown(name)}
+        receipt.save(Folder.receipt("remux", made.receipt("remux", shard)))
+    made.save()
+    os.chdir(ROOT)
+    print("| step | CPU seconds | wall seconds | MB |\n|---|---|---|---|")
+    talkies = str(Path(sys.executable).with_name("talkies"))
+    verdict = ["verdict", "--receipt", ".talkies/verdict.json"]
+    for step in (["plots"], ["gallery"], ["gallery", "--report", ".talkies/report/gallery"], verdict):
+        cost = measure([talkies, *step], run)
+        print(f"| {' '.join(step[:2])} | {cost.cpu:.1f} | {cost.wall:.1f} | {cost.megabytes:.0f} |", flush=True)
+    print()
+
+
 def runs(folder: Path) -> None:
     """Real runs of a one-frame clip with the demo preset: 2,000 pairs in jobs of many, and 40 in jobs of one."""
     clip = folder / "one-frame.mp4"
@@ -157,7 +187,7 @@ def runs(folder: Path) -> None:
     print(f"\nThe ratio of the rates: {rates[0] / rates[1]:.1f}\n")
 
 
-PARTS = {"dry-run": dry_runs, "million": million, "films": films, "run": runs}
+PARTS = {"dry-run": dry_runs, "million": million, "films": films, "tail": tail, "run": runs}
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 """Build the image that jobs run in, for Apptainer and Singularity; keep its definition in step with the Dockerfile.
 
     python scripts/build_container.py                       talkies-VERSION-cpu.sif, and the link talkies.sif to it
-    python scripts/build_container.py --variant cuda        the same for NVIDIA GPUs
-    python scripts/build_container.py --checkpoint vox.safetensors      with your weights inside
+    python scripts/build_container.py --variant cu130       the same for NVIDIA GPUs, Turing to Blackwell
+    python scripts/build_container.py --variant cu126       for older ones or an older driver, Maxwell to Hopper
+    python scripts/build_container.py --checkpoint vox-adv-256          with a preset's fetched weights inside
+    python scripts/build_container.py --checkpoint own.safetensors      with weights of your own inside
     python scripts/build_container.py --check               build twice and compare the file systems' digests
     python scripts/build_container.py --definition          only write containers/talkies.def anew
     python scripts/build_container.py --context DIR         only lay out what `docker build` or `buildah` takes
@@ -37,7 +39,8 @@ DOCKERFILE, DEFINITION = CONTAINERS / "Dockerfile", CONTAINERS / "talkies.def"
 LOCK, SELFTEST = CONTAINERS / "requirements.lock", CONTAINERS / "selftest.py"
 TORCH_LOCK = ROOT / "requirements/torch.lock"
 WEIGHTS = ROOT / "src/talkies/fomm/model/demo.safetensors"
-INDEXES = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": "https://download.pytorch.org/whl/cu126"}
+INDEXES = {name: f"https://download.pytorch.org/whl/{name}" for name in ("cpu", "cu126", "cu130")}
+"""Where each variant's PyTorch comes from; which cards it is for: talkies.fomm.device.VARIANTS."""
 VARYING = ".singularity.d/labels.json"
 """The one file in which two builds differ: Apptainer writes the build's date into it."""
 
@@ -55,7 +58,12 @@ def main() -> int:
     only.add_argument("--digest", type=Path, metavar="SIF", help="only print the digest of an image's file system")
     parser.add_argument("--variant", choices=sorted(INDEXES), default="cpu", help="which PyTorch (default: cpu)")
     parser.add_argument("-o", "--output", type=Path, metavar="SIF", help="default: talkies-VERSION-VARIANT.sif")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights (safetensors) to put into the image")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="PRESET|FILE",
+        help="weights to put into the image: those that `talkies checkpoint fetch PRESET` got, or a safetensors file",
+    )
     parser.add_argument("--base", metavar="IMAGE", help="another base: an address, a .sif or a root folder")
     parser.add_argument("--torch", metavar="REQUIREMENT", help="another PyTorch, e.g. torch==2.9.1")
     parser.add_argument("--torch-index", metavar="URL", help="where it comes from; '' for pip's own settings")
@@ -140,19 +148,18 @@ def lay_out(folder: Path, chosen: argparse.Namespace) -> dict[str, str]:
         (SELFTEST, context),
     ):
         shutil.copyfile(file, place / file.name)
-    if chosen.checkpoint:
-        if chosen.checkpoint.suffix != ".safetensors":
-            raise Failed(f"{chosen.checkpoint}: not .safetensors: `talkies checkpoint convert` makes that of it")
-        shutil.copyfile(chosen.checkpoint, context / "checkpoint.safetensors")
+    weights, inside = weights_of(chosen.checkpoint)
+    if inside:
+        (context / inside).parent.mkdir(exist_ok=True)
+        shutil.copyfile(weights, context / inside)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(context), str(ROOT)]
     made = subprocess.run(command, env=epoch_environment(), capture_output=True, text=True)
     wheels = list(context.glob("talkies-*.whl"))
     if made.returncode or len(wheels) != 1:
         raise Failed(f"the wheel can't be made: {last_line(made.stderr)}")
     # Modes as git has them, whatever the umask: they are copied into the image.
-    for path in context.iterdir():
-        path.chmod(0o644)
-    context.chmod(0o755)
+    for path in (context, *context.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     given = {
         "BASE": chosen.base,
         "TORCH": chosen.torch,
@@ -161,9 +168,32 @@ def lay_out(folder: Path, chosen: argparse.Namespace) -> dict[str, str]:
         "VERSION": wheels[0].name.split("-")[1],
         "REVISION": revision(),
         "LOCK_SHA256": sha256(LOCK),
-        "WEIGHTS_SHA256": sha256(chosen.checkpoint or WEIGHTS),
+        "WEIGHTS_SHA256": sha256(weights),
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def weights_of(checkpoint: Path | None) -> tuple[Path, str]:
+    """Return the file of the weights in the image, and where in the context it lies; empty: in the package's wheel."""
+    if checkpoint is None:
+        return WEIGHTS, ""
+    sys.path.insert(0, str(ROOT / "src"))
+    from talkies.errors import TalkiesError
+    from talkies.fomm.model.presets import PRESETS
+    from talkies.fomm.model.published import find_weights
+
+    preset = PRESETS.get(str(checkpoint))
+    if preset is not None and preset.checkpoint:
+        try:
+            found = find_weights(preset.name)
+        except TalkiesError as error:
+            raise Failed(str(error)) from None
+        return found, f"weights/{found.name}"
+    if not checkpoint.is_file():
+        raise Failed(f"{checkpoint}: neither a published preset nor a file: give one of the two")
+    if checkpoint.suffix != ".safetensors":
+        raise Failed(f"{checkpoint}: not .safetensors: `talkies checkpoint convert` makes that of it")
+    return checkpoint, "checkpoint.safetensors"
 
 
 def epoch_environment() -> dict[str, str]:

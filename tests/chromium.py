@@ -23,7 +23,7 @@ def find() -> str | None:
 class Chromium:
     """One browser with one page. `errors` collects what went wrong in the page, `requests` all it asked for."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *options: str) -> None:
         program = find()
         assert program is not None, MISSING
         there, self._write = os.pipe()
@@ -45,6 +45,7 @@ class Chromium:
                 "--no-first-run",
                 "--autoplay-policy=no-user-gesture-required",
                 "--remote-debugging-pipe",
+                *options,
                 f"--user-data-dir={profile}",
                 "about:blank",
             ],
@@ -110,10 +111,10 @@ class Chromium:
                 self._loaded = True
         return message
 
-    def open(self, page: Path) -> None:
-        """Open a file and wait until it has loaded."""
+    def open(self, page: Path | str) -> None:
+        """Open a file, or an address, and wait until it has loaded."""
         self._loaded = False
-        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         while not self._loaded:
             self._next()
 
@@ -128,6 +129,11 @@ class Chromium:
         )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def give(self, selector: str, *files: Path) -> None:
+        """Choose files in a control, as its dialogue would."""
+        node = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")["result"]
+        self.call("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=node["objectId"])
 
     def point(self, x: float, y: float) -> None:
         """Move the mouse to a place of the window, in pixels."""

@@ -11,11 +11,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, wait_for
 
 from talkies import media
@@ -39,12 +40,12 @@ class Cluster:
         self.home = folder / "home"
         self.source = self.home / "source"
 
-    def up(self) -> None:
+    def up(self, *, accounting: bool = False) -> None:
         """Bring it up, with the sources and the cache of images in sight."""
         if testcluster.is_up(self.folder):  # brought up before, by a developer's wish
             shutil.rmtree(self.source, ignore_errors=True)
         else:
-            testcluster.bring_up(self.folder, [testcluster.CACHE])
+            testcluster.bring_up(self.folder, [testcluster.CACHE], accounting=accounting)
         clone(REPOSITORY, self.source)
 
     def run(self, *words: str, user: str = "ada", ok: bool = True, cwd: str | None = None) -> str:
@@ -289,3 +290,27 @@ def temporary_folder() -> Path:
 def remove(folder: Path) -> None:
     """Remove a folder of which a cluster may have had mounts."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def brought_up(*, accounting: bool = False) -> Iterator[Cluster]:
+    """A new cluster, gone afterwards; or the one in the folder that TALKIES_TESTCLUSTER names, which stays up."""
+    try:
+        testcluster.check()
+        both(testcluster.base_root, testcluster.image_base)
+    except testcluster.Unfit as error:
+        pytest.skip(f"NOT TESTED: SLURM, Apptainer and the image: {error}")
+    kept = os.environ.get("TALKIES_TESTCLUSTER")
+    folder = Path(kept) if kept else temporary_folder()
+    made = Cluster(folder)
+    try:
+        made.up(accounting=accounting)
+        both(made.install, made.image)
+        yield made
+    finally:
+        if not kept:
+            testcluster.bring_down(folder)
+            remove(folder)
+    if not kept:
+        assert not folder.exists(), "the cluster left something"
+        assert str(folder) not in Path("/proc/mounts").read_text()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cluster_folder import Cluster, both, remove, temporary_folder, testcluster
+from cluster_folder import Cluster, brought_up
 from run_folder import RunFolder
 
 
@@ -30,23 +28,6 @@ def run(finished, tmp_path) -> RunFolder:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A new cluster, gone afterwards; or the one in the folder that TALKIES_TESTCLUSTER names, which stays up."""
-    try:
-        testcluster.check()
-        both(testcluster.base_root, testcluster.image_base)
-    except testcluster.Unfit as error:
-        pytest.skip(f"NOT TESTED: SLURM, Apptainer and the image: {error}")
-    kept = os.environ.get("TALKIES_TESTCLUSTER")
-    folder = Path(kept) if kept else temporary_folder()
-    made = Cluster(folder)
-    try:
-        made.up()
-        both(made.install, made.image)
+    """The cluster of this session (`brought_up`)."""
+    with brought_up() as made:
         yield made
-    finally:
-        if not kept:
-            testcluster.bring_down(folder)
-            remove(folder)
-    if not kept:
-        assert not folder.exists(), "the cluster left something"
-        assert str(folder) not in Path("/proc/mounts").read_text()

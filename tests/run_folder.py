@@ -190,8 +190,11 @@ class RunFolder:
 
 
 def jobs_in(output: str, rule: str) -> int:
-    """Return how many jobs of a rule snakemake's table of job counts tells."""
+    """Return how many jobs of a rule a run tells: in the console's own line, or in Snakemake's table."""
     for line in output.splitlines():
+        if line.startswith("talkies: jobs: "):
+            counts = dict(each.split() for each in line.removeprefix("talkies: jobs: ").split(", "))
+            return int(counts.get(rule, 0))
         words = line.split()
         if len(words) == 2 and words[0] == rule and words[1].isdigit():
             return int(words[1])

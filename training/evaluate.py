@@ -49,6 +49,7 @@ from make_examples import PICTURES, perform
 import talkies
 from talkies.fomm.device import keep_memory
 from talkies.fomm.model import PRESETS, FirstOrderModel, KeypointDetector, Keypoints
+from talkies.fomm.model.looks import is_photograph
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 from talkies.fomm.rewrite import rewritten
 from talkies.media.film import FILM_SIZE
@@ -409,6 +410,8 @@ def main() -> None:
     identities, pairs = (20, 8) if args.quick else (200, 40)
 
     print(f"\nReconstruction, {identities} held-out identities, 2 driving poses each\n")
+    faces = [Portrait(sample_identity(TEST_SEED + k), FILM_SIZE).draw(Pose())[0] for k in range(identities)]
+    print(f"{sum(map(is_photograph, faces))} of them look like photographs to the package\n")
     print("| measure | network | source copied | mean of both | |\n|---|---|---|---|---|")
     for row in evaluate_reconstruction(model, reader, likeness, identities):
         print("| " + " | ".join(row) + " |")
@@ -424,8 +427,10 @@ def main() -> None:
         print(f"| {name} | " + " | ".join(f"{values[k]:.2f}" for k in MEASURES) + " |")
     medians = {k: np.median([v[k] for v in examples.values()]) for k in MEASURES}
     print("| median | " + " | ".join(f"{medians[k]:.2f}" for k in MEASURES) + " |")
-    rate = speed(open_network(weights, reduction=2))
-    print(f"\nSpeed: {rate:.0f} frames/s of {FILM_SIZE} x {FILM_SIZE}, {torch.get_num_threads()} threads")
+    models = {name: talkies.load_model(name) for name in ("demo-drawings", "demo-photographs") if not args.weights}
+    models |= {args.weights.name: open_network(args.weights, reduction=2)} if args.weights else {}
+    rates = [f"{speed(model):.0f} ({name})" for name, model in models.items()]
+    print(f"\nSpeed: {', '.join(rates)} frames/s of {FILM_SIZE} x {FILM_SIZE}, {torch.get_num_threads()} threads")
 
 
 if __name__ == "__main__":

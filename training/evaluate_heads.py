@@ -62,7 +62,13 @@ def measure(model: FirstOrderModel, batch: Batch) -> dict[str, tuple[float, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--assets", type=Path, help="folder of skins and hair (docs/demo-model.md)")
-    parser.add_argument("--weights", type=Path, nargs="+", default=[DEMO_WEIGHTS], help="checkpoints to compare")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        nargs="+",
+        default=[Path(f"{DEMO_WEIGHTS}:{which}") for which in ("drawings", "photographs")],
+        help="checkpoints to compare",
+    )
     parser.add_argument("--groups", type=int, default=24, help="rendered groups, of 4 people in 8 poses each")
     parser.add_argument("--folder", type=Path, default=ROOT / "build/training", help="keeps what is rendered")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -75,7 +81,7 @@ def main() -> None:
         model = open_network(weights)
         columns.append([measure(model, batch) for batch in batches])
     print(f"\nRendered heads, {4 * args.groups} held-out people, {BATCHES * SIZE} examples, half driven by another\n")
-    print(f"| measure | {' | '.join(w.stem for w in args.weights)} |\n|---|" + "---|" * len(columns))
+    print(f"| measure | {' | '.join(w.name for w in args.weights)} |\n|---|" + "---|" * len(columns))
     for name in columns[0][0]:
         shares = [sum(m[name][0] for m in column) / sum(m[name][1] for m in column) for column in columns]
         print(f"| {name} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")

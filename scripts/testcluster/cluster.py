@@ -2,6 +2,7 @@
 """A SLURM cluster on this machine to test on: two nodes, four pretended GPUs, Apptainer, an ordinary user.
 
     cluster.py up                       bring it up (the first time it fetches Debian's packages: about a minute)
+    cluster.py up --accounting          with slurmdbd and MariaDB: accounts, QOS, limits, sacct
     cluster.py run [--user U] COMMAND   run a command on its login node
     cluster.py node n1 down|up          pull a node's plug, or put it in again
     cluster.py down                     end it; nothing of it stays but the cached base
@@ -32,7 +33,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "talk
 
 SUITE = "trixie"
 MIRROR = "http://deb.debian.org/debian"
-SLURM = ["slurm-wlm", "munge"]
+SLURM = ["slurm-wlm", "munge", "slurmdbd", "mariadb-server"]
 CONTAINERS = ["apptainer", "buildah", "netavark", "squashfs-tools", "squashfuse", "fuse2fs", "fuse-overlayfs", "uidmap"]
 USUAL = ["ca-certificates", "git", "iproute2", "make", "mmdebstrap", "procps", "python3", "python3-venv", "rsync"]
 PACKAGES = [*SLURM, *CONTAINERS, *USUAL, "openssh-client"]
@@ -40,10 +41,21 @@ IMAGE_SUITE = "bookworm"  # Python 3.11, as the Dockerfile's base has
 IMAGE_PACKAGES = ["python3", "python3-venv", "ca-certificates"]
 USERS = {"ada": 1000, "bob": 1001}
 NODES = ("n1", "n2")
+ACCOUNTS = """
+add cluster talkies
+add qos short set MaxWall=00:20:00 GrpTRES=cpu=6
+add account lab Description=lab Organization=lab
+add account other Description=other Organization=other
+add user ada Account=lab QOS=normal,short DefaultQOS=normal
+add user bob Account=other
+modify user ada where Account=lab set MaxTRES=mem=6000
+"""
+"""What `sacctmgr` is told of accounts where they are kept: ada is of the lab, bob of another account."""
 CORES, MEGABYTES = 4, 16_000
 """Of a node as SLURM counts them; the machine's own cores and memory are shared by all nodes."""
+START_SECONDS = 180
 PORTS = 4
-"""slurmctld's, each node's, and one to spare."""
+"""slurmctld's, slurmdbd's and each node's."""
 
 
 def main() -> int:
@@ -51,6 +63,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where it writes (default: .testcluster/)")
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="bring the cluster up")
+    up.add_argument("--accounting", action="store_true", help="keep accounts, and enforce their limits")
     up.add_argument("--bind", type=Path, action="append", default=[], help="a host path to show inside, read-only")
     commands.add_parser("check", help="say whether this machine can run it")
     commands.add_parser("image-base", help="print a root folder to build images on where no registry can be reached")
@@ -72,7 +85,7 @@ def main() -> int:
             print(image_base())
         elif chosen.command == "up":
             began = time.monotonic()
-            bring_up(folder, chosen.bind)
+            bring_up(folder, chosen.bind, accounting=chosen.accounting)
             print(f"the cluster is up after {time.monotonic() - began:.0f} s: {Path(sys.argv[0])} run sinfo")
         elif chosen.command == "down":
             bring_down(folder)
@@ -119,8 +132,13 @@ def base_root() -> Path:
     # Apptainer is packaged in unstable alone; everything else, also what it needs, is taken from the release.
     # unstable's index is dated: a machine whose clock is off must not stumble over it.
     sources = f"deb {MIRROR} {SUITE} main\ndeb [check-valid-until=no] {MIRROR} unstable main\n"
+    sources += f"deb {MIRROR} {IMAGE_SUITE} main\n"
     users = "; ".join(f'chroot "$1" useradd --create-home --uid {uid} -s /bin/bash {u}' for u, uid in USERS.items())
-    options = [f'--aptopt=APT::Default-Release "{SUITE}"', f"--customize-hook={users}"]
+    # The release's slurmdbd gets no answer through its MariaDB's library (11.8.9: "exceeds maximum number of columns
+    # (=0)"); through that of the release before it does.
+    older = f"cd /opt && apt-get download libmariadb3/{IMAGE_SUITE} && dpkg -x libmariadb3_*.deb libmariadb"
+    hooks = (users, f"chroot \"$1\" sh -c '{older} && rm *.deb'")
+    options = [f'--aptopt=APT::Default-Release "{SUITE}"', *(f"--customize-hook={hook}" for hook in hooks)]
     return debian("base", SUITE, PACKAGES, options, sources)
 
 
@@ -164,8 +182,11 @@ def debian(name: str, suite: str, packages: list[str], options: list[str], sourc
     return root
 
 
-def bring_up(folder: Path, binds: list[Path]) -> None:
-    """Start the cluster in `folder`; return when both nodes take jobs."""
+def bring_up(folder: Path, binds: list[Path], *, accounting: bool = False) -> None:
+    """Start the cluster in `folder`; return when both nodes take jobs.
+
+    accounting: with a database of accounts (`ACCOUNTS`), whose associations and limits are enforced.
+    """
     check()
     if is_up(folder):
         raise Unfit(f"a cluster is up in {folder} already (cluster.py down ends it)")
@@ -179,7 +200,7 @@ def bring_up(folder: Path, binds: list[Path]) -> None:
     settings = pip_settings()
     paths = {path.resolve() for path in binds} | local_folders(settings)
     (folder / "binds").write_text("".join(f"{path}\n" for path in sorted(paths)))
-    write_configuration(upper, settings)
+    write_configuration(upper, settings, accounting=accounting)
     shutil.copytree(base / "home", folder / "home", symlinks=True)
     for user, uid in USERS.items():
         for path in (folder / "home" / user, *(folder / "home" / user).rglob("*")):
@@ -195,7 +216,7 @@ def bring_up(folder: Path, binds: list[Path]) -> None:
             env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
         )
     (folder / "pid").write_text(f"{init.pid}\n")
-    end = time.monotonic() + 60
+    end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if init.poll() is not None:
             raise Unfit(f"it did not start: {last_line(folder / 'init.log')}")
@@ -204,12 +225,20 @@ def bring_up(folder: Path, binds: list[Path]) -> None:
             if states.stdout.split() == ["idle"] * len(NODES):
                 return
         time.sleep(0.3)
-    raise Unfit(f"its nodes did not come up within a minute: see {folder}/upper/var/log/slurm")
+    raise Unfit(f"its nodes did not come up in {START_SECONDS} s: see {folder}/upper/var/log/slurm")
 
 
-def write_configuration(upper: Path, pip: dict[str, str]) -> None:
+def write_configuration(upper: Path, pip: dict[str, str], *, accounting: bool) -> None:
     """Write what the base root does not have: SLURM's configuration, names, keys, certificates, pip's settings."""
-    control, *of_nodes = free_ports()
+    control, database, *of_nodes = free_ports()
+    account = "AccountingStorageType=accounting_storage/none"
+    if accounting:
+        account = f"""
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={database}
+AccountingStorageEnforce=associations,limits,qos
+AccountingStorageTRES=gres/gpu"""
     nodes = "\n".join(
         f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} "
         f"CPUs={CORES} RealMemory={MEGABYTES} Gres=gpu:2 State=UNKNOWN"
@@ -238,7 +267,7 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
 JobAcctGatherParams=OverMemoryKill
-AccountingStorageType=accounting_storage/none
+{account}
 GresTypes=gpu
 MpiDefault=none
 ReturnToService=2
@@ -250,6 +279,20 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 PartitionName=gpu Nodes={",".join(NODES)} Default=YES MaxTime=1-00:00:00 DefMemPerCPU=1000 State=UP
 """,
         "etc/slurm/gres.conf": "".join(f"NodeName={name} Name=gpu File=/dev/fakegpu[0-1]\n" for name in NODES),
+        "etc/slurm/slurmdbd.conf": f"""
+AuthType=auth/munge
+DbdHost=login
+DbdAddr=127.0.0.1
+DbdPort={database}
+SlurmUser=root
+PidFile=/run/slurmdbd.pid
+LogFile=/var/log/slurm/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm_acct_db
+""",
+        "etc/testcluster/accounts": ACCOUNTS,
         "etc/slurm/cgroup.conf": "CgroupPlugin=disabled\n",
         # buildah would raise these limits, which not every root may.
         "etc/containers/containers.conf": '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n',
@@ -261,11 +304,13 @@ PartitionName=gpu Nodes={",".join(NODES)} Default=YES MaxTime=1-00:00:00 DefMemP
         path = upper / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.lstrip())
+    (upper / "etc/slurm/slurmdbd.conf").chmod(0o600)  # slurmdbd takes no other
+    if not accounting:
+        (upper / "etc/testcluster/accounts").unlink()
     (upper / "etc/munge").mkdir(mode=0o700)
     (upper / "etc/munge/munge.key").write_bytes(os.urandom(128))
     (upper / "etc/munge/munge.key").chmod(0o600)
     write_pip_settings(upper, pip)
-    (upper / "etc/testcluster").mkdir()
     shutil.copy(HERE / "node.sh", upper / "etc/testcluster")
 
 

@@ -45,6 +45,20 @@ chmod 755 /run/munge
 chmod 1777 /tmp /scratch
 # Daemons that inherited the starter's output would keep its pipe open.
 setpriv --reuid munge --regid munge --clear-groups munged >/dev/null 2>&1 </dev/null
+if test -f /etc/testcluster/accounts; then
+    mkdir -p /run/mysqld && chown mysql: /run/mysqld
+    # One of its own, whatever the base's packages have set up: no network, its data in this cluster's folder.
+    mariadb-install-db --user=mysql --datadir=/var/lib/accounts --skip-test-db >/var/log/mariadb.log 2>&1
+    setsid mariadbd --no-defaults --user=mysql --datadir=/var/lib/accounts --socket=/run/mysqld/mysqld.sock \
+        --skip-networking --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 >>/var/log/mariadb.log 2>&1 </dev/null &
+    wait_for() { for _ in $(seq 150); do "$@" >/dev/null 2>&1 && return; sleep 0.2; done; "$@"; }
+    wait_for mariadb-admin --no-defaults --socket=/run/mysqld/mysqld.sock ping
+    LD_LIBRARY_PATH=$(echo /opt/libmariadb/usr/lib/*-linux-gnu) setsid slurmdbd >/dev/null 2>&1 </dev/null
+    wait_for sacctmgr --immediate list cluster
+    while read -r line; do
+        test -z "$line" || sacctmgr --immediate --quiet $line
+    done </etc/testcluster/accounts
+fi
 slurmctld >/dev/null 2>&1 </dev/null
 for node in n1 n2; do /etc/testcluster/node.sh up "$node"; done
 touch /run/testcluster-up

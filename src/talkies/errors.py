@@ -34,6 +34,11 @@ def printable(name: str | Path) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many there are of what an English noun with a plural in -s names: 1 pair, 12 pairs."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def size_text(size: float) -> str:
     """Say a number of bytes: 1.2 GB, 3.4 MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -259,3 +259,10 @@ def _is_safe(folder: Path) -> bool:
     if stat.S_IMODE(mine.st_mode) != 0o700:
         folder.chmod(0o700)
     return not above.st_mode & stat.S_IWOTH or bool(above.st_mode & stat.S_ISVTX)
+
+
+def shipped(name: str) -> Path:
+    """Return a folder that comes with the package (workflow, profiles, examples): in the wheel, else in the clone."""
+    package = Path(__file__).resolve().parent
+    installed = package / name
+    return installed if installed.is_dir() else package.parents[1] / name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +20,8 @@ from PIL import Image
 from run_folder import BIN, draw_picture, make_clip, wait_for
 
 from talkies import media
-from talkies.cli import main
+from talkies.cli import build_parser, main
+from talkies.cli.arguments import GROUPS
 from talkies.fomm.model import load_model
 from talkies.fomm.motion import Motion
 
@@ -310,7 +313,7 @@ def test_remux_puts_a_clips_sound_under_a_film(folder: Path, capsys: pytest.Capt
 
 
 def test_a_checkpoint_is_shown_and_converted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = load_model("demo")
+    model = load_model("demo-drawings")
     parts = {"generator": {}, "kp_detector": {}}
     for name, tensor in model.state_dict().items():
         network, _, entry = name.partition(".")
@@ -318,10 +321,10 @@ def test_a_checkpoint_is_shown_and_converted(folder: Path, capsys: pytest.Captur
     torch.save({**parts, "epoch": 3}, "own.pth.tar")
     assert main(["checkpoint", "show", "own.pth.tar"]) == 0
     shown = capsys.readouterr().out
-    assert shown.splitlines() == [f"weights sha256 {model.weights_digest}", "fits demo"]
+    assert shown.splitlines() == [f"weights sha256 {model.weights_digest}", "fits demo-drawings"]
     assert main(["checkpoint", "convert", "own.pth.tar", "own.safetensors"]) == 0
     assert capsys.readouterr().out == shown
-    assert load_model("demo", "own.safetensors").weights_digest == model.weights_digest
+    assert load_model("demo-drawings", "own.safetensors").weights_digest == model.weights_digest
     fails(capsys, ["checkpoint", "convert", "own.safetensors", "own.safetensors", "--half"], "overwrite")
 
 
@@ -341,7 +344,7 @@ def test_the_doctor_names_what_is_missing(
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert any(line.startswith("MISSING ") and "GB free" in line for line in said.splitlines())
-    assert "things to mend" in said
+    assert "to mend" in said
 
 
 @pytest.mark.parametrize("command", [[str(BIN / "talkies")], [sys.executable, "-m", "talkies"]])
@@ -351,3 +354,47 @@ def test_the_program_and_the_module_are_one(folder: Path, command: list[str]) ->
     assert done.stderr.startswith("talkies: error: ")
     assert done.stderr.count("\n") == 1
     assert subprocess.run([*command, "--version"], capture_output=True, text=True).stdout.startswith("talkies ")
+
+
+# --- help --------------------------------------------------------------------------------------------------
+
+
+EXAMPLES = {name: example for group in GROUPS.values() for name, example in group.items()}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_commands_example_is_one_of_its_own_and_shown(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    program, command, *words = EXAMPLES[name].split()
+    assert (program, command) == ("talkies", name)
+    build_parser().parse_args([name, *words])
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([name, "--help"])
+    assert f"Example: {EXAMPLES[name]}" in capsys.readouterr().out or name == "config"
+
+
+def test_help_shows_every_command_but_the_workflows_own() -> None:
+    parser = build_parser()
+    (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    assert set(commands) - set(EXAMPLES) == {"shard", "plots", "verdict"}
+    assert [line.split()[0] for line in parser.format_help().splitlines() if re.match("  [a-z]", line)] == list(
+        EXAMPLES
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("animat", "command: there is no 'animat': did you mean animate?"),
+        ("zzz", "command: there is no 'zzz': choose from animate, crop"),
+        ("checkpoint fetsh x", "there is no 'fetsh': did you mean fetch?"),
+        ("animate --model vox-25 --source a --driving b -o c", "--model: there is no 'vox-25': did you mean vox-256?"),
+        ("status --wacth", "unrecognized arguments: --wacth: did you mean --watch?"),
+    ],
+)
+def test_a_word_that_is_not_known_brings_the_nearest(
+    words: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    assert meant in capsys.readouterr().err

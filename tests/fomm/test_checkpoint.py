@@ -173,8 +173,9 @@ def test_unknown_precision_is_a_wrong_call() -> None:
         talkies.load_model(PARAMETERS, precision="fp8")
 
 
-def test_a_published_preset_asks_for_its_file() -> None:
-    with pytest.raises(TalkiesError, match=r"vox-adv-256 needs its weights: give the path of vox-adv-cpk\.pth\.tar"):
+def test_a_published_preset_asks_for_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TALKIES_WEIGHTS", str(tmp_path))
+    with pytest.raises(TalkiesError, match=r"`talkies checkpoint fetch vox-adv-256` gets them.*vox-adv-cpk\.pth\.tar"):
         talkies.load_model("vox-adv-256")
 
 

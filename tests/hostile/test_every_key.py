@@ -46,6 +46,8 @@ FILES: dict[str, Callable[[Path], list[str]]] = {
     "files.NAME.audio": lambda folder: [SOUND],
 }
 """The keys whose values are files or folders: those that the run folder has for them."""
+ELSEWHERE: dict[str, list[Any]] = {"engine": ["fomm"], "engines": [None, ["fomm"]]}
+"""Keys of which more is run elsewhere: other programs by tests/stages/test_programs.py."""
 
 
 # --- values of a rule ------------------------------------------------------------------------------------
@@ -57,6 +59,8 @@ class NoValue(Exception):
 
 def values(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
     """Return values that a rule allows: one for each that it tells apart, and of numbers the bounds."""
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
     if "$ref" in rule:
         named = whole["$defs"][rule["$ref"].removeprefix("#/$defs/")]
         rule = {**named, **{key: value for key, value in rule.items() if key != "$ref"}}

@@ -15,7 +15,7 @@ from run_folder import REPOSITORY, RunFolder, make_clip
 from talkies import media
 
 SEED = 24
-KILLS = 16
+KILLS = 10
 ARGUMENTS = ("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"))
 
 
@@ -50,8 +50,8 @@ def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
     settings = {"pairs_per_job": 3, "check": True, "scratch": str(tmp_path / "scratch"), "gallery": {"mosaic": 4}}
     killed, looked_at = [], 0
     for number in range(KILLS):
-        if number and number % 4 == 0:  # from here on other films are asked for
-            settings |= [{"audio": False}, {"motion": {"relative": False}}, {"audio": True}][number // 4 - 1]
+        if number and number % 3 == 0:  # from here on other films are asked for
+            settings |= [{"audio": False}, {"motion": {"relative": False}}, {"audio": True}][number // 3 - 1]
             run.configure(**settings)
         process = run.start(*ARGUMENTS)
         moment = chance.uniform(1.0, 12.0)

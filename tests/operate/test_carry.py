@@ -14,7 +14,11 @@ import pytest
 from carried import SSH, Staged, files, program
 from run_folder import REPOSITORY, RunFolder, draw_picture, write_weights
 
+from talkies.fomm.model.published import note
+from talkies.run import settings as config
+
 NOTHING = "Nothing to be done"
+own = Staged.environment
 
 pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason="NOT TESTED: staging (rsync is not installed)")
 
@@ -70,6 +74,53 @@ def test_a_push_carries_the_inputs_and_what_config_names(laptop: Staged, tmp_pat
     assert "push: 0 files carried" in laptop.stage("push", str(target))
 
 
+def test_what_an_engine_needs_goes_with_it(laptop: Staged, tmp_path: Path) -> None:
+    for name in ("other.sif", "w.pth", "loops/batch.py", "loops/__pycache__/batch.pyc"):
+        (laptop.path / name).parent.mkdir(exist_ok=True)
+        (laptop.path / name).write_bytes(name.encode())
+    (tmp_path / "models").mkdir()
+    command = "run {source} {driving} {output} {checkpoint}"
+    other = {"name": "other", "image": "other.sif", "command": command, "checkpoint": "w.pth"}
+    laptop.configure(engine=other | {"binds": ["loops:/loops", f"{tmp_path}/models:/models"]})
+    there = tmp_path / "there"
+    said = laptop.stage("push", str(there))
+    assert {"other.sif", "w.pth", "loops/batch.py"} <= files(there)
+    assert not (there / "loops/__pycache__").exists()
+    assert f"engine other: binds: {tmp_path}/models lies outside the run folder and is not carried" in said
+    assert "push: 0 files carried" in laptop.stage("push", str(there))
+    (laptop.path / "musetalk.sif").touch()
+    laptop.configure(engine="musetalk")
+    assert "examples" not in laptop.stage("push", str(there)), "the package there brings its own"
+
+
+def test_weights_that_config_names_by_their_preset_go_with_it(
+    laptop: Staged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the laptop's own folder of weights into the run folder there, where the preset finds them."""
+    kept = tmp_path / ".cache/talkies/weights"
+    kept.mkdir(parents=True)
+    (tmp_path / ".cache/talkies").chmod(0o700)
+    write_weights(kept / "vox-cpk.safetensors", "vox-256")
+    note(kept / "vox-cpk.safetensors", kept / "vox-cpk.safetensors", sha256="0" * 64, source=None)
+    monkeypatch.setattr(Staged, "environment", lambda run: own(run) | {"XDG_CACHE_HOME": str(tmp_path / ".cache")})
+    laptop.configure(model={"preset": "vox-256"})
+    there = tmp_path / "there"
+    assert "weights/vox-cpk.safetensors" in laptop.stage("push", "-n", str(there)).splitlines()
+    assert not there.exists()
+    said = laptop.stage("push", str(there))
+    assert "outside the run folder" not in said
+    assert (there / "weights/vox-cpk.safetensors").stat().st_mtime_ns == (
+        kept / "vox-cpk.safetensors"
+    ).stat().st_mtime_ns
+    assert (there / "weights/weights.lock").read_bytes() == (kept / "weights.lock").read_bytes()
+    assert "push: 0 files carried" in laptop.stage("push", "--delete", str(there))
+    assert (there / "weights/vox-cpk.safetensors").exists()
+    shutil.rmtree(kept)
+    monkeypatch.chdir(there)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    assert config.load(Path("config.yaml"))["model"]["checkpoint"] == "weights/vox-cpk.safetensors"
+
+
 def test_a_clones_program_goes_with_it(laptop: Staged, tmp_path: Path) -> None:
     for name in ("workflow", "Snakefile", "pyproject.toml"):
         source = REPOSITORY / name
@@ -91,7 +142,7 @@ def test_only_what_changed_goes_over_also_within_one_second(laptop: Staged, tmp_
     picture.write_bytes(data)
     os.utime(picture, ns=(times.st_atime_ns, times.st_mtime_ns - times.st_mtime_ns % 10**9 + 5))
     assert "images/red.png" in laptop.stage("push", "-n", str(tmp_path / "there"))
-    assert "push: 1 files carried" in laptop.stage("push", str(tmp_path / "there"))
+    assert "push: 1 file carried" in laptop.stage("push", str(tmp_path / "there"))
     assert (tmp_path / "there/images/red.png").read_bytes() == bytes(data)
 
 
@@ -99,7 +150,7 @@ def test_a_picture_that_is_gone_here_is_told_and_removed_there_on_demand(laptop:
     laptop.stage("push", str(tmp_path / "there"))
     (laptop.path / "images/red.png").unlink()
     said = laptop.stage("push", str(tmp_path / "there"))
-    assert "1 files there and not here, and would be animated too: --delete removes them (images/red.png)" in said
+    assert "1 file there and not here, and would be animated too: --delete removes them (images/red.png)" in said
     assert (tmp_path / "there/images/red.png").exists()
     assert "would be removed there: images/red.png" in laptop.stage("push", "--delete", "-n", str(tmp_path / "there"))
     assert (tmp_path / "there/images/red.png").exists()
@@ -164,7 +215,7 @@ def test_what_a_pull_replaces_is_kept(laptop: Staged, cluster: RunFolder) -> Non
     (mine / "red.mp4").write_bytes(b"my own film")
     (mine / "holiday.mp4").write_bytes(b"another")
     said = laptop.stage("pull", str(cluster.path))
-    assert "1 files that were other ones here are kept in .talkies/replaced/" in said
+    assert "1 file that differed here: kept in .talkies/replaced/" in said
     kept = [path for path in (laptop.path / ".talkies/replaced").rglob("*") if path.is_file()]
     assert [path.read_bytes() for path in kept] == [b"my own film"]
     assert (mine / "holiday.mp4").read_bytes() == b"another"
@@ -241,7 +292,7 @@ def test_what_was_damaged_on_the_way_is_named(laptop: Staged, cluster: RunFolder
     script += f"touch -r {film} .times\n{damage}\ntouch -r .times {film}\n"
     program(laptop.bin, "rsync", "#!/bin/sh\n" + script)
     error = laptop.stage("pull", str(cluster.path), ok=False)
-    assert "a/red.mp4 (1 files in all) is not the same on both sides" in error
+    assert "a/red.mp4 (1 file in all) is not the same on both sides" in error
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from talkies.cli import main
 from talkies.operate import doctor
 
 WORKING = {"torch": "2.9", "cuda": "12.8", "threads": 4, "fault": None, "device": "cuda", "name": "A100"}
-WORKING |= {"far": 1e-6, "seconds": 0.2, "weights": "abc"}
+WORKING |= {"built_for": ["sm_80"], "far": 1e-6, "seconds": 0.2, "weights": "abc"}
 NO_TORCH = "echo \"ModuleNotFoundError: No module named 'torch'\" >&2; exit 1"
 CLUSTER = {
     "sbatch": "exit 0",
     "squeue": "exit 0",
     "sinfo": 'case "$*" in *version*) echo slurm 24.11.5 ;; *) printf "gpu*\\ncpu\\n" ;; esac',
-    "scontrol": 'echo "AccountingStorageType   = accounting_storage/none"',
+    "scontrol": 'echo "AccountingStorageType   = accounting_storage/none"; echo "MinJobAge = 300 sec"',
     "apptainer": f"""case "$*" in
         --version) echo "apptainer version 1.4.5" ;;
         *) echo '{{"data": {{"attributes": {{"labels": {{"org.opencontainers.image.version": "{__version__}"}}}}}}}}' ;;
@@ -115,7 +115,7 @@ def test_the_lines_for_people(site: Site) -> None:
     assert any(
         line.startswith("MISSING image: config.yaml: container: there is no image talkies.sif") for line in lines
     )
-    assert lines[-1] == "1 things to mend"
+    assert lines[-1] == "1 thing to mend"
 
 
 def test_what_a_login_node_lacks_is_named_with_what_to_do(site: Site) -> None:
@@ -156,7 +156,7 @@ def test_a_profile_in_the_users_folder_is_found(site: Site) -> None:
 
 def test_sacct_and_accounts(site: Site) -> None:
     site.cluster(
-        scontrol="echo AccountingStorageType = accounting_storage/slurmdbd",
+        scontrol="echo AccountingStorageType = accounting_storage/slurmdbd; echo MinJobAge = 300 sec",
         sacct="exit 0",
         sacctmgr="echo chemistry",
     )
@@ -166,6 +166,53 @@ def test_sacct_and_accounts(site: Site) -> None:
     assert ("MISSING", "config.yaml: slurm_account: physics is none of yours (chemistry)") in said["SLURM"]
     site.has("sacct", "echo 'sacct: error: Connection refused' >&2; exit 1")
     assert "Connection refused" in site.says(1)["sacct"][0][1]
+    site.has("scontrol", "echo AccountingStorageType = accounting_storage/slurmdbd; echo MinJobAge = 30 sec")
+    grade, text = site.says(1)["sacct"][0]
+    assert grade == "MISSING"
+    assert "forgets ended jobs after 30 s" in text
+    site.has("sacct", "exit 0")
+    assert site.says(1)["sacct"] == [
+        ("ok", "usable, and Snakemake asks it whether jobs have ended: SLURM forgets ended jobs after 30 s (MinJobAge)")
+    ]
+
+
+def test_other_programs_that_animate(site: Site, tmp_path: Path) -> None:
+    site.cluster()
+    (site.run / "other.sif").write_bytes(b"other")
+    pinned = f"docker://who/what@sha256:{'0' * 64}"
+    keys = "command: 'dance {source} {driving} {output}'"
+    site.configure(
+        f"engines:\n- {{name: in, image: other.sif, {keys}}}\n- {{name: far, image: '{pinned}', {keys}}}\n"
+        f"- {{name: here, {keys}}}\n- {{name: lost, workdir: {tmp_path}/none, {keys}}}\n"
+    )
+    said = site.says(1)
+    digest = hashlib.sha256(b"other").hexdigest()
+    assert said["engine in"] == [("ok", f"{site.run}/other.sif, 0.00 GB, sha256 {digest}")]
+    assert said["engine far"] == [("note", f"{pinned} is pulled when a run begins: it needs the network then")]
+    assert said["engine here"] == [("MISSING", "there is no program dance here: install it, or name its path")]
+    assert said["engine lost"] == [("MISSING", f"workdir: there is no folder {tmp_path}/none: give its path")]
+    site.set("APPTAINER_CACHEDIR", str(tmp_path / "images"))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / f"{'0' * 64}.sif").write_bytes(b"far")
+    assert site.says(1)["engine far"][0][1].startswith(f"{tmp_path}/images/{'0' * 64}.sif, "), "pulled for all folders"
+    site.has("dance", "exit 0")
+    (tmp_path / "none").mkdir()
+    assert site.says(0)["engine here"] == [("ok", f"runs on this machine: {site.bin}/dance")]
+
+
+def test_a_node_is_looked_at_as_a_job_would_find_it(site: Site) -> None:
+    site.cluster(srun="exit 3")
+    site.configure("slurm: {gpu: {slurm_partition: 'a,b', gpu_model: a100, mem_mb: 9000}, cpu: {gres: 'x:1'}}\n")
+    assert main(["doctor", "--on", "gpu"]) == 3
+    said = site.capsys.readouterr().out
+    asked = "--time=10 --job-name=talkies-doctor --partition=a,b --mem=9000 --gpus=a100:1 apptainer --quiet exec --nv"
+    assert f"$ srun --ntasks=1 --nodes=1 {asked} --bind {site.run}" in said
+    assert "talkies-selftest" in said
+    assert main(["doctor", "--on", "cpu"]) == 3
+    assert "--mem=4000 --gres=x:1 apptainer" in site.capsys.readouterr().out
+    (site.bin / "srun").unlink()
+    assert main(["doctor", "--on", "gpu"]) == 1
+    assert "there is no srun here" in site.capsys.readouterr().err
 
 
 def test_an_image_of_another_version_is_missing(site: Site) -> None:
@@ -220,7 +267,7 @@ def test_in_the_image_torch_is_needed_and_apptainer_is_not(site: Site) -> None:
     site.has("nvidia-smi", "echo 'A100, 570.12, 81920 MiB'")
     said = site.says(0)
     assert said["place"] == [("", "image")]
-    assert said["torch"] == [("ok", "2.9, built for CUDA 12.8, 4 cores for this job")]
+    assert said["torch"] == [("ok", "2.9, built for CUDA 12.8 (sm_80), 4 cores for this job")]
     assert said["GPU"][1][1].startswith("A100: a convolution came out as on the processor, 200 ms")
     assert "apptainer" not in said
 
@@ -244,6 +291,14 @@ def test_a_gpu_that_was_given_and_does_not_work_is_missing(site: Site, facts: di
     assert grade == "MISSING"
     assert "a GPU is given (CUDA_VISIBLE_DEVICES=0) and does not work" in text
     assert remedy in text
+
+
+def test_a_card_that_torch_is_not_built_for_is_missing(site: Site) -> None:
+    unfit = "this torch (CUDA 12.6) is built for sm_90, not for the NVIDIA B200 (sm_100): build the image with X"
+    site.torch(device=None, fault="the GPU", unfit=unfit, built_for=["sm_80", "sm_90"])
+    said = site.says(1)
+    assert said["GPU"][-1] == ("MISSING", unfit)
+    assert "(sm_80, sm_90)" in said["torch"][0][1]
 
 
 def test_a_gpu_that_computes_wrong_results_is_missing(site: Site) -> None:

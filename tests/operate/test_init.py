@@ -83,8 +83,8 @@ def test_a_dry_run_for_a_cluster(tmp_path: Path) -> None:
     lay_out(tmp_path, examples=True)
     done = RunFolder(tmp_path).run("snakemake", "--profile", "slurm", "-n")
     assert done.returncode == 0, done.stdout
-    assert "8 pictures, 2 videos: 16 pairs in 1 jobs; 16 to make" in done.stdout
-    assert "GPU hours" in done.stdout
+    assert "8 pictures, 2 videos: 16 pairs in 1 job; 16 to make" in done.stdout
+    assert " of a GPU at " in done.stdout
 
 
 # --- the reference -----------------------------------------------------------------------------------------
@@ -94,12 +94,18 @@ def names(rules: dict, above: str = "") -> set[str]:
     """Return every key of a schema, dotted, by its own walk: also those below one of several ways to give a key."""
     found = set()
     for name, rule in rules["properties"].items():
-        below = [choice for choice in [rule, *rule.get("anyOf", [])] if "properties" in choice]
+        ways = [named(choice) for choice in [rule, *rule.get("anyOf", [])]]
+        below = [choice for choice in ways if "properties" in choice]
         found |= {f"{above}{name}"}.union(*(names(choice, f"{above}{name}.") for choice in below))
         entry = rule.get("additionalProperties")
         if isinstance(entry, dict) and "properties" in entry:
             found |= names(entry, f"{above}{name}.NAME.")
     return found
+
+
+def named(rule: dict) -> dict:
+    """Return a rule, or the one that its $ref names."""
+    return config.schema("config")["$defs"][rule["$ref"].rpartition("/")[2]] if "$ref" in rule else rule
 
 
 def leaves(rules: dict) -> set[str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from run_folder import REPOSITORY
+import pytest
+from run_folder import REPOSITORY, write_weights
+
+from talkies.files import file_digest
 
 BUILD = REPOSITORY / "scripts/build_container.py"
 
@@ -31,6 +35,24 @@ def test_the_image_is_locked_to_what_is_tested_here() -> None:
     assert not [line for line in pins if line.startswith(("torch", "snakemake"))]
 
 
+def test_the_table_of_cards_tells_what_the_variants_are_for() -> None:
+    import build_container
+
+    from talkies.fomm.device import VARIANTS
+
+    assert {*build_container.INDEXES} == {"cpu", *VARIANTS}
+    rows = re.findall(
+        r"^\| \w[^|]*\| [^|]+\| ([\d., ]+) \| ([^|]+) \|$", (REPOSITORY / "docs/cluster.md").read_text(), re.M
+    )
+    assert len(rows) == 8
+    for capabilities, told in rows:
+        fits = [
+            {name for name, (first, last) in VARIANTS.items() if first <= int(float(one) * 10) <= last}
+            for one in capabilities.split(", ")
+        ]
+        assert all({*told.split(" or ")} == names for names in fits), (capabilities, fits)
+
+
 def test_the_base_is_pinned() -> None:
     (base,) = [line for line in (REPOSITORY / "containers/Dockerfile").read_text().splitlines() if "ARG BASE=" in line]
     assert len(base.rpartition("@sha256:")[2]) == 64
@@ -46,3 +68,20 @@ def test_two_contexts_are_equal(tmp_path: Path) -> None:
         found.append({path.name: path.read_bytes() for path in (folder / "context").iterdir()})
     assert found[0] == found[1]
     assert any(name.startswith("talkies-") and name.endswith(".whl") for name in found[0])
+
+
+def test_fetched_weights_go_in_by_their_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie where the image's own talkies finds them: in the folder `weights` of its environment."""
+    monkeypatch.setenv("TALKIES_WEIGHTS", str(tmp_path))
+    command = [sys.executable, str(BUILD), "--context", str(tmp_path / "build"), "--checkpoint", "vox-256"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "`talkies checkpoint fetch vox-256` gets them" in done.stderr
+    write_weights(tmp_path / "vox-cpk.safetensors")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    inside = tmp_path / "build/context/weights/vox-cpk.safetensors"
+    assert file_digest(inside) == file_digest(tmp_path / "vox-cpk.safetensors")
+    assert inside.parent.stat().st_mode & 0o777 == 0o755
+    assert f"WEIGHTS_SHA256={file_digest(inside)}" in (tmp_path / "build/arguments").read_text()
+    assert "-t /opt/talkies/weights weights/*" in (REPOSITORY / "containers/Dockerfile").read_text()

@@ -9,7 +9,6 @@ from PIL import Image
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
 from talkies import media
-from talkies.run.asks import ENCODING
 from talkies.run.record import content_key
 
 NOTHING = "Nothing to be done"
@@ -41,8 +40,8 @@ def test_a_films_key_is_made_of_what_it_always_was(finished: RunFolder) -> None:
         preset="demo",
         precision="auto",
         weights=record["model"]["weights_sha256"],
-        film=ENCODING,
-        preset_recipe=2,  # of demo; the published presets have none
+        film={"size": 256, "crf": 18, "preset": "medium"},  # of films before there was another preset
+        preset_recipe=3,  # of demo; the published presets have none
     )
     assert record["picture_key"] == key
     assert record["key"] == content_key(picture=key, audio=True, provenance=True)

@@ -66,6 +66,10 @@ CASES: dict[str, tuple[Callable[[RunFolder], object], int, int]] = {
     "motion": (configure(motion={"relative": False}), 6, 6),
     "best frame": (configure(motion={"best_frame": 2}), 6, 6),
     "precision": (configure(model={"precision": "fp32"}), 6, 6),
+    "preset": (configure(film={"preset": "ultrafast"}), 6, 6),
+    "the preset of old": (configure(film={"preset": "medium"}), 6, 6),
+    "quality": (configure(film={"crf": 30}), 6, 6),
+    "what films have anyway": (configure(film={"encoder": "x264", "preset": None}), 0, 0),
     "crop of a picture": (configure(files={"red.png": {"crop": [0, 0, 32, 32]}}), 2, 2),
     "crop of a video": (configure(files={"a.mp4": {"crop": [0, 0, 48, 48]}}), 3, 3),
     "sound": (configure(audio=False), 6, 0),
@@ -249,7 +253,7 @@ def test_weights_that_are_none_are_refused_before_any_job(run: RunFolder, write,
     for arguments in (["-n"], []):
         output = run.snakemake(*arguments, ok=False)
         assert words in output
-        assert "Job stats" not in output, "no job was begun"
+        assert "talkies: jobs: " not in output, "no job was begun"
     assert words in run.talkies("status", ok=False)
 
 
@@ -298,6 +302,34 @@ def test_a_finished_folder_of_plan_format_1_is_taken_over(old_run: RunFolder) ->
     assert not (old_run.path / ".talkies/films").exists()
 
 
+def test_films_of_an_earlier_encoding_are_done_and_those_of_ones_own_are_not(old_run: RunFolder) -> None:
+    """Its films were made with x264's medium, which is not what talkies takes today."""
+    from talkies.run.asks import ENCODING
+
+    settings = yaml.safe_load((old_run.path / "config.yaml").read_text())
+    assert {old_run.record(pair)["picture"]["preset"] for pair in old_run.films()} == {"medium"} != {ENCODING["preset"]}
+    assert "0 to make" in old_run.snakemake("-n")
+    for own in ({"crf": 30}, {"preset": "medium"}):
+        old_run.configure(**settings, film=own)
+        assert "15 to make" in old_run.snakemake("-n"), "the one that failed is tried again"
+    old_run.configure(**settings)
+    assert "0 to make" in old_run.snakemake("-n")
+
+
+def test_a_setting_of_ones_own_that_changes_makes_the_films_anew(run: RunFolder) -> None:
+    run.configure(pairs_per_job=3, film={"crf": 40})
+    run.snakemake()
+    sizes = {pair: run.film(pair).stat().st_size for pair in ALL}
+    assert {(run.record(pair)["picture"]["crf"], run.record(pair)["picture"]["encoder"]) for pair in ALL} == {
+        (40, "x264")
+    }
+    assert NOTHING in run.snakemake()
+    run.configure(pairs_per_job=3, film={"crf": 10})
+    assert said_to_make(run) == 6
+    run.snakemake()
+    assert all(run.film(pair).stat().st_size > size for pair, size in sizes.items())
+
+
 def test_a_change_in_a_folder_taken_over_makes_what_depends_on_it(old_run: RunFolder) -> None:
     (old_run.path / "results/b/red@close.mp4").unlink()
     old_run.configure(**yaml.safe_load((old_run.path / "config.yaml").read_text()) | {"audio": False})
@@ -322,7 +354,7 @@ def test_the_content_keys_are_what_they_were() -> None:
         source, take = plan.sources[pair.source], plan.takes[pair.take]
         contents = {"picture": record["source"]["sha256"], "driving": record["driving"]["sha256"]}
         weights = record["model"]["weights_sha256"]
-        key = content_key(**asks.film(pair, source, take, plan.settings["model"], **contents, weights=weights))
+        key = content_key(**asks.film(pair, source, take, plan.settings, **contents, weights=weights))
         if asks.is_shown(pair, plan.settings):
             key = content_key(**asks.shown(pair, plan.settings, key))
         assert record["picture_key"] == key, name

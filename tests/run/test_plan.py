@@ -272,7 +272,7 @@ def test_shards_are_worth_15_to_60_minutes(rate: float, pictures: int, clips: in
     takes = {f"{n:05d}": Take(f"{n:05d}", "", [], "none", frames=frames) for n in range(clips)}
     sources = {f"{n:05d}": Source("", [], "none") for n in range(pictures)}
     pairs = {pair.name: pair for take in takes for image in sources for pair in [Pair(take, image)]}
-    made = Plan(config.complete({"gpus": 8}), sources, takes, pairs, rate=rate)
+    made = Plan(config.complete({"gpus": 8}), sources, takes, pairs, rates={"fomm": rate})
     deal.deal(made, None, Receipts(), on_cluster=True)
     minutes = [estimate.seconds(made, "animate", shard) / 60 for shard in made.pair_shards]
     assert max(minutes) <= 60
@@ -306,7 +306,7 @@ def test_another_number_of_gpus_deals_out_anew_what_is_not_finished(folder: Path
 
 
 def test_the_rate_is_learnt_of_films_of_the_same_kind(folder: Path) -> None:
-    assert planned().rate == estimate.FRAMES_PER_SECOND
+    assert planned().rate("fomm") == estimate.FRAMES_PER_SECOND
     for number, (device, seconds) in enumerate([("cpu", 1), ("cpu", 2), ("cpu", 4), ("cuda:0", 0.1)]):
         record = {"model": {"preset": "demo", "device": device}, "picture": {"frames": 100}, "seconds": seconds}
         write_json(Path(f"results/a/{number}.json"), record)
@@ -315,14 +315,14 @@ def test_the_rate_is_learnt_of_films_of_the_same_kind(folder: Path) -> None:
     Receipt({f"a/{n}": told for n in range(6)}, {}, {f"a/{n}": "" for n in range(6)}).save(
         Folder.receipt("remux", "pairs-0001.aa")
     )
-    assert planned(model={"device": "cpu"}).rate == 50
-    assert planned(model={"device": "cuda"}).rate == 1000
-    assert planned(on_cluster=True).rate == 1000, "auto is the GPU that each job asks for"
-    assert planned(on_cluster=True, slurm={"gpu": {"gpu": 0}}).rate == 50
-    assert planned(model={"device": "cpu"}, frames_per_second=7).rate == 7
+    assert planned(model={"device": "cpu"}).rate("fomm") == 50
+    assert planned(model={"device": "cuda"}).rate("fomm") == 1000
+    assert planned(on_cluster=True).rate("fomm") == 1000, "auto is the GPU that each job asks for"
+    assert planned(on_cluster=True, slurm={"gpu": {"gpu": 0}}).rate("fomm") == 50
+    assert planned(model={"device": "cpu"}, frames_per_second=7).rate("fomm") == 7
     weights = {"preset": "vox-256", "checkpoint": "w.safetensors", "device": "cpu"}
     write_weights(Path("w.safetensors"))
-    assert planned(model=weights).rate == estimate.FRAMES_PER_SECOND, "another network's rate says nothing"
+    assert planned(model=weights).rate("fomm") == estimate.FRAMES_PER_SECOND, "another network's rate says nothing"
 
 
 def test_a_pilot_plans_the_first_pairs_to_make_and_those_that_are_done(folder: Path) -> None:
@@ -435,6 +435,10 @@ FILMS = r"(animate|show|remux) ./\w+"
         ({"crop": "none"}, None, of(rf"prepare \w+|motion .|{FILMS}")),
         ({"crop": {"images": "none", "driving": "center"}}, None, of(rf"prepare \w{{3,}}|{FILMS}")),
         ({"files": {"a.mp4": {"crop": "none"}}}, None, of(r"(prepare|motion) a|(animate|show|remux) a/\w+")),
+        ({"film": {"preset": "fast"}}, None, of(FILMS)),
+        ({"film": {"crf": 20}}, None, of(FILMS)),
+        ({"film": {"encoder": "nvenc"}}, None, of(FILMS)),
+        ({"film": {}}, None, set()),
         ({"audio": False}, None, of(r"remux .*")),
         ({"provenance": False}, None, of(r"remux .*")),
         ({"paste_back": True}, None, of(r"(show|remux) .*")),

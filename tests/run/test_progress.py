@@ -59,7 +59,21 @@ def test_rate_and_time_left_come_from_the_films_of_this_run(half_way: RunFolder)
     assert now["animated"] == ["a/red"]
     assert (now["seconds_per_frame"], now["seconds_per_pair"]) == (2.0, 10.0)
     # To animate: a/green, 9 of its 10 s done, b/blue and b/green of 12 s each; then three times a second for sound.
-    assert 10 < now["seconds_left"] < 40
+    # The first shard's sound came 8 s after its last film: so long the last one's job waits, too.
+    assert now["seconds_left"] == pytest.approx(1 + 2 * 12 + 3 + 8, abs=3)
+
+
+def test_shards_that_wait_for_a_place_count_with_their_wait(half_way: RunFolder, monkeypatch) -> None:
+    """Where one worker makes short films of many shards, most of the time goes into waiting for the next job."""
+    monkeypatch.chdir(half_way.path)
+    plan = Plan.load()
+    later = progress.Watch(plan, ["a/blue", "a/green", "a/red", "b/blue", "b/green", "b/red"]).look().seconds_left
+    for journal in (half_way.path / ".talkies/journal").glob("animate-pairs-0002.jsonl"):
+        journal.unlink()
+    now = progress.Watch(plan, ["a/blue", "a/green", "a/red", "b/blue", "b/green", "b/red"]).look().seconds_left
+    # One more film (of b/red), and the second shard's own wait of 8 s.
+    assert now == pytest.approx(1 + 3 * 12 + 3 + 2 * 8, abs=3)
+    assert now > later
 
 
 def test_a_line_left_unfinished_is_passed_over_and_read_when_it_is_whole(half_way: RunFolder, monkeypatch) -> None:
@@ -92,26 +106,30 @@ def test_a_run_says_how_far_it_is_and_ends_with_a_summary(half_way: RunFolder, m
     monkeypatch.setattr(progress, "SAY_SECONDS", (0.05,))
     plan, said = Plan.load(), []
     state = State(done=["b/blue", "b/green", "b/red"], to_make=["a/blue", "a/green", "a/red"])
-    over = progress.start(plan, state, ["pairs-0001"], said.append)
+    over = progress.start(plan, state, ["pairs-0001"], said.append, said.append)
     wait_for(lambda: said)
     assert said[-1] == "3 of 6 pairs done"
     note(half_way, "animate-pairs-0001", (-1, animated("a/green")))
     wait_for(lambda: any("2 s a frame, 10 s a pair" in line and "left (until" in line for line in said))
     summary = progress.end(plan, over)
-    assert summary[0].startswith("6 pairs: 0 done, 0 failed, 6 to make; 0 made in "), "no receipt tells of any"
-    assert len(summary) == 1, "there is nothing to look at"
+    assert summary[0] == "6 pairs: 0 done, 0 failed, 6 to make", "no receipt tells of any"
+    assert summary[1].startswith("the last run: 0 made in ")
+    assert len(summary) == 2, "there is nothing to look at"
 
 
 def test_snakemake_ends_with_a_summary_that_names_failures_and_the_gallery(run: RunFolder) -> None:
     (run.path / "images/broken.png").write_bytes(b"no picture")
     draw_picture(run.path / "images/new.png", (0, 90, 0))
     output = run.snakemake(ok=False)
-    assert "talkies: 10 pairs: 8 done, 2 failed, 0 to make; 2 made in " in output
+    assert "talkies: 10 pairs: 8 done, 2 failed, 0 to make\ntalkies: the last run: 2 made in " in output
     assert "(2 pairs: a/broken, b/broken)" in output
     assert "the films: results/index.html" in output
     status = run.talkies("status")
-    assert "the last run: 2 made in" in status
     assert "s a frame" in status
+    # What failed was told as an error already, and is not told again.
+    summary = [re.sub("^talkies: (error: (?=images))?", "", line) for line in output.splitlines()]
+    told = {line.removeprefix("failed: ") for line in status.splitlines()}
+    assert told <= set(summary), "in the same words"
 
 
 @pytest.mark.parametrize(

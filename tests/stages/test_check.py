@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -115,3 +116,20 @@ def test_a_run_checks_beside_its_films_and_a_new_picture_checks_again_without_to
     assert [jobs_in(output, rule) for rule in ("check", "animate")] == [1, 1]
     assert run.events("animated") == []
     assert "0 good, 5 to look at, 1 unusable" in (run.path / "results/index.html").read_text()
+
+
+def test_a_photograph_for_a_network_of_drawings_and_a_face_that_leaves_its_crop_are_told(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=[], clips=[])
+    for name in ("astronaut.png", "ada.png"):
+        shutil.copy(EXAMPLES / "images" / name, run.path / "images")
+    run.configure(crop=None, check=True, model={"preset": "demo-drawings"})
+    walk = "pad=3*iw:ih:iw:0,crop=2*iw/3:ih:if(gt(t\\,0.6)\\,0\\,iw/3):0"  # the face is in one half, then in the other
+    command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", str(EXAMPLES / "driving/anna.mp4"), "-t", "1"]
+    subprocess.run([*command, "-vf", walk, "-preset", "ultrafast", str(run.path / "driving/walk.mp4")], check=True)
+    run.talkies("check")
+    assert "one of the photographs, and demo-drawings knows drawings: model: preset: demo" in texts(run, "astronaut")
+    assert texts(run, "ada") == ""
+    assert "look its face leaves the crop" in texts(run, "walk")
+    run.configure(model={"preset": "demo"})
+    run.talkies("check")
+    assert texts(run, "astronaut") == ""

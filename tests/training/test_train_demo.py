@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import album
+import landmarks
 import losses
 import numpy as np
 import pytest
@@ -39,14 +40,22 @@ def test_a_training_stopped_and_begun_again_takes_the_same_course(tmp_path, sche
 @pytest.mark.slow
 def test_shipped_weights_can_be_trained_further(tmp_path, schedule):
     trainer = train_demo.Trainer(tmp_path, schedule, [(album.make_album(tmp_path, 2, 3), 1.0)], 3, start=DEMO_WEIGHTS)
-    shipped = talkies.load_model("demo", device="cpu", precision="fp32").state_dict()
+    shipped = talkies.load_model("demo-drawings", device="cpu", precision="fp32").state_dict()
     for name, value in trainer.average.state_dict().items():
         torch.testing.assert_close(value, shipped[name], check_dtype=False)
     trainer.advance()
     trainer.save()
     train_demo.ship(tmp_path, tmp_path / "further.safetensors")
-    further = talkies.load_model("demo", checkpoint=tmp_path / "further.safetensors", device="cpu", precision="fp32")
-    assert any(not torch.equal(value, shipped[name]) for name, value in further.state_dict().items())
+    further = talkies.load_model("demo-drawings", tmp_path / "further.safetensors").state_dict()
+    assert any(not torch.equal(value, shipped[name]) for name, value in further.items())
+    # Together with the packaged network for photographs, they are weights of the preset that has both.
+    train_demo.ship(tmp_path, tmp_path / "both.safetensors", "drawings")
+    both = talkies.load_model("demo", tmp_path / "both.safetensors")
+    for name, value in further.items():
+        assert torch.equal(value, both.state_dict()[name])
+    photographs = talkies.load_model("demo-photographs").state_dict()
+    for name, value in both.photographs.state_dict().items():
+        assert torch.equal(value, photographs[name])
 
 
 @pytest.mark.slow
@@ -90,6 +99,22 @@ def test_a_renders_true_flow_and_visibility_are_the_least_loss(tmp_path, side):
     # What is drawn has no true flow: nothing is asked of it.
     batch = replace(batch, rendered=torch.zeros(2))
     assert loss(shift=0.1, shown=1 - visible) == 0
+
+
+def test_a_wrong_opening_costs_more_than_lids_that_are_both_off_alike():
+    names, true = list(landmarks.KEYPOINTS), train_demo.Keypoints(torch.zeros(1, 19, 2), torch.zeros(1, 19, 2, 2))
+
+    def loss(**off):
+        value = torch.zeros(1, 19, 2)
+        for name, by in off.items():
+            value[0, names.index(name), 1] = by
+        return float(losses.keypoint_loss(replace(true, value=value), true))
+
+    assert loss() == 0
+    for upper, lower in losses.OPENINGS:
+        alike, apart = loss(**{upper: 0.02, lower: 0.02}), loss(**{upper: 0.02, lower: -0.02})
+        assert 0 < alike < apart / 2
+    assert loss(brow_left=0.02, brow_right=0.02) == pytest.approx(loss(brow_left=0.02, brow_right=-0.02))
 
 
 def test_an_identity_that_drives_itself_gives_its_own_keypoints():

@@ -7,6 +7,7 @@ and are CI's part; those marked slow, here and in test_cluster_due.py, are the r
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import time
@@ -92,6 +93,9 @@ def journals(run: ClusterRun) -> list[Path]:
 def test_the_literal_command_makes_everything_though_jobs_die(first):
     assert first["code"] == 0, first["output"][-9000:]
     assert all(first["gone"]), "no worker was killed, or no job cancelled"
+    reasons = ("its worker was killed, and nothing says why", "it was cancelled")
+    for shard, why in zip(first["gone"], reasons, strict=True):
+        assert re.search(rf"talkies: animate {shard}: SLURM job \d+ failed: {why}", first["output"]), why
     first["run"].verified()
 
 
@@ -102,6 +106,16 @@ def test_gpus_are_asked_for_and_had_on_both_nodes(first):
     assert {job["node"] for job in working} == {"n1", "n2"}
     others = [job for job in first["seen"].values() if "remux" in job["name"]]
     assert not any("gpu" in job["tres"] + job["tres_node"] for job in others)
+    stages = {job["name"].removeprefix("rule_").partition("_")[0] for job in first["seen"].values()}
+    assert stages == {"prepare", "motion", "animate", "remux"}, "gallery and verdict don't wait in the queue"
+
+
+def test_the_doctor_looks_at_a_node_and_makes_a_film_there(first):
+    done = first["run"].run("talkies", "doctor", "--on", "gpu")
+    assert "in the image (n" in done.stdout
+    assert "a GPU is given (CUDA_VISIBLE_DEVICES=" in done.stdout, "and it is none"
+    assert "moving frames and sound" in done.stdout
+    assert done.returncode == 1
 
 
 def test_what_was_finished_before_a_job_died_is_not_computed_again(first):
@@ -158,6 +172,7 @@ def test_the_image_alone(cluster):
     labels = cluster.run("apptainer", "inspect", "--labels", image)
     assert "org.opencontainers.image.version: " in labels
     assert "org.opencontainers.image.revision: " in labels
+    assert "talkies.gpus: none" in labels
 
 
 def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(cluster):
@@ -256,8 +271,32 @@ def test_the_walltime_ends_a_job(cluster):
         # What is animated waits for its sound; nothing else may be left.
         assert [name for name in run.debris() if not name.startswith(".talkies/silent/")] == []
     assert "stopped by SIGTERM" in "".join(told), "no job hit its walltime"
+    assert "failed: its time was over: finished films stay" in "".join(told)
     run.verified()
     assert set(run.computed().values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_memory_kill_is_named_and_only_memory_is_raised(cluster):
+    run = ClusterRun.clone(cluster, "memory", 1, 1, frames=60, threads=1)
+    common = run.path / "workflow/rules/common.smk"
+    common.write_text(common.read_text().replace('"gpu": 4000', '"gpu": 300'))
+    process = run.start("snakemake", "--profile", "slurm")
+    asked: dict[str, tuple[str, str]] = {}
+    while process.poll() is None:
+        columns = "JobID:|,Comment:|,MinMemory:|,TimeLimit:|"
+        for line in cluster.run("squeue", "--noheader", "--states=all", "-O", columns).splitlines():
+            job, name, memory, limit = (part.strip() for part in line.split("|")[:4])
+            if "rule_motion" in name:
+                asked[job] = memory, limit
+        time.sleep(1)
+    output = process.communicate()[0]
+    assert process.returncode == 0, output[-6000:]
+    assert "failed: it took more memory than it had asked for: the next attempt asks for more" in output
+    memories, limits = zip(*(asked[job] for job in sorted(asked, key=int)[-2:]), strict=True)
+    assert memories == ("300M", "600M")
+    assert len(set(limits)) == 1, "no more time, for it was not time that it lacked"
+    run.verified()
 
 
 @pytest.mark.slow

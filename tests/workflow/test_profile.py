@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
+from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
 
 from talkies import __version__
 from talkies.errors import TalkiesError
@@ -102,14 +102,12 @@ def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
     run = ClusterFolder(clone, programs)
     result = run.run("snakemake", "--profile", "slurm", "-n")
     assert result.returncode == 0, result.stdout
-    assert re.search(
-        r"16 pairs in \d+ jobs; 16 to make: about [\d.]+ GPU hours at 10 frames/s, .* GB free", result.stdout
-    )
+    assert re.search(r"16 pairs in \d+ jobs?; 16 to make: about .+ of a GPU at 10 frames/s, .* GB free", result.stdout)
     for rule in ("motion", "animate"):
         asked = resources(result.stdout, rule)
         assert {"gpu": "1", "cpus_per_task": "4", "mem_mb": "4000"}.items() <= asked.items()
         assert int(asked["runtime"]) >= estimate.WALLTIME_MINUTES
-    for rule in ("prepare", "remux", "gallery", "verdict"):
+    for rule in ("prepare", "remux"):
         asked = resources(result.stdout, rule)
         assert "gpu" not in asked
         assert asked["mem_mb"] == "2000"
@@ -128,17 +126,58 @@ def test_a_dry_run_needs_no_apptainer_and_a_run_says_so(tmp_path: Path) -> None:
     assert not (run.path / ".talkies/receipts").exists()
 
 
-def test_more_memory_and_time_with_each_attempt(tmp_path: Path, programs: Path) -> None:
-    run = small(tmp_path / "run", programs)
-    run.configure(slurm={"cpu": {"runtime": 7, "mem_mb": 900, "qos": "short"}, "gpu": {"gpu_model": "a100"}})
+MEMORY = "slurmstepd-n1: error: Detected 1 oom_kill event in StepId=5.batch."
+TIME = "talkies: error: stopped by SIGTERM; what was finished stays"
+
+
+@pytest.fixture
+def limited(tmp_path: Path, programs: Path) -> ClusterFolder:
+    """A run folder on a login node with a partition of 70 minutes and 10,000 MB, and one of more."""
+    bin_folder = tmp_path / "bin"
+    shutil.copytree(programs, bin_folder)
+    partitions = "printf 'small*|1:10:00|10000\\nlarge|infinite|900000\\n'"
+    for name, line in (("sinfo", partitions), ("squeue", "exit 0")):
+        (bin_folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (bin_folder / name).chmod(0o755)
+    run = small(tmp_path / "run", bin_folder)
     (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
-    first, third = (run.snakemake("--profile", "slurm", "-n", "--attempt", str(n)) for n in (1, 3))
-    for name, base in (("mem_mb", 4000), ("runtime", int(resources(first, "animate")["runtime"]))):
-        assert int(resources(first, "animate")[name]) == base
-        assert int(resources(third, "animate")[name]) == 3 * base
-    assert resources(third, "animate")["gpu_model"] == "a100"
-    assert resources(third, "animate")["gpu"] == "1", "what config.yaml does not name is asked for still"
-    assert {"runtime": "7", "mem_mb": "900", "qos": "short"}.items() <= resources(third, "remux").items()
+    return run
+
+
+def asked_after(run: ClusterFolder, *logs: str) -> tuple[int, int]:
+    """Return the memory and the minutes that an animating job asks for after attempts with these logs."""
+    kept = run.path / ".snakemake/slurm_logs/rule_animate"
+    shutil.rmtree(kept, ignore_errors=True)
+    (kept / "pairs-0001.of-the-last").mkdir(parents=True)
+    for number, text in enumerate(logs):
+        (kept / f"pairs-0001.of-the-last/{100 + number}.log").write_text(text)
+    output = run.snakemake("--profile", "slurm", "-n", "--attempt", str(1 + len(logs)))
+    asked = resources(output, "animate")
+    return int(asked["mem_mb"]), int(asked["runtime"])
+
+
+def test_an_attempt_asks_for_more_of_what_the_last_ones_lacked_and_never_for_more_than_there_is(
+    limited: ClusterFolder,
+) -> None:
+    memory, minutes = asked_after(limited)
+    assert memory == 4000
+    assert asked_after(limited, MEMORY) == (8000, minutes)
+    assert asked_after(limited, TIME) == (memory, 2 * minutes)
+    assert asked_after(limited, "slurmstepd-n1: error: *** JOB 5 ON n1 CANCELLED AT x ***") == (memory, minutes)
+    assert asked_after(limited, MEMORY, TIME) == (8000, 2 * minutes)
+    assert asked_after(limited, MEMORY, MEMORY) == (10_000, minutes), "the largest node has no more"
+    assert asked_after(limited, *[TIME] * 9) == (memory, 70), "the partition allows no more"
+    limited.configure(slurm={"gpu": {"slurm_partition": "small,large"}})
+    assert asked_after(limited, MEMORY, MEMORY) == (12_000, minutes)
+    assert asked_after(limited, *[TIME] * 9) == (memory, 10 * minutes)
+
+
+def test_what_config_names_is_asked_for_as_it_stands(limited: ClusterFolder) -> None:
+    limited.configure(slurm={"cpu": {"runtime": 7, "mem_mb": 900, "qos": "short"}, "gpu": {"gpu_model": "a100"}})
+    output = limited.snakemake("--profile", "slurm", "-n", "--attempt", "3")
+    assert resources(output, "animate")["gpu_model"] == "a100"
+    assert resources(output, "animate")["gpu"] == "1", "what config.yaml does not name is asked for still"
+    assert {"runtime": "7", "mem_mb": "900", "qos": "short"}.items() <= resources(output, "remux").items()
 
 
 def test_retries_stand_in_the_profile_alone() -> None:
@@ -172,7 +211,7 @@ def test_installed_it_is_found_from_any_run_folder(tmp_path: Path, programs: Pat
     assert "slurm: made, a link to" in done.stdout
     assert "is installed already" in install(home).stdout
     run = small(tmp_path / "run", programs, HOME=str(home))
-    assert "GPU hours" in run.snakemake("--profile", "slurm", "-n")
+    assert " of a GPU at " in run.snakemake("--profile", "slurm", "-n")
     assert "would be removed" in install(home, "--remove", "-n").stdout
     assert install(home, "--remove").returncode == 0
     assert list((home / ".config/snakemake").iterdir()) == []
@@ -245,7 +284,8 @@ def test_an_image_that_is_missing_or_of_another_version_stops_the_run_before_any
 
 
 def test_an_image_whose_version_is_not_told_is_not_checked(tmp_path, programs, monkeypatch) -> None:
-    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    monkeypatch.setenv("PATH", f"{programs}:{BIN}:/usr/bin:/bin")
+    monkeypatch.setenv("TALKIES_TEST_CALLS", str(tmp_path / "calls.jsonl"))
     image = tmp_path / "talkies.sif"
     image.write_text(json.dumps(LABELLED))
     assert container.check_image(str(image), None) is None
@@ -255,6 +295,10 @@ def test_an_image_whose_version_is_not_told_is_not_checked(tmp_path, programs, m
     image.write_text("FATAL")
     assert "not checked" in container.check_image(str(image), None)
     assert "not checked" in container.check_image(f"docker://x@{DIGEST}", tmp_path / "not pulled")
+    image.write_text('{"data": {"attributes": {"labels": null}}}')
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    with pytest.raises(TalkiesError, match="holds no talkies: build it"):
+        container.check_image(str(image), None)
 
 
 # --- what it sees ------------------------------------------------------------------------------------------
@@ -381,7 +425,7 @@ def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) ->
     )
     (tmp_path / "more/quota").chmod(0o755)
     make_clip(run.path / "driving/b.mp4", frames=20)
-    words = r"results: 0.0 MB left of the quota, and the 4 films to make need about 0.1 MB: make room"
+    words = r"results: 0.0 MB left of the quota, and 4 films to make need about 0.1 MB: make room"
     assert re.search(words, run.snakemake("-n"))
     assert re.search(words, run.snakemake(ok=False))
     assert not (run.path / ".talkies/receipts").exists()
@@ -394,7 +438,7 @@ def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) ->
 def test_a_pilot_makes_the_first_pairs_and_going_on_makes_the_others(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
     output = run.snakemake("--config", "first=2")
-    assert "2 pairs in 1 jobs (a pilot, first: 2)" in output
+    assert "2 pairs in 1 job (a pilot, first: 2)" in output
     run.whole(["a/blue", "a/green"])
     assert "6 pairs: 2 done, 0 failed, 4 to make" in run.talkies("status"), "the whole, not the pilot alone"
     before = run.films()

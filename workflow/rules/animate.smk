@@ -8,6 +8,8 @@ rule animate:
         ".talkies/logs/animate/{receipt}.log",
     benchmark:
         ".talkies/benchmarks/animate/{receipt}.tsv"
+    container:
+        image_to_animate
     threads: THREADS
     resources:
         **job("animate", "gpu"),

@@ -9,10 +9,12 @@ from snakemake.exceptions import WorkflowError
 
 from talkies.errors import TalkiesError
 from talkies.host import container as image
-from talkies.run import estimate, planner, progress, snakemake_private
+from talkies.host import slurm
+from talkies.run import console, estimate, planner, programs, progress, snakemake_private
 from talkies.run import plan as planning
 from talkies.run import settings as settings_file
 from talkies.run.folder import PLOTS as PLOTS_NAME
+from talkies.run.folder import WORKERS_LOG
 from talkies.run.receipts import ALL, shard_of
 
 
@@ -45,6 +47,8 @@ gc.set_threshold(50_000, 20, 100)
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
 ON_CLUSTER = snakemake_private.is_on_cluster(workflow)
+CONSOLE = console.of_run(calm=snakemake_private.is_main_process(workflow) and not ON_CLUSTER)
+SUBMITS = ON_CLUSTER and snakemake_private.is_main_process(workflow)
 IN_IMAGE = snakemake_private.runs_in_image(workflow)
 LACKS_RUNTIME = IN_IMAGE and image.runtime() is None
 
@@ -56,6 +60,7 @@ PLAN, STATE, LACK_OF_ROOM = make_plan()
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
 RUNNING = []  # of this run, what ends its progress lines
+FAILED = []  # of this run, what finds its jobs that failed on the cluster
 PLOTS = f"{PLAN.settings['results'].rstrip('/')}/{PLOTS_NAME}"
 VERDICT = ".talkies/verdict.json"
 SHOWN = ".talkies/report/gallery"
@@ -94,7 +99,13 @@ onstart:
     try:
         check_means()
         planner.start_run(PLAN)
-        RUNNING.append(progress.start(PLAN, STATE, shards_to_make(), say, None if ON_CLUSTER else show))
+        if ON_CLUSTER:
+            FAILED.append(slurm.Failures())
+        how = {"ended": FAILED[-1].news} if ON_CLUSTER else {"show": show}
+        if CONSOLE:
+            CONSOLE.follow(WORKERS_LOG)
+            how["often"] = CONSOLE.is_live
+        RUNNING.append(progress.start(PLAN, STATE, shards_to_make(), say, say_progress, **how))
         bind()  # here the jobs' images are started by this process, and the results' folder is new
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
@@ -113,6 +124,11 @@ def say(line):
     logger.info(f"talkies: {line}")
 
 
+def say_progress(line):
+    """Say how far the run is."""
+    logger.info(f"talkies: {line}", extra={"progress": True})
+
+
 def show():
     """Write the gallery of the films that there are, while the run goes on on this machine."""
     command = ["nice", "talkies", "gallery", "--going", "--log", ".talkies/logs/gallery-going.log"]
@@ -128,6 +144,9 @@ def shards_to_make():
 def end_run():
     """Say what has become of the run."""
     planner.end_run()
+    while FAILED:
+        for line in FAILED.pop().news(ask=True):
+            say(line)
     while RUNNING:
         for line in progress.end(PLAN, RUNNING.pop()):
             say(line)
@@ -142,20 +161,26 @@ def check_means():
             "jobs are to run in an image, and neither apptainer nor singularity is here: load its module, or start "
             "snakemake on a node that has it"
         )
+    programs.fetch_images(PLAN.settings)
     if IN_IMAGE:
         pulled = next(iter(snakemake_private.pulled_images(workflow)), None)
         if unchecked := image.check_image(PLAN.settings["container"], pulled):
             logger.warning(f"talkies: {unchecked}")
 
 
+def image_to_animate(wildcards):
+    """Return the image of a job that animates; None where its engine is another program, which has an image of its own."""
+    return None if PLAN.by_program(shard_of(wildcards.receipt)) else PLAN.settings["container"]
+
+
 def job(stage, kind="cpu"):
     """Return what a stage's jobs ask of SLURM: what config.yaml says of this kind (gpu, cpu), the rest by estimate."""
     asked = PLAN.settings["slurm"][kind]
-    usual = {"runtime": walltime(stage)}
+    usual = {"runtime": walltime(stage, kind)}
     if "mem_mb_per_cpu" not in asked:
-        usual["mem_mb"] = memory(MEMORY_MB[kind])
+        usual["mem_mb"] = memory(stage, kind)
     if kind == "gpu":
-        if "gres" not in asked:
+        if "gres" not in asked and (ON_CLUSTER or estimate.has_gpu()):
             usual["gpu"] = 1
         if ON_CLUSTER and "cpus_per_gpu" not in asked:
             # Not by `threads`, which Snakemake caps at the cores of the login node.
@@ -163,14 +188,38 @@ def job(stage, kind="cpu"):
     return usual | asked
 
 
-def memory(megabytes):
-    """Return the resource function of a job's memory: more with each attempt."""
-    return lambda wildcards, attempt: megabytes * attempt
+def memory(stage, kind):
+    """Return the resource function of a job's memory: more after each attempt that ended for want of it."""
+
+    def megabytes(wildcards, attempt):
+        ended = causes(stage, wildcards, attempt)
+        wanted = MEMORY_MB[kind] * (1 + ended[slurm.Cause.MEMORY] + ended[slurm.Cause.KILLED])
+        return min(wanted, limits(kind).megabytes or wanted)
+
+    return megabytes
 
 
-def walltime(stage):
-    """Return the resource function of a job's walltime in minutes: its shard's estimate, more with each attempt."""
-    return lambda wildcards, attempt: estimate.walltime(PLAN, stage, shard_of_job(wildcards)) * attempt
+def walltime(stage, kind):
+    """Return the resource function of a job's walltime in minutes: its estimate, more after each that was too short."""
+
+    def minutes(wildcards, attempt):
+        expected = estimate.walltime(PLAN, stage, shard_of_job(wildcards))
+        wanted = expected * (1 + causes(stage, wildcards, attempt)[slurm.Cause.TIME])
+        return min(wanted, limits(kind).minutes or wanted)
+
+    return minutes
+
+
+def causes(stage, wildcards, attempt):
+    """Return how often each cause ended a job's attempts before this one."""
+    return slurm.causes(stage, shard_of_job(wildcards) or "", attempt - 1 if SUBMITS else 0)
+
+
+def limits(kind):
+    """Return the most that jobs of a kind may ask for: that of the partitions that config.yaml names."""
+    if not SUBMITS:
+        return slurm.Limits()
+    return slurm.limits(PLAN.settings["slurm"][kind].get("slurm_partition", ""))
 
 
 def shard_of_job(wildcards):

@@ -14,7 +14,8 @@ rule check:
         "exec talkies check --receipt {wildcards.receipt} --threads {threads} --log {log:q}"
 
 
-# One page of everything, then the verdict, which fails when a pair could not be made.
+# One page of everything, then the verdict, which fails when a pair could not be made. They take seconds, and would wait
+# in the queue for hours: on a cluster they run where Snakemake does, but for mosaics, which are encoded.
 rule gallery:
     input:
         FILMS_DONE,
@@ -26,6 +27,7 @@ rule gallery:
         ".talkies/logs/gallery/{receipt}.log",
     benchmark:
         ".talkies/benchmarks/gallery/{receipt}.tsv"
+    localrule: not PLAN.settings["gallery"]["mosaic"]
     resources:
         **job("gallery"),
     shell:
@@ -47,8 +49,7 @@ rule gallery_report:
         ".talkies/logs/report.log",
     benchmark:
         ".talkies/benchmarks/report.tsv"
-    resources:
-        **job("gallery"),
+    localrule: True
     shell:
         "exec talkies gallery --report {output:q} --log {log:q}"
 
@@ -63,7 +64,6 @@ rule verdict:
         ".talkies/logs/verdict.log",
     benchmark:
         ".talkies/benchmarks/verdict.tsv"
-    resources:
-        **job("verdict"),
+    localrule: True
     shell:
         "exec talkies verdict --receipt {output:q} --log {log:q}"

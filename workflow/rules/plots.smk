@@ -8,7 +8,6 @@ rule plots:
         ".talkies/logs/plots.log",
     benchmark:
         ".talkies/benchmarks/plots.tsv"
-    resources:
-        **job("plots"),
+    localrule: True
     shell:
         "exec talkies plots --log {log:q}"

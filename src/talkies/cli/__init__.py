@@ -14,8 +14,8 @@ from types import FrameType
 
 from .. import __version__
 from ..errors import Stopped, TalkiesError, printable
-from . import folder, jobs, single
-from .arguments import Commands
+from . import app, engine, folder, jobs, single
+from .arguments import Commands, Parser
 
 log = logging.getLogger("talkies")
 
@@ -104,13 +104,17 @@ def _on_signals() -> None:
         signal.signal(each, stop)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of all commands; it imports nothing heavy."""
-    parser = argparse.ArgumentParser(
-        prog="talkies", description="Makes pictures talk: a picture, moved by a driving video, with the video's sound."
+    parser = Parser(
+        prog="talkies",
+        usage="talkies COMMAND ... (talkies COMMAND --help tells more)",
+        description="Makes pictures talk: a picture, moved by a driving video, with the video's sound.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"talkies {__version__}")
     commands = Commands(parser)
-    for room in (single, folder, jobs):
+    for room in (single, app, engine, folder, jobs):
         room.add_commands(commands)
+    parser.epilog = commands.listed
     return parser

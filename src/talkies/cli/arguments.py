@@ -5,28 +5,103 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import TalkiesError, printable
 from ..fomm.model.presets import PRESETS
+
+GROUPS = {
+    "Make": {
+        "animate": "talkies animate --source me.jpg --driving song.mp4 -o me.mp4",
+        "crop": "talkies crop me.jpg -o me-square.png",
+        "motion": "talkies motion song.mp4 -o song.npz",
+        "remux": "talkies remux silent.mp4 song.mp4 -o film.mp4",
+        "app": "talkies app",
+        "mosaic": "talkies mosaic results/song/*.mp4 -o song.mp4",
+    },
+    "Set up": {
+        "init": "talkies init portraits --examples",
+        "config": "talkies config",
+        "checkpoint": "talkies checkpoint fetch vox-adv-256",
+        "engine": "talkies engine list",
+    },
+    "Look": {
+        "check": "talkies check",
+        "status": "talkies status --watch",
+        "gallery": "talkies gallery",
+        "doctor": "talkies doctor",
+    },
+    "Mend": {
+        "verify": "talkies verify",
+        "forget": "talkies forget song/me",
+        "clean": "talkies clean -n",
+    },
+    "To a cluster and back": {
+        "stage": "talkies stage push HOST:DIR",
+    },
+}
+"""The commands for people, as `talkies --help` shows them, each with an example; the others are the workflow's."""
+INVALID_CHOICE = re.compile(r"argument ([^:]+): invalid choice: (['\"])(.*?)\2 \(choose from (.*)\)")
+UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (\S+)")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, which also says what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, with the nearest words that there are, and exit with 2."""
+        if found := INVALID_CHOICE.match(message):
+            known = [word.strip("'\" ") for word in found[4].split(",")]
+            known = known if found[1] != "COMMAND" else [name for group in GROUPS.values() for name in group]
+            near = get_close_matches(found[3], known, n=1)
+            more = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+            message = f"{'command' if found[1] == 'COMMAND' else found[1]}: there is no {found[3]!r}: {more}"
+        elif (found := UNKNOWN_OPTION.match(message)) and (
+            near := get_close_matches(found[1].partition("=")[0], sorted(self.all_options), n=1)
+        ):
+            message += f": did you mean {near[0]}?"
+        super().error(message)
+
+    @property
+    def all_options(self) -> set[str]:
+        """The options of this parser and of the commands below it."""
+        found = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for sub in action.choices.values():
+                    found |= sub.all_options
+        return found
 
 
 class Commands:
     """The commands of a parser, each with the function that it runs."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._parsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    def __init__(self, parser: Parser) -> None:
+        self._parsers = parser.add_subparsers(prog="talkies", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+        self._about: dict[str, str] = {}
 
-    def add(
-        self, name: str, run: Callable[[argparse.Namespace], Any], about: str, *, hidden: bool = False, **options: Any
-    ) -> argparse.ArgumentParser:
-        """Add a command; return its parser, to which its arguments are added. hidden: not in the list of commands."""
-        if not hidden:
-            options["help"] = about
+    @property
+    def listed(self) -> str:
+        """The commands for people, by their groups, each with what it does."""
+        lines = []
+        for group, names in GROUPS.items():
+            lines += ["", f"{group}:"]
+            for name in names:
+                about = textwrap.wrap(self._about[name], 66)
+                lines += [f"  {name:11}{about[0]}", *(f"{'':13}{line}" for line in about[1:])]
+        return "\n".join(lines).lstrip("\n")
+
+    def add(self, name: str, run: Callable[[argparse.Namespace], Any], about: str, **options: Any) -> Parser:
+        """Add a command; return its parser, to which its arguments are added."""
+        self._about[name] = about
+        example = next((names[name] for names in GROUPS.values() if name in names), None)
+        options["epilog"] = f"Example: {example}" if example else None
         sub = self._parsers.add_parser(name, description=about, **options)
         sub.add_argument("--debug", action="store_true", help="say more, and show where an error came from")
         sub.set_defaults(run=run)
@@ -36,7 +111,11 @@ class Commands:
 def model_arguments(sub: argparse.ArgumentParser) -> None:
     """Add what names a network and what it runs on."""
     sub.add_argument("--model", choices=list(PRESETS), default="demo", metavar="NAME", help=", ".join(PRESETS))
-    sub.add_argument("--checkpoint", metavar="P", help="its weights (.pth.tar as published, or .safetensors)")
+    sub.add_argument(
+        "--checkpoint",
+        metavar="P",
+        help="its weights, .pth.tar or .safetensors (default: those that `talkies checkpoint fetch` got)",
+    )
     sub.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     sub.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all this job was given)")
 
@@ -72,6 +151,20 @@ def best_frame(text: str) -> int | str:
     if not re.fullmatch("[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is neither auto nor a frame's number")
     return int(text)
+
+
+def sha256(text: str) -> str:
+    """Read a sha256 in hexadecimal."""
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a sha256: 64 hexadecimal digits")
+    return text.lower()
+
+
+def web_address(text: str) -> str:
+    """Read a link."""
+    if not re.fullmatch(r"https?://[^\s/]\S*", text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a link: http(s)://...")
+    return text
 
 
 def check_output(path: Path, suffix: str, *inputs: Path) -> None:

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ..errors import TalkiesError, printable
+from ..errors import TalkiesError, counted, printable
 from .arguments import Commands, count, progress_bar, seconds
 
 log = logging.getLogger("talkies")
@@ -65,6 +65,9 @@ def add_commands(commands: Commands) -> None:
     tidy.add_argument("-n", "--dry-run", action="store_true")
     health = commands.add("doctor", doctor, "Say what is installed and working here, and what to do about what is not.")
     health.add_argument("--json", action="store_true")
+    health.add_argument(
+        "--on", choices=("gpu", "cpu"), help="look at a compute node instead, by srun, and make a small film there"
+    )
 
 
 def init(chosen: argparse.Namespace) -> None:
@@ -190,20 +193,18 @@ def status(chosen: argparse.Namespace) -> None:
 
 
 def _say_status(now: Any) -> None:
-    from ..run.estimate import duration
-    from ..run.progress import by_reason, some
+    from ..run.progress import failures, some
 
     run = now.run
     print(now.count)
-    if run.ended is not None and run.started is not None:
-        pace = f"; {run.pace}" if run.pace else ""
-        print(f"the last run: {len(run.made)} made in {duration(run.ended - run.started)}{pace}")
-    elif run.pace:
-        print(f"the run: {run.pace}")
+    if run.so_far:
+        print(run.so_far)
+    if now.queue is not None:
+        print(f"on the cluster: {now.queue}")
     if run.running:
         print(f"in the making: {some(run.running)}")
-    for reason, names in by_reason(now.failed).items():
-        print(f"failed: {reason} ({len(names)} pairs: {some(names)})")
+    for line in failures(now.failed):
+        print(line)
     for each in now.at_work:
         print(f"at work: {each}")
     for path in now.orphans:
@@ -221,9 +222,10 @@ def verify(chosen: argparse.Namespace) -> None:
         print(f"{printable(name)}: {reason}")
     if wrong:
         raise TalkiesError(
-            f"{len(wrong)} of {len(plan.pairs)} films are not as they should be: run snakemake again, which makes them"
+            f"{len(wrong)} of {counted(len(plan.pairs), 'film')} {'is' if len(wrong) == 1 else 'are'} not as they "
+            "should be: run snakemake again, which makes them"
         )
-    print(f"{len(plan.pairs)} films are whole")
+    print(f"{counted(len(plan.pairs), 'film')} {'is' if len(plan.pairs) == 1 else 'are'} whole")
 
 
 def forget(chosen: argparse.Namespace) -> None:
@@ -234,7 +236,7 @@ def forget(chosen: argparse.Namespace) -> None:
     if not chosen.pairs and not chosen.failed:
         raise TalkiesError("name the pairs to forget (driving/image, or driving/ for all of a video), or give --failed")
     names = upkeep.forget(*current_plan(), chosen.pairs, failed=chosen.failed)
-    print(f"{len(names)} pairs forgotten: the next snakemake makes them anew")
+    print(f"{counted(len(names), 'pair')} forgotten: the next snakemake makes them anew")
 
 
 def clean(chosen: argparse.Namespace) -> None:
@@ -247,11 +249,15 @@ def clean(chosen: argparse.Namespace) -> None:
         print(printable(path))
     if not chosen.dry_run:
         upkeep.remove(paths)
-    print(f"{len(paths)} files {'would be ' if chosen.dry_run else ''}removed")
+    print(f"{counted(len(paths), 'file')} {'would be ' if chosen.dry_run else ''}removed")
 
 
 def doctor(chosen: argparse.Namespace) -> int:
     """Say what is there, what is missing, and what to do."""
+    if chosen.on:
+        from ..operate.on_node import examine_node
+
+        return examine_node(chosen.on)
     from ..operate.doctor import examine
 
     return examine(Path.cwd(), as_json=chosen.json)

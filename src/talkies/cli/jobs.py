@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from ..errors import TalkiesError, printable
+from ..errors import TalkiesError, counted, printable
 from .arguments import Commands, count, progress_bar
 
 log = logging.getLogger("talkies")
@@ -14,9 +14,7 @@ log = logging.getLogger("talkies")
 
 def add_commands(commands: Commands) -> None:
     """Add these commands."""
-    work = commands.add(
-        "shard", shard, "Do one stage of a shard of the plan (the workflow's own command).", hidden=True
-    )
+    work = commands.add("shard", shard, "Do one stage of a shard of the plan (the workflow's own command).")
     work.add_argument("stage", choices=["prepare", "motion", "animate", "show", "remux"])
     work.add_argument("receipt", metavar="RECEIPT", help="the shard and the name of its receipt: SHARD.DUE")
     work.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: as config.yaml says")
@@ -30,13 +28,9 @@ def add_commands(commands: Commands) -> None:
     page.add_argument("--going", action="store_true", help="say on the page that the run goes on")
     page.add_argument("--receipt", help=argparse.SUPPRESS)
     page.add_argument("--log", type=Path)
-    times = commands.add(
-        "plots", plots, "Draw the times of pairs, stages and shards of the run in this folder.", hidden=True
-    )
+    times = commands.add("plots", plots, "Draw the times of pairs, stages and shards of the run in this folder.")
     times.add_argument("--log", type=Path)
-    judge = commands.add(
-        "verdict", verdict, "Fail, naming what could not be made (the workflow's last step).", hidden=True
-    )
+    judge = commands.add("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
     judge.add_argument("--receipt", type=Path, required=True)
     judge.add_argument("--log", type=Path)
 
@@ -118,12 +112,12 @@ def verdict(chosen: argparse.Namespace) -> None:
     state = look(plan, Receipts(), "none")
     if state.failed:
         for reason, names in by_reason(state.failed).items():
-            log.error("%s (%d pairs: %s)", reason, len(names), some(names))
+            log.error("%s (%s: %s)", reason, counted(len(names), "pair"), some(names))
         raise TalkiesError(
-            f"{len(state.failed)} of {len(plan.pairs)} pairs could not be made, for the reasons above; the others are "
-            f"done. Mend or remove the files and run again"
+            f"{len(state.failed)} of {counted(len(plan.pairs), 'pair')} could not be made, for the reasons above; "
+            f"the others are done. Mend or remove the files and run again"
         )
     if state.to_make:
         raise TalkiesError(f"{some(state.to_make)}: changed while the run was at work: run snakemake again")
     write_json(chosen.receipt, {"pairs": len(plan.pairs), "failed": 0})
-    log.info("all %d pairs are done: %s", len(plan.pairs), printable(Folder.of(plan).results / GALLERY_PAGE))
+    log.info("%s done: %s", counted(len(plan.pairs), "pair"), printable(Folder.of(plan).results / GALLERY_PAGE))

@@ -5,12 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import TalkiesError, printable
-from .arguments import Commands, best_frame, check_output, count, model_arguments, progress_bar, segment_arguments
+from ..engines import FOMM
+from ..errors import TalkiesError, printable, size_text
+from ..fomm.model.presets import PRESETS
+from .arguments import (
+    Commands,
+    best_frame,
+    check_output,
+    count,
+    model_arguments,
+    progress_bar,
+    segment_arguments,
+    sha256,
+    web_address,
+)
 
 log = logging.getLogger("talkies")
 
@@ -62,8 +74,16 @@ def add_commands(commands: Commands) -> None:
     grid.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
     grid.add_argument("--columns", type=count, metavar="N", help="films in a row (default: as many as there are rows)")
 
-    weights = commands.add("checkpoint", checkpoint, "Show a checkpoint, or convert it to safetensors.")
-    actions = weights.add_subparsers(dest="action", metavar="show|convert", required=True)
+    weights = commands.add("checkpoint", checkpoint, "Fetch published weights, show a checkpoint, or convert one.")
+    actions = weights.add_subparsers(dest="action", metavar="fetch|show|convert", required=True)
+    published = [name for name, preset in PRESETS.items() if preset.checkpoint]
+    get = actions.add_parser("fetch", help="download the published weights of a preset to where it finds them")
+    get.add_argument("preset", choices=published, metavar="PRESET", help=", ".join(published))
+    get.add_argument("--from", dest="source", type=web_address, metavar="URL", help="this link alone, e.g. a mirror")
+    get.add_argument("--to", type=Path, metavar="FILE", help="default: in $TALKIES_WEIGHTS, else in your cache folder")
+    get.add_argument("--sha256", type=sha256, metavar="X", help="what the file that comes must have")
+    get.add_argument("--convert", action="store_true", help="leave safetensors of what the network uses of it")
+    get.set_defaults(run=fetch_weights)
     show = actions.add_parser("show", help="print the digest of the weights and the presets they fit")
     show.add_argument("file", type=Path)
     convert = actions.add_parser("convert", help="write the weights as safetensors")
@@ -74,93 +94,42 @@ def add_commands(commands: Commands) -> None:
 
 def animate(chosen: argparse.Namespace) -> None:
     """Crop, find the motion, animate, put the sound on: one picture and one clip into one film."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    from .. import media
-    from ..engines import FilmJob, Movement
-    from ..fomm.model.presets import PRESETS
-    from ..host.scratch import own_folder
-    from ..media import crop
-    from ..media.paste import paste_film
-    from ..run.asks import FILM_CRF, FILM_PRESET
     from ..stages.animate import open_engine
-    from ..stages.prepare import write_png
-    from ..stages.remux import PROVENANCE
 
-    target: Path = chosen.output
-    check_output(target, ".mp4", chosen.source, chosen.driving)
-    usual = PRESETS[chosen.model].crop
-    picture = media.read_picture(chosen.source)
-    clip = media.probe(chosen.driving)
-    segment = {"start": chosen.start, "end": chosen.end}
-    with ThreadPoolExecutor(1, thread_name_prefix="crops") as beside:  # while PyTorch is imported
-        cropping = beside.submit(
-            crop.crop_picture, picture, crop.parse(chosen.crop_source or usual), name=chosen.source
-        )
-        finding = beside.submit(crop.find_crop, clip, crop.parse(chosen.crop_driving or usual), **segment)
-        engine = open_engine(
+    def engine(within: Path) -> Any:
+        return open_engine(
             chosen.model,
             chosen.checkpoint,
             device=chosen.device,
             precision=chosen.precision,
             threads=chosen.threads,
         )
-        square, cut = cropping.result()
-        driving_cut = finding.result()
-    log.info("%s: %s", printable(chosen.source), _told(cut))
-    log.info("%s: %s", printable(chosen.driving), _told(driving_cut))
-    with own_folder("animate") as folder, engine, progress_bar() as progress:
-        progress.start(2 * _frames(clip, chosen), "frames")  # each is looked at, and each is made
-        frames = media.read_frames(clip, box=driving_cut.box, size=engine.side, **segment)
-        motion = engine.find_motion(_advancing(frames, progress), clip.rate)
-        picture_file, motion_file, silent = folder / "picture.png", folder / "motion.npz", folder / "silent.mp4"
-        write_png(picture_file, square)
-        motion.save(motion_file)
-        job = FilmJob(
-            str(chosen.source),
-            "source",
-            picture_file,
-            motion_file,
-            Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame),
-            media.FrameWriter(silent, clip.rate, crf=FILM_CRF, preset=FILM_PRESET, threads=engine.threads),
-            done=lambda: None,
-            progress=progress.advance,
-        )
-        for _, fault in engine.films([job]):
-            if fault:
-                raise fault
-        if chosen.paste_back:
-            whole = folder / "whole.mp4"
-            paste_film(silent, picture, cut.box, media.FrameWriter(whole, clip.rate, crf=FILM_CRF, preset=FILM_PRESET))
-            silent = whole
-        sound = media.remux(
-            silent,
-            None if chosen.no_audio else clip,
-            target,
-            comment=None if chosen.no_provenance else PROVENANCE,
-            **segment,
-        )
-    log.info(
-        "%s: %d frames at %s a second, sound: %s", printable(target), motion.frames, clip.rate, sound["sound"] or "none"
+
+    make_film(chosen, FOMM, PRESETS[chosen.model].crop, engine)
+
+
+def make_film(chosen: argparse.Namespace, name: str, usual: str, open_engine: Callable[[Path], Any]) -> None:
+    """Make one film with an engine. name: the engine's; usual: how it has files cut; open_engine: opens it."""
+    from ..engines import Movement
+    from ..media import crop
+    from ..operate import one_film
+
+    check_output(chosen.output, ".mp4", chosen.source, chosen.driving)
+    wanted = one_film.Wanted(
+        chosen.source,
+        chosen.driving,
+        name,
+        crop.parse(chosen.crop_source or usual),
+        crop.parse(chosen.crop_driving or usual),
+        chosen.start,
+        chosen.end,
+        Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame),
+        paste_back=chosen.paste_back,
+        sound=not chosen.no_audio,
+        provenance=not chosen.no_provenance,
     )
-
-
-def _frames(clip: Any, chosen: argparse.Namespace) -> int:
-    """Return about how many frames the segment asked for has."""
-    start = chosen.start or 0
-    end = clip.duration if chosen.end is None else min(chosen.end, clip.duration)
-    return max(0, round((end - start) * clip.rate))
-
-
-def _told(cut: Any) -> str:
-    box = f"{cut.box.side} pixels square at {cut.box.x},{cut.box.y}" if cut.box else "all of it"
-    return f"crop {cut.mode}: {box}"
-
-
-def _advancing(frames: Iterator[Any], progress: Any) -> Iterator[Any]:
-    for frame in frames:
-        yield frame
-        progress.advance(1)
+    with progress_bar() as progress:
+        one_film.make_film(wanted, chosen.output, open_engine, progress)
 
 
 def crop_file(chosen: argparse.Namespace) -> None:
@@ -179,21 +148,19 @@ def crop_file(chosen: argparse.Namespace) -> None:
         check_output(chosen.output, ".mp4", chosen.file)
         clip = media.probe(chosen.file)
         cut = crop.find_crop(clip, request, start=chosen.start, end=chosen.end)
-        segment = {"start": chosen.start, "end": chosen.end}
         with own_folder("crop") as folder:
-            silent = folder / "silent.mp4"
-            with media.FrameWriter(silent, clip.rate) as writer:
-                for frame in media.read_frames(clip, box=cut.box, size=chosen.size, **segment):
-                    writer.write(frame)
-            media.remux(silent, clip, chosen.output, **segment)
+            parts = (folder / "silent.mp4", None)
+            media.write_excerpt(
+                clip, chosen.output, box=cut.box, size=chosen.size, start=chosen.start, end=chosen.end, parts=parts
+            )
     print(json.dumps({"file": str(chosen.file), **cut.to_dict()}))
 
 
 def find_motion(chosen: argparse.Namespace) -> None:
     """Find the keypoints of one clip and save them."""
     from .. import media
-    from ..fomm.model.presets import PRESETS
     from ..media import crop
+    from ..operate.one_film import advancing, frames_of
     from ..stages.animate import open_engine
 
     check_output(chosen.output, ".npz", chosen.driving)
@@ -205,9 +172,9 @@ def find_motion(chosen: argparse.Namespace) -> None:
         chosen.model, chosen.checkpoint, device=chosen.device, precision="fp32", threads=chosen.threads
     )
     with engine, progress_bar() as progress:
-        progress.start(_frames(clip, chosen), "frames")
+        progress.start(frames_of(clip, start=chosen.start, end=chosen.end), "frames")
         frames = media.read_frames(clip, start=chosen.start, end=chosen.end, box=cut.box, size=engine.side)
-        motion = engine.find_motion(_advancing(frames, progress), clip.rate)
+        motion = engine.find_motion(advancing(frames, progress), clip.rate)
     motion.save(chosen.output)
     log.info("%s: %d frames at %s a second", printable(chosen.output), motion.frames, clip.rate)
 
@@ -231,7 +198,7 @@ def mosaic_films(chosen: argparse.Namespace) -> None:
 
 def checkpoint(chosen: argparse.Namespace) -> None:
     """Show a checkpoint, or convert it to safetensors."""
-    from ..fomm.model import PRESETS, load_checkpoint, save_safetensors, weights_digest
+    from ..fomm.model import load_checkpoint, save_safetensors, weights_digest
     from ..fomm.model.checkpoint import fitting_presets
 
     if chosen.action == "convert":
@@ -247,3 +214,26 @@ def checkpoint(chosen: argparse.Namespace) -> None:
         entries = load_checkpoint(chosen.output)
     print(f"weights sha256 {weights_digest(entries)}")
     print(f"fits {' '.join(fits)}")
+
+
+def fetch_weights(chosen: argparse.Namespace) -> None:
+    """Bring a preset's published weights here; say where they are, where from, how large, and what is known of them."""
+    from ..operate.weights import fetch
+
+    if chosen.to is not None:
+        check_output(chosen.to, chosen.to.suffix.lower())
+    with progress_bar() as progress:
+        fetched = fetch(
+            chosen.preset,
+            source=chosen.source,
+            to=chosen.to,
+            sha256=chosen.sha256,
+            convert=chosen.convert,
+            progress=progress,
+        )
+    print(f"{chosen.preset}: {printable(fetched.path)}")
+    print(f"source {fetched.source or 'none: it was here already'}")
+    print(f"size {size_text(fetched.size)}")
+    print(f"sha256 {fetched.sha256} ({fetched.sums})")
+    print(f"weights sha256 {fetched.weights or 'not known: PyTorch, which would load them, is not installed here'}")
+    print("licence: nobody states one for these weights: ask their authors before you build on them")

@@ -6,6 +6,7 @@ import ctypes
 import logging
 import math
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def keep_compiled() -> None:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 HALF = {"cpu": "bf16", "cuda": "fp16"}
 """The half precision that `auto` may take, by device."""
+VARIANTS = {"cu126": (50, 90), "cu130": (75, 120)}
+"""The CUDA variants of the image, with the oldest and newest compute capability they are for (of 2.13, 10 * X + Y).
+
+PyTorch's builds for CUDA 12.6 reach from Maxwell to Hopper, those for 13.0 from Turing to Blackwell.
+"""
 FAITHFUL = 45.0
 """Decibels of PSNR between half precision and float32, on the loaded weights, above which `auto` takes the half."""
 
@@ -41,7 +47,7 @@ def choose_device(wanted: str) -> torch.device:
     """Return the device for `auto`, `cpu` or `cuda`, after a computation on it that must come out right.
 
     auto takes a GPU where one is given (a driver is loaded, or the scheduler granted one) and fails where it
-    does not work: a GPU job never goes on in silence on the processor.
+    does not work, or for which this torch was not built: a GPU job never goes on in silence on the processor.
     """
     granted = os.environ.get("CUDA_VISIBLE_DEVICES")
     given = bool(granted) and granted not in ("-1", "NoDevFiles")
@@ -51,13 +57,44 @@ def choose_device(wanted: str) -> torch.device:
     try:
         if not torch.cuda.is_available():
             raise RuntimeError("torch finds no usable GPU: no driver, another driver, or a torch built without CUDA")
+        if reason := unfit():
+            raise TalkiesError(f"{reason}; `--device cpu` does without it")
         ones = torch.ones(64, 64, device="cuda")
         if float((ones @ ones).sum()) != 64.0**3:
             raise RuntimeError("it computes wrong results")
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
+        if not given and not torch.cuda.is_available():
+            raise TalkiesError(f"there is no GPU here: {reason}; `--device cpu` does without it") from None
         raise TalkiesError(f"the GPU that was given does not work: {reason}; `--device cpu` does without it") from None
     return torch.device("cuda")
+
+
+def unfit() -> str | None:
+    """Return why this torch can't compute on the GPU (it has no code for it), and what can; None where it can.
+
+    A GPU runs code for its own compute capability, for an older one of the same generation (sm_80 on 8.6), and PTX for
+    any older one (compute_80 on 12.0): CUDA C++ Programming Guide, "Binary Compatibility".
+    """
+    built = built_for()
+    major, minor = torch.cuda.get_device_capability()
+    codes = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in built]
+    for kind, *capability in (code.groups() for code in codes if code):
+        has = (int(capability[0]), int(capability[1]))
+        if has <= (major, minor) and (kind == "compute" or has[0] == major):
+            return None
+    if not built:
+        return None  # it doesn't tell: the computation will
+    fitting = [name for name, (first, last) in VARIANTS.items() if first <= 10 * major + minor <= last + 9]
+    remedy = f"build the image with --variant {fitting[0]}" if fitting else "no image of ours is for it"
+    card = f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
+    return f"this torch (CUDA {torch.version.cuda}) is built for {', '.join(built)}, not for the {card}: {remedy}"
+
+
+def built_for() -> list[str]:
+    """Return what GPUs this torch has code for (sm_90, ...), also where there is no GPU; none: it is for processors."""
+    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()  # get_arch_list tells only where a GPU is
+    return flags.split() if flags else torch.cuda.get_arch_list()
 
 
 def keep_memory() -> None:
@@ -105,8 +142,10 @@ def choose_precision(model: FirstOrderModel, wanted: str) -> str:
     if half == "bf16" and not computes_bf16():
         return "fp32"
     decibels = known_fidelity(model, half)
-    log.info("precision: %s is %.1f dB from fp32 with these weights (%.0f are asked for)", half, decibels, FAITHFUL)
-    return half if decibels > FAITHFUL else "fp32"
+    if decibels > FAITHFUL:
+        return half
+    log.info("%s would be %.1f dB from fp32 with these weights, %.0f are asked for: fp32", half, decibels, FAITHFUL)
+    return "fp32"
 
 
 def known_fidelity(model: FirstOrderModel, half: str) -> float:
@@ -131,15 +170,23 @@ def known_fidelity(model: FirstOrderModel, half: str) -> float:
 
 
 def fidelity(model: FirstOrderModel, dtype: torch.dtype) -> float:
-    """Return the PSNR, in decibels, between the fast form's frame in another precision and in float32."""
+    """Return the PSNR, in decibels, between the fast form's frame in another precision and in float32.
+
+    Of two networks the less faithful one counts.
+    """
+    return min(_fidelity(network, dtype) for network in model.networks)
+
+
+@torch.inference_mode()
+def _fidelity(model: FirstOrderModel, dtype: torch.dtype) -> float:
     noise = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     side = model.preset.size
     pictures = F.interpolate(noise, size=(side, side), mode="bicubic").clamp(0, 1).to(model.device)
     pictures[1] = pictures[0].roll((side // 16, side // 16), (1, 2)).lerp(pictures[1], 0.1)
 
     def frame(form: FirstOrderModel) -> torch.Tensor:
-        kp = form.keypoints(pictures)
-        return form.generate(pictures[:1], kp[0], kp[1]).prediction.float()
+        kp, features = form.kp_detector(pictures), form.generator.encode(pictures[:1].to(form.dtype))
+        return form.generator.render(features, kp[0], kp[1]).prediction.float()
 
     error = float(F.mse_loss(frame(rewritten(model, dtype)), frame(rewritten(model, torch.float32))))
     return -10 * math.log10(error) if error > 0 else math.inf if error == 0 else -math.inf  # the last: not a number

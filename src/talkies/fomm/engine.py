@@ -1,7 +1,8 @@
 """The engine: many pairs through one loaded model, streaming.
 
 A source's features are computed once, a clip's keypoints come from its saved motion, frames go through the
-network's fast form (rewrite.py) in batches, and the film of one batch (or pair) is encoded while the next is computed.
+network's fast form (rewrite.py) in batches, and films are encoded while the next batches are computed. Where the
+network is faster than an encoder, several films are open at once.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,20 +23,19 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from ..engines import FilmJob, Movement
+from ..engines import FOMM, FilmJob, Movement
 from ..errors import InputError, TalkiesError
 from ..host.cores import available_threads
+from ..media.encoders import Encoders, Encoding
 from ..media.film import FILM_SIZE, FrameWriter
 from ..media.pictures import read_picture
+from .colours import rgb_bytes, yuv420p
 from .device import DTYPES, choose_precision, free_batch
 from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfer_motion
 from .rewrite import rewritten
 
 log = logging.getLogger("talkies")
-
-BATCHES_AHEAD = 2
-"""Batches that may wait for the encoder: enough to keep it busy, few enough to keep memory flat."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,42 @@ class _Prepared:
     keypoints: Keypoints
 
 
+@dataclass
+class _Begun:
+    """A film of a job that is being made: its batches to come, and its encoder. fault: why its inputs forbid it."""
+
+    job: FilmJob
+    batches: Iterator[NDArray[np.uint8]]
+    encoding: Encoding
+    fault: InputError | None = None
+
+    def is_hungry(self) -> bool:
+        """Tell whether its next batch is to be computed."""
+        encoding = self.encoding
+        return encoding.has_room and not encoding.finished and not encoding.ended.done()
+
+    def feed(self) -> None:
+        """Compute the next batch and hand it to the encoder."""
+        try:
+            group = next(self.batches, None)
+        except InputError as error:
+            self.fault = InputError(self.job.name, error.reason)
+            self.encoding.discard()
+            return
+        if group is None:
+            self.encoding.finish()
+        else:
+            self.encoding.put(group)
+
+
 class Engine:
     """The fast form of one loaded model, which animates pair after pair.
 
-    A context manager: its encoder thread ends with it. precision: fp32, bf16 or fp16, auto (see
+    A context manager: its encoders end with it. precision: fp32, bf16 or fp16, auto (see
     `choose_precision`), or None for the model's own. batch: frames that go through the network at once; None
     chooses by device and memory. It is halved when a GPU's memory does not hold it. threads: the processor's
-    threads for the network and for the encoder. compiled: let torch.compile fuse the generator and, on a GPU,
-    replay it as a CUDA graph; the first batch waits for that.
+    threads for the network, and so many films are encoded at once. compiled: let torch.compile fuse the generator
+    and, on a GPU, replay it as a CUDA graph; the first batch waits for that.
     """
 
     def __init__(
@@ -71,13 +99,15 @@ class Engine:
         self.model = rewritten(model, dtype)
         self.compiled = compiled
         if compiled:
-            render = torch.compile(self.model.generator.render, mode="reduce-overhead")
-            setattr(self.model.generator, "render", render)  # noqa: B010  # a method, to mypy
+            for network in self.model.networks:
+                render = torch.compile(network.generator.render, mode="reduce-overhead")
+                setattr(network.generator, "render", render)  # noqa: B010  # a method, to mypy
         if batch is None and model.device.type == "cuda":
             batch = free_batch(model.preset.size, dtype.itemsize, torch.cuda.mem_get_info()[0])
         self.batch = batch or 8
-        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+        self._encoders = Encoders(self.threads + 1)  # one for each core, while another film is brought to its end
         self._source: tuple[str, _Prepared] | None = None
+        self._network_of: dict[str, str | None] = {}  # which of two networks makes a source's films
 
     @property
     def side(self) -> int:
@@ -92,6 +122,7 @@ class Engine:
         """Return what a film's record tells of the network and of what it ran on."""
         model = self.model
         return {
+            "engine": {"name": FOMM},
             "model": {
                 "preset": model.preset.name,
                 "weights_sha256": model.weights_digest,
@@ -105,6 +136,10 @@ class Engine:
             "software": {"torch": torch.__version__},
         }
 
+    def network(self, source: str) -> str | None:
+        """Return which of two networks makes a prepared source's films, by its name; None where there is one."""
+        return self._network_of[source]
+
     def find_motion(self, frames: Iterator[NDArray[np.uint8]], rate: Fraction) -> Motion:
         """Return the keypoints of a clip's frames, uint8 RGB [side, side, 3]; rate: frames a second."""
         return detect_motion(self.model, frames, rate, batch=self.batch)
@@ -115,8 +150,7 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What waits is the end of a film whose frames are all written: it may come to its end.
-        self._encoder.shutdown(wait=True)
+        self._encoders.close()
 
     def prepare(self, name: str, image: NDArray[np.uint8]) -> _Prepared:
         """Return a source's features and keypoints; those of the last name asked for are kept.
@@ -127,6 +161,8 @@ class Engine:
             picture = frames_to_tensor(image[None], self.model.device)
             picture = resized(picture, self.model.preset.size)
             self._source = (name, _Prepared(self.model.encode(picture), self.model.keypoints(picture)))
+            fitting = "photographs" if self._source[1].features.photograph else "drawings"
+            self._network_of[name] = fitting if self.model.photographs else None
         return self._source[1]
 
     def predict(
@@ -135,10 +171,13 @@ class Engine:
         motion: Motion,
         movement: Movement,
         progress: Callable[[int], None] | None = None,
+        *,
+        form: Callable[[torch.Tensor], torch.Tensor] = rgb_bytes,
     ) -> Iterator[NDArray[np.uint8]]:
-        """Yield a film's frames in batches, uint8 RGB [n, FILM_SIZE, FILM_SIZE, 3].
+        """Yield a film's frames in batches, uint8 RGB [n, FILM_SIZE, FILM_SIZE, 3], or as `form` makes them.
 
-        A network of a smaller side has its frames enlarged (bicubic) to it. InputError when the best frame
+        A network of a smaller side has its frames enlarged (bicubic) to it. form: from [n, 3, FILM_SIZE, FILM_SIZE] in
+        [0, 1] to uint8, on the device (`colours`). InputError when the best frame
         asked for is not among the clip's; TalkiesError when other weights made the motion.
         """
         if motion.weights != self.model.weights_digest:
@@ -167,10 +206,10 @@ class Engine:
                 relative=movement.relative,
                 adapt_scale=movement.adapt_scale,
                 reach=self.model.preset.reach,
-                openings=self.model.preset.openings,
+                openings=self.model.network_of(source.features).preset.openings,
             )
             try:
-                made = _Fetched(self._render(source, moved))
+                made = _Fetched(form(self._render(source, moved)))
             except torch.cuda.OutOfMemoryError:
                 if self.batch == 1:
                     raise
@@ -185,14 +224,12 @@ class Engine:
             yield from last.handed(progress)
 
     def _render(self, source: _Prepared, moved: Keypoints) -> torch.Tensor:
-        """Return the frames of these keypoints, uint8 [n, FILM_SIZE, FILM_SIZE, 3] on the device."""
+        """Return the frames of these keypoints, float32 [n, 3, FILM_SIZE, FILM_SIZE] in [0, 1], on the device."""
         count = len(moved)
         if self.compiled and count < self.batch:  # a graph is of one shape: the last batch is filled up
             moved = moved[list(range(count)) + [count - 1] * (self.batch - count)]
         prediction = self.model.generate(source.features, source.keypoints, moved).prediction[:count].float()
-        prediction = resized(prediction, FILM_SIZE)
-        # What the original's writer does with [0, 1]: scale and round to bytes.
-        return prediction.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return resized(prediction, FILM_SIZE)
 
     def film(
         self,
@@ -208,45 +245,64 @@ class Engine:
         """Animate one pair into the writer's film; return a future that is done when the film stands there.
 
         The frames are computed before this returns; the encoder ends the film, and then calls `done`, while the
-        next pair is computed. An error of either comes out of the future.
+        next pair is computed. An error of either comes out of the future, the network's is raised here.
         """
         source = self.prepare(name, image)
-        with _discarding(writer, self._encoder):
-            waiting: list[Future[None]] = []
-            for group in self.predict(source, motion, movement, progress):
-                waiting.append(self._encoder.submit(_write_all, writer, group))
-                if len(waiting) > BATCHES_AHEAD:
-                    waiting.pop(0).result()
-            for written in waiting:
-                written.result()
-        return self._encoder.submit(_close, writer, done)
+        encoding = self._encoders.begin(writer, (lambda _: done()) if done else None)
+        try:
+            for group in self.predict(source, motion, movement, progress, form=yuv420p):
+                while not encoding.has_room and not encoding.ended.done():
+                    self._encoders.wait()
+                if encoding.ended.done():
+                    break
+                encoding.put(group)
+        except BaseException:
+            encoding.discard()
+            raise
+        encoding.finish()
+        return encoding.ended
 
     def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
-        """Make films; yield each job when its film stands, or with the reason why its inputs forbid it.
+        """Make films; yield each job, in order, when its film stands, or with the reason why its inputs forbid it.
 
-        The encoder ends a film while the next one is computed: it is never more than one behind.
+        The next batch is the oldest film's whose encoder has room for it; where none has, the next film is begun, while
+        the encoders allow. An encoder's error is raised when the films beside it have come to their end.
         """
         # Few of them in memory: the motions of many long clips would fill it.
         motion_of = lru_cache(maxsize=4)(lambda path: Motion.load(path, weights=self.model.weights_digest))
-        begun: deque[tuple[FilmJob, Future[None]]] = deque()
-        for job in jobs:
-            image, motion = read_picture(job.picture), motion_of(job.motion)
-            try:
-                film = self.film(
-                    job.source, image, motion, job.movement, job.writer, done=job.done, progress=job.progress
-                )
-                begun.append((job, film))
-            except InputError as error:
-                yield job, InputError(job.name, error.reason)
-            while len(begun) > 1:
-                yield _ended(*begun.popleft())
-        while begun:
-            yield _ended(*begun.popleft())
+        coming = iter(jobs)
+        begun: deque[_Begun] = deque()
+        broken: BaseException | None = None
+        try:
+            while True:
+                while begun and begun[0].encoding.ended.done():
+                    film = begun.popleft()
+                    error = None if film.fault else film.encoding.ended.exception()
+                    if error is None:
+                        yield film.job, film.fault
+                    broken = broken or error
+                hungry = next((film for film in begun if film.is_hungry()), None)
+                more = not hungry and not broken and len(begun) < self._encoders.most
+                job = next(coming, None) if more else None
+                if hungry:
+                    hungry.feed()
+                elif job:
+                    begun.append(self._begin(job, motion_of))
+                elif begun:
+                    self._encoders.wait()
+                else:
+                    break
+        finally:
+            self._encoders.discard()
+        if broken:
+            raise broken
 
-
-def _ended(job: FilmJob, film: Future[None]) -> tuple[FilmJob, None]:
-    film.result()
-    return job, None
+    def _begin(self, job: FilmJob, motion_of: Callable[[Path], Motion]) -> _Begun:
+        assert job.motion is not None
+        image, motion = read_picture(job.picture), motion_of(job.motion)
+        source = self.prepare(job.source, image)
+        batches = self.predict(source, motion, job.movement, job.progress, form=yuv420p)
+        return _Begun(job, batches, self._encoders.begin(job.writer, job.done))
 
 
 class _Fetched:
@@ -268,28 +324,6 @@ class _Fetched:
         yield self.frames.numpy()
         if progress:
             progress(len(self.frames))
-
-
-def _write_all(writer: FrameWriter, frames: NDArray[np.uint8]) -> None:
-    for frame in frames:
-        writer.write(frame)
-
-
-def _close(writer: FrameWriter, done: Callable[[], None] | None) -> None:
-    writer.__exit__(None)
-    if done:
-        done()
-
-
-@contextmanager
-def _discarding(writer: FrameWriter, encoder: ThreadPoolExecutor) -> Iterator[None]:
-    """Throw the unfinished film away when anything goes wrong before its last frame is written."""
-    encoder.submit(writer.__enter__).result()
-    try:
-        yield
-    except BaseException as error:
-        encoder.submit(writer.__exit__, type(error), error, error.__traceback__).result()
-        raise
 
 
 def resized(frames: torch.Tensor, side: int) -> torch.Tensor:

@@ -27,6 +27,8 @@ FORMAT = 1
 FIELDS = ("format", "value", "jacobian", "rate", "frames", "size", "preset", "weights")
 FACTORS = 0.5, 1.25
 """Bounds of what an opening's change is scaled by: eyes that are half shut to begin with are not small eyes."""
+SHUT = 0.08
+"""What of an eye's opening is left when it is shut: a lid that is pulled past the other tears the picture."""
 
 # What numpy and zipfile raise on files that are damaged, or of another kind (a bare .npy, other shapes).
 _UNREADABLE = (
@@ -153,8 +155,10 @@ def detect_motion(
     jacobians: list[NDArray[np.float32]] = []
     size = 0
     for group in _batches(frames, batch):
-        size = group.shape[1]
-        found = model.keypoints(frames_to_tensor(group, model.device))
+        pictures = frames_to_tensor(group, model.device)
+        if not size:  # the clip's first frame tells for all of it
+            network, size = model.fitting(pictures[:1]), group.shape[1]
+        found = network.keypoints(pictures)
         # Copies: torch's own small tensors, kept, would lie between its large ones and hold all their memory.
         values.append(found.value.cpu().numpy().copy())
         if found.jacobian is not None:
@@ -233,8 +237,14 @@ def _in_measure(move: torch.Tensor, opening: Opening, source: torch.Tensor, init
     mine, theirs = (float((value[0, a] - value[0, b]).norm()) for value in (source, initial))
     factor = min(max(mine / max(theirs, 1e-6), FACTORS[0]), FACTORS[1])
     still = move[:, opening.still]
+    change = (move[:, opening.moving] - still) * factor
+    if {a, b} == {opening.moving, opening.still} and mine > 0:
+        opens = (source[0, opening.moving] - source[0, opening.still]) / mine
+        wider = change @ opens
+        right = torch.where(wider < 0, wider * opening.gain, wider).clamp(min=(SHUT - 1) * mine)
+        change = change + (right - wider)[:, None] * opens
     move = move.clone()
-    move[:, opening.moving] = still + (move[:, opening.moving] - still) * factor
+    move[:, opening.moving] = still + change
     return move
 
 

@@ -45,6 +45,8 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> Fir
     state dict is of its own names.
     """
     fast = deepcopy(model)
+    if fast.photographs is not None:
+        fast.photographs = rewritten(fast.photographs, dtype)
     generator = _folded(fast.generator.float())
     parts = {
         "dense_motion_network": _DenseMotion(generator.dense_motion_network).to(dtype),

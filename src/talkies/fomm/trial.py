@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from ..errors import TalkiesError
 from ..host.cores import available_threads
-from .device import choose_device
+from .device import built_for, choose_device, unfit
 from .model import load_model
 
 
@@ -26,6 +26,7 @@ def try_device(found: dict[str, Any]) -> None:
         found["fault"] = str(error)
         try:
             torch.cuda.init()
+            found["unfit"] = unfit()
         except (RuntimeError, AssertionError) as reason:
             found["fault"] = _line(reason)
         return
@@ -50,6 +51,7 @@ def main() -> None:
     """Print what was found."""
     threads = available_threads()
     found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "threads": threads, "fault": None}
+    found["built_for"] = built_for()
     try_device(found)
     try:
         found["weights"] = (load_model("demo").weights_digest or "")[:12]

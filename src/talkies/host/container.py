@@ -1,18 +1,24 @@
-"""The image that jobs run in: its address, its version, and the folders beyond the run folder that it must see."""
+"""Images: the one that jobs run in (its address, version, binds), and those of other programs (pulled, run)."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, MutableMapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from .. import __version__
 from ..errors import TalkiesError, printable
+from ..files import whole
 from . import scratch
+
+log = logging.getLogger("talkies")
 
 VERSION_LABEL = "org.opencontainers.image.version"
 BUILD = "build it (in a clone of talkies: python scripts/build_container.py)"
@@ -20,6 +26,9 @@ PINNED = re.compile(r"(docker|oras)://[^\s@]+@sha256:[0-9a-f]{64}")
 UNBINDABLE = re.compile(r"[,:\\]")
 """What a list of binds would take for its own."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+PASSED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+"""Variables that a program in its own image is given: its GPUs and threads."""
 
 KEPT = "TALKIES_SLURM_TMPDIR"
 """Carries SLURM_TMPDIR through the job step, whose start takes all variables of SLURM away."""
@@ -30,19 +39,17 @@ def runtime() -> str | None:
     return next((name for name in ("apptainer", "singularity") if shutil.which(name)), None)
 
 
-def check_address(image: str | None) -> None:
+def check_address(image: str | None, key: str = "container") -> None:
     """Refuse an image that is not a file and not pinned by its digest: its name could mean another one tomorrow."""
     if image is None or not ADDRESS.match(image) or PINNED.fullmatch(image):
         return
     if not image.startswith(("docker://", "oras://")):
-        raise TalkiesError(
-            f"config.yaml: container: {printable(image)}: give a .sif, a docker:// or an oras:// address"
-        )
+        raise TalkiesError(f"config.yaml: {key}: {printable(image)}: give a .sif, a docker:// or an oras:// address")
     name = image.partition("@")[0]
     if ":" in name.rpartition("/")[2]:
         name = name.rpartition(":")[0]
     raise TalkiesError(
-        f"config.yaml: container: {printable(image)}: not pinned, so it may be another image tomorrow: give its "
+        f"config.yaml: {key}: {printable(image)}: not pinned, so it may be another image tomorrow: give its "
         f"digest: {printable(name)}@sha256:... (`skopeo inspect` or the registry's page tells it)"
     )
 
@@ -65,6 +72,10 @@ def check_image(image: str | None, file: Path | None) -> str | None:
     except TalkiesError as error:
         return f"{error}; its version is not checked"
     if not found:
+        if not _holds_talkies(file):
+            raise TalkiesError(
+                f"config.yaml: container: {printable(image)}: holds no talkies: {BUILD}, or name another"
+            )
         return f"{printable(image)}: has no label {VERSION_LABEL}: its version is not checked"
     if found != __version__:
         raise TalkiesError(
@@ -72,6 +83,19 @@ def check_image(image: str | None, file: Path | None) -> str | None:
             f"{__version__}: {BUILD} or install that version here (pip install talkies=={printable(found)})"
         )
     return None
+
+
+def _holds_talkies(file: Path) -> bool:
+    """Tell whether an image has the program that its jobs call; also where that can't be tried."""
+    command = runtime()
+    if command is None:
+        return True
+    try:
+        tried = [command, "exec", "--containall", str(file), "sh", "-c", "command -v talkies"]
+        done = subprocess.run(tried, capture_output=True, stdin=subprocess.DEVNULL, timeout=300)
+        return done.returncode not in (1, 127)
+    except (OSError, subprocess.TimeoutExpired):
+        return True
 
 
 def labels(file: Path) -> dict[str, str]:
@@ -130,3 +154,81 @@ def bind(folders: Iterable[str | Path], wanted: str | None, environment: Mutable
             bound.append(text)
     if bound:
         environment[name] = ",".join(bound)
+
+
+def gpu_given() -> bool:
+    """Tell whether this process was given an NVIDIA GPU: by its environment (SLURM's word), else by the driver."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return named not in ("", "-1", "NoDevFiles")
+    return Path("/dev/nvidiactl").exists()
+
+
+def pull(image: str, file: Path) -> None:
+    """Have an image of an address (docker://, oras://) lie in a file, whole or not at all; nothing where it is there.
+
+    Raises TalkiesError.
+    """
+    if file.exists():
+        return
+    command = runtime()
+    if command is None:
+        raise TalkiesError(
+            f"{printable(image)}: neither apptainer nor singularity is here to pull it: load its module, or install it"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    log.info("pulling %s", printable(image))
+    with whole(file) as part:
+        answer = subprocess.run([command, "pull", "--force", str(part), image], capture_output=True, text=True)
+        if answer.returncode or not part.exists():
+            said = (answer.stderr.strip() or "no reason given").splitlines()[-1][-300:]
+            raise TalkiesError(
+                f"{printable(image)}: {command} can't pull it ({printable(said)}): look at the address, or pull it by "
+                "hand and name the file"
+            )
+
+
+def exec_options(
+    folder: Path, *, start: str | None, binds: Iterable[str], writable: bool, network: bool, environment: dict[str, str]
+) -> tuple[str, ...]:
+    """Return what `apptainer exec` is told for a program of others, which sees its own folder and `binds` alone.
+
+    folder: the program's, at the same path inside, in which HOME and temporary files lie. start: where it starts.
+    writable: it may write into its image, and that is lost. network: it may use it. environment: of `apptainer`; the
+    variables that the program is to have are named there for it (APPTAINERENV_...), and binds of ours are taken out.
+    """
+    for name in [name for name in environment if name.endswith(("_BIND", "_BINDPATH", "_CONTAINLIBS"))]:
+        if name.startswith(("APPTAINER", "SINGULARITY")):
+            del environment[name]
+    for name in PASSED:
+        if name in environment:
+            environment[f"APPTAINERENV_{name}"] = environment[f"SINGULARITYENV_{name}"] = environment[name]
+    options = ["--containall", "--home", str(folder / "home"), "--workdir", str(folder / "tmp")]
+    for bind in (str(folder), *binds):
+        options += ["--bind", bind]
+    options += ["--pwd", start or str(folder / "out")]
+    if writable:
+        options.append("--writable-tmpfs")
+    if not network:
+        options += ["--net", "--network", "none"]
+    return tuple(options)
+
+
+@cache
+def can_cut_network(file: str) -> bool:
+    """Tell whether this user may run this image without a network (`--net --network none`), which sites may forbid."""
+    command = runtime()
+    if command is None:
+        return False
+
+    def runs(*options: str) -> bool:
+        with suppress(OSError, subprocess.TimeoutExpired):
+            tried = [command, "exec", "--containall", *options, file, "true"]
+            return not subprocess.run(tried, capture_output=True, stdin=subprocess.DEVNULL, timeout=300).returncode
+        return False
+
+    if runs("--net", "--network", "none"):
+        return True
+    if runs():  # else it can't be run at all, and whoever runs it says why
+        log.warning("%s can't be kept from the network here: this apptainer forbids it", printable(file))
+    return False

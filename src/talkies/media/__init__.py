@@ -1,13 +1,14 @@
 """All media: probe, read and write films through ffmpeg, put sound under pictures. No torch, and nothing of a run."""
 
 from .clip import MAX_RATE, Clip, Sound, SoundFile, Stream, probe, probe_sound, streams, tags
+from .excerpt import excerpt_frames, write_excerpt
 from .ffmpeg import ffmpeg_path, ffmpeg_version
 from .film import FILM_SIZE, FrameWriter
 from .folders import CLIP_SUFFIXES, PICTURE_SUFFIXES, list_clips, list_pictures, sort_folder
 from .frames import Box, read_frames
 from .mosaics import MOSAIC_FILMS, MOSAIC_SIDE, mosaic
 from .pictures import MAX_PIXELS, read_picture
-from .sound import remux
+from .sound import remux, write_wav
 
 __all__ = [
     "CLIP_SUFFIXES",
@@ -23,6 +24,7 @@ __all__ = [
     "Sound",
     "SoundFile",
     "Stream",
+    "excerpt_frames",
     "ffmpeg_path",
     "ffmpeg_version",
     "list_clips",
@@ -36,4 +38,6 @@ __all__ = [
     "sort_folder",
     "streams",
     "tags",
+    "write_excerpt",
+    "write_wav",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,13 @@ from .clip import list_packets
 from .ffmpeg import SCALING, Ffmpeg, complaint, file_url
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .pictures import Frame
 
 
+NVENC, NVENC_PRESET = "h264_nvenc", "p5"
 FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
 
 
@@ -27,7 +32,8 @@ class FrameWriter:
 
     On a clean exit the film is checked (frames, rate, size) and renamed onto `path`; after an exception nothing
     remains. Odd sides grow by one pixel that repeats the edge, as yuv420p halves them. `part` is the temporary name
-    (default: hidden, beside `path`); it may lie on another disk.
+    (default: hidden, beside `path`); it may lie on another disk. encoder: x264, or nvenc, which encodes on a GPU
+    where one can (x264 does elsewhere), at a quality of about the same number (`crf`).
 
     Raises TalkiesError (also for zero frames) or OSError (full disk …), never InputError.
     """
@@ -40,6 +46,7 @@ class FrameWriter:
         size: tuple[int, int] | None = None,
         crf: int = 18,
         preset: str = "medium",
+        encoder: str = "x264",
         comment: str | None = None,
         threads: int | None = None,
         part: Path | None = None,
@@ -49,7 +56,12 @@ class FrameWriter:
         self.rate = Fraction(rate)
         self.size = size  # width, height of the frames given
         self.frames = 0
-        self._crf, self._preset, self._comment, self._threads = crf, preset, comment, threads
+        if encoder == "nvenc" and opens_nvenc():
+            self.encoding = {"crf": crf, "preset": NVENC_PRESET, "encoder": "nvenc"}
+        else:
+            self.encoding = {"crf": crf, "preset": preset, "encoder": "x264"}
+        self._comment, self._threads = comment, threads
+        self._form: str | None = None  # of its pixels, as ffmpeg names it
         self._process: Ffmpeg | None = None
 
     def __enter__(self) -> FrameWriter:
@@ -58,20 +70,40 @@ class FrameWriter:
         return self
 
     def write(self, frame: Frame) -> None:
-        """Append one frame, uint8 [H,W,3] RGB; every frame has the size of the first."""
+        """Append one frame, uint8 [H,W,3] RGB; every frame has the size and form of the first."""
         import numpy as np
 
         height, width = frame.shape[:2]
-        self.size = self.size or (width, height)
-        if frame.dtype != np.uint8 or frame.shape != (self.size[1], self.size[0], 3):
-            raise ValueError(f"a frame of {frame.dtype} {frame.shape}; uint8 {(*self.size[::-1], 3)} is needed")
+        self._expect(frame, (width, height), "rgb24", (height, width, 3))
         if width % 2 or height % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        self._write(np.ascontiguousarray(frame))
+
+    def write_planes(self, planes: NDArray[np.uint8]) -> None:
+        """Append one frame as the encoder takes it: uint8 [H * 3 / 2, W], H rows of luma, then Cb, Cr; even sides.
+
+        Its colours are yuv420p, bt709, limited range: nothing is left to convert.
+        """
+        import numpy as np
+
+        width, height = planes.shape[1], planes.shape[0] * 2 // 3
+        if width % 2 or height % 2:
+            raise ValueError(f"planes of {width}x{height} pixels: even sides are needed")
+        self._expect(planes, (width, height), "yuv420p", (height * 3 // 2, width))
+        self._write(np.ascontiguousarray(planes))
+
+    def _expect(self, frame: NDArray[np.uint8], size: tuple[int, int], form: str, shape: tuple[int, ...]) -> None:
+        self.size, self._form = self.size or size, self._form or form
+        if frame.dtype != "uint8" or frame.shape != shape or (self.size, self._form) != (size, form):
+            wanted = "{}x{}".format(*self.size)
+            raise ValueError(f"a frame of {frame.dtype} {frame.shape}; uint8 {self._form} of {wanted} is needed")
+
+    def _write(self, frame: NDArray[np.uint8]) -> None:
         if self._process is None:
             self._process = Ffmpeg(self._arguments(), stdin=True, level="error")
             self._process.__enter__()
         try:
-            self._process.stdin.write(np.ascontiguousarray(frame).data.cast("B"))
+            self._process.stdin.write(frame.data.cast("B"))
         except BrokenPipeError:
             self._fail()
         self.frames += 1
@@ -92,15 +124,25 @@ class FrameWriter:
 
     def _arguments(self) -> list[str]:
         width, height = self._even_size
+        assert self._form is not None
+        steps = ["setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709", "setsar=1"]
+        if self._form != "yuv420p":
+            steps.insert(0, f"scale=flags={SCALING}:out_color_matrix=bt709:out_range=tv,format=yuv420p")
         return [
-            *["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"],
+            *["-f", "rawvideo", "-pixel_format", self._form, "-video_size", f"{width}x{height}"],
             *["-framerate", str(self.rate), "-i", "pipe:0"],
-            *["-vf", f"scale=flags={SCALING}:out_color_matrix=bt709:out_range=tv,format=yuv420p,setsar=1"],
-            *["-c:v", "libx264", "-preset", self._preset, "-crf", str(self._crf)],
-            *(["-threads", str(self._threads)] if self._threads else []),
+            *["-vf", ",".join(steps)],
+            *self._encoder(),
             *["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"],
             *mp4_output(self.part, self._comment),
         ]
+
+    def _encoder(self) -> list[str]:
+        quality, preset = str(self.encoding["crf"]), ["-preset", str(self.encoding["preset"])]
+        if self.encoding["encoder"] == "nvenc":
+            return ["-c:v", NVENC, *preset, "-rc", "vbr", "-cq", quality, "-b:v", "0"]
+        threads = ["-threads", str(self._threads)] if self._threads else []
+        return ["-c:v", "libx264", *preset, "-crf", quality, *threads]
 
     def _fail(self) -> None:
         assert self._process is not None
@@ -123,6 +165,17 @@ class FrameWriter:
                 f"{film.frames} frames of {self.frames}, {film.rate} a second of {self.rate}: try again"
             )
         publish(self.part, self.path)
+
+
+@cache
+def opens_nvenc() -> bool:
+    """Tell whether a GPU encodes: by a film of one frame, for a card's name does not tell it."""
+    picture = ["-f", "lavfi", "-i", f"color=size={FILM_SIZE}x{FILM_SIZE}:rate=25", "-frames:v", "1"]
+    try:
+        with Ffmpeg([*picture, "-c:v", NVENC, "-f", "null", "-"], level="error", timeout=60) as process:
+            return process.finish() == 0
+    except (TalkiesError, OSError):
+        return False
 
 
 def mp4_output(part: Path, comment: str | None) -> list[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, TalkiesError, printable
-from ..files import beside, publish
+from ..files import beside, publish, whole
 from .clip import Clip, Sound, SoundFile
-from .ffmpeg import SECONDS, Ffmpeg, complaint, input_arguments, seconds_for, seconds_text
+from .ffmpeg import AGAIN, SECONDS, Ffmpeg, complaint, file_url, input_arguments, seconds_for, seconds_text
 from .film import Film, check_film, mp4_output
 
 log = logging.getLogger("talkies")
@@ -89,6 +89,36 @@ def remux(
     raise InputError(
         clip.path, f"its sound ({sound.codec}) cannot be used ({fault}): go on without it, by audio: false"
     )
+
+
+def write_wav(
+    clip: Clip | SoundFile, target: Path, *, start: Fraction | None, duration: Fraction, rate: int = 16_000
+) -> None:
+    """Write a clip's sound as programs that listen to speech want it: wav, mono, 16 bits, `rate` samples a second.
+
+    It is as long as the picture, `duration` seconds from `start` (seconds after the clip's first picture) on; where
+    there is no sound it is silent. Whole or not at all. Raises InputError naming the clip where its sound can't be
+    decoded.
+    """
+    sound = clip.sound
+    assert sound is not None
+    origin = clip.start + (start or 0)
+    until = seconds_text(duration)
+    shape = f"aresample={rate}:async=1:min_hard_comp=0.02:first_pts=0,apad,atrim=end={until}"
+    with whole(target) as part:
+        arguments = [
+            *["-copyts", *input_arguments(clip.file, "-itsoffset", seconds_text(-origin))],
+            *["-map", f"0:{sound.stream}", "-af", shape, "-ac", "1", "-c:a", "pcm_s16le"],
+            *["-map_metadata", "-1", "-fflags", "+bitexact", "-f", "wav", "-y", file_url(part)],
+        ]
+        seconds = SECONDS + float(duration) + seconds_for(clip.file)
+        with Ffmpeg(arguments, level="error", seconds=seconds) as process:
+            process.stdout.read()
+            code = process.finish()
+        if code or process.fault:
+            raise InputError(
+                clip.path, f"its sound can't be decoded ({process.fault or complaint(process.stderr)}): {AGAIN}"
+            )
 
 
 def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: Film) -> list[str | None]:

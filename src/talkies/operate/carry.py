@@ -19,15 +19,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import media
-from ..errors import TalkiesError, printable
-from ..files import fits, parse_json, read_json, write_json
+from ..errors import TalkiesError, counted, printable
+from ..files import fits, parse_json, read_json, shipped, write_json
+from ..fomm.model.published import CARRIED, LOCK
+from ..host.container import ADDRESS
 from ..host.scratch import own_folder
+from ..run import programs
 from ..run import settings as config
 from ..run.folder import HOME
 from ..run.planner import at_work
@@ -196,8 +200,8 @@ def verify(place: Place, source: str, target: str, names: Sequence[str], *option
     wrong = [name for code, name in done if code[1] in "fL" and (code[0] in "<>c" or "t" in code)]
     if wrong:
         raise TalkiesError(
-            f"{printable(wrong[0])} ({len(wrong)} files in all) is not the same on both sides: it changed meanwhile "
-            "or was damaged on its way: call it again"
+            f"{printable(wrong[0])} ({counted(len(wrong), 'file')} in all) is not the same on both sides: "
+            "it changed meanwhile or was damaged on its way: call it again"
         )
 
 
@@ -222,13 +226,42 @@ def inputs(settings: dict) -> list[str]:
     for key, path in (("pairs", settings["pairs"]), ("model.checkpoint", settings["model"]["checkpoint"])):
         names += filter(None, [inside(key, path)])
     names += filter(None, [inside("container", image)])
+    names += _of_engines(settings)
     return list(dict.fromkeys(name for name in names if os.path.lexists(name)))
+
+
+def _of_engines(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what other programs need of the run folder: image, checkpoint, binds.
+
+    Examples that lie with the package, elsewhere, are brought there by the package there.
+    """
+    examples = shipped("examples")
+    for name, program in programs.programs(settings).items():
+        image = None if program.image is None or ADDRESS.match(program.image) else program.image
+        places = [("image", image), ("checkpoint", program.checkpoint)]
+        places += [("binds", bind.partition(":")[0]) for bind in program.binds]
+        for key, place in places:
+            path = None if place is None else Path(place).expanduser()
+            if path and path.is_relative_to(examples) and not examples.is_relative_to(Path.cwd()):
+                continue
+            if below := inside(f"engine {name}: {key}", path):
+                yield below
+
+
+def weights_elsewhere(stated: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Path]:
+    """Return the files of weights that config.yaml asks for by their preset, where they lie beyond the run folder."""
+    path = Path(settings["model"]["checkpoint"] or "")
+    if (stated.get("model") or {}).get("checkpoint") or not path.is_absolute():
+        return []
+    return [each for each in (path, path.with_name(LOCK)) if each.exists()]
 
 
 def push(place: Place, *, dry: bool, delete: bool) -> None:
     """Carry a run folder's inputs to its other end."""
-    settings = config.load(Path("config.yaml"))
-    names = inputs(settings)
+    stated = config.read(Path("config.yaml"))
+    settings = config.complete(stated)
+    weights = weights_elsewhere(stated, settings)
+    names = inputs(settings if not weights else {**settings, "model": {"checkpoint": None}})
     if place.host is None and not dry:
         Path(place.folder).mkdir(parents=True, exist_ok=True)
     make = ["--rsync-path", f"mkdir -p {shlex.quote(place.folder)} && rsync"] if place.host and not dry else []
@@ -248,6 +281,13 @@ def push(place: Place, *, dry: bool, delete: bool) -> None:
                     brought.add(carried(went) if chosen is names else [])
                     brought.write(place)
                 done += went
+        if weights:  # into the run folder there, where its preset finds them
+            here, there = f"{weights[0].parent}/", where.path(f"{CARRIED}/")
+            only = ["--copy-links", *(["--dry-run"] if dry else [])]
+            went = rsync(where, *only, here, there, names=[path.name for path in weights])
+            if not dry:
+                verify(place, here, there, carried(went), "--copy-links")
+            done += [(code, f"{CARRIED}/{name}") for code, name in went]
         tell("push", done, dry, f"to {place}")
         superfluous(where, settings, brought, dry=dry, delete=delete)
     if not dry:
@@ -316,7 +356,7 @@ def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, de
             print(f"{'would be removed there' if dry else 'removed there'}: {printable(name)}")
     elif gone:
         what = "there and not here, and would be animated too: --delete removes them"
-        print(f"stage: {len(gone)} files {what} ({printable(gone[0])}{', ...' if gone[1:] else ''})")
+        print(f"stage: {counted(len(gone), 'file')} {what} ({printable(gone[0])}{', ...' if gone[1:] else ''})")
     for key, suffixes in (("images", media.PICTURE_SUFFIXES), ("driving", media.CLIP_SUFFIXES)):
         below = os.path.relpath(settings[key])
         if below.startswith("..") or not Path(below).is_dir():
@@ -327,8 +367,8 @@ def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, de
         more = [name for name in more if Path(name).suffix.lower() in suffixes]
         if foreign := [name for name in more if os.path.normpath(f"{below}/{name}") not in gone]:
             print(
-                f"stage: {key}: {len(foreign)} files there would be animated too; no push brought them as they are: "
-                f"they stay ({printable(foreign[0])}{', ...' if foreign[1:] else ''})"
+                f"stage: {key}: {counted(len(foreign), 'file')} there would be animated too; "
+                f"no push brought them as they are: they stay ({printable(foreign[0])}{', ...' if foreign[1:] else ''})"
             )
 
 
@@ -361,7 +401,7 @@ def pull(place: Place, *, dry: bool) -> None:
     tell("pull", done, dry, f"from {place}")
     replaced = sum(1 for path in aside.rglob("*") if path.is_file())
     if replaced:
-        print(f"stage: {replaced} files that were other ones here are kept in {aside}")
+        print(f"stage: {counted(replaced, 'file')} that differed here: kept in {aside}")
 
 
 def tell(what: str, done: Sequence[tuple[str, str]], dry: bool, where: str) -> None:
@@ -370,7 +410,7 @@ def tell(what: str, done: Sequence[tuple[str, str]], dry: bool, where: str) -> N
     if dry:
         for name in names:
             print(printable(name))
-    print(f"stage: {what}: {len(names)} files {'would go' if dry else 'carried'} {where}")
+    print(f"stage: {what}: {counted(len(names), 'file')} {'would go' if dry else 'carried'} {where}")
 
 
 def stage(action: str, target: str | None, *, dry: bool = False, delete: bool = False) -> None:

@@ -25,9 +25,11 @@ from typing import Any
 import yaml
 
 from .. import __version__, media
-from ..errors import TalkiesError, printable
+from ..command import Command, Program
+from ..errors import TalkiesError, counted, printable
 from ..files import file_digest
 from ..host import container, scratch
+from ..run import programs
 from ..run import settings as config
 from ..run.folder import HOME
 from ..run.outside import folders_outside
@@ -39,6 +41,8 @@ PROBE_SECONDS = 10
 """A scratch disk's speed is measured by so many bytes, or for so long."""
 ANSWER_SECONDS = 20
 """How long a program may take to answer."""
+FORGOTTEN_SECONDS = 60
+"""Snakemake asks sacct instead of squeue where SLURM's MinJobAge is below this: three times its first look's delay."""
 GPU_SECONDS = 240
 """How long PyTorch may take to load (cold, from a network disk) and to try the GPU."""
 
@@ -69,7 +73,7 @@ def examine(folder: Path, *, as_json: bool = False) -> int:
     print(f"{'':8}{PLACES[place]} ({socket.gethostname()})")
     for grade, subject, text in findings:
         print(f"{grade:8}{subject}: {text}")
-    print("all that a run needs here is there" if not missing else f"{missing} things to mend")
+    print("all that a run needs here is there" if not missing else f"{counted(missing, 'thing')} to mend")
     return 1 if missing else 0
 
 
@@ -102,8 +106,10 @@ def _findings(folder: Path, place: str) -> Iterator[Finding]:
         yield from _slurm(place, settings)
         yield from _profile(folder, place)
         needed = place != "machine" and (settings is None or settings["container"] is not None)
-        yield from _runtime(needed)
+        others = programs.programs(settings) if settings else {}
+        yield from _runtime(needed or any(program.image for program in others.values()))
         yield from _image(needed, settings)
+        yield from _programs(others)
     yield from _outside(place, settings)
     yield from _disks(folder, settings)
     if not (folder / "Snakefile").exists() and settings is None:
@@ -207,7 +213,7 @@ def _engine(place: str) -> Iterator[Finding]:
                 yield "MISSING", "GPU", f"{what}, and nvidia-smi finds none: use another node, tell the admin of this"
         return
     found = json.loads(out.splitlines()[-1])
-    built = f"for CUDA {found['cuda']}" if found["cuda"] else "without CUDA"
+    built = f"for CUDA {found['cuda']} ({', '.join(found['built_for'])})" if found["cuda"] else "without CUDA"
     yield "ok", "torch", f"{found['torch']}, built {built}, {found['threads']} cores for this job"
     yield from _device(found, cards, granted, place)
     if "weights" in found:
@@ -220,6 +226,9 @@ def _device(found: Mapping[str, Any], cards: list[str], granted: str | None, pla
     """Say whether the card, its driver and torch agree, by a computation on it."""
     what = f"CUDA_VISIBLE_DEVICES={granted}" if granted else "there is one"
     if found["fault"] or (cards and found["device"] == "cpu" and granted not in ("-1", "NoDevFiles")):
+        if found.get("unfit"):
+            yield "note" if place == "login" else "MISSING", "GPU", printable(found["unfit"])
+            return
         if not found["cuda"]:
             remedy = "this torch is built without CUDA: install the ordinary one, or use the image for GPUs"
         elif "too old" in str(found["fault"]):
@@ -280,11 +289,22 @@ def _accounts(wanted: Mapping[str, Any]) -> Iterator[Finding]:
     storage = re.search(r"AccountingStorageType\s*=\s*(\S+)", out)
     accounted = storage is not None and not storage[1].endswith("none") and storage[1] != "(null)"
     code, _, complaint = _ask("sacct", "--noheader", "--allocations", "--starttime=now") if accounted else (1, "", "")
-    if accounted and code == 0:
-        yield "ok", "sacct", "usable, for a profile that says slurm-status-command: sacct"
+    why = None if accounted and code == 0 else complaint or ("it fails" if accounted else "accounting is off")
+    age = re.search(r"MinJobAge\s*=\s*(\d+)", out)
+    if age is not None and int(age[1]) >= FORGOTTEN_SECONDS:
+        yield "ok", "squeue", "Snakemake asks it whether jobs have ended, as profiles/slurm says"
+        yield (
+            "ok" if why is None else "note",
+            "sacct",
+            f"not usable ({why}), nor needed" if why else "usable, not needed",
+        )
     else:
-        why = complaint or ("accounting is off" if not accounted else "it fails")
-        yield "note", "sacct", f"not usable ({why}): slurm-status-command: squeue, as profiles/slurm has it"
+        forgets = f"SLURM forgets ended jobs after {age[1]} s (MinJobAge)" if age else "SLURM does not tell MinJobAge"
+        if why is None:
+            yield "ok", "sacct", f"usable, and Snakemake asks it whether jobs have ended: {forgets}"
+        else:
+            remedy = f"ask the admin for a MinJobAge of {FORGOTTEN_SECONDS} s or more"
+            yield "MISSING", "sacct", f"{forgets}, and sacct is not usable ({why}): {remedy}"
     accounts = {str(w["slurm_account"]) for w in wanted.values() if isinstance(w, dict) and w.get("slurm_account")}
     if not accounts:
         return
@@ -407,6 +427,29 @@ def _image(needed: bool, settings: Mapping[str, Any] | None) -> Iterator[Finding
     yield "ok" if doubt is None else "note", "image", found + (f", version {__version__}" if doubt is None else "")
     if doubt:
         yield "note", "image", doubt
+
+
+def _programs(others: Mapping[str, Program]) -> Iterator[Finding]:
+    """Look at other programs that animate here: that they are there and can be started."""
+    for name, program in others.items():
+        subject = f"engine {printable(name)}"
+        first = Command(program.command).words[0]
+        if program.image is None:
+            found = shutil.which(first if "/" not in first else Path(program.workdir or "/", first).expanduser())
+            if program.workdir is not None and not Path(program.workdir).is_dir():
+                yield "MISSING", subject, f"workdir: there is no folder {printable(program.workdir)}: give its path"
+            elif "{" not in first and found is None:
+                yield "MISSING", subject, f"there is no program {printable(first)} here: install it, or name its path"
+            else:
+                yield "ok", subject, f"runs on this machine: {printable(str(found or first))}"
+            continue
+        file = programs.image_file(program)
+        if not file.exists():
+            yield "note", subject, f"{printable(program.image)} is pulled when a run begins: it needs the network then"
+            continue
+        network = "" if program.network or container.can_cut_network(str(file)) else "; it can't be cut off the network"
+        size = file.stat().st_size / 1e9
+        yield "ok", subject, f"{printable(file)}, {size:.2f} GB, sha256 {programs.digest_of(file)}{network}"
 
 
 def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding]:

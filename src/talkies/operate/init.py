@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import TalkiesError, printable
-from ..files import whole
+from ..files import shipped, whole
 from ..run.reference import EXAMPLE_TABLE, as_yaml
-from ..run.settings import shipped
 
 PICTURES, VIDEOS = "images", "driving"
 PROFILE_LINK = "slurm"
@@ -35,7 +34,11 @@ def lay_out(folder: Path, *, examples: bool = False) -> tuple[list[str], list[st
     files |= {f"profiles/{path.relative_to(profiles)}": path.read_bytes() for path in sorted(profiles.glob("*/*"))}
     if examples:
         shown = shipped("examples")
-        files |= {str(path.relative_to(shown)): path.read_bytes() for path in sorted(shown.glob("*/*"))}
+        files |= {
+            f"{folder}/{path.name}": path.read_bytes()
+            for folder in (PICTURES, VIDEOS)
+            for path in sorted((shown / folder).iterdir())
+        }
     steps: dict[str, Callable[[Path], None]] = {f"{name}/": Path.mkdir for name in (PICTURES, VIDEOS)}
     steps |= {name: _writer(content) for name, content in files.items()}
     steps[PROFILE_LINK] = lambda path: path.symlink_to(f"profiles/{PROFILE_LINK}")

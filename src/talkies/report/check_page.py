@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from ..errors import printable
+from ..errors import counted, printable
 from ..files import read_json, write_json
 from ..run.folder import CHECK_PAGE
 from ..stages.check import DOUBTFUL, FAILS, LEVELS, NOTE, RESULT, Finding
@@ -20,7 +20,7 @@ def summary(findings: Sequence[Finding]) -> str:
     """Say in a line how many files there are and how many of them need a look."""
     count = [sum(finding.level == level for finding in findings) for level in range(len(LEVELS))]
     good = len(findings) - count[0] - count[1]
-    return f"{len(findings)} files: {good} good, {count[1]} to look at, {count[0]} unusable"
+    return f"{counted(len(findings), 'file')}: {good} good, {count[1]} to look at, {count[0]} unusable"
 
 
 def facts_line(finding: Finding) -> str:

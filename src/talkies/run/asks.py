@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engines import FOMM
 from ..files import digest
 from ..fomm.model.presets import PRESETS
 from ..media.film import FILM_SIZE
@@ -19,15 +20,35 @@ from ..media.paste import FEATHER, LARGEST_SIDE
 from .record import RECIPE
 
 if TYPE_CHECKING:
+    from ..command import Program
     from .pairs import Pair, Source, Take
     from .plan import Plan
 
-FILM_CRF = 18
-FILM_PRESET = "medium"
-ENCODING = {"size": FILM_SIZE, "crf": FILM_CRF, "preset": FILM_PRESET}
-"""How films are encoded (libx264)."""
+ENCODING: dict[str, Any] = {"crf": 18, "preset": "veryfast", "encoder": "x264"}
+"""How films are encoded where config.yaml says nothing (`FrameWriter`)."""
+FIRST_ENCODING: dict[str, Any] = {"crf": 18, "preset": "medium"}
+"""What stands in keys for ENCODING, whatever that is: by this all films were made at first. So a film that was made by
+an earlier one is done, and only what config.yaml says of its own makes another."""
 
 Asked = dict[str, Any]
+
+
+def encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a run's films are encoded: crf, preset, encoder."""
+    return ENCODING | _own_encoding(settings)
+
+
+def _own_encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what config.yaml says of encoding that is not left to talkies."""
+    own = {name: value for name, value in settings["film"].items() if value not in (None, "x264")}
+    if own.get("encoder") == "nvenc":  # and where that can't be opened, x264 takes the usual preset
+        own.pop("preset", None)
+    return own
+
+
+def _encoding_asked(settings: Mapping[str, Any], **more: Any) -> Asked:
+    own = _own_encoding(settings)
+    return {"film": {**more, **FIRST_ENCODING}, **({"own_encoding": own} if own else {})}
 
 
 def source(wanted: Source, content: Any) -> Asked:
@@ -62,7 +83,7 @@ def film(
     pair: Pair,
     source: Source,
     take: Take,
-    model: Mapping[str, Any],
+    settings: Mapping[str, Any],
     *,
     picture: Any,
     driving: Any,
@@ -73,6 +94,7 @@ def film(
 
     picture, driving: the contents of its files. recipe: of the preset; None takes today's.
     """
+    model = settings["model"]
     recipe = PRESETS[model["preset"]].recipe if recipe is None else recipe
     return {
         "source": picture,
@@ -85,10 +107,51 @@ def film(
         "preset": model["preset"],
         "precision": model["precision"],
         "weights": weights,
-        "film": ENCODING,
+        **_encoding_asked(settings, size=FILM_SIZE),
         **_flipped(take),
         # A preset whose films changed while its weights did not; the others' keys are what they were.
         **({"preset_recipe": recipe} if recipe > 1 else {}),
+    }
+
+
+def film_of_program(
+    pair: Pair,
+    source: Source,
+    take: Take,
+    program: Program,
+    settings: Mapping[str, Any],
+    *,
+    picture: Any,
+    driving: Any,
+    sound: Any,
+    contents: Mapping[str, Any],
+) -> Asked:
+    """Return what a pair's pixels depend on where another program makes them.
+
+    picture, driving, sound: the contents of the pair's files; contents: of the program's image and checkpoint.
+    """
+    square = program.input == "square"
+    chosen = {
+        "relative": pair.relative,
+        "adapt_scale": pair.adapt_scale,
+        "find_best_frame": pair.best_frame == "auto",
+        "best_frame": pair.best_frame if isinstance(pair.best_frame, int) else 0,
+    }
+    return {
+        "source": picture,
+        "driving": driving,
+        "crops": [source.crop, take.crop] if square else None,
+        "segment": [take.start, take.end],
+        # A choice that the command does not take changes nothing.
+        "choices": {name: value for name, value in chosen.items() if program.uses(name)},
+        "sound": sound if program.uses("audio") else None,
+        "program": {
+            **contents,
+            **{name: getattr(program, name) for name in ("command", "workdir", "input", "side", "output_side")},
+            **{name: getattr(program, name) for name in ("result", "batch")},
+        },
+        **_encoding_asked(settings),
+        **_flipped(take),
     }
 
 
@@ -143,17 +206,32 @@ class Specs:
         plan = self.plan
         pair = plan.pairs[name]
         wanted, take = plan.sources[pair.source], plan.takes[pair.take]
+        if pair.engine in plan.others:
+            return _spec(self._film_of_program(pair, wanted, take))
         asked = film(
             pair,
             wanted,
             take,
-            plan.settings["model"],
+            plan.settings,
             picture=self.source(pair.source),
             driving=self.driving(pair.take),
             weights=plan.weights,
             recipe=1 if plan.without_specs else None,
         )
         return _spec(asked)
+
+    def _film_of_program(self, pair: Pair, wanted: Source, take: Take) -> Asked:
+        return film_of_program(
+            pair,
+            wanted,
+            take,
+            self.plan.others[pair.engine],
+            self.plan.settings,
+            picture=self.source(pair.source),
+            driving=self.driving(pair.take),
+            sound=[pair.audio, self.plan.sounds.get(pair.audio)] if isinstance(pair.audio, str) else None,
+            contents=self.plan.programs[pair.engine],
+        )
 
     def shown(self, name: str) -> str:
         """Return the spec of what a pair's talkie shows: that of the silent film where it shows the square alone."""
@@ -192,7 +270,9 @@ class Specs:
 
 def compared(plan: Plan) -> list[tuple[str, str]]:
     """Return which pictures are moved by which takes, counted from the first frame: there poses matter."""
-    return sorted({(p.source, p.take) for p in plan.pairs.values() if p.relative and p.best_frame is None})
+    return sorted(
+        {(p.source, p.take) for p in plan.pairs.values() if p.relative and p.best_frame is None and p.engine == FOMM}
+    )
 
 
 def _spec(asked: Asked | list[Any]) -> str:

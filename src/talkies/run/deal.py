@@ -63,6 +63,7 @@ def deal(plan: Plan, previous: Plan | None, receipts: Receipts, *, on_cluster: b
         lambda number: worth if on_cluster else min(worth, FIRST_SECONDS * 2 ** min(number, 30)),
         at_least=spread,
         after=_last("pairs", previous.pair_shards if previous else {}, receipts),
+        kind=lambda name: plan.pairs[name].engine,
     )
 
 
@@ -118,13 +119,19 @@ def assign(
     *,
     at_least: int = 1,
     after: int = 0,
+    kind: Callable[[str], str] = lambda item: "",
 ) -> dict[str, list[str]]:
     """Put items into shards of at most `most` items and about so much weight; those of `stay` are where they were.
 
     heaviest: the weight of the first, second, ... new shard (counted from 0). at_least: so many shards for the new
-    items, where there are so many. after: the last number given so far.
+    items, where there are so many. after: the last number given so far. kind: of an item; those of a shard are of one,
+    for a job loads one engine.
     """
-    shards = {shard: kept for shard, items in stay.items() if (kept := [item for item in items if item in weights])}
+    shards = {}
+    for shard, items in stay.items():
+        kept = [item for item in items if item in weights]
+        if kept := [item for item in kept if kind(item) == kind(kept[0])]:
+            shards[shard] = kept
     placed = {item for items in shards.values() for item in items}
     first = number = max(after, last_number(stay))
     new = {item: weight for item, weight in weights.items() if item not in placed}
@@ -132,8 +139,9 @@ def assign(
     share = sum(new.values()) / at_least if at_least > 1 else math.inf
     current: list[str] = []
     load = 0.0
-    for item, weight in new.items():
-        if not current or len(current) >= most or load + weight > min(heaviest(number - first - 1), share):
+    for item, weight in sorted(new.items(), key=lambda each: kind(each[0])):
+        full = len(current) >= most or load + weight > min(heaviest(number - first - 1), share)
+        if not current or full or kind(item) != kind(current[0]):
             number += 1
             current = shards[f"{prefix}-{number:04d}"] = []
             load = 0.0

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..errors import printable, size_text
+from ..engines import FOMM
+from ..errors import counted, printable, size_text
 from ..files import read_json
 from ..host.disk import room
 from .asks import is_shown
@@ -61,7 +62,7 @@ def preparing_seconds(take: Take) -> float:
 
 def animating_seconds(plan: Plan, pair: Pair) -> float:
     """Return how long a pair's film is expected to take."""
-    return PAIR_SECONDS + plan.takes[pair.take].frames / plan.rate
+    return PAIR_SECONDS + plan.takes[pair.take].frames / plan.rate(pair.engine)
 
 
 def seconds(plan: Plan, stage: str, shard: str) -> float:
@@ -70,7 +71,8 @@ def seconds(plan: Plan, stage: str, shard: str) -> float:
         takes = (plan.takes[take] for take in plan.take_shards.get(shard, []))
         return PICTURE_SECONDS * len(plan.picture_shards.get(shard, [])) + sum(map(preparing_seconds, takes))
     if stage == "motion":
-        return sum(TAKE_SECONDS + plan.takes[take].frames / plan.rate for take in plan.take_shards[shard])
+        rate = plan.rate(FOMM)
+        return sum(TAKE_SECONDS + plan.takes[take].frames / rate for take in plan.items("motion", shard))
     pairs = [plan.pairs[name] for name in plan.pair_shards[shard]]
     if stage == "animate":
         return sum(animating_seconds(plan, pair) for pair in pairs)
@@ -83,7 +85,7 @@ def seconds(plan: Plan, stage: str, shard: str) -> float:
 def walltime(plan: Plan, stage: str, shard: str | None) -> int:
     """Return the minutes that a job of this stage and shard is given: an estimate with a margin, and its start.
 
-    shard None: the gallery and the verdict, which look at every pair, and the check, at every file.
+    shard None: the gallery, which looks at every pair, and the check, at every file.
     """
     files = len(plan.sources) + len(plan.takes)
     whole = CHECK_SECONDS * files if stage == "check" else LOOK_SECONDS * len(plan.pairs)
@@ -100,25 +102,40 @@ def _mosaic_frames(plan: Plan) -> int:
     return sum(min(count, most) * plan.takes[take].frames for take, count in films.items())
 
 
-def learnt_rate(settings: Mapping[str, Any], receipts: Receipts, *, on_cluster: bool) -> float | None:
-    """Return the frames a second of finished films of the same preset and kind of device, None while there is none.
+def rates(settings: Mapping[str, Any], receipts: Receipts, *, on_cluster: bool) -> dict[str, float]:
+    """Return the frames a second that each engine of the settings is expected to make.
 
-    The median of a few: each film's time has its beginning and end in it, so that short ones count as slow.
+    As config.yaml says; else the median of a few finished films by the same engine, preset and kind of device; else
+    FRAMES_PER_SECOND. Each film's time has its beginning and end in it, so that short ones count as slow.
     """
+    if settings["frames_per_second"]:
+        return dict.fromkeys(settings["engines"], settings["frames_per_second"])
     wanted = settings["model"]["device"]
     if wanted == "auto":
         gpu = {"gpu": 1, **settings["slurm"]["gpu"]}
-        given = bool(gpu["gpu"] or gpu.get("gres")) if on_cluster else Path("/dev/nvidiactl").exists()
+        given = bool(gpu["gpu"] or gpu.get("gres")) if on_cluster else has_gpu()
         wanted = "cuda" if given else "cpu"
-    rates = []
-    for record in islice(_some_records(Path(settings["results"]), receipts), LEARNING_FILMS):
+    seen: dict[str, list[float]] = {name: [] for name in settings["engines"]}
+    for record in islice(_some_records(Path(settings["results"]), receipts), LEARNING_FILMS * len(seen)):
         try:
-            model, frames, took = record["model"], record["picture"]["frames"], record["seconds"]
-            if model["preset"] == settings["model"]["preset"] and model["device"].startswith(wanted) and took > 0:
-                rates.append(frames / took)
+            # Records of films made before there were other engines name none.
+            engine, model = record.get("engine", {"name": FOMM}), record.get("model", {})
+            frames, took = record["picture"]["frames"], record["seconds"]
+            alike = engine["name"] != FOMM or model["preset"] == settings["model"]["preset"]
+            device = model["device"] if engine["name"] == FOMM else engine["device"]
+            if alike and engine["name"] in seen and device.startswith(wanted) and took > 0:
+                seen[engine["name"]].append(frames / took)
         except (KeyError, TypeError, AttributeError):
             continue  # not a record of ours
-    return float(f"{median(rates):.2g}") if rates and median(rates) > 0 else None
+    return {
+        name: float(f"{median(each):.2g}") if each and median(each) > 0 else FRAMES_PER_SECOND
+        for name, each in seen.items()
+    }
+
+
+def has_gpu() -> bool:
+    """Tell whether this machine has a GPU that a driver is loaded for."""
+    return Path("/dev/nvidiactl").exists()
 
 
 def _some_records(results: Path, receipts: Receipts) -> Iterable[dict[str, Any]]:
@@ -136,10 +153,21 @@ def frames_of(plan: Plan, names: Iterable[str]) -> int:
     return sum(plan.takes[plan.pairs[name].take].frames for name in names)
 
 
+def frames_a_second(plan: Plan, names: Iterable[str]) -> str:
+    """Say at what rates these pairs are expected to be animated."""
+    engines = dict.fromkeys(plan.pairs[name].engine for name in names)
+    if len(plan.engines) == 1:
+        return f"{plan.rate(next(iter(plan.engines))):g} frames/s"
+    return ", ".join(f"{plan.rate(name):g} frames/s ({name})" for name in engines)
+
+
 def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
     """Say in a line how much a run is: pairs, jobs, time and gigabytes still to make, by estimate; and what room."""
     seconds = sum(animating_seconds(plan, plan.pairs[name]) for name in state.to_animate)
-    took = f"{seconds / 3600:.3g} GPU hours" if on_cluster else duration(seconds)
+    if on_cluster:
+        took = f"{seconds / 3600:.3g} GPU hours" if seconds >= 3600 else f"{duration(seconds)} of a GPU"
+    else:
+        took = duration(seconds)
     drivings = len({take.driving for take in plan.takes.values()})
     free, limit = room(Path(plan.settings["results"]))
     pilot = f" (a pilot, first: {plan.settings['first']})" if plan.is_pilot else ""
@@ -147,11 +175,12 @@ def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
     if len(state.to_animate) < len(state.to_make):
         to_make += f", {len(state.to_animate)} of them to animate"
     if state.to_animate:
-        to_make += f": about {took} at {plan.rate:g} frames/s"
+        to_make += f": about {took} at {frames_a_second(plan, state.to_animate)}"
     if state.to_make:
         to_make += f", {size_text(frames_of(plan, state.to_make) * BYTES_PER_FRAME)}"
     return (
-        f"{len(plan.sources)} pictures, {drivings} videos: {len(plan.pairs)} pairs in {len(plan.pair_shards)} jobs"
+        f"{counted(len(plan.sources), 'picture')}, {counted(drivings, 'video')}: "
+        f"{counted(len(plan.pairs), 'pair')} in {counted(len(plan.pair_shards), 'job')}"
         f"{pilot}; {to_make}; {size_text(free)} {limit}"
     )
 
@@ -186,7 +215,7 @@ def lack_of_room(plan: Plan, state: State) -> LackOfRoom | None:
     if frames * BYTES_PER_FRAME <= free:
         return None
     return LackOfRoom(
-        f"{printable(folder)}: {size_text(free)} {limit}, and the {len(state.to_make)} films to make need about "
-        f"{size_text(frames * BYTES_PER_FRAME)}: make room, or name another folder by results in config.yaml",
+        f"{printable(folder)}: {size_text(free)} {limit}, and {counted(len(state.to_make), 'film')} to make need "
+        f"about {size_text(frames * BYTES_PER_FRAME)}: make room, or name another folder by results in config.yaml",
         frames * LEAST_BYTES_PER_FRAME > free,
     )

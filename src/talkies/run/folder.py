@@ -23,6 +23,8 @@ RUN = HOME / "run.json"
 LOCKS = HOME / "locks"
 RECEIPTS = HOME / "receipts"
 LOGS = HOME / "logs"
+WORKERS_LOG = LOGS / "workers.log"
+"""What the workers of the last run on this machine wrote to stderr."""
 BENCHMARKS = HOME / "benchmarks"
 JOURNALS = HOME / "journal"
 RUNS = Journal(JOURNALS / "run.jsonl")

@@ -6,8 +6,10 @@ import errno
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -36,7 +38,26 @@ ENDED = frozenset(
 
 
 @contextmanager
-def lock(path: Path, *, say: Callable[[str], object]) -> Iterator[None]:
+def held(path: Path, *, say: Callable[[str], object], what: str = "this shard") -> Iterator[None]:
+    """Hold a lock (see `lock`), and renew it. what: that is worked on, as the line for one who waits names it."""
+    with lock(path, say=say, what=what):
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(HEARTBEAT_SECONDS):
+                if not renew(path):
+                    os.kill(os.getpid(), signal.SIGTERM)  # as an order to stop: the other worker goes on
+                    return
+
+        threading.Thread(target=beat, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+
+@contextmanager
+def lock(path: Path, *, say: Callable[[str], object], what: str = "this shard") -> Iterator[None]:
     """Hold a shard's lock: a file that names this job. Wait while the job that it names is alive.
 
     A lock is broken only when its job is gone: on this machine by process and start time, in a SLURM job by
@@ -57,7 +78,7 @@ def lock(path: Path, *, say: Callable[[str], object]) -> Iterator[None]:
             _break(path, holder)
             continue
         elif not told:
-            say(f"waiting: {_describe(holder)} is at work on this shard")
+            say(f"waiting: {_describe(holder)} is at work on {what}")
             told = True
         time.sleep(0.5)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import media
+from .programs import programs
 
 
 def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
@@ -18,7 +19,8 @@ def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
     are each node's own: see `container.bind`.
     """
     here = Path.cwd()
-    paths = [Path(value) for value in (settings["pairs"], settings["model"]["checkpoint"]) if value]
+    others = [program.checkpoint for program in programs(settings).values()]
+    paths = [Path(value) for value in (settings["pairs"], settings["model"]["checkpoint"], *others) if value]
     for key, lister in (("images", media.list_pictures), ("driving", media.list_clips)):
         folder = Path(settings[key])
         listed = lister(folder) if folder.is_dir() else ()

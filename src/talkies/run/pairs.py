@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import media
+from ..engines import FOMM
 from ..errors import TalkiesError, printable
 from ..files import fits, read_json, write_json
 from ..fomm.model.presets import PRESETS
 from ..media import crop
 from ..media.crop import Request
 from .folder import FACES, TAKEN_NAMES
+from .programs import programs
 from .settings import read_pairs
 
 LONGEST_NAME = 160
@@ -51,7 +53,7 @@ class Pair(NamedTuple):
 
     audio: the driving video's own sound, none, or that of another file. crop, driving_crop: where they are not the
     file's usual ones. flip: the driving video mirrored. private: not for the gallery that others see. paste_back: the
-    film shows the whole picture.
+    film shows the whole picture. engine: the name of what makes it.
     """
 
     driving: str
@@ -68,6 +70,7 @@ class Pair(NamedTuple):
     flip: bool = False
     private: bool = False
     paste_back: bool = False
+    engine: str = FOMM
 
     @property
     def source(self) -> str:
@@ -223,7 +226,11 @@ def _asked(row: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any
 
 def usual_choices(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a pair of which no table and no single file says anything."""
-    of_all = {"audio": settings["audio"], "paste_back": settings["paste_back"]}
+    of_all = {
+        "audio": settings["audio"],
+        "paste_back": settings["paste_back"],
+        "engine": next(iter(settings["engines"])),
+    }
     return {**Pair._field_defaults, **settings["motion"], **of_all}
 
 
@@ -274,6 +281,27 @@ def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> 
     return found
 
 
+def by_each_engine(pairs: Iterable[Pair], engines: Iterable[str]) -> list[Pair]:
+    """Return the pairs with one for each of several engines, whose names their variants tell."""
+    names = list(engines)
+    return [
+        pair._replace(engine=name, variant=f"{pair.variant}-{name}" if pair.variant else name)
+        for pair in pairs
+        for name in names
+    ]
+
+
+def check_squares(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> None:
+    """Refuse pairs whose film is to be set in or enlarged and is no square; TalkiesError names one."""
+    whole = {name for name, program in programs(settings).items() if program.input == "whole"}
+    for pair in pairs if whole else ():
+        if pair.engine in whole and (pair.paste_back or settings["upscale"]):
+            key = "paste_back" if pair.paste_back else "upscale"
+            raise TalkiesError(
+                f"{printable(pair.name)}: engine {pair.engine} has the whole picture (input: whole): take {key} away"
+            )
+
+
 def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
     """Return how many faces each picture has; what was counted before is kept in .talkies/faces.json."""
     known = read_json(FACES) or {}
@@ -295,7 +323,9 @@ def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
 def crops_of(settings: Mapping[str, Any]) -> Any:
     """Return the function that tells a file's crop: its own, its kind's, everyone's, the preset's."""
     wanted = settings["crop"]
-    usual = PRESETS[settings["model"]["preset"]].crop
+    first = next(iter(settings["engines"]))
+    others = programs(settings)
+    usual = others[first].crop if first in others else PRESETS[settings["model"]["preset"]].crop
     given = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted}
     by_kind = {kind: _parse_crop(spec or usual, "config.yaml: crop") for kind, spec in given.items()}
     own = {

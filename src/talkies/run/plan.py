@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..command import Program
+from ..engines import FOMM
 from ..errors import TalkiesError
 from ..files import NUMBER, fits, read_json, write_json
 from ..fomm.model.presets import demo_digest
@@ -15,6 +17,7 @@ from .asks import is_shown
 from .estimate import FRAMES_PER_SECOND, animating_seconds
 from .folder import PLAN
 from .pairs import Pair, Source, Take, stamp_of, usual_choices
+from .programs import programs
 
 FORMAT = 2
 
@@ -29,6 +32,8 @@ SETTINGS = {
     "files": {"*": dict},
     "slurm": {"gpu": dict, "cpu": dict},
     "motion": {"relative": bool, "adapt_scale": bool, "best_frame": (str, *NUMBER, None)},
+    "engines": {"*": dict},
+    "film": {"preset": TEXT, "crf": (*NUMBER, None), "encoder": str},
     "model": {"preset": str, "checkpoint": TEXT, "device": str, "precision": str},
     "gallery": {"title": str, "mosaic": (*NUMBER, None), "report": bool},
 }
@@ -41,7 +46,7 @@ SHAPE = {
     "clips": {"*": [str]},
     "shards": {"*": [list]},
     "outside": [str],
-    "rate": NUMBER,
+    "rates": {"*": NUMBER},
 }
 """What a plan's file must hold (`records.fits`)."""
 PAIR = {
@@ -51,6 +56,7 @@ PAIR = {
     **dict.fromkeys(("crop", "driving_crop"), (*CROP, None)),
     "best_frame": (str, *NUMBER, None),
     "audio": (bool, str),
+    "engine": str,
 }
 
 
@@ -61,8 +67,9 @@ class Plan:
     picture_shards, take_shards: the shards of preparation and motion; pair_shards: those of pairs. receipts: the name
     under which each shard's receipt is looked for, by stage. outside: the folders beyond the run folder that its jobs
     read or write. sounds: size and time of sound files that pairs name. weights: what tells the network's weights from
-    others without loading them. rate: frames a second that the network is expected to make. given: keys of the
-    settings that the command line gave and config.yaml has otherwise.
+    others without loading them; programs: the same of the images and checkpoints of other engines, by engine. rates:
+    frames a second that each engine is expected to make. given: keys of the settings that the command line gave and
+    config.yaml has otherwise.
     """
 
     settings: dict[str, Any]
@@ -76,7 +83,8 @@ class Plan:
     outside: list[str] = field(default_factory=list)
     sounds: dict[str, list[int]] = field(default_factory=dict)
     weights: Any = None
-    rate: float = FRAMES_PER_SECOND
+    programs: dict[str, Any] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     without_specs: bool = False
     """Read from a plan of format 1, whose receipts have none."""
@@ -85,6 +93,20 @@ class Plan:
     def is_pilot(self) -> bool:
         """Whether only the first pairs that are to make are planned this time (`first`)."""
         return self.settings.get("first") is not None
+
+    @property
+    def engines(self) -> dict[str, dict[str, Any]]:
+        """The engines' keys by name, the built-in one's empty."""
+        return self.settings["engines"]
+
+    @cached_property
+    def others(self) -> dict[str, Program]:
+        """The engines that are other programs, by name."""
+        return programs(self.settings)
+
+    def rate(self, engine: str) -> float:
+        """Return how many frames a second an engine is expected to make."""
+        return self.rates.get(engine, FRAMES_PER_SECOND)
 
     def seconds_of(self, pair: Pair) -> float:
         """Return how long a pair's film is expected to take."""
@@ -100,6 +122,17 @@ class Plan:
         """The preparing shard of each take."""
         return {take: shard for shard, takes in self.take_shards.items() for take in takes}
 
+    @cached_property
+    def moving_takes(self) -> set[str]:
+        """The takes whose motion is to be found: those that the built-in engine moves pictures with."""
+        if len(self.engines) == 1:
+            return set(self.takes) if FOMM in self.engines else set()
+        return {pair.take for pair in self.pairs.values() if pair.engine == FOMM}
+
+    def by_program(self, shard: str) -> bool:
+        """Tell whether another program animates a shard, not the built-in engine."""
+        return any(self.pairs[name].engine != FOMM for name in self.pair_shards.get(shard, []))
+
     def is_shown(self, name: str) -> bool:
         """Tell whether a pair's talkie shows more than the animated square."""
         return is_shown(self.pairs[name], self.settings)
@@ -112,6 +145,8 @@ class Plan:
         """Return what a stage does of a shard: sources, takes or pairs."""
         if stage == "show":
             return [name for name in self.pair_shards[shard] if self.is_shown(name)]
+        if stage == "motion":
+            return [take for take in self.take_shards.get(shard, []) if take in self.moving_takes]
         for shards in (self.pair_shards, self.take_shards, self.picture_shards):
             if shard in shards:
                 return shards[shard]
@@ -122,8 +157,11 @@ class Plan:
         if stage == "motion":
             return [("prepare", shard, item)]
         if stage == "animate":
-            source, take = self.pairs[item].source, self.pairs[item].take
-            return [("prepare", self.shard_of_source[source], source), ("motion", self.shard_of_take[take], take)]
+            pair = self.pairs[item]
+            source, take = pair.source, pair.take
+            # The built-in engine finds a take's motion once for all pictures; others are given the clip itself.
+            of_take = "motion" if pair.engine == FOMM else "prepare"
+            return [("prepare", self.shard_of_source[source], source), (of_take, self.shard_of_take[take], take)]
         if stage == "show":
             return [("animate", shard, item)]
         if stage == "remux":
@@ -153,7 +191,8 @@ class Plan:
             "outside": self.outside,
             "sounds": self.sounds,
             "weights": self.weights,
-            "rate": self.rate,
+            "programs": self.programs,
+            "rates": self.rates,
             "given": self.given,
         }
         if read_json(path) != value:
@@ -168,6 +207,7 @@ class Plan:
         if value.get("format") not in (1, FORMAT):
             raise TalkiesError(f"{path}: a plan of format {value.get('format')}, not {FORMAT}: run snakemake again")
         try:
+            _bring_up(value)
             if fits(value, SHAPE):
                 plan = cls._from_json(value)
                 if plan._is_complete():
@@ -187,7 +227,8 @@ class Plan:
             picture_shards=value["pictures"],
             take_shards=value["clips"],
             outside=value["outside"],
-            rate=value["rate"],
+            programs=value["programs"],
+            rates=value["rates"],
         )
         ordinary = usual_choices(settings)
         for shard, rows in value["shards"].items():
@@ -214,6 +255,8 @@ class Plan:
             and self.shard_of_take.keys() == self.takes.keys()
             and all(fits(_plain(pair._asdict()), PAIR) for pair in self.pairs.values() if pair[2:] != usual)
             and all(pair.source in self.sources and pair.take in self.takes for pair in self.pairs.values())
+            and all(pair.engine in self.engines for pair in self.pairs.values())
+            and self.others.keys() == self.programs.keys()
             and (self.without_specs or (fits(self.receipts, named) and self._names_all(shards)))
         )
 
@@ -243,6 +286,14 @@ def weights_of(settings: Mapping[str, Any]) -> Any:
     """
     checkpoint = settings["model"]["checkpoint"]
     return stamp_of(Path(checkpoint)) if checkpoint else demo_digest()
+
+
+def _bring_up(value: dict[str, Any]) -> None:
+    """Give a plan of before there were other engines, or another encoding, the fields that tell of them."""
+    value["settings"].setdefault("film", {"preset": None, "crf": None, "encoder": "x264"})
+    if "rates" not in value:
+        value["settings"].setdefault("engines", {FOMM: {}})
+        value |= {"programs": {}, "rates": {FOMM: value["rate"]}}
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

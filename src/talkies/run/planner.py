@@ -15,15 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import TalkiesError, printable
-from ..files import read_json
-from . import probes, snakemake_private
+from ..files import LEFT, read_json
+from . import probes, programs, snakemake_private
 from . import settings as config
 from .deal import deal
-from .estimate import FRAMES_PER_SECOND, learnt_rate
-from .folder import CONFIG, LOCKS, RECEIPTS, RUN
+from .estimate import rates
+from .folder import CONFIG, HOME, LOCKS, RECEIPTS, RUN
 from .lock import claim, held_locks, is_abandoned
 from .outside import folders_outside
-from .pairs import Pair, Source, Take, crops_of, each_face, list_inputs, list_pairs, stamp_of
+from .pairs import (
+    Pair,
+    Source,
+    Take,
+    by_each_engine,
+    check_squares,
+    crops_of,
+    each_face,
+    list_inputs,
+    list_pairs,
+    stamp_of,
+)
 from .plan import Plan, stamps_of_sounds, stored_plan, weights_of
 from .receipts import Receipts
 from .state import State, look
@@ -50,7 +61,9 @@ def make_plan(
     pairs = list_pairs(settings, images, clips)
     if settings["multi_face"]:
         pairs = each_face(pairs, images, crops)
-    rate = settings["frames_per_second"] or learnt_rate(settings, receipts, on_cluster=on_cluster)
+    if len(settings["engines"]) > 1:
+        pairs = by_each_engine(pairs, settings["engines"])
+    check_squares(settings, pairs)
     plan = Plan(
         settings=dict(settings),
         sources=_sources(pairs, images, crops),
@@ -59,7 +72,8 @@ def make_plan(
         outside=_outside(settings, pairs),
         sounds=stamps_of_sounds(pairs),
         weights=weights_of(settings),
-        rate=rate or FRAMES_PER_SECOND,
+        programs=programs.stamps(settings),
+        rates=rates(settings, receipts, on_cluster=on_cluster),
         given=dict(given or {}),
     )
     if plan.is_pilot:
@@ -152,8 +166,8 @@ def start_run(plan: Plan) -> None:
     Raises TalkiesError while workers of an earlier run are alive whose pairs the plan deals out anew: two would then
     write one film. Workers of shards that stay as they are may go on: theirs waits for them.
     """
-    stored = stored_plan()
-    if stored is not None and (alive := held_locks(LOCKS)):
+    stored, alive = stored_plan(), held_locks(LOCKS)
+    if stored is not None and alive:
         at_work = {name for line in alive for name in stored.pair_shards.get(line.partition(":")[0], [])}
         for shard, names in plan.pair_shards.items():
             if not set(names) <= set(stored.pair_shards.get(shard, [])) and at_work & set(names):
@@ -165,6 +179,10 @@ def start_run(plan: Plan) -> None:
         raise TalkiesError(
             f"config.yaml: results: can't make {printable(results)} ({error.strerror}): name another folder"
         ) from None
+    if not alive:
+        for left in [*HOME.glob(".*.part"), *RECEIPTS.rglob(".*.part")]:
+            if LEFT.fullmatch(left.name):  # a killed worker's: what lies beside films, its next attempt removes
+                left.unlink(missing_ok=True)
     Receipts(stored).take_over()
     plan.save()
     claim(RUN)

@@ -1,22 +1,25 @@
 """How a run goes on: what is made, what is in the making, how fast, and about when it will be done.
 
 All of it comes from the journals that the workers append to, on this machine or on a cluster's, each read on from
-where it ended at the last look. Nothing is asked of a scheduler.
+where it ended at the last look. A scheduler is asked for nothing but the jobs in its queue.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from ..errors import TalkiesError, printable
+from ..errors import TalkiesError, counted, printable
 from ..files import NUMBER, fits, parse_json
-from .estimate import FRAMES_PER_SECOND, REMUX_SECONDS, duration
+from ..host.slurm import Queue, queue
+from .estimate import FRAMES_PER_SECOND, LOOK_SECONDS, REMUX_SECONDS, duration
 from .folder import GALLERY_PAGE, JOURNALS, LOCKS, RUNS, Folder
 from .lock import held_locks
 from .plan import Plan
@@ -28,10 +31,14 @@ WINDOW_SECONDS = 1200
 """The rate is that of the films of the last 20 minutes: workers come and go."""
 SAY_SECONDS = (5, 10, 20, 30)
 """Between the lines that a run says of its progress; the last number holds from there on."""
+OFTEN_SECONDS = (2,)
+"""The same where each line takes the place of the one before."""
 SHOW_SECONDS = 3
 """How often new films are looked for, to be shown in the gallery of a run that goes on."""
 SHOW_SHARE = 0.05
 """Of one core's time goes into the gallery while a run goes on."""
+JOBS_BEFORE_FILMS = 3
+"""One after the other: prepare, motion, animate."""
 MOST_NAMES = 5
 EVENTS = {
     "started": {"shards": [str]},
@@ -70,13 +77,21 @@ class Outlook:
         """Say the rate and the time left in a few words; empty where neither is known."""
         said = []
         if self.seconds_per_frame is not None and self.seconds_per_pair is not None:
-            said.append(f"{self.seconds_per_frame:.2g} s a frame, {self.seconds_per_pair:.2g} s a pair")
+            said.append(f"{_short(self.seconds_per_frame)} s a frame, {_short(self.seconds_per_pair)} s a pair")
         if self.pairs_per_minute is not None:
-            said.append(f"{self.pairs_per_minute:.2g} pairs a minute")
+            said.append(f"{_short(self.pairs_per_minute)} pairs a minute")
         if self.seconds_left is not None:
             at = time.strftime("%H:%M" if self.seconds_left < 43200 else "%a %H:%M", _after(self.seconds_left))
             said.append(f"about {duration(self.seconds_left)} left (until {at})")
         return "; ".join(said)
+
+    @property
+    def so_far(self) -> str:
+        """Say what the run has made and how fast; empty where nothing is known yet."""
+        pace = f"; {self.pace}" if self.pace else ""
+        if self.ended is not None and self.started is not None:
+            return f"the last run: {len(self.made)} made in {duration(self.ended - self.started)}{pace}"
+        return f"the run: {self.pace}" if pace else ""
 
 
 @dataclass
@@ -86,6 +101,9 @@ class _Events:
     started: float | None = None
     ended: float | None = None
     shards: set[str] = field(default_factory=set)
+    first_looked: float | None = None
+    last_animated: dict[str, float] = field(default_factory=dict)  # by shard
+    first_remuxed: dict[str, float] = field(default_factory=dict)
     begun: dict[str, dict[str, float]] = field(default_factory=dict)  # by shard
     fresh: set[str] = field(default_factory=set)
     animated: dict[str, tuple[float, int, float]] = field(default_factory=dict)
@@ -144,17 +162,35 @@ class Watch:
         events, pair = self._events, event.get("pair", "")
         if event["event"] == "looked":
             events.begun[shard] = {}
+            events.first_looked = min(events.first_looked or event["time"], event["time"])
             events.fresh |= set(event["fresh"])
         elif event["event"] == "begun":
             events.begun.setdefault(shard, {})[pair] = event["time"]
         elif event["event"] == "animated":
             events.begun.get(shard, {}).pop(pair, None)
             events.animated[pair] = event["time"], event["frames"], event["seconds"]
+            events.last_animated[shard] = event["time"]
         elif event["event"] == "remuxed":
             events.remuxed[pair] = event["time"]
+            events.first_remuxed.setdefault(shard, event["time"])
         elif event["event"] == "failed":
             events.begun.get(shard, {}).pop(pair, None)
             events.failed[pair] = event["reason"]
+
+    def _seconds_a_film(self, now: float) -> Callable[[str], float]:
+        """Return how long a pair's film takes, by the films that its engine has finished of late."""
+        plan, sums = self.plan, dict[str, tuple[int, float]]()
+        for name, (when, frames, seconds) in self._events.animated.items():
+            if name in plan.pairs and when > now - WINDOW_SECONDS:
+                before = sums.get(plan.pairs[name].engine, (0, 0.0))
+                sums[plan.pairs[name].engine] = before[0] + frames, before[1] + seconds
+        a_frame = {engine: seconds / frames for engine, (frames, seconds) in sums.items() if frames}
+
+        def takes(name: str) -> float:
+            engine = plan.pairs[name].engine
+            return self._frames(name) * a_frame.get(engine, 1 / plan.rate(engine))
+
+        return takes
 
     def _outlook(self, now: float) -> Outlook:
         plan, events = self.plan, self._events
@@ -167,14 +203,18 @@ class Watch:
         # From the beginning of the first of them on, so that waiting in a queue is not taken for slowness.
         wall = max(now - max(now - WINDOW_SECONDS, min(f[0] - f[2] for f in recent)), 1.0) if recent else 0.0
         seconds_left: float | None = None
-        if left and (recent or (running and plan.rate != FRAMES_PER_SECOND)):  # not by a mere guess
+        learnt = any(rate != FRAMES_PER_SECOND for rate in plan.rates.values())
+        if left and (recent or (running and learnt)):  # not by a mere guess
             # By what a worker takes for a frame: the films in the making count by the time that was spent on them.
-            a_frame = sum(f[2] for f in recent) / sum(f[1] for f in recent) if recent else 1 / plan.rate
-            work = sum(a_frame * self._frames(name) for name in to_animate)
+            takes = self._seconds_a_film(now)
+            work = sum(map(takes, to_animate))
             for films_begun in events.begun.values():
-                work -= sum(min(now - began, a_frame * self._frames(n)) for n, began in films_begun.items())
+                work -= sum(min(now - began, takes(n)) for n, began in films_begun.items())
             workers = max(1, sum(map(bool, events.begun.values())))
             seconds_left = max(work, 0.0) / workers + REMUX_SECONDS * self._longest_tail(left)
+            # Between a shard's animation and its sound a job waits and starts: so do those that are not begun, in turn.
+            waiting = {self._of_shard[name] for name in to_animate} - events.begun.keys()
+            seconds_left += self._gap() * (1 + math.ceil(len(waiting) / workers)) + LOOK_SECONDS * len(plan.pairs)
         return Outlook(
             started=events.started,
             ended=events.ended,
@@ -188,6 +228,19 @@ class Watch:
             pairs_per_minute=60 * len(recent) / wall if recent and left else None,
             seconds_left=seconds_left,
         )
+
+    def _gap(self) -> float:
+        """Return how long a job takes from being due to its first pair.
+
+        By the shards that have got their sound, or, until one has, by what it took to begin the first.
+        """
+        events = self._events
+        gaps = [time - events.last_animated[s] for s, time in events.first_remuxed.items() if s in events.last_animated]
+        if gaps := [gap for gap in gaps if gap > 0]:
+            return median(gaps)
+        if events.first_looked is None or events.started is None:
+            return 0.0
+        return max(0.0, events.first_looked - events.started) / JOBS_BEFORE_FILMS
 
     def _frames(self, name: str) -> int:
         pair = self.plan.pairs.get(name)
@@ -223,26 +276,35 @@ def start(
     state: State,
     shards: Iterable[str],
     say: Callable[[str], object],
+    say_progress: Callable[[str], object],
     show: Callable[[], object] | None = None,
+    ended: Callable[[], Iterable[str]] = tuple,
+    *,
+    often: bool = False,
 ) -> threading.Event:
     """Note that a run of these shards begins, and say from time to time how far it is until the event is set.
 
+    often: as each line takes the place of the one before.
     show: shows the films that there are; called when there are more, for at most SHOW_SHARE of the time.
+    ended: returns what is new to say of jobs that failed.
     """
     RUNS.note("started", shards=sorted(shards))
     over = threading.Event()
 
     def speak() -> None:
         watch, before, shown, rested = Watch(plan, state.to_make), "", 0, 0.0
-        number, due = 0, time.monotonic() + SAY_SECONDS[0]
-        while not over.wait(min(SHOW_SECONDS, SAY_SECONDS[0]) if show else max(0.0, due - time.monotonic())):
+        gaps = OFTEN_SECONDS if often else SAY_SECONDS
+        number, due = 0, time.monotonic() + gaps[0]
+        while not over.wait(min(SHOW_SECONDS, gaps[0]) if show else max(0.0, due - time.monotonic())):
             now = watch.look()
             line = f"{_count(plan, state, now)}{'; ' * bool(now.pace)}{now.pace}"
             if time.monotonic() >= due:
                 number += 1
-                due = time.monotonic() + SAY_SECONDS[min(number, len(SAY_SECONDS) - 1)]
-                if now.left and line != before:
-                    say(line)
+                due = time.monotonic() + gaps[min(number, len(gaps) - 1)]
+                for failure in ended():
+                    say(failure)
+                if (now.left or often) and line != before:
+                    say_progress(line)
                     before = line
             if show and now.left and len(now.made) > shown and time.monotonic() >= rested:
                 began, shown = time.monotonic(), len(now.made)
@@ -257,7 +319,7 @@ def _count(plan: Plan, state: State, now: Outlook) -> str:
     """Say how far a run is; what was done before it began counts as done."""
     failed = len({*state.failed, *now.failed})
     made = len(set(state.to_make).intersection(now.made))
-    words = [f"{len(state.done) + made} of {len(plan.pairs)} pairs done"]
+    words = [f"{len(state.done) + made} of {counted(len(plan.pairs), 'pair')} done"]
     words += [f"{failed} failed"] * bool(failed)
     words += [f"{len(now.animated)} animated"] * bool(now.animated)
     words += [f"{len(now.running)} in the making"] * bool(now.running)
@@ -279,11 +341,10 @@ def end(plan: Plan, over: threading.Event | None) -> list[str]:
 def _summary(plan: Plan) -> Iterator[str]:
     state = look(plan, Receipts(), "none")
     now = Watch(plan, state.to_make).look()
-    took = duration((now.ended or time.time()) - (now.started or time.time()))
-    pace = f", {now.pace}" if now.pace else ""
-    yield f"{count(plan, state)}; {len(now.made)} made in {took}{pace}"
-    for reason, names in by_reason(state.failed).items():
-        yield f"failed: {reason} ({len(names)} pairs: {some(names)})"
+    yield count(plan, state)
+    if now.so_far:
+        yield now.so_far
+    yield from failures(state.failed)
     page = Folder.of(plan).results / GALLERY_PAGE
     if page.exists() and state.done:
         yield f"the films: {printable(page)}"
@@ -291,12 +352,16 @@ def _summary(plan: Plan) -> Iterator[str]:
 
 def count(plan: Plan, state: State) -> str:
     """Say what has become of a plan's pairs."""
-    return f"{len(plan.pairs)} pairs: {len(state.done)} done, {len(state.failed)} failed, {len(state.to_make)} to make"
+    pairs = counted(len(plan.pairs), "pair")
+    return f"{pairs}: {len(state.done)} done, {len(state.failed)} failed, {len(state.to_make)} to make"
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run folder is, as `talkies status` tells it. orphans: films whose pair is no longer asked for."""
+    """How far a run folder is, as `talkies status` tells it. orphans: films whose pair is no longer asked for.
+
+    queue: the folder's jobs on a cluster.
+    """
 
     pairs: int
     done: list[str]
@@ -306,6 +371,7 @@ class Status:
     at_work: list[str]
     count: str
     run: Outlook
+    queue: Queue | None
 
 
 def status_of(plan: Plan, state: State, run: Outlook, *, running: bool) -> Status:
@@ -332,6 +398,7 @@ def status_of(plan: Plan, state: State, run: Outlook, *, running: bool) -> Statu
         at_work,
         said,
         replace(run, running=begun),
+        queue(Path.cwd()),
     )
 
 
@@ -343,10 +410,21 @@ def by_reason(failed: dict[str, str]) -> dict[str, list[str]]:
     return found
 
 
+def failures(failed: dict[str, str]) -> Iterator[str]:
+    """Say what failed, a line for each reason."""
+    for reason, names in by_reason(failed).items():
+        yield f"failed: {reason} ({counted(len(names), 'pair')}: {some(names)})"
+
+
 def some(names: list[str]) -> str:
     """Name the first few."""
     shown = ", ".join(printable(name) for name in names[:MOST_NAMES])
     return shown if len(names) <= MOST_NAMES else f"{shown}, ..."
+
+
+def _short(number: float) -> str:
+    """Say a number by two digits at least, and never by a power of ten."""
+    return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 
 def _after(seconds: float) -> time.struct_time:

@@ -9,10 +9,8 @@ from typing import Any
 
 import yaml
 
-from .settings import schema, shipped
-
-KINDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "null"}
-
+from ..files import shipped
+from .settings import KINDS, schema
 
 EXAMPLE_TABLE = "run_folder/pairs.tsv"
 """In the workflow's folder: a pair as a whole, and again a part of it."""

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import deepcopy
+from difflib import get_close_matches
 from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engines import FOMM
 from ..errors import InputError, TalkiesError, printable
-from ..files import open_regular
+from ..files import open_regular, shipped
 from ..fomm.model.checkpoint_head import check_head
+from ..fomm.model.presets import PRESETS
+from ..fomm.model.published import check_unchanged, find_weights
 from ..host.container import check_address
+from . import programs
 
 # yaml and jsonschema are imported where settings are read: jobs take them from the plan, and start sooner.
 if TYPE_CHECKING:
@@ -28,17 +35,12 @@ MOST_TABLE_BYTES = 1 << 30
 DEEPEST, MOST_VALUES, LONGEST_LIST = 16, 500_000, 1000
 """Of config.yaml, its aliases written out: a few lines of them may stand for billions of values."""
 LARGEST_NUMBER = 10**15
+LONGEST_PLAIN = 30
+"""Characters of a text that may stand for a number."""
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """Bytes that Linux takes."""
 SHOWN = 80
 """Characters of a value that a message repeats."""
-
-
-def shipped(name: str) -> Path:
-    """Return a folder that comes with the package (workflow, profiles, examples): in the wheel, else in the clone."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / name
-    return installed if installed.is_dir() else package.parents[1] / name
 
 
 def workflow_folder() -> Path:
@@ -54,8 +56,20 @@ def schema(name: str) -> dict[str, Any]:
     return yaml.safe_load((workflow_folder() / "schemas" / f"{name}.schema.yaml").read_text(encoding="utf-8"))
 
 
+KINDS = {
+    "boolean": "true or false",
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "null": "null",
+    "object": "section of keys",
+    "array": "list",
+}
+"""What the schema's types are called, in messages and in the reference."""
+
+
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with every default filled in.
+    """Return the settings with every default filled in; a published preset's checkpoint is the file that was fetched.
 
     Raises TalkiesError, one line that names the key, for an unknown key or a value of the wrong kind.
     """
@@ -65,20 +79,22 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in list(settings.items()):
         if value is None and wanted["properties"].get(key, {}).get("type") == "object":
             settings[key] = {}
-    if fault := _fault(_validator("config"), settings):
-        raise TalkiesError(f"config.yaml: {_explain(fault)}")
+    _check(settings)
     _fill(settings, wanted)
-    if settings["model"]["preset"] != "demo" and settings["model"]["checkpoint"] is None:
-        raise TalkiesError(
-            f"config.yaml: model.checkpoint: preset {settings['model']['preset']} needs its published weights: "
-            "give their path (the README says where they are to be had)"
-        )
+    settings["engines"] = programs.choose(settings.pop("engine"), settings["engines"])
+    programs.check_files(settings)
     check_address(settings["container"])
-    checkpoint = settings["model"]["checkpoint"]
-    if checkpoint is not None and not Path(checkpoint).exists():
-        raise TalkiesError(f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}: give its path")
-    if checkpoint is not None:
-        check_head(checkpoint, settings["model"]["preset"])
+    preset, checkpoint = settings["model"]["preset"], settings["model"]["checkpoint"]
+    if FOMM in settings["engines"]:
+        if checkpoint is None and PRESETS[preset].checkpoint is not None:
+            checkpoint = settings["model"]["checkpoint"] = str(find_weights(preset))
+        if checkpoint is not None and not Path(checkpoint).exists():
+            raise TalkiesError(
+                f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}: give its path"
+            )
+        if checkpoint is not None:
+            check_head(checkpoint, preset)
+            check_unchanged(Path(checkpoint))
     for key, value in (("results", settings["results"]), ("model.checkpoint", checkpoint)):
         if value is not None and re.search("[{}]", value):
             raise TalkiesError(
@@ -87,6 +103,39 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
             )
     _check_results(Path(settings["results"]))
     return settings
+
+
+def _check(settings: dict[str, Any]) -> None:
+    """Raise TalkiesError for a key or value that the schema refuses.
+
+    A text where none may stand is first read as YAML would read it unquoted: `--config audio=false` comes as a text.
+    """
+    read_again: set[tuple[Any, ...]] = set()
+    while fault := _fault(_validator("config"), settings):
+        place = tuple(fault.absolute_path)
+        value = _unquoted(fault.instance)
+        if value == fault.instance or place in read_again or not place:
+            raise TalkiesError(f"config.yaml: {_explain(fault)}")
+        read_again.add(place)
+        section: Any = settings
+        for step in place[:-1]:
+            section = section[step]
+        section[place[-1]] = value
+
+
+def _unquoted(text: Any) -> Any:
+    """Return the true, false, null or number that a text, or each text of a list, stands for in YAML; else itself."""
+    import yaml
+
+    if isinstance(text, list):
+        return [_unquoted(each) if isinstance(each, str) else each for each in text]
+    if not isinstance(text, str) or not text.strip():
+        return text
+    with suppress(yaml.YAMLError, ValueError):
+        value = yaml.load(text, _shallow_loader()) if len(text) < LONGEST_PLAIN else text
+        if value is None or (isinstance(value, bool | int | float) and abs(value) <= LARGEST_NUMBER):
+            return value
+    return text
 
 
 def _copied(value: Any, key: tuple[Any, ...], left: list[int]) -> Any:
@@ -194,6 +243,16 @@ def _shallow_loader() -> Any:
             if self.flow_level > DEEPEST:
                 raise RecursionError
             super().fetch_flow_collection_start(token)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: dict[Any, int] = {}
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    line = key.start_mark.line + 1
+                    if key.value in seen:
+                        raise yaml.YAMLError(f"{key.value} stands twice, in lines {seen[key.value]} and {line}")
+                    seen[key.value] = line
+            return super().construct_mapping(node, deep)
 
     return ShallowLoader
 
@@ -349,7 +408,11 @@ def _explain(error: ValidationError) -> str:
     if error.validator == "additionalProperties":
         known = rule.get("properties", {})
         unknown = _short(min(str(name) for name in instance if name not in known))
-        return f"{key}{'.' * bool(key)}{unknown}: unknown key: take it away, or write one of {', '.join(sorted(known))}"
+        near = get_close_matches(unknown, known, n=1)
+        instead = (
+            f"write {near[0]}, or take it away" if near else f"take it away, or write one of {', '.join(sorted(known))}"
+        )
+        return f"{key}{'.' * bool(key)}{unknown}: unknown key: {instead}"
     if error.validator == "required":
         missing = next(name for name in allowed if name not in instance)
         return f"{missing}: is missing: fill it in"
@@ -357,8 +420,13 @@ def _explain(error: ValidationError) -> str:
     if error.validator == "enum":
         return f"{key}: {shown} is none of {', '.join(map(str, allowed))}: take one of these"
     if error.validator == "type":
-        kinds = allowed if isinstance(allowed, list) else [allowed]
-        return f"{key}: {shown} is not of type {' or '.join(kinds)}: give one that is"
+        kinds = " or ".join(
+            f"{'a ' * (kind not in ('boolean', 'null'))}{KINDS[kind]}"
+            for kind in (allowed if isinstance(allowed, list) else [allowed])
+        )
+        example = rule.get("examples", [rule.get("default")])[0]
+        shape = f", for example {key.rpartition('.')[2]}: {json.dumps(example)}" if example is not None else ""
+        return f"{key}: {shown} is not {kinds}: write one{shape}"
     if error.validator == "format":
         return f"{key}: {shown} can't be used: give {error.cause or 'another'}"
     return f"{key}: {shown} does not fit, give another: {rule.get('description') or _short(error.message)}"

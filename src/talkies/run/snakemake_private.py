@@ -6,10 +6,14 @@ for each of these: it fails first when one changes.
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+LOGGER = logging.getLogger("snakemake.logging")
+"""What all of Snakemake says goes through it, to the console and to the run's log file (snakemake.logging.logger)."""
 LOCKS = Path(".snakemake/locks")
 """Where Snakemake keeps its locks of a folder, as files NUMBER.KIND.lock."""
 
@@ -74,6 +78,44 @@ def _both(ours: Callable[[], None], theirs: Callable[[Any], Any]) -> Callable[[A
         return theirs(log)
 
     return handler
+
+
+def console() -> Any | None:
+    """Return the handler by which Snakemake writes to the console (LoggerManager); None where a plugin does."""
+    return next((each for each in LOGGER.handlers if each.name == "DefaultStreamHandler"), None)
+
+
+def console_settings(handler: Any) -> dict[str, Any]:
+    """Return what was asked of that handler, by the names that a plugin finds in its `common_settings`.
+
+    From its filter (DefaultFilter), its formatter (DefaultFormatter) and itself (ColorizingTextHandler).
+    """
+    asked = next(each for each in handler.filters if hasattr(each, "printshellcmds"))
+    names = ("quiet", "debug_dag", "verbose", "dryrun", "printshellcmds")
+    return {name: getattr(asked, name) for name in names} | {
+        "show_failed_logs": handler.formatter.show_failed_logs,
+        "nocolor": handler.nocolor,
+        "stdout": asked.dryrun,
+    }
+
+
+def replace_console(old: logging.Handler, new: logging.Handler) -> None:
+    """Have another handler write to the console; what `--quiet` filters out stays out."""
+    for each in old.filters:
+        new.addFilter(each)
+    LOGGER.removeHandler(old)
+    LOGGER.addHandler(new)
+
+
+def send_errors_to(path: Path) -> None:
+    """Have the jobs' shell commands append what they write to stderr to a file (shell._process_prefix).
+
+    A command that does not see the file, in a container for one, writes to stderr as ever.
+    """
+    from snakemake.shell import shell
+
+    file = shlex.quote(str(path))
+    shell._process_prefix = f"{shell._get_process_prefix()}[ ! -w {file} ] || exec 2>>{file}; "
 
 
 def remove_locks() -> bool:

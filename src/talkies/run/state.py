@@ -157,7 +157,8 @@ class _Look:
             self._prepared("prepare", shard, wanted.intersection(names), specs.source)
         for shard, names in plan.take_shards.items():
             self._prepared("prepare", shard, taken.intersection(names), specs.driving)
-            self._prepared("motion", shard, taken.intersection(names), specs.motion)
+            if plan.items("motion", shard):
+                self._prepared("motion", shard, taken.intersection(plan.items("motion", shard)), specs.motion)
 
     def _prepared(self, stage: str, shard: str, needed: Iterable[str], spec: Callable[[str], str]) -> None:
         """Name a receipt of prepared files: a new one where one that is needed is not answered."""

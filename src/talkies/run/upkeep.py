@@ -50,7 +50,7 @@ def verify(plan: Plan, state: State, *, busy: bool = False) -> dict[str, str]:
             wrong[name] = "not made yet"
         else:
             fault = _fault(talkie)
-            wrong[name] = f"{fault or 'not as it is asked for now'}: snakemake makes it again"
+            wrong[name] = f"{fault or 'whole, but not as the settings now ask'}: snakemake makes it again"
     for name in state.done:
         fault = _fault(folder.talkie(plan.pairs[name]))
         if fault:

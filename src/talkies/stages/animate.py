@@ -5,27 +5,32 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .. import __version__, media
-from ..engines import FilmJob, Movement
-from ..errors import InputError, TalkiesError, printable
+from ..command import CommandEngine, Program
+from ..engines import FOMM, FilmJob, Material, Movement
+from ..errors import InputError, TalkiesError, counted, printable
 from ..fomm.model.presets import PRESETS
-from ..run import asks
-from ..run.asks import ENCODING, FILM_CRF, FILM_PRESET
+from ..media.crop import Crop
+from ..media.film import FILM_SIZE
+from ..run import asks, programs
 from ..run.pairs import Pair
 from ..run.plan import Plan
-from ..run.record import Recorded, content_key
+from ..run.record import Recorded, content_key, is_unchanged
 from .motion import detect_take
-from .prepare import mend
+from .prepare import mend, probe_copy, seconds, sound_digest
 from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, holding, since
 
 if TYPE_CHECKING:
-    from ..engines import Engine
+    from ..engines import Engine, MotionEngine
+    from .work import Opener
 
 log = logging.getLogger("talkies")
 
@@ -41,7 +46,11 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
         if name in lost:
             continue
         pair = bench.plan.pairs[name]
-        key = picture_key(bench, pair)
+        try:
+            key = picture_key(bench, pair)
+        except InputError as error:
+            yield name, error
+            continue
         if stands(bench, pair, key):
             fresh.append(name)
             yield name, {"picture_key": key}
@@ -50,12 +59,14 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     bench.journal.note("looked", fresh=fresh)
     if missing:
         # Pictures in turn: a picture's features are kept from one film to the next.
-        missing.sort(key=lambda item: (item[0].source, item[0].name))
-        frames = [int(bench.folder.motion(pair.take).record()["frames"]) for pair, _ in missing]
+        missing.sort(key=lambda item: (item[0].engine, item[0].source, item[0].name))
+        frames = [int(_take_facts(bench, pair)["frames"]) for pair, _ in missing]
         bench.progress.start(sum(frames), "frames")
         bench.scratch.require(2 * max(frames) * UNFINISHED_BYTES)
-        yield from _animate_pairs(bench, missing)
-    log.info("%s: %d pairs: %d to make, %d were there", bench.shard, len(names), len(missing), len(fresh))
+        for engine, alike in groupby(missing, key=lambda item: item[0].engine):
+            yield from _animate_pairs(bench, engine, list(alike))
+    pairs = counted(len(names), "pair")
+    log.info("%s: %s: %d to make, %d already there", bench.shard, pairs, len(missing), len(fresh))
 
 
 STAGE = Stage(
@@ -71,7 +82,7 @@ def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:
     pairs = [bench.plan.pairs[name] for name in names]
     takes = dict.fromkeys(pair.take for pair in pairs)
     lost = mend(bench, dict.fromkeys(pair.source for pair in pairs), takes)
-    for take in takes:
+    for take in dict.fromkeys(pair.take for pair in pairs if pair.engine == FOMM):
         if (take, True) not in lost and not bench.is_as_asked("motion", take):
             bench.say_again("motion", take)
             try:
@@ -91,12 +102,26 @@ def picture_key(bench: Bench, pair: Pair) -> str:
     By content, not by name, place or time; the source and driving records tell the contents' digests.
     """
     plan = bench.plan
+    program = plan.others.get(pair.engine)
+    if program is not None:
+        asked = asks.film_of_program(
+            pair,
+            plan.sources[pair.source],
+            plan.takes[pair.take],
+            program,
+            plan.settings,
+            picture=bench.prepared("prepare", pair.source)["original"]["sha256"],
+            driving=bench.prepared("prepare", pair.take, clip=True)["original"]["sha256"],
+            sound=sound_digest(pair.audio) if isinstance(pair.audio, str) and program.uses("audio") else None,
+            contents=programs.digests(program),
+        )
+        return content_key(**asked)
     return content_key(
         **asks.film(
             pair,
             plan.sources[pair.source],
             plan.takes[pair.take],
-            plan.settings["model"],
+            plan.settings,
             picture=bench.prepared("prepare", pair.source)["original"]["sha256"],
             driving=bench.prepared("prepare", pair.take, clip=True)["original"]["sha256"],
             weights=bench.prepared("motion", pair.take, clip=True)["weights"],
@@ -121,37 +146,50 @@ def stands(bench: Bench, pair: Pair, key: str) -> bool:
     return shown != key and bench.folder.shown(pair).fresh(shown) is not None
 
 
-def _animate_pairs(bench: Bench, missing: Sequence[tuple[Pair, str]]) -> Iterator[tuple[str, Outcome]]:
-    """Make silent films; yield each as it is finished, and those that their inputs forbid."""
-    folder, scratch, engine = bench.folder, bench.scratch, bench.engine()
+def _take_facts(bench: Bench, pair: Pair) -> dict[str, Any]:
+    """Return the record that tells a take's frames and rate: of its motion, where that is found."""
+    folder = bench.folder
+    return (folder.motion(pair.take) if pair.engine == FOMM else folder.driving(pair.take)).record()
+
+
+def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]]) -> Iterator[tuple[str, Outcome]]:
+    """Make silent films with one engine; yield each as it is finished, and those that their inputs forbid."""
+    folder, scratch = bench.folder, bench.scratch
+    engine = bench.engine(name, scratch.folder)
 
     def staged(recorded: Recorded) -> Path:
         return scratch.stage_in(recorded.path, sha256=recorded.record()["file"]["sha256"])
 
     # All before the first film, so that from here on the shared disk is only written to.
     sources = {source: staged(folder.source(source)) for source in {pair.source for pair, _ in missing}}
-    motions = {take: staged(folder.motion(take)) for take in {pair.take for pair, _ in missing}}
+    takes = {pair.take for pair, _ in missing if pair.engine == FOMM}
+    motions = {take: staged(folder.motion(take)) for take in takes}
 
     def jobs() -> Iterator[FilmJob]:
         for number, (pair, key) in enumerate(missing):
-            silent, motion = folder.silent(pair).path, folder.motion(pair.take).record()
+            silent, facts = folder.silent(pair).path, _take_facts(bench, pair)
             silent.parent.mkdir(parents=True, exist_ok=True)
             bench.journal.note("begun", pair=pair.name)
+            writer = media.FrameWriter(
+                silent,
+                Fraction(facts["rate"]),
+                **asks.encoding(bench.plan.settings),
+                # So many films are encoded at once; few ones share the cores.
+                threads=max(1, engine.threads // len(missing)),
+                part=scratch.unfinished(f"{number}.mp4"),
+            )
             yield FilmJob(
                 pair.name,
                 pair.source,
+                pair.take,
+                pair.audio if isinstance(pair.audio, str) else "",
                 sources[pair.source],
-                motions[pair.take],
+                motions.get(pair.take),
+                partial(_material, bench, pair),
+                int(facts["frames"]),
                 Movement(pair.relative, pair.adapt_scale, pair.best_frame),
-                media.FrameWriter(
-                    silent,
-                    Fraction(motion["rate"]),
-                    crf=FILM_CRF,
-                    preset=FILM_PRESET,
-                    threads=engine.threads,
-                    part=scratch.unfinished(f"{number}.mp4"),
-                ),
-                done=partial(_record_film, bench, engine, pair, key, motion, time.monotonic()),
+                writer,
+                done=partial(_record_film, bench, engine, pair, key, writer, time.monotonic()),
                 progress=bench.progress.advance,
             )
 
@@ -161,31 +199,82 @@ def _animate_pairs(bench: Bench, missing: Sequence[tuple[Pair, str]]) -> Iterato
             yield job.name, fault or {"picture_key": keys[job.name]}
 
 
-def _record_film(bench: Bench, engine: Engine, pair: Pair, key: str, motion: Mapping[str, Any], began: float) -> None:
-    took, frames = since(began), motion["frames"]
-    bench.folder.silent(pair).describe({"key": key, **_facts_of_making(bench, pair, motion, engine), "seconds": took})
-    bench.journal.note("animated", pair=pair.name, frames=frames, seconds=took)
-    log.info("%s: %d frames in %.1f s", printable(pair.name), frames, took)
+def _material(bench: Bench, pair: Pair) -> Material:
+    """Return what a program is given of a pair: its files, and how they are cut."""
+    plan = bench.plan
+    source, take = bench.prepared("prepare", pair.source), bench.prepared("prepare", pair.take, clip=True)
+    picture, wanted = Path(plan.sources[pair.source].file), plan.takes[pair.take]
+    if not is_unchanged(picture, source["original"]):
+        raise TalkiesError(f"{printable(picture)}: it has changed since it was looked at; run snakemake again")
+    clip = probe_copy(Path(wanted.file), bench.scratch, take["original"]["sha256"])
+    return Material(
+        picture,
+        Crop.from_dict(source["crop"]).box,
+        clip,
+        Crop.from_dict(take["crop"]).box,
+        seconds(wanted.start),
+        seconds(wanted.end),
+        wanted.flip,
+        media.probe_sound(pair.audio) if isinstance(pair.audio, str) else clip,
+    )
 
 
-def _facts_of_making(bench: Bench, pair: Pair, motion: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+def _record_film(
+    bench: Bench, engine: Engine, pair: Pair, key: str, writer: media.FrameWriter, began: float, took: float | None
+) -> None:
+    took = since(began) if took is None else round(took, 3)
+    facts = _facts_of_making(bench, pair, writer, engine)
+    bench.folder.silent(pair).describe({"key": key, **facts, "seconds": took})
+    bench.journal.note("animated", pair=pair.name, frames=writer.frames, seconds=took)
+    log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
+
+
+def _facts_of_making(bench: Bench, pair: Pair, writer: media.FrameWriter, engine: Engine) -> dict[str, Any]:
     """Return what a film's record tells of how its pixels were made."""
     source, take = bench.folder.source(pair.source).record(), bench.folder.driving(pair.take).record()
-    of_engine = engine.facts()
-    return {
-        "source": {"crop": source["crop"], **_public(source["original"])},
-        "driving": {
+    return film_facts(
+        {"crop": source["crop"], **_public(source["original"])},
+        {
             "crop": take["crop"],
             "segment": [pair.start, pair.end],
             **flipped(bench.plan.takes[pair.take]),
             **_public(take["original"]),
         },
-        "motion": {
-            "relative": pair.relative,
-            "adapt_scale": pair.adapt_scale,
-            "best_frame": pair.best_frame,
+        Movement(pair.relative, pair.adapt_scale, pair.best_frame),
+        writer,
+        engine,
+        network=pair.source if pair.engine == FOMM else None,
+    )
+
+
+def film_facts(
+    source: dict[str, Any],
+    driving: dict[str, Any],
+    movement: Movement,
+    writer: media.FrameWriter,
+    engine: Engine,
+    *,
+    network: str | None,
+) -> dict[str, Any]:
+    """Return what a record tells of a film's pixels.
+
+    source, driving: what they were cut from, and how. network: for the built-in engine, the name of the source whose
+    network is told (`FilmJob.source`).
+    """
+    of_engine = engine.facts()
+    if network is not None and (name := cast("MotionEngine", engine).network(network)):
+        of_engine["model"]["network"] = name
+    size = writer.size if writer.size != (FILM_SIZE, FILM_SIZE) else None
+    return {
+        "source": source,
+        "driving": driving,
+        "motion": asdict(movement),
+        "picture": {
+            "frames": writer.frames,
+            "rate": str(writer.rate),
+            "size": list(size) if size else FILM_SIZE,
+            **writer.encoding,
         },
-        "picture": {"frames": motion["frames"], "rate": motion["rate"], **ENCODING},
         **of_engine,
         "software": {
             **of_engine["software"],
@@ -204,10 +293,13 @@ def _public(original: dict[str, Any]) -> dict[str, Any]:
 # --- what the model is loaded for ------------------------------------------------------------------------
 
 
-def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = None) -> Callable[[], Engine]:
-    """Return the function that loads the plan's model and gives the engine."""
+def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = None) -> Opener:
+    """Return the function that opens one of the plan's engines by name, with a disk on which it may write."""
 
-    def load() -> Engine:
+    def load(name: str, within: Path | None) -> Engine:
+        program = plan.others.get(name)
+        if program is not None:
+            return open_program(program, threads=threads, within=within)
         model = plan.settings["model"]
         return open_engine(
             model["preset"],
@@ -220,9 +312,22 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
     return load
 
 
+def open_program(program: Program, *, threads: int | None = None, within: Path | None = None) -> Engine:
+    """Return another program as an engine; TalkiesError where its image is not here."""
+    image = programs.image_file(program) if program.image else None
+    if image is not None and not image.exists():
+        raise TalkiesError(f"{printable(program.image or '')}: it is not here: run snakemake again, which pulls it")
+    told = {"command": program.command, "image": program.image, "side": program.side}
+
+    def facts() -> dict[str, Any]:
+        return {**told, "sha256": programs.digests(program)}
+
+    return CommandEngine(program, image=image, threads=threads, within=within, facts=facts)
+
+
 def open_engine(
     preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
-) -> Engine:
+) -> MotionEngine:
     """Load a model onto a device that works, and return its engine; TalkiesError says what stands in the way."""
     from ..fomm.device import choose_device, keep_compiled, keep_memory
     from ..fomm.engine import Engine
@@ -237,7 +342,7 @@ def open_engine(
     engine = Engine(load_model(preset, checkpoint, device=chosen), precision=precision, threads=threads)
     precision = str(engine.model.dtype).removeprefix("torch.")
     log.info(
-        "%s on %s, %s, %d threads, loaded in %.1f s",
-        *(preset, chosen, precision, engine.threads, time.monotonic() - began),
+        "%s on %s, %s, %s, loaded in %.1f s",
+        *(preset, chosen, precision, counted(engine.threads, "thread"), time.monotonic() - began),
     )
     return engine

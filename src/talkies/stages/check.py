@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import media
+from ..engines import FOMM
 from ..errors import InputError, printable
 from ..files import NUMBER, digest, file_digest, fits, read_json, whole, write_json
-from ..fomm.model.presets import DEMO_WEIGHTS
+from ..fomm.model.looks import is_photograph
+from ..fomm.model.presets import DEMO_WEIGHTS, PRESETS, Preset
 from ..media import crop
 from ..media.crop import Request
 from ..media.film import FILM_SIZE
@@ -41,7 +43,7 @@ RESULT = HOME / "check.json"
 """What the last check found, for the gallery and the workflow."""
 FILES = FINDINGS / "files.json"
 """Each file's size, time and digest, so that an unchanged one is not read."""
-RECIPE = 2
+RECIPE = 3
 """Raised when looking at the same file finds something else."""
 SAMPLES = 12
 DECODED_SECONDS = 20
@@ -62,12 +64,14 @@ heads held alike measure 0.02 to 0.16, turned ones 0.25 to 0.6 (the examples, th
 TEXT = (str, None)
 CROP = {"mode": str, "box": [int, int, int], "faces": (int, None), "found": bool, "warning": TEXT}
 POSES = {"*": [[[NUMBER]]]}
-OF_PICTURE = {"width": int, "height": int, "crop": CROP, "sharpness": NUMBER, "poses": POSES}
+OF_PICTURE = {"width": int, "height": int, "crop": CROP, "sharpness": NUMBER, "photograph": bool}
+OF_PICTURE["poses"] = POSES
 OF_CLIP = {
     **OF_PICTURE,
     **dict.fromkeys(("rate", "sampled_rate"), str),
     **dict.fromkeys(("variable_rate", "truncated"), bool),
     "face_in_first_frame": (bool, None),
+    "face_outside": int,
     "seconds": NUMBER,
     "frames": int,
     "sound": TEXT,
@@ -166,10 +170,12 @@ def examine(
         write_json(unseen[item], facts)
         findings[item] = Finding(item, facts, thumb_bytes)
         advance(1)
+    preset = PRESETS[plan.settings["model"]["preset"]]
+    animated = {pair.source for pair in plan.pairs.values() if pair.engine == FOMM}
     shown = {name for pair in plan.pairs.values() if not pair.private for name in (pair.source, pair.take)}
     for finding in findings.values():
         finding.private = finding.item.name not in shown
-        finding.problems = sorted(_problems(finding), key=lambda problem: LEVELS.index(problem.level))
+        _sorted(finding, preset if finding.item.name in animated else None)
     if weights:
         _compare_poses(plan, {item.name: f for item, f in findings.items() if "error" not in f.facts}, weights)
     return sorted(findings.values(), key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
@@ -239,8 +245,23 @@ def look(item: Item) -> Look:
     except InputError as error:
         return item, {"error": error.reason}, None, None
     facts["sharpness"] = round(sorted(map(sharpness, crops))[len(crops) // 2], 1)
+    facts["photograph"] = is_photograph(crops[0])
     facts["poses"] = {}
     return item, facts, crops, _jpeg(crops[0])
+
+
+def found_in(item: Item, preset: Preset | None) -> Finding:
+    """Look at one file alone; return what was seen, the worst problem first.
+
+    preset: of the network that is to animate it, None for another program. Poses are not compared.
+    """
+    _, facts, _, thumb = look(item)
+    return _sorted(Finding(item, facts, thumb), preset)
+
+
+def _sorted(finding: Finding, preset: Preset | None) -> Finding:
+    finding.problems = sorted(_problems(finding, preset), key=lambda problem: LEVELS.index(problem.level))
+    return finding
 
 
 def _look_at_picture(item: Item) -> tuple[dict[str, Any], Frame]:
@@ -269,6 +290,7 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
         "height": clip.height,
         "crop": cut.to_dict(),
         "face_in_first_frame": None if first is None else bool(first),
+        "face_outside": _outside(frames, box) if (cut.faces or 0) > 1 else 0,
         "seconds": round(float(seconds), 3),
         "frames": max(1, round(seconds * clip.rate)),
         "rate": str(clip.rate),
@@ -279,6 +301,16 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     }
     crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE) for frame in frames])
     return facts, crops[:, :, ::-1] if item.flip else crops
+
+
+def _outside(frames: Sequence[Frame], box: crop.Box) -> int:
+    """Return in how many frames the faces that are seen all have their middle outside a crop."""
+    found = [crop.find_faces(frame) for frame in frames]
+    inside = [
+        any(box.x <= x + w / 2 < box.x + box.side and box.y <= y + h / 2 < box.y + box.side for x, y, w, h in faces)
+        for faces in found
+    ]
+    return sum(bool(faces) and not held for faces, held in zip(found, inside, strict=True))
 
 
 def sharpness(square: Frame) -> float:
@@ -344,7 +376,7 @@ def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> No
         findings[take].problems.append(Problem(DOUBTFUL, text, advice))
 
 
-def _problems(finding: Finding) -> Iterable[Problem]:
+def _problems(finding: Finding, preset: Preset | None) -> Iterable[Problem]:
     item, facts = finding.item, finding.facts
     if "error" in facts:
         yield Problem(FAILS, facts["error"], "mend or remove this file; the others are made without it")
@@ -352,7 +384,8 @@ def _problems(finding: Finding) -> Iterable[Problem]:
     cut = facts["crop"]
     other = f"in config.yaml, files: {{{item.file_name}: {{crop: ...}}}}"
     if cut["faces"] == 0:
-        yield Problem(DOUBTFUL, "no face found: the centre is cut", f"give a box [x, y, width, height] {other}")
+        drawn = "" if facts["photograph"] else " (drawn ones are missed now and then)"
+        yield Problem(DOUBTFUL, f"no face found{drawn}: the centre is cut", f"give a box [x, y, width, height] {other}")
     elif cut["warning"]:
         yield Problem(DOUBTFUL, cut["warning"], "give the part that shows it by start and end, or a box")
     elif facts.get("face_in_first_frame") is False:
@@ -366,6 +399,11 @@ def _problems(finding: Finding) -> Iterable[Problem]:
         yield Problem(DOUBTFUL, f"small: {side} pixels become {FILM_SIZE}", "take a larger copy of it")
     elif facts["sharpness"] < BLURRED:
         yield Problem(DOUBTFUL, f"blurred (sharpness {facts['sharpness']:g})", "take a sharper one")
+    if preset and cut["faces"] and not item.clip:
+        shown = "photographs" if facts["photograph"] else "drawings"
+        if preset.knows not in (None, shown):
+            text = f"it looks like one of the {shown}, and {preset.name} knows {preset.knows}"
+            yield Problem(DOUBTFUL if preset.packaged else NOTE, text, "model: preset: demo knows both")
     if item.clip:
         yield from _problems_of_clip(facts)
 
@@ -373,6 +411,11 @@ def _problems(finding: Finding) -> Iterable[Problem]:
 def _problems_of_clip(facts: dict[str, Any]) -> Iterable[Problem]:
     if facts["truncated"]:
         yield Problem(DOUBTFUL, "damaged or cut short: what is there is used", "copy or download it again")
+    if facts["face_outside"]:
+        text = f"its face leaves the crop, which does not follow it ({facts['face_outside']} of about {SAMPLES} looks)"
+        yield Problem(
+            DOUBTFUL, text, "give a box that holds all its ways, or the part in which it stays, by start and end"
+        )
     if facts["seconds"] < SHORT_SECONDS:
         yield Problem(DOUBTFUL, f"short: {facts['seconds']:g} s", "take a longer one")
     if facts["seconds"] > LONG_SECONDS:

@@ -6,18 +6,22 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from .. import media
+from ..engines import FOMM
 from ..errors import InputError, printable
 from ..media import crop
 from ..run import asks
 from ..run.record import content_key
-from .prepare import probe_copy, take_frames
+from .prepare import probe_copy, seconds
 from .work import Bench, Outcome, Progress, Stage, since
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from ..engines import MotionEngine
 
 log = logging.getLogger("talkies")
 
@@ -46,7 +50,7 @@ def detect_take(bench: Bench, name: str) -> dict[str, Any]:
     """Find and save the keypoints of one take unless that is done; return its record."""
     take, target = bench.plan.takes[name], bench.folder.motion(name)
     driving = bench.prepared("prepare", name, clip=True)
-    engine = bench.engine()
+    engine = cast("MotionEngine", bench.engine(FOMM, None))
     content, box = driving["original"]["sha256"], driving["crop"]["box"]
     asked = asks.motion(take, content=content, box=box, **engine.identity())
     key = content_key(**asked)
@@ -55,7 +59,14 @@ def detect_take(bench: Bench, name: str) -> dict[str, Any]:
         return record
     began = time.monotonic()
     clip = probe_copy(Path(take.file), bench.scratch, content)
-    frames = take_frames(clip, take, crop.Crop.from_dict(driving["crop"]), engine.side)
+    frames = media.excerpt_frames(
+        clip,
+        box=crop.Crop.from_dict(driving["crop"]).box,
+        size=engine.side,
+        start=seconds(take.start),
+        end=seconds(take.end),
+        flip=take.flip,
+    )
     found = engine.find_motion(_counted(frames, bench.progress), clip.rate)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     found.save(target.path)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..errors import InputError
-from ..files import beside, file_digest, whole
+from ..files import file_digest, whole
 from ..host.scratch import FULL, Scratch
 from ..media import crop
 from ..media.film import FILM_SIZE
 from ..run import asks
 from ..run.asks import Specs
 from ..run.folder import Folder
-from ..run.pairs import Take
 from ..run.plan import Plan
 from ..run.probes import clip_of
 from ..run.record import Recorded, content_key
@@ -133,15 +133,17 @@ def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
     target.path.parent.mkdir(parents=True, exist_ok=True)
-    picture = scratch.unfinished("picture.mp4") or beside(target.path)
-    try:
-        with media.FrameWriter(picture, clip.rate, preset="veryfast") as writer:
-            for frame in take_frames(clip, take, cut, FILM_SIZE):
-                writer.write(frame)
-            frames = writer.frames
-        media.remux(picture, clip, target.path, start=start, end=end, part=scratch.unfinished("sound.mp4"))
-    finally:
-        picture.unlink(missing_ok=True)
+    frames = media.write_excerpt(
+        clip,
+        target.path,
+        box=cut.box,
+        size=FILM_SIZE,
+        start=start,
+        end=end,
+        flip=take.flip,
+        preset="veryfast",
+        parts=(scratch.unfinished("picture.mp4"), scratch.unfinished("sound.mp4")),
+    )
     return target.describe(
         {
             "key": key,
@@ -155,12 +157,6 @@ def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
             "seconds": since(began),
         }
     )
-
-
-def take_frames(clip: media.Clip, take: Take, cut: crop.Crop, size: int) -> Iterator[NDArray[np.uint8]]:
-    """Yield a take's frames as the network sees them: its segment, cut, scaled, and mirrored where that is asked."""
-    frames = media.read_frames(clip, start=seconds(take.start), end=seconds(take.end), box=cut.box, size=size)
-    return (frame[:, ::-1] for frame in frames) if take.flip else frames
 
 
 def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
@@ -181,3 +177,17 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
 def seconds(text: str | None) -> Fraction | None:
     """Return the seconds that a segment's border names."""
     return None if text is None else Fraction(text)
+
+
+def sound_digest(path: str) -> str:
+    """Return the digest of a sound file that a pair names; InputError where it can't be read."""
+    try:
+        status = Path(path).stat()
+        return _digest_of(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise InputError(path, f"its sound can't be read ({error.strerror}): put it back, or name another") from None
+
+
+@lru_cache(maxsize=256)
+def _digest_of(path: str, size: int, mtime_ns: int) -> str:
+    return file_digest(path)

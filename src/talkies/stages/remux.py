@@ -5,28 +5,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 from .. import media
+from ..engines import FOMM
 from ..errors import InputError, TalkiesError, printable
-from ..files import file_digest, whole
+from ..files import whole
 from ..run import asks
 from ..run.asks import Specs
 from ..run.pairs import Pair
 from ..run.receipts import Receipts, distrust
 from ..run.record import content_key
-from .prepare import probe_copy, seconds
+from .prepare import probe_copy, seconds, sound_digest
 from .show import OF_TALKIE
 from .work import Bench, Outcome, Stage, since
 
 log = logging.getLogger("talkies")
 
-PROVENANCE = (
-    "AI-generated: a still picture animated by talkies (First Order Motion Model); "
-    "digitalSourceType=http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-)
-"""The films' comment tag (IPTC digital source type vocabulary)."""
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC digital source type vocabulary."""
+
+
+def provenance(engine: str) -> str:
+    """Return the comment tag of an engine's films."""
+    name = "First Order Motion Model" if engine == FOMM else engine
+    return f"AI-generated: a still picture animated by talkies ({name}); digitalSourceType={SOURCE_TYPE}"
 
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
@@ -83,7 +86,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
     began = time.monotonic()
     folder, settings = bench.folder, bench.plan.settings
     talkie, scratch = folder.talkie(pair), bench.scratch
-    sound_file = _sound_digest(pair.audio) if isinstance(pair.audio, str) else None
+    sound_file = sound_digest(pair.audio) if isinstance(pair.audio, str) else None
     key = content_key(**asks.talkie(pair, settings, picture=picture_key, sound=sound_file))
     record = talkie.fresh(key)
     if record is not None:
@@ -113,7 +116,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             part,
             start=start,
             end=end,
-            comment=PROVENANCE if settings["provenance"] else None,
+            comment=provenance(pair.engine) if settings["provenance"] else None,
             part=scratch.unfinished("talkie.mp4"),
         )
         facts = {name: value for name, value in made.items() if name not in OF_TALKIE}
@@ -126,7 +129,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
                 **facts,
                 "sound": sound,
                 "remux_seconds": since(began),
-                "digital_source_type": PROVENANCE.rpartition("=")[2],
+                "digital_source_type": SOURCE_TYPE,
             },
             of=part,
         )
@@ -138,16 +141,3 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
 def _remove_silent(bench: Bench, pair: Pair) -> None:
     bench.folder.silent(pair).remove()
     bench.folder.shown(pair).remove()
-
-
-def _sound_digest(path: str) -> str:
-    try:
-        status = Path(path).stat()
-        return _digest_of(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise InputError(path, f"its sound can't be read ({error.strerror}): put it back, or name another") from None
-
-
-@lru_cache(maxsize=256)
-def _digest_of(path: str, size: int, mtime_ns: int) -> str:
-    return file_digest(path)

@@ -12,7 +12,7 @@ from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..media import crop
 from ..media.paste import FEATHER, enlarge_film, paste_film
-from ..run.asks import FILM_CRF, FILM_PRESET
+from ..run.asks import encoding
 from ..run.pairs import Pair
 from ..run.receipts import distrust
 from ..run.record import is_unchanged
@@ -59,8 +59,7 @@ def show_pair(bench: Bench, pair: Pair, picture_key: str) -> str:
     writer = media.FrameWriter(
         target.path,
         Fraction(made["picture"]["rate"]),
-        crf=FILM_CRF,
-        preset=FILM_PRESET,
+        **encoding(bench.plan.settings),
         part=bench.scratch.unfinished("shown.mp4"),
     )
     facts = {name: value for name, value in made.items() if name not in OF_TALKIE}
@@ -88,4 +87,4 @@ def _show(bench: Bench, pair: Pair, made: dict[str, Any], film: Path, writer: me
         side = bench.plan.settings["upscale"]
         size = enlarge_film(film, side, writer)
         how = {"upscale": {"from": made["picture"]["size"], "to": side, "how": "ffmpeg lanczos, no detail added"}}
-    return {"picture": {**made["picture"], "size": list(size)}, "shown": how}
+    return {"picture": {**made["picture"], **writer.encoding, "size": list(size)}, "shown": how}

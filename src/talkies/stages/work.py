@@ -8,13 +8,10 @@ receipt, so that the job is run again.
 from __future__ import annotations
 
 import logging
-import os
 import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +25,7 @@ from ..run.asks import Specs
 from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder
 from ..run.journal import Journal
-from ..run.lock import HEARTBEAT_SECONDS, lock, renew
+from ..run.lock import held
 from ..run.pairs import stamp_of
 from ..run.plan import Plan
 from ..run.receipts import shard_of
@@ -36,6 +33,8 @@ from ..run.record import Receipt, Recorded, content_key
 
 if TYPE_CHECKING:
     from ..engines import Engine
+
+    Opener = Callable[[str, Path | None], Engine]
 
 log = logging.getLogger("talkies")
 
@@ -55,14 +54,14 @@ class Progress:
 class Bench:
     """What a stage works with: the plan and its folder, one shard, scratch, journal, progress, and the engine.
 
-    engine: loads the model on its first call. stage, shard: what is done here.
+    engine: opens one by name, once, and gives it a disk on which it may write. stage, shard: what is done here.
     """
 
     plan: Plan
     stage: Stage
     shard: str
     journal: Journal
-    engine: Callable[[], Engine] = field(default_factory=lambda: _no_engine)
+    engine: Opener = field(default_factory=lambda: _no_engine)
     progress: Progress = field(default_factory=Progress)
     scratch: Scratch = field(default_factory=Scratch)
     _prepared: dict[tuple[str, str, bool], dict[str, Any]] = field(default_factory=dict)
@@ -134,7 +133,7 @@ class Stage:
 
 
 def work(
-    stage: Stage, plan: Plan, name: str, *, engine: Callable[[], Engine] | None = None, progress: Progress | None = None
+    stage: Stage, plan: Plan, name: str, *, engine: Opener | None = None, progress: Progress | None = None
 ) -> Receipt:
     """Do one stage of the shard that a receipt's name tells of, and write that receipt.
 
@@ -196,24 +195,9 @@ def _save(bench: Bench, result: Receipt, name: str) -> None:
         receipts.doubt_elsewhere(bench.stage.name, bench.shard, result.done)
 
 
-@contextmanager
-def holding(shard: str) -> Iterator[None]:
+def holding(shard: str) -> AbstractContextManager[None]:
     """Hold a shard's lock, and renew it."""
-    path = Folder.lock(shard)
-    with lock(path, say=log.info):
-        done = threading.Event()
-
-        def beat() -> None:
-            while not done.wait(HEARTBEAT_SECONDS):
-                if not renew(path):
-                    os.kill(os.getpid(), signal.SIGTERM)  # as an order to stop: the other worker goes on
-                    return
-
-        threading.Thread(target=beat, daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
+    return held(Folder.lock(shard), say=log.info)
 
 
 @contextmanager
@@ -253,19 +237,19 @@ def flipped(take: Any) -> dict[str, bool]:
     return {"flip": True} if take.flip else {}
 
 
-def _noting(engine: Callable[[], Engine], journal: Journal, shard: str) -> Callable[[], Engine]:
-    """Return the same, with a note in the journal of how long the first call took: the model is loaded then."""
-    loaded: list[Engine] = []
+def _noting(engine: Opener, journal: Journal, shard: str) -> Opener:
+    """Return the same, with a note in the journal of how long a first call took: the model is loaded then."""
+    loaded: dict[str, Engine] = {}
 
-    def load() -> Engine:
-        if not loaded:
+    def load(name: str, within: Path | None) -> Engine:
+        if name not in loaded:
             began = time.monotonic()
-            loaded.append(engine())
+            loaded[name] = engine(name, within)
             journal.note("loaded", shard=shard, seconds=since(began))
-        return loaded[0]
+        return loaded[name]
 
     return load
 
 
-def _no_engine() -> Engine:
+def _no_engine(name: str, within: Path | None) -> Engine:
     raise RuntimeError("this stage asks for no network")

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ...errors import TalkiesError, printable
 from ...files import whole
-from .checkpoint_head import ASK, MAX_BYTES, NETWORKS, kind_of
+from .checkpoint_head import ASK, MAX_BYTES, NETWORKS, SECOND, kind_of
 from .first_order import FirstOrderModel, build_model
 from .presets import DEMO_WEIGHTS, PRESETS, Preset
+from .published import find_weights
 
 StateDict = dict[str, Tensor]
 
@@ -37,7 +38,8 @@ def load_model(
     """Build a preset's network, load its weights strictly, and set it to inference.
 
     preset: a name (PRESETS), or a dict in the original yaml's shape. checkpoint: `.pth.tar` or safetensors;
-    None takes the package's own weights for `demo` and leaves a dict's network as it was built.
+    None takes the package's own weights for the demo presets, for a published preset those that were fetched
+    (`find_weights`), and leaves a dict's network as it was built.
     precision: fp32, bf16 or fp16 for the generator; keypoints and coordinates stay fp32.
     Raises TalkiesError with the file and what is wrong with it; ValueError for an unknown preset.
     """
@@ -45,25 +47,33 @@ def load_model(
     if precision not in dtypes:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(dtypes)}")
     model = build_model(preset)
-    if checkpoint is None and model.preset.name == "demo":
-        checkpoint = DEMO_WEIGHTS
+    if checkpoint is None and model.preset.packaged:
+        _load_strictly(model, part_of(load_checkpoint(DEMO_WEIGHTS), model.preset), DEMO_WEIGHTS)
+    elif checkpoint is None and model.preset.checkpoint is not None:
+        checkpoint = find_weights(model.preset.name)
     if checkpoint is not None:
         _load_strictly(model, load_checkpoint(checkpoint), Path(checkpoint))
-    elif model.preset.checkpoint is not None:
-        raise TalkiesError(
-            f"preset {model.preset.name} needs its weights: give the path of {model.preset.checkpoint} "
-            "(--checkpoint, or model: checkpoint: in config.yaml)"
-        )
     model.weights_digest = weights_digest(model.state_dict())
     # Other weights loaded later are other weights: motions found with these are not for them.
     model.register_load_state_dict_post_hook(_redigest)
     model.requires_grad_(False).eval().to(device)
-    model.generator.to(dtypes[precision])
+    for network in model.networks:
+        network.generator.to(dtypes[precision])
     return model
+
+
+def part_of(entries: StateDict, preset: Preset) -> StateDict:
+    """Return what a preset takes of the package's weights: all, or one of the two networks, by `Preset.packaged`."""
+    second = f"{SECOND}."
+    if preset.packaged == "photographs":
+        return {name.removeprefix(second): value for name, value in entries.items() if name.startswith(second)}
+    return {n: value for n, value in entries.items() if preset.photographs or not n.startswith(second)}
 
 
 def load_checkpoint(path: str | Path) -> StateDict:
     """Read a checkpoint's entries on the CPU, as `generator.*` and `kp_detector.*`; half precision becomes float32.
+
+    The package's own weights have a second network's beside them, `photographs.generator.*` and so on.
 
     Raises TalkiesError, one line with the file and what to do, for anything that is not such a checkpoint.
     """
@@ -111,7 +121,7 @@ def _read_safetensors(path: Path) -> StateDict:
         raise TalkiesError(
             f"{printable(path)}: no generator.* and kp_detector.* entries, so no First Order Motion Model: {ASK}"
         )
-    return {n: t for n, t in entries.items() if n.split(".", 1)[0] in NETWORKS}
+    return {n: t for n, t in entries.items() if n.removeprefix(f"{SECOND}.").split(".", 1)[0] in NETWORKS}
 
 
 def _read_pickle(path: Path) -> StateDict:

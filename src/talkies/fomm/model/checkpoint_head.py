@@ -20,6 +20,8 @@ from ...files import open_regular
 from .presets import PRESETS
 
 NETWORKS = ("generator", "kp_detector")
+SECOND = "photographs"
+"""Before the names of a second network, which only a file of the package's own has."""
 ZIP_MAGIC = b"PK"
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # follows a pickle's two bytes; torch < 1.6 wrote it
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own bound
@@ -89,16 +91,23 @@ def check_head(path: str | Path, preset: str) -> None:
 
 
 def _telling(shapes: Shapes) -> list[tuple[int, ...] | None]:
-    """Return the shapes by which presets differ: keypoints, their jacobians, the generator's first features."""
-    names = ("kp_detector.kp.weight", "kp_detector.jacobian.weight", "generator.first.conv.weight")
+    """Return the shapes by which presets differ: keypoints, their jacobians, first features, a second network."""
+    names = (
+        *("kp_detector.kp.weight", "kp_detector.jacobian.weight"),
+        *("kp_detector.predictor.encoder.down_blocks.0.conv.weight", "generator.first.conv.weight"),
+        f"{SECOND}.kp_detector.kp.weight",
+    )
     return [shapes.get(name, (0,))[:1] for name in names]
 
 
 def _asked(preset: str) -> list[tuple[int, ...] | None]:
     parameters = PRESETS[preset].parameters
     keypoints = parameters["common_params"]["num_kp"]
-    jacobians = 4 if parameters["kp_detector_params"].get("single_jacobian_map") else 4 * keypoints
-    return [(keypoints,), (jacobians,), (parameters["generator_params"]["block_expansion"],)]
+    detector = parameters["kp_detector_params"]
+    jacobians = 4 if detector.get("single_jacobian_map") else 4 * keypoints
+    features = min(2 * detector["block_expansion"], detector["max_features"])
+    second = keypoints if PRESETS[preset].photographs else 0
+    return [(keypoints,), (jacobians,), (features,), (parameters["generator_params"]["block_expansion"],), (second,)]
 
 
 def _is_common_zip(path: Path) -> bool:
@@ -124,10 +133,22 @@ def _shapes(path: Path, kind: str) -> Shapes:
     with path.open("rb") as file:
         if kind == "safetensors":
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+            header.pop("__metadata__", None)
+            _check_length(file, max(entry["data_offsets"][1] for entry in header.values()))
+            return {name: tuple(entry["shape"]) for name, entry in header.items()}
         for _ in range(3):  # magic number, protocol, the writer's machine
             _Reader(file).load()
-        return _of_pickle(_Reader(file).load())
+        reader = _Reader(file)
+        content = reader.load()
+        _Reader(file).load()  # the storages' names; then of each its length and its numbers
+        _check_length(file, sum(8 + size for size in reader.storages.values()))
+        return _of_pickle(content)
+
+
+def _check_length(file: IO[bytes], left: int) -> None:
+    """Refuse a file that ends before what its head tells of. left: bytes from here on."""
+    if os.fstat(file.fileno()).st_size < file.tell() + left:
+        raise ValueError("it ends too soon")
 
 
 def _of_pickle(content: Any) -> Shapes:
@@ -177,11 +198,18 @@ class _Reader(pickle.Unpickler):
         ("torch._utils", "_rebuild_parameter"): _parameter,
     }
 
+    STORED = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Byte": 1}  # noqa: RUF012
+
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="latin-1")
+        self.storages: dict[str, int] = {}
+        """Bytes of each, by name."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name.endswith("Storage"):
+            return self.STORED.get(name.removesuffix("Storage"), 0)
         return self.KNOWN.get((module, name), _Anything)
 
     def persistent_load(self, pid: Any) -> None:
-        return None
+        _, size, name, _, count = pid[:5]
+        self.storages[name] = size * count

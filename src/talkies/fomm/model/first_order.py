@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .generator import Generated, Generator, SourceFeatures
 from .keypoint_detector import KeypointDetector, Keypoints
+from .looks import is_photograph
 from .presets import PRESETS, Preset
+
+LARGER = 0.9, 1.1
+"""What share of the picture's side further looks show."""
 
 
 class FirstOrderModel(nn.Module):
     """Generator and keypoint detector of one preset; its state dict has the published names and shapes.
 
     preset: what it was built from. weights_digest: sha256 of the loaded weights, None before loading.
+    photographs: a second network, with keypoints of the same meaning, which takes the place of this one for
+    photographs, where the preset has one, else None.
     Build it with `talkies.load_model`, or from a preset for training.
     """
 
@@ -27,6 +35,7 @@ class FirstOrderModel(nn.Module):
         common = preset.parameters["common_params"]
         self.generator = Generator(**common, **preset.parameters["generator_params"])
         self.kp_detector = KeypointDetector(**common, **preset.parameters["kp_detector_params"])
+        self.photographs = FirstOrderModel(preset.photographs) if preset.photographs else None
 
     @property
     def device(self) -> torch.device:
@@ -38,17 +47,35 @@ class FirstOrderModel(nn.Module):
         """The precision the generator computes in; keypoints are always found in float32."""
         return next(self.generator.parameters()).dtype
 
+    @property
+    def networks(self) -> list[FirstOrderModel]:
+        """This network, and the one for photographs where there is one."""
+        return [self, self.photographs] if self.photographs is not None else [self]
+
+    def fitting(self, picture: Tensor) -> FirstOrderModel:
+        """Return the network for what a picture [1, 3, H, W] in [0, 1] shows: this, or the one for photographs."""
+        _check_frames(picture, "picture")
+        if self.photographs is None:
+            return self
+        pixels = picture[0].permute(1, 2, 0).mul(255).round().byte().cpu().numpy()
+        return self.photographs if is_photograph(pixels) else self
+
     @torch.inference_mode()
     def keypoints(self, frames: Tensor) -> Keypoints:
-        """Find the keypoints of frames [N, 3, H, W] in [0, 1], all at once."""
+        """Find the keypoints of frames [N, 3, H, W] in [0, 1], all at once; the first tells which network is theirs."""
         _check_frames(frames, "frames")
-        return self.kp_detector(frames.to(self.device, torch.float32))
+        network, frames = self.fitting(frames[:1]), frames.to(self.device, torch.float32)
+        if network.preset.mirror is None:
+            return network.kp_detector(frames)
+        return looked_at_again(network.kp_detector, frames, network.preset.mirror)
 
     @torch.inference_mode()
     def encode(self, source: Tensor) -> SourceFeatures:
-        """Compute once what `generate` needs of source images [N, 3, H, W] in [0, 1]."""
+        """Compute once what `generate` needs of source images [N, 3, H, W] in [0, 1]; the first tells the network."""
         _check_frames(source, "source")
-        return self.generator.encode(source.to(self.device, self.dtype))
+        network = self.fitting(source[:1])
+        features = network.generator.encode(source.to(self.device, self.dtype))
+        return replace(features, photograph=network is self.photographs)
 
     @torch.inference_mode()
     def generate(self, source: Tensor | SourceFeatures, kp_source: Keypoints, kp_driving: Keypoints) -> Generated:
@@ -59,7 +86,31 @@ class FirstOrderModel(nn.Module):
         .deformation [N, h, w, 2], .occlusion [N, 1, h, w] or None.
         """
         features = source if isinstance(source, SourceFeatures) else self.encode(source)
-        return self.generator.render(features, kp_source, kp_driving)
+        return self.network_of(features).generator.render(features, kp_source, kp_driving)
+
+    def network_of(self, features: SourceFeatures) -> FirstOrderModel:
+        """Return the network that these features are of."""
+        return self.photographs if self.photographs is not None and features.photograph else self
+
+
+def looked_at_again(detector: KeypointDetector, frames: Tensor, mirror: Sequence[int]) -> Keypoints:
+    """Find keypoints as the mean over looks at frames [N, 3, H, W]: as they are, mirrored, smaller and larger.
+
+    Where they differ, the detector errs; their mean errs less. mirror: which keypoint each is in a mirrored picture.
+    """
+    found = detector(frames)
+    assert found.jacobian is not None
+    other = detector(frames.flip(3))
+    turn = frames.new_tensor([-1, 1]).diag()
+    values = [found.value, other.value[:, mirror] @ turn]
+    jacobians = [found.jacobian, turn @ other.jacobian[:, mirror] @ turn]
+    for factor in LARGER:
+        look = frames.new_tensor([[factor, 0, 0], [0, factor, 0]]).expand(len(frames), 2, 3)
+        grid = F.affine_grid(look, list(frames.shape), align_corners=False)
+        other = detector(F.grid_sample(frames, grid, padding_mode="border", align_corners=False))
+        values.append(other.value * factor)
+        jacobians.append(other.jacobian * factor)
+    return Keypoints(torch.stack(values).mean(0), torch.stack(jacobians).mean(0))
 
 
 def build_model(preset: str | Preset | Mapping[str, Any]) -> FirstOrderModel:

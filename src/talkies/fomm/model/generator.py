@@ -21,12 +21,14 @@ class SourceFeatures:
     """What the generator needs of a source image, computed once for all its frames.
 
     features: [N, C, H/2^d, W/2^d] of the encoder; small: [N, 3, h, w], the picture as dense motion sees it;
-    picture: the source itself, [N, 3, H, W], where the network keeps what is visible.
+    picture: the source itself, [N, 3, H, W], where the network keeps what is visible. photograph: whether they are
+    of the network for photographs, where a preset has two.
     """
 
     features: Tensor
     small: Tensor
     picture: Tensor | None = None
+    photograph: bool = False
 
 
 @dataclass(frozen=True)

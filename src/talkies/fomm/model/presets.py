@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 DEMO_WEIGHTS = Path(__file__).with_name("demo.safetensors")
-"""The demo preset's weights, which the package carries."""
+"""The demo presets' weights, which the package carries: a network for drawings, and one for photographs."""
 
 
 @cache
@@ -26,12 +26,14 @@ class Opening:
     """Two keypoints that come apart and together, as lids do: the moving one does it, the still one goes with the head.
 
     measure: two keypoints whose distance tells how large this eye or mouth is. A wide-eyed driver's lids move further
-    than a narrow-eyed source's can; counted in its own measure, each eye shuts when the driver's does.
+    than a narrow-eyed source's can; counted in its own measure, each eye shuts when the driver's does, and no further.
+    gain: how much further an eye shuts than it was seen to.
     """
 
     still: int
     moving: int
     measure: tuple[int, int]
+    gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,11 @@ class Preset:
 
     size: side of the square it works at, in pixels. crop: how pictures and clips are cut for it when nothing
     else is asked. checkpoint: the published file's usual name, or None where the weights are in the package.
+    packaged: which of the weights in the package are its own, "all" or one of the two networks; None: none of them.
+    photographs: the preset of a second network, which takes the first one's place for photographs, or None.
     reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for any way.
-    openings: lids and lips among its keypoints, where these are known. recipe: raised by hand when the same weights
+    openings: lids and lips among its keypoints, where these are known. mirror: which keypoint each is in a mirrored
+    picture, where they are the mean over several looks, or None. recipe: raised by hand when the same weights
     come to make other films; it goes into their keys.
     """
 
@@ -50,9 +55,19 @@ class Preset:
     crop: str
     checkpoint: str | None
     parameters: dict[str, Any] = field(compare=False)
+    packaged: Literal["all", "drawings", "photographs"] | None = None
+    photographs: Preset | None = None
     reach: float | None = None
     openings: tuple[Opening, ...] = ()
+    mirror: tuple[int, ...] | None = None
     recipe: int = 1
+
+    @property
+    def knows(self) -> str | None:
+        """The faces it was trained on, "drawings" or "photographs"; None: both, or other things than faces."""
+        if self.packaged:
+            return None if self.packaged == "all" else self.packaged
+        return "photographs" if self.crop == "face" else None
 
 
 _PUBLISHED: dict[str, Any] = {
@@ -110,6 +125,10 @@ _DEMO: dict[str, Any] = {
 }
 
 
+# Rendered heads and photographs vary more than drawings: the detector has twice the width.
+_PHOTOGRAPHS = deepcopy(_DEMO)
+_PHOTOGRAPHS["kp_detector_params"] |= {"block_expansion": 32, "max_features": 256}
+
 # Of the 19: upper lids and pupils, measured by the eye's height, and the lower lip, by the mouth's width.
 _LEFT_EYE, _RIGHT_EYE, _MOUTH = (7, 8), (9, 10), (11, 12)
 _DEMO_OPENINGS = (
@@ -118,6 +137,26 @@ _DEMO_OPENINGS = (
     Opening(10, 9, _RIGHT_EYE),
     Opening(10, 16, _RIGHT_EYE),
     Opening(13, 14, _MOUTH),
+)
+
+
+_DEMO_MIRROR = (0, 2, 1, 3, 4, 6, 5, 9, 10, 7, 8, 12, 11, 13, 14, 16, 15, 17, 18)
+
+
+# The network for photographs finds that lids move less than they do, most of all in small or blurred videos.
+_PHOTOGRAPHS_OPENINGS = tuple(
+    replace(opening, gain=1.5) if (opening.still, opening.moving) == opening.measure[::-1] else opening
+    for opening in _DEMO_OPENINGS
+)
+
+
+def _demo(name: str, parameters: dict[str, Any], packaged: Any, **more: Any) -> Preset:
+    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "recipe": 3}
+    return Preset(name, 256, "face", None, parameters, packaged, **(usual | more))
+
+
+_ONLY_PHOTOGRAPHS = _demo(
+    "demo-photographs", _PHOTOGRAPHS, "photographs", mirror=_DEMO_MIRROR, openings=_PHOTOGRAPHS_OPENINGS
 )
 
 
@@ -131,7 +170,9 @@ def _published(stem: str, crop: str, **detector: Any) -> Preset:
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("demo", 256, "face", None, _DEMO, reach=0.35, openings=_DEMO_OPENINGS, recipe=2),
+        _demo("demo", _DEMO, "all", photographs=_ONLY_PHOTOGRAPHS),
+        _demo("demo-drawings", _DEMO, "drawings"),
+        _ONLY_PHOTOGRAPHS,
         _published("vox", "face"),
         _published("vox-adv", "face"),
         _published("taichi", "center"),

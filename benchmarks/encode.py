@@ -1,0 +1,115 @@
+"""Time x264's presets on a drawn talkie and, where one is given, a real clip: processor time, size, likeness.
+
+    python benchmarks/encode.py [CLIP] [--frames 250] [--rounds 3] [--presets medium faster veryfast]
+
+The talkie is the bundled network's, of the examples, as it leaves the network. Processor seconds are those of ffmpeg
+alone, which encodes and then counts the film's frames: the least of some rounds in turns, one thread. SSIM is ffmpeg's,
+of luma and chroma against the frames that were given. The first row is RGB, which ffmpeg converts; the others are
+planes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from talkies import media
+from talkies.engines import Movement
+from talkies.fomm.colours import yuv420p
+from talkies.fomm.engine import Engine
+from talkies.fomm.model import load_model
+from talkies.fomm.motion import detect_motion
+from talkies.media import crop
+from talkies.media.ffmpeg import ffmpeg_path, file_url
+from talkies.media.film import FILM_SIZE
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RATE = Fraction(25)
+
+
+def talkie(count: int) -> np.ndarray:
+    """Return frames of a drawn talkie, uint8 [count, 256, 256, 3], played to and fro until there are enough."""
+    picture = media.read_picture(EXAMPLES / "images/ada.png")
+    clip = media.probe(EXAMPLES / "driving/anna.mp4")
+    square, _ = crop.crop_picture(picture, crop.parse("face"), name="ada.png")
+    cut = crop.find_crop(clip, crop.parse("face"))
+    with Engine(load_model("demo", device="cpu"), precision="fp32") as engine:
+        driving = list(media.read_frames(clip, box=cut.box, size=engine.side))[:count]
+        motion = detect_motion(engine.model, driving, clip.rate, batch=engine.batch)
+        made = np.concatenate(list(engine.predict(engine.prepare("ada", square), motion, Movement())))
+    return to_and_fro(made, count)
+
+
+def real(path: Path, count: int) -> np.ndarray:
+    """Return a clip's frames, uint8 [count, 256, 256, 3], its middle square."""
+    clip = media.probe(path)
+    box = crop.find_crop(clip, crop.parse("center")).box
+    return to_and_fro(np.stack(list(media.read_frames(clip, box=box, size=FILM_SIZE))[:count]), count)
+
+
+def to_and_fro(frames: np.ndarray, count: int) -> np.ndarray:
+    """Return so many frames: these, then back again, as long as need be."""
+    turn = np.concatenate([np.arange(len(frames)), np.arange(len(frames) - 2, 0, -1)])
+    return frames[np.resize(turn, count)]
+
+
+def planes_of(frames: np.ndarray) -> np.ndarray:
+    """Return frames as planes, uint8 [n, 384, 256]."""
+    parts = [yuv420p(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255) for part in np.array_split(frames, 10)]
+    return torch.cat(parts).numpy()
+
+
+def encode(frames: np.ndarray, path: Path, preset: str, crf: int) -> float:
+    """Write a film; return the processor seconds of the ffmpegs that wrote it and looked at it."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with media.FrameWriter(path, RATE, preset=preset, crf=crf, threads=1) as film:
+        for frame in frames:
+            film.write(frame) if frame.ndim == 3 else film.write_planes(frame)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def ssim(planes: np.ndarray, film: Path) -> float:
+    """Return ffmpeg's SSIM of a film against the planes that it was made of."""
+    given = ["-f", "rawvideo", "-pixel_format", "yuv420p", "-video_size", f"{FILM_SIZE}x{FILM_SIZE}"]
+    command = [ffmpeg_path(), "-hide_banner", *given, "-framerate", str(RATE), "-i", "pipe:0", "-i", file_url(film)]
+    done = subprocess.run(
+        [*command, "-lavfi", "ssim", "-f", "null", "-"], input=planes.tobytes(), capture_output=True, check=True
+    )
+    return float(done.stderr.decode().rsplit("All:", 1)[1].split()[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("clip", nargs="?", type=Path)
+    parser.add_argument("--frames", type=int, default=250)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--presets", nargs="+", default=["medium", "fast", "faster", "veryfast", "superfast"])
+    parser.add_argument("--crf", type=int, default=18)
+    args = parser.parse_args()
+    films = {"drawn": talkie(args.frames), **({args.clip.stem: real(args.clip, args.frames)} if args.clip else {})}
+    for name, rgb in films.items():
+        planes = planes_of(rgb)
+        rows = [("medium, RGB", "medium", rgb), *((preset, preset, planes) for preset in args.presets)]
+        seconds: dict[str, list[float]] = {label: [] for label, _, _ in rows}
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(args.rounds):
+                for label, preset, frames in rows:
+                    seconds[label].append(encode(frames, Path(folder, f"{label}.mp4"), preset, args.crf))
+            print(
+                f"\n| {name}, {args.frames} frames, crf {args.crf} | frames a CPU s | bytes | SSIM |\n|---|---|---|---|"
+            )
+            for label, each in seconds.items():
+                film = Path(folder, f"{label}.mp4")
+                print(f"| {label} | {args.frames / min(each):.0f} | {film.stat().st_size} | {ssim(planes, film):.4f} |")
+
+
+if __name__ == "__main__":
+    main()

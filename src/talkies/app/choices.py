@@ -1,0 +1,148 @@
+"""What is chosen on the page: read from its controls, as a film to make, and as keys of a config.yaml."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..engines import FOMM, Movement
+from ..errors import TalkiesError, printable
+from ..fomm.model.presets import PRESETS
+from ..media import crop
+from ..operate.one_film import Wanted
+
+LONGEST = 1000  # characters of what is typed into a control
+
+
+@dataclass(frozen=True)
+class Network:
+    """Weights that are here: a preset, and its checkpoint where that is no fetched one."""
+
+    preset: str
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The values of the page's controls.
+
+    usual: how files are cut where nothing is said (see `media.crop`). start, end: seconds, None for all of the clip.
+    """
+
+    picture: Path
+    driving: Path
+    engine: str
+    network: Network
+    usual: str
+    picture_crop: crop.Request | None
+    driving_crop: crop.Request | None
+    start: Fraction | None
+    end: Fraction | None
+    movement: Movement
+    paste_back: bool
+    sound: bool
+
+    def wanted(self) -> Wanted:
+        """Return the film."""
+        usual = crop.parse(self.usual)
+        return Wanted(
+            self.picture,
+            self.driving,
+            self.engine,
+            self.picture_crop or usual,
+            self.driving_crop or usual,
+            self.start,
+            self.end,
+            self.movement,
+            paste_back=self.paste_back,
+            sound=self.sound,
+        )
+
+    def of_run(self) -> dict[str, Any]:
+        """Return the keys of a config.yaml that say the same of a run; a box and a segment are a single file's."""
+        keys = self.of_engine()
+        crops = {"images": self.picture_crop, "driving": self.driving_crop}
+        keys |= _unless_empty("crop", {kind: cut for kind, cut in crops.items() if isinstance(cut, str)})
+        keys |= _unless_empty("motion", self._motion()) | self._shown()
+        picture = {"crop": list(self.picture_crop)} if isinstance(self.picture_crop, tuple) else {}
+        clip = {"crop": list(self.driving_crop)} if isinstance(self.driving_crop, tuple) else {}
+        files = _unless_empty(self.picture.name, picture) | _unless_empty(self.driving.name, clip | self._segment())
+        return keys | _unless_empty("files", files)
+
+    def of_engine(self) -> dict[str, Any]:
+        """Return the keys of a config.yaml that choose engine and network."""
+        if self.engine != FOMM:
+            return {"engine": self.engine}
+        chosen = {"preset": self.network.preset, "checkpoint": self.network.checkpoint}
+        return _unless_empty("model", {key: value for key, value in chosen.items() if value not in (None, "demo")})
+
+    def of_picture(self) -> dict[str, Any]:
+        """Return what a config.yaml's `files` says of the picture."""
+        return _unless_empty("crop", _plain(self.picture_crop))
+
+    def of_clip(self) -> dict[str, Any]:
+        """Return what a config.yaml's `files` says of the driving video."""
+        return _unless_empty("crop", _plain(self.driving_crop)) | self._segment() | self._motion() | self._shown()
+
+    def _motion(self) -> dict[str, Any]:
+        usual = Movement()
+        return {name: value for name, value in vars(self.movement).items() if value != getattr(usual, name)}
+
+    def _shown(self) -> dict[str, Any]:
+        return ({} if self.sound else {"audio": False}) | ({"paste_back": True} if self.paste_back else {})
+
+    def _segment(self) -> dict[str, Any]:
+        ends = {"start": self.start, "end": self.end}
+        return {name: float(value) for name, value in ends.items() if value is not None}
+
+
+def _unless_empty(key: str, value: Any) -> dict[str, Any]:
+    return {key: value} if value else {}
+
+
+def _plain(cut: crop.Request | None) -> str | list[int] | None:
+    return list(cut) if isinstance(cut, tuple) else cut
+
+
+def usual_crop(preset: str) -> str:
+    """Return how a preset has files cut."""
+    return PRESETS[preset].crop
+
+
+def read_crop(text: Any) -> crop.Request | None:
+    """Read a crop as it is typed; None for an empty one: the network's own way."""
+    word = str(text or "").strip()[:LONGEST]
+    return crop.parse(word) if word else None
+
+
+def read_seconds(value: Any, what: str) -> Fraction | None:
+    """Read a control of seconds; None where it is empty. what: its label, for the message."""
+    text = "" if value is None else str(value).strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
+        raise TalkiesError(f"{what}: {printable(text)[:60]} is not a number of seconds: write one like 2.5")
+    return Fraction(text)
+
+
+def read_segment(start: Any, end: Any) -> tuple[Fraction | None, Fraction | None]:
+    """Read both ends of a segment, in seconds."""
+    first, last = read_seconds(start, "start"), read_seconds(end, "end")
+    if last is not None and last <= (first or 0):
+        raise TalkiesError(f"end: {float(last):g} s is not after the start: give a later one")
+    return first or None, last
+
+
+def read_best_frame(text: Any) -> int | str | None:
+    """Read the frame that motion is counted from: a number, auto, or nothing for the first."""
+    word = str(text if text is not None else "").strip().lower()
+    if word in ("", "first"):
+        return None
+    if word == "auto":
+        return word
+    if not re.fullmatch("[0-9]{1,9}", word):
+        raise TalkiesError(f"best frame: {printable(word)[:60]} is neither auto nor a number: give one")
+    return int(word)

@@ -1,0 +1,543 @@
+"""The engine `command`: another program, in an image or on this machine, makes the films.
+
+It runs once a film, or once for all films of a shard, in an own folder that goes with it. Its inputs are copies; its
+film is believed when its frames have been counted, and is then brought to the clip's rate and our encoding.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from . import media
+from .engines import FilmJob, Material
+from .errors import InputError, TalkiesError, printable
+from .host import container, supervise
+from .host.cores import available_threads
+from .host.scratch import own_folder
+
+if TYPE_CHECKING:
+    from .media.pictures import Frame
+
+log = logging.getLogger("talkies")
+
+VALUES = "source driving audio output folder jobs checkpoint threads side best_frame".split()  # noqa: SIM905
+SWITCHES = "relative adapt_scale find_best_frame gpu".split()  # noqa: SIM905
+OF_A_FILM = {"source", "driving", "audio", "output", "folder", "best_frame", *SWITCHES} - {"gpu"}
+"""What differs from film to film: a command that makes many finds it in {jobs}."""
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([a-z_]+)(?::([^{}|]*)(?:\|([^{}|]*))?)?\}|[{}]")
+CRF = 8
+"""Of the clip that a program is given: its own film is encoded again."""
+SETTLED_SECONDS = 3
+"""A film of a batch that has not grown for so long is looked at while the program goes on."""
+MOST_LINES = 5000
+"""Of a program's output that go into the log."""
+TRANSIENT = re.compile(
+    r"out of memory|OutOfMemory|MemoryError|Cannot allocate memory|No space left on device|Disk quota exceeded"
+    r"|CUDA error|CUDA driver|no CUDA-capable device|cuDNN error|CUBLAS_STATUS",
+    re.IGNORECASE,
+)
+"""What a program says when the machine failed it, not the picture: the job is run again."""
+
+
+class Command:
+    """A command with placeholders, split as a shell would split it; no shell runs it.
+
+    {name} stands for a value; {name:text} for the text where the pair asks for it, else for nothing;
+    {name:text|other} for the one or the other; {{ and }} for braces. A word that comes to nothing is left out.
+    Raises TalkiesError, which names the placeholder, for one that is unknown.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            self.words = shlex.split(text)
+        except ValueError as error:
+            raise TalkiesError(f"{str(error).lower()} in {printable(text[:80])!r}: mend it") from None
+        if not self.words:
+            raise TalkiesError(f"{printable(text)!r} is no command: write one")
+        self.names: set[str] = set()
+        for match in PLACEHOLDER.finditer("\0".join(self.words)):
+            if match[0] in ("{{", "}}"):
+                continue
+            if match[1] is None:
+                raise TalkiesError(f"a single {match[0]}: write {match[0] * 2} for a brace")
+            if match[1] not in (VALUES if match[2] is None else SWITCHES):
+                raise TalkiesError(
+                    f"unknown placeholder {match[0]}: write one of {', '.join(VALUES)}, or, as {{name:text}}, one of "
+                    f"{', '.join(SWITCHES)}"
+                )
+            self.names.add(match[1])
+
+    def filled(self, values: Mapping[str, str], switches: Mapping[str, bool]) -> list[str]:
+        """Return the words with every placeholder filled in."""
+
+        def fill(match: re.Match[str]) -> str:
+            if match[1] is None:
+                return match[0][0]
+            if match[2] is None:
+                return values[match[1]]
+            return match[2] if switches[match[1]] else match[3] or ""
+
+        return [word for each in self.words if (word := PLACEHOLDER.sub(fill, each))]
+
+
+@dataclass(frozen=True)
+class Program:
+    """An engine of config.yaml that is another program; its fields are the keys there (docs/engines.md)."""
+
+    name: str
+    command: str
+    image: str | None = None
+    workdir: str | None = None
+    side: int = 256
+    output_side: int | None = None
+    input: str = "square"
+    crop: str = "face"
+    result: str = "{output}"
+    checkpoint: str | None = None
+    batch: bool = False
+    binds: tuple[str, ...] = ()
+    network: bool = False
+    writable_tmpfs: bool = False
+    minutes: float = 60
+
+    @classmethod
+    def of(cls, name: str, keys: Mapping[str, Any]) -> Program:
+        """Return the program of an engine's settings."""
+        return cls(name=name, **{**keys, "binds": tuple(keys.get("binds", ()))})
+
+    def uses(self, name: str) -> bool:
+        """Tell whether its films depend on this placeholder: a batch may use all that its jobs tell."""
+        return name in self.names or (self.batch and name in OF_A_FILM)
+
+    @property
+    def names(self) -> set[str]:
+        """The placeholders of its command."""
+        return Command(self.command).names
+
+    def check(self, where: str) -> None:
+        """Raise TalkiesError where its keys don't fit each other. where: they are, as messages name it."""
+        try:
+            used = Command(self.command).names
+        except TalkiesError as error:
+            raise TalkiesError(f"{where}.command: {error}: mend it") from None
+        if self.batch:
+            if "jobs" not in used:
+                raise TalkiesError(f"{where}.batch: the command must take {{jobs}}, the file that lists its films")
+            if wrong := sorted(used & OF_A_FILM):
+                raise TalkiesError(
+                    f"{where}.batch: {{{wrong[0]}}} is each film's own: take it from the lines of {{jobs}}"
+                )
+        elif "jobs" in used:
+            raise TalkiesError(f"{where}.command: {{jobs}} needs batch: true: set it, or take {{jobs}} away")
+        elif "source" not in used:
+            raise TalkiesError(f"{where}.command: takes no {{source}}: write it where the picture's path belongs")
+        elif not used & {"driving", "audio"}:
+            raise TalkiesError(f"{where}.command: takes neither {{driving}} nor {{audio}}: write one of them in")
+        if "checkpoint" in used and self.checkpoint is None:
+            raise TalkiesError(f"{where}.checkpoint: the command takes {{checkpoint}}: name its file")
+        pattern = self._pattern
+        if pattern is None and not self.batch and "output" not in used:
+            raise TalkiesError(f"{where}.result: the command takes no {{output}}: name the film by a pattern (*.mp4)")
+        if pattern is not None and (not pattern or pattern.startswith("/") or ".." in Path(pattern).parts):
+            raise TalkiesError(
+                f"{where}.result: {printable(self.result)}: must lie below {{folder}}: write {{folder}}/*.mp4"
+            )
+
+    @property
+    def _pattern(self) -> str | None:
+        """The pattern by which the film is found below {folder}; None: it is {output}."""
+        return None if self.result == "{output}" else self.result.removeprefix("{folder}/")
+
+    def found(self, folder: Path, output: Path) -> Path:
+        """Return the film that was made; InputError where there is none, or more than one."""
+        pattern = self._pattern
+        films = [output] if pattern is None else sorted(folder.glob(pattern))
+        films = [film for film in films if film.is_file() and film.stat().st_size]
+        if len(films) != 1:
+            left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())[:5]
+            there = f"it left {', '.join(map(printable, left))}" if left else "it left nothing"
+            count = f"{len(films) or 'no'} film{'s' * (len(films) > 1)}"
+            raise InputError("", f"made {count} ({self.result}), {there}: mend its command or result")
+        return films[0]
+
+
+class CommandEngine:
+    """A program as an engine.
+
+    image: the file of its image. within: the disk on which its folders lie. facts: what records tell of it beside its
+    name, asked for when a film is recorded.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        image: Path | None = None,
+        threads: int | None = None,
+        within: Path | None = None,
+        facts: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self.program = program
+        self.threads = threads or available_threads()
+        self.side = program.side
+        self._image, self._within, self._facts = image, within, facts
+        self._command = Command(program.command)
+        self._made = ExitStack()
+        self._given: dict[tuple[str, ...], Path] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a film's record tells of the program."""
+        device = "cuda" if container.gpu_given() else "cpu"
+        return {"engine": {"name": self.program.name, **self._facts(), "device": device}, "software": {}}
+
+    def __enter__(self) -> Self:
+        self._folder = self._made.enter_context(own_folder("engine", self._within))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._made.close()
+
+    def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
+        """Make films; yield each job when its film stands, or with the reason why there is none.
+
+        Raises TalkiesError where the machine failed the program: by a signal, memory, a disk, a GPU.
+        """
+        if self.program.batch:
+            yield from self._batch(list(jobs))
+            return
+        for number, job in enumerate(jobs):
+            try:
+                place = self._lay_out(number, job)
+                ended = self._run(place.folder, self._values(place, job), _switches(job), self.program.minutes)
+                if ended.code:
+                    raise InputError("", self._fault(ended))
+                self._take_over(place, job)
+                job.done(None)
+                yield job, None
+            except InputError as error:
+                yield job, InputError(job.name, _reason(error, self.program.name))
+            finally:
+                shutil.rmtree(self._folder / str(number), ignore_errors=True)
+
+    # --- one program for many films ------------------------------------------------------------------------
+
+    def _batch(self, jobs: list[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
+        places: dict[int, _Place] = {}
+        faults: dict[int, InputError] = {}
+        for number, job in enumerate(jobs):
+            try:
+                places[number] = self._lay_out(number, job)
+            except InputError as error:
+                faults[number] = InputError(job.name, _reason(error, self.program.name))
+        done: set[int] = set()
+        began = time.monotonic()
+
+        def take(number: int) -> InputError | None:
+            """Take a film over; its time is the time since the last one."""
+            nonlocal began
+            try:
+                self._take_over(places[number], jobs[number])
+            except InputError as error:
+                return error
+            done.add(number)
+            jobs[number].done(time.monotonic() - began)
+            began = time.monotonic()
+            return None
+
+        def look() -> None:
+            """Take over the films that are finished, so that they stay whatever ends the program."""
+            for number in places.keys() - done:
+                if _is_settled(places[number].output):
+                    take(number)  # a film that is not whole yet is looked at again
+
+        if places:
+            whole = self._folder
+            lines = [self._job_line(places[number], jobs[number]) for number in places]
+            (whole / "jobs.jsonl").write_text("".join(lines), encoding="utf-8")
+            values = {**self._common(), "jobs": str(whole / "jobs.jsonl")}
+            for name in ("home", "tmp", "out"):
+                (whole / name).mkdir(exist_ok=True)
+            minutes = self.program.minutes * len(places)
+            ended = self._run(whole, values, {"gpu": container.gpu_given()}, minutes, look)
+            for number in sorted(places.keys() - done):
+                if fault := take(number):
+                    reason = self._fault(ended) if ended.code else _reason(fault, self.program.name)
+                    faults[number] = InputError(jobs[number].name, reason)
+        for number, job in enumerate(jobs):
+            yield job, faults.get(number)
+
+    def _job_line(self, place: _Place, job: FilmJob) -> str:
+        values = self._values(place, job)
+        names = ("source", "driving", "audio", "output", "folder")
+        told: dict[str, Any] = {name: values[name] for name in names}
+        if not Path(values["audio"]).exists():
+            told["audio"] = None
+        asked: dict[str, Any] = {**told, **_switches(job), "best_frame": int(values["best_frame"])}
+        asked |= {"frames": job.frames, "rate": float(job.writer.rate)}
+        del asked["gpu"]
+        return json.dumps(asked) + "\n"
+
+    # --- a film --------------------------------------------------------------------------------------------
+
+    def _lay_out(self, number: int, job: FilmJob) -> _Place:
+        """Make a film's folder, with copies of what the program is given."""
+        place = _Place(self._folder / str(number))
+        for folder in (place.given, place.out, place.folder / "home", place.folder / "tmp"):
+            folder.mkdir(parents=True)
+        material: list[Material] = []
+
+        def of_job() -> Material:
+            material.extend([] if material else [job.material()])
+            return material[0]
+
+        inputs: list[tuple[str, tuple[str, ...], Callable[[Material, Path, FilmJob], None]]] = [
+            ("source.png", ("picture", job.source), self._cut_picture),
+            ("driving.mp4", ("clip", job.take), self._cut_clip),
+            ("audio.wav", ("sound", job.take, job.sound), self._cut_sound),
+        ]
+        for name, key, make in inputs:
+            if not self.program.uses(name.partition(".")[0]):
+                continue
+            if name == "audio.wav" and self.program.batch and of_job().sound.sound is None:
+                continue  # whether it needs the sound is the program's to know
+            if key not in self._given:
+                path = self._folder / f"given-{len(self._given)}{Path(name).suffix}"
+                make(of_job(), path, job)
+                self._given[key] = path
+            shutil.copyfile(self._given[key], place.given / name)
+        return place
+
+    @property
+    def _whole(self) -> bool:
+        return self.program.input == "whole"
+
+    def _cut_picture(self, material: Material, path: Path, job: FilmJob) -> None:
+        from PIL import Image
+
+        from .media import crop
+
+        picture = media.read_picture(material.picture)
+        if not self._whole and material.box is not None:
+            picture = crop.resize(crop.cut(picture, material.box), self.side)
+        Image.fromarray(picture).save(path)
+
+    def _cut_clip(self, material: Material, path: Path, job: FilmJob) -> None:
+        media.write_excerpt(
+            material.clip,
+            path,
+            box=None if self._whole else material.driving_box,
+            size=None if self._whole else self.side,
+            start=material.start,
+            end=material.end,
+            flip=material.flip,
+            crf=CRF,
+            preset="veryfast",
+        )
+
+    def _cut_sound(self, material: Material, path: Path, job: FilmJob) -> None:
+        sound = material.sound
+        if sound.sound is None:
+            raise InputError("", "moves faces by sound, and this clip has none: give the pair a sound file (audio)")
+        start = material.start if isinstance(sound, media.Clip) else None
+        media.write_wav(sound, path, start=start, duration=job.frames / job.writer.rate)
+
+    def _common(self) -> dict[str, str]:
+        checkpoint = self.program.checkpoint
+        values = {"threads": str(self.threads), "side": str(self.side)}
+        return {**values, "checkpoint": os.path.abspath(checkpoint)} if checkpoint else values  # noqa: PTH100
+
+    def _values(self, place: _Place, job: FilmJob) -> dict[str, str]:
+        frame = job.movement.best_frame
+        return {
+            **self._common(),
+            "source": str(place.given / "source.png"),
+            "driving": str(place.given / "driving.mp4"),
+            "audio": str(place.given / "audio.wav"),
+            "output": str(place.output),
+            "folder": str(place.out),
+            "best_frame": str(frame if isinstance(frame, int) else 0),
+        }
+
+    def _run(
+        self,
+        folder: Path,
+        values: Mapping[str, str],
+        switches: Mapping[str, bool],
+        minutes: float,
+        look: Callable[[], object] | None = None,
+    ) -> supervise.Ended:
+        """Run the program; raise TalkiesError where the machine failed it."""
+        program, written = self.program, 0
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        options: tuple[str, ...] = ()
+        if self._image is None:
+            environment |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+        else:
+            binds = [*map(_from_here, program.binds), *self._shown()]
+            cut = not program.network and container.can_cut_network(str(self._image))
+            options = container.exec_options(
+                folder,
+                start=program.workdir,
+                binds=binds,
+                writable=program.writable_tmpfs,
+                network=not cut,
+                environment=environment,
+            )
+        task = supervise.Task(
+            self._command.filled(values, switches),
+            str(Path(program.workdir or folder / "out").expanduser()),
+            environment,
+            str(self._image) if self._image else None,
+            options,
+            nv=container.gpu_given(),
+        )
+
+        def say(line: str) -> None:
+            nonlocal written
+            written += 1
+            if written <= MOST_LINES:
+                log.info("| %s", printable(line))
+            if written == MOST_LINES:
+                log.info("| (what more it writes is left out)")
+
+        ended = supervise.run(task, say=say, seconds=60 * minutes, look=look)
+        if ended.code and not ended.timed_out:
+            failed = next((line for line in reversed(ended.last) if TRANSIENT.search(line)), None)
+            if not ended.began:
+                said = printable(ended.last[-1])[:300] if ended.last else "no reason given"
+                raise TalkiesError(f"{program.name}: its program can't be started ({said}): mend command or image")
+            if ended.signal is not None:
+                raise TalkiesError(f"{program.name}: its program was killed by signal {ended.signal}: run again")
+            if failed is not None:
+                said = printable(failed)[:300]
+                raise TalkiesError(f"{program.name}: the machine failed its program ({said}): run again")
+        return ended
+
+    def _shown(self) -> list[str]:
+        """Return the binds of what the program is to read beside its folder: read-only."""
+        checkpoint = self._common().get("checkpoint")
+        return [f"{checkpoint}:{checkpoint}:ro"] if checkpoint else []
+
+    def _fault(self, ended: supervise.Ended) -> str:
+        if ended.timed_out:
+            return (
+                f"{self.program.name}: not done after {self.program.minutes:g} minutes (engine.minutes): it was ended"
+            )
+        said = printable(ended.last[-1])[:300] if ended.last else "it said nothing"
+        return f"{self.program.name}: its program failed (exit code {ended.code}): {said}"
+
+    def _take_over(self, place: _Place, job: FilmJob) -> None:
+        """Write the program's film at the clip's rate, in our encoding; InputError where it is not what was asked."""
+        found = self.program.found(place.out, place.output)
+        try:
+            film = media.probe(found)
+        except InputError as error:
+            raise InputError("", f"what it made is no film ({error.reason}): mend its command") from None
+        side = self.program.output_side or self.side
+        if not self._whole and (film.width, film.height) != (side, side):
+            size = f"{film.width} x {film.height} pixels, not {side} x {side}"
+            raise InputError("", f"its film is {size}: give the side it makes as output_side")
+        frames, said = retimed(film, job.frames, job.writer.rate)
+        if said:
+            log.info("%s: %s", printable(job.name), said)
+        with job.writer as writer:
+            for frame in frames:
+                writer.write(frame)
+        job.progress(job.frames)
+
+
+def retimed(film: media.Clip, frames: int, rate: Fraction) -> tuple[Iterator[Frame], str | None]:
+    """Return so many frames of a film, uint8 RGB [H, W, 3], to be shown at this rate; and what was done to them.
+
+    A film of as many frames (or one more or less) has one for each of ours, whatever rate it states: programs round
+    it. Else one that lasts as long, within a frame, has been made at another rate and is sampled by time. InputError
+    for any other.
+    """
+    if abs(film.frames - frames) <= 1:
+        said = None if film.frames == frames else f"{film.frames} frames of {frames}: the last one is mended"
+        return _exactly(media.read_frames(film), frames), said
+    lasts, asked = film.frames / film.rate, frames / rate
+    if abs(lasts - asked) <= 1 / min(film.rate, rate):
+        said = f"{film.frames} frames at {film.rate} a second sampled as {frames} at {rate}"
+        return _exactly(media.read_frames(film, rate=rate), frames), said
+    raise InputError(
+        "",
+        f"its film has {film.frames} frames at {float(film.rate):g} a second, where {frames} at {float(rate):g} were "
+        "asked for: mend its command",
+    )
+
+
+def _exactly(frames: Iterable[Frame], count: int) -> Iterator[Frame]:
+    """Yield so many frames: the last is repeated, or what is too much left out."""
+    last: Frame | None = None
+    left = count
+    for frame in frames:
+        if not left:
+            return
+        yield frame
+        last, left = frame, left - 1
+    while last is not None and left:
+        yield last
+        left -= 1
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A film's folder."""
+
+    folder: Path
+
+    @property
+    def given(self) -> Path:
+        return self.folder / "in"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    @property
+    def output(self) -> Path:
+        return self.out / "film.mp4"
+
+
+def _switches(job: FilmJob) -> dict[str, bool]:
+    movement = job.movement
+    return {
+        "relative": movement.relative,
+        "adapt_scale": movement.adapt_scale,
+        "find_best_frame": movement.best_frame == "auto",
+        "gpu": container.gpu_given(),
+    }
+
+
+def _reason(error: InputError, name: str) -> str:
+    return str(error) if error.path else error.reason if error.reason.startswith(name) else f"{name}: {error.reason}"
+
+
+def _from_here(bind: str) -> str:
+    """Return a bind whose folder of this machine is named from its root."""
+    place, colon, inside = bind.partition(":")
+    place = os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111 - Path.absolute keeps ".."
+    return f"{place}{colon or ':'}{inside or place}"
+
+
+def _is_settled(path: Path) -> bool:
+    with suppress(OSError):
+        status = path.stat()
+        return bool(status.st_size) and time.time() - status.st_mtime > SETTLED_SECONDS
+    return False

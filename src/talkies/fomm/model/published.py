@@ -1,0 +1,93 @@
+"""The published weights on this machine: where `talkies checkpoint fetch` puts them, and how they are found by preset.
+
+Beside them lies weights.lock, which holds what each file was when it came: one that has changed since is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from ...errors import TalkiesError, printable
+from ...files import file_digest, own_cache, read_json, write_json
+from .presets import PRESETS
+
+VARIABLE = "TALKIES_WEIGHTS"
+CARRIED = Path("weights")
+"""Folder of the working folder that is looked into first: there `talkies stage push` brings them."""
+INSIDE = Path(sys.prefix, "weights")
+"""Where an image has its own (scripts/build_container.py --checkpoint PRESET)."""
+LOCK = "weights.lock"
+
+
+def weights_folder() -> Path | None:
+    """Return the folder into which weights are fetched: $TALKIES_WEIGHTS, else one in the user's cache folder.
+
+    None where there is neither.
+    """
+    if chosen := os.environ.get(VARIABLE):
+        return Path(chosen).expanduser().absolute()
+    cache = own_cache()
+    return cache / "weights" if cache else None
+
+
+def find_weights(preset: str) -> Path:
+    """Return the file of a preset's published weights; TalkiesError tells the command that gets them.
+
+    The working folder's `weights` goes before the folder of `weights_folder`, and that before an image's own; in each a
+    safetensors file goes before the file as it was published.
+    """
+    name = PRESETS[preset].checkpoint
+    if name is None:
+        raise ValueError(f"the weights of {preset} are in the package")
+    places = filter(None, [CARRIED, weights_folder(), INSIDE])
+    for path in (place / each for place in places for each in (as_safetensors(name), name)):
+        if path.is_file():
+            check_unchanged(path)
+            return path
+    raise TalkiesError(
+        f"preset {preset} needs its weights, and they are not here: `talkies checkpoint fetch {preset}` gets them, or "
+        f"give the path of {name} (--checkpoint, or model: checkpoint: in config.yaml)"
+    )
+
+
+def as_safetensors(name: str) -> str:
+    """Return a published file's name as safetensors."""
+    return f"{name.removesuffix('.pth.tar')}.safetensors"
+
+
+def noted(path: Path) -> dict[str, Any] | None:
+    """Return what weights.lock tells of a file beside it (see `note`); None where it tells nothing."""
+    entry = (read_json(path.with_name(LOCK)) or {}).get(path.name)
+    return entry if isinstance(entry, dict) and isinstance(entry.get("sha256"), str) else None
+
+
+def note(path: Path, file: Path, *, sha256: str, source: str | None, of: str | None = None) -> None:
+    """Write into the weights.lock beside a path what is there, or soon will be.
+
+    file: where it lies now. of: the sha256 of the file that it was converted from.
+    """
+    lock, status = path.with_name(LOCK), file.stat()
+    facts = {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "source": source}
+    known = read_json(lock) or {}
+    if known.get(path.name) != (entry := facts | ({"of": of} if of else {})):
+        write_json(lock, known | {path.name: entry})
+
+
+def check_unchanged(path: Path) -> None:
+    """Refuse a weights file that is not what the weights.lock beside it tells; its digest is taken only where its
+    size or time differ. Raises TalkiesError.
+    """
+    entry = noted(path)
+    if entry is None:
+        return
+    status = path.stat()
+    if [status.st_size, status.st_mtime_ns] == [entry.get("size"), entry.get("mtime_ns")]:
+        return
+    if status.st_size != entry.get("size") or file_digest(path) != entry["sha256"]:
+        raise TalkiesError(
+            f"{printable(path)}: has changed since it was fetched (the {LOCK} beside it has its sha256): move it away "
+            "and fetch it again, or take its entry out of that file"
+        )

@@ -1,0 +1,252 @@
+"""Programs of others, run to their end: their output line by line, and nothing of them left running.
+
+`run` starts this file as a process of its own, the supervisor, which starts the program. Processes whose parents end
+become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it is told when we are gone (PR_SET_PDEATHSIG), even by
+SIGKILL. So it can end all of them: when the program ends, when we ask it to, and when we can no longer ask.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+GRACE = 5.0
+"""Seconds that processes have between SIGTERM and SIGKILL."""
+CAN_NOT_START = 127
+"""The exit code of a program that could not be started, as a shell has it."""
+LONGEST_LINE = 2000
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+@dataclass(frozen=True)
+class Task:
+    """A program to run: its command, its folder, its environment.
+
+    image: the file of the image that it runs in, or None for this machine. options: of `apptainer exec`, and nv: with
+    the GPU's driver (--nv). In an image the environment is that of `apptainer`.
+    """
+
+    command: list[str]
+    folder: str
+    environment: dict[str, str]
+    image: str | None = None
+    options: tuple[str, ...] = ()
+    nv: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a program ended.
+
+    code: its exit code, 128 + N after signal N. last: the last lines it wrote. in_image: whether it ran in an image.
+    """
+
+    code: int
+    last: tuple[str, ...] = ()
+    timed_out: bool = False
+    in_image: bool = False
+
+    @property
+    def began(self) -> bool:
+        """Whether the program was started at all."""
+        by_runtime = self.in_image and self.code == 255 and bool(self.last) and self.last[-1].startswith("FATAL:")
+        return not (by_runtime or self.code == CAN_NOT_START)
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that killed it, None if it ended by itself."""
+        return self.code - 128 if 128 < self.code < 128 + signal.NSIG else None
+
+
+def run(
+    task: Task,
+    *,
+    say: Callable[[str], object],
+    seconds: float | None = None,
+    look: Callable[[], object] | None = None,
+    every: float = 2.0,
+) -> Ended:
+    """Run a program to its end; whatever ends this call, the program and all it started have ended then.
+
+    say: is given each line it writes. seconds: that it may take. look: is called every so many seconds meanwhile.
+    Call it from the main thread: Linux tells the supervisor of the end of the thread that started it.
+    """
+    process = subprocess.Popen(
+        # Isolated from the working folder, which is first in the path of `python -m`.
+        [sys.executable, "-P", "-m", __name__, json.dumps(asdict(task))],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    last: list[str] = []
+
+    def read() -> None:
+        assert process.stdout is not None
+        while line := process.stdout.readline(LONGEST_LINE):
+            if line := line.strip():
+                last[:] = [*last[-9:], line]
+                say(line)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    began, timed_out = time.monotonic(), False
+    try:
+        while True:
+            left = every if seconds is None else min(every, began + seconds - time.monotonic())
+            try:
+                process.wait(max(left, 0.01))
+                break
+            except subprocess.TimeoutExpired:
+                if seconds is not None and time.monotonic() - began >= seconds:
+                    timed_out = True
+                    break
+                if look is not None:
+                    look()
+    finally:
+        _end(process)
+        reader.join(GRACE)
+    code = process.returncode
+    return Ended(code if code >= 0 else 128 - code, tuple(last), timed_out, task.image is not None)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(2 * GRACE + 5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+# --- the supervisor's own process ------------------------------------------------------------------------
+
+
+class _Told(BaseException):
+    """The supervisor was told to end."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one task (JSON), its output on ours; return its exit code."""
+    task = Task(**json.loads(arguments[0]))
+    parent = os.getppid()
+
+    def told(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Told
+
+    signal.signal(signal.SIGTERM, told)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    code = 128 + signal.SIGTERM
+    try:
+        if os.getppid() == parent:  # else it died before we could be told
+            code = _run_in_image(task) if task.image else _run_here(task)
+    except _Told:
+        pass
+    finally:
+        _end_descendants()
+    sys.stdout.flush()
+    return code
+
+
+def _run_here(task: Task) -> int:
+    try:
+        process = subprocess.Popen(task.command, cwd=task.folder, env=task.environment, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        print(f"{error.filename or task.command[0]}: {error.strerror}", flush=True)
+        return CAN_NOT_START
+    code = process.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _run_in_image(task: Task) -> int:
+    from functools import partial
+
+    from spython.main import get_client
+    from spython.utils import terminal
+
+    # spython's client calls the one command, and reads strictly UTF-8, which no program has promised to write.
+    terminal.subprocess.Popen = partial(subprocess.Popen, errors="replace", stdin=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as folder:
+        _name_singularity(Path(folder), task.environment)
+        os.environ.clear()
+        os.environ.update(task.environment)
+        lines = get_client(quiet=True).execute(
+            task.image,
+            task.command,
+            options=list(task.options),
+            singularity_options=["--quiet"],  # what it tells of itself is not the program's
+            nv=task.nv,
+            stream=True,
+            stream_type="both",
+        )
+        try:
+            for line in lines:
+                print(line, end="", flush=True)
+        except subprocess.CalledProcessError as error:
+            return error.returncode if error.returncode >= 0 else 128 - error.returncode
+    return 0
+
+
+def _name_singularity(folder: Path, environment: dict[str, str]) -> None:
+    """Have `singularity`, the name that spython calls, mean apptainer where only that is installed."""
+    from shutil import which
+
+    path = environment.get("PATH", os.defpath)
+    apptainer = which("apptainer", path=path)
+    if which("singularity", path=path) is None and apptainer is not None:
+        (folder / "singularity").symlink_to(apptainer)
+        environment["PATH"] = f"{folder}{os.pathsep}{path}"
+
+
+def _end_descendants() -> None:
+    """End every process that began below this one: SIGTERM, and after a while SIGKILL."""
+    began = time.monotonic()
+    while left := _descendants(os.getpid()):
+        late = time.monotonic() - began > GRACE
+        for process in left:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL if late else signal.SIGTERM)
+        if time.monotonic() - began > 2 * GRACE:
+            return
+        time.sleep(0.1)
+        with suppress(ChildProcessError):  # those that are ours to bury
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _descendants(process: int) -> list[int]:
+    """Return the processes below one that have not ended."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, ValueError, IndexError):
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found: list[int] = []
+    below = [process]
+    while below:
+        below = [child for each in below for child in children.get(each, [])]
+        found += below
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""One picture and one driving video into one film: what `talkies animate`, `talkies engine try` and the page do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from .. import media
+from ..command import Program
+from ..engines import FOMM, FilmJob, Material, Movement
+from ..errors import TalkiesError, printable
+from ..files import file_digest
+from ..host.scratch import own_folder
+from ..media import crop
+from ..media.paste import paste_film
+from ..run import programs
+from ..run.asks import ENCODING
+from ..run.folder import CONFIG
+from ..run.settings import read
+from ..stages.animate import film_facts
+from ..stages.prepare import write_png
+from ..stages.remux import SOURCE_TYPE, provenance
+from ..stages.work import Progress
+
+log = logging.getLogger("talkies")
+
+EngineOpener = Callable[[Path], AbstractContextManager[Any]]
+"""Opens an engine, given a folder in which it may write."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A film as it is asked for.
+
+    engine: its name. picture_crop, driving_crop: see `media.crop`. start, end: seconds of the driving video, None for
+    its beginning and end. paste_back: show the whole picture. sound: the driving video's. provenance: tag the film.
+    """
+
+    picture: Path
+    driving: Path
+    engine: str
+    picture_crop: crop.Request
+    driving_crop: crop.Request
+    start: Fraction | None = None
+    end: Fraction | None = None
+    movement: Movement = field(default_factory=Movement)
+    paste_back: bool = False
+    sound: bool = True
+    provenance: bool = True
+
+
+def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress: Progress) -> dict[str, Any]:
+    """Make a film, whole or not at all; return its record, as it stands beside the films of a run.
+
+    Raises TalkiesError for what the user can mend. What `progress` raises ends the work within a batch.
+    """
+    picture = media.read_picture(wanted.picture)
+    clip = media.probe(wanted.driving)
+    segment: dict[str, Any] = {"start": wanted.start, "end": wanted.end}
+    with own_folder("animate") as folder:
+        with ThreadPoolExecutor(1, thread_name_prefix="crops") as beside:  # while PyTorch is imported
+            cropping = beside.submit(crop.crop_picture, picture, wanted.picture_crop, name=wanted.picture)
+            finding = beside.submit(crop.find_crop, clip, wanted.driving_crop, **segment)
+            opened = open_engine(folder)
+            square, cut = cropping.result()
+            driving_cut = finding.result()
+        log.info("%s: %s", printable(wanted.picture), _told(cut))
+        log.info("%s: %s", printable(wanted.driving), _told(driving_cut))
+        picture_file, motion_file, silent = folder / "picture.png", folder / "motion.npz", folder / "silent.mp4"
+        write_png(picture_file, square)
+        material = Material(
+            wanted.picture, cut.box, clip, driving_cut.box, wanted.start, wanted.end, flip=False, sound=clip
+        )
+        with opened as engine:
+            if wanted.engine == FOMM:
+                progress.start(2 * frames_of(clip, **segment), "frames")  # each is looked at, and each is made
+                frames = media.read_frames(clip, box=driving_cut.box, size=engine.side, **segment)
+                motion = engine.find_motion(advancing(frames, progress), clip.rate)
+                motion.save(motion_file)
+                count = motion.frames
+            else:
+                progress.start(frames_of(clip, **segment), "frames")
+                count = sum(1 for _ in media.read_frames(clip, size=(16, 16), **segment))
+            writer = media.FrameWriter(silent, clip.rate, **ENCODING, threads=engine.threads)
+            job = FilmJob(
+                str(wanted.picture),
+                _source_name(wanted),
+                "driving",
+                "",
+                picture_file,
+                motion_file,
+                lambda: material,
+                count,
+                wanted.movement,
+                writer,
+                done=lambda seconds: None,
+                progress=progress.advance,
+            )
+            for _, fault in engine.films([job]):
+                if fault:
+                    raise fault
+            facts = film_facts(
+                {"crop": cut.to_dict(), **_original(wanted.picture)},
+                {
+                    "crop": driving_cut.to_dict(),
+                    "segment": [None if each is None else float(each) for each in segment.values()],
+                    **_original(wanted.driving),
+                },
+                wanted.movement,
+                writer,
+                engine,
+                network=job.source if wanted.engine == FOMM else None,
+            )
+        if wanted.paste_back:
+            whole = folder / "whole.mp4"
+            paste_film(silent, picture, cut.box, media.FrameWriter(whole, clip.rate, **ENCODING))
+            silent = whole
+        sound = media.remux(
+            silent,
+            clip if wanted.sound else None,
+            target,
+            comment=provenance(wanted.engine) if wanted.provenance else None,
+            **segment,
+        )
+    log.info("%s: %d frames at %s a second, sound: %s", printable(target), count, clip.rate, sound["sound"] or "none")
+    return {**facts, "paste_back": wanted.paste_back, "sound": sound, "digital_source_type": SOURCE_TYPE}
+
+
+def _source_name(wanted: Wanted) -> str:
+    """Return what tells a cut picture from others: an engine that stays loaded keeps the last one's features by it."""
+    return f"{file_digest(wanted.picture)} {wanted.picture_crop}"
+
+
+def _original(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "sha256": file_digest(path)}
+
+
+def frames_of(clip: media.Clip, *, start: Fraction | None, end: Fraction | None) -> int:
+    """Return about how many frames a segment of a clip has."""
+    last = clip.duration if end is None else min(end, clip.duration)
+    return max(0, round((last - (start or 0)) * clip.rate))
+
+
+def _told(cut: crop.Crop) -> str:
+    box = f"{cut.box.side} pixels square at {cut.box.x},{cut.box.y}" if cut.box else "all of it"
+    return f"crop {cut.mode}: {box}"
+
+
+def advancing(frames: Iterator[Any], progress: Progress) -> Iterator[Any]:
+    """Yield frames, and tell of each when it has been used."""
+    for frame in frames:
+        yield frame
+        progress.advance(1)
+
+
+def program_named(name: str, *, fetch: bool = True) -> Program:
+    """Return another program that is an engine, ready to be opened: of config.yaml here, else a known one.
+
+    fetch: pull its image where that is at an address. Raises TalkiesError where there is none, or it lacks a file.
+    """
+    config = read(CONFIG) if CONFIG.exists() else {}
+    keys = programs.choose(config.get("engine"), config.get("engines")).get(name) or programs.choose(name, None)[name]
+    if not keys:
+        raise TalkiesError(f"{name} is the built-in engine: take talkies animate")
+    settings = {"engines": {name: keys}}
+    programs.check_files(settings)
+    if fetch:
+        programs.fetch_images(settings)
+    return programs.programs(settings)[name]

@@ -1,0 +1,354 @@
+"""What a person sees of a run on this machine: its plan, its stages, its films, each warning once, and the summary.
+
+Snakemake's own lines, several for each job, go into its log file alone, and what workers say into their logs. This
+is a log handler by Snakemake's interface for logger plugins. It takes the place of Snakemake's own by itself, so that
+no run needs an option for it, and none is refused for want of it; with `--verbose` and on a cluster Snakemake's stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+
+from ..errors import counted
+from . import snakemake_private
+from .estimate import duration
+from .receipts import ALL, shard_of
+
+TICK_SECONDS = 0.5
+"""Between two looks at what the workers say."""
+FIRST_GAP, LAST_GAP = 10.0, 600.0
+"""Seconds between lines of progress where no terminal watches: each gap is twice the one before."""
+COLOURS = {"error": "\033[31m", "warning": "\033[33m"}
+OUR_LOGS = ".talkies/logs/"
+
+NOISE = re.compile(
+    r"Assuming unrestricted shared filesystem|Building DAG of jobs|Using shell: |Provided (cores|resources): "
+    r"|Rules claiming more threads|(Singularity containers|Conda environments): ignored|Group jobs: inactive"
+    r"|Select jobs to execute|Execute \d+ jobs|Activating singularity image|Elapsed time: |Config file .* is extended"
+    r"|Reasons:\n|Shutting down, this might|Some jobs were triggered by prov|Rules with provenance triggered"
+    r"|\d+ jobs have (missing|outdated) provenance|WorkflowError:\nAt least one job did not complete"
+)
+"""Snakemake's lines without a kind of their own that tell a person nothing. A line that is not known is shown."""
+SILENT = {"workflow_started", "shellcmd", "job_started", "resources_info", "progress", "rulegraph", "group_info"}
+"""Kinds of records that are left out."""
+SHOWN = re.compile(r"talkies: (.+: done, sound: .+|.*check\.html|(waiting: |breaking the lock |pulling ).+)")
+"""What workers say that is shown though nothing is wrong: a film that is done, what was found, what is waited for."""
+OURS = re.compile(
+    r'(?:(?:TalkiesError|InputError) in file ".*"|WorkflowError in file ".*/workflow/rules/common\.smk"), line \d+:\n'
+    r'(?P<said>.*)(?:\n  File ".*)*'
+)
+"""An error of ours, as Snakemake tells it: with the place in the workflow, which is not where it is to be mended."""
+ENDED = re.compile(
+    r"""RuleException:\nCalledProcessError in file ".*", line \d+:\nCommand '(?P<command>.*)' """
+    r"(?:returned non-zero (?P<status>exit status \d+)|(?P<signal>died with .*))\.\s*",
+    re.DOTALL,
+)
+"""How a job's command ended, told by Snakemake before it tells which job that was."""
+
+current: Console | None = None
+"""The console of this process's run."""
+
+
+def take_over() -> None:
+    """Put our console in the place of Snakemake's own, where that is in use and not all of its words are asked for."""
+    theirs = snakemake_private.console()
+    if theirs is None:
+        return
+    settings: Any = SimpleNamespace(**snakemake_private.console_settings(theirs))
+    if not _wants_all(settings):
+        ours = Console(settings, None)
+        ours.stream, ours.replaced = theirs.stream, theirs
+        ours.setFormatter(theirs.formatter)
+        snakemake_private.replace_console(theirs, ours)
+
+
+def of_run(*, calm: bool) -> Console | None:
+    """Return the console of this process's run; without calm Snakemake's own is put back, unless ours was asked for."""
+    global current
+    if current and current.replaced and not calm:
+        snakemake_private.replace_console(current, current.replaced)
+        current = None
+    return current if calm else None
+
+
+def _wants_all(settings: Any) -> bool:
+    return bool(settings.verbose or settings.debug_dag or settings.printshellcmds)
+
+
+class _Stage:
+    """What is known of a rule's jobs in this run."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self.began: float | None = None
+        self.done = 0
+        self.failed: set[int] = set()
+        self.running: set[int] = set()
+
+
+class Console(LogHandlerBase):
+    """Writes lines, and on a terminal below them one live line for each stage that is at work."""
+
+    has_filter = has_formatter = needs_rulegraph = writes_to_file = False
+    """Snakemake adds its usual filter, so `--quiet` holds, and formatter, for what is shown as it is."""
+    writes_to_stream = True
+
+    def __post_init__(self) -> None:
+        global current
+        current = self
+        settings = self.common_settings
+        self.replaced: logging.Handler | None = None
+        self.stream = sys.stdout if settings.stdout else sys.stderr
+        self._is_plain = _wants_all(settings)
+        self._stages: dict[str, _Stage] = {}
+        self._jobs: dict[int, tuple[str, str]] = {}  # stage and shard, by Snakemake's number
+        self._ended: list[tuple[str, str, str]] = []  # command, how it ended, all that Snakemake said of it
+        self._has_failed = False
+        self._said: set[str] = set()
+        self._words = self._progress = ""  # the last of the workers, the last of the run
+        self._progress_due = self._progress_gap = 0.0
+        self._workers: Path | None = None
+        self._read = 0
+        self._rest = b""
+        self._drawn = 0
+        self._over = threading.Event()
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether a terminal watches that can draw a line again."""
+        return self.stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not self._is_plain
+
+    def follow(self, workers: Path) -> None:
+        """From here on what the run's workers say goes into this file, and of it to the console what a person needs."""
+        if self._is_plain:
+            return
+        workers.parent.mkdir(parents=True, exist_ok=True)
+        workers.write_bytes(b"")
+        self._workers = workers
+        snakemake_private.send_errors_to(workers)
+        threading.Thread(target=self._tick, name="console", daemon=True).start()
+
+    def _tick(self) -> None:
+        while not self._over.wait(TICK_SECONDS):
+            self.acquire()
+            try:
+                if not self._over.is_set():
+                    self._write(self._heard())
+            except OSError:
+                pass  # nobody reads on; who logs next is told so
+            finally:
+                self.release()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write what a person needs of a record, and of what workers have said before it."""
+        if getattr(record, "of_worker", False):
+            return  # by us, for the log file
+        try:
+            lines = [self.format(record)] if self._is_plain else [*self._heard(), *self._lines(record)]
+            self._write(lines)
+        except (BrokenPipeError, KeyboardInterrupt, SystemExit):
+            raise
+        except Exception:  # a record unlike those of the Snakemake that we know
+            with suppress(OSError):
+                self._write([self.format(record)])
+
+    def close(self) -> None:
+        """Say what is left to say, and take the live lines away."""
+        self._over.set()
+        if not self._is_plain and not self.stream.closed:
+            with suppress(OSError):
+                for stage in self._stages.values():
+                    stage.running.clear()
+                self._write([*self._heard(ended=True), *(said for _, _, said in self._ended)])
+                self._ended.clear()
+        super().close()
+
+    # --- records of Snakemake ---
+
+    def _lines(self, record: logging.LogRecord) -> list[str]:
+        told: Any = record.__dict__
+        kind = told.get("event")
+        if kind is None or kind == "error":
+            return self._text(record)
+        if kind in SILENT:
+            return []
+        if kind == "run_info":
+            return self._plan(told["stats"])
+        if kind == "job_info":
+            if not self.common_settings.dryrun:
+                self._begin(told["jobid"], told["rule_name"], told["wildcards"].get("receipt", ALL))
+            return []
+        if kind == "job_finished":
+            return self._finish(told["job_id"], failed=False)
+        if kind == "job_error" and any(OUR_LOGS in log for log in told["log"]):
+            shown = [self.format(record)] if self.common_settings.show_failed_logs else self._failure(told)
+            return [*shown, *self._finish(told["jobid"], failed=True)]
+        return [self.format(record)]
+
+    def _text(self, record: logging.LogRecord) -> list[str]:
+        text = record.getMessage()
+        if getattr(record, "progress", False):
+            return self._progress_line(text)
+        if text.startswith("talkies: "):
+            words = text.removeprefix("talkies: ")
+            mark = {logging.WARNING: "warning", logging.ERROR: "error"}.get(record.levelno)
+            if mark:
+                return self._once(mark, words)
+            return self._once(None, words) if words.startswith("failed: ") else [text]
+        if match := OURS.fullmatch(text):
+            return self._once("error", match["said"])
+        if (match := ENDED.fullmatch(text)) and f"--log {OUR_LOGS}" in match["command"]:
+            how = match["status"] or re.sub(r"<Signals\.(\w+): \d+>", r"\1", match["signal"])
+            self._ended.append((match["command"], how, text))
+            return []
+        if NOISE.match(text) or (self._has_failed and text.startswith("Exiting because a job execution failed")):
+            return []
+        if text.startswith("This was a dry-run"):
+            return ["talkies: this was a dry run: nothing was made; with -p it also tells each job, and why it is due"]
+        if text.startswith("Complete log(s): "):
+            return [f"talkies: the whole log: {text.removeprefix('Complete log(s): ')}"]
+        if text in self._said:
+            return []
+        self._said.add(text)
+        return [self._coloured(record.levelname.lower(), self.format(record))]
+
+    def _plan(self, jobs: dict[str, int]) -> list[str]:
+        """Tell the numbers of jobs; a dry run tells them twice."""
+        if self._stages:
+            return []
+        self._stages = {rule: _Stage(count) for rule, count in jobs.items() if rule != "total"}
+        counts = ", ".join(f"{rule} {stage.jobs}" for rule, stage in self._stages.items() if rule != "all")
+        return [f"talkies: jobs: {counts}"] if counts else []
+
+    def _begin(self, job: int, rule: str, receipt: str) -> None:
+        stage = self._stages.setdefault(rule, _Stage(1))
+        stage.began = stage.began or time.monotonic()
+        stage.running.add(job)
+        stage.failed.discard(job)
+        self._jobs[job] = rule, shard_of(receipt)
+
+    def _finish(self, job: int, *, failed: bool) -> list[str]:
+        """Note that a job has ended; return what there is to say of its stage when that has no more to come."""
+        rule, _ = self._jobs.get(job, ("", ""))
+        stage = self._stages.get(rule)
+        if stage is None or job not in stage.running:
+            return []
+        stage.running.discard(job)
+        stage.done += not failed
+        stage.failed |= {job} if failed else set()
+        if rule in ("all", "verdict") or stage.done + len(stage.failed) < stage.jobs:
+            return []
+        took = duration(time.monotonic() - (stage.began or time.monotonic()))
+        ends = [f"{counted(stage.done, 'job')} done"] * bool(stage.done)
+        ends += [f"{counted(len(stage.failed), 'job')} failed"] * bool(stage.failed)
+        return [f"talkies: {rule}: {', '.join(ends)} in {took}"]
+
+    def _failure(self, told: dict[str, Any]) -> list[str]:
+        """Tell that a job has failed, how its command ended, and where its log is."""
+        self._has_failed = True
+        log = next(path for path in told["log"] if OUR_LOGS in path)
+        found = next((ended for ended in self._ended if f"--log {log}" in ended[0]), None)
+        if found:
+            self._ended.remove(found)
+        if told["rule_name"] == "verdict" and found and found[1] == "exit status 1":
+            return []  # it fails so that the run does: its own words have told why
+        _, shard = self._jobs.get(told["jobid"], ("", ALL))
+        which = told["rule_name"] if shard == ALL else f"{told['rule_name']} {shard}"
+        how = f" ({found[1]})" if found else ""
+        text = f"talkies: error: {which} failed{how}: see {log}; what is finished stays: run snakemake again"
+        return [self._coloured("error", text)]
+
+    def _progress_line(self, text: str) -> list[str]:
+        """Keep the line for the terminal; elsewhere say it when it is time."""
+        self._progress = text
+        now = time.monotonic()
+        if self.is_live or now < self._progress_due:
+            return []
+        self._progress_gap = min(LAST_GAP, 2 * self._progress_gap or FIRST_GAP)
+        self._progress_due = now + self._progress_gap
+        return [text]
+
+    # --- words of the workers ---
+
+    def _heard(self, *, ended: bool = False) -> list[str]:
+        """Return what is to be shown of the lines that workers have finished since the last look."""
+        if self._workers is None:
+            return []
+        try:
+            with self._workers.open("rb") as file:
+                file.seek(self._read)
+                new = file.read()
+        except OSError:
+            return []  # cleared away while the run goes on
+        self._read += len(new)
+        *whole, self._rest = (self._rest + new).split(b"\n")
+        if ended and self._rest:
+            whole, self._rest = [*whole, self._rest], b""
+        texts = [line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2] for line in whole]
+        for text in texts:
+            snakemake_private.LOGGER.info(text, extra={"of_worker": True})
+        return [line for text in texts for line in self._worker_line(text)]
+
+    def _worker_line(self, text: str) -> Iterable[str]:
+        if not text.startswith("talkies: "):
+            return [text]  # not by us, so nothing that was foreseen
+        words = text.removeprefix("talkies: ")
+        for mark in ("warning", "error"):
+            if words.startswith(f"{mark}: "):
+                return self._once(mark, words.removeprefix(f"{mark}: "))
+        self._words = words
+        return [text] if SHOWN.fullmatch(text) else []
+
+    def _once(self, mark: str | None, words: str) -> list[str]:
+        """Return a warning or an error that has not been said before."""
+        known = words.removeprefix("failed: ")
+        if known in self._said:
+            return []
+        self._said.add(known)
+        return [self._coloured(mark, f"talkies: {f'{mark}: ' if mark else ''}{words}")]
+
+    # --- the screen ---
+
+    def _coloured(self, mark: str | None, text: str) -> str:
+        colour = COLOURS.get(mark or "")
+        return f"{colour}{text}\033[0m" if colour and self.is_live and not self.common_settings.nocolor else text
+
+    def _write(self, lines: list[str]) -> None:
+        """Write lines above the live ones."""
+        live = self._live() if self.is_live else []
+        if not lines and not live and not self._drawn:
+            return
+        above = f"\033[{self._drawn}F\033[J" if self._drawn else ""
+        # A live line longer than the terminal is wide must not wrap: it would take two lines.
+        below = "\033[?7l" + "".join(f"{line}\n" for line in live) + "\033[?7h" if live else ""
+        self._drawn = len(live)
+        self.stream.write(above + "".join(f"{line}\n" for line in lines) + below)
+        self.stream.flush()
+
+    def _live(self) -> list[str]:
+        """Return a line for each stage that is at work, and one for the run."""
+        at_work = Counter({rule: len(stage.running) for rule, stage in self._stages.items() if stage.running})
+        if not at_work:
+            return []
+        lines = []
+        for rule, running in at_work.items():
+            stage = self._stages[rule]
+            took = duration(time.monotonic() - (stage.began or time.monotonic()))
+            lines.append(
+                f"talkies: {rule}: {stage.done} of {counted(stage.jobs, 'job')} done, {running} at work, {took}"
+            )
+        lines += [f"talkies: {self._words}"] * bool(self._words)
+        return lines + [self._progress] * bool(self._progress)

@@ -1,0 +1,160 @@
+"""Which engines a run uses: what config.yaml says of them, the known ones (engines.yaml), and what is looked up."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..command import Program
+from ..engines import FOMM
+from ..errors import TalkiesError, printable
+from ..files import file_digest, fits, read_json, shipped, write_json
+from ..host.container import ADDRESS, check_address, check_bindable, pull, runtime
+from .folder import HOME
+
+ENGINES = "engines.yaml"
+"""Beside the package's modules."""
+IMAGES = HOME / "images"
+"""Images of addresses, pulled once, where APPTAINER_CACHEDIR names no other place."""
+DIGESTS = HOME / "digests.json"
+"""Of images and checkpoints, by path, size and time: they are large."""
+UNNAMED = "command"
+"""The name of an engine that has none."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+
+
+@cache
+def known() -> dict[str, dict[str, Any]]:
+    """Return the known engines by name: about, licence, needs, get, tried, and engine, the keys of config.yaml."""
+    import yaml
+
+    entries = yaml.safe_load((Path(__file__).resolve().parents[1] / ENGINES).read_text(encoding="utf-8"))
+    for entry in entries.values():
+        if binds := entry["engine"].get("binds"):
+            entry["engine"]["binds"] = [bind.replace("EXAMPLES", str(shipped("examples")), 1) for bind in binds]
+    return entries
+
+
+def choose(engine: Any, engines: Any) -> dict[str, dict[str, Any]]:
+    """Return the keys of each engine that a run uses, by name, the built-in one's empty.
+
+    engine, engines: as config.yaml has them. Raises TalkiesError, which names the key.
+    """
+    if engines is not None and engine not in (None, FOMM):
+        raise TalkiesError("config.yaml: engine: stands beside engines: write it into that list, and take it away here")
+    chosen: dict[str, dict[str, Any]] = {}
+    for number, each in enumerate([engine or FOMM] if engines is None else engines):
+        where = "config.yaml: engine" if engines is None else f"config.yaml: engines.{number}"
+        name, keys = _named(each, where)
+        if name in chosen:
+            raise TalkiesError(f"{where}: a second {printable(name)}: give each a name of its own")
+        chosen[name] = keys
+        if keys:
+            Program.of(name, keys).check(where)
+    return chosen
+
+
+def _named(engine: Any, where: str) -> tuple[str, dict[str, Any]]:
+    given = {"name": engine} if isinstance(engine, str) else dict(engine)
+    name = given.pop("name", UNNAMED)
+    if not NAME.fullmatch(name):
+        raise TalkiesError(f"{where}: name: {printable(name)!r} can't be part of a file's name: take letters, digits")
+    if name == FOMM:
+        if given:
+            raise TalkiesError(f"{where}: {FOMM} is the built-in engine, with keys under model: name it otherwise")
+        return FOMM, {}
+    if name in known():
+        return name, {**known()[name]["engine"], **given}
+    if "command" not in given:
+        raise TalkiesError(
+            f"{where}: no engine {printable(name)} is known, and there is no command: write one of {FOMM}, "
+            f"{', '.join(known())}, or its command"
+        )
+    return name, given
+
+
+def programs(settings: Mapping[str, Any]) -> dict[str, Program]:
+    """Return the engines of a run that are other programs."""
+    return {name: Program.of(name, keys) for name, keys in settings["engines"].items() if keys}
+
+
+def check_files(settings: Mapping[str, Any]) -> None:
+    """Refuse an engine whose image or checkpoint is not there, before any job is sent; TalkiesError names the key."""
+    for name, program in programs(settings).items():
+        where = f"config.yaml: engine {printable(name)}"
+        how = f": `talkies engine show {name}` says how to get it" if name in known() else ": give its path"
+        check_address(program.image, f"engine {printable(name)}: image")
+        files = [("image", program.image if program.image and not ADDRESS.match(program.image) else None)]
+        for key, file in [*files, ("checkpoint", program.checkpoint)]:
+            if file is not None and not Path(file).is_file():
+                raise TalkiesError(f"{where}: {key}: there is no file {printable(file)}{how}")
+        for bind in program.binds:
+            if not Path(bind.partition(":")[0]).expanduser().exists():
+                raise TalkiesError(f"{where}: binds: there is no {printable(bind.partition(':')[0])}: give its path")
+
+
+def fetch_images(settings: Mapping[str, Any]) -> None:
+    """Pull the images of addresses, as a run begins; TalkiesError where an image could not be run."""
+    for name, program in programs(settings).items():
+        if program.image is not None:
+            if runtime() is None:
+                raise TalkiesError(
+                    f"engine {name}: runs in an image, and neither apptainer nor singularity is here: load its module, "
+                    "or install it"
+                )
+            check_bindable([Path(program.checkpoint).resolve()] if program.checkpoint else [])
+            if ADDRESS.match(program.image):
+                pull(program.image, image_file(program))
+
+
+def image_file(program: Program) -> Path:
+    """Return where a program's image lies, or is pulled to: for all run folders where Apptainer's cache has a place."""
+    assert program.image is not None
+    if ADDRESS.match(program.image):
+        shared = os.environ.get("APPTAINER_CACHEDIR")  # as Snakemake does with the image of its jobs
+        return (Path(shared) if shared else IMAGES) / f"{program.image.rpartition(':')[2]}.sif"
+    return Path(os.path.abspath(program.image))  # noqa: PTH100 (Path.absolute keeps "..")
+
+
+def stamps(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return, by engine, what tells its image and checkpoint from others without reading them: digest, size, time."""
+    return {name: _contents(program, _stamp) for name, program in programs(settings).items()}
+
+
+def digests(program: Program) -> dict[str, Any]:
+    """Return what a content key holds of a program's image and checkpoint: their digests."""
+    return _contents(program, digest_of)
+
+
+def _contents(program: Program, of: Any) -> dict[str, Any]:
+    image = program.image
+    if image is not None:
+        image = image.rpartition("@")[2] if ADDRESS.match(image) else of(Path(image))
+    return {"image": image, "checkpoint": None if program.checkpoint is None else of(Path(program.checkpoint))}
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return []
+    return [status.st_size, status.st_mtime_ns]
+
+
+def digest_of(path: Path) -> str:
+    """Return a large file's sha256; it is read again only where its size or time has changed."""
+    return _digest_of(path, tuple(_stamp(path)))
+
+
+@cache
+def _digest_of(path: Path, seen: tuple[int, ...]) -> str:
+    noted, stamp = read_json(DIGESTS) or {}, list(seen)
+    entry: Any = noted.get(str(path))
+    if not fits(entry, [list, str]) or entry[0] != stamp:
+        entry = [stamp, file_digest(path)]
+        write_json(DIGESTS, {**noted, str(path): entry})
+    return entry[1]

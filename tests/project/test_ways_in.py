@@ -1,0 +1,63 @@
+"""Other ways to a run than `make` and `talkies init`: snakedeploy, conda, GitHub's runners."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from run_folder import REPOSITORY, RunFolder
+
+from talkies.run import settings
+
+SNAKEDEPLOY = "snakedeploy==0.17.1"
+
+
+def test_the_deployed_settings_are_settings() -> None:
+    assert settings.complete(settings.read(REPOSITORY / "config/config.yaml"))["model"]["preset"] == "demo"
+
+
+def test_the_runners_run_what_developers_run() -> None:
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert job["steps"][-1] == {"run": ".ci/run"}
+    assert os.access(REPOSITORY / ".ci/run", os.X_OK)
+
+
+def test_the_conda_environment_installs_this_package() -> None:
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    *_, by_pip = environment["dependencies"]
+    assert by_pip == {"pip": [".[engine]"]}
+
+
+@pytest.mark.slow
+def test_a_folder_made_by_snakedeploy_runs(tmp_path: Path) -> None:
+    """The repository is cloned, deployed as the catalog tells, and taken by Snakemake from its history."""
+    clone, folder = tmp_path / "talkies", tmp_path / "deployed"
+    subprocess.run(["git", "clone", "-q", REPOSITORY, clone], check=True)
+    subprocess.run(["git", "-C", clone, "tag", "deployed"], check=True)
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    subprocess.run([python, "-m", "pip", "install", "-q", SNAKEDEPLOY], check=True)
+    deploy = [python.with_name("snakedeploy"), "deploy-workflow", clone, folder, "--tag", "deployed"]
+    subprocess.run(deploy, check=True)
+    # For a clone on this machine snakedeploy leaves the Snakefile's path relative, which leads nowhere.
+    snakefile = folder / "workflow/Snakefile"
+    written = snakefile.read_text()
+    assert '"workflow/Snakefile"' in written
+    snakefile.write_text(written.replace('"workflow/Snakefile"', f'"git+file://{clone}/workflow/Snakefile@deployed"'))
+
+    material = RunFolder.create(tmp_path / "material", images=["red"], clips=["a"])
+    for name in ("images", "driving"):
+        (material.path / name).rename(folder / name)
+    run = RunFolder(folder)
+    center = ("--config", "crop=center", "check=false")
+    assert "1 pair" in run.run("snakemake", "-n", *center).stdout
+    done = run.run("snakemake", *center)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert (folder / "results/a/red.mp4").stat().st_size > 1000
+    assert (folder / "results/index.html").exists()
+    assert "1 pair: 1 done" in run.talkies("status")

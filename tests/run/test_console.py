@@ -1,0 +1,237 @@
+"""What a person reads of a run on this machine: little, and nothing that matters is missing."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from run_folder import BIN, REPOSITORY, RunFolder, wait_for
+
+SNAKEFILE = str(REPOSITORY / "Snakefile")
+START = "Using workflow specific profile profiles/default for setting default command line arguments."
+PLAN = "talkies: jobs: prepare 2, motion 1, animate 1, remux 1, plots 1, gallery 1, gallery_report 1, verdict 1"
+PAIRS = ["a/blue", "a/green", "a/red", "b/blue", "b/green", "b/red"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run")
+
+
+def lines_of(run: RunFolder, *arguments: str, ok: bool = True) -> list[str]:
+    return run.snakemake(*arguments, ok=ok).splitlines()
+
+
+def complaints(run: RunFolder) -> set[str]:
+    """Return the warnings and errors of all the logs that the jobs have written."""
+    told = set()
+    for log in (run.path / ".talkies/logs").rglob("*.log"):
+        told |= set(re.findall(r"^\S+ \S+ (?:WARNING|ERROR) (.+)$", log.read_text(), re.MULTILINE))
+    return told
+
+
+def whole_log(run: RunFolder) -> str:
+    return max((run.path / ".snakemake/log").glob("*.log")).read_text()
+
+
+def test_a_dry_run_tells_its_plan(run: RunFolder) -> None:
+    lines = lines_of(run, "-n")
+    assert lines[0] == START
+    assert re.match(r"talkies: 3 pictures, 2 videos: 6 pairs in 1 job; 6 to make: about ", lines[1])
+    assert lines[2] == PLAN
+    assert "nothing was made" in lines[3]
+    assert len(lines) == 4
+    told = run.snakemake("-n", "-p")
+    assert "rule animate:" in told, "Snakemake's own words, where they are asked for"
+    assert "exec talkies shard animate" in told
+    assert "rule animate:" in run.snakemake("-n", "--verbose")
+    quiet = run.snakemake("-n", "--quiet").splitlines()
+    assert len(quiet) == 2, "not more than Snakemake itself would say"
+    assert [line.partition(" MB; ")[0] for line in quiet] == [line.partition(" MB; ")[0] for line in lines[:2]]
+
+
+def test_a_run_tells_its_stages_and_films(run: RunFolder) -> None:
+    lines = lines_of(run)
+    assert len(lines) < 40
+    assert lines[2] == PLAN
+    assert [line for line in lines if ": done, sound: " in line] == [f"talkies: {p}: done, sound: copy" for p in PAIRS]
+    stages = [found[1] for line in lines if (found := re.fullmatch(r"talkies: (\w+): \d jobs? done in \d+ s", line))]
+    assert stages == ["prepare", "motion", "animate", "remux", "plots", "gallery", "gallery_report"]
+    assert lines[-4] == "talkies: 6 pairs: 6 done, 0 failed, 0 to make"
+    assert lines[-3].startswith("talkies: the last run: 6 made in ")
+    assert lines[-2] == "talkies: the films: results/index.html"
+    assert Path(lines[-1].removeprefix("talkies: the whole log: ")).is_file()
+    assert all(line.startswith("talkies: ") for line in lines[1:])
+    assert "\r" not in "".join(lines)
+    log = whole_log(run)
+    for said in (
+        *lines[1:2],
+        *(line for line in lines if "done, sound" in line),
+        "rule animate:",
+        "talkies: demo on cpu",
+    ):
+        assert said in log, "the log holds everything"
+    again = lines_of(run)
+    assert len(again) == 3
+    assert again[2].startswith("Nothing to be done")
+
+
+def test_what_fails_is_told_once_with_its_reason(run: RunFolder) -> None:
+    (run.path / "images/broken.png").write_bytes(b"no picture")
+    with (run.path / "driving/b.mp4").open("r+b") as clip:  # its sound comes last
+        clip.truncate(clip.seek(0, os.SEEK_END) * 3 // 4)
+    lines = lines_of(run, ok=False)
+    assert len(lines) < 60
+    text = "\n".join(lines)
+    told = complaints(run)
+    assert any("broken.png: not a picture" in each for each in told)
+    for each in told:
+        assert sum(line.endswith(f": {each}") for line in lines) == 1, each
+    assert "WorkflowError" not in text
+    assert "RuleException" not in text
+    assert lines[-1].startswith("talkies: the whole log: ")
+
+
+def animate_worker(folder: Path) -> int | None:
+    """Return the process of the worker that animates in a folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"animate" in words and b"shard" in words and (process / "cwd").readlink() == folder:
+                return int(process.name)
+        except OSError:
+            continue
+    return None
+
+
+def test_a_worker_that_crashes_is_named_with_its_end_and_its_log(run: RunFolder) -> None:
+    snakemake = run.start("snakemake", "--snakefile", SNAKEFILE)
+    found: list[int] = []
+    wait_for(lambda: found.extend(filter(None, [animate_worker(run.path)])) or found)
+    os.kill(found[0], signal.SIGSEGV)
+    output, _ = snakemake.communicate(timeout=300)
+    assert snakemake.returncode == 1
+    errors = [line for line in output.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1, output
+    found_log = re.fullmatch(
+        r"talkies: error: animate pairs-0001 failed \(died with SIGSEGV\): see (\S+); "
+        r"what is finished stays: run snakemake again",
+        errors[0],
+    )
+    assert found_log, errors
+    assert (run.path / found_log[1]).parent.is_dir()
+    assert "talkies: animate: 1 job failed in " in output
+    assert "6 pairs: 0 done, 0 failed, 6 to make" in output
+    assert len(output.splitlines()) < 20
+    assert "Error in rule animate" in whole_log(run)
+
+
+def test_an_error_is_its_one_line(run: RunFolder) -> None:
+    run.configure(chek=True)
+    said = "talkies: error: config.yaml: chek: unknown key: write check, or take it away"
+    assert lines_of(run, ok=False) == [START, said]
+    assert lines_of(run, "-n", ok=False) == [START, said]
+    (run.path / "config.yaml").write_text("a: [")
+    lines = lines_of(run, ok=False)
+    assert lines[0] == START
+    assert lines[1].startswith("talkies: error: config.yaml: not valid YAML, mend it: ")
+    assert len(lines) == 2
+    run.configure(results="config.yaml")
+    assert len(lines_of(run, ok=False)) == 2
+
+
+def test_what_nobody_has_foreseen_is_shown(run: RunFolder) -> None:
+    """A rule of the user's own: what its command writes, how it fails, and where."""
+    (run.path / "Snakefile").write_text(
+        (REPOSITORY / "workflow/run_folder/Snakefile").read_text()
+        + "\nrule mine:\n    input: 'config.yaml'\n    output: 'mine.txt'\n"
+        + "    shell: 'echo a word of mine >&2; sort no-such-file'\n"
+    )
+    result = run.run("snakemake", "mine")
+    assert result.returncode == 1
+    assert "a word of mine\n" in result.stdout
+    assert "no-such-file" in result.stdout
+    assert "Error in rule mine:" in result.stdout
+    assert "CalledProcessError in file" in result.stdout, "which line of his it is"
+    (run.path / "Snakefile").write_text("this is no Snakefile\n")
+    assert f'file "{run.path}/Snakefile", line 1' in run.run("snakemake").stdout
+
+
+def on_terminal(run: RunFolder, *arguments: str) -> tuple[int, str]:
+    """Run snakemake on a terminal; return its exit code and all that it wrote there."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(run.path)
+        os.execve(BIN / "snakemake", ["snakemake", "-s", SNAKEFILE, *arguments], run.environment() | {"TERM": "xterm"})
+    written = b""
+    while True:
+        try:
+            read = os.read(terminal, 65536)
+        except OSError:  # Linux' way of telling that the other side is closed
+            break
+        if not read:
+            break
+        written += read
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), written.decode()
+
+
+def screen(written: str) -> list[str]:
+    """Return the lines that a terminal shows in the end: it goes up some lines, clears from there, and writes on."""
+    lines = [""]
+    for part in re.split(r"(\033\[\d+F|\033\[J|\r\n)", written):
+        if part == "\r\n":
+            lines.append("")
+        elif part.endswith("F") and part.startswith("\033"):
+            del lines[len(lines) - int(part[2:-1]) :]
+            lines[-1] = ""
+        elif part != "\033[J":
+            lines[-1] += re.sub(r"\033\[[?\d]+[a-z]", "", part)
+    return lines
+
+
+def test_on_a_terminal_each_stage_has_a_live_line(run: RunFolder) -> None:
+    (run.path / "images/broken.png").write_bytes(b"no picture")
+    code, written = on_terminal(run)
+    assert code == 1
+    assert re.search(r"talkies: animate: 0 of 1 job done, 1 at work, \d s\r\n", written)
+    assert re.search(r"\d of 8 pairs done", written)
+    lines = screen(written)
+    assert not [line for line in lines if " at work, " in line], "no live line stays"
+    assert len([line for line in lines if line.endswith("done, sound: copy")]) == 6
+    assert "\033[31mtalkies: error: images/broken.png: not a picture" in written, "red"
+    assert lines[-2].startswith("talkies: the whole log: ")
+    assert lines[-1] == ""
+
+
+def test_the_console_is_a_logger_plugin_of_snakemake(run: RunFolder) -> None:
+    """Asked for by its name it says the same, also where the workflow leaves Snakemake's own: on a cluster."""
+    usual = lines_of(run, "-n")
+    named = lines_of(run, "-n", "--logger", "talkies")
+    assert [named[0], *named[2:]] == [usual[0], *usual[2:]], "but for the disk's free space"
+    on_cluster = ("-n", "--default-resources", "slurm_extra=''")
+    assert "rule animate:" in run.snakemake(*on_cluster)
+    assert len(lines_of(run, *on_cluster, "--logger", "talkies")) == len(usual)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_its_log_of_the_workers_is_gone(run: RunFolder) -> None:
+    snakemake = run.start("snakemake", "--snakefile", SNAKEFILE)
+    wait_for(lambda: (run.path / ".talkies/logs/workers.log").exists())
+    shutil.rmtree(run.path / ".talkies/logs")
+    output, _ = snakemake.communicate(timeout=300)
+    assert snakemake.returncode == 0, output
+    run.whole(PAIRS)
+
+
+def test_output_that_nobody_reads_on_ends_the_dry_run_without_a_word(run: RunFolder) -> None:
+    command = f"{BIN}/snakemake -s {SNAKEFILE} -n 2>&1 | head -1"
+    done = subprocess.run(command, shell=True, cwd=run.path, env=run.environment(), capture_output=True, text=True)  # noqa: S602
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,261 @@
+"""Other programs as engines: the stand-in with the published program's command line, as a process on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_folder import REPOSITORY, RunFolder, make_clip, wait_for
+
+from talkies import media
+
+STAND_IN = shlex.join([sys.executable, str(REPOSITORY / "tests/stand_in.py")])
+ONE = f"{STAND_IN} --source_image {{source}} --driving_video {{driving}} --result_video {{output}}"
+
+
+def engine(*more: str, command: str = ONE, **keys) -> dict:
+    return {"name": "stand-in", "side": 64, "command": " ".join([command, "--side 64", *more]), **keys}
+
+
+def told(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def asleep(seconds: int) -> list[str]:
+    return running(f"sleep\0{seconds}\0")
+
+
+def running(word: str) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if word.encode() in line:
+                found.append(entry.name)
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path) -> RunFolder:
+    return RunFolder.create(tmp_path / "run", images=("red", "blue"), clips=("a", "b"))
+
+
+def test_films_of_a_program_that_rounds_the_rate_leaves_files_and_a_child(folder: RunFolder, tmp_path) -> None:
+    seen = tmp_path / "told"
+    folder.configure(
+        engine=engine("{relative:--relative}", "--rate 24", "--do files", "--child 9871", f"--told {seen}")
+    )
+    planned = folder.snakemake("-n")
+    assert "4 to make" in planned
+    folder.snakemake()
+    for name, frames in (("a/red", 5), ("a/blue", 5), ("b/red", 6), ("b/blue", 6)):
+        film = media.probe(folder.path / f"results/{name}.mp4")
+        assert (film.width, film.height, film.frames, film.rate) == (64, 64, frames, 25)
+        assert film.sound is not None
+        assert abs(film.sound.end - film.sound.start - film.duration) < 0.1
+        assert folder.record(name)["engine"]["name"] == "stand-in"
+    assert len(told(seen)) == 4
+    assert all("--relative" in start["argv"] for start in told(seen))
+    assert not asleep(9871), "a child of the program was left running"
+    assert not list(folder.path.rglob("left.txt"))
+    red, blue = (next(media.read_frames(media.probe(folder.path / f"results/a/{n}.mp4"))) for n in ("red", "blue"))
+    assert np.abs(red.astype(int) - blue).mean() > 3, "each film shows its own picture"
+    assert "(stand-in)" in media.tags(folder.path / "results/a/red.mp4")["comment"]
+
+
+def test_a_changed_command_makes_its_films_again_and_nothing_else(folder: RunFolder, tmp_path) -> None:
+    seen = tmp_path / "told"
+    folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"))
+    folder.snakemake()
+    assert "0 to make" in folder.snakemake("-n")
+    folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"), motion={"adapt_scale": False})
+    assert "0 to make" in folder.snakemake("-n"), "the command takes no {adapt_scale}: no film depends on it"
+    folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"), motion={"relative": False})
+    assert "4 to make" in folder.snakemake("-n")
+    folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}", "--frames 9"))
+    assert "4 to make" in folder.snakemake("-n")
+    assert len(told(seen)) == 4
+    folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"))
+    assert "0 to make" in folder.snakemake("-n")
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("--do crash", "its program failed (exit code 3): ValueError: this picture"),
+        ("--do nothing", "made no film ({output}), it left nothing"),
+        ("--do half", "what it made is no film"),
+        ("--frames 2", "its film has 2 frames at 25 a second, where 5 at 25 were asked for"),
+        ("--side 32", "its film is 32 x 32 pixels, not 64 x 64: give the side it makes as output_side"),
+    ],
+)
+def test_what_goes_wrong_is_told_of_its_pair(folder: RunFolder, how: str, reason: str) -> None:
+    (folder.path / "pairs.tsv").write_text("image\tdriving\nred\ta\n")
+    folder.configure(engine=engine(how), pairs="pairs.tsv")
+    output = folder.snakemake(ok=False)
+    assert reason in output
+    assert "\x1b" not in output
+    (failed,) = json.loads(folder.talkies("status", "--json"))["failed"].values()
+    assert reason in failed
+    log = next((folder.path / ".talkies/logs/animate").glob("*.log")).read_text()
+    assert "| model loaded" in log, "what the program writes is in the shard's log"
+
+
+def test_a_program_that_is_not_there_is_no_fault_of_its_pairs(folder: RunFolder) -> None:
+    folder.configure(engine=engine(command=f"nothing-there {ONE}"))
+    assert "can't be started (nothing-there: No such file or directory)" in folder.snakemake(ok=False)
+    folder.configure(engine=engine(workdir="/nowhere"))
+    assert "can't be started (/nowhere: No such file or directory)" in folder.snakemake(ok=False)
+    assert not list((folder.path / ".talkies/receipts/animate").glob("*.json"))
+
+
+def test_a_batch_of_a_clip_without_sound(folder: RunFolder) -> None:
+    for name in ("a", "b"):
+        make_clip(folder.path / f"driving/{name}.mp4", sound=False)
+    folder.configure(engine=engine(command=f"{STAND_IN} --jobs {{jobs}}", batch=True))
+    folder.snakemake()
+    assert len(list((folder.path / "results").glob("[ab]/*.mp4"))) == 4
+
+
+@pytest.mark.parametrize(("how", "said"), [("kill", "killed by signal 9"), ("memory", "CUDA out of memory")])
+def test_a_machine_that_fails_the_program_leaves_no_receipt(folder: RunFolder, how: str, said: str) -> None:
+    folder.configure(engine=engine(f"--do {how}"))
+    assert said in folder.snakemake(ok=False)
+    assert not list((folder.path / ".talkies/receipts/animate").glob("*.json"))
+
+
+def test_a_worker_that_is_killed_leaves_nothing_running(folder: RunFolder, tmp_path) -> None:
+    seen, here = tmp_path / "told", folder.path.resolve()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        seen.unlink(missing_ok=True)
+        folder.configure(engine=engine("--do hang", "--child 9872", f"--told {seen}"))
+        process = folder.start("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "1")
+        wait_for(lambda: bool(told(seen)) and asleep(9872), 60)
+        (worker,) = (int(each) for each in running("shard\0animate") if Path(f"/proc/{each}/cwd").resolve() == here)
+        os.kill(worker, number)
+        wait_for(lambda: not asleep(9872) and not running(str(seen)), 30)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    folder.configure(engine=engine())
+    folder.snakemake()
+
+
+def test_a_batch_makes_all_films_with_one_start_and_keeps_what_was_finished(folder: RunFolder, tmp_path) -> None:
+    seen = tmp_path / "told"
+    batch = {"batch": True, "command": f"{STAND_IN} --jobs {{jobs}} --told {seen}"}
+    folder.configure(engine=engine("--do stop", f"--calm {tmp_path}/calm", **batch))
+    assert "killed by signal 9" in folder.snakemake(ok=False)
+    assert len(told(seen)) == 1
+    assert len(list((folder.path / ".talkies/silent").rglob("*.mp4"))) == 1, "the film that was finished stays"
+    (tmp_path / "calm").touch()
+    folder.snakemake()
+    starts = told(seen)
+    assert len(starts) == 2
+    assert [start["films"] for start in starts] == [4, 3], "what was finished is not asked for again"
+    assert len(list((folder.path / "results").glob("[ab]/*.mp4"))) == 4
+
+
+def test_two_engines_beside_one_another(folder: RunFolder) -> None:
+    folder.configure(engines=["fomm", engine()])
+    folder.snakemake()
+    films = sorted(
+        str(film.relative_to(folder.path / "results")) for film in (folder.path / "results").glob("[ab]/*.mp4")
+    )
+    wanted = [
+        f"{clip}/{image}@{name}.mp4" for clip in "ab" for image in ("blue", "red") for name in ("fomm", "stand-in")
+    ]
+    assert films == wanted
+    assert folder.record("a/red@fomm")["model"]["preset"] == "demo"
+    assert "8 done" in folder.talkies("status")
+
+
+def test_a_program_that_listens_and_names_its_film_itself(folder: RunFolder, tmp_path) -> None:
+    """ffmpeg's own filters behind a shell: a film of its own rate and name, found by a pattern."""
+    (tmp_path / "show.sh").write_text(
+        f'exec {media.ffmpeg_path()} -v error -nostdin -i "$2" '
+        '-filter_complex "[0:a]showwaves=s=64x64:r=50,format=yuv420p" '
+        '"$3/$(date +%s).mp4"\n'
+    )
+    command = f"sh {tmp_path}/show.sh {{source}} {{audio}} {{folder}}"
+    folder.configure(engine={"name": "waves", "command": command, "side": 64, "result": "*.mp4"})
+    folder.snakemake()
+    film = media.probe(folder.path / "results/b/red.mp4")
+    assert (film.frames, film.rate) == (6, 25), "sampled by time"
+    log = next((folder.path / ".talkies/logs/animate").glob("*.log")).read_text()
+    assert "12 frames at 50 a second sampled as 6 at 25" in log
+
+
+def test_whole_pictures_a_checkpoint_a_working_folder_and_a_film_of_another_side(folder: RunFolder, tmp_path) -> None:
+    (tmp_path / "weights").write_text("weights")
+    (tmp_path / "work").mkdir()
+    keys = {"checkpoint": str(tmp_path / "weights"), "workdir": str(tmp_path / "work")}
+    (folder.path / "pairs.tsv").write_text("image\tdriving\nred\ta\n")
+    command = f"{STAND_IN} --source_image {{source}} --driving_video {{driving}} --result_video {{output}} --side 32"
+    whole = {"command": f"{command} --do files --told {{checkpoint}}.told", "input": "whole", **keys}
+    folder.configure(engine=whole, pairs="pairs.tsv")
+    folder.snakemake()
+    assert media.probe(folder.path / "results/a/red.mp4").width == 32
+    assert (tmp_path / "work/left.txt").exists(), "it starts in its working folder"
+    assert len(told(tmp_path / "weights.told")) == 1
+    (tmp_path / "weights").write_text("others")
+    assert "1 to make" in folder.snakemake("-n")
+    folder.configure(engine=whole, pairs="pairs.tsv", paste_back=True)
+    assert "has the whole picture (input: whole): take paste_back away" in folder.snakemake("-n", ok=False)
+    folder.configure(engine={"command": command, "side": 64, "output_side": 32, "crop": "none"}, pairs="pairs.tsv")
+    folder.snakemake()
+    assert folder.record("a/red")["picture"]["size"] == [32, 32]
+
+
+def test_a_program_that_hangs_is_ended(folder: RunFolder) -> None:
+    (folder.path / "pairs.tsv").write_text("image\tdriving\nred\ta\n")
+    folder.configure(engine=engine("--do hang", minutes=0.05), pairs="pairs.tsv")
+    assert "not done after 0.05 minutes (engine.minutes): it was ended" in folder.snakemake(ok=False)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"command": "run {source} {driving} {outptu}"}, "engine.command: unknown placeholder {outptu}"),
+        ({"command": "run {source} {driving}"}, "engine.result: the command takes no {output}"),
+        ({"command": "run {source} {output}"}, "engine.command: takes neither {driving} nor {audio}"),
+        ({"command": "run 'a {source}"}, "engine.command: no closing quotation"),
+        ({"command": "run {jobs}"}, "engine.command: {jobs} needs batch: true"),
+        ({"command": "run {source} {jobs}", "batch": True}, "engine.batch: {source} is each film's own"),
+        ({"command": "run {source} {driving} {checkpoint} {output}"}, "engine.checkpoint: the command takes"),
+        ({"command": ONE, "image": "none.sif"}, "image: there is no file none.sif"),
+        ({"command": ONE, "image": "docker://a/b:latest"}, "image: docker://a/b:latest: not pinned"),
+        ({"command": ONE, "result": "../*.mp4"}, "engine.result: ../*.mp4: must lie below {folder}"),
+        ({"command": ONE, "colour": 1}, "engine"),
+        ("nobody", "no engine nobody is known, and there is no command"),
+        ("liveportrait", "there is no file liveportrait.sif: `talkies engine show liveportrait` says how to get it"),
+    ],
+)
+def test_a_wrong_engine_is_refused_before_any_job(folder: RunFolder, keys, said: str) -> None:
+    folder.configure(engine=keys)
+    output = folder.snakemake("-n", ok=False)
+    assert said in output
+    assert "Traceback" not in output
+
+
+def test_engines_are_listed_shown_and_tried(folder: RunFolder, tmp_path) -> None:
+    listed = folder.talkies("engine", "list")
+    for name in ("fomm", "first-order-model", "liveportrait", "tps-motion-model", "musetalk", "sadtalker", "wav2lip"):
+        assert name in listed
+        if name != "fomm":
+            (folder.path / "config.yaml").write_text(shown := folder.talkies("engine", "show", name))
+            assert "# licence: " in shown
+            assert f"`talkies engine show {name}` says how to get it" in folder.snakemake("-n", ok=False)
+    folder.configure(engine=engine("--rate 24"))
+    words = "engine try stand-in --source images/red.png --driving driving/a.mp4 --crop-source center"
+    done = folder.run("talkies", *words.split(), "--crop-driving", "center", "-o", "one.mp4")
+    assert done.returncode == 0, done.stdout
+    assert media.probe(folder.path / "one.mp4").frames == 5
