@@ -97,15 +97,13 @@ def _crop_words(crop: Request | None) -> str:
 
 def _choices(pair: Pair, usual: Mapping[str, Any]) -> str:
     """Say what a pair asks for that the run's other pairs don't, in the words of the pairs table."""
-    sound = (
-        f"sound of {Path(pair.audio).name}" if isinstance(pair.audio, str) else "its sound" if pair.audio else "mute"
-    )
-    frame = {None: "the first frame", "auto": "the best frame"}.get(pair.best_frame, f"frame {pair.best_frame}")
+    frames: dict[Any, str] = {None: "the first frame", "auto": "the best frame"}
+    sounds: dict[Any, str] = {True: "the video's sound", False: "no sound"}
     said = {
         "relative": "relative motion" if pair.relative else "absolute motion",
         "adapt_scale": "scaled to the face" if pair.adapt_scale else "not scaled to the face",
-        "best_frame": f"motion from {frame}",
-        "audio": sound,
+        "best_frame": f"motion from {frames.get(pair.best_frame, f'frame {pair.best_frame}')}",
+        "audio": sounds.get(pair.audio) or f"sound of {Path(str(pair.audio)).name}",
         "paste_back": "in its whole picture" if pair.paste_back else "the square alone",
         "engine": "the built-in model" if pair.engine == FOMM else f"engine {pair.engine}",
     }

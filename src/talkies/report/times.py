@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
@@ -126,7 +127,7 @@ def _pairs(films: Sequence[tuple[int, float]]) -> dict[str, Any]:
         edges = [least + (most - least) * step for step in steps]
         place = (middle - least) / (most - least) if most > least else 0.5
     below = [0, *(bisect_right(seconds, edge) for edge in edges[1:-1]), len(seconds)]
-    counts = [after - before for before, after in zip(below, below[1:], strict=False)]
+    counts = [after - before for before, after in pairwise(below)]
     high = [round(HEIGHT * number / max(counts)) for number in counts]
     wide_bar = WIDTH / count
     return {
@@ -149,10 +150,10 @@ def _shards(shards: Sequence[Sequence[float]]) -> dict[str, Any]:
     across, up = WIDTH / len(ordered), HEIGHT / totals[0]
     outlines = []
     for stage in range(len(OF_SHARDS)):
-        steps = [
-            f"M{n * across:.1f} {HEIGHT - up * sum(each[:stage]):.1f}h{across:.1f}v{-up * each[stage]:.1f}h{-across:.1f}z"
-            for n, each in enumerate(ordered)
-        ]
+        steps = []
+        for number, each in enumerate(ordered):
+            left, bottom = number * across, HEIGHT - up * sum(each[:stage])
+            steps.append(f"M{left:.1f} {bottom:.1f}h{across:.1f}v{-up * each[stage]:.1f}h{-across:.1f}z")
         outlines.append((OF_SHARDS[stage], STAGES[OF_SHARDS[stage]], "".join(steps)))
     mean = fmean(totals)
     return {
