@@ -179,11 +179,12 @@ function fill(pair) {
 // A card is called by what its group's heading does not tell.
 function caption(pair) {
   const title = pair.place.querySelector("h3"), choices = pair.place.querySelector(".caption p");
-  title.replaceChildren(grouped === "picture" ? pair.driving : pair.image);
+  const [of, own] = grouped === "picture" ? [clips[pair.clip], "part"] : [pictures[pair.picture], "crop"];
+  title.replaceChildren(of.name);
   if (pair.variant) title.append(" ", make("span", {textContent: pair.variant}));
   title.title = title.textContent;
-  choices.textContent = choices.title = pair.choices;
-  choices.hidden = !pair.choices;
+  choices.textContent = choices.title = [of[own], pair.choices].filter(Boolean).join(", ");
+  choices.hidden = !choices.textContent;
 }
 
 function warn(pair, details) {
