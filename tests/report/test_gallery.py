@@ -29,7 +29,8 @@ from run_folder import RunFolder
 
 from talkies import media
 from talkies.errors import TalkiesError
-from talkies.report.gallery import Entry, build_galleries, build_gallery, lay_out_report
+from talkies.report.entries import Entry
+from talkies.report.gallery import build_galleries, build_gallery, lay_out_report
 
 NASTY = (
     "plain",
@@ -40,7 +41,7 @@ NASTY = (
     "a&b;c%41#d?e=f",
     "çédille 漢字 🎭",
     "--dash",
-    "{{links}}",
+    "{{ title }}",
     "line\nbreak",
     "a:b",
 )
@@ -151,8 +152,8 @@ def test_films_are_left_alone(run: Run) -> None:
 def test_a_missing_picture_is_no_error(run: Run) -> None:
     entry = replace(run.entry("anna", "ada"), source=run.folder / "gone.png", preview=None)
     data = data_of(run.build(entry))
-    assert data["pictures"] == [["ada", None]]
-    assert data["clips"] == [["anna", None, None, None]]
+    assert data["pictures"] == [["ada", "", [], None]]
+    assert data["clips"] == [["anna", "", False, [], None, None, None, None]]
 
 
 def test_two_files_of_one_name_are_refused(run: Run) -> None:
@@ -179,11 +180,11 @@ def test_pairs_and_reasons(run: Run) -> None:
             run.entry("anna", "ada"), run.entry("anna", "ada", "slow"), run.entry("anna", "bob", reason="no\nface")
         )
     )
-    assert data["clips"] == [["anna", "index_files/driving/anna.mp4", None, None]]
+    assert data["clips"] == [["anna", "", False, [], "index_files/driving/anna.mp4", None, None, None]]
     assert data["pairs"] == [
-        [0, 0, None, "anna/ada.mp4", "anna/ada.json", None],
-        [0, 0, "slow", "anna/ada%40slow.mp4", "anna/ada%40slow.json", None],
-        [0, 1, None, None, None, "no face"],
+        [0, 0, "", "", 0, "anna/ada.mp4", "anna/ada.json", None],
+        [0, 0, "slow", "", 0, "anna/ada%40slow.mp4", "anna/ada%40slow.json", None],
+        [0, 1, "", "", 0, None, None, "no face"],
     ]
 
 
@@ -192,16 +193,16 @@ def test_a_clip_shown_in_two_segments_has_two_previews(run: Run) -> None:
     part = replace(run.entry("anna", "ada", "part"), preview=run.file("work/driving/anna@1-2.mp4"))
     data = data_of(run.build(whole, part))
     assert [clip[0] for clip in data["clips"]] == ["anna", "anna"]
-    assert len({clip[1] for clip in data["clips"]}) == 2
+    assert len({clip[4] for clip in data["clips"]}) == 2
 
 
 @pytest.mark.parametrize("name", NASTY)
 def test_nasty_names(run: Run, name: str) -> None:
     page = run.build(run.entry(name, name, name), title=name)
-    assert len(re.findall(r"<script", page)) == 2  # the page's own: the data and the program
-    assert len(re.findall(r"</script", page)) == 2
-    assert f"<h1>{html.escape(name)}</h1>" in page or "\n" in name
-    addresses = [row[3] for row in data_of(page)["pairs"]] + [c[1] for c in data_of(page)["clips"]]
+    assert len(re.findall(r"<script", page)) == 3  # the page's own: the look, the data and the program
+    assert len(re.findall(r"</script", page)) == 3
+    assert name in [html.unescape(found) for found in re.findall("<h1>(.*)</h1>", page)] or "\n" in name
+    addresses = [row[5] for row in data_of(page)["pairs"]] + [c[4] for c in data_of(page)["clips"]]
     for address in addresses:
         assert re.fullmatch(r"[\w.~/%-]+", address, re.ASCII)
         path = os.fsdecode(unquote_to_bytes(address))
@@ -211,7 +212,7 @@ def test_nasty_names(run: Run, name: str) -> None:
 def test_names_of_any_bytes(run: Run) -> None:
     name = os.fsdecode(b"caf\xe9")
     data = data_of(run.build(run.entry(name, name)))
-    assert data["pairs"][0][3] == "caf%E9/caf%E9.mp4"
+    assert data["pairs"][0][5] == "caf%E9/caf%E9.mp4"
 
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=40))
@@ -219,8 +220,8 @@ def test_any_reason_and_title(tmp_path_factory: pytest.TempPathFactory, text: st
     results = tmp_path_factory.mktemp("any") / "results"
     entry = Entry("anna", "ada", None, None, None, None, None, text)
     page = build_gallery(results, [entry], title=text).read_text(encoding="utf-8")
-    assert len(re.findall(r"</script", page)) == 2
-    assert data_of(page)["pairs"][0][:5] == [0, 0, None, None, None]
+    assert len(re.findall(r"</script", page)) == 3
+    assert data_of(page)["pairs"][0][:7] == [0, 0, "", "", 0, None, None]
 
 
 def test_no_address_leaves_the_folder(run: Run) -> None:
@@ -271,7 +272,7 @@ def test_mosaics_hold_the_first_talkies_of_each_clip_and_are_made_once(run: Run)
     entries = [real_entry(run, "anna", name, c) for name, c in (("ada", "maroon"), ("bob", "navy"), ("cat", "gold"))]
     entries += [real_entry(run, "otto", "ada")]  # alone: nothing to show at once
     page = build_gallery(run.results, entries, title="Talkies", mosaic=2)
-    assert [clip[3] for clip in data_of(page.read_text())["clips"]] == ["index_files/mosaics/anna.mp4", None]
+    assert [clip[6] for clip in data_of(page.read_text())["clips"]] == ["index_files/mosaics/anna.mp4", None]
     mosaic = run.results / "index_files/mosaics/anna.mp4"
     assert colours(mosaic, [(128, 128), (384, 128)]) == ["maroon", "navy"]
     before = states(run.results)
@@ -298,7 +299,7 @@ def test_a_damaged_talkie_costs_its_mosaic_alone(run: Run, caplog: pytest.LogCap
     page = build_gallery(
         run.results, [replace(entry, preview=entries[0].preview) for entry in entries], title="", mosaic=4
     )
-    assert data_of(page.read_text())["clips"][0][3] is None
+    assert data_of(page.read_text())["clips"][0][6] is None
     assert "no mosaic of anna" in caplog.text
     assert "bob.mp4" in caplog.text
 
@@ -496,7 +497,7 @@ class TestPage:
         assert not [url for url in browser.requests if url.endswith(".mp4")]
 
     def test_failure_shows_its_reason(self, browser: chromium.Chromium) -> None:
-        browser.run("document.querySelector('#failures input').click()")
+        show(browser, "failed")
         assert cards(browser) == ["ada with otto 100%? #2"]
         text = browser.run("return document.querySelector('.card:not([hidden]) .reason').innerText")
         assert text.split("\n")[0] == "Could not be made"
@@ -621,8 +622,8 @@ class TestPage:
         ]
         names = [node.get("name", {}).get("value", "") for node in usable]
         assert all(names)
-        told = [name for name in names if name.startswith(("Play ", "Enlarge ", "Facts "))]
-        assert len(told) == len(set(told)) == 2 + 3 * 5
+        told = [name for name in names if name.startswith(("Play ", "Enlarge ", "Facts ", "Choose "))]
+        assert len(told) == len(set(told)) == 2 + 4 * 5
         articles = [node["name"]["value"] for node in tree if node.get("role", {}).get("value") == "article"]
         assert len(articles) == len(set(articles)) == 6
 
