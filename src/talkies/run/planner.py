@@ -82,7 +82,14 @@ def make_plan(
     deal(plan, previous, receipts, on_cluster=on_cluster)
     state = look(plan, receipts, due())
     plan.receipts = state.receipts
+    plan.joined = on_cluster and all(_is_animated_anew(plan, shard) for shard in plan.pair_shards)
     return plan, state
+
+
+def _is_animated_anew(plan: Plan, shard: str) -> bool:
+    """Tell whether a shard whose talkies are to be made is to be animated for it, with nothing between the two."""
+    animated, remuxed = (plan.receipt(stage, shard).endswith(due()) for stage in ("animate", "remux"))
+    return not remuxed or (animated and not plan.items("show", shard))
 
 
 def current_plan() -> tuple[Plan, State]:
