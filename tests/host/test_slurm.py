@@ -136,11 +136,15 @@ def test_times_of_slurm_are_read(days: int, hours: int, minutes: int, seconds: i
     assert slurm.minutes_of(f"{minutes}") == minutes
 
 
-NODES = r"""printf 'gpu*|n1|gpu:t4:2(S:0),shard:8\ngpu*|n2|gpu:3g.40gb:4\ngpu*|n3|gpu:4\ngpu*|n4|(null)\nbig|n5|gpu:h100:8\n'"""
+NODES = """gpu*|n1|gpu:t4:2(S:0),shard:8
+gpu*|n2|gpu:3g.40gb:4
+gpu*|n3|gpu:4
+gpu*|n4|(null)
+big|n5|gpu:h100:8"""
 
 
 def test_nodes_whose_gpus_are_too_small_are_left_out(commands) -> None:
-    commands("sinfo", NODES)
+    commands("sinfo", f"cat <<END\n{NODES}\nEND")
     assert slurm.nodes_with_less(2000) == []
     assert slurm.nodes_with_less(20_000) == ["n1"]
     assert slurm.nodes_with_less(50_000) == ["n1", "n2"], "of n3 nothing is known, and n4 has none"
