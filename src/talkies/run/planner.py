@@ -47,16 +47,21 @@ def due() -> str:
 
 
 def make_plan(
-    settings: Mapping[str, Any], *, on_cluster: bool = False, given: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any],
+    *,
+    on_cluster: bool = False,
+    given: Mapping[str, Any] | None = None,
+    inputs: tuple[dict[str, Path], dict[str, Path]] | None = None,
 ) -> tuple[Plan, State]:
     """Look into the folders, plan the run, and compare it with what there is.
 
     settings: complete (config.complete). on_cluster: jobs are sent to a cluster, which each must be worth. given: those
-    of the command line. Raises TalkiesError that names the key, file or line at fault.
+    of the command line. inputs: pictures and videos by name, in place of the folders of the settings. Raises
+    TalkiesError that names the key, file or line at fault.
     """
     previous = stored_plan()
     receipts = Receipts(previous)
-    images, clips = list_inputs(settings)
+    images, clips = inputs or list_inputs(settings)
     crops = crops_of(settings)
     pairs = list_pairs(settings, images, clips)
     if settings["multi_face"]:
