@@ -75,7 +75,7 @@ def animate(chosen: argparse.Namespace) -> None:
             raise TalkiesError(f"{printable(path)}: no such file: mend its name")
     if None not in (chosen.start, chosen.end) and chosen.end <= chosen.start:
         raise TalkiesError(f"--end: {float(chosen.end):g} s is not after --start: give a later one")
-    one = chosen.output.suffix.lower() == ".mp4"
+    one = bool(chosen.output.suffix) and not (chosen.output.is_dir() and chosen.output.suffix != ".mp4")
     if one:
         given = [*chosen.source, *chosen.driving, *filter(None, [chosen.audio])]
         check_output(chosen.output, ".mp4", *given)
@@ -89,8 +89,10 @@ def animate(chosen: argparse.Namespace) -> None:
             device=chosen.device,
             threads=chosen.threads,
             progress=progress,
-            take=partial(_take, chosen.output.absolute()) if one else None,
+            take=partial(_take, chosen.output, chosen.output.absolute()) if one else None,
         )
+    if not one:
+        log.info("%s: %s", printable(chosen.output), counted(len(state.done), "film"))
     if len(plan.pairs) == 1 and state.failed:
         raise TalkiesError(next(iter(state.failed.values())))
     for reason, names in by_reason(state.failed).items():
@@ -102,7 +104,7 @@ def animate(chosen: argparse.Namespace) -> None:
         )
 
 
-def _take(target: Path, plan: Plan, state: State) -> None:
+def _take(name: Path, target: Path, plan: Plan, state: State) -> None:
     """Bring the one film out of the run's folder, which goes."""
     from ..run.folder import Folder
 
@@ -110,6 +112,10 @@ def _take(target: Path, plan: Plan, state: State) -> None:
         film = Folder.of(plan).talkie(plan.pairs[done])
         with whole(target) as part:
             shutil.copyfile(film.path, part)
+        record = film.record()
+        shown = record["picture"]
+        sound = record["sound"]["sound"] or "none"
+        log.info("%s: %d frames at %s a second, sound: %s", printable(name), shown["frames"], shown["rate"], sound)
 
 
 def _of_clips(chosen: argparse.Namespace) -> dict[str, Any]:
