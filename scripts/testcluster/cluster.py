@@ -40,7 +40,8 @@ PACKAGES = [*SLURM, *CONTAINERS, *USUAL, "openssh-client"]
 IMAGE_SUITE = "bookworm"  # Python 3.11, as the Dockerfile's base has
 IMAGE_PACKAGES = ["python3", "python3-venv", "ca-certificates"]
 USERS = {"ada": 1000, "bob": 1001}
-NODES = ("n1", "n2")
+NODES = {"n1": "t4", "n2": "3g.40gb"}
+"""The nodes, and the type that their pretended GPUs have."""
 ACCOUNTS = """
 add cluster talkies
 add qos short set MaxWall=00:20:00 GrpTRES=cpu=6
@@ -73,7 +74,7 @@ def main() -> int:
     run.add_argument("--cwd", default=None, help="in which folder (default: the user's home)")
     run.add_argument("words", nargs=argparse.REMAINDER)
     node = commands.add_parser("node", help="pull a node's plug, or put it in again")
-    node.add_argument("name", choices=NODES)
+    node.add_argument("name", choices=list(NODES))
     node.add_argument("action", choices=("up", "down"))
     chosen = parser.parse_args()
     folder = chosen.folder.resolve()
@@ -241,8 +242,8 @@ AccountingStorageEnforce=associations,limits,qos
 AccountingStorageTRES=gres/gpu"""
     nodes = "\n".join(
         f"NodeName={name} NodeHostname={name} NodeAddr=127.0.0.1 Port={port} "
-        f"CPUs={CORES} RealMemory={MEGABYTES} Gres=gpu:2 State=UNKNOWN"
-        for name, port in zip(NODES, of_nodes, strict=False)
+        f"CPUs={CORES} RealMemory={MEGABYTES} Gres=gpu:{kind}:2,shard:4 State=UNKNOWN"
+        for (name, kind), port in zip(NODES.items(), of_nodes, strict=False)
     )
     files = {
         "etc/slurm/slurm.conf": f"""
@@ -268,7 +269,7 @@ JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
 JobAcctGatherParams=OverMemoryKill
 {account}
-GresTypes=gpu
+GresTypes=gpu,shard
 MpiDefault=none
 ReturnToService=2
 SlurmdTimeout=20
@@ -278,7 +279,10 @@ SchedulerParameters=sched_interval=2,bf_interval=2
 {nodes}
 PartitionName=gpu Nodes={",".join(NODES)} Default=YES MaxTime=1-00:00:00 DefMemPerCPU=1000 State=UP
 """,
-        "etc/slurm/gres.conf": "".join(f"NodeName={name} Name=gpu File=/dev/fakegpu[0-1]\n" for name in NODES),
+        "etc/slurm/gres.conf": "".join(
+            f"NodeName={name} Name=gpu Type={kind} File=/dev/fakegpu[0-1]\nNodeName={name} Name=shard Count=4\n"
+            for name, kind in NODES.items()
+        ),
         "etc/slurm/slurmdbd.conf": f"""
 AuthType=auth/munge
 DbdHost=login

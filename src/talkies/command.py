@@ -112,6 +112,7 @@ class Program:
     network: bool = False
     writable_tmpfs: bool = False
     minutes: float = 60
+    gpu_mem_mb: int = 0
 
     @classmethod
     def of(cls, name: str, keys: Mapping[str, Any]) -> Program:

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,35 @@ def test_animate_replaces_an_earlier_film(folder: Path) -> None:
     assert media.probe("out.mp4").frames == FRAMES
 
 
+def test_animate_makes_many_films_in_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By every choice of a run folder; what stands is not made again."""
+    (folder / "more").mkdir()
+    draw_picture(folder / "more" / "red.png", (200, 40, 40))
+    (folder / "more" / "text.jpg").write_text("words")
+    make_clip(folder / "sung.mp4", tone=700, frames=FRAMES)
+    (folder / "table.tsv").write_text("image\tdriving\tvariant\nwho\tclip\tplain\n")
+    words = ["animate", "--source", "who.png", "more", "--driving", "clip.mp4", "-o", "films", *PLAIN]
+    words += ["--flip", "--upscale", "--audio", "sung.mp4", "--end", "0.1"]
+    assert main(words) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if "error" in line] == [
+        "talkies: error: text.jpg: not a picture that can be read: give a PNG, JPEG, WebP, HEIC, AVIF, TIFF, GIF or "
+        "BMP (1 film: clip/text)",
+        "talkies: error: 1 of 3 films could not be made, for the reasons above; the others are done",
+    ]
+    made = sorted(str(path) for path in Path("films").rglob("*.mp4"))
+    assert made == ["films/clip/red.mp4", "films/clip/who.mp4"]
+    film = media.probe(made[0])
+    assert (film.width, film.frames) == (512, 3)
+    assert film.sound is not None
+    assert json.loads(Path("films/clip/red.json").read_text())["driving"]["flip"] is True
+    times = [Path(name).stat().st_mtime_ns for name in made]
+    assert main(words) == 1
+    assert [Path(name).stat().st_mtime_ns for name in made] == times
+    assert main([*whole(output="one"), "--pairs", "table.tsv"]) == 0
+    assert [str(path) for path in Path("one").rglob("*.mp4")] == ["one/clip/who@plain.mp4"]
+
+
 # --- what goes wrong ---------------------------------------------------------------------------------------
 
 
@@ -129,7 +159,7 @@ def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str)
     errors = [
         line
         for line in said.err.splitlines()
-        if not line.startswith(("talkies: who", "talkies: clip", "talkies: demo", "talkies: precision"))
+        if not line.startswith(("talkies: who", "talkies: clip", "talkies: demo", "talkies: motion"))
     ]
     assert len(errors) == 1, said.err
     assert errors[0].startswith("talkies: error: ")
@@ -156,14 +186,19 @@ def whole(source: str = "who.png", driving: str = "clip.mp4", output: str = "out
         (whole(output="clip.mp4"), ["clip.mp4", "overwrite", "another name"]),
         (whole(output="./link.mp4"), ["link.mp4", "overwrite"]),
         (whole("who.png", "clip.mp4", "out.mp4", "--model", "vox-256"), ["vox-256", "checkpoint"]),
-        (whole("who.png", "clip.mp4", "out.mp4", "--checkpoint", "gone.pth.tar"), ["gone.pth.tar", "No such file"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--checkpoint", "gone.pth.tar"), ["gone.pth.tar", "no such file"]),
         (whole("who.png", "clip.mp4", "out.mp4", "--checkpoint", "notes.txt"), ["notes.txt", "neither"]),
         (whole("who.png", "clip.mp4", "out.mp4", "--crop-source", "1,2,3"), ["1,2,3", "x,y,width,height"]),
         (whole("who.png", "clip.mp4", "out.mp4", "--crop-driving", "ear"), ["ear", "face"]),
         (whole("who.png", "clip.mp4", "out.mp4", "--crop-source", "500,0,9,9"), ["who.png", "outside"]),
         (whole("who.png", "clip.mp4", "out.mp4", "--best-frame", "99"), ["99", f"{FRAMES} frames"]),
         (whole("who.png", "clip.mp4", "out.mp4", "--start", "60"), ["clip.mp4"]),
-        (whole("who.png", "clip.mp4", "out.mp4", "--start", "2", "--end", "1"), ["clip.mp4", "no frame"]),
+        (whole("who.png", "clip.mp4", "out.mp4", "--start", "2", "--end", "1"), ["--end: 1 s", "a later one"]),
+        ([*whole(), "--source", "who.png", "more/who.png"], ["more/who.png", "rename"]),
+        ([*whole(), "--source", "who.png", "more/other.png"], ["2 films", "name a folder"]),
+        ([*whole(), "--source", "folder.mp4"], ["folder.mp4", "no file in it"]),
+        ([*whole(), "--pairs", "gone.tsv"], ["gone.tsv", "no such file"]),
+        ([*whole(), "--audio", "notes.txt"], ["notes.txt"]),
         (["crop", "who.png", "-o", "missing/a.png"], ["missing/a.png", "no folder"]),
         (["crop", "who.png", "-o", "who.png"], ["who.png", "overwrite"]),
         (["crop", "who.png", "-o", "a.jpg"], ["a.jpg", ".png"]),
@@ -189,6 +224,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     (folder / "notes.txt").write_text("no picture and no film, but words")
     (folder / "folder.mp4").mkdir()
+    (folder / "more").mkdir()
+    for name in ("who.png", "other.png"):
+        shutil.copy(folder / "who.png", folder / "more" / name)
     (folder / "link.mp4").symlink_to("clip.mp4")
     fails(capsys, arguments, *words)
 
@@ -265,7 +303,7 @@ def test_a_signal_ends_it_and_leaves_nothing(folder: Path, number: signal.Signal
         env={**os.environ, "TMPDIR": str(temporary)},
         start_new_session=True,
     )
-    wait_for(lambda: list(temporary.rglob("*silent.mp4*")))  # the film is begun
+    wait_for(lambda: [path for path in temporary.rglob("*.mp4*") if not path.is_symlink()])  # the film is begun
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from talkies.errors import TalkiesError
 from talkies.host import slurm
 from talkies.host.slurm import Cause
 
@@ -24,14 +25,19 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     (tmp_path / "bin").mkdir()
-    slurm.limits.cache_clear()
+    forget()
 
     def write(name: str, script: str) -> None:
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "bin" / name).chmod(0o755)
 
     yield write
-    slurm.limits.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    for asked in (slurm.limits, slurm._gpus_of_nodes):
+        asked.cache_clear()
 
 
 def log(job: int, text: str, stage: str = "animate", receipt: str = "pairs-0001.1234abcd") -> Path:
@@ -128,3 +134,41 @@ def test_times_of_slurm_are_read(days: int, hours: int, minutes: int, seconds: i
     assert slurm.minutes_of(f"{hours}:{minutes:02}:{seconds:02}") == hours * 60 + minutes
     assert slurm.minutes_of(f"{minutes}:{seconds:02}") == minutes
     assert slurm.minutes_of(f"{minutes}") == minutes
+
+
+NODES = """gpu*|n1|gpu:t4:2(S:0),shard:8
+gpu*|n2|gpu:3g.40gb:4
+gpu*|n3|gpu:4
+gpu*|n4|(null)
+big|n5|gpu:h100:8"""
+
+
+def test_nodes_whose_gpus_are_too_small_are_left_out(commands) -> None:
+    commands("sinfo", f"cat <<END\n{NODES}\nEND")
+    assert slurm.nodes_with_less(2000) == []
+    assert slurm.nodes_with_less(20_000) == ["n1"]
+    assert slurm.nodes_with_less(50_000) == ["n1", "n2"], "of n3 nothing is known, and n4 has none"
+    assert slurm.nodes_with_less(50_000, "gpu,big") == ["n1", "n2"]
+    assert slurm.nodes_with_less(90_000, "big") == ["n5"]
+    slurm.check_gpus(90_000)
+    with pytest.raises(TalkiesError, match="90000 MB of memory, and the largest of big has 80000 MB"):
+        slurm.check_gpus(90_000, "big")
+
+
+@pytest.mark.parametrize(
+    ("kind", "megabytes"),
+    [
+        ("a100", 40_000),
+        ("nvidia_a100-sxm4-80gb", 80_000),
+        ("a100_1g.10gb", 10_000),
+        ("rtx_2080_ti", 11_000),
+        ("NVIDIA-L40S", 48_000),
+        ("v100l", 16_000),
+        ("gh200", 96_000),
+        ("quadro_rtx_6000", 24_000),
+        ("k8000", None),
+        ("fast", None),
+    ],
+)
+def test_the_name_of_a_kind_of_gpu_tells_its_memory(kind: str, megabytes: int | None) -> None:
+    assert slurm.gpu_megabytes(kind) == megabytes

@@ -443,7 +443,7 @@ def test_two_workers_never_make_one_film(long_run: RunFolder) -> None:
     outputs = [worker.communicate(timeout=300)[0] for worker in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert "is at work on this shard" in outputs[1]
-    assert "3 pairs: 0 to make, 3 already there" in outputs[1]
+    assert "3 of 3 pairs are there already" in outputs[1]
     assert sorted(long_run.events("animated")) == LONG
 
 

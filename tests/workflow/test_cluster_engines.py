@@ -53,14 +53,18 @@ def address(cluster: Cluster, program: Path) -> Iterator[str]:
         cluster.root("pkill -f '[o]ci_registry.py'")
 
 
-def folder(cluster: Cluster, program: Path, name: str, command: str, **keys) -> ClusterRun:
-    """A clone of 3 pictures and 2 clips whose films that image makes, in two jobs with a GPU each."""
+def folder(cluster: Cluster, program: Path, name: str, command: str, gpu: dict | None = None, **keys) -> ClusterRun:
+    """A clone of 3 pictures and 2 clips whose films that image makes, in two jobs with a GPU each.
+
+    gpu: what they ask of SLURM besides. keys: of the engine.
+    """
     told = cluster.home / "ada" / f"told-{name}"
     told.mkdir(exist_ok=True)
     (told / "starts").unlink(missing_ok=True)
     keys = {"image": "program.sif", "workdir": "/app", "side": 64, "command": f"{command} {REST}"} | keys
     engine = {"name": "stand-in", "binds": [f"/home/ada/{told.name}:/told"], **keys}
-    run = ClusterRun.clone(cluster, name, 3, 2, frames=20, threads=1, gpus=2, pairs_per_job=3, engine=engine)
+    settings = {"threads": 1, "gpus": 2, "pairs_per_job": 3, "engine": engine, "slurm": {"gpu": gpu or {}}}
+    run = ClusterRun.clone(cluster, name, 3, 2, frames=20, **settings)
     shutil.copy(program, run.path / "program.sif")
     own(run.path)
     own(told)
@@ -97,12 +101,16 @@ def made(run: ClusterRun) -> None:
 
 
 def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program: Path, address: str) -> None:
-    """The image is pulled when the run begins, and no job needs the registry."""
-    run = folder(cluster, program, "single", ONE, image=address)
+    """The image is pulled when the run begins, and no job needs the registry; nodes of small GPUs are left out."""
+    run = folder(cluster, program, "single", ONE, image=address, gpu_mem_mb=50_000)
+    needed = "a job needs a GPU with 50000 MB of memory, and the largest of the default partition has 40000 MB"
+    assert needed in run.snakemake("-n", ok=False)
+    run = folder(cluster, program, "single", ONE, image=address, gpu_mem_mb=20_000)
     assert f"{PAIRS} to make" in run.snakemake("-n")
     process = run.while_animating()
     jobs = [job for job in cluster.jobs() if job["user"] == "ada" and "animate" in job["name"]]
     assert all("gres/gpu" in job["tres"] + job["tres_node"] for job in jobs), jobs
+    assert {job["node"] for job in jobs} <= {"n2", ""}, "that of 40 GB"
     assert jobs
     first = len(starts(run))
     run.kill_worker(max(run.path.glob(".talkies/journal/animate-*.jsonl"), key=os.path.getmtime).stem.partition("-")[2])
@@ -123,7 +131,8 @@ def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program
 
 @pytest.mark.slow
 def test_a_batch_in_its_image_whose_run_is_killed_goes_on(cluster: Cluster, program: Path) -> None:
-    run = folder(cluster, program, "batch", MANY, batch=True)
+    """With a share of a GPU each."""
+    run = folder(cluster, program, "batch", MANY, {"gres": "shard:1"}, batch=True)
     process = run.while_animating()
     cluster.root("pkill -KILL -f 'bin/[s]nakemake --profile slurm'")
     process.communicate()

@@ -26,6 +26,9 @@ def make_plan():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         given = settings_file.given(config, Path("config.yaml"))
         plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
+        if SUBMITS and plan.settings["slurm"]["gpu"].get("gpu", 1):
+            for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.pair_shards}:
+                slurm.check_gpus(megabytes, plan.settings["slurm"]["gpu"].get("slurm_partition", ""))
         if IN_IMAGE and plan.settings["container"] is not None:
             image.check_bindable(plan.outside)
         planner.mend_plan(plan)
@@ -56,6 +59,8 @@ if LACKS_RUNTIME and snakemake_private.is_main_process(workflow):
     logger.info("talkies: neither apptainer nor singularity is here: enough for a dry run (-n), not for a run")
 
 PLAN, STATE, LACK_OF_ROOM = make_plan()
+SIGNAL = "--signal=TERM@120"
+"""As in the profile: also where config.yaml has further options of sbatch."""
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
 RUNNING = []  # of this run, what ends its progress lines
@@ -183,7 +188,8 @@ def job(stage, kind="cpu"):
         if ON_CLUSTER and "cpus_per_gpu" not in asked:
             # Not by `threads`, which Snakemake caps at the cores of the login node.
             usual["cpus_per_task"] = THREADS
-    return usual | asked
+    more = {"slurm_extra": options(kind)} if ON_CLUSTER else {}
+    return usual | asked | more
 
 
 def memory(stage, kind):
@@ -208,6 +214,22 @@ def walltime(stage, kind):
     return minutes
 
 
+def options(kind):
+    """Return the resource function of a job's further options of sbatch: our signal, and nodes whose GPUs are too small."""
+    asked = str(PLAN.settings["slurm"][kind].get("slurm_extra", ""))
+    if "--signal" not in asked:
+        asked = f"{asked} {SIGNAL}".strip()
+
+    def extra(wildcards):
+        shard = shard_of_job(wildcards)
+        if kind == "cpu" or not SUBMITS or "--exclude" in asked:
+            return asked
+        small = slurm.nodes_with_less(estimate.gpu_megabytes(PLAN, shard), partitions(kind))
+        return f"{asked} --exclude={','.join(small)}" if small else asked
+
+    return extra
+
+
 def causes(stage, wildcards, attempt):
     """Return how often each cause ended a job's attempts before this one."""
     return slurm.causes(stage, shard_of_job(wildcards) or "", attempt - 1 if SUBMITS else 0)
@@ -217,7 +239,12 @@ def limits(kind):
     """Return the most that jobs of a kind may ask for: that of the partitions that config.yaml names."""
     if not SUBMITS:
         return slurm.Limits()
-    return slurm.limits(PLAN.settings["slurm"][kind].get("slurm_partition", ""))
+    return slurm.limits(partitions(kind))
+
+
+def partitions(kind):
+    """Return the partitions that config.yaml names for jobs of a kind, with commas between; empty: the default one."""
+    return PLAN.settings["slurm"][kind].get("slurm_partition", "")
 
 
 def shard_of_job(wildcards):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..engines import FOMM
 from ..errors import TalkiesError
-from .arguments import Commands, best_frame, count, segment_arguments
+from .arguments import Commands, best_frame, check_output, count, progress_bar, segment_arguments
 
 
 def add_commands(commands: Commands) -> None:
@@ -61,12 +61,24 @@ def _show(chosen: argparse.Namespace) -> None:
 
 
 def _try(chosen: argparse.Namespace) -> None:
-    from ..operate.one_film import program_named
+    from ..engines import Movement
+    from ..media import crop
+    from ..operate import one_film
     from ..stages.animate import open_program
-    from .single import make_film
 
-    program = program_named(chosen.name)
-    chosen.paste_back = chosen.no_audio = chosen.no_provenance = False
-    make_film(
-        chosen, program.name, program.crop, lambda folder: open_program(program, threads=chosen.threads, within=folder)
+    check_output(chosen.output, ".mp4", chosen.source, chosen.driving)
+    program = one_film.program_named(chosen.name)
+    wanted = one_film.Wanted(
+        chosen.source,
+        chosen.driving,
+        program.name,
+        crop.parse(chosen.crop_source or program.crop),
+        crop.parse(chosen.crop_driving or program.crop),
+        chosen.start,
+        chosen.end,
+        Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame),
     )
+    with progress_bar() as progress:
+        one_film.make_film(
+            wanted, chosen.output, lambda folder: open_program(program, threads=chosen.threads, within=folder), progress
+        )

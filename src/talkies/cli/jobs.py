@@ -39,6 +39,7 @@ def shard(chosen: argparse.Namespace) -> None:
 
     from ..run.plan import Plan
     from ..run.receipts import NAME, shard_of
+    from ..stages import remux
     from ..stages.animate import load_engine
     from ..stages.work import work
 
@@ -51,6 +52,8 @@ def shard(chosen: argparse.Namespace) -> None:
     engine = load_engine(plan, device=chosen.device, threads=chosen.threads)
     with progress_bar() as progress:
         work(stage, plan, chosen.receipt, engine=engine, progress=progress)
+        if chosen.stage == "animate" and plan.joined:
+            work(remux.STAGE, plan, plan.receipt("remux", shard_of(chosen.receipt)), progress=progress)
 
 
 def gallery(chosen: argparse.Namespace) -> None:

@@ -1,20 +1,16 @@
-"""Commands that make one thing of the files they are given: a film, a crop, keypoints, weights."""
+"""Commands that make one thing of the file they are given: a crop, keypoints, a film with sound, weights."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ..engines import FOMM
 from ..errors import TalkiesError, printable, size_text
 from ..fomm.model.presets import PRESETS
 from .arguments import (
     Commands,
-    best_frame,
     check_output,
     count,
     model_arguments,
@@ -29,24 +25,6 @@ log = logging.getLogger("talkies")
 
 def add_commands(commands: Commands) -> None:
     """Add these commands."""
-    one = commands.add("animate", animate, "Animate one picture with one driving video, with its sound.")
-    one.add_argument("--source", type=Path, required=True, metavar="I", help="the picture")
-    one.add_argument("--driving", type=Path, required=True, metavar="V", help="the driving video")
-    one.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
-    model_arguments(one)
-    one.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
-    one.add_argument("--absolute", action="store_true", help="the driver's own poses, not its motion since its first")
-    one.add_argument("--no-adapt-scale", action="store_true", help="do not scale motion by the faces' sizes")
-    one.add_argument("--best-frame", type=best_frame, metavar="auto|N", help="count motion from this frame (0)")
-    one.add_argument(
-        "--crop-source", metavar="HOW", help="face, face:left, face:2, center, none or x,y,w,h (default: the preset's)"
-    )
-    one.add_argument("--crop-driving", metavar="HOW", help="the same for the driving video")
-    one.add_argument("--paste-back", action="store_true", help="show the whole picture, not the animated square alone")
-    segment_arguments(one)
-    one.add_argument("--no-audio", action="store_true", help="a silent film")
-    one.add_argument("--no-provenance", action="store_true", help="do not tag the film as made by a model")
-
     cut = commands.add("crop", crop_file, "Cut a picture (to PNG) or a video (to mp4, with sound) to a square.")
     cut.add_argument("file", type=Path)
     cut.add_argument("-o", "--output", type=Path, required=True)
@@ -90,46 +68,6 @@ def add_commands(commands: Commands) -> None:
     convert.add_argument("file", type=Path)
     convert.add_argument("output", type=Path, metavar="OUT.safetensors")
     convert.add_argument("--half", action="store_true", help="in half the size, in half precision")
-
-
-def animate(chosen: argparse.Namespace) -> None:
-    """Crop, find the motion, animate, put the sound on: one picture and one clip into one film."""
-    from ..stages.animate import open_engine
-
-    def engine(within: Path) -> Any:
-        return open_engine(
-            chosen.model,
-            chosen.checkpoint,
-            device=chosen.device,
-            precision=chosen.precision,
-            threads=chosen.threads,
-        )
-
-    make_film(chosen, FOMM, PRESETS[chosen.model].crop, engine)
-
-
-def make_film(chosen: argparse.Namespace, name: str, usual: str, open_engine: Callable[[Path], Any]) -> None:
-    """Make one film with an engine. name: the engine's; usual: how it has files cut; open_engine: opens it."""
-    from ..engines import Movement
-    from ..media import crop
-    from ..operate import one_film
-
-    check_output(chosen.output, ".mp4", chosen.source, chosen.driving)
-    wanted = one_film.Wanted(
-        chosen.source,
-        chosen.driving,
-        name,
-        crop.parse(chosen.crop_source or usual),
-        crop.parse(chosen.crop_driving or usual),
-        chosen.start,
-        chosen.end,
-        Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame),
-        paste_back=chosen.paste_back,
-        sound=not chosen.no_audio,
-        provenance=not chosen.no_provenance,
-    )
-    with progress_bar() as progress:
-        one_film.make_film(wanted, chosen.output, open_engine, progress)
 
 
 def crop_file(chosen: argparse.Namespace) -> None:

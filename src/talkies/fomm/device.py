@@ -17,6 +17,7 @@ from ..errors import TalkiesError
 from ..files import digest, file_digest, own_cache, read_json, write_json
 from . import rewrite
 from .model import FirstOrderModel
+from .model.presets import frame_bytes
 from .rewrite import rewritten
 
 log = logging.getLogger("talkies")
@@ -193,9 +194,5 @@ def _fidelity(model: FirstOrderModel, dtype: torch.dtype) -> float:
 
 
 def free_batch(side: int, itemsize: int, free: int) -> int:
-    """Return how many frames of this side fit the GPU's free memory at once, at most 64.
-
-    A frame's largest tensors are of 64 channels at the full side; about eight such stand at a time.
-    """
-    frame = 8 * 64 * side * side * itemsize
-    return max(1, min(64, free // (2 * frame)))
+    """Return how many frames of this side fit the GPU's free memory with as much again to spare, at most 64."""
+    return max(1, min(64, free // (2 * frame_bytes(side, itemsize))))

@@ -151,6 +151,7 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._encoders.close()
+        self._encoders = Encoders(self.threads + 1)  # it may be entered again
 
     def prepare(self, name: str, image: NDArray[np.uint8]) -> _Prepared:
         """Return a source's features and keypoints; those of the last name asked for are kept.

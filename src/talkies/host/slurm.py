@@ -18,10 +18,32 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from ..errors import counted, printable
+from ..errors import TalkiesError, counted, printable
 
 LOGS = Path(".snakemake/slurm_logs")
 """Where the executor keeps the output of jobs: rule_STAGE/RECEIPT/JOB.log. Those of jobs that succeeded are removed."""
+GPU_GIGABYTES = {
+    card: size
+    for size, cards in {
+        6: "a2000",
+        8: "m60 p4 gtx1070 gtx1080 rtx2070 rtx2080 rtx3070",
+        10: "rtx3080",
+        11: "gtx1080ti rtx2080ti 2080ti",
+        12: "k80 m40 p100 titanv titanx rtx4070",
+        16: "v100 t4 a2 a16 a4000 rtx4080 rtx5000 rtx5080",
+        20: "a4500",
+        24: "p40 a10 a30 l4 a5000 rtx3090 rtx4090 rtx6000",
+        32: "rtx5090",
+        40: "a100",
+        48: "a40 l40 l40s a6000 rtx8000",
+        80: "h100",
+        96: "h20 gh200 rtxpro6000",
+        141: "h200",
+        180: "b200 gb200",
+    }.items()
+    for card in cards.split()
+}
+"""Memory of cards by the names that sites give their types, from NVIDIA's data sheets."""
 ANSWER_SECONDS = 20
 TAIL_BYTES = 20_000
 """Of a log that are read: what ended the job stands last."""
@@ -186,17 +208,68 @@ def limits(partitions: str = "") -> Limits:
 
     By `sinfo`: the time limit of the partition, and the memory of its largest node.
     """
-    wanted = {name for name in partitions.split(",") if name}
     times: list[int | None] = []
     memories = []
-    for line in _ask("sinfo", "--noheader", "--exact", "--format=%P|%l|%m").splitlines():
-        name, _, rest = line.strip().partition("|")
-        if (name.rstrip("*") in wanted) if wanted else name.endswith("*"):
-            time, _, memory = rest.partition("|")
-            times.append(minutes_of(time))
-            memories.append(int(re.sub(r"\D", "", memory) or 0))
+    for line in _of_partitions("%l|%m", partitions):
+        time, _, memory = line.partition("|")
+        times.append(minutes_of(time))
+        memories.append(int(re.sub(r"\D", "", memory) or 0))
     longest = None if None in times else max((time for time in times if time is not None), default=None)
     return Limits(longest, max(memories, default=0) or None)
+
+
+def _of_partitions(wanted: str, partitions: str, *, each_node: bool = False) -> Iterator[str]:
+    """Yield what sinfo tells, in its own format, of partitions: those named, else the default one."""
+    names = {name for name in partitions.split(",") if name}
+    nodes = ["--Node"] if each_node else []
+    for line in _ask("sinfo", "--noheader", "--exact", *nodes, f"--format=%P|{wanted}").splitlines():
+        name, _, rest = line.strip().partition("|")
+        if (name.rstrip("*") in names) if names else name.endswith("*"):
+            yield rest
+
+
+@cache
+def _gpus_of_nodes(partitions: str) -> dict[str, list[int | None]]:
+    """Return the memory (MB) of the kinds of GPU of each node that has any, by sinfo; None: its type does not tell."""
+    found: dict[str, list[int | None]] = {}
+    for line in _of_partitions("%N|%G", partitions, each_node=True):
+        node, _, resources = line.partition("|")
+        for resource in re.sub(r"\([^)]*\)", "", resources).split(","):
+            name, *kind = resource.split(":")
+            if name == "gpu":
+                found.setdefault(node, []).append(gpu_megabytes(kind[0]) if len(kind) > 1 else None)
+    return found
+
+
+def nodes_with_less(megabytes: int, partitions: str = "") -> list[str]:
+    """Return the nodes of partitions (as for `limits`) all of whose GPUs have less memory, by their types' names."""
+    nodes = _gpus_of_nodes(partitions)
+    return sorted(node for node, sizes in nodes.items() if all(size is not None and size < megabytes for size in sizes))
+
+
+def check_gpus(megabytes: int, partitions: str = "") -> None:
+    """Raise TalkiesError where no node of partitions (as for `limits`) has a GPU of so much memory."""
+    nodes = _gpus_of_nodes(partitions)
+    if nodes and len(nodes_with_less(megabytes, partitions)) == len(nodes):
+        most = max(size or 0 for sizes in nodes.values() for size in sizes)
+        raise TalkiesError(
+            f"slurm: a job needs a GPU with {megabytes} MB of memory, and the largest of "
+            f"{printable(partitions) or 'the default partition'} has {most} MB: name another slurm_partition under "
+            "slurm: gpu: in config.yaml"
+        )
+
+
+def gpu_megabytes(kind: str) -> int | None:
+    """Return the memory of a GPU by the name of its GRES type, None where the name does not tell.
+
+    A size in the name counts (`a100-sxm4-80gb`, the MIG profile `1g.10gb`); of a card sold with different memories,
+    the least.
+    """
+    if sizes := re.findall(r"(\d+)gb\b", kind.lower()):
+        return 1000 * int(sizes[-1])
+    name = re.sub(r"[^a-z0-9]", "", kind.lower())
+    found = [card for card in GPU_GIGABYTES if re.search(rf"(?<!\d){card}(?!\d)", name)]
+    return 1000 * GPU_GIGABYTES[max(found, key=len)] if found else None
 
 
 def minutes_of(text: str) -> int | None:

@@ -84,7 +84,7 @@ def run(
     """
     process = subprocess.Popen(
         # Isolated from the working folder, which is first in the path of `python -m`.
-        [sys.executable, "-P", "-m", __name__, json.dumps(asdict(task))],
+        [sys.executable, "-P", "-m", __name__, str(os.getpid()), json.dumps(asdict(task))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -141,9 +141,8 @@ class _Told(BaseException):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one task (JSON), its output on ours; return its exit code."""
-    task = Task(**json.loads(arguments[0]))
-    parent = os.getppid()
+    """Run one task for a process (its number, then the task as JSON), its output on ours; return its exit code."""
+    parent, task = int(arguments[0]), Task(**json.loads(arguments[1]))
 
     def told(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""One picture and one driving video into one film: what `talkies animate`, `talkies engine try` and the page do."""
+"""One picture and one driving video into one film: what `talkies engine try` and the page do."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..engines import FOMM
 from ..errors import counted, printable, size_text
 from ..files import read_json
+from ..fomm.model.presets import PRESETS, frame_bytes
 from ..host.disk import room
 from .asks import is_shown
 from .receipts import Receipts
@@ -33,6 +34,8 @@ PAIR_SECONDS = 0.3
 REMUX_SECONDS = 1.0
 SHOW_SECONDS_PER_FRAME = 0.2
 """A picture of 2,000 pixels a side."""
+GPU_BYTES = 1_500_000_000
+"""Of the GPU's memory: its context, and a network's weights."""
 LOOK_SECONDS = 0.01
 """The gallery, a pair."""
 POSTER_SECONDS = 0.5
@@ -75,7 +78,7 @@ def seconds(plan: Plan, stage: str, shard: str) -> float:
         return sum(TAKE_SECONDS + plan.takes[take].frames / rate for take in plan.items("motion", shard))
     pairs = [plan.pairs[name] for name in plan.pair_shards[shard]]
     if stage == "animate":
-        return sum(animating_seconds(plan, pair) for pair in pairs)
+        return sum(animating_seconds(plan, pair) for pair in pairs) + plan.joined * REMUX_SECONDS * len(pairs)
     if stage == "remux":
         return REMUX_SECONDS * len(pairs)
     shown = (pair for pair in pairs if is_shown(pair, plan.settings))
@@ -93,6 +96,14 @@ def walltime(plan: Plan, stage: str, shard: str | None) -> int:
         whole += POSTER_SECONDS * len(plan.takes) + MOSAIC_SECONDS_PER_FRAME * _mosaic_frames(plan)
     expected = seconds(plan, stage, shard) if shard else whole
     return WALLTIME_MINUTES + math.ceil(WALLTIME_MARGIN * expected / 60)
+
+
+def gpu_megabytes(plan: Plan, shard: str) -> int:
+    """Return the GPU memory (MB) that a job of a shard needs: its engine's, the built-in one at a batch of one."""
+    if plan.by_program(shard):
+        return max(plan.others[plan.pairs[name].engine].gpu_mem_mb for name in plan.pair_shards[shard])
+    side = PRESETS[plan.settings["model"]["preset"]].size
+    return math.ceil((GPU_BYTES + 2 * frame_bytes(side, 4)) / 1e6)
 
 
 def _mosaic_frames(plan: Plan) -> int:

@@ -131,8 +131,19 @@ def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dic
     """Return a folder's files by stem; refuse what could not be named in the results."""
     if not folder.is_dir():
         raise TalkiesError(f"config.yaml: {key}: there is no folder {printable(folder)}: make it, or name another")
+    found = by_stem(lister(folder))
+    if not found:
+        known = " ".join(sorted(suffixes))
+        raise TalkiesError(
+            f"config.yaml: {key}: no file in {printable(folder)} that ends in one of {known}: put some there"
+        )
+    return found
+
+
+def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files by their names before the suffix; TalkiesError names one that could not be named in the results."""
     found: dict[str, Path] = {}
-    for path in lister(folder):
+    for path in paths:
         stem = path.stem
         if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in stem):
             raise TalkiesError(f"{printable(path)}: a control or undecodable character in the name: rename this file")
@@ -144,11 +155,6 @@ def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dic
                 "and so would their films: rename one"
             )
         found[stem] = path
-    if not found:
-        known = " ".join(sorted(suffixes))
-        raise TalkiesError(
-            f"config.yaml: {key}: no file in {printable(folder)} that ends in one of {known}: put some there"
-        )
     return found
 
 

@@ -69,7 +69,7 @@ class Plan:
     read or write. sounds: size and time of sound files that pairs name. weights: what tells the network's weights from
     others without loading them; programs: the same of the images and checkpoints of other engines, by engine. rates:
     frames a second that each engine is expected to make. given: keys of the settings that the command line gave and
-    config.yaml has otherwise.
+    config.yaml has otherwise. joined: the jobs that animate put the sound on as well, in the same wait for a node.
     """
 
     settings: dict[str, Any]
@@ -86,6 +86,7 @@ class Plan:
     programs: dict[str, Any] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
+    joined: bool = False
     without_specs: bool = False
     """Read from a plan of format 1, whose receipts have none."""
 
@@ -194,6 +195,7 @@ class Plan:
             "programs": self.programs,
             "rates": self.rates,
             "given": self.given,
+            "joined": self.joined,
         }
         if read_json(path) != value:
             write_json(path, value)
@@ -242,7 +244,7 @@ class Plan:
             plan.sounds, plan.weights = stamps_of_sounds(plan.pairs.values()), weights_of(settings)
         else:
             plan.receipts, plan.sounds, plan.weights = value["receipts"], value["sounds"], value["weights"]
-            plan.given = value["given"]
+            plan.given, plan.joined = value["given"], value.get("joined") is True
         return plan
 
     def _is_complete(self) -> bool:

@@ -47,16 +47,21 @@ def due() -> str:
 
 
 def make_plan(
-    settings: Mapping[str, Any], *, on_cluster: bool = False, given: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any],
+    *,
+    on_cluster: bool = False,
+    given: Mapping[str, Any] | None = None,
+    inputs: tuple[dict[str, Path], dict[str, Path]] | None = None,
 ) -> tuple[Plan, State]:
     """Look into the folders, plan the run, and compare it with what there is.
 
     settings: complete (config.complete). on_cluster: jobs are sent to a cluster, which each must be worth. given: those
-    of the command line. Raises TalkiesError that names the key, file or line at fault.
+    of the command line. inputs: pictures and videos by name, in place of the folders of the settings. Raises
+    TalkiesError that names the key, file or line at fault.
     """
     previous = stored_plan()
     receipts = Receipts(previous)
-    images, clips = list_inputs(settings)
+    images, clips = inputs or list_inputs(settings)
     crops = crops_of(settings)
     pairs = list_pairs(settings, images, clips)
     if settings["multi_face"]:
@@ -82,7 +87,14 @@ def make_plan(
     deal(plan, previous, receipts, on_cluster=on_cluster)
     state = look(plan, receipts, due())
     plan.receipts = state.receipts
+    plan.joined = on_cluster and all(_is_animated_anew(plan, shard) for shard in plan.pair_shards)
     return plan, state
+
+
+def _is_animated_anew(plan: Plan, shard: str) -> bool:
+    """Tell whether a shard whose talkies are to be made is to be animated for it, with nothing between the two."""
+    animated, remuxed = (plan.receipt(stage, shard).endswith(due()) for stage in ("animate", "remux"))
+    return not remuxed or (animated and not plan.items("show", shard))
 
 
 def current_plan() -> tuple[Plan, State]:

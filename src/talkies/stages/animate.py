@@ -66,7 +66,8 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
         for engine, alike in groupby(missing, key=lambda item: item[0].engine):
             yield from _animate_pairs(bench, engine, list(alike))
     pairs = counted(len(names), "pair")
-    log.info("%s: %s: %d to make, %d already there", bench.shard, pairs, len(missing), len(fresh))
+    if fresh:
+        log.info("%s: %d of %s are there already", bench.shard, len(fresh), pairs)
 
 
 STAGE = Stage(

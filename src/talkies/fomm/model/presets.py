@@ -150,6 +150,14 @@ _PHOTOGRAPHS_OPENINGS = tuple(
 )
 
 
+def frame_bytes(side: int, itemsize: int) -> int:
+    """Return the memory that a frame takes in a network of this side, whose numbers have so many bytes.
+
+    The largest tensors are of 64 channels at the full side; about eight such stand at a time.
+    """
+    return 8 * 64 * side * side * itemsize
+
+
 def _demo(name: str, parameters: dict[str, Any], packaged: Any, **more: Any) -> Preset:
     usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "recipe": 3}
     return Preset(name, 256, "face", None, parameters, packaged, **(usual | more))

@@ -1,0 +1,156 @@
+"""`talkies animate`: films of pictures and driving videos that are given, into a file or a folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import TalkiesError, counted, printable
+from ..files import whole
+from .arguments import Commands, best_frame, check_output, model_arguments, progress_bar, segment_arguments
+
+if TYPE_CHECKING:
+    from ..run.plan import Plan
+    from ..run.state import State
+
+log = logging.getLogger("talkies")
+
+
+def add_commands(commands: Commands) -> None:
+    """Add this command."""
+    many = commands.add(
+        "animate",
+        animate,
+        "Animate each picture with each driving video, with its sound. A run folder (talkies init) does the same for "
+        "hundreds, with a gallery, and goes on where it was stopped.",
+    )
+    many.add_argument(
+        "--source", type=Path, nargs="+", required=True, metavar="PICTURE", help="pictures, or folders of them"
+    )
+    many.add_argument(
+        "--driving", type=Path, nargs="+", required=True, metavar="VIDEO", help="driving videos, or folders of them"
+    )
+    many.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="OUT.mp4 for one film, or a folder: OUT/VIDEO/PICTURE.mp4",
+    )
+    model_arguments(many)
+    many.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="default: auto")
+    many.add_argument("--absolute", action="store_true", help="the driver's own poses, not its motion since its first")
+    many.add_argument("--no-adapt-scale", action="store_true", help="do not scale motion by the faces' sizes")
+    many.add_argument("--best-frame", type=best_frame, metavar="auto|N", help="count motion from this frame (0)")
+    many.add_argument("--flip", action="store_true", help="mirror the driving videos")
+    many.add_argument(
+        "--crop-source", metavar="HOW", help="face, face:left, face:2, center, none or x,y,w,h (default: the preset's)"
+    )
+    many.add_argument("--crop-driving", metavar="HOW", help="the same for the driving videos")
+    many.add_argument(
+        "--all-faces", action="store_true", help="a film of each face of a picture: OUT/VIDEO/PICTURE@face1.mp4"
+    )
+    segment_arguments(many)
+    many.add_argument("--pairs", type=Path, metavar="TABLE", help="only the pairs and variants of this table")
+    many.add_argument("--paste-back", action="store_true", help="show the whole picture, not the animated square alone")
+    many.add_argument("--upscale", action="store_true", help="enlarge the films to 512 pixels")
+    sound = many.add_mutually_exclusive_group()
+    sound.add_argument("--audio", type=Path, metavar="FILE", help="the sound of this file, not the driving video's")
+    sound.add_argument("--no-audio", action="store_true", help="silent films")
+    many.add_argument("--no-provenance", action="store_true", help="do not tag the films as made by a model")
+
+
+def animate(chosen: argparse.Namespace) -> None:
+    """Make films of pictures and driving videos; TalkiesError where any could not be made."""
+    from ..operate.films import make_films
+    from ..run.progress import by_reason, some
+
+    for path in filter(None, (chosen.checkpoint, chosen.audio, chosen.pairs)):
+        if not Path(path).is_file():
+            raise TalkiesError(f"{printable(path)}: no such file: mend its name")
+    if None not in (chosen.start, chosen.end) and chosen.end <= chosen.start:
+        raise TalkiesError(f"--end: {float(chosen.end):g} s is not after --start: give a later one")
+    one = bool(chosen.output.suffix) and not (chosen.output.is_dir() and chosen.output.suffix != ".mp4")
+    if one:
+        given = [*chosen.source, *chosen.driving, *filter(None, [chosen.audio])]
+        check_output(chosen.output, ".mp4", *given)
+    with progress_bar() as progress:
+        plan, state = make_films(
+            _of_all(chosen),
+            _of_clips(chosen),
+            chosen.source,
+            chosen.driving,
+            None if one else chosen.output,
+            device=chosen.device,
+            threads=chosen.threads,
+            progress=progress,
+            take=partial(_take, chosen.output, chosen.output.absolute()) if one else None,
+        )
+    if not one:
+        log.info("%s: %s", printable(chosen.output), counted(len(state.done), "film"))
+    if len(plan.pairs) == 1 and state.failed:
+        raise TalkiesError(next(iter(state.failed.values())))
+    for reason, names in by_reason(state.failed).items():
+        log.error("%s (%s: %s)", reason, counted(len(names), "film"), some(names))
+    if state.failed:
+        raise TalkiesError(
+            f"{len(state.failed)} of {counted(len(plan.pairs), 'film')} could not be made, for the reasons above; "
+            "the others are done"
+        )
+
+
+def _take(name: Path, target: Path, plan: Plan, state: State) -> None:
+    """Bring the one film out of the run's folder, which goes."""
+    from ..run.folder import Folder
+
+    for done in state.done:
+        film = Folder.of(plan).talkie(plan.pairs[done])
+        with whole(target) as part:
+            shutil.copyfile(film.path, part)
+        record = film.record()
+        shown = record["picture"]
+        sound = record["sound"]["sound"] or "none"
+        log.info("%s: %d frames at %s a second, sound: %s", printable(name), shown["frames"], shown["rate"], sound)
+
+
+def _of_clips(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Return what config.yaml would say of each driving video."""
+    own: dict[str, Any] = {"flip": True} if chosen.flip else {}
+    own |= {key: float(value) for key in ("start", "end") if (value := getattr(chosen, key)) is not None}
+    return own | ({"audio": str(chosen.audio.absolute())} if chosen.audio else {})
+
+
+def _of_all(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Return what config.yaml would say of all films."""
+    crops = {"images": chosen.crop_source, "driving": chosen.crop_driving}
+    model = {"preset": chosen.model, "precision": chosen.precision, "device": chosen.device}
+    if chosen.checkpoint:
+        model["checkpoint"] = str(Path(chosen.checkpoint).absolute())
+    return {
+        "model": model,
+        "crop": {kind: _box(text) for kind, text in crops.items()},
+        "motion": {
+            "relative": not chosen.absolute,
+            "adapt_scale": not chosen.no_adapt_scale,
+            "best_frame": chosen.best_frame,
+        },
+        "multi_face": chosen.all_faces,
+        "paste_back": chosen.paste_back,
+        "upscale": 512 if chosen.upscale else None,
+        "audio": not chosen.no_audio,
+        "provenance": not chosen.no_provenance,
+        **({"pairs": str(chosen.pairs.absolute())} if chosen.pairs else {}),
+    }
+
+
+def _box(text: str | None) -> Any:
+    """Return a crop as config.yaml has it: a mode, or the four numbers of a box."""
+    from ..media import crop
+
+    wanted = None if text is None else crop.parse(text)
+    return list(wanted) if isinstance(wanted, tuple) else wanted

@@ -1,0 +1,119 @@
+"""Films of files that are given, without a run folder: the workflow's stages one after the other, as a run has them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import media
+from ..errors import TalkiesError, printable
+from ..host.scratch import own_folder
+from ..run import planner, settings
+from ..run.pairs import by_stem
+from ..run.receipts import Receipts
+from ..run.state import State, look
+from ..stages import animate, motion, prepare, remux, show
+from ..stages.work import Progress, work
+
+if TYPE_CHECKING:
+    from ..engines import Engine
+    from ..run.plan import Plan
+
+log = logging.getLogger("talkies")
+
+STAGES = (prepare.STAGE, motion.STAGE, animate.STAGE, show.STAGE, remux.STAGE)
+RESULTS = ".films"
+"""In the folder that goes with the process, where no other is named."""
+
+
+def make_films(
+    of_all: Mapping[str, Any],
+    of_clips: Mapping[str, Any],
+    pictures: Sequence[Path],
+    clips: Sequence[Path],
+    results: Path | None,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    take: Callable[[Plan, State], None] | None = None,
+) -> tuple[Plan, State]:
+    """Animate every picture with every driving video; return the plan of it and what has become of the pairs.
+
+    of_all, of_clips: what config.yaml would say of all films, and of each driving video; paths absolute. pictures,
+    clips: files, or folders of them. results: a folder for the films, those that stand there are not made again; None:
+    they go at the end, after take was called, in the run's own folder, to bring out what is wanted. Raises TalkiesError
+    for what the user can mend; what is wrong with single files, the state tells.
+    """
+    pictures, clips = _files(pictures, media.list_pictures), _files(clips, media.list_clips)
+    wanted = {
+        **of_all,
+        "files": {path.name: dict(of_clips) for path in clips} if of_clips else {},
+        "results": str(results.absolute()) if results else RESULTS,
+    }
+    with own_folder("animate") as folder:
+        for path in dict.fromkeys([*pictures, *clips]):
+            if (folder / path.name).is_symlink():
+                raise TalkiesError(f"{printable(path)}: another file has this name too: rename one")
+            (folder / path.name).symlink_to(path.absolute())
+        inputs = (by_stem(Path(path.name) for path in pictures), by_stem(Path(path.name) for path in clips))
+        with chdir(folder), _errors_left_to_us():
+            plan, _ = planner.make_plan(settings.complete(wanted), inputs=inputs)
+            if results is None and len(plan.pairs) != 1:
+                raise TalkiesError(f"{len(plan.pairs)} films are asked for: name a folder for them, not a file")
+            planner.start_run(plan)
+            engine = _loaded_once(animate.load_engine(plan, device=device, threads=threads))
+            for stage in STAGES:
+                of_inputs = stage.name in ("prepare", "motion")
+                for shard in [*plan.picture_shards, *plan.take_shards] if of_inputs else plan.pair_shards:
+                    if plan.items(stage.name, shard):
+                        work(stage, plan, plan.receipt(stage.name, shard), engine=engine, progress=progress)
+            state = look(plan, Receipts(plan), "none")
+            if take:
+                take(plan, state)
+    return plan, state
+
+
+def _files(given: Sequence[Path], lister: Callable[[Path], list[Path]]) -> list[Path]:
+    """Return files, those of folders in place of the folders; TalkiesError where there is none."""
+    found = []
+    for path in given:
+        if path.is_dir():
+            listed = lister(path)
+            if not listed:
+                raise TalkiesError(f"{printable(path)}: no file in it that can be used: name another folder, or files")
+            found += listed
+        elif not path.exists():
+            raise TalkiesError(f"{printable(path)}: no such file: mend its name")
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _loaded_once(opener: Callable[[str, Path | None], Engine]) -> Callable[[str, Path | None], Engine]:
+    """Return the same, with the engine kept for the next stage."""
+    loaded: dict[str, Engine] = {}
+
+    def load(name: str, within: Path | None) -> Engine:
+        if name not in loaded:
+            loaded[name] = opener(name, within)
+        return loaded[name]
+
+    return load
+
+
+@contextmanager
+def _errors_left_to_us() -> Iterator[None]:
+    """Have no stage say what is wrong with single files: who called us says it, once for all their pairs."""
+
+    def held(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    log.addFilter(held)
+    try:
+        yield
+    finally:
+        log.removeFilter(held)
