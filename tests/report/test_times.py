@@ -83,7 +83,7 @@ def test_bars_count_every_pair_and_outlines_stay_in_the_drawing() -> None:
     told = drawn(Times(films, stages, shards))
     assert told["work"] == "4 days 23 h"
     assert told["pairs"]["logarithmic"], "one is 400 times slower than the others"
-    assert all(0 <= x and x + w <= WIDTH and y + h == HEIGHT for x, y, w, h in told["pairs"]["bars"])
+    assert all(x >= 0 and x + w <= WIDTH and y + h == HEIGHT for x, y, w, h in told["pairs"]["bars"])
     even = drawn(Times([(1, 1.0), (1, 1.1), (1, 9.9), (1, 10.0)], stages, {}))["pairs"]
     assert [height for *_, height in even["bars"]] == [HEIGHT, HEIGHT]
     assert (even["most"], even["count"], even["median"], even["frame"]) == ("2", "4", "5.5 s", "5.5 s")

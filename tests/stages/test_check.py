@@ -87,8 +87,8 @@ def test_problems_come_first_in_the_table_and_on_the_page(looked: RunFolder) -> 
     order = [page.index(f"<h3>{name}</h3>") for name in names]
     order.insert(4, page.index("<h2>Driving videos</h2>"))
     assert order == sorted(order)
-    assert "<p class=\"said\">6 files: 2 good, 3 to look at, 1 unusable</p>" in page
-    assert "<p class=\"said\">2 files: 1 good, 1 to look at, 0 unusable</p>" in page
+    assert '<p class="said">6 files: 2 good, 3 to look at, 1 unusable</p>' in page
+    assert '<p class="said">2 files: 1 good, 1 to look at, 0 unusable</p>' in page
     assert f"{check.SMALL_SIDE} the film looks soft" in page
     assert "index.html" not in page, "no gallery is there yet"
     assert page.count("data:image/jpeg") == 7
