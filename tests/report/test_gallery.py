@@ -8,6 +8,7 @@ import html
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
-from run_folder import RunFolder
+from run_folder import REPOSITORY, RunFolder
 
 from talkies import media
 from talkies.errors import TalkiesError
@@ -655,17 +656,18 @@ class TestPage:
         playing = (
             "await new Promise(d => setTimeout(d, 2000));"
             "return [...document.querySelectorAll('video')].filter(v => !v.paused)"
-            ".map(v => ({time: v.currentTime, muted: v.muted, name: decodeURIComponent(v.src.split('#')[0].split('/').at(-1))}))"
+            ".map(v => ({time: v.currentTime, muted: v.muted, name: decodeURIComponent(new URL(v.src).pathname)}))"
         )
-        driving, talkie = sorted(browser.run(playing), key=lambda video: video["name"])
-        assert (driving["name"], talkie["name"]) == ("<script>alert(1).mp4", "ada.mp4")
+        driving, talkie = sorted(browser.run(playing), key=lambda video: "index_files" not in video["name"])
+        assert driving["name"].endswith("/driving/<script>alert(1).mp4")
+        assert talkie["name"].endswith("/ada.mp4")
         assert driving["muted"]
         assert not talkie["muted"]
         assert talkie["time"] > 0.5
         assert abs(driving["time"] - talkie["time"]) < 0.15
         # Another card stops this one.
         browser.run("document.querySelectorAll('.talkie .play')[1].click()")
-        assert "br\"u'no & co.mp4" in {video["name"] for video in browser.run(playing)}
+        assert "br\"u'no & co.mp4" in {video["name"].rpartition("/")[2] for video in browser.run(playing)}
         assert len([video for video in browser.run(playing) if not video["muted"]]) == 1
 
     def test_pointed_at_it_plays_in_silence_and_a_click_gives_the_sound(self, browser: chromium.Chromium) -> None:
@@ -701,7 +703,8 @@ class TestPage:
     def test_focused_by_keyboard_it_plays_but_not_where_less_motion_is_wanted(self, browser: chromium.Chromium) -> None:
         cards(browser)
         moves = (
-            "document.activeElement.blur(); document.querySelector('.doubts summary').focus();"  # the play button comes before
+            # The play button comes before the warnings.
+            "document.activeElement.blur(); document.querySelector('.doubts summary').focus();"
             "return new Promise(done => setTimeout(done, 0))"
         )
         started = (
@@ -882,6 +885,11 @@ def test_the_report_carries_the_gallery(finished: RunFolder, browser: chromium.C
     assert len(films) == 4
     assert str(index.relative_to(tmp_path / "report")) in (tmp_path / "report/report.html").read_text()
     browser.resize(1360, 1400)
+    browser.open(tmp_path / "report/report.html")
+    link = "[...document.querySelectorAll('a')].find(a => a.textContent === 'Open the gallery')"
+    assert browser.run(f"return {link}.getAttribute('href')") == str(index.relative_to(tmp_path / "report"))
+    browser.errors.clear()  # what Snakemake's own page lacks without a network
+    browser.requests.clear()
     browser.open(index)
     assert sorted(cards(browser)) == [f"{name} with {clip}" for name in ("green", "red", "words") for clip in "ab"]
     assert "not a picture" in browser.run("return document.querySelector('.reason').innerText")
@@ -899,3 +907,23 @@ def test_a_report_of_the_run_alone(finished: RunFolder, tmp_path: Path) -> None:
     folder.configure(pairs_per_job=3, gallery={"report": False})
     folder.snakemake("--report", "report.html")
     assert (folder.path / "report.html").stat().st_size > 0
+
+
+def test_variants_are_told_apart_by_what_their_pairs_ask_for(tmp_path: Path) -> None:
+    """Of a finished folder: pairs of all kinds, with and without sound."""
+    folder = RunFolder(shutil.copytree(REPOSITORY / "tests/data/finished_run", tmp_path / "run"))
+    folder.talkies("gallery")
+    data = data_of((folder.path / "results/private.html").read_text())
+    assert sorted((clip[0], clip[1], clip[2]) for clip in data["clips"]) == [
+        *[("a", "", True), ("a", "0.04 to 0.12 s", True), ("a", "mirrored", True)],
+        *[("b", "", True), ("b", "crop 8, 8, 32, 32", True)],
+    ]
+    assert ["blue", "crop 4, 4, 40, 40"] in [picture[:2] for picture in data["pictures"]]
+    told = {pair[2]: (pair[3], bool(pair[4])) for pair in data["pairs"] if pair[2]}
+    assert told["silent"] == ("no sound", False)
+    assert told["voice"] == ("sound of voice.mp4", True)
+    assert told["absolute"] == ("absolute motion", True)
+    assert told["auto"] == ("motion from the best frame", True)
+    assert told["frame"] == ("motion from frame 2", True)
+    assert told["whole"] == ("in its whole picture", True)
+    assert told["mirror"] == ("", True)
