@@ -307,7 +307,7 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
 
 
 def _is_faceless(clip: media.Clip, item: Item, start: Fraction, end: Fraction) -> bool:
-    """Tell whether a clip in which a dozen looks found no face is refused for that: by as many looks as prepare takes."""
+    """Tell whether a clip in which a dozen looks found no face is refused: by as many looks as prepare takes."""
     return crop.find_crop(clip, item.crop, start=start, end=end).faces == 0 and crop.is_faceless(
         clip, start=start, end=end
     )
