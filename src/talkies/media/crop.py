@@ -26,11 +26,15 @@ from .frames import read_frames
 if TYPE_CHECKING:
     from .pictures import Frame
 
-    Face = tuple[float, float, float, float]  # x, y, width, height in display pixels
+Face = tuple[float, float, float, float]
+"""x, y, width, height in display pixels."""
 
 log = logging.getLogger("talkies")
 
 DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
+OTHER_SIDES = (320, 160)
+"""Where no face was found at that side, these are tried before a clip counts as one without a face."""
+LOOKS = 12
 CONFIDENCE = 40  # of 100
 GROWTH = 0.1  # of the face's box, on each side
 SAME_FACE = 0.25  # intersection over union with a tube's first box
@@ -125,12 +129,15 @@ def find_crop(
     return follow(clip, read_frames(clip, start=start, end=end, size=small, rate=rate), request)
 
 
-def follow(clip: Clip, frames: Iterable[Frame], request: Request) -> Crop:
-    """Return the crop of a clip by these of its frames, all of one size, which may be smaller than the clip's."""
+def follow(clip: Clip, frames: Iterable[Frame], request: Request, seen: list[list[Face]] | None = None) -> Crop:
+    """Return the crop of a clip by these of its frames, all of one size, which may be smaller than the clip's.
+
+    seen: gets the faces of each frame, in its own pixels, where faces are looked for.
+    """
     name = str(clip.path)
     if not is_face(request):
         return _crop(request, None, None, clip.width, clip.height, name)
-    tubes, looked = _find_tubes(clip, frames)
+    tubes, looked = _find_tubes(clip, frames, [] if seen is None else seen)
     longest = max((tube.frames for tube in tubes), default=0)
     # What is seen now and then is no face that one could mean by its place.
     known = tubes if request == "face" else [tube for tube in tubes if tube.frames * 4 >= longest]
@@ -259,12 +266,28 @@ class _Tube:
     area: float = 0.0  # summed over its frames: length times mean area
 
 
-def find_faces(image: Frame) -> list[Face]:
-    """Return the faces in a picture, uint8 [H,W,3]: x, y, width, height in its pixels."""
+def is_faceless(clip: Clip, *, start: Fraction | float | None = None, end: Fraction | float | None = None) -> bool:
+    """Tell whether no face can be seen in a clip or its segment: in LOOKS frames, at two more sizes of the detector.
+
+    The smaller the picture, the more drawn faces it finds, which it misses at its usual size now and then.
+    """
+    last = min(Fraction(end), clip.duration) if end is not None else clip.duration
+    seconds = max(last - Fraction(start or 0), 1 / clip.rate)
+    rate = min(clip.rate, LOOKS / seconds).limit_denominator(100_000)
+    size = small_size(clip.width, clip.height)
+    frames = read_frames(clip, start=start, end=end, size=size, rate=rate)
+    return not any(find_faces(frame, side) for frame in frames for side in OTHER_SIDES)
+
+
+def find_faces(image: Frame, side: int = 0) -> list[Face]:
+    """Return the faces in a picture, uint8 [H,W,3]: x, y, width, height in its pixels.
+
+    side: of the detector, to which larger pictures are shrunk; 0: the usual one.
+    """
     import numpy as np
 
     height, width = image.shape[:2]
-    small = small_size(width, height)
+    small = small_size(width, height, side)
     data = np.ascontiguousarray(resize(image, small))
     found = _detector()(small[0], small[1], data.tobytes())
     across, down = width / small[0], height / small[1]
@@ -275,9 +298,9 @@ def find_faces(image: Frame) -> list[Face]:
     ]
 
 
-def small_size(width: int, height: int) -> tuple[int, int]:
-    """Return the size at which a picture is searched for faces."""
-    factor = min(1.0, DETECT_SIDE / max(width, height))
+def small_size(width: int, height: int, side: int = 0) -> tuple[int, int]:
+    """Return the size at which a picture is searched for faces, at the detector's usual side or another."""
+    factor = min(1.0, (side or DETECT_SIDE) / max(width, height))
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
@@ -310,15 +333,16 @@ def _search_rate(clip: Clip, start: Fraction | float | None, end: Fraction | flo
     return rate.limit_denominator(100_000)
 
 
-def _find_tubes(clip: Clip, frames: Iterable[Frame]) -> tuple[list[_Tube], int]:
-    """Return the tubes of faces, in the clip's pixels, and the number of frames looked at."""
+def _find_tubes(clip: Clip, frames: Iterable[Frame], seen: list[list[Face]]) -> tuple[list[_Tube], int]:
+    """Return the tubes of faces, in the clip's pixels, and the number of frames looked at; add their faces to seen."""
     tubes: list[_Tube] = []
     looked = 0
     for frame in frames:
         across, down = clip.width / frame.shape[1], clip.height / frame.shape[0]
         looked += 1
         free = list(tubes)
-        for x, y, w, h in find_faces(frame):
+        seen.append(find_faces(frame))
+        for x, y, w, h in seen[-1]:
             face = (x * across, y * down, w * across, h * down)
             same = max(free, key=lambda tube, face=face: overlap(tube.first, face), default=None)  # type: ignore[misc]
             if same is None or overlap(same.first, face) <= SAME_FACE:

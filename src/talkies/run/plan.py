@@ -30,6 +30,7 @@ SETTINGS = {
     **dict.fromkeys(("job_minutes", "pairs_per_job", "gpus"), NUMBER),
     **dict.fromkeys(("provenance", "check"), bool),
     "files": {"*": dict},
+    "faceless": str,
     "slurm": {"gpu": dict, "cpu": dict},
     "motion": {"relative": bool, "adapt_scale": bool, "best_frame": (str, *NUMBER, None)},
     "engines": {"*": dict},
@@ -292,6 +293,7 @@ def weights_of(settings: Mapping[str, Any]) -> Any:
 
 def _bring_up(value: dict[str, Any]) -> None:
     """Give a plan of before there were other engines, or another encoding, the fields that tell of them."""
+    value["settings"].setdefault("faceless", "refuse")
     value["settings"].setdefault("film", {"preset": None, "crf": None, "encoder": "x264"})
     if "rates" not in value:
         value["settings"].setdefault("engines", {FOMM: {}})

@@ -18,12 +18,14 @@ from ..command import CommandEngine, Program
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import InputError, TalkiesError, counted, printable
 from ..fomm.model.presets import PRESETS
-from ..media.crop import Crop
+from ..media.crop import Crop, is_faceless
 from ..media.film import FILM_SIZE
 from ..run import asks, programs
 from ..run.pairs import Pair
 from ..run.plan import Plan
+from ..run.probes import clip_of
 from ..run.record import Recorded, content_key, is_unchanged
+from ..run.state import FACELESS
 from .motion import detect_take
 from .prepare import mend, probe_copy, seconds, sound_digest
 from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, holding, since
@@ -39,6 +41,7 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     """Make the films whose pixels stand nowhere yet, neither here nor in a talkie."""
     missing: list[tuple[Pair, str]] = []
     fresh: list[str] = []
+    faceless: dict[str, str | None] = {}
     lost = _mend(bench, names)
     for name, reason in lost.items():
         yield name, InputError("", reason)
@@ -54,6 +57,8 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
         if stands(bench, pair, key):
             fresh.append(name)
             yield name, {"picture_key": key}
+        elif refusal := _refusal(bench, pair, faceless):
+            yield name, InputError("", refusal)
         else:
             missing.append((pair, key))
     bench.journal.note("looked", fresh=fresh)
@@ -76,6 +81,27 @@ STAGE = Stage(
     files=lambda bench, name: bench.folder.silent(bench.plan.pairs[name]),
     make=_make,
 )
+
+
+def _refusal(bench: Bench, pair: Pair, known: dict[str, str | None]) -> str | None:
+    """Return why a pair that is to be made is refused, None where it is not. known: what was seen of takes.
+
+    By a video without a face a network for faces makes torn films.
+    """
+    settings, take = bench.plan.settings, bench.plan.takes[pair.take]
+    preset = PRESETS[settings["model"]["preset"]]
+    if pair.engine != FOMM or preset.crop != "face" or settings["faceless"] == "allow":
+        return None
+    if pair.take not in known:
+        cut = Crop.from_dict(bench.prepared("prepare", pair.take, clip=True)["crop"])
+        known[pair.take] = None
+        if cut.faces == 0 and is_faceless(clip_of(Path(take.file)), start=seconds(take.start), end=seconds(take.end)):
+            known[pair.take] = (
+                f"{printable(Path(take.file))}: {FACELESS}, and {preset.name} animates by faces: crop it by hand "
+                "(center, or a box), or set faceless: allow in config.yaml"
+            )
+            log.error("%s", known[pair.take])
+    return known[pair.take]
 
 
 def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:

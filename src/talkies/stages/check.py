@@ -32,6 +32,7 @@ from ..run.folder import HOME
 from ..run.plan import Plan
 from ..run.probes import clip_of
 from ..run.record import content_key
+from ..run.state import FACELESS
 
 if TYPE_CHECKING:
     from ..fomm.model import FirstOrderModel
@@ -43,7 +44,7 @@ RESULT = HOME / "check.json"
 """What the last check found, for the gallery and the workflow."""
 FILES = FINDINGS / "files.json"
 """Each file's size, time and digest, so that an unchanged one is not read."""
-RECIPE = 3
+RECIPE = 4
 """Raised when looking at the same file finds something else."""
 SAMPLES = 12
 DECODED_SECONDS = 20
@@ -72,6 +73,7 @@ OF_CLIP = {
     **dict.fromkeys(("variable_rate", "truncated"), bool),
     "face_in_first_frame": (bool, None),
     "face_outside": int,
+    "faceless": bool,
     "seconds": NUMBER,
     "frames": int,
     "sound": TEXT,
@@ -171,11 +173,11 @@ def examine(
         findings[item] = Finding(item, facts, thumb_bytes)
         advance(1)
     preset = PRESETS[plan.settings["model"]["preset"]]
-    animated = {pair.source for pair in plan.pairs.values() if pair.engine == FOMM}
+    animated = {name for pair in plan.pairs.values() if pair.engine == FOMM for name in (pair.source, pair.take)}
     shown = {name for pair in plan.pairs.values() if not pair.private for name in (pair.source, pair.take)}
     for finding in findings.values():
         finding.private = finding.item.name not in shown
-        _sorted(finding, preset if finding.item.name in animated else None)
+        _sorted(finding, preset if finding.item.name in animated else None, plan.settings["faceless"] == "allow")
     if weights:
         _compare_poses(plan, {item.name: f for item, f in findings.items() if "error" not in f.facts}, weights)
     return sorted(findings.values(), key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
@@ -259,8 +261,8 @@ def found_in(item: Item, preset: Preset | None) -> Finding:
     return _sorted(Finding(item, facts, thumb), preset)
 
 
-def _sorted(finding: Finding, preset: Preset | None) -> Finding:
-    finding.problems = sorted(_problems(finding, preset), key=lambda problem: LEVELS.index(problem.level))
+def _sorted(finding: Finding, preset: Preset | None, faceless: bool = False) -> Finding:
+    finding.problems = sorted(_problems(finding, preset, faceless), key=lambda problem: LEVELS.index(problem.level))
     return finding
 
 
@@ -282,15 +284,16 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     rate = min(clip.rate, SAMPLES / seconds).limit_denominator(100_000)
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
-    cut = crop.follow(clip, frames, item.crop)
-    first = crop.find_faces(frames[0]) if crop.is_face(cut.mode) else None
+    faces: list[list[crop.Face]] = []
+    cut = crop.follow(clip, frames, item.crop, faces)
     box = crop.Box(round(cut.box.x * scale), round(cut.box.y * scale), max(1, round(cut.box.side * scale)))
     facts = {
         "width": clip.width,
         "height": clip.height,
         "crop": cut.to_dict(),
-        "face_in_first_frame": None if first is None else bool(first),
-        "face_outside": _outside(frames, box) if (cut.faces or 0) > 1 else 0,
+        "face_in_first_frame": bool(faces[0]) if faces else None,
+        "face_outside": _outside(faces, box) if (cut.faces or 0) > 1 else 0,
+        "faceless": cut.faces == 0 and _is_faceless(clip, item, start, end),
         "seconds": round(float(seconds), 3),
         "frames": max(1, round(seconds * clip.rate)),
         "rate": str(clip.rate),
@@ -303,9 +306,15 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     return facts, crops[:, :, ::-1] if item.flip else crops
 
 
-def _outside(frames: Sequence[Frame], box: crop.Box) -> int:
+def _is_faceless(clip: media.Clip, item: Item, start: Fraction, end: Fraction) -> bool:
+    """Tell whether a clip in which a dozen looks found no face is refused: by as many looks as prepare takes."""
+    return crop.find_crop(clip, item.crop, start=start, end=end).faces == 0 and crop.is_faceless(
+        clip, start=start, end=end
+    )
+
+
+def _outside(found: Sequence[Sequence[crop.Face]], box: crop.Box) -> int:
     """Return in how many frames the faces that are seen all have their middle outside a crop."""
-    found = [crop.find_faces(frame) for frame in frames]
     inside = [
         any(box.x <= x + w / 2 < box.x + box.side and box.y <= y + h / 2 < box.y + box.side for x, y, w, h in faces)
         for faces in found
@@ -376,14 +385,17 @@ def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> No
         findings[take].problems.append(Problem(DOUBTFUL, text, advice))
 
 
-def _problems(finding: Finding, preset: Preset | None) -> Iterable[Problem]:
+def _problems(finding: Finding, preset: Preset | None, faceless: bool) -> Iterable[Problem]:
     item, facts = finding.item, finding.facts
     if "error" in facts:
         yield Problem(FAILS, facts["error"], "mend or remove this file; the others are made without it")
         return
     cut = facts["crop"]
     other = f"in config.yaml, files: {{{item.file_name}: {{crop: ...}}}}"
-    if cut["faces"] == 0:
+    if facts.get("faceless") and preset and preset.crop == "face" and not faceless:
+        advice = f"crop it by hand (center, or a box) {other}, or set faceless: allow"
+        yield Problem(FAILS, f"{FACELESS}: it is not animated", advice)
+    elif cut["faces"] == 0:
         drawn = "" if facts["photograph"] else " (drawn ones are missed now and then)"
         yield Problem(DOUBTFUL, f"no face found{drawn}: the centre is cut", f"give a box [x, y, width, height] {other}")
     elif cut["warning"]:

@@ -1,0 +1,64 @@
+"""Driving videos without a face: refused by a network for faces, unless that is allowed or they are cropped by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
+
+from talkies.media import crop, probe
+
+WHY = "driving/none.mp4: no face in any frame looked at, and demo animates by faces"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A picture, a video without a face, of which a film stands, and one with a face."""
+    run = RunFolder(tmp_path_factory.mktemp("faceless"))
+    for name in ("images", "driving"):
+        (run.path / name).mkdir()
+    draw_picture(run.path / "images" / "red.png", (200, 30, 30))
+    make_clip(run.path / "driving" / "none.mp4", frames=4)
+    run.configure(crop="face", faceless="allow")
+    run.snakemake()
+    return run
+
+
+def test_only_what_is_to_be_made_is_refused_until_it_is_allowed(folder: RunFolder) -> None:
+    stood = folder.films()
+    assert list(stood) == ["none/red"]
+    folder.configure(crop="face")
+    assert "0 to make" in folder.snakemake("-n"), "a film that stands is kept"
+
+    draw_picture(folder.path / "images" / "blue.png", (30, 30, 200))
+    assert "1 to make" in folder.snakemake("-n")
+    output = folder.snakemake(ok=False)
+    assert output.count(WHY) >= 1
+    assert "1 of 2 pairs could not be made" in output
+    assert folder.films() == stood
+    assert f"failed: {WHY}" in folder.talkies("status")
+    assert "0 to make" in folder.snakemake("-n", ok=True), "it is answered, and the answer stays"
+
+    folder.configure(crop="face", faceless="allow")
+    assert "1 to make" in folder.snakemake("-n")
+    folder.snakemake()
+    assert sorted(folder.films()) == ["none/blue", "none/red"]
+    assert folder.films()["none/red"] == stood["none/red"]
+
+    folder.configure(crop="face")
+    assert "0 to make" in folder.snakemake("-n")
+
+
+def test_the_check_says_so_before(folder: RunFolder) -> None:
+    folder.configure(crop="face")
+    told = folder.run("talkies", "check").stdout
+    assert "no face in any frame looked at: it is not animated" in told
+    folder.configure(crop={"images": "face", "driving": "center"})
+    assert "no face in any frame" not in folder.run("talkies", "check").stdout
+
+
+@pytest.mark.parametrize("name", ["anna", "otto"])
+def test_drawn_faces_are_seen(name: str) -> None:
+    clip = probe(Path(REPOSITORY / f"examples/driving/{name}.mp4"))
+    assert not crop.is_faceless(clip, start=0, end=1)
