@@ -16,7 +16,7 @@ from ..run.pairs import Pair, Source, Take, usual_choices
 from ..run.plan import Plan
 from ..run.record import Recorded
 from ..run.state import State
-from ..stages.check import DOUBTFUL, FAILS, FILES, RESULT
+from ..stages.check import DOUBTFUL, FILES, RESULT
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,15 @@ def _findings() -> dict[tuple[str, bool], dict[str, Any]]:
 
 
 def _of_check(finding: dict[str, Any] | None, wanted: Source | Take) -> Iterable[str]:
-    """Yield what the check warned of, if it looked at the file as it is now, cut as it is cut now."""
+    """Yield what the check warned of, if it looked at the file as it is now, cut as it is cut now.
+
+    Not what is unusable: a pair without a film has its reason, and a film that stands was made all the same.
+    """
     if finding is None or not fits(finding["stamp"], [list, str]):
         return
     cut = list(wanted.crop) if isinstance(wanted.crop, tuple) else wanted.crop
     if [finding["file"], finding["stamp"][0], finding["crop"]] != [wanted.file, list(wanted.stamp), cut]:
         return
     for problem in finding["problems"]:
-        if problem["level"] in (FAILS, DOUBTFUL):
+        if problem["level"] == DOUBTFUL:
             yield f"{problem['text']}{': ' * bool(problem['advice'])}{problem['advice']}"
