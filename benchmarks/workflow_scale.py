@@ -162,7 +162,7 @@ def tail(folder: Path) -> None:
     print("| step | CPU seconds | wall seconds | MB |\n|---|---|---|---|")
     talkies = str(Path(sys.executable).with_name("talkies"))
     verdict = ["verdict", "--receipt", ".talkies/verdict.json"]
-    for step in (["plots"], ["gallery"], ["gallery", "--report", ".talkies/report/gallery"], verdict):
+    for step in (["gallery"], ["gallery", "--report", ".talkies/report/gallery"], verdict):
         cost = measure([talkies, *step], run)
         print(f"| {' '.join(step[:2])} | {cost.cpu:.1f} | {cost.wall:.1f} | {cost.megabytes:.0f} |", flush=True)
     print()

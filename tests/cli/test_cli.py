@@ -414,7 +414,7 @@ def test_each_commands_example_is_one_of_its_own_and_shown(name: str, capsys: py
 def test_help_shows_every_command_but_the_workflows_own() -> None:
     parser = build_parser()
     (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    assert set(commands) - set(EXAMPLES) == {"shard", "plots", "verdict"}
+    assert set(commands) - set(EXAMPLES) == {"shard", "verdict"}
     assert [line.split()[0] for line in parser.format_help().splitlines() if re.match("  [a-z]", line)] == list(
         EXAMPLES
     )

@@ -27,7 +27,7 @@ def kept(path: Path) -> list[bytes]:
 def test_a_run_leaves_what_was_there_before_it(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
     results = run.path / "results"
-    pages = [write(results / name) for name in ("index.html", "check.html", "plots.svg")]
+    pages = [write(results / name) for name in ("index.html", "check.html")]
     others = [
         *(results / name for name in ("private.html", "private_files/letters.txt", "private_files/sources/me.png")),
         *(results / name for name in ("index_files/sources/notes.txt", "index_files/diary.txt", "a/one.txt")),
@@ -127,7 +127,7 @@ def test_a_link_is_never_followed(run: RunFolder, tmp_path: Path, link: str) -> 
 
 def test_links_at_the_names_of_pages_and_films_lead_nowhere_we_write(run: RunFolder, tmp_path: Path) -> None:
     results = run.path / "results"
-    places = [results / name for name in ("index.html", "plots.svg", "index_files/.written", "a/red.mp4")]
+    places = [results / name for name in ("index.html", "index_files/.written", "a/red.mp4")]
     for number, place in enumerate(places):
         place.unlink()
         place.symlink_to(write(tmp_path / f"mine {number}"))

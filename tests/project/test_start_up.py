@@ -12,7 +12,7 @@ import pytest
 from run_folder import REPOSITORY
 
 ROOT = REPOSITORY
-HEAVY = ("torch", "matplotlib", "snakemake", "scipy", "safetensors")
+HEAVY = ("torch", "jinja2", "snakemake", "scipy", "safetensors")
 
 
 def imported_by(*code: str) -> set[str]:

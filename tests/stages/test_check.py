@@ -6,11 +6,12 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from run_folder import REPOSITORY, RunFolder, jobs_in
+from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in
 
 from talkies import media
 from talkies.stages import check
@@ -83,8 +84,14 @@ def test_problems_come_first_in_the_table_and_on_the_page(looked: RunFolder) -> 
     assert lines[0].startswith("!! broken.png")
     assert "8 files: 3 good, 4 to look at, 1 unusable: results/check.html" in lines[-1]
     page = (looked.path / "results/check.html").read_text()
-    order = [page.index(f"<h2>{name}</h2>") for name in ("broken", "wall &lt;i&gt;", "two", "good")]
+    names = ("broken.png", "wall &lt;i&gt;.png", "two.png", "good.png", "turned.mp4", "plain.mp4")
+    order = [page.index(f"<h3>{name}</h3>") for name in names]
+    order.insert(4, page.index("<h2>Driving videos</h2>"))
     assert order == sorted(order)
+    assert '<p class="said">6 files: 2 good, 3 to look at, 1 unusable</p>' in page
+    assert '<p class="said">2 files: 1 good, 1 to look at, 0 unusable</p>' in page
+    assert f"{check.SMALL_SIDE} the film looks soft" in page
+    assert "index.html" not in page, "no gallery is there yet"
     assert page.count("data:image/jpeg") == 7
     assert "<i>" not in page
 
@@ -105,6 +112,13 @@ def test_sharpness_falls_as_a_picture_is_blurred() -> None:
     assert check.sharpness(square) > 50 * check.sharpness(soft) > 0
 
 
+def doubts_of_pictures(run: RunFolder) -> dict[str, list[str]]:
+    """Return the warnings that the gallery's cards carry of each picture."""
+    page = (run.path / "results/index.html").read_text()
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    return {name: doubts for name, _, doubts, _ in data["pictures"]}
+
+
 def test_a_run_checks_beside_its_films_and_a_new_picture_checks_again_without_touching_them(run: RunFolder) -> None:
     run.configure(pairs_per_job=3, check=True)
     output = run.snakemake()
@@ -116,6 +130,13 @@ def test_a_run_checks_beside_its_films_and_a_new_picture_checks_again_without_to
     assert [jobs_in(output, rule) for rule in ("check", "animate")] == [1, 1]
     assert run.events("animated") == []
     assert "0 good, 5 to look at, 1 unusable" in (run.path / "results/index.html").read_text()
+    small = "small: 64 pixels become 256: take a larger copy of it"
+    assert doubts_of_pictures(run) == {"red": [small], "green": [small], "blue": [small], "broken": ANY}
+    # What an old check said of a picture that was replaced since is not said of the new one.
+    draw_picture(run.path / "images/red.png", (9, 9, 9), size=300)
+    run.configure(pairs_per_job=3)
+    run.snakemake(ok=False)
+    assert doubts_of_pictures(run) == {"red": [], "green": [small], "blue": [small], "broken": ANY}
 
 
 def test_a_photograph_for_a_network_of_drawings_and_a_face_that_leaves_its_crop_are_told(tmp_path: Path) -> None:

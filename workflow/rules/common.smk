@@ -13,7 +13,6 @@ from talkies.host import slurm
 from talkies.run import console, estimate, planner, programs, progress, snakemake_private
 from talkies.run import plan as planning
 from talkies.run import settings as settings_file
-from talkies.run.folder import PLOTS as PLOTS_NAME
 from talkies.run.folder import WORKERS_LOG
 from talkies.run.receipts import ALL, shard_of
 
@@ -66,7 +65,6 @@ MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
 RUNNING = []  # of this run, what ends its progress lines
 FAILED = []  # of this run, what finds its jobs that failed on the cluster
-PLOTS = f"{PLAN.settings['results'].rstrip('/')}/{PLOTS_NAME}"
 VERDICT = ".talkies/verdict.json"
 SHOWN = ".talkies/report/gallery"
 REPORTED = [SHOWN] if PLAN.settings["gallery"]["report"] else []

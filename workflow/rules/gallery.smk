@@ -19,7 +19,6 @@ rule check:
 rule gallery:
     input:
         FILMS_DONE,
-        plots=PLOTS,
         check=CHECKED,
     output:
         ".talkies/receipts/gallery/{receipt}.json",

@@ -134,7 +134,7 @@ def check(chosen: argparse.Namespace) -> int:
         model = None if chosen.no_poses else _network(plan)
         findings = checking.examine(plan, model=model, workers=workers, advance=progress.advance)
     check_page.save(findings)
-    page = check_page.write_page(findings, Path(plan.settings["results"]))
+    page = check_page.write_page(findings, Path(plan.settings["results"]), gallery=bool(chosen.receipt))
     if chosen.receipt:  # in a run what is wrong is said by the gallery, and by the verdict
         answer_all("check", chosen.receipt, Specs(plan).check())
         log.info("%s: %s", check_page.summary(findings), printable(page))

@@ -28,8 +28,6 @@ def add_commands(commands: Commands) -> None:
     page.add_argument("--going", action="store_true", help="say on the page that the run goes on")
     page.add_argument("--receipt", help=argparse.SUPPRESS)
     page.add_argument("--log", type=Path)
-    times = commands.add("plots", plots, "Draw the times of pairs, stages and shards of the run in this folder.")
-    times.add_argument("--log", type=Path)
     judge = commands.add("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
     judge.add_argument("--receipt", type=Path, required=True)
     judge.add_argument("--log", type=Path)
@@ -61,7 +59,9 @@ def shard(chosen: argparse.Namespace) -> None:
 def gallery(chosen: argparse.Namespace) -> None:
     """Write results/index.html from the plan and the films, or lay out what a report carries of it."""
     from ..report.check_page import check_line
-    from ..report.gallery import build_galleries, entries_of, lay_out_report
+    from ..report.entries import entries_of
+    from ..report.gallery import build_galleries, lay_out_report
+    from ..report.times import measure
     from ..run.asks import Specs
     from ..run.folder import Folder
     from ..run.plan import Plan
@@ -88,18 +88,10 @@ def gallery(chosen: argparse.Namespace) -> None:
             going = f"The run goes on: {now.count}. Reload this page to see more."
         mosaic = None if going else wanted["mosaic"]
         words = {"title": wanted["title"], "check": check_line(results), "going": going}
-        for page in build_galleries(results, entries, mosaic=mosaic, **words):
+        for page in build_galleries(results, entries, mosaic=mosaic, times=measure(plan), **words):
             log.info("gallery: %s", printable(page))
         if chosen.receipt:
             answer_all("gallery", chosen.receipt, Specs(plan).gallery(plan.receipts))
-
-
-def plots(chosen: argparse.Namespace) -> None:
-    """Draw the run's times beside the gallery."""
-    from ..report.plots import write_plots
-    from ..run.plan import Plan
-
-    log.info("plots: %s", printable(write_plots(Plan.load())))
 
 
 def verdict(chosen: argparse.Namespace) -> None:

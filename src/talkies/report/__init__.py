@@ -1,1 +1,1 @@
-"""What a run shows: the gallery, the page of check, the plots."""
+"""What a run shows: the gallery with the times of the run, the page of check."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from ..errors import counted, printable
 from ..files import read_json, write_json
-from ..run.folder import CHECK_PAGE
-from ..stages.check import DOUBTFUL, FAILS, LEVELS, NOTE, RESULT, Finding
-from .page import fill
+from ..media.film import FILM_SIZE
+from ..run.folder import CHECK_PAGE, GALLERY_PAGE
+from ..run.pairs import take_name
+from ..stages.check import BLURRED, DOUBTFUL, FAILS, LEVELS, NOTE, RESULT, SAMPLES, SMALL_SIDE, Finding
+from .entries import take_words
+from .page import fill, pages
 from .page import write_page as write_sealed
 
 
@@ -48,15 +51,25 @@ def table(findings: Sequence[Finding]) -> Iterable[str]:
             yield f"     {printable(problem.text)}{': ' * bool(problem.advice)}{printable(problem.advice)}"
 
 
-PAGE = Path(__file__).with_name("check.html")
+def write_page(findings: Sequence[Finding], results: Path, *, gallery: bool = False) -> Path:
+    """Write the contact sheet beside the gallery, problems first, without private files; return its path.
 
-
-def write_page(findings: Sequence[Finding], results: Path) -> Path:
-    """Write the contact sheet beside the gallery, problems first, without private files; return its path."""
-    findings = [finding for finding in findings if not finding.private]
-    cards = "\n".join(map(_card, findings))
+    gallery: it will be there, if it is not yet.
+    """
+    shown = [finding for finding in findings if not finding.private]
+    index = GALLERY_PAGE if gallery or (results / GALLERY_PAGE).exists() else None
+    kinds = {"Pictures": [f for f in shown if not f.item.clip], "Driving videos": [f for f in shown if f.item.clip]}
+    page = fill(
+        "check.html",
+        style=["check.css"],
+        title="Check of the files",
+        pages=pages(CHECK_PAGE, gallery=index, check=True),
+        summary=summary(shown),
+        kinds=[(kind, summary(found), map(_card, found)) for kind, found in kinds.items() if found],
+        numbers={"film": FILM_SIZE, "small": SMALL_SIDE, "blurred": f"{BLURRED:g}", "samples": SAMPLES},
+    )
     path = results / CHECK_PAGE
-    write_sealed(path, fill(PAGE, summary=html.escape(summary(findings)), cards=cards))
+    write_sealed(path, page)
     return path
 
 
@@ -72,15 +85,17 @@ def check_line(results: Path) -> str | None:
     return f"Check of the files: {found['summary']}" if found and (results / CHECK_PAGE).exists() else None
 
 
-def _card(finding: Finding) -> str:
-    level = LEVELS[finding.level] if finding.level < len(LEVELS) else "good"
-    name = html.escape(printable(finding.item.name))
-    picture = '<div class="none"></div>'
-    if finding.thumb:
-        data = base64.b64encode(finding.thumb).decode()
-        picture = f'<img loading="lazy" alt="crop of {name}" src="data:image/jpeg;base64,{data}">'
-    lines = [f'<p class="facts">{html.escape(facts_line(finding))}</p>']
-    for problem in finding.problems:
-        lines.append(f'<p class="text">{html.escape(printable(problem.text))}</p>')
-        lines += [f'<p class="advice">{html.escape(printable(problem.advice))}</p>'] * bool(problem.advice)
-    return f'<li class="{level}">{picture}<div><h2>{name}</h2>{"".join(lines)}</div></li>'
+def _card(finding: Finding) -> dict[str, Any]:
+    """Return what the page shows of a file: its name with its suffix, and what of it is meant where it is not all."""
+    item = finding.item
+    # A crop of the pair's own stands in the item's name; the usual one does not.
+    usual = item.name == take_name(Path(item.file).stem, item.start, item.end, flip=item.flip)
+    part = take_words(item.start, item.end, flip=item.flip, crop=None if usual else item.crop)
+    return {
+        "level": LEVELS[finding.level] if finding.level < len(LEVELS) else "good",
+        "name": printable(item.file_name),
+        "part": printable(part),
+        "thumb": base64.b64encode(finding.thumb).decode() if finding.thumb else None,
+        "facts": facts_line(finding),
+        "problems": [(printable(problem.text), printable(problem.advice)) for problem in finding.problems],
+    }

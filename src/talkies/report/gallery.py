@@ -1,19 +1,18 @@
 """The page of all talkies: results/index.html, static, readable from a folder without any network; and mosaics.
 
-The page's look and behaviour are gallery.html beside this file; here its contents are gathered. It holds
+The page's look and behaviour are look.* and gallery.* beside this file; here its contents are gathered. It holds
 nothing that depends on when or where it was made, so a run that changes nothing leaves its bytes as they are.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,61 +21,19 @@ from urllib.parse import quote
 from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..files import LEFT, beside, file_digest, fits, keep_aside, parse_json, publish, whole, write_json
-from ..run.folder import CHECK_PAGE, GALLERY_PAGE, PLOTS, Folder
-from ..run.plan import Plan
+from ..run.folder import CHECK_PAGE, GALLERY_PAGE
 from ..run.record import Recorded, content_key, file_facts
-from ..run.state import State
-from .page import fill, is_ours, write_page
+from .entries import Entry
+from .page import fill, is_ours, pages, write_page
+from .posters import draw_poster, moment_of
+from .times import Times, drawn
 
 log = logging.getLogger("talkies")
 
-PAGE = Path(__file__).with_name("gallery.html")
+OLD_TIMES = "plots.svg"
+"""The page of times of earlier versions, which is now a part of the gallery."""
 FOLDERS = ("sources", "driving", "posters", "mosaics")
 """Of a page's files."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One pair, as the page shows it.
-
-    film, record: the talkie and the JSON beside it, None where it was not made; reason: why not. source:
-    the cropped picture (PNG), preview: the cropped driving clip with its sound (mp4); both live outside
-    the results and are copied to the page, so each needs a file name of its own.
-    """
-
-    driving: str
-    image: str
-    variant: str | None
-    film: Path | None
-    record: Path | None
-    source: Path | None
-    preview: Path | None
-    reason: str | None
-    private: bool = False
-
-
-def entries_of(plan: Plan, state: State) -> list[Entry]:
-    """Return what the gallery shows: every pair with its film or the reason why it has none."""
-    folder = Folder.of(plan)
-    entries = []
-    for name, pair in plan.pairs.items():
-        talkie = folder.talkie(pair)
-        source, preview = folder.source(pair.source).path, folder.driving(pair.take).path
-        good = name not in state.failed and talkie.path.exists()
-        entries.append(
-            Entry(
-                driving=pair.driving,
-                image=pair.image,
-                variant=pair.variant,
-                film=talkie.path if good else None,
-                record=talkie.record_path if good else None,
-                source=source if source.exists() else None,
-                preview=preview if preview.exists() else None,
-                reason=state.failed.get(name, None if good else "not made"),
-                private=pair.private,
-            )
-        )
-    return entries
 
 
 def build_galleries(
@@ -87,23 +44,25 @@ def build_galleries(
     check: str | None = None,
     mosaic: int | None = None,
     going: str | None = None,
+    times: Times | None = None,
 ) -> list[Path]:
     """Write results/index.html without private pairs and, where there are any, results/private.html with all.
 
-    mosaic, going: as of `build_gallery`. Returns the pages' paths; a private page of ours that is no longer needed is
-    removed. Raises OSError.
+    The rest as of `build_gallery`. Returns the pages' paths; a private page of ours that is no longer needed is
+    removed, and so is a page of times of ours. Raises OSError.
     """
+    more: dict[str, Any] = {"check": check, "mosaic": mosaic, "going": going, "times": times}
     public = [entry for entry in entries if not entry.private]
-    pages = [build_gallery(results, public, title=title, check=check, mosaic=mosaic, going=going)]
+    made = [build_gallery(results, public, title=title, **more)]
+    if is_ours(old := results / OLD_TIMES):
+        old.unlink()
     if len(public) < len(entries):
-        title = f"{title} (all, for yourself)"
-        more = build_gallery(results, entries, title=title, check=check, name="private", mosaic=mosaic, going=going)
-        pages.append(more)
+        made.append(build_gallery(results, entries, title=f"{title} (all, for yourself)", name="private", **more))
     else:
         if is_ours(private := results / "private.html"):
             private.unlink()
         _Written(results / "private_files").clear()
-    return pages
+    return made
 
 
 def build_gallery(
@@ -115,10 +74,11 @@ def build_gallery(
     name: str = "index",
     mosaic: int | None = None,
     going: str | None = None,
+    times: Times | None = None,
 ) -> Path:
     """Write results/NAME.html and its files (NAME_files), and return the page's path. check: what check.html says.
 
-    going: how far the run is, while it goes on.
+    going: how far the run is, while it goes on. times: what its work took.
 
     mosaic: how many talkies of each driving video are shown at once in one film, None for no such film. Only
     what differs from what is there is written, each file whole or not at all; what we wrote and no entry shows any more
@@ -134,16 +94,21 @@ def build_gallery(
     mosaics = _mosaics(written, entries, mosaic)
     written.save()
     of_clips = {path: _Clip(previews.get(path), posters.get(path), mosaics.get(path)) for path in {*previews, *mosaics}}
-    words = {
-        "title": html.escape(printable(title)),
-        "data": _script_json(_page_data(results, entries, sources, of_clips)),
-        "going": f'<p class="made" role="status">{html.escape(going)}</p>' if going else "",
-        "check": f'<p class="made"><a href="{CHECK_PAGE}">{html.escape(check)}</a></p>' if check else "",
-        "plots": f'<p class="made"><a href="{PLOTS}">Times of the run</a></p>' if (results / PLOTS).exists() else "",
-        "links": "\n".join(_link(results, entry) for entry in entries),
-    }
     path = results / f"{name}.html"
-    write_page(path, fill(PAGE, **words))
+    page = fill(
+        "gallery.html",
+        style=["gallery.css"],
+        script="gallery.js",
+        title=printable(title),
+        pages=pages(path.name, gallery=path.name, check=check is not None),
+        going=going,
+        check=check,
+        check_page=CHECK_PAGE,
+        data=_page_data(results, entries, sources, of_clips),
+        links=[_link(results, entry) for entry in entries],
+        times=drawn(times) if times else None,
+    )
+    write_page(path, page)
     return path
 
 
@@ -167,7 +132,7 @@ def lay_out_report(results: Path, entries: Sequence[Entry], folder: Path) -> Non
         raise TalkiesError(f"{printable(folder)}: this folder is not empty: name a new one")
     files = [path for entry in entries if not entry.private for path in (entry.film, entry.record) if path]
     files += _Written(results / "index_files").files()
-    files += [path for path in (results / GALLERY_PAGE, results / CHECK_PAGE, results / PLOTS) if path.exists()]
+    files += [path for path in (results / GALLERY_PAGE, results / CHECK_PAGE) if path.exists()]
     ways: dict[Path, Path] = {}  # from a folder of links to the folder they lead to, whatever is itself a link between
     for path in files:
         link = folder / path.relative_to(results)
@@ -184,35 +149,45 @@ def _order(entry: Entry) -> tuple[str, ...]:
 def _page_data(
     results: Path, entries: Sequence[Entry], sources: dict[Path, Path], of_clips: dict[Path, _Clip]
 ) -> dict[str, Any]:
-    """Gather what the page's script reads: names and addresses once, and the pairs as rows that point to them."""
-    clips: dict[tuple[str, Path | None], int] = {}
-    pictures: dict[tuple[str, Path | None], int] = {}
-    pairs = []
+    """Gather what the page's script reads: clips and pictures once, and the pairs as rows that point to them.
+
+    A clip: name, part, has sound, warnings, addresses of preview, poster and mosaic, moment of the poster in seconds.
+    A picture: name, crop, warnings, address. A pair: clip, picture, variant, choices, has sound, addresses of film and
+    record, why it has none.
+    """
+    clips: dict[Any, int] = {}
+    pictures: dict[Any, int] = {}
+    told: dict[str, list[Any]] = {"clips": [], "pictures": [], "pairs": []}
     for entry in entries:
-        clip = clips.setdefault((entry.driving, entry.preview), len(clips))
-        picture = pictures.setdefault((entry.image, entry.source), len(pictures))
-        pairs.append(
+        key: tuple[Any, ...] = (entry.driving, entry.part, entry.preview)
+        if key not in clips:
+            clips[key] = len(clips)
+            clip = of_clips.get(entry.preview, _Clip()) if entry.preview else _Clip()
+            files = [_address(results, path) for path in (clip.preview, clip.poster, clip.mosaic)]
+            moment = moment_of(clip.poster) if clip.poster else None
+            doubts = [printable(doubt) for doubt in entry.doubts[1]]
+            named = printable(entry.driving), printable(entry.part)
+            told["clips"].append([*named, entry.preview_sound, doubts, *files, moment])
+        shown = (entry.image, entry.crop, entry.source)
+        if shown not in pictures:
+            pictures[shown] = len(pictures)
+            copy = sources.get(entry.source) if entry.source else None
+            doubts = [printable(doubt) for doubt in entry.doubts[0]]
+            named = printable(entry.image), printable(entry.crop)
+            told["pictures"].append([*named, doubts, _address(results, copy)])
+        told["pairs"].append(
             [
-                clip,
-                picture,
-                printable(entry.variant) if entry.variant else None,
+                clips[key],
+                pictures[shown],
+                printable(entry.variant) if entry.variant else "",
+                printable(entry.choices),
+                int(entry.sound),
                 _address(results, entry.film),
                 _address(results, entry.record),
                 printable(" ".join(entry.reason.split())) if entry.reason else None,
             ]
         )
-    return {
-        "clips": [
-            [printable(name), *_clip_addresses(results, of_clips.get(path) if path else None)] for name, path in clips
-        ],
-        "pictures": [[printable(n), _address(results, sources.get(path) if path else None)] for n, path in pictures],
-        "pairs": pairs,
-    }
-
-
-def _clip_addresses(results: Path, clip: _Clip | None) -> list[str | None]:
-    clip = clip or _Clip()
-    return [_address(results, path) for path in (clip.preview, clip.poster, clip.mosaic)]
+    return told
 
 
 def _address(results: Path, path: Path | None) -> str | None:
@@ -224,19 +199,14 @@ def _address(results: Path, path: Path | None) -> str | None:
     return quote(os.fsencode(text.removeprefix(inside) if text.startswith(inside) else os.path.relpath(path, results)))
 
 
-def _script_json(value: Any) -> str:
-    """Return JSON that may stand in a <script> element: nothing in it can end the element or open a comment."""
-    return json.dumps(value, separators=(",", ":")).replace("<", r"\u003c").replace(">", r"\u003e")
-
-
-def _link(results: Path, entry: Entry) -> str:
-    """Return the line of a pair for readers without scripts."""
-    name = html.escape(f"{printable(entry.driving)} / {printable(entry.image)}")
-    if entry.variant:
-        name += html.escape(f" @ {printable(entry.variant)}")
-    if entry.film is not None:
-        return f'<li><a href="{html.escape(_address(results, entry.film) or "")}">{name}</a></li>'
-    return f"<li>{name}: {html.escape(printable(entry.reason or 'not made yet'))}</li>"
+def _link(results: Path, entry: Entry) -> tuple[str | None, str, str]:
+    """Return a pair's address, name and what else is to say of it, for readers without scripts."""
+    driving = f"{entry.driving} ({entry.part})" if entry.part else entry.driving
+    name = f"{driving} / {entry.image}{f' @ {entry.variant}' if entry.variant else ''}"
+    said = [*entry.doubts[0], *entry.doubts[1]]
+    if entry.film is None:
+        return None, printable(name), printable(entry.reason or "not made yet")
+    return _address(results, entry.film), printable(name), printable("; ".join(said))
 
 
 class _Written:
@@ -364,7 +334,7 @@ def _mirror(written: _Written, name: str, paths: Iterable[Path | None]) -> dict[
 
 
 def _posters(written: _Written, previews: dict[Path, Path]) -> dict[Path, Path]:
-    """Make a folder hold the first frame (JPEG) of each preview; return the posters by clip.
+    """Make a folder hold a frame (JPEG) of each preview, of a moment that moves; return the posters by clip.
 
     With it a page of many clips shows them all without opening a film. A preview that cannot be read has none.
     """
@@ -372,10 +342,11 @@ def _posters(written: _Written, previews: dict[Path, Path]) -> dict[Path, Path]:
     posters = {}
     for clip, preview in previews.items():
         poster = folder / f"{preview.stem}.jpg"
-        if not written.has(poster) or poster.stat().st_mtime_ns < preview.stat().st_mtime_ns:
+        old = written.has(poster) and poster.stat().st_mtime_ns >= preview.stat().st_mtime_ns
+        if not old or moment_of(poster) is None:
             try:
                 with _part(poster) as part:
-                    _draw_poster(preview, part)
+                    draw_poster(preview, part)
                     written.put(part, poster)
             except InputError as error:
                 log.warning("%s", error)
@@ -383,13 +354,6 @@ def _posters(written: _Written, previews: dict[Path, Path]) -> dict[Path, Path]:
         posters[clip] = poster
     written.drop("posters")
     return posters
-
-
-def _draw_poster(film: Path, poster: Path) -> None:
-    from PIL import Image
-
-    with closing(media.read_frames(media.probe(film), threads=1)) as frames:
-        Image.fromarray(next(frames)).save(poster, "JPEG", quality=85)
 
 
 def _mosaics(written: _Written, entries: Sequence[Entry], most: int | None) -> dict[Path, Path]:

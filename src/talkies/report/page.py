@@ -9,14 +9,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-import re
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..files import keep_aside, whole
+from ..run.folder import CHECK_PAGE
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page (HTML or SVG) whole or not at all, with our seal at its end; what is no such page is kept aside.
+    """Write a page (HTML) whole or not at all, with our seal at its end; what is no such page is kept aside.
 
     The seal, a comment that holds the digest of all before it, tells a page of ours, as we wrote it, from any other.
     """
@@ -46,21 +52,59 @@ def _seal(content: bytes) -> bytes:
 SEAL = len(_seal(b""))
 
 
-INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
+HERE = Path(__file__).parent
 
 
-def content_policy(page: str) -> str:
-    """Return the policy, for a meta element, of a page's text with its inline scripts and styles in their last form.
+def fill(template: str, *, style: Sequence[str] = (), script: str | None = None, **words: Any) -> str:
+    """Return a page: a template of this folder (jinja2; all of them extend look.html) filled with these words.
 
-    Scripts and styles are allowed by their digests; pictures and films beside the page (Firefox has no 'self' for files
-    of a folder) and in it; no other page's frame, form, plugin or connection.
+    style, script: files of this folder that the page holds beside the look's own. Texts are escaped; a mark in
+    somebody's file name is not filled in.
     """
-    digests: dict[str, list[str]] = {"script": [], "style": []}
-    for kind, text in INLINE.findall(page):
-        digests[kind].append(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
+    styles = "".join(_text(name) for name in ("look.css", *style))
+    scripts = [_text("look.js"), *([_text(script)] if script else [])]
+    from markupsafe import Markup
+
+    words |= {"style": Markup(styles), "look": Markup(scripts[0]), "script": Markup("".join(scripts[1:]))}
+    return _environment().get_template(template).render(policy=_policy(styles, scripts), **words)
+
+
+def pages(here: str, *, gallery: str | None = None, check: bool = False) -> list[tuple[str, str, bool]]:
+    """Return the name and address of each page that there is, and whether it is the one at `here`.
+
+    gallery: the gallery's file name, None where there is none.
+    """
+    found = [("Gallery", gallery)] if gallery else []
+    found += [("Check of the files", CHECK_PAGE)] if check else []
+    found += [("Times", f"{'' if gallery == here else gallery}#times")] if gallery else []
+    return [(name, address, address == here) for name, address in found]
+
+
+def _text(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    return made
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """Return a page's policy, for a meta element.
+
+    Its own style and scripts are allowed by their digests; pictures and films beside the page (Firefox has no 'self'
+    for files of a folder) and in it; no other page's frame, form, plugin or connection.
+    """
     rules = {
         "default-src": "'none'",
-        **{f"{kind}-src": " ".join(found) for kind, found in digests.items() if found},
+        "script-src": " ".join(map(_digest, scripts)),
+        "style-src": _digest(style),
         "img-src": "'self' file: data:",
         "media-src": "'self' file:",
         "base-uri": "'none'",
@@ -69,11 +113,5 @@ def content_policy(page: str) -> str:
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def fill(template: Path, **words: str) -> str:
-    """Return a page: its template with each {{name}} replaced by the word of that name, HTML, and its policy.
-
-    In one pass, so that a mark in somebody's file name is not filled in.
-    """
-    page = template.read_text(encoding="utf-8")
-    words["policy"] = content_policy(page)
-    return re.sub(r"\{\{(\w+)\}\}", lambda mark: words[mark[1]], page)
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -31,10 +31,8 @@ RUNS = Journal(JOURNALS / "run.jsonl")
 """The beginnings and ends of the folder's runs."""
 CONFIG = Path("config.yaml")
 
-PLOTS = "plots.svg"
-"""The plots of the run, beside the gallery."""
 GALLERY_PAGE, PRIVATE_PAGE, CHECK_PAGE = "index.html", "private.html", "check.html"
-TAKEN_NAMES = (GALLERY_PAGE, "index_files", PRIVATE_PAGE, "private_files", CHECK_PAGE, PLOTS)
+TAKEN_NAMES = (GALLERY_PAGE, "index_files", PRIVATE_PAGE, "private_files", CHECK_PAGE)
 """Names in the results folder that are the gallery's, so no driving video may be called so."""
 
 

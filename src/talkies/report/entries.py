@@ -1,0 +1,161 @@
+"""What the gallery shows of each pair: its files, what tells it from others, whether it has sound, and its warnings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..engines import FOMM
+from ..files import fits, read_json
+from ..media.crop import Request
+from ..run.folder import Folder
+from ..run.pairs import Pair, Source, Take, usual_choices
+from ..run.plan import Plan
+from ..run.record import Recorded
+from ..run.state import State
+from ..stages.check import DOUBTFUL, FAILS, FILES, RESULT
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One pair, as the page shows it.
+
+    film, record: the talkie and the JSON beside it, None where it was not made; reason: why not. source:
+    the cropped picture (PNG), preview: the cropped driving clip with its sound (mp4); both live outside
+    the results and are copied to the page, so each needs a file name of its own.
+
+    crop, part, choices: what the pair asks for of its own: of the picture, of the driving video, and besides, in words.
+    sound, preview_sound: whether they have any. doubts: the warnings of the picture and of the driving video.
+    """
+
+    driving: str
+    image: str
+    variant: str | None
+    film: Path | None
+    record: Path | None
+    source: Path | None
+    preview: Path | None
+    reason: str | None
+    private: bool = False
+    crop: str = ""
+    part: str = ""
+    choices: str = ""
+    sound: bool = False
+    preview_sound: bool = False
+    doubts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+
+def entries_of(plan: Plan, state: State) -> list[Entry]:
+    """Return what the gallery shows: every pair with its film or the reason why it has none."""
+    folder, usual, found = Folder.of(plan), usual_choices(plan.settings), _findings()
+    sources = {name: _Prepared.of(folder.source(name), wanted, found) for name, wanted in plan.sources.items()}
+    takes = {name: _Prepared.of(folder.driving(name), wanted, found) for name, wanted in plan.takes.items()}
+    entries = []
+    for name, pair in plan.pairs.items():
+        talkie = folder.talkie(pair)
+        source, take = sources[pair.source], takes[pair.take]
+        good = name not in state.failed and talkie.path.exists()
+        entries.append(
+            Entry(
+                driving=pair.driving,
+                image=pair.image,
+                variant=pair.variant,
+                film=talkie.path if good else None,
+                record=talkie.record_path if good else None,
+                source=source.path,
+                preview=take.path,
+                reason=state.failed.get(name, None if good else "not made"),
+                private=pair.private,
+                crop=_crop_words(pair.crop),
+                part=take_words(pair.start, pair.end, flip=pair.flip, crop=pair.driving_crop),
+                choices=_choices(pair, usual),
+                sound=good and bool(talkie.record().get("sound", {}).get("sound")),
+                preview_sound=take.sound,
+                doubts=(source.doubts, take.doubts),
+            )
+        )
+    return entries
+
+
+# --- what tells one from another ---------------------------------------------------------------------------
+
+
+def take_words(start: str | None, end: str | None, *, flip: bool, crop: Request | None = None) -> str:
+    """Say in words what of a driving video is used, and how; nothing for all of it, as it is."""
+    segment = f"{start or '0'} to {end} s" if end else f"from {start} s" if start else ""
+    return ", ".join(filter(None, [segment, "mirrored" if flip else "", _crop_words(crop)]))
+
+
+def _crop_words(crop: Request | None) -> str:
+    if crop is None:
+        return ""
+    return f"crop {crop if isinstance(crop, str) else ', '.join(f'{number:g}' for number in crop)}"
+
+
+def _choices(pair: Pair, usual: Mapping[str, Any]) -> str:
+    """Say what a pair asks for that the run's other pairs don't, in the words of the pairs table."""
+    frames: dict[Any, str] = {None: "the first frame", "auto": "the best frame"}
+    sounds: dict[Any, str] = {True: "the video's sound", False: "no sound"}
+    said = {
+        "relative": "relative motion" if pair.relative else "absolute motion",
+        "adapt_scale": "scaled to the face" if pair.adapt_scale else "not scaled to the face",
+        "best_frame": f"motion from {frames.get(pair.best_frame, f'frame {pair.best_frame}')}",
+        "audio": sounds.get(pair.audio) or f"sound of {Path(str(pair.audio)).name}",
+        "paste_back": "in its whole picture" if pair.paste_back else "the square alone",
+        "engine": "the built-in model" if pair.engine == FOMM else f"engine {pair.engine}",
+    }
+    return ", ".join(words for name, words in said.items() if getattr(pair, name) != usual[name])
+
+
+# --- pictures and driving videos ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    path: Path | None
+    sound: bool
+    doubts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, file: Recorded, wanted: Source | Take, findings: Mapping[Any, Any]) -> _Prepared:
+        record = file.record()
+        doubts = list(_of_check(findings.get((file.path.stem, isinstance(wanted, Take))), wanted))
+        doubts += [record["crop"]["warning"]] if record.get("crop", {}).get("warning") else []
+        doubts += ["damaged or cut short: what is there is used"] if record.get("truncated") is True else []
+        path = file.path if file.path.exists() else None
+        return cls(path, record.get("sound") is True, tuple(_once(doubts)))
+
+
+def _once(doubts: Iterable[str]) -> Iterable[str]:
+    """Yield each warning once. The check looks at fewer frames than prepare, and says the same with other numbers."""
+    seen = set()
+    for doubt in doubts:
+        kind = re.sub(r"\d+", "", re.split("[:;(]", doubt)[0]).strip()
+        if kind not in seen:
+            seen.add(kind)
+            yield doubt
+
+
+def _findings() -> dict[tuple[str, bool], dict[str, Any]]:
+    """Return what the last check found, by name and whether it is a driving video; with the file's stamp then."""
+    problem = {"level": str, "text": str, "advice": str}
+    item = {"name": str, "file": str, "clip": bool, "crop": object, "problems": [problem]}
+    found = read_json(RESULT, {"files": [item]})
+    stamps = read_json(FILES) or {}
+    looked = [each | {"stamp": stamps.get(each["file"])} for each in (found["files"] if found else [])]
+    return {(each["name"], each["clip"]): each for each in looked}
+
+
+def _of_check(finding: dict[str, Any] | None, wanted: Source | Take) -> Iterable[str]:
+    """Yield what the check warned of, if it looked at the file as it is now, cut as it is cut now."""
+    if finding is None or not fits(finding["stamp"], [list, str]):
+        return
+    cut = list(wanted.crop) if isinstance(wanted.crop, tuple) else wanted.crop
+    if [finding["file"], finding["stamp"][0], finding["crop"]] != [wanted.file, list(wanted.stamp), cut]:
+        return
+    for problem in finding["problems"]:
+        if problem["level"] in (FAILS, DOUBTFUL):
+            yield f"{problem['text']}{': ' * bool(problem['advice'])}{problem['advice']}"

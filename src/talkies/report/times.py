@@ -1,0 +1,165 @@
+"""The times of a run, a part of its gallery: how long pairs took, what the stages took, how even the shards were.
+
+They are those that the records beside the films and the prepared files tell, so of everything that stands in the
+results, whichever run made it; only what loading the network took is in the journals alone. No file is named in them.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, median
+from typing import Any
+
+from ..run.estimate import duration
+from ..run.folder import JOURNALS, Folder
+from ..run.journal import Journal
+from ..run.plan import Plan
+from ..run.record import Recorded
+
+STAGES = {
+    "prepare": "crop",
+    "motion": "find motion",
+    "load": "load the network",
+    "animate": "animate",
+    "remux": "put the sound on",
+}
+"""The stages in their order, as the page calls them."""
+OF_SHARDS = ("load", "animate", "remux")
+"""What the jobs of a shard of pairs do, and their workers note."""
+WIDE = 20
+"""Where the slowest pair takes so many times what the middle one takes, the axis of times is logarithmic."""
+WIDTH, HEIGHT = 1000, 200
+"""Of a drawing, in its own units: the page stretches it."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """What a run's work took, in seconds of one worker.
+
+    films: frames and seconds of each film that was animated. stages: in all, by stage. shards: by shard of pairs, in
+    the order of OF_SHARDS.
+    """
+
+    films: list[tuple[int, float]]
+    stages: dict[str, float]
+    shards: dict[str, list[float]]
+
+
+def measure(plan: Plan) -> Times:
+    """Gather what the records and journals tell of a plan's files; what tells no time counts nothing."""
+    run = Folder.of(plan)
+    films: list[tuple[int, float]] = []
+    shards = {shard: [0.0] * len(OF_SHARDS) for shard in plan.pair_shards}
+    loads = 0.0
+    for shard, seconds in _loads():
+        loads += seconds
+        if shard in shards:
+            shards[shard][0] += seconds
+    for shard, names in plan.pair_shards.items():
+        for name in names:
+            record = run.talkie(plan.pairs[name]).record()
+            animated, remuxed = _seconds(record), _seconds(record, "remux_seconds")
+            if animated:
+                films.append((int(record["picture"]["frames"]), animated))
+            shards[shard][1] += animated
+            shards[shard][2] += remuxed
+    prepared = [run.source(image) for image in plan.sources] + [run.driving(take) for take in plan.takes]
+    stages = {
+        "prepare": _sum(prepared),
+        "motion": _sum([run.motion(take) for take in plan.takes]),
+        "load": loads,
+        "animate": sum(seconds[1] for seconds in shards.values()),
+        "remux": sum(seconds[2] for seconds in shards.values()),
+    }
+    return Times(films, stages, {shard: times for shard, times in shards.items() if any(times)})
+
+
+def _loads() -> Iterator[tuple[str, float]]:
+    """Yield a shard and the seconds of each load of the network."""
+    for event in Journal.read(JOURNALS):
+        if isinstance(event, dict) and event.get("event") == "loaded":
+            yield str(event.get("shard")), _seconds(event)
+
+
+def _seconds(record: dict[str, Any], name: str = "seconds") -> float:
+    value = record.get(name)
+    return max(0.0, float(value)) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+
+
+def _sum(files: Sequence[Recorded]) -> float:
+    return sum(_seconds(file.record()) for file in files)
+
+
+# --- as the page draws them ------------------------------------------------------------------------------
+
+
+def drawn(times: Times) -> dict[str, Any]:
+    """Return what times.html shows: texts, and the outlines of bars in units of WIDTH x HEIGHT, from the top left."""
+    whole = sum(times.stages.values())
+    most = max(times.stages.values()) or 1.0
+    return {
+        "work": duration(whole),
+        "stages": [
+            (name, STAGES[name], round(WIDTH * seconds / most), duration(seconds), f"{seconds / (whole or 1):.0%}")
+            for name, seconds in times.stages.items()
+        ],
+        "pairs": _pairs(times.films) if times.films else None,
+        "shards": _shards(list(times.shards.values())) if times.shards else None,
+        "size": (WIDTH, HEIGHT),
+    }
+
+
+def _pairs(films: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    """Return the histogram of the seconds of films: bars (x, y, width, height) and what they tell."""
+    seconds = sorted(film[1] for film in films)
+    least, most, middle = seconds[0], seconds[-1], median(seconds)
+    wide = most > WIDE * middle
+    count = min(60, max(5, round(math.sqrt(len(seconds)))))
+    steps = [number / count for number in range(count + 1)]
+    if wide:
+        edges = [least * (most / least) ** step for step in steps]
+        place = math.log(middle / least) / math.log(most / least)
+    else:
+        edges = [least + (most - least) * step for step in steps]
+        place = (middle - least) / (most - least) if most > least else 0.5
+    below = [0, *(bisect_right(seconds, edge) for edge in edges[1:-1]), len(seconds)]
+    counts = [after - before for before, after in pairwise(below)]
+    high = [round(HEIGHT * number / max(counts)) for number in counts]
+    wide_bar = WIDTH / count
+    return {
+        "bars": [(round(n * wide_bar + 1), HEIGHT - h, round(wide_bar - 2), h) for n, h in enumerate(high) if h],
+        "most": f"{max(counts):,}",
+        "least_seconds": f"{least:.3g} s",
+        "most_seconds": f"{most:.3g} s",
+        "median": f"{middle:.3g} s",
+        "place": round(WIDTH * place),
+        "frame": f"{sum(seconds) / (sum(frames for frames, _ in films) or 1):.2g} s",
+        "logarithmic": wide,
+        "count": f"{len(seconds):,}",
+    }
+
+
+def _shards(shards: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return the shards side by side, the longest first: for each stage one outline, however many shards there are."""
+    ordered = sorted(shards, key=sum, reverse=True)
+    totals = [sum(each) for each in ordered]
+    across, up = WIDTH / len(ordered), HEIGHT / totals[0]
+    outlines = []
+    for stage in range(len(OF_SHARDS)):
+        steps = []
+        for number, each in enumerate(ordered):
+            left, bottom = number * across, HEIGHT - up * sum(each[:stage])
+            steps.append(f"M{left:.1f} {bottom:.1f}h{across:.1f}v{-up * each[stage]:.1f}h{-across:.1f}z")
+        outlines.append((OF_SHARDS[stage], STAGES[OF_SHARDS[stage]], "".join(steps)))
+    mean = fmean(totals)
+    return {
+        "outlines": outlines,
+        "count": len(ordered),
+        "longest": duration(totals[0]),
+        "mean": duration(mean),
+        "place": round(HEIGHT - up * mean),
+    }

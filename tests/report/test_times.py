@@ -1,0 +1,102 @@
+"""The times of a run, a part of its gallery: of all films, whatever failed, drawn in the page itself."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from run_folder import RunFolder
+
+from talkies.report.gallery import build_gallery
+from talkies.report.times import HEIGHT, WIDTH, Times, drawn, measure
+from talkies.run.plan import Plan
+
+
+def times_of(run: RunFolder, monkeypatch) -> Times:
+    monkeypatch.chdir(run.path)
+    return measure(Plan.load())
+
+
+class _Texts(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.texts += [" ".join(data.split())] if data.strip() else []
+
+
+def section(page: Path) -> list[str]:
+    """Return the texts of a gallery's times."""
+    parser = _Texts()
+    parser.feed(re.findall(r'<section class="times.*?</section>', page.read_text(), re.DOTALL)[0])
+    return parser.texts
+
+
+def test_times_are_those_of_records_and_journal(finished: RunFolder, monkeypatch) -> None:
+    times = times_of(finished, monkeypatch)
+    records = [finished.record(pair) for pair in finished.films()]
+    assert sorted(times.films) == sorted((record["picture"]["frames"], record["seconds"]) for record in records)
+    assert times.stages["animate"] == pytest.approx(sum(record["seconds"] for record in records))
+    assert times.stages["remux"] == pytest.approx(sum(record["remux_seconds"] for record in records))
+    assert all(seconds > 0 for seconds in times.stages.values())
+    assert sorted(times.shards) == ["pairs-0001", "pairs-0002"]
+    # Each of the two workers loaded the network; those of the motions did so too, for no shard of pairs.
+    of_pairs = sum(seconds[0] for seconds in times.shards.values())
+    assert 0 < of_pairs < times.stages["load"]
+    assert sum(sum(seconds[1:]) for seconds in times.shards.values()) == pytest.approx(
+        times.stages["animate"] + times.stages["remux"]
+    )
+    texts = section(finished.path / "results/index.html")
+    assert {"crop", "find motion", "load the network", "animate", "put the sound on"} <= set(texts)
+    assert any(text.startswith("6 pairs, at most ") for text in texts)
+    assert "2 in all" in texts
+
+
+def test_damaged_times_and_journals_keep_no_gallery_from_coming(run: RunFolder, monkeypatch) -> None:
+    (run.path / ".talkies/sources/red.json").write_text('{"seconds": "damaged"}')
+    record = run.path / "results/a/red.json"
+    record.write_text(record.read_text().replace('"seconds": ', '"seconds": -'))
+    for journal in (run.path / ".talkies/journal").glob("animate-*.jsonl"):
+        journal.write_bytes(b'\xff\xfe{"event": "loaded", "seconds": 1e999}\n{"event": "loaded"}\n')
+    (run.path / "results/plots.svg").write_text("a drawing of mine")
+    run.talkies("gallery")
+    assert any(text.startswith("5 pairs, at most ") for text in section(run.path / "results/index.html"))
+    assert len(times_of(run, monkeypatch).films) == 5
+    assert (run.path / "results/plots.svg").read_text() == "a drawing of mine"
+
+
+def test_nothing_made_is_drawn_as_nothing(tmp_path) -> None:
+    stages = dict.fromkeys(("prepare", "motion", "load", "animate", "remux"), 0.0)
+    page = build_gallery(tmp_path / "results", [], title="None", times=Times([], stages, {}))
+    texts = section(page)
+    assert texts.count("0 s") == 5
+    assert not [text for text in texts if "Pairs" in text or "Jobs" in text]
+
+
+def test_bars_count_every_pair_and_outlines_stay_in_the_drawing() -> None:
+    films = [(100 + number % 7, 5.0 + number % 97 / 10) for number in range(50_000)] + [(100, 4000.0)]
+    stages = {"prepare": 900.0, "motion": 900.0, "load": 9000.0, "animate": 400_000.0, "remux": 20_000.0}
+    shards = {f"pairs-{number:04}": [5.0, 160.0 + number % 50, 8.0] for number in range(2500)}
+    told = drawn(Times(films, stages, shards))
+    assert told["work"] == "4 days 23 h"
+    assert told["pairs"]["logarithmic"], "one is 400 times slower than the others"
+    assert all(x >= 0 and x + w <= WIDTH and y + h == HEIGHT for x, y, w, h in told["pairs"]["bars"])
+    even = drawn(Times([(1, 1.0), (1, 1.1), (1, 9.9), (1, 10.0)], stages, {}))["pairs"]
+    assert [height for *_, height in even["bars"]] == [HEIGHT, HEIGHT]
+    assert (even["most"], even["count"], even["median"], even["frame"]) == ("2", "4", "5.5 s", "5.5 s")
+    _, _, outline = told["shards"]["outlines"][-1]
+    points = [[float(number) for number in step.split()] for step in re.findall(r"M(\S+ [^h]+)", outline)]
+    assert len(points) == 2500
+    assert points == sorted(points), "the longest first: the top of the drawing is y = 0"
+    assert sum(map(len, (outline for *_, outline in told["shards"]["outlines"]))) < 500_000
+
+
+def test_the_old_page_of_times_is_gone(run: RunFolder) -> None:
+    from talkies.report.page import write_page
+
+    write_page(run.path / "results/plots.svg", "<svg/>")
+    run.talkies("gallery")
+    assert not (run.path / "results/plots.svg").exists()
