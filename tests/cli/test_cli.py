@@ -132,7 +132,8 @@ def test_animate_makes_many_films_in_a_folder(folder: Path, capsys: pytest.Captu
     assert [line for line in said if "error" in line] == [
         "talkies: error: text.jpg: not a picture that can be read: give a PNG, JPEG, WebP, HEIC, AVIF, TIFF, GIF or "
         "BMP (1 film: clip/text)",
-        "talkies: error: 1 of 3 films could not be made, for the reasons above; the others are done",
+        "talkies: error: 1 of 3 films could not be made, for the reasons above; the others are done. "
+        "Mend or remove those files and run it again",
     ]
     made = sorted(str(path) for path in Path("films").rglob("*.mp4"))
     assert made == ["films/clip/red.mp4", "films/clip/who.mp4"]

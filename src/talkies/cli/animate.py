@@ -100,7 +100,7 @@ def animate(chosen: argparse.Namespace) -> None:
     if state.failed:
         raise TalkiesError(
             f"{len(state.failed)} of {counted(len(plan.pairs), 'film')} could not be made, for the reasons above; "
-            "the others are done"
+            "the others are done. Mend or remove those files and run it again"
         )
 
 
