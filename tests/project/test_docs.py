@@ -20,9 +20,10 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
+from run_folder import BIN, REPOSITORY, RunFolder, draw_picture
 
 import talkies
+from talkies import media
 from talkies.cli import build_parser
 from talkies.run import settings as config
 
@@ -256,11 +257,20 @@ def shell(run: RunFolder, lines: str) -> subprocess.CompletedProcess:
     )
 
 
+def slowed_down(clip: Path, target: Path) -> None:
+    """Write a clip of 46 s and 23 frames, with sound, of one of 4 s: a face that is seen, and little to compute."""
+    graph = ["-filter:v", "setpts=12*PTS,fps=1/2", "-frames:v", "23"]
+    words = ["-v", "error", "-i", str(clip), "-f", "lavfi", "-i", "sine=duration=46", "-map", "0:v", "-map", "1:a"]
+    subprocess.run([media.ffmpeg_path(), *words, *graph, str(target)], check=True)
+
+
 @pytest.mark.slow
 def test_the_quick_start_runs_line_by_line(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     draw_picture(tmp_path / "me.jpg", (220, 40, 40))
-    make_clip(tmp_path / "song.mp4", frames=23, rate="1/2")
+    (tmp_path / "friends").mkdir()
+    draw_picture(tmp_path / "friends" / "you.png", (40, 40, 220))
+    slowed_down(REPOSITORY / "examples/driving/anna.mp4", tmp_path / "song.mp4")
     lines = []
     for block in filter(is_shell, blocks(REPOSITORY / "docs/index.md")):
         for line in block.splitlines():
@@ -273,6 +283,7 @@ def test_the_quick_start_runs_line_by_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "me.mp4").stat().st_size > 1000
     assert (tmp_path / "refrain.mp4").stat().st_size > 1000
+    assert sorted(path.name for path in (tmp_path / "films/song").glob("*.mp4")) == ["me.mp4", "you.mp4"]
     assert (tmp_path / "portraits/results/song/me.mp4").stat().st_size > 1000
     assert "1 pair: 1 done" in done.stdout
     (rule,) = [block for block in blocks(REPOSITORY / "docs/index.md") if block.startswith("rule ")]

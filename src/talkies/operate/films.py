@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..errors import TalkiesError, printable
+from ..files import open_regular
 from ..host.scratch import own_folder
 from ..run import planner, settings
 from ..run.pairs import by_stem
@@ -89,6 +90,8 @@ def _files(given: Sequence[Path], lister: Callable[[Path], list[Path]]) -> list[
         elif not path.exists():
             raise TalkiesError(f"{printable(path)}: no such file: mend its name")
         else:
+            with suppress(OSError):  # its preparation says of that
+                open_regular(path).close()
             found.append(path)
     return list(dict.fromkeys(found))
 
