@@ -177,11 +177,12 @@ def test_the_image_alone(cluster):
 
 def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(cluster):
     """Of another shard's worker, and no cache has a name in /tmp that another user could take first."""
-    run = ClusterRun.clone(cluster, "killed", 3, 1, frames=60, threads=1)
+    run = ClusterRun.clone(cluster, "killed", 3, 1, frames=400, threads=1)
     here = SameSource(run.path)
     here.source = cluster.source
     here.snakemake("--until", "prepare")
     here.snakemake("--until", "motion")
+    run.forget_events()
     own(run.path)
     on_n1 = ("--nodelist=n1", "--mem=3000")
 
@@ -192,12 +193,12 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     cluster.run("srun", *on_n1, "mkdir", "-p", "/tmp/talkies-cache/talkies", user="bob")
     script = f"cd {run.inside} && exec {shlex.join(worker('animate', 'pairs-0001'))}"
     job = cluster.run("sbatch", "--parsable", "--output=/dev/null", *on_n1, "--wrap", script).strip()
-    wait_for(lambda: run.events("animated"), 300)
+    wait_for(lambda: run.events("loaded"), 300)  # its scratch is open, and films for many seconds are to be made
     holder = json.loads((run.path / ".talkies/locks/pairs-0001.lock").read_text())
     cluster.run("srun", *on_n1, "kill", "-KILL", str(holder["pid"]))  # as the end of a job that was cancelled
     cluster.run("scancel", job)
     wait_for(cluster.idle, 60)
-    left = cluster.run("srun", *on_n1, "sh", "-c", "ls -d /scratch/talkies-n1-*").split()  # with a film or before one
+    left = cluster.run("srun", *on_n1, "sh", "-c", "ls -d /scratch/talkies-n1-*").split()
     assert left, "nothing was left, so nothing is shown"
     cluster.run("srun", *on_n1, *worker("prepare", "clips-0001"), cwd=run.inside)
     assert cluster.run("srun", *on_n1, "sh", "-c", "cd /scratch && ls; cd /tmp && find talkies*").split() == [
