@@ -184,7 +184,7 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     here.snakemake("--until", "motion")
     run.forget_events()
     own(run.path)
-    on_n1 = ("--nodelist=n1", "--mem=3000")
+    on_n1 = ("--quiet", "--nodelist=n1", "--mem=3000")
 
     def worker(stage: str, shard: str) -> list[str]:
         image = ["apptainer", "exec", "--home", run.inside, "--bind", "/scratch", cluster.image()]
