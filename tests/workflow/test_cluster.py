@@ -184,30 +184,31 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     here.snakemake("--until", "motion")
     run.forget_events()
     own(run.path)
-    on_n1 = ("--quiet", "--nodelist=n1", "--mem=3000")
+    on_n1 = ("--nodelist=n1", "--mem=3000")
+    srun = ("srun", "--quiet", *on_n1)
 
     def worker(stage: str, shard: str) -> list[str]:
         image = ["apptainer", "exec", "--home", run.inside, "--bind", "/scratch", cluster.image()]
         return [*image, "talkies", "shard", stage, f"{shard}.feed", "--scratch", "/scratch"]
 
-    cluster.run("srun", *on_n1, "mkdir", "-p", "/tmp/talkies-cache/talkies", user="bob")
+    cluster.run(*srun, "mkdir", "-p", "/tmp/talkies-cache/talkies", user="bob")
     script = f"cd {run.inside} && exec {shlex.join(worker('animate', 'pairs-0001'))}"
     job = cluster.run("sbatch", "--parsable", "--output=/dev/null", *on_n1, "--wrap", script).strip()
     wait_for(lambda: run.events("loaded"), 300)  # its scratch is open, and films for many seconds are to be made
     holder = json.loads((run.path / ".talkies/locks/pairs-0001.lock").read_text())
-    cluster.run("srun", *on_n1, "kill", "-KILL", str(holder["pid"]))  # as the end of a job that was cancelled
+    cluster.run(*srun, "kill", "-KILL", str(holder["pid"]))  # as the end of a job that was cancelled
     cluster.run("scancel", job)
     wait_for(cluster.idle, 60)
-    left = cluster.run("srun", *on_n1, "sh", "-c", "ls -d /scratch/talkies-n1-*").split()
+    left = cluster.run(*srun, "sh", "-c", "ls -d /scratch/talkies-n1-*").split()
     assert left, "nothing was left, so nothing is shown"
-    cluster.run("srun", *on_n1, *worker("prepare", "clips-0001"), cwd=run.inside)
-    assert cluster.run("srun", *on_n1, "sh", "-c", "cd /scratch && ls; cd /tmp && find talkies*").split() == [
+    cluster.run(*srun, *worker("prepare", "clips-0001"), cwd=run.inside)
+    assert cluster.run(*srun, "sh", "-c", "cd /scratch && ls; cd /tmp && find talkies*").split() == [
         "talkies-cache",
         "talkies-cache/talkies",
     ]
     cache = (run.path / ".talkies/cache").stat()
     assert (cache.st_uid, cache.st_mode & 0o777) == (testcluster.USERS["ada"], 0o700)
-    cluster.run("srun", *on_n1, "rm", "-r", "/tmp/talkies-cache", user="bob")
+    cluster.run(*srun, "rm", "-r", "/tmp/talkies-cache", user="bob")
 
 
 def test_two_builds_are_equal(meanwhile):
