@@ -107,8 +107,9 @@ def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program
     assert needed in run.snakemake("-n", ok=False)
     run = folder(cluster, program, "single", ONE, image=address, gpu_mem_mb=20_000)
     assert f"{PAIRS} to make" in run.snakemake("-n")
+    earlier = {job["id"] for job in cluster.jobs()}
     process = run.while_animating()
-    jobs = [job for job in cluster.jobs() if job["user"] == "ada" and "animate" in job["name"]]
+    jobs = [job for job in cluster.jobs() if job["id"] not in earlier and "animate" in job["name"]]
     assert all("gres/gpu" in job["tres"] + job["tres_node"] for job in jobs), jobs
     assert {job["node"] for job in jobs} <= {"n2", ""}, "that of 40 GB"
     assert jobs
