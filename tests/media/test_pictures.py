@@ -151,9 +151,9 @@ def test_nothing_is_opened_but_the_file_given(tmp_path: Path, picture: Path) -> 
     link.symlink_to(picture)
     with link.open("rb") as file:
         link.unlink()
-        size, shared = pictures._decoder.decode(link, file)
+        answer, shared = pictures._decoder.decode(link, file, 0)
     os.close(shared)
-    assert list(size) == [60, 40]
+    assert answer["size"] == answer["own"] == [60, 40]
 
 
 @pytest.mark.parametrize("start", [(), ("-I",)])

@@ -102,11 +102,20 @@ def crop_picture(
     Of several faces the largest counts, or the one asked for. Without any, the centre is cut and a warning given.
     Raises InputError for a box outside the picture, and where there are fewer faces than the number asked for.
     """
-    height, width = image.shape[:2]
-    faces = find_faces(image) if is_face(request) else None
-    chosen = _choose(request, faces, [w * h for _, _, w, h in faces], os.fspath(name)) if faces else None
-    crop = _crop(request, chosen, None if faces is None else len(faces), width, height, os.fspath(name))
+    crop = find_picture_crop(image, request, (image.shape[1], image.shape[0]), name=name)
     return resize(cut(image, crop.box), size), crop
+
+
+def find_picture_crop(
+    image: Frame, request: Request, own: tuple[int, int], *, name: str | os.PathLike[str]
+) -> Crop:
+    """Return how `crop_picture` cuts a picture of this width and height, by a look at a copy that may be smaller."""
+    (width, height), factor = own, own[0] / image.shape[1]
+    faces = None
+    if is_face(request):
+        faces = [(x * factor, y * factor, w * factor, h * factor) for x, y, w, h in find_faces(image)]
+    chosen = _choose(request, faces, [w * h for _, _, w, h in faces], os.fspath(name)) if faces else None
+    return _crop(request, chosen, None if faces is None else len(faces), width, height, os.fspath(name))
 
 
 def find_crop(
@@ -210,6 +219,11 @@ def grow(face: Face, width: int, height: int) -> Box:
     x, y, w, h = face
     side = max(1, round(max(w, h) * (1 + 2 * GROWTH)))
     return fit(x + w / 2, y + h / 2, side, width, height)
+
+
+def scaled(box: Box, factor: float) -> Box:
+    """Return a box in the pixels of a copy of the picture that is so much larger."""
+    return Box(round(box.x * factor), round(box.y * factor), max(1, round(box.side * factor)))
 
 
 def overlap(a: Face, b: Face) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -267,9 +268,13 @@ def _sorted(finding: Finding, preset: Preset | None, faceless: bool = False) -> 
 
 
 def _look_at_picture(item: Item) -> tuple[dict[str, Any], Frame]:
-    picture = media.read_picture(item.file)
-    square, cut = crop.crop_picture(picture, item.crop, name=item.file)
-    return {"width": picture.shape[1], "height": picture.shape[0], "crop": cut.to_dict()}, square[None]
+    picture, own = media.read_smaller(item.file, crop.DETECT_SIDE)
+    cut = crop.find_picture_crop(picture, item.crop, own, name=item.file)
+    needed = min(max(own), math.ceil(max(own) * FILM_SIZE / cut.box.side))
+    if max(picture.shape[:2]) < needed:  # the crop is a small part of it
+        picture, _ = media.read_smaller(item.file, needed)
+    square = crop.resize(crop.cut(picture, crop.scaled(cut.box, picture.shape[1] / own[0])), FILM_SIZE)
+    return {"width": own[0], "height": own[1], "crop": cut.to_dict()}, square[None]
 
 
 def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
@@ -286,7 +291,7 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
     faces: list[list[crop.Face]] = []
     cut = crop.follow(clip, frames, item.crop, faces)
-    box = crop.Box(round(cut.box.x * scale), round(cut.box.y * scale), max(1, round(cut.box.side * scale)))
+    box = crop.scaled(cut.box, scale)
     facts = {
         "width": clip.width,
         "height": clip.height,
