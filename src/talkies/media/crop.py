@@ -106,9 +106,7 @@ def crop_picture(
     return resize(cut(image, crop.box), size), crop
 
 
-def find_picture_crop(
-    image: Frame, request: Request, own: tuple[int, int], *, name: str | os.PathLike[str]
-) -> Crop:
+def find_picture_crop(image: Frame, request: Request, own: tuple[int, int], *, name: str | os.PathLike[str]) -> Crop:
     """Return how `crop_picture` cuts a picture of this width and height, by a look at a copy that may be smaller."""
     (width, height), factor = own, own[0] / image.shape[1]
     faces = None

@@ -37,6 +37,18 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class FaceParts:
+    """Which keypoints are parts of a face. cheeks: left and right in the picture. lids, lips: the upper, the lower."""
+
+    forehead: int
+    chin: int
+    nose: int
+    cheeks: tuple[int, int]
+    lids: tuple[tuple[int, int], tuple[int, int]]
+    lips: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Preset:
     """A network's hyper-parameters in the shape of the original's yaml, and what its pictures look like.
 
@@ -45,7 +57,8 @@ class Preset:
     packaged: which of the weights in the package are its own, "all" or one of the two networks; None: none of them.
     photographs: the preset of a second network, which takes the first one's place for photographs, or None.
     reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for any way.
-    openings: lids and lips among its keypoints, where these are known. mirror: which keypoint each is in a mirrored
+    openings: lids and lips among its keypoints, where these are known. parts: its keypoints' places in a face, or None
+    where these are not known. mirror: which keypoint each is in a mirrored
     picture, where they are the mean over several looks, or None. recipe: raised by hand when the same weights
     come to make other films; it goes into their keys.
     """
@@ -59,6 +72,7 @@ class Preset:
     photographs: Preset | None = None
     reach: float | None = None
     openings: tuple[Opening, ...] = ()
+    parts: FaceParts | None = None
     mirror: tuple[int, ...] | None = None
     recipe: int = 1
 
@@ -140,6 +154,7 @@ _DEMO_OPENINGS = (
 )
 
 
+_DEMO_PARTS = FaceParts(forehead=3, chin=0, nose=4, cheeks=(1, 2), lids=(_LEFT_EYE, _RIGHT_EYE), lips=(13, 14))
 _DEMO_MIRROR = (0, 2, 1, 3, 4, 6, 5, 9, 10, 7, 8, 12, 11, 13, 14, 16, 15, 17, 18)
 
 
@@ -159,7 +174,7 @@ def frame_bytes(side: int, itemsize: int) -> int:
 
 
 def _demo(name: str, parameters: dict[str, Any], packaged: Any, **more: Any) -> Preset:
-    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "recipe": 3}
+    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "parts": _DEMO_PARTS, "recipe": 3}
     return Preset(name, 256, "face", None, parameters, packaged, **(usual | more))
 
 
