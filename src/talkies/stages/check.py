@@ -267,13 +267,14 @@ def look(item: Item) -> Look:
     return item, facts, crops, _jpeg(crops[0])
 
 
-def found_in(item: Item, preset: Preset | None) -> Finding:
+def found_in(item: Item, preset: Preset | None, faceless: bool = False) -> Finding:
     """Look at one file alone; return what was seen, the worst problem first.
 
-    preset: of the network that is to animate it, None for another program. Poses are not compared.
+    preset: of the network that is to animate it, None for another program. faceless: a driving video in which no face
+    is seen is taken too. Poses are not compared.
     """
     _, facts, _, thumb = look(item)
-    return _sorted(Finding(item, facts, thumb), preset)
+    return _sorted(Finding(item, facts, thumb), preset, faceless)
 
 
 def _sorted(finding: Finding, preset: Preset | None, faceless: bool = False) -> Finding:
