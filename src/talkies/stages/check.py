@@ -305,7 +305,7 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
     faces: list[list[crop.Face]] = []
-    cut = crop.follow(clip, frames, item.crop, faces)
+    cut = crop.follow(clip, frames, item.crop, faces, quick=True)
     box = crop.scaled(cut.box, scale)
     facts = {
         "width": clip.width,
