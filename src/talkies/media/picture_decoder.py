@@ -121,8 +121,7 @@ def decode(file: BinaryIO, side: int = 0) -> tuple[tuple[int, int], tuple[int, i
                 raise InputError("", fault)
             _allow(SECONDS + SECONDS_A_MEGAPIXEL * math.prod(opened.size) / 1e6)
             own = opened.size
-            least = [math.ceil(length * side / max(own)) for length in own]
-            shrunk = side and opened.draft(None, (least[0], least[1]))
+            shrunk = side and opened.draft(None, (side, 1) if own[0] >= own[1] else (1, side))
             _load(opened)
             profile = opened.info.get("icc_profile")
             try:

@@ -432,8 +432,8 @@ def _warn_of_first_frames(plan: Plan, findings: dict[str, Finding], weights: str
         advice = "let it begin where the eyes are open, the mouth is shut and the head is straight, by start"
         if first["better"] is not None:
             at = float(Fraction(item.start or 0) + first["better"] / Fraction(facts["rate"]))
-            better = f"best_frame: {first['better']}"
-            advice = f"count from a better one, {better}, or begin there, start: {at:.2f}{_in_files(item, better)}"
+            better = f"{{{item.file_name}: {{best_frame: {first['better']}}}}}"
+            advice = f"in config.yaml, files: {better} counts from a better one, {{start: {at:.2f}}} begins there"
         findings[take].problems.append(Problem(DOUBTFUL, text, advice))
 
 
