@@ -80,7 +80,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_files_bytes_are_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a power cut a name shows the whole file or the one before it: bytes first, then the name, then the folder."""
+    """A power cut leaves the whole file or the one before it: bytes first, then the name, then the folder."""
     told: list[tuple[str, str]] = []
     fsync, replace = os.fsync, Path.replace
 
