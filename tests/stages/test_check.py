@@ -71,7 +71,10 @@ def test_a_good_picture_and_clip_are_told_with_what_was_seen(looked: RunFolder) 
         ("small", ["look small: ", "pixels become 256", "larger copy"]),
         ("blurred", ["look blurred", "sharper"]),
         ("two", ["note 2 faces: the largest is taken", "face:left"]),
-        ("turned", ["note no sound", "look head turned in its first frame", "files: {turned.mp4: {best_frame: "]),
+        (
+            "turned",
+            ["note no sound", "look mouth open, head turned in its first frame", "files: {turned.mp4: {best_frame: "],
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(looked: RunFolder, name: str, words: list[str]) -> None:

@@ -389,26 +389,25 @@ def _poses(network: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
 def _look_at_first_frame(
     network: FirstOrderModel, item: Item, facts: dict[str, Any], poses: list[list[list[float]]]
 ) -> dict[str, Any]:
-    """Return what stands against counting motion from a take's first frame, and the number of a better one, or None.
+    """Return what stands against counting motion from a take's first frame, and the number of a better one.
 
-    What the looks tell is looked at again in the very frame: of quick looks some show the frame before.
+    Nothing where no better one is seen: then the keypoints may be wrong. What the looks tell is looked at again in the
+    very frame: of quick looks some show the frame before.
     """
     import numpy as np
 
     seen = [look for look, is_seen in enumerate(facts["faces_seen"]) if is_seen]
-    values = np.array(poses)
-    usual = Usual.of(values[seen], network.preset.parts) if network.preset.parts and 0 in seen else None
-    faults: list[str] = []
-    with suppress(InputError):  # what can't be read of it has been said
-        if usual and usual.faults(values[0]):
+    values, parts = np.array(poses), network.preset.parts
+    usual = Usual.of(values[seen], parts) if parts and 0 in seen and not facts["crop"]["warning"] else None
+    if usual and usual.faults(values[0]):
+        with suppress(InputError):  # what can't be read of it has been said
             faults = usual.faults(_pose_of_frame(network, item, facts, 0))
-        if usual and faults:
             each = Fraction(facts["rate"]) / Fraction(facts["sampled_rate"])
             good = [round(look * each) for look in seen[1:] if usual.is_well(values[look])]
-            for number in good[:TRIES]:
+            for number in good[:TRIES] if faults else []:
                 if usual.is_well(_pose_of_frame(network, item, facts, number)):
                     return {"faults": faults, "better": number}
-    return {"faults": faults, "better": None}
+    return {"faults": [], "better": None}
 
 
 def _pose_of_frame(network: FirstOrderModel, item: Item, facts: dict[str, Any], number: int) -> NDArray[np.float64]:
@@ -426,14 +425,12 @@ def _warn_of_first_frames(plan: Plan, findings: dict[str, Finding], weights: str
     for take in {take for _, take in compared(plan)} & findings.keys():
         item, facts = findings[take].item, findings[take].facts
         first = facts["first_frame"][weights]
-        if not first["faults"]:
+        if first["better"] is None:
             continue
         text = f"{', '.join(first['faults'])} in its first frame, from which motion is counted"
-        advice = "let it begin where the eyes are open, the mouth is shut and the head is straight, by start"
-        if first["better"] is not None:
-            at = float(Fraction(item.start or 0) + first["better"] / Fraction(facts["rate"]))
-            better = f"{{{item.file_name}: {{best_frame: {first['better']}}}}}"
-            advice = f"in config.yaml, files: {better} counts from a better one, {{start: {at:.2f}}} begins there"
+        at = float(Fraction(item.start or 0) + first["better"] / Fraction(facts["rate"]))
+        better = f"{{{item.file_name}: {{best_frame: {first['better']}}}}}"
+        advice = f"in config.yaml, files: {better} counts from a better one, {{start: {at:.2f}}} begins there"
         findings[take].problems.append(Problem(DOUBTFUL, text, advice))
 
 
