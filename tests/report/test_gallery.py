@@ -478,11 +478,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Serve a folder as a web server does; give the address of its page."""
+    """Serve a folder as a web server does; give its address."""
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/index.html"
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
@@ -610,12 +610,17 @@ class TestPage:
         names = [f"{driving}/br\"u'no & co.mp4" for driving in ("<script>alert(1)", "otto 100%? #2")]
         films = {name: (page.parent / name).read_bytes() for name in names}
         assert self.fetch_chosen(browser, tmp_path / "copied") == films
+        before = list(browser.requests)
         with serving(page.parent) as address:  # another origin, with stars of its own
-            browser.open(address)
+            browser.open(f"{address}/index.html")
             cards(browser)
             for number in (1, 3):
                 browser.run(f"[...document.querySelectorAll('.star:not(.pill)')][{number}].click()")
             assert self.fetch_chosen(browser, tmp_path / "fetched") == films
+            browser.open(page)
+        asked = browser.requests[len(before) :]
+        assert all(url.startswith((f"{address}/", "file:", "data:", "blob:")) for url in asked), "of the server alone"
+        browser.requests[:] = before
         elsewhere = page.parent / "elsewhere" / "index.html"
         elsewhere.parent.mkdir()
         elsewhere.write_text(page.read_text())
