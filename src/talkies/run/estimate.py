@@ -116,7 +116,8 @@ def _mosaic_frames(plan: Plan) -> int:
 def rates(settings: Mapping[str, Any], receipts: Receipts, *, on_cluster: bool) -> dict[str, float]:
     """Return the expected frames a second of each engine of the settings.
 
-    This is `frames_per_second` of config.yaml, else the median of a few finished films by the same engine, preset and kind of device, else FRAMES_PER_SECOND. A film's time includes opening and closing it, so short films count as slow.
+    This is `frames_per_second` of config.yaml, else the median of a few finished films by the same engine, preset and
+    kind of device, else FRAMES_PER_SECOND. A film's time includes opening and closing it, so short films count as slow.
     """
     if settings["frames_per_second"]:
         return dict.fromkeys(settings["engines"], settings["frames_per_second"])

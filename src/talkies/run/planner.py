@@ -188,7 +188,7 @@ def start_run(plan: Plan) -> None:
                 raise TalkiesError(f"a worker of an earlier run is still at work ({alive[0]}): wait for it or stop it")
     results = Path(plan.settings["results"])
     try:
-        results.mkdir(parents=True, exist_ok=True)  # before the jobs: a folder that does not exist can't be bound into an image
+        results.mkdir(parents=True, exist_ok=True)  # before the jobs: an image can bind only folders that exist
     except OSError as error:
         raise TalkiesError(
             f"config.yaml: results: can't make {printable(results)} ({error.strerror}): name another folder"

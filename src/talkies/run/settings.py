@@ -146,7 +146,7 @@ def _copied(value: Any, key: tuple[Any, ...], left: list[int]) -> Any:
     if isinstance(value, str | bool):
         return value
     if isinstance(value, int | float):
-        # `nan` is not equal to itself; Python refuses to print very long numbers.
+        # A comparison with `nan` is false, and Python refuses to print very long numbers.
         if not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
             shown = f"{value}" if isinstance(value, float) else "so large a number"
             raise TalkiesError(f"config.yaml: {_dotted(key)}: {shown} can't be used: give an ordinary number")

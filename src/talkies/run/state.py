@@ -112,8 +112,7 @@ class _Look:
         return isinstance(record, dict) and (record.get("size"), record.get("mtime_ns")) == found
 
     def _is_carried(self, shard: str, name: str, *, bare: bool = False) -> bool:
-        """Return whether the talkie's pictures are right (or the plain square is), so that only sound or tags
-        differ."""
+        """Return whether the talkie already shows the wanted pictures (bare: the square alone), under any sound."""
         facts = self.receipts.read("remux", shard).done.get(name)
         wanted = self.specs.film(name) if bare else self.specs.shown(name)
         return isinstance(facts, dict) and facts.get("shows") == wanted and self._stands(name, facts)
