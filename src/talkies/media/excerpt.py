@@ -1,4 +1,4 @@
-"""A clip's excerpt as a film of its own: a segment, cut to a square, scaled, mirrored, with its sound."""
+"""An excerpt of a clip as a film: a segment, cropped to a square, scaled, mirrored, with its sound."""
 
 from __future__ import annotations
 

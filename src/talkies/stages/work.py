@@ -182,7 +182,8 @@ def _answer(bench: Bench, result: Receipt, specs: Specs, item: str, outcome: Out
 
 
 def _save(bench: Bench, result: Receipt, name: str) -> None:
-    """Write the receipt, with what older ones tell of items that the plan has not now, and remove those."""
+    """Write the receipt, with older receipts' entries of items that are not in the plan now, and remove the older
+    ones."""
     before = receipts.Receipts().read(bench.stage.name, bench.shard)
     for item, spec in before.asked.items():
         if item not in result.asked:
@@ -203,7 +204,7 @@ def holding(shard: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
-    """Hold the shard's lock, see that no killed worker's parts stay, and give the bench its scratch folder."""
+    """Hold the shard's lock, remove killed workers' leftovers, and give the bench its scratch folder."""
     with holding(bench.shard):
         sweep(films)
         try:
@@ -214,7 +215,7 @@ def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
 
 
 def sweep(films: Sequence[Path]) -> None:
-    """Remove the temporary files of these films, their records and their encoder's, wherever a worker died."""
+    """Remove the temporary files that killed workers left of these films, records and encoders."""
     names: dict[Path, set[str]] = {}
     for film in films:
         record = Recorded(film).record_path
@@ -229,17 +230,17 @@ def sweep(films: Sequence[Path]) -> None:
 
 
 def since(began: float) -> float:
-    """Return the seconds since a monotonic time, as records and journals tell them."""
+    """Return the seconds since a monotonic time, rounded for records and journals."""
     return round(time.monotonic() - began, 3)
 
 
 def flipped(take: Any) -> dict[str, bool]:
-    """Return what a record tells of a mirrored take."""
+    """Return the record's entry of a mirrored take."""
     return {"flip": True} if take.flip else {}
 
 
 def _noting(engine: Opener, journal: Journal, shard: str) -> Opener:
-    """Return the same, with a note in the journal of how long a first call took: the model is loaded then."""
+    """Return the function, with a journal entry of how long a first call took: it loads the model."""
     loaded: dict[str, Engine] = {}
 
     def load(name: str, within: Path | None) -> Engine:
