@@ -1,4 +1,4 @@
-"""The command that serves a page on which one picture and one driving video are tried."""
+"""`talkies app`: serves a page on which users try one picture and one driving video."""
 
 from __future__ import annotations
 

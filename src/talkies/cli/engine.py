@@ -1,4 +1,4 @@
-"""Commands about engines: the known ones, and one film by any of them."""
+"""`talkies engine`: list the known engines, show one, or make one film with any of them."""
 
 from __future__ import annotations
 
