@@ -22,7 +22,7 @@ class InputError(TalkiesError):
 
 
 class Stopped(BaseException):
-    """The process was asked to stop (SIGTERM, SIGINT); the unfinished pair was discarded.
+    """The process was asked to stop (SIGTERM, SIGINT, the end of its job's time); the unfinished pair was discarded.
 
     Like KeyboardInterrupt it does not derive from Exception, because libraries (a decoder, a log handler) catch every
     Exception and go on.

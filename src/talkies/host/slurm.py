@@ -6,6 +6,7 @@ is known.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import threading
@@ -92,7 +93,8 @@ WORDS = (
     (Cause.NODE, r"^(?:slurmstepd|srun).*DUE TO NODE FAIL"),
     (Cause.PREEMPTED, r"^(?:slurmstepd|srun).*DUE TO (?:JOB )?(?:PREEMPTION|REQUEUE)"),
     (Cause.CANCELLED, r"^slurmstepd.*\*\*\* JOB \d+ ON .* CANCELLED AT"),
-    (Cause.TIME, r"^talkies: error: stopped by SIGTERM"),  # sent by the profile's --signal, before the time was over
+    (Cause.TIME, r"^talkies: error: stopped before the job's time was over"),
+    (Cause.CANCELLED, r"^talkies: error: stopped by SIGTERM"),
     (Cause.ITSELF, r"^talkies: error: (?P<said>.*)"),
     # Snakemake's words; a worker that ends by itself says why.
     (Cause.KILLED, r"^\s*\(command exited with non-zero exit code\)"),
@@ -113,6 +115,14 @@ class Failure:
         shard = self.receipt.partition(".")[0]
         why = self.said or self.cause.value
         return f"{self.stage} {shard}: SLURM job {self.job} failed: {printable(why)}: {REMEDIES[self.cause]}"
+
+
+def seconds_left() -> float | None:
+    """Return the seconds left of the SLURM job that this process is in; None outside of a job."""
+    try:
+        return float(os.environ["SLURM_JOB_END_TIME"]) - time.time()
+    except (KeyError, ValueError):
+        return None
 
 
 def cause_of(log: str) -> tuple[Cause, str] | None:
