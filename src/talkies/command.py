@@ -469,7 +469,9 @@ def retimed(film: media.Clip, frames: int, rate: Fraction) -> tuple[Iterator[Fra
     rates. A film that lasts as long, within a frame, is sampled by time. InputError for any other.
     """
     if abs(film.frames - frames) <= 1:
-        said = None if film.frames == frames else f"{film.frames} frames of {frames}: the last one is mended"
+        said = (
+            None if film.frames == frames else f"{film.frames} frames of {frames}: the last one is repeated or left out"
+        )
         return _exactly(media.read_frames(film), frames), said
     lasts, asked = film.frames / film.rate, frames / rate
     if abs(lasts - asked) <= 1 / min(film.rate, rate):

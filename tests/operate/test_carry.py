@@ -86,7 +86,7 @@ def test_what_an_engine_needs_goes_with_it(laptop: Staged, tmp_path: Path) -> No
     said = laptop.stage("push", str(there))
     assert {"other.sif", "w.pth", "loops/batch.py"} <= files(there)
     assert not (there / "loops/__pycache__").exists()
-    assert f"engine other: binds: {tmp_path}/models lies outside the run folder and is not carried" in said
+    assert f"engine other: binds: {tmp_path}/models is outside the run folder and is not carried" in said
     assert "push: 0 files carried" in laptop.stage("push", str(there))
     (laptop.path / "musetalk.sif").touch()
     laptop.configure(engine="musetalk")
@@ -163,7 +163,7 @@ def test_what_lies_elsewhere_is_told(laptop: Staged, tmp_path: Path) -> None:
     (laptop.path / "images").rename(tmp_path / "pictures")
     laptop.configure(images=str(tmp_path / "pictures"))
     said = laptop.stage("push", str(tmp_path / "there"))
-    assert f"images: {tmp_path}/pictures lies outside the run folder and is not carried" in said
+    assert f"images: {tmp_path}/pictures is outside the run folder and is not carried" in said
     assert not (tmp_path / "there/images").exists()
 
 
@@ -305,7 +305,7 @@ def test_what_was_damaged_on_the_way_is_named(laptop: Staged, cluster: RunFolder
         (["push", "hpc:"], "hpc:: name a folder of the run's own: HOST:DIR"),
         (["push", "hpc:~"], "name a folder of the run's own"),
         (["push", "hpc:$SCRATCH/x"], "give the path itself: ssh HOST 'echo $SCRATCH' tells it"),
-        (["push", "nohost:x"], "nohost: no connection (ssh's own words stand above): try `ssh nohost`"),
+        (["push", "nohost:x"], "nohost: no connection (see ssh's message above): try `ssh nohost`"),
         (["pull", "hpc:x"], "hpc:x: there is no folder results yet: run snakemake there first"),
     ],
 )

@@ -100,7 +100,7 @@ def build(studio: Studio, root: str) -> gr.Blocks:
                 folder = gr.Textbox(
                     "." if Path("config.yaml").exists() else "portraits",
                     label="Run folder",
-                    info=f"in {Path.cwd()}; made where there is none",
+                    info=f"in {Path.cwd()}; made if it does not exist",
                     max_length=100,
                     elem_id="folder",
                 )

@@ -46,7 +46,7 @@ def add(choices: Choices, folder: Path) -> list[str]:
     config = read(folder / CONFIG)
     text = (folder / CONFIG).read_text(encoding="utf-8")
     if config.get("pairs"):
-        raise TalkiesError(f"{printable(folder / CONFIG)}: its pairs stand in a table: write a line into it")
+        raise TalkiesError(f"{printable(folder / CONFIG)}: its pairs are in a table: write a line into it")
     if not fresh:
         _check_engine(choices, config, folder / CONFIG)
     places = [folder / config.get(key, usual) for key, usual in (("images", PICTURES), ("driving", VIDEOS))]

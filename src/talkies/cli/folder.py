@@ -56,7 +56,7 @@ def add_commands(commands: Commands) -> None:
         "--watch", type=seconds, nargs="?", const=Fraction(10), metavar="S", help="again every S seconds (10)"
     )
     commands.add("verify", verify, "Check every film of the run against its record; snakemake makes wrong ones again.")
-    again = commands.add("forget", forget, "Have pairs made anew by the next snakemake.")
+    again = commands.add("forget", forget, "Let the next snakemake make pairs again.")
     again.add_argument(
         "pairs", nargs="*", metavar="PAIR", help="driving/image[@variant], or driving/ for a whole video"
     )
@@ -236,7 +236,7 @@ def forget(chosen: argparse.Namespace) -> None:
     if not chosen.pairs and not chosen.failed:
         raise TalkiesError("name the pairs to forget (driving/image, or driving/ for all of a video), or give --failed")
     names = upkeep.forget(*current_plan(), chosen.pairs, failed=chosen.failed)
-    print(f"{counted(len(names), 'pair')} forgotten: the next snakemake makes them anew")
+    print(f"{counted(len(names), 'pair')} forgotten: the next snakemake makes them again")
 
 
 def clean(chosen: argparse.Namespace) -> None:

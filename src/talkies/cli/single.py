@@ -60,7 +60,7 @@ def add_commands(commands: Commands) -> None:
     get.add_argument("--from", dest="source", type=web_address, metavar="URL", help="this link alone, e.g. a mirror")
     get.add_argument("--to", type=Path, metavar="FILE", help="default: in $TALKIES_WEIGHTS, else in your cache folder")
     get.add_argument("--sha256", type=sha256, metavar="X", help="what the file that comes must have")
-    get.add_argument("--convert", action="store_true", help="leave safetensors of what the network uses of it")
+    get.add_argument("--convert", action="store_true", help="keep only what the network uses, as safetensors")
     get.set_defaults(run=fetch_weights)
     show = actions.add_parser("show", help="print the digest of the weights and the presets they fit")
     show.add_argument("file", type=Path)

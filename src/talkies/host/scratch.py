@@ -78,7 +78,7 @@ def find_place(wanted: str | None, *, say: Callable[[str], object] = log.info) -
     if system is None or _unusable(Path(system)):
         return None
     if file_system(Path(system)) in MEMORY:
-        say(f"{system} lies in memory and is passed over: unfinished films lie beside their place")
+        say(f"{system} lies in memory and is passed over: unfinished films are written beside their final place")
         return None
     return Place(Path(system).resolve(), SYSTEMS, chosen=False)
 

@@ -110,7 +110,7 @@ SHAPES = {"int": int, "bool": bool, "str": str, "Fraction": str, "str | None": (
 def _typed(kind: type, found: Mapping[str, Any]) -> dict[str, Any]:
     types = {each.name: str(each.type) for each in fields(kind)}
     if not fits(found, {name: SHAPES[each] for name, each in types.items() if each in SHAPES}):
-        raise ValueError("not what is told of a clip")
+        raise ValueError("not the facts of a clip")
     return {name: Fraction(value) if types.get(name) == "Fraction" else value for name, value in found.items()}
 
 

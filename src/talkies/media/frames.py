@@ -70,7 +70,7 @@ def read_frames(
     if end is not None:
         limit = min(limit, round((Fraction(end) - since) * rate))
     if limit <= 0:
-        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame: mend it")
+        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s has no frame: mend it")
     filters, width, height = _filters(clip, since, rate, limit, box, size)
     skipped = ["-skip_frame", skip] if skip else []
     threads = min(threads or available_threads(), THREADS)

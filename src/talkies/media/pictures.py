@@ -30,7 +30,7 @@ MAX_PIXELS = 120_000_000  # 120 MP: 360 MB as RGB
 MAX_PICTURE_BYTES = 1 << 30
 PATIENCE = 900  # seconds that a picture may take on a busy machine; its processor time has its own limit
 ANSWER_BYTES = 4096
-AGAIN = "save it anew with another program"
+AGAIN = "save it again with another program"
 
 
 def size_fault(width: int, height: int) -> str | None:

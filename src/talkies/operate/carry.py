@@ -127,7 +127,7 @@ def check_rsync(place: Place) -> None:
         *([(f"on {place.host}", place.run("rsync", "--version"))] if place.host else []),
     ):
         if done.returncode == 255 and where != "here":
-            raise TalkiesError(f"{place.host}: no connection (ssh's own words stand above): try `ssh {place.host}`")
+            raise TalkiesError(f"{place.host}: no connection (see ssh's message above): try `ssh {place.host}`")
         found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", done.stdout.decode(errors="replace"))
         if done.returncode or not found:
             raise TalkiesError(f"there is no usable rsync {where}: {INSTALL}")
@@ -181,7 +181,7 @@ def _rsync(place: Place, arguments: Sequence[str], names: Sequence[str] | None, 
         # 24: a file vanished meanwhile, as files of a running run do.
         if ended.returncode not in (0, 24):
             raise TalkiesError(
-                f"rsync ended with code {ended.returncode} (its own words stand above); call it again: it goes on"
+                f"rsync ended with code {ended.returncode} (see its message above): run this again, and it continues"
             )
         said = ended.stdout if dry else log.read_bytes() if log.exists() else b""
     return said.decode("utf-8", "surrogateescape").splitlines()
@@ -211,7 +211,7 @@ def inside(key: str, path: str | Path | None) -> str | None:
         return None
     below = os.path.relpath(path)
     if below.startswith(".."):
-        print(f"stage: {key}: {printable(path)} lies outside the run folder and is not carried: give it there yourself")
+        print(f"stage: {key}: {printable(path)} is outside the run folder and is not carried: give it there yourself")
         return None
     return below
 
@@ -347,7 +347,7 @@ def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, de
     if gone and delete and not dry:
         given = b"".join(name.encode() + b"\0" for name in gone)
         if place.run("sh", "-c", 'cd "$1" && xargs -0 rm -f --', "sh", place.folder, given=given).returncode:
-            raise TalkiesError(f"{place}: not all files could be removed (the words above say why): mend that there")
+            raise TalkiesError(f"{place}: not all files could be removed (see the message above): remove them there")
         for name in gone:
             del brought.files[name]
         brought.write(place)
@@ -379,7 +379,7 @@ def pull(place: Place, *, dry: bool) -> None:
     settings = config.load(Path("config.yaml"))
     results = os.path.relpath(settings["results"])
     if results.startswith(".."):
-        raise TalkiesError(f"config.yaml: results: {settings['results']} lies outside the run folder: fetch it by hand")
+        raise TalkiesError(f"config.yaml: results: {settings['results']} is outside the run folder: fetch it by hand")
     if place.run("test", "-d", f"{place.folder}/{results}").returncode:
         raise TalkiesError(f"{place}: there is no folder {printable(results)} yet: run snakemake there first")
     if rsync(place, "--dry-run", "--checksum", "--no-times", place.path("config.yaml"), "./config.yaml"):

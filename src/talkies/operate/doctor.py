@@ -199,7 +199,7 @@ def _engine(place: str) -> Iterator[Finding]:
             yield (
                 "MISSING",
                 "torch",
-                f"it does not work ({complaint or code}): install it anew: pip install 'talkies[engine]'",
+                f"it does not work ({complaint or code}): install it again: pip install 'talkies[engine]'",
             )
         elif place in ("image", "machine"):
             yield "MISSING", "torch", "not installed, and to animate here needs it: pip install 'talkies[engine]'"
@@ -265,7 +265,7 @@ def _slurm(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
         if place == "machine":
             yield "note", "SLURM", "not here: runs stay on this machine"
         elif place == "login":
-            yield "MISSING", "SLURM", "sbatch is here and sinfo is not: is its client whole? ask the admin"
+            yield "MISSING", "SLURM", "sbatch is here, but sinfo is missing: ask the administrator"
         else:
             yield "note", "SLURM", "its commands are not on this node, and jobs do not need them"
         return
@@ -319,7 +319,7 @@ def _accounts(wanted: Mapping[str, Any]) -> Iterator[Finding]:
                 f"config.yaml: slurm_account: {printable(name)} is none of yours ({', '.join(sorted(known))})",
             )
     else:
-        yield "note", "SLURM", f"whether account {', '.join(sorted(accounts))} is yours could not be asked"
+        yield "note", "SLURM", f"whether account {', '.join(sorted(accounts))} is yours could not be checked"
 
 
 def _user() -> str:
@@ -466,7 +466,7 @@ def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding
     for folder in folders:
         name = printable(folder)
         if folder.exists():
-            yield "ok", "folders", f"{name} lies outside the run folder; the workflow binds it into the image"
+            yield "ok", "folders", f"{name} is outside the run folder; the workflow binds it into the image"
         elif place == "image":
             yield "MISSING", "folders", f"{name} is not seen in the image: start it with --bind {name}"
         else:
@@ -493,7 +493,7 @@ def _disks(folder: Path, settings: Mapping[str, Any] | None) -> Iterator[Finding
         for text in said:
             yield "note", "scratch", text
         if place is None:
-            yield "note", "scratch", "none: unfinished films lie beside their place"
+            yield "note", "scratch", "none: unfinished films are written beside their final place"
             return
         kind = scratch.file_system(place.folder)
         free = shutil.disk_usage(place.folder).free

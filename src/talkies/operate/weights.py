@@ -326,7 +326,7 @@ def _here(path: Path, order: _Order) -> Fetched:
         weights = _weights(path, order.preset)
     except TalkiesError as error:
         said = f"{printable(path)}: {str(error).removeprefix(f'{printable(path)}: ')}"
-        raise TalkiesError(f"{said}. It lies where the weights belong: move it away, then fetch them") from None
+        raise TalkiesError(f"{said}. It is where the weights belong: move it away, then fetch them") from None
     with suppress(OSError):  # a folder of another user is only read
         note(path, path, sha256=digest, source=entry.get("source"), of=entry.get("of"))
     return Fetched(path, None, path.stat().st_size, digest, sums, weights)

@@ -193,7 +193,7 @@ def list_pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: M
         first = pairs.setdefault((driving, pair.stem), (pair, number))
         if first[0] is not pair:
             raise TalkiesError(
-                f"{_line(table, number)}: {printable(pair.name)} stands in line {first[1]} too: "
+                f"{_line(table, number)}: {printable(pair.name)} is in line {first[1]} too: "
                 "give one of them a variant name of its own"
             )
     return [pairs[name][0] for name in sorted(pairs)]

@@ -45,7 +45,7 @@ def choose(engine: Any, engines: Any) -> dict[str, dict[str, Any]]:
     engine, engines: as in config.yaml. Raises TalkiesError, which names the key.
     """
     if engines is not None and engine not in (None, FOMM):
-        raise TalkiesError("config.yaml: engine: stands beside engines: write it into that list, and take it away here")
+        raise TalkiesError("config.yaml: engine: is given besides engines: write it into that list, and remove it here")
     chosen: dict[str, dict[str, Any]] = {}
     for number, each in enumerate([engine or FOMM] if engines is None else engines):
         where = "config.yaml: engine" if engines is None else f"config.yaml: engines.{number}"

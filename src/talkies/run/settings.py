@@ -158,7 +158,7 @@ def _copied(value: Any, key: tuple[Any, ...], left: list[int]) -> Any:
     left[0] -= len(value)
     if left[0] < 0:
         raise TalkiesError(
-            f"config.yaml: {_dotted(key[:3])}: stands for over {MOST_VALUES:,} values (aliases of aliases?): "
+            f"config.yaml: {_dotted(key[:3])}: expands to over {MOST_VALUES:,} values (aliases of aliases?): "
             "give a plain value"
         )
     if isinstance(value, list):
@@ -250,7 +250,7 @@ def _shallow_loader() -> Any:
                 if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                     line = key.start_mark.line + 1
                     if key.value in seen:
-                        raise yaml.YAMLError(f"{key.value} stands twice, in lines {seen[key.value]} and {line}")
+                        raise yaml.YAMLError(f"{key.value} is given twice, in lines {seen[key.value]} and {line}")
                     seen[key.value] = line
             return super().construct_mapping(node, deep)
 

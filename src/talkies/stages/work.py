@@ -164,7 +164,7 @@ def _failed_above(bench: Bench, item: str) -> str | None:
             return receipt.failed[cause]
         if cause not in receipt.done:
             path = Folder.receipt(stage, bench.plan.receipt(stage, shard))
-            raise TalkiesError(f"{printable(path)}: tells nothing of {printable(cause)}: run snakemake again")
+            raise TalkiesError(f"{printable(path)}: has no entry of {printable(cause)}: run snakemake again")
     return None
 
 
