@@ -1,8 +1,8 @@
 """Runs a program to its end: passes on its output line by line, and leaves nothing of it running.
 
 `run` starts this file as a process of its own, the supervisor, which starts the program. Processes whose parents end
-become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it is told when we are gone (PR_SET_PDEATHSIG), even by
-SIGKILL. So it can end all of them: when the program ends, when we ask it to, and when we can no longer ask.
+become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it gets a signal when we end (PR_SET_PDEATHSIG), even
+by SIGKILL. So it can end all of them: when the program ends, when we ask it to, and when we can no longer ask.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 class _Told(BaseException):
-    """The supervisor was told to end."""
+    """The supervisor was asked to end."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -152,7 +152,7 @@ class Packets:
     facts: dict[str, str] = field(default_factory=dict)  # "tb", "media_type", "codec_id", "dimensions" …
     times: array[int] = field(default_factory=lambda: array("q"))  # presentation
     lengths: array[int] = field(default_factory=lambda: array("q"))
-    timeless: int = 0  # packets without presentation time; their decoding time stands in `times`
+    timeless: int = 0  # packets without presentation time; `times` has their decoding times
 
     @property
     def timebase(self) -> Fraction:
@@ -214,7 +214,7 @@ def _parse_streams(listing: str) -> list[Stream]:
 
 
 def why_not_a_film(path: Path, stderr: str) -> str:
-    """Return what a file is that ffmpeg can't open as a film, and what to do."""
+    """Return why ffmpeg can't open a file as a film, and what to do."""
     with open_regular(path) as file:
         head = file.read(512)
     if "not on whitelist" in stderr or "not in allowed" in stderr or head.lstrip().startswith(b"#EXTM3U"):

@@ -49,7 +49,7 @@ def write_excerpt(
 ) -> int:
     """Write an excerpt as H.264 at the clip's constant rate, with its sound, whole or not at all; return its frames.
 
-    parts: temporary names of the picture and of the whole, which may lie on another disk.
+    parts: temporary names of the silent film and of the film with sound, which may be on another disk.
     """
     picture = parts[0] or beside(target)
     try:

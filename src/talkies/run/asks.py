@@ -157,7 +157,7 @@ def film_of_program(
 
 
 def is_shown(pair: Pair, settings: Mapping[str, Any]) -> bool:
-    """Tell whether a talkie shows more than the animated square: the whole picture, or the square enlarged."""
+    """Return whether a talkie shows more than the animated square: the whole picture, or the square enlarged."""
     return bool(pair.paste_back or settings["upscale"])
 
 

@@ -115,7 +115,7 @@ class Console(LogHandlerBase):
         self._is_plain = _wants_all(settings)
         self._stages: dict[str, _Stage] = {}
         self._jobs: dict[int, tuple[str, str]] = {}  # stage and shard, by Snakemake's number
-        self._ended: list[tuple[str, str, str]] = []  # command, how it ended, all that Snakemake said of it
+        self._ended: list[tuple[str, str, str]] = []  # command, how it ended, and Snakemake's message
         self._has_failed = False
         self._said: set[str] = set()
         self._words = self._progress = ""  # the last of the workers, the last of the run

@@ -114,7 +114,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
     try:
         entries = load_file(path)
-    except Exception as error:  # whatever a damaged file makes the parser raise
+    except Exception as error:  # the parser may raise anything for a damaged file
         raise TalkiesError(f"{printable(path)}: damaged or truncated safetensors file: copy it again") from error
     if not all(any(name.startswith(f"{network}.") for name in entries) for network in NETWORKS):
         raise TalkiesError(
@@ -134,7 +134,7 @@ def _read_pickle(path: Path) -> StateDict:
         raise TalkiesError(
             f"{name}: it holds something other than weights, or is damaged; nothing in it was run: {ASK}"
         ) from error
-    except Exception as error:  # whatever a damaged file makes the parser raise
+    except Exception as error:  # the parser may raise anything for a damaged file
         raise TalkiesError(f"{name}: damaged, or a download cut short: download it again") from error
     if not isinstance(content, Mapping):
         raise TalkiesError(f"{name}: holds a {type(content).__name__}, not a generator and a kp_detector: {ASK}")

@@ -79,7 +79,7 @@ def check_head(path: str | Path, preset: str) -> None:
     kind = kind_of(path)
     try:
         shapes = _shapes(path, kind)
-    except Exception as error:  # whatever a damaged file makes a parser raise
+    except Exception as error:  # a parser may raise anything for a damaged file
         raise TalkiesError(f"{printable(path)}: damaged, or a download cut short: get it again") from error
     missing = [network for network in NETWORKS if not any(key.startswith(f"{network}.") for key in shapes)]
     if missing:
@@ -115,7 +115,7 @@ def _is_common_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.endswith("data.pkl") for name in archive.namelist())
-    except Exception:  # a damaged zip; what it lacks is said on reading it
+    except Exception:  # a damaged zip; reading it reports the fault
         return False
 
 
