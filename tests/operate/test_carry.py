@@ -274,7 +274,7 @@ def test_a_transfer_that_broke_off_goes_on_where_it_was(laptop: Staged, cluster:
     large.write_bytes(os.urandom(8_000_000))
     cut = "import os\nleft = 3000000\nwhile left > 0 and (d := os.read(0, 65536)): left -= os.write(1, d)"
     program(laptop.bin, "ssh", SSH.replace('exec sh -c "$*"', f"sh -c \"$*\" | exec {sys.executable} -c '{cut}'"))
-    assert "call it again: it goes on" in laptop.stage("pull", "hpc:my run", ok=False)
+    assert "run this again, and it continues" in laptop.stage("pull", "hpc:my run", ok=False)
     assert not (laptop.path / "results/a/large.mp4").exists()
     partial = laptop.path / "results/a/.rsync-partial/large.mp4"
     assert 0 < partial.stat().st_size < 8_000_000
