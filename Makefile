@@ -1,4 +1,4 @@
-# make demo, make test: all that a fresh clone needs.
+# `make demo` and `make test` set up a new clone by themselves.
 #
 #   make demo PYTHON=python3.12                                   with this Python
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu    with the small PyTorch, without GPU libraries
@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 TORCH ?=
 TORCH_INDEX ?=
 
-# Which PyTorch: of requirements/torch.lock, whose digests pip compares, from PyPI or PyTorch's own index for processors.
-# Of another version (TORCH=torch==2.9.1) or another index no digest is known here: pip takes what it is given.
+# PyTorch is installed by the digests in requirements/torch.lock, from PyPI or PyTorch's own index for processors.
+# Another version (TORCH=torch==2.9.1) or index has no digests here and is installed without.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 LOCKED := $(if $(TORCH)$(filter-out $(CPU_INDEX),$(TORCH_INDEX)),,yes)
 PINNED := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/torch.lock)
@@ -19,20 +19,20 @@ FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 # Packages of ~/.local would hide what the lock installs.
 export PYTHONNOUSERSITE := 1
 
-# The system's python3 where it is new enough, else the newest that is.
+# The system's python3 if it fits, else the newest that does.
 fits = $(1) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] $(2))' 2>/dev/null
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	if $(call fits,$$p,<= (3, 13)); then echo $$p; exit; fi; done; if $(call fits,python3,); then echo python3; fi)
 
-# The stamp's name tells what was set up, so a second call is instant and any change sets up again.
+# The stamp's name identifies the set-up, so a second call is instant and any change sets up again.
 KEY := $(shell { cat requirements/*.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } 2>/dev/null | cksum | tr ' ' '-')
 STAMP := $(VENV)/.set-up-$(KEY)
 
-# What `talkies app` needs beside that, found by PYTHONPATH: it takes older versions of some packages.
+# Packages for `talkies app`, found by PYTHONPATH: it needs older versions of some packages.
 APP := $(VENV)/app
 APP_STAMP := $(VENV)/.set-up-app-$(shell cksum < requirements/app.lock | tr ' ' '-')
 
-# Tests share the cores: threads that spin while they wait would take them from each other.
+# Tests share the cores, so waiting threads must not spin.
 WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 SHARED := OMP_WAIT_POLICY=passive
 
@@ -46,19 +46,19 @@ demo: $(STAMP) ## set up, animate the examples, say where the gallery is
 	$(BIN)/snakemake
 	@echo; echo "Open the gallery in a browser:  $$(pwd)/results/index.html"
 
-app: $(APP_STAMP) ## set up, serve a page on which a picture and a clip are tried
+app: $(APP_STAMP) ## set up, serve a page on which you try one picture and one video
 	PYTHONPATH=$(APP) $(BIN)/talkies app
 
-test: $(STAMP) ## set up, run all tests but the slow ones
+test: $(STAMP) ## set up, run all tests except the slow ones
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not cluster"
 
-test-slow: $(STAMP) $(APP_STAMP) ## run the slow tests alone
+test-slow: $(STAMP) $(APP_STAMP) ## run only the slow tests
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "slow and not cluster"
 
-cluster-quick: $(STAMP) ## run the literal command on a real SLURM cluster, brought up for it (root, Debian's packages)
+cluster-quick: $(STAMP) ## run `snakemake --profile slurm` on a real SLURM, started for it (root, Debian's packages)
 	$(BIN)/python -m pytest -m "cluster and not slow"
 
-cluster-test: $(STAMP) ## the same, and everything that can go wrong there
+cluster-test: $(STAMP) ## the same, with everything that can go wrong there
 	scripts/testcluster/cluster.py check
 	$(BIN)/python -m pytest -m cluster
 
@@ -97,8 +97,8 @@ bench: $(STAMP) ## time the engine and the workflow, on a machine that does noth
 
 setup: $(STAMP) ## only set up
 
-# A wheel in a folder that pip is told of (PIP_FIND_LINKS) goes first. What PyTorch needs beside itself is in dev.lock; the
-# build of PyPI for Linux also brings libraries for NVIDIA cards, which that for processors does not ask for.
+# A wheel in a folder of PIP_FIND_LINKS comes first. PyTorch's requirements are in dev.lock; PyPI's build for Linux also
+# needs libraries for NVIDIA cards, which the build for processors does not.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 define torch_locked
 { test -z '$(FROM)' && $(PIP) install --quiet --no-index --require-hashes --no-deps -r requirements/torch.lock 2>/dev/null; } \
@@ -109,7 +109,7 @@ endef
 
 $(STAMP):
 	@$(call fits,$(PYTHON),) || { echo "talkies needs Python 3.11 or newer, $(or $(PYTHON),python3) is not: name one that is: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@# Scripts in a venv hold its path: one that was moved or copied here is made anew.
+	@# Scripts in a venv contain its path: if it was moved or copied here, make it again.
 	@if test -e $(BIN)/pip && ! grep -qF "$$(pwd)/" $(BIN)/pip; then rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Could not make $(VENV). On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
 	rm -f $(VENV)/.set-up-[0-9]*
@@ -123,7 +123,7 @@ $(APP_STAMP): $(STAMP)
 	$(PIP) install --quiet --require-hashes --target $(APP) -r requirements/app.lock
 	@touch $@
 
-lock: ## resolve the locks of requirements/ and containers/ anew (needs uv)
+lock: ## resolve the locks of requirements/ and containers/ again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides requirements/no-torch.txt --extra engine --extra dev --output-file requirements/dev.lock \

@@ -1,7 +1,7 @@
-# Talkies: every picture of a folder, moved by every driving video of another, with the video's own sound.
+# Talkies animates every picture of a folder with every driving video of another, with the video's sound.
 #
 # The workflow is in workflow/: prepare -> motion -> animate -> remux -> gallery, one file a stage under
-# workflow/rules/. What a run does stands in config.yaml.
+# workflow/rules/. Settings are in config.yaml.
 
 
 include: "workflow/Snakefile"

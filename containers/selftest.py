@@ -1,7 +1,7 @@
 #!/opt/talkies/bin/python
-"""Animate a drawn picture by a made clip, all the way, and look at the film: `talkies-selftest` in the image.
+"""Animate a drawn picture with a generated clip and check the film: `talkies-selftest` in the image.
 
-Writes to a temporary folder alone. Exit code 0 and one line when the image works, 1 and the reason otherwise.
+Writes only to a temporary folder. Exit code 0 and one line if the image works, 1 and the reason otherwise.
 """
 
 import subprocess

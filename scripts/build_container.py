@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build the image that jobs run in, for Apptainer and Singularity; keep its definition in step with the Dockerfile.
+"""Build the jobs' image for Apptainer and Singularity, and its definition from the Dockerfile.
 
     python scripts/build_container.py                       talkies-VERSION-cpu.sif, and the link talkies.sif to it
     python scripts/build_container.py --variant cu130       the same for NVIDIA GPUs, Turing to Blackwell
@@ -7,12 +7,12 @@
     python scripts/build_container.py --checkpoint vox-adv-256          with a preset's fetched weights inside
     python scripts/build_container.py --checkpoint own.safetensors      with weights of your own inside
     python scripts/build_container.py --check               build twice and compare the file systems' digests
-    python scripts/build_container.py --definition          only write containers/talkies.def anew
-    python scripts/build_container.py --context DIR         only lay out what `docker build` or `buildah` takes
+    python scripts/build_container.py --definition          only write containers/talkies.def
+    python scripts/build_container.py --context DIR         only make the context for `docker build` or `buildah`
 
-containers/Dockerfile is the one source; spython turns it into containers/talkies.def and calls the builder. It needs
-`pip install '.[containers]'`, apptainer (or singularity), and, as building does, root or a site's --fakeroot.
-config.yaml's `container: talkies.sif` finds the image by the link; to keep several, name one by its version there.
+spython turns containers/Dockerfile into containers/talkies.def and calls the builder. This needs `pip install
+'.[containers]'`, apptainer (or singularity), and root or --fakeroot. `container: talkies.sif` in config.yaml finds the
+image by the link; to keep several images, name one by its version there.
 
 For Docker and Podman:
 
@@ -40,13 +40,13 @@ LOCK, SELFTEST = CONTAINERS / "requirements.lock", CONTAINERS / "selftest.py"
 TORCH_LOCK = ROOT / "requirements/torch.lock"
 WEIGHTS = ROOT / "src/talkies/fomm/model/demo.safetensors"
 INDEXES = {name: f"https://download.pytorch.org/whl/{name}" for name in ("cpu", "cu126", "cu130")}
-"""Where each variant's PyTorch comes from; which cards it is for: talkies.fomm.device.VARIANTS."""
+"""The index of each variant's PyTorch; for its cards see talkies.fomm.device.VARIANTS."""
 VARYING = ".singularity.d/labels.json"
-"""The one file in which two builds differ: Apptainer writes the build's date into it."""
+"""The one file that differs between two builds: Apptainer writes the build's date into it."""
 
 
 class Failed(Exception):
-    """The build can't go on: the message says why, in a line."""
+    """The build failed; the message says why in one line."""
 
 
 def main() -> int:
@@ -67,7 +67,9 @@ def main() -> int:
     parser.add_argument("--base", metavar="IMAGE", help="another base: an address, a .sif or a root folder")
     parser.add_argument("--torch", metavar="REQUIREMENT", help="another PyTorch, e.g. torch==2.9.1")
     parser.add_argument("--torch-index", metavar="URL", help="where it comes from; '' for pip's own settings")
-    parser.add_argument("--bind", action="append", default=[], metavar="PATH", help="shown to the build: a mirror")
+    parser.add_argument(
+        "--bind", action="append", default=[], metavar="PATH", help="mount this path during the build: a mirror"
+    )
     parser.add_argument(
         "--compression", default="gzip", metavar="NAME", help="of the image (default: gzip, which all systems read)"
     )
@@ -104,17 +106,17 @@ def main() -> int:
 
 
 def make_definition() -> str:
-    """Return the Apptainer definition of the Dockerfile: spython's translation, with what it can't know put right."""
+    """Return the Apptainer definition of the Dockerfile: spython's translation, corrected."""
     from spython.logger import bot
     from spython.main.parse.parsers import DockerParser
     from spython.main.parse.writers import SingularityWriter
 
-    bot.level = 0  # it warns that `context` is not there: that is laid out only for a build
+    bot.level = 0  # it warns that `context` is missing, which is made only for a build
     parser = DockerParser(str(DOCKERFILE))
     (recipe,) = parser.recipe.values()
     arguments = parser.args
     recipe.fromHeader = "{{ BASE }}"
-    # In %post: arguments as Apptainer fills them in, not with the Dockerfile's defaults; no bare assignments of ENV.
+    # In %post: arguments as Apptainer fills them in, not with the Dockerfile's defaults, and no assignments of ENV.
     assigned = {*recipe.environ, *(f"{name}={value}" for name, value in arguments.items())}
     commands = [line for line in recipe.install if line.strip() and line not in assigned and not line.startswith("#")]
     recipe.install = [f'{name}="{{{{ {name} }}}}"' for name in arguments if name.startswith("TORCH")] + commands
@@ -157,7 +159,7 @@ def lay_out(folder: Path, chosen: argparse.Namespace) -> dict[str, str]:
     wheels = list(context.glob("talkies-*.whl"))
     if made.returncode or len(wheels) != 1:
         raise Failed(f"the wheel can't be made: {last_line(made.stderr)}")
-    # Modes as git has them, whatever the umask: they are copied into the image.
+    # Modes as in git, whatever the umask, since they are copied into the image.
     for path in (context, *context.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     given = {
@@ -174,7 +176,7 @@ def lay_out(folder: Path, chosen: argparse.Namespace) -> dict[str, str]:
 
 
 def weights_of(checkpoint: Path | None) -> tuple[Path, str]:
-    """Return the file of the weights in the image, and where in the context it lies; empty: in the package's wheel."""
+    """Return the file of the image's weights, and its name in the context; empty: in the package's wheel."""
     if checkpoint is None:
         return WEIGHTS, ""
     sys.path.insert(0, str(ROOT / "src"))
@@ -197,19 +199,19 @@ def weights_of(checkpoint: Path | None) -> tuple[Path, str]:
 
 
 def epoch_environment() -> dict[str, str]:
-    """Return the environment with SOURCE_DATE_EPOCH: as it is given, or the time of the last commit."""
+    """Return the environment with SOURCE_DATE_EPOCH: the given one, or the time of the last commit."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or git("log", "-1", "--format=%ct") or "1577836800"
     return {**os.environ, "SOURCE_DATE_EPOCH": epoch}
 
 
 def revision() -> str:
-    """Return the commit, marked where files differ from it; unknown outside a clone."""
+    """Return the commit, marked if files differ from it; unknown outside a clone."""
     commit = git("rev-parse", "HEAD")
     return f"{commit}{'-modified' if git('status', '--porcelain', '-uno') else ''}" if commit else "unknown"
 
 
 def git(*words: str) -> str:
-    """Return what git says about this clone, empty where it says nothing."""
+    """Return git's output in this clone; empty if there is none."""
     try:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
@@ -230,7 +232,7 @@ def last_line(text: str) -> str:
 
 
 def build_and_link(chosen: argparse.Namespace) -> None:
-    """Build the image under its name, and have the link talkies.sif lead to it."""
+    """Build the image under its name, and point the link talkies.sif to it."""
     with tempfile.TemporaryDirectory(prefix="talkies-build-") as name:
         arguments = lay_out(Path(name) / "build", chosen)
         inside = "-with-checkpoint" if chosen.checkpoint else ""
@@ -249,7 +251,7 @@ def build_and_link(chosen: argparse.Namespace) -> None:
 def check(chosen: argparse.Namespace) -> int:
     """Build twice, compare the file systems; return the exit code."""
     digests, files = [], []
-    os.environ.update(epoch_environment())  # a commit between the two is no difference of theirs
+    os.environ.update(epoch_environment())  # so that a commit between the two does not count
     with tempfile.TemporaryDirectory(prefix="talkies-build-") as name:
         for number in (1, 2):
             arguments = lay_out(Path(name) / "build", chosen)
@@ -268,7 +270,7 @@ def check(chosen: argparse.Namespace) -> int:
 
 
 def build(folder: Path, arguments: dict[str, str], image: Path, chosen: argparse.Namespace) -> None:
-    """Build the definition laid out in `folder` into an image, through spython's client."""
+    """Build the definition in `folder` into an image, with spython's client."""
     from spython.main import get_client
 
     if not (shutil.which("singularity") or shutil.which("apptainer")):
@@ -285,7 +287,7 @@ def build(folder: Path, arguments: dict[str, str], image: Path, chosen: argparse
     image = image.absolute()
     part = image.with_name(f".{image.name}.{os.getpid()}.part")
     here, environment = Path.cwd(), dict(os.environ)
-    os.environ.update(epoch_environment())  # mksquashfs takes the files' times back to it
+    os.environ.update(epoch_environment())  # mksquashfs sets the files' times to it
     os.chdir(folder)  # the definition names the files beside it
     try:
         made = get_client().build(DEFINITION.name, str(part), sudo=False, options=options)
@@ -300,9 +302,9 @@ def build(folder: Path, arguments: dict[str, str], image: Path, chosen: argparse
 
 
 def file_system_digest(image: Path) -> str:
-    """Return the sha256 of an image's file system: names, modes, owners, times, contents; but for the build's date.
+    """Return the sha256 of an image's file system: names, modes, owners, times, contents; without the build's date.
 
-    Two images with the same one run the same; the files themselves differ by their header (an id, times).
+    Images with the same digest are the same inside; the files themselves differ in their header (an id, times).
     """
     listing = subprocess.run(["apptainer", "sif", "list", str(image)], capture_output=True, text=True).stdout
     partition = re.search(r"\|(\d+)-\d+\s*\|FS \(Squashfs", listing)

@@ -3,9 +3,9 @@
 
     python scripts/lock_torch.py torch==2.13.0        (`make lock` calls it; it needs uv and the network)
 
-torch.lock takes the digests as the indexes tell them: PyPI's, and those of PyTorch's own index for processors. Where
-that one can't be reached, the digests that are there for the same version stay. gpu.lock is what `uv pip compile` finds
-that PyTorch of PyPI needs on Linux beyond requirements/dev.lock.
+torch.lock gets the digests of two indexes: PyPI, and PyTorch's own for processors. If that one can't be reached, its
+digests in the lock stay, if they are for the same version. gpu.lock has what PyPI's PyTorch needs on Linux in addition
+to requirements/dev.lock, as `uv pip compile` finds it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def digests_of(page: str, version: str) -> dict[str, str]:
 
 
 def known(lock: Path, version: str, index: str) -> dict[str, str]:
-    """Return the digests that a lock of the same version has from an index."""
+    """Return an index's digests in a lock for the same version."""
     text = lock.read_text() if lock.exists() else ""
     if f"torch=={version} " not in text:
         return {}

@@ -3,9 +3,9 @@
     python scripts/make_examples.py [--astronaut scikit_image-*.whl] [--assets FOLDER]
 
 writes examples/images, examples/driving and tests/data/driving_truth.json (what the performers did in every frame).
-Every run writes the same pixels. The astronaut (NASA, public domain) is taken out of a scikit-image wheel
-(`pip download scikit-image --no-deps`) when one is given and is left as it is otherwise; so are the rendered people,
-nobody's faces, where the renderer's assets are given (docs/demo-model.md).
+Every run writes the same pixels. The astronaut (NASA, public domain) comes from a scikit-image wheel (`pip download
+scikit-image --no-deps`), and stays unchanged if none is given. The rendered people, who do not exist, need the
+renderer's assets (docs/demo-model.md), and stay unchanged without them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
 IMAGES, DRIVING = ROOT / "examples/images", ROOT / "examples/driving"
 TRUTH = ROOT / "tests/data/driving_truth.json"
 
-# Seeds from two million on are for the examples alone; the trainer and the evaluation never draw them.
+# Seeds from two million on are only for the examples; training and evaluation never use them.
 SEED = 2_000_000
 SOUND_RATE = 48_000
 PICTURE = 512  # side of the pictures
@@ -71,10 +71,10 @@ def bump(t: np.ndarray, centre: float, half: float) -> np.ndarray:
 
 
 def perform(t: np.ndarray, seconds: float, shift: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """What the performer does at the times ``t`` (seconds): a curve for each field of Pose.
+    """The performer's motion at the times ``t`` (seconds): a curve for each field of Pose.
 
-    The clip starts still, looking straight ahead with the mouth shut, since relative motion counts from there, and
-    ends near that.
+    The clip starts still, looking straight ahead with the mouth shut, since relative motion counts from there. It ends
+    near that pose.
     """
     awake = ease(t, 0.15, 0.7) * (1 - ease(t, seconds - 0.45, seconds - 0.05))
     w = 2 * np.pi * (t + shift)
@@ -106,9 +106,9 @@ def perform(t: np.ndarray, seconds: float, shift: float, rng: np.random.Generato
 
 
 def speak(seconds: float, mouth: np.ndarray, rate: Fraction, voice: float, rng: np.random.Generator) -> np.ndarray:
-    """Tones shaped like speech, int16 [samples]: harmonics of a gliding voice through two moving formants.
+    """Speech-like tones, int16 [samples]: harmonics of a gliding voice through two moving formants.
 
-    Loudness follows ``mouth`` (one value a frame), and so does the first formant, as it does in a throat.
+    Loudness and the first formant follow ``mouth`` (one value a frame).
     """
     t = np.arange(round(seconds * SOUND_RATE)) / SOUND_RATE
     frame_times = (np.arange(len(mouth)) + 0.5) / float(rate)

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""A SLURM cluster on this machine to test on: two nodes, four pretended GPUs, Apptainer, an ordinary user.
+"""A SLURM cluster on this machine to test on: two nodes, four simulated GPUs, Apptainer, an ordinary user.
 
     cluster.py up                       bring it up (the first time it fetches Debian's packages: about a minute)
     cluster.py up --accounting          with slurmdbd and MariaDB: accounts, QOS, limits, sacct
     cluster.py run [--user U] COMMAND   run a command on its login node
     cluster.py node n1 down|up          pull a node's plug, or put it in again
-    cluster.py down                     end it; nothing of it stays but the cached base
+    cluster.py down                     end it; only the cached base stays
 
 Scheduling, accounts, limits and containers are real; the GPUs are character devices that compute nothing.
 It needs root, Linux namespaces, overlay and /dev/fuse, and Debian's archive. All of it runs in namespaces of its
-own over a Debian root of its own: the machine's files, packages and services are not touched. The folder given by
---folder holds what is written; its home/ is the cluster's /home, which all nodes share.
+own over a Debian root of its own: the machine's files, packages and services are not touched. It writes into the
+folder of --folder, whose home/ is the cluster's /home, shared by all nodes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ IMAGE_SUITE = "bookworm"  # Python 3.11, as the Dockerfile's base has
 IMAGE_PACKAGES = ["python3", "python3-venv", "ca-certificates"]
 USERS = {"ada": 1000, "bob": 1001}
 NODES = {"n1": "t4", "n2": "3g.40gb"}
-"""The nodes, and the type that their pretended GPUs have."""
+"""The nodes, and the type of their simulated GPUs."""
 ACCOUNTS = """
 add cluster talkies
 add qos short set MaxWall=00:20:00 GrpTRES=cpu=6
@@ -52,9 +52,9 @@ add user ada Account=lab QOS=normal,short DefaultQOS=normal
 add user bob Account=other
 modify user ada where Account=lab set MaxTRES=mem=6000
 """
-"""What `sacctmgr` is told of accounts where they are kept: ada is of the lab, bob of another account."""
+"""Commands of `sacctmgr` for --accounting: ada belongs to the lab, bob to another account."""
 CORES, MEGABYTES = 4, 16_000
-"""Of a node as SLURM counts them; the machine's own cores and memory are shared by all nodes."""
+"""Of a node, for SLURM; all nodes share the machine's own cores and memory."""
 START_SECONDS = 180
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("freezer", "memory", "cpuacct", "cpuset", "cpu", "devices")
@@ -120,11 +120,11 @@ def main() -> int:
 
 
 class Unfit(Exception):
-    """This machine, or this moment, does not allow it: the message says what is missing."""
+    """This machine can't run the cluster now; the message says what is missing."""
 
 
 def check() -> None:
-    """Raise Unfit, in one line, when this machine can't run the cluster; install what only a package is missing."""
+    """Raise Unfit, in one line, if this machine can't run the cluster; install missing packages."""
     if os.geteuid() != 0:
         raise Unfit("NO CLUSTER HERE: it needs root (namespaces with devices, Debian's packages)")
     if not Path("/dev/fuse").exists():
@@ -146,9 +146,9 @@ def check() -> None:
 
 
 def base_root() -> Path:
-    """Return the cached Debian root of all nodes, made from packages where it is not there."""
-    # Apptainer is packaged in unstable alone; everything else, also what it needs, is taken from the release.
-    # unstable's index is dated: a machine whose clock is off must not stumble over it.
+    """Return the cached Debian root of all nodes; make it from packages if needed."""
+    # Only unstable has Apptainer; everything else, also what it needs, comes from the release.
+    # unstable's index has a date, which must not fail on a machine with a wrong clock.
     sources = f"deb {MIRROR} {SUITE} main\ndeb [check-valid-until=no] {MIRROR} unstable main\n"
     sources += f"deb {MIRROR} {IMAGE_SUITE} main\n"
     users = "; ".join(f'chroot "$1" useradd --create-home --uid {uid} -s /bin/bash {u}' for u, uid in USERS.items())
@@ -179,7 +179,7 @@ def image_base() -> Path:
 
 
 def debian(name: str, suite: str, packages: list[str], options: list[str], sources: str) -> Path:
-    """Return the cached root folder of a Debian release with these packages, made where it is not there."""
+    """Return the cached root folder of a Debian release with these packages; make it if needed."""
     key = hashlib.sha256(repr((suite, packages, options, sources)).encode()).hexdigest()[:12]
     root = CACHE / f"{name}-{key}"
     if root.is_dir():
@@ -201,7 +201,7 @@ def debian(name: str, suite: str, packages: list[str], options: list[str], sourc
 
 
 def bring_up(folder: Path, binds: list[Path], *, accounting: bool = False) -> None:
-    """Start the cluster in `folder`; return when both nodes take jobs.
+    """Start the cluster in `folder`; return when both nodes accept jobs.
 
     accounting: with a database of accounts (`ACCOUNTS`), whose associations and limits are enforced.
     """
@@ -253,9 +253,9 @@ def cgroup_name(folder: Path) -> str:
 
 
 def make_cgroups(folder: Path) -> bool:
-    """Make a cgroup of each controller for the cluster; return False where that is not possible.
+    """Make a cgroup of each controller for the cluster; return False if that is not possible.
 
-    Only cgroup v1 is used: of v2 SLURM wants systemd, which does not run here.
+    Only cgroup v1 is used: with v2, SLURM needs systemd, which does not run here.
     """
     made = [CGROUPS / controller / cgroup_name(folder) for controller in CONTROLLERS]
     try:
@@ -274,13 +274,13 @@ def remove_cgroups(folder: Path) -> None:
     """Remove the cluster's cgroups, whose processes have ended."""
     for controller in CONTROLLERS:
         own = CGROUPS / controller / cgroup_name(folder)
-        for path in sorted([own, *own.rglob("*/")], reverse=True):  # those within come first
+        for path in sorted([own, *own.rglob("*/")], reverse=True):  # inner ones first
             with suppress(OSError):
                 path.rmdir()
 
 
 def write_configuration(upper: Path, pip: dict[str, str], *, accounting: bool, cgroups: bool) -> None:
-    """Write what the base root does not have: SLURM's configuration, names, keys, certificates, pip's settings."""
+    """Write what the base root lacks: SLURM's configuration, names, keys, certificates, pip's settings."""
     control, database, *of_nodes = free_ports()
     account = "AccountingStorageType=accounting_storage/none"
     if accounting:
@@ -347,7 +347,7 @@ StorageLoc=slurm_acct_db
             if cgroups
             else "CgroupPlugin=disabled\n"
         ),
-        # buildah would raise these limits, which not every root may.
+        # buildah would raise these limits, which not every root is allowed to do.
         "etc/containers/containers.conf": '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n',
         "etc/hosts": f"127.0.0.1 localhost login {' '.join(NODES)}\n",
         "etc/hostname": "login\n",
@@ -396,7 +396,7 @@ def local_folders(settings: dict[str, str]) -> set[Path]:
     """Return the files and folders of this machine that pip's settings name."""
     certificates = Path(settings.get("cert", ""))
     found = {Path(path) for value in settings.values() for path in re.findall(r"(?:^|\s|file://)(/[^\s]+)", value)}
-    # An index's pages lead to files elsewhere in its folder: the folder that both share is shown.
+    # An index's pages link to files elsewhere in its folder: bind the folder that both share.
     found = {path.parent if path.name == "simple" else path for path in found if path != certificates}
     return {path for path in found if path.exists()}
 
@@ -416,7 +416,7 @@ def free_ports() -> list[int]:
 def bring_down(folder: Path) -> None:
     """End the cluster, with every process and mount of it, and remove its folder."""
     if is_up(folder):
-        # The starter first: its child is process 1 of the namespace, and with that all others die.
+        # The starter first: its child is process 1 of the namespace, and all others die with it.
         os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
         end = time.monotonic() + 20
         while is_up(folder) and time.monotonic() < end:
@@ -440,7 +440,7 @@ def is_up(folder: Path) -> bool:
 
 
 def entering(folder: Path, *command: str, user: str = "ada", cwd: str | None = None) -> list[str]:
-    """Return the command line that runs a command on the login node, with a user's fresh environment."""
+    """Return the command line that runs a command on the login node, in a new environment of a user."""
     if not is_up(folder):
         raise Unfit(f"no cluster is up in {folder}: cluster.py up brings it up")
     starter = (folder / "pid").read_text().strip()

@@ -1,7 +1,7 @@
-"""The engine `command`: another program, in an image or on this machine, makes the films.
+"""The engine `command`: a program, in an image or on this machine, makes the films.
 
-It runs once a film, or once for all films of a shard, in an own folder that goes with it. Its inputs are copies; its
-film is believed when its frames have been counted, and is then brought to the clip's rate and our encoding.
+It runs once a film, or once for all films of a shard, in a folder that is removed afterwards. Its inputs are copies.
+Its film's frames are counted, and it is converted to the clip's rate and our encoding.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ log = logging.getLogger("talkies")
 VALUES = "source driving audio output folder jobs checkpoint threads side best_frame".split()  # noqa: SIM905
 SWITCHES = "relative adapt_scale find_best_frame gpu".split()  # noqa: SIM905
 OF_A_FILM = {"source", "driving", "audio", "output", "folder", "best_frame", *SWITCHES} - {"gpu"}
-"""What differs from film to film: a command that makes many finds it in {jobs}."""
+"""Values that differ from film to film; a command that makes many reads them from {jobs}."""
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([a-z_]+)(?::([^{}|]*)(?:\|([^{}|]*))?)?\}|[{}]")
 CRF = 8
-"""Of the clip that a program is given: its own film is encoded again."""
+"""Of the clip that a program gets: a good quality, since its film is encoded again."""
 SETTLED_SECONDS = 3
-"""A film of a batch that has not grown for so long is looked at while the program goes on."""
+"""A film of a batch is read when it has not grown for this long, while the program goes on."""
 MOST_LINES = 5000
-"""Of a program's output that go into the log."""
+"""The most lines of a program's output in the log."""
 TRANSIENT = re.compile(
     r"out of memory|OutOfMemory|MemoryError|Cannot allocate memory|No space left on device|Disk quota exceeded"
     r"|CUDA error|CUDA driver|no CUDA-capable device|cuDNN error|CUBLAS_STATUS",
     re.IGNORECASE,
 )
-"""What a program says when the machine failed it, not the picture: the job is run again."""
+"""A program's words if the machine failed, not the picture: then the job is run again."""
 
 
 class Command:
     """A command with placeholders, split as a shell would split it; no shell runs it.
 
-    {name} stands for a value; {name:text} for the text where the pair asks for it, else for nothing;
-    {name:text|other} for the one or the other; {{ and }} for braces. A word that comes to nothing is left out.
-    Raises TalkiesError, which names the placeholder, for one that is unknown.
+    {name} is replaced by a value; {name:text} by the text if the setting is on, else by nothing; {name:text|other} by
+    the one or the other; {{ and }} by braces. Words that become empty are left out. Raises TalkiesError, which names
+    the placeholder, for an unknown one.
     """
 
     def __init__(self, text: str) -> None:
@@ -95,7 +95,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Program:
-    """An engine of config.yaml that is another program; its fields are the keys there (docs/engines.md)."""
+    """A program as an engine of config.yaml; its fields are the keys there (docs/engines.md)."""
 
     name: str
     command: str
@@ -120,7 +120,7 @@ class Program:
         return cls(name=name, **{**keys, "binds": tuple(keys.get("binds", ()))})
 
     def uses(self, name: str) -> bool:
-        """Tell whether its films depend on this placeholder: a batch may use all that its jobs tell."""
+        """Return whether its films depend on this placeholder: a batch may use everything in its jobs."""
         return name in self.names or (self.batch and name in OF_A_FILM)
 
     @property
@@ -129,7 +129,7 @@ class Program:
         return Command(self.command).names
 
     def check(self, where: str) -> None:
-        """Raise TalkiesError where its keys don't fit each other. where: they are, as messages name it."""
+        """Raise TalkiesError if its keys don't fit each other. where: their place, for messages."""
         try:
             used = Command(self.command).names
         except TalkiesError as error:
@@ -159,11 +159,11 @@ class Program:
 
     @property
     def _pattern(self) -> str | None:
-        """The pattern by which the film is found below {folder}; None: it is {output}."""
+        """The pattern of the film below {folder}; None: the film is {output}."""
         return None if self.result == "{output}" else self.result.removeprefix("{folder}/")
 
     def found(self, folder: Path, output: Path) -> Path:
-        """Return the film that was made; InputError where there is none, or more than one."""
+        """Return the film that was made; InputError if there is none, or more than one."""
         pattern = self._pattern
         films = [output] if pattern is None else sorted(folder.glob(pattern))
         films = [film for film in films if film.is_file() and film.stat().st_size]
@@ -178,8 +178,8 @@ class Program:
 class CommandEngine:
     """A program as an engine.
 
-    image: the file of its image. within: the disk on which its folders lie. facts: what records tell of it beside its
-    name, asked for when a film is recorded.
+    image: the file of its image. within: the folder for its files. facts: returns more facts for records, called when
+    a film is recorded.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class CommandEngine:
         self._given: dict[tuple[str, ...], Path] = {}
 
     def facts(self) -> dict[str, Any]:
-        """Return what a film's record tells of the program."""
+        """Return the facts about the program for a film's record."""
         device = "cuda" if container.gpu_given() else "cpu"
         return {"engine": {"name": self.program.name, **self._facts(), "device": device}, "software": {}}
 
@@ -214,9 +214,9 @@ class CommandEngine:
         self._made.close()
 
     def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
-        """Make films; yield each job when its film stands, or with the reason why there is none.
+        """Make films; yield each job when its film is finished, or with the reason why there is none.
 
-        Raises TalkiesError where the machine failed the program: by a signal, memory, a disk, a GPU.
+        Raises TalkiesError if the machine failed the program: a signal, memory, a disk, a GPU.
         """
         if self.program.batch:
             yield from self._batch(list(jobs))
@@ -249,7 +249,7 @@ class CommandEngine:
         began = time.monotonic()
 
         def take(number: int) -> InputError | None:
-            """Take a film over; its time is the time since the last one."""
+            """Take over a film; its time is the time since the last one."""
             nonlocal began
             try:
                 self._take_over(places[number], jobs[number])
@@ -261,10 +261,10 @@ class CommandEngine:
             return None
 
         def look() -> None:
-            """Take over the films that are finished, so that they stay whatever ends the program."""
+            """Take over finished films, so that they stay even if the program fails later."""
             for number in places.keys() - done:
                 if _is_settled(places[number].output):
-                    take(number)  # a film that is not whole yet is looked at again
+                    take(number)  # a film that is not whole yet is read again later
 
         if places:
             whole = self._folder
@@ -296,7 +296,7 @@ class CommandEngine:
     # --- a film --------------------------------------------------------------------------------------------
 
     def _lay_out(self, number: int, job: FilmJob) -> _Place:
-        """Make a film's folder, with copies of what the program is given."""
+        """Make a film's folder, with copies of the program's inputs."""
         place = _Place(self._folder / str(number))
         for folder in (place.given, place.out, place.folder / "home", place.folder / "tmp"):
             folder.mkdir(parents=True)
@@ -315,7 +315,7 @@ class CommandEngine:
             if not self.program.uses(name.partition(".")[0]):
                 continue
             if name == "audio.wav" and self.program.batch and of_job().sound.sound is None:
-                continue  # whether it needs the sound is the program's to know
+                continue  # the program knows whether it needs the sound
             if key not in self._given:
                 path = self._folder / f"given-{len(self._given)}{Path(name).suffix}"
                 make(of_job(), path, job)
@@ -382,7 +382,7 @@ class CommandEngine:
         minutes: float,
         look: Callable[[], object] | None = None,
     ) -> supervise.Ended:
-        """Run the program; raise TalkiesError where the machine failed it."""
+        """Run the program; raise TalkiesError if the machine failed it."""
         program, written = self.program, 0
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         options: tuple[str, ...] = ()
@@ -430,7 +430,7 @@ class CommandEngine:
         return ended
 
     def _shown(self) -> list[str]:
-        """Return the binds of what the program is to read beside its folder: read-only."""
+        """Return the read-only binds of what the program reads outside its folder."""
         checkpoint = self._common().get("checkpoint")
         return [f"{checkpoint}:{checkpoint}:ro"] if checkpoint else []
 
@@ -443,7 +443,7 @@ class CommandEngine:
         return f"{self.program.name}: its program failed (exit code {ended.code}): {said}"
 
     def _take_over(self, place: _Place, job: FilmJob) -> None:
-        """Write the program's film at the clip's rate, in our encoding; InputError where it is not what was asked."""
+        """Write the program's film at the clip's rate, in our encoding; InputError if its length or size is wrong."""
         found = self.program.found(place.out, place.output)
         try:
             film = media.probe(found)
@@ -463,14 +463,15 @@ class CommandEngine:
 
 
 def retimed(film: media.Clip, frames: int, rate: Fraction) -> tuple[Iterator[Frame], str | None]:
-    """Return so many frames of a film, uint8 RGB [H, W, 3], to be shown at this rate; and what was done to them.
+    """Return `frames` frames of a film, uint8 RGB [H, W, 3], for this rate; and what was done to them.
 
-    A film of as many frames (or one more or less) has one for each of ours, whatever rate it states: programs round
-    it. Else one that lasts as long, within a frame, has been made at another rate and is sampled by time. InputError
-    for any other.
+    A film with as many frames (or one more or less) is used frame by frame, whatever its rate, since programs round
+    rates. A film that lasts as long, within a frame, is sampled by time. InputError for any other.
     """
     if abs(film.frames - frames) <= 1:
-        said = None if film.frames == frames else f"{film.frames} frames of {frames}: the last one is mended"
+        said = (
+            None if film.frames == frames else f"{film.frames} frames of {frames}: the last one is repeated or left out"
+        )
         return _exactly(media.read_frames(film), frames), said
     lasts, asked = film.frames / film.rate, frames / rate
     if abs(lasts - asked) <= 1 / min(film.rate, rate):
@@ -484,7 +485,7 @@ def retimed(film: media.Clip, frames: int, rate: Fraction) -> tuple[Iterator[Fra
 
 
 def _exactly(frames: Iterable[Frame], count: int) -> Iterator[Frame]:
-    """Yield so many frames: the last is repeated, or what is too much left out."""
+    """Yield exactly this many frames: repeat the last one, or leave out the rest."""
     last: Frame | None = None
     left = count
     for frame in frames:
@@ -531,7 +532,7 @@ def _reason(error: InputError, name: str) -> str:
 
 
 def _from_here(bind: str) -> str:
-    """Return a bind whose folder of this machine is named from its root."""
+    """Return a bind with an absolute path of this machine's folder."""
     place, colon, inside = bind.partition(":")
     place = os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111 - Path.absolute keeps ".."
     return f"{place}{colon or ':'}{inside or place}"

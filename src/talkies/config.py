@@ -1,4 +1,4 @@
-"""What a run folder's Snakefile asks for. Folders that are laid out keep theirs, so these names stay."""
+"""What a run folder's Snakefile imports. Existing folders keep their Snakefile, so these names stay."""
 
 from .run import settings
 from .run.settings import workflow_folder
@@ -7,9 +7,9 @@ __all__ = ["readable", "workflow_folder"]
 
 
 def readable(path: str) -> str:
-    """Return the path of a config file for Snakemake, as `settings.readable` does: TalkiesError where it is damaged.
+    """Return the path of a config file for Snakemake, as `settings.readable` does: TalkiesError if it is damaged.
 
-    It is the first that a Snakefile asks of us, so the run's console begins here, and an error is told in one line.
+    A Snakefile calls this first, so the run's console starts here, and an error is shown in one line.
     """
     from .run import console
 

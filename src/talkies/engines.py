@@ -1,7 +1,7 @@
-"""What an engine is: a program that moves a picture like a driving video, many films after one start.
+"""The interface of an engine: a program that moves pictures like driving videos, many films after one start.
 
-Stages, scratch, receipts and the gallery ask these types alone. The First Order Motion Model (`fomm.engine`) is one
-engine, the command of another program (`command`) is the other.
+Stages, scratch, receipts and the gallery use only these types. There are two engines: the First Order Motion Model
+(`fomm.engine`) and the command of a program (`command`).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ FOMM = "fomm"
 
 @dataclass(frozen=True)
 class Movement:
-    """How a clip's motion is given to a source image.
+    """How a clip's motion is applied to a source image.
 
-    relative: motion since the best frame, not the driving keypoints themselves. adapt_scale: scaled by the
-    size of the two faces. best_frame: the frame relative motion is counted from: an index, "auto" (the pose
-    nearest the source's), or None for the first.
+    relative: the motion since the best frame, not the driving keypoints themselves. adapt_scale: scale it by the
+    sizes of the two faces. best_frame: the frame that relative motion counts from: an index, "auto" (the pose nearest
+    the source's), or None for the first.
     """
 
     relative: bool = True
@@ -41,10 +41,10 @@ class Movement:
 
 @dataclass(frozen=True)
 class Material:
-    """What a film is made of, as the user's files are.
+    """The user's files for a film, with their crops.
 
-    box: the square of the picture. driving_box, start, end, flip: the square of the clip, its segment in seconds after
-    the first picture, and whether it is mirrored. sound: what the talkie is to sound like.
+    box: the picture's crop. driving_box, start, end, flip: the clip's crop, its segment in seconds after the first
+    picture, and whether it is mirrored. sound: the source of the talkie's sound.
     """
 
     picture: Path
@@ -61,12 +61,11 @@ class Material:
 class FilmJob:
     """A film to be made of a picture and a clip's motion.
 
-    name: of the pair. source, take, sound: names of the picture, of the clip's segment and of what is heard; what is
-    named alike is the same.
-    picture: the prepared square, a file. motion: the file that `Engine.find_motion` saved of the clip, for engines
-    that find it. material: looks for what the others are given. frames: of the film. writer: takes them. done: called
-    when the film stands, before the job is yielded, with the seconds that it took where that is not the time since
-    the job was begun. progress: called with the number of frames made.
+    name: of the pair. source, take, sound: names of the picture, the clip's segment and the sound; the same name
+    means the same input. picture: the prepared square, a file. motion: the file that `Engine.find_motion` saved, for
+    engines that compute motion. material: returns the files for other engines. frames: of the film. writer: takes the
+    frames. done: called when the film is finished, before the job is yielded, with the seconds it took, or None for
+    the time since the job started. progress: called with the number of frames made.
     """
 
     name: str
@@ -84,32 +83,32 @@ class FilmJob:
 
 
 class FoundMotion(Protocol):
-    """The motion of a clip as an engine found it."""
+    """The motion of a clip, as an engine computed it."""
 
     @property
     def frames(self) -> int:
-        """How many frames it has."""
+        """The number of frames."""
 
     def save(self, path: Path) -> None:
         """Write it whole or not at all."""
 
 
 class Engine(Protocol):
-    """An engine that is ready to work; a context manager, at whose end what it started ends."""
+    """An engine that is ready to work; a context manager, which ends everything that it started."""
 
     @property
     def threads(self) -> int:
-        """Of the processor, for the network and for the encoder."""
+        """Processor threads, for the network and the encoder."""
 
     @property
     def side(self) -> int:
-        """The side of the square that it is given, pixels."""
+        """The side of the square that it takes, in pixels."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what a film's record tells of it: the sections `engine` and `software`, and more of its own."""
+        """Return its facts for a film's record: the sections `engine` and `software`, and others of its own."""
 
     def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
-        """Make films; yield each job when its film stands, or with the reason why its inputs forbid it."""
+        """Make films; yield each job when its film is finished, or with the error in its inputs."""
 
     def __enter__(self) -> Self: ...
 
@@ -119,13 +118,13 @@ class Engine(Protocol):
 
 
 class MotionEngine(Engine, Protocol):
-    """An engine that finds the motion of a clip once, for all pictures."""
+    """An engine that computes the motion of a clip once, for all pictures."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides a clip's motion beside the clip, as content keys hold it: preset and weights."""
+        """Return what decides a clip's motion besides the clip, for content keys: preset and weights."""
 
     def network(self, source: str) -> str | None:
-        """Return which of its networks made the films of a source (`FilmJob.source`); None where it has one."""
+        """Return which of its networks made the films of a source (`FilmJob.source`); None if it has only one."""
 
     def find_motion(self, frames: Iterator[Frame], rate: Fraction) -> FoundMotion:
-        """Find the motion of a clip. frames: uint8 RGB [side, side, 3], one at a time; rate: frames a second."""
+        """Compute the motion of a clip. frames: uint8 RGB [side, side, 3], one at a time; rate: frames a second."""

@@ -1,4 +1,4 @@
-"""The errors a person meets: one line each, with the file or key, what is wrong, and what to do."""
+"""The errors that users see: one line each, with the file or key, what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 class TalkiesError(Exception):
-    """Something a person can mend. `str()` is one line; the command line prints it and exits 1."""
+    """An error that the user can fix. `str()` is one line; the command line prints it and exits with 1."""
 
 
 class InputError(TalkiesError):
-    """A picture or clip of the user's cannot be used.
+    """A picture or clip of the user's can't be used.
 
     A shard records it in its receipt and goes on with its other pairs; any other error ends the shard.
     """
@@ -24,21 +24,21 @@ class InputError(TalkiesError):
 class Stopped(BaseException):
     """The process was asked to stop (SIGTERM, SIGINT, the end of its job's time); the unfinished pair was discarded.
 
-    Like KeyboardInterrupt it is raised anywhere, also inside libraries (a decoder, a log's handler) that take every
-    Exception for a fault of their own and go on.
+    Like KeyboardInterrupt it does not derive from Exception, because libraries (a decoder, a log handler) catch every
+    Exception and go on.
     """
 
 
 def printable(name: str | Path) -> str:
-    """Return a file name fit for one line of a terminal: control characters and undecodable bytes escaped."""
+    """Return a file name for one line of a terminal: control characters and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(name))
 
 
 def counted(count: int, noun: str) -> str:
-    """Say how many there are of what an English noun with a plural in -s names: 1 pair, 12 pairs."""
+    """Return a count with its noun (plural in -s): 1 pair, 12 pairs."""
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def size_text(size: float) -> str:
-    """Say a number of bytes: 1.2 GB, 3.4 MB."""
+    """Return a number of bytes in words: 1.2 GB, 3.4 MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""Files that users give: only regular ones are opened, so that nothing waits for a pipe or reads a device for ever."""
+"""Files: only regular ones are opened (a pipe would wait, a device never ends), and files are written whole."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ log = logging.getLogger("talkies")
 
 
 PATHS = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
-"""What the system says of a path that leads nowhere, whatever the disk."""
+"""The system's errors for a path that does not exist."""
 
 
 def open_regular(path: str | Path) -> BufferedReader:
     """Open a regular file for reading; InputError for a pipe, a socket or a device, else OSError.
 
-    Without O_NONBLOCK opening a pipe would wait for its writer. What was opened is asked, not the name, which may
-    lead elsewhere a moment later.
+    Without O_NONBLOCK, opening a pipe would wait for its writer. The opened file is checked, not the name, which may
+    change meanwhile.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno != errno.ENXIO:  # so the system calls a socket, and a device that is not there
+        if error.errno != errno.ENXIO:  # the system's error for a socket, and for a missing device
             raise
         raise InputError(path, "this is a socket or device, not a file: give a file") from None
     try:
@@ -52,7 +52,7 @@ def open_regular(path: str | Path) -> BufferedReader:
 
 
 def open_input(path: str | Path) -> BufferedReader:
-    """Open a picture or clip; InputError unless it is a regular file with bytes that we may read."""
+    """Open a picture or clip; InputError unless it is a regular, readable file that is not empty."""
     try:
         file = open_regular(path)
         if not os.fstat(file.fileno()).st_size:
@@ -76,14 +76,14 @@ def open_input(path: str | Path) -> BufferedReader:
 
 
 def read_through(path: str | Path) -> None:
-    """Raise OSError if the disk or the network, not the file's content, keeps us from reading it."""
+    """Raise OSError if the disk or the network, not the file's content, prevents reading it."""
     with open_regular(path) as file:
         while file.read(1 << 22):
             pass
 
 
 def file_digest(path: str | Path) -> str:
-    """Return the SHA-256 of a regular file's bytes, in hexadecimal, read in pieces."""
+    """Return the SHA-256 of a regular file's bytes, in hexadecimal."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -91,24 +91,24 @@ def file_digest(path: str | Path) -> str:
 PART = r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+"
 """A temporary file's name, .NAME.PID-TIME.part, and that of a temporary file's own temporary file."""
 LEFT = re.compile(rf"{PART}|\.\d+\.part", re.DOTALL)
-"""The same, also as earlier versions named them: what stays where a process is killed."""
+"""The same, and earlier versions' names: the leftovers of killed processes."""
 
 
 def stem_of(name: str) -> str:
-    """Return what a temporary file's name has of its file's: short enough for any file system."""
+    """Return the part of a file's name for its temporary name: short enough for any file system."""
     return name.encode("utf-8", "surrogateescape")[:180].decode("utf-8", "ignore")
 
 
 def beside(path: Path) -> Path:
-    """Return a temporary name in the same folder, hidden, that no other process has."""
+    """Return a hidden temporary name in the same folder that no other process uses."""
     return path.with_name(f".{stem_of(path.name)}.{os.getpid()}-{time.monotonic_ns():x}.part")
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside a file: at the end what was written there gets the file's name, or nothing stays.
+    """Give a temporary name beside a file; at the end rename it to the file's name, or remove it after an error.
 
-    So a file's name never shows half of it, wherever a process is killed.
+    So a file under its own name is never half written, even if the process is killed.
     """
     part = beside(path)
     try:
@@ -119,18 +119,18 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def publish(part: Path, path: Path) -> None:
-    """Move a finished file to its final name so that the name never shows half of it, also after a power cut."""
+    """Move a finished file to its final name, so that it is never half there, even after a power cut."""
     with part.open("rb") as file:
         try:
             os.fsync(file.fileno())
-        except OSError as error:  # a full disk may show only here, and the system names no file
+        except OSError as error:  # a full disk may be noticed only here, and the system names no file
             raise OSError(error.errno, error.strerror, str(part)) from None
     try:
         part.replace(path)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        near = beside(path)  # the scratch disk is another file system
+        near = beside(path)  # from the scratch disk, which is another file system
         try:
             shutil.copyfile(part, near)
             publish(near, path)
@@ -142,18 +142,18 @@ def publish(part: Path, path: Path) -> None:
     try:
         os.fsync(folder)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems know no fsync of folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no fsync for folders
             raise
     finally:
         os.close(folder)
 
 
 LONGEST_FILE = 255
-"""Bytes of a file's name, on the usual file systems."""
+"""The most bytes of a file's name on usual file systems."""
 
 
 def digest(value: Any) -> str:
-    """Return a short digest of a JSON value, for telling whether a plan has changed."""
+    """Return a short digest of a JSON value, to see whether it has changed."""
     return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
 
 
@@ -166,7 +166,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, shape: Any = dict) -> dict[str, Any] | None:
-    """Return a JSON file's object, or None when it is missing or has not this shape (a record that says nothing)."""
+    """Return a JSON file's object, or None if it is missing or does not have this shape."""
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -175,7 +175,7 @@ def read_json(path: Path, shape: Any = dict) -> dict[str, Any] | None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; ValueError for any that can't be read, also one nested too deeply."""
+    """Return the value of a JSON text; ValueError if it can't be read or is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -186,10 +186,10 @@ NUMBER = (int, float)
 
 
 def fits(value: Any, shape: Any) -> bool:
-    """Tell whether a JSON value has a shape.
+    """Return whether a JSON value has a shape.
 
     A shape is a type; a tuple of shapes, of which one must fit; [the shape of every item], or of several items one by
-    one; {name: the shape of what stands there, "*": of all values}, where other names may stand too; or None for null.
+    one; {name: its value's shape, "*": every value's shape}, where other names are allowed; or None for null.
     """
     if isinstance(shape, dict):
         if not isinstance(value, dict):
@@ -209,9 +209,9 @@ def fits(value: Any, shape: Any) -> bool:
 
 
 def keep_aside(path: Path) -> Path:
-    """Move what is not ours and stands in our way to a name beside it that says so, and say it; return that name.
+    """Rename a file that is not ours and is in our way, and log that; return the new name.
 
-    A link is moved itself, and nothing that it leads to.
+    Of a link, the link itself is renamed, not its target.
     """
     stamp = time.strftime("%Y-%m-%d-%H%M%S")
     stem, suffix = os.fsencode(path.stem), os.fsencode(path.suffix)
@@ -226,15 +226,15 @@ def keep_aside(path: Path) -> Path:
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return a JSON value in the one form of which digests are taken."""
+    """Return a JSON value in a canonical form, for digests."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def own_cache() -> Path | None:
-    """Return this user's folder for what is kept from one process to the next, mode 0700; None where it can't be safe.
+    """Return this user's cache folder, mode 0700; None if it would not be safe.
 
-    In $XDG_CACHE_HOME, else in ~/.cache; in an image, where the run folder stands for the home, in its .talkies. A
-    folder of another user's, or that others can put in its place, is not used: what is kept there decides about films.
+    It is in $XDG_CACHE_HOME, else in ~/.cache; in an image, where the run folder is the home, in its .talkies. A
+    folder that another user owns or could replace is not used, since its contents affect films.
     """
     home = os.path.expanduser("~")  # noqa: PTH111  # there may be none
     usual = Path(".talkies/cache") if Path(home) == Path.cwd() else Path(home, ".cache/talkies")
@@ -252,7 +252,7 @@ def own_cache() -> Path | None:
 
 
 def _is_safe(folder: Path) -> bool:
-    """Tell whether a folder is this user's own and nobody else can put anything into it or another in its place."""
+    """Return whether a folder is this user's own, and nobody else can write into it or replace it."""
     mine, above = folder.lstat(), folder.parent.stat()
     if not stat.S_ISDIR(mine.st_mode) or mine.st_uid != os.geteuid() or above.st_uid not in (os.geteuid(), 0):
         return False

@@ -105,7 +105,7 @@ def test_nothing_of_the_users_is_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ("pairs: pairs.tsv\n", "its pairs stand in a table"),
+        ("pairs: pairs.tsv\n", "its pairs are in a table"),
         ("model: {preset: vox-256}\n", "its films are made by vox-256"),
         ("engine: liveportrait\n", "its films are made by liveportrait"),
         ("files: {anna.mp4: {start: 3}}\n", "anna.mp4 has choices already"),

@@ -264,7 +264,7 @@ def test_segment_outside_the_clip_is_an_input_error() -> None:
     clip = probe(clips.get("plain.mp4"))
     with pytest.raises(InputError, match="starts at 5 s but the clip has 2"):
         list(read_frames(clip, start=5))
-    with pytest.raises(InputError, match="holds no frame"):
+    with pytest.raises(InputError, match="has no frame"):
         list(read_frames(clip, start=1, end=1))
 
 

@@ -86,7 +86,7 @@ def test_what_an_engine_needs_goes_with_it(laptop: Staged, tmp_path: Path) -> No
     said = laptop.stage("push", str(there))
     assert {"other.sif", "w.pth", "loops/batch.py"} <= files(there)
     assert not (there / "loops/__pycache__").exists()
-    assert f"engine other: binds: {tmp_path}/models lies outside the run folder and is not carried" in said
+    assert f"engine other: binds: {tmp_path}/models is outside the run folder and is not carried" in said
     assert "push: 0 files carried" in laptop.stage("push", str(there))
     (laptop.path / "musetalk.sif").touch()
     laptop.configure(engine="musetalk")
@@ -163,7 +163,7 @@ def test_what_lies_elsewhere_is_told(laptop: Staged, tmp_path: Path) -> None:
     (laptop.path / "images").rename(tmp_path / "pictures")
     laptop.configure(images=str(tmp_path / "pictures"))
     said = laptop.stage("push", str(tmp_path / "there"))
-    assert f"images: {tmp_path}/pictures lies outside the run folder and is not carried" in said
+    assert f"images: {tmp_path}/pictures is outside the run folder and is not carried" in said
     assert not (tmp_path / "there/images").exists()
 
 
@@ -274,7 +274,7 @@ def test_a_transfer_that_broke_off_goes_on_where_it_was(laptop: Staged, cluster:
     large.write_bytes(os.urandom(8_000_000))
     cut = "import os\nleft = 3000000\nwhile left > 0 and (d := os.read(0, 65536)): left -= os.write(1, d)"
     program(laptop.bin, "ssh", SSH.replace('exec sh -c "$*"', f"sh -c \"$*\" | exec {sys.executable} -c '{cut}'"))
-    assert "call it again: it goes on" in laptop.stage("pull", "hpc:my run", ok=False)
+    assert "run this again, and it continues" in laptop.stage("pull", "hpc:my run", ok=False)
     assert not (laptop.path / "results/a/large.mp4").exists()
     partial = laptop.path / "results/a/.rsync-partial/large.mp4"
     assert 0 < partial.stat().st_size < 8_000_000
@@ -305,7 +305,7 @@ def test_what_was_damaged_on_the_way_is_named(laptop: Staged, cluster: RunFolder
         (["push", "hpc:"], "hpc:: name a folder of the run's own: HOST:DIR"),
         (["push", "hpc:~"], "name a folder of the run's own"),
         (["push", "hpc:$SCRATCH/x"], "give the path itself: ssh HOST 'echo $SCRATCH' tells it"),
-        (["push", "nohost:x"], "nohost: no connection (ssh's own words stand above): try `ssh nohost`"),
+        (["push", "nohost:x"], "nohost: no connection (see ssh's message above): try `ssh nohost`"),
         (["pull", "hpc:x"], "hpc:x: there is no folder results yet: run snakemake there first"),
     ],
 )

@@ -54,7 +54,7 @@ def test_a_value_of_the_wrong_kind_is_told_with_what_may_stand_there(given: dict
 def test_a_key_given_twice_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(
-        TalkiesError, match=r"(crop stands twice, in lines 1 and 2)|(relative stands twice, in lines 2)"
+        TalkiesError, match=r"(crop is given twice, in lines 1 and 2)|(relative is given twice, in lines 2)"
     ):
         read(tmp_path / "config.yaml")
 

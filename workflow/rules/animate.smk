@@ -1,4 +1,4 @@
-# Many pairs through one loaded model: silent films. The films are not declared: their records tell about them.
+# Silent films: many pairs with one loaded model. Films are not declared as outputs; their records describe them.
 rule animate:
     input:
         needed("animate"),

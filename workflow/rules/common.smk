@@ -1,4 +1,4 @@
-# The run's plan, and the functions by which the rules ask it. No rule knows a path or a parameter of its own.
+# The run's plan, and the functions with which the rules use it.
 import gc
 import os
 import subprocess
@@ -18,7 +18,7 @@ from talkies.run.receipts import ALL, shard_of
 
 
 def make_plan():
-    """Return the run's plan, its state and what room it lacks: made anew by the main process, read by its jobs."""
+    """Return the plan, its state and the lack of disk space: the main process makes them, jobs read the plan."""
     try:
         if not snakemake_private.is_main_process(workflow):
             return planning.Plan.load(), None, None
@@ -41,11 +41,11 @@ def make_plan():
         raise WorkflowError(str(error)) from None
 
 
-# The jobs of a large plan are many objects that all stay. Python's collector would look through them time and again,
-# for a fifth of a dry run's processor time.
+# A large plan has many objects that are never freed. Python's garbage collector would visit them again and again, which
+# takes a fifth of a dry run's processor time.
 gc.set_threshold(50_000, 20, 100)
 
-# `talkies` is the one that belongs to this Python, whether or not its environment is activated.
+# Use the `talkies` of this Python, even if its environment is not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
 ON_CLUSTER = snakemake_private.is_on_cluster(workflow)
@@ -61,20 +61,20 @@ if LACKS_RUNTIME and snakemake_private.is_main_process(workflow):
 PLAN, STATE, LACK_OF_ROOM = make_plan()
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
-RUNNING = []  # of this run, what ends its progress lines
-FAILED = []  # of this run, what finds its jobs that failed on the cluster
+RUNNING = []  # ends this run's progress lines
+FAILED = []  # finds this run's failed jobs on the cluster
 VERDICT = ".talkies/verdict.json"
 SHOWN = ".talkies/report/gallery"
 REPORTED = [SHOWN] if PLAN.settings["gallery"]["report"] else []
 
 
 def receipt(stage, shard=ALL):
-    """Return the path of a stage's receipt: one that is there, or, where something is due, one that is missing."""
+    """Return the path of a stage's receipt: an existing one, or a new one if something is due."""
     return f".talkies/receipts/{stage}/{PLAN.receipt(stage, shard)}.json"
 
 
 def needed(stage):
-    """Return the input function of a stage: the receipts of the stages above."""
+    """Return a stage's input function, which gives the receipts of the stages above."""
     return lambda wildcards: [receipt(*each) for each in PLAN.needs(stage, shard_of(wildcards.receipt))]
 
 
@@ -84,12 +84,12 @@ FILMS_DONE = [receipt("remux", shard) for shard in PLAN.pair_shards]
 
 
 def bind():
-    """Have the images of the jobs that this process starts see the folders that config.yaml names."""
+    """Bind the folders of config.yaml into the images of the jobs that this process starts."""
     if IN_IMAGE:
         image.bind(PLAN.outside, PLAN.settings["scratch"], os.environ)
 
 
-bind()  # on a cluster this file is read again in each job, on its node
+bind()  # on a cluster, each job reads this file again on its node
 
 
 wildcard_constraints:
@@ -107,7 +107,7 @@ onstart:
             CONSOLE.follow(WORKERS_LOG)
             how["often"] = CONSOLE.is_live
         RUNNING.append(progress.start(PLAN, STATE, shards_to_make(), say, say_progress, **how))
-        bind()  # here the jobs' images are started by this process, and the results' folder is new
+        bind()  # on this machine: the results' folder may be new
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
 
@@ -121,29 +121,29 @@ onerror:
 
 
 def say(line):
-    """Say something of the run as a whole, between Snakemake's own lines."""
+    """Print a line about the run between Snakemake's own lines."""
     logger.info(f"talkies: {line}")
 
 
 def say_progress(line):
-    """Say how far the run is."""
+    """Print the run's progress."""
     logger.info(f"talkies: {line}", extra={"progress": True})
 
 
 def show():
-    """Write the gallery of the films that there are, while the run goes on on this machine."""
+    """Write the gallery of the finished films during a run on this machine."""
     command = ["nice", "talkies", "gallery", "--going", "--log", ".talkies/logs/gallery-going.log"]
     subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def shards_to_make():
-    """Return the shards of pairs that this run's jobs are for."""
+    """Return the shards of pairs in this run's jobs."""
     wanted = {shard_of(wildcards.get("receipt", "")) for wildcards in snakemake_private.wildcards_of_jobs(workflow)}
     return [shard for shard in PLAN.pair_shards if shard in wanted]
 
 
 def end_run():
-    """Say what has become of the run."""
+    """Print the run's results."""
     planner.end_run()
     while FAILED:
         for line in FAILED.pop().news(ask=True):
@@ -154,7 +154,7 @@ def end_run():
 
 
 def check_means():
-    """See, before any job is sent, that there is room, and the image the jobs run in, of our version."""
+    """Check, before any job is sent, the disk space and the jobs' image with its version."""
     if LACK_OF_ROOM and LACK_OF_ROOM.certain:
         raise TalkiesError(str(LACK_OF_ROOM))
     if LACKS_RUNTIME:
@@ -170,12 +170,12 @@ def check_means():
 
 
 def image_to_animate(wildcards):
-    """Return the image of a job that animates; None where its engine is another program, which has an image of its own."""
+    """Return the image of an animating job; None if its engine is a program, which has its own image."""
     return None if PLAN.by_program(shard_of(wildcards.receipt)) else PLAN.settings["container"]
 
 
 def job(stage, kind="cpu"):
-    """Return what a stage's jobs ask of SLURM: what config.yaml says of this kind (gpu, cpu), the rest by estimate."""
+    """Return the resources of a stage's jobs: those of config.yaml for this kind (gpu, cpu), the rest by estimate."""
     asked = PLAN.settings["slurm"][kind]
     usual = {"runtime": walltime(stage, kind)}
     if "mem_mb_per_cpu" not in asked:
@@ -184,14 +184,14 @@ def job(stage, kind="cpu"):
         if "gres" not in asked and (ON_CLUSTER or estimate.has_gpu()):
             usual["gpu"] = 1
         if ON_CLUSTER and "cpus_per_gpu" not in asked:
-            # Not by `threads`, which Snakemake caps at the cores of the login node.
+            # Not by `threads`, which Snakemake limits to the cores of the login node.
             usual["cpus_per_task"] = THREADS
     more = {"slurm_extra": options(kind)} if ON_CLUSTER else {}
     return usual | asked | more
 
 
 def memory(stage, kind):
-    """Return the resource function of a job's memory: more after each attempt that ended for want of it."""
+    """Return the resource function of a job's memory: more after each attempt that lacked memory."""
 
     def megabytes(wildcards, attempt):
         ended = causes(stage, wildcards, attempt)
@@ -202,7 +202,7 @@ def memory(stage, kind):
 
 
 def walltime(stage, kind):
-    """Return the resource function of a job's walltime in minutes: its estimate, more after each that was too short."""
+    """Return the resource function of a job's walltime in minutes: an estimate, more after each attempt that ran out."""
 
     def minutes(wildcards, attempt):
         expected = estimate.walltime(PLAN, stage, shard_of_job(wildcards))
@@ -213,7 +213,7 @@ def walltime(stage, kind):
 
 
 def options(kind):
-    """Return the resource function of a job's further options of sbatch: those of config.yaml, and nodes to leave out."""
+    """Return the resource function of other sbatch options: those of config.yaml, and excluded nodes."""
     asked = str(PLAN.settings["slurm"][kind].get("slurm_extra", ""))
 
     def extra(wildcards):
@@ -227,23 +227,23 @@ def options(kind):
 
 
 def causes(stage, wildcards, attempt):
-    """Return how often each cause ended a job's attempts before this one."""
+    """Return how often each cause ended earlier attempts of a job."""
     return slurm.causes(stage, shard_of_job(wildcards) or "", attempt - 1 if SUBMITS else 0)
 
 
 def limits(kind):
-    """Return the most that jobs of a kind may ask for: that of the partitions that config.yaml names."""
+    """Return the limits for jobs of a kind: those of its partitions in config.yaml."""
     if not SUBMITS:
         return slurm.Limits()
     return slurm.limits(partitions(kind))
 
 
 def partitions(kind):
-    """Return the partitions that config.yaml names for jobs of a kind, with commas between; empty: the default one."""
+    """Return the partitions in config.yaml for jobs of a kind, separated by commas; empty: the default one."""
     return PLAN.settings["slurm"][kind].get("slurm_partition", "")
 
 
 def shard_of_job(wildcards):
-    """Return the shard of a job, None where it is about the whole run."""
+    """Return the shard of a job; None if it is about the whole run."""
     shard = shard_of(wildcards.get("receipt", ALL))
     return None if shard == ALL else shard

@@ -1,4 +1,4 @@
-# A look at every file, beside the jobs that use the network: none of them waits for it or is run again for it.
+# The check of every file. No other job waits for it or is run again because of it.
 rule check:
     output:
         ".talkies/receipts/check/{receipt}.json",
@@ -14,8 +14,8 @@ rule check:
         "exec talkies check --receipt {wildcards.receipt} --threads {threads} --log {log:q}"
 
 
-# One page of everything, then the verdict, which fails when a pair could not be made. They take seconds, and would wait
-# in the queue for hours: on a cluster they run where Snakemake does, but for mosaics, which are encoded.
+# The gallery, then the verdict, which fails if a pair could not be made. They take seconds but could wait in the queue
+# for hours, so on a cluster they run where Snakemake runs; except with mosaics, which are encoded.
 rule gallery:
     input:
         FILMS_DONE,
@@ -33,7 +33,7 @@ rule gallery:
         "exec talkies gallery --receipt {wildcards.receipt} --log {log:q}"
 
 
-# What `snakemake --report report.zip` carries: links to all that the page shows, since the films are no output of ours.
+# The files of `snakemake --report report.zip`: links to everything in the page, since films are not declared outputs.
 rule gallery_report:
     input:
         GALLERY,

@@ -1,2 +1,2 @@
-# Where another Snakefile uses this workflow by `module`: a run without the handlers of common.smk has no plan.
+# For Snakefiles that use this workflow by `module`: without the handlers of common.smk a run has no plan.
 snakemake_private.add_handlers(workflow, onstart=onstart, onsuccess=onsuccess, onerror=onerror)

@@ -1,6 +1,5 @@
-# Pictures and videos: looked at, cropped, their digests taken. By shard, never a job a picture.
-# The files are not declared: their names, sizes and times are in the plan. So a name may hold anything, and a file that
-# is gone does not prepare its neighbours again.
+# Pictures and videos, cropped and with their digests, many in a job. The files are not declared as inputs: their names,
+# sizes and times are in the plan. So names may contain any character, and a removed file does not run a shard again.
 rule prepare:
     output:
         ".talkies/receipts/prepare/{receipt}.json",

@@ -1,5 +1,5 @@
-# The driving video's sound onto the silent films; with it they enter the results. On a cluster the jobs that animate do
-# that as well where they can (plan.joined): this then only looks at the films, where Snakemake runs.
+# Adds the driving video's sound to the silent films and moves them to the results. On a cluster, the animating jobs do
+# this too if possible (plan.joined); then this rule only checks the films, and runs where Snakemake runs.
 rule remux:
     input:
         needed("remux"),
@@ -9,7 +9,7 @@ rule remux:
         ".talkies/logs/remux/{receipt}.log",
     benchmark:
         ".talkies/benchmarks/remux/{receipt}.tsv"
-    priority: 50  # films that can be had come before others are begun
+    priority: 50  # finish films before others are started
     localrule: PLAN.joined
     resources:
         **job("remux"),

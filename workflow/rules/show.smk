@@ -1,4 +1,4 @@
-# Silent films set into their whole picture, or enlarged, where that is asked for.
+# Sets silent films into their whole picture, or enlarges them, if the settings ask for it.
 rule show:
     input:
         needed("show"),
@@ -8,7 +8,7 @@ rule show:
         ".talkies/logs/show/{receipt}.log",
     benchmark:
         ".talkies/benchmarks/show/{receipt}.tsv"
-    priority: 50  # films that can be had come before others are begun
+    priority: 50  # finish films before others are started
     resources:
         **job("show"),
     shell:

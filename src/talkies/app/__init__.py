@@ -1,1 +1,1 @@
-"""A page on which one picture and one driving video are tried: `talkies app`."""
+"""The page of `talkies app`, on which users try one picture and one driving video."""

@@ -1,4 +1,4 @@
-"""What is chosen on the page: read from its controls, as a film to make, and as keys of a config.yaml."""
+"""The choices on the page: read from its controls, as a film to make, and as keys of config.yaml."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..fomm.model.presets import PRESETS
 from ..media import crop
 from ..operate.one_film import Wanted
 
-LONGEST = 1000  # characters of what is typed into a control
+LONGEST = 1000  # the most characters of a control's text
 
 
 @dataclass(frozen=True)
 class Network:
-    """Weights that are here: a preset, and its checkpoint where that is no fetched one."""
+    """Weights that are here: a preset, and its checkpoint unless it was fetched."""
 
     preset: str
     checkpoint: str | None = None
@@ -29,8 +29,8 @@ class Network:
 class Choices:
     """The values of the page's controls.
 
-    faceless: animate by a driving video in which no face is seen, too.
-    usual: how files are cut where nothing is said (see `media.crop`). start, end: seconds, None for all of the clip.
+    faceless: also take a video without a face. usual: the default crop (see `media.crop`). start, end:
+    seconds, None for all of the clip.
     """
 
     picture: Path
@@ -65,7 +65,7 @@ class Choices:
         )
 
     def of_run(self) -> dict[str, Any]:
-        """Return the keys of a config.yaml that say the same of a run; a box and a segment are a single file's."""
+        """Return the same choices as keys of config.yaml; a box and a segment are settings of a single file."""
         keys = self.of_engine()
         crops = {"images": self.picture_crop, "driving": self.driving_crop}
         keys |= _unless_empty("crop", {kind: cut for kind, cut in crops.items() if isinstance(cut, str)})
@@ -79,7 +79,7 @@ class Choices:
         return self.engine == FOMM and PRESETS[self.network.preset].crop == "face" and not self.faceless
 
     def of_engine(self) -> dict[str, Any]:
-        """Return the keys of a config.yaml that choose engine and network, and what they take."""
+        """Return the keys of config.yaml that choose engine and network, and what they take."""
         if self.engine != FOMM:
             return {"engine": self.engine}
         chosen = {"preset": self.network.preset, "checkpoint": self.network.checkpoint}
@@ -87,11 +87,11 @@ class Choices:
         return keys | ({"faceless": "allow"} if self.faceless else {})
 
     def of_picture(self) -> dict[str, Any]:
-        """Return what a config.yaml's `files` says of the picture."""
+        """Return the picture's entry in `files` of config.yaml."""
         return _unless_empty("crop", _plain(self.picture_crop))
 
     def of_clip(self) -> dict[str, Any]:
-        """Return what a config.yaml's `files` says of the driving video."""
+        """Return the driving video's entry in `files` of config.yaml."""
         return _unless_empty("crop", _plain(self.driving_crop)) | self._segment() | self._motion() | self._shown()
 
     def _motion(self) -> dict[str, Any]:
@@ -115,18 +115,18 @@ def _plain(cut: crop.Request | None) -> str | list[int] | None:
 
 
 def usual_crop(preset: str) -> str:
-    """Return how a preset has files cut."""
+    """Return a preset's default crop."""
     return PRESETS[preset].crop
 
 
 def read_crop(text: Any) -> crop.Request | None:
-    """Read a crop as it is typed; None for an empty one: the network's own way."""
+    """Read a typed crop; None if it is empty, for the network's default."""
     word = str(text or "").strip()[:LONGEST]
     return crop.parse(word) if word else None
 
 
 def read_seconds(value: Any, what: str) -> Fraction | None:
-    """Read a control of seconds; None where it is empty. what: its label, for the message."""
+    """Read a control of seconds; None if it is empty. what: its label, for messages."""
     text = "" if value is None else str(value).strip()
     if not text:
         return None
@@ -136,7 +136,7 @@ def read_seconds(value: Any, what: str) -> Fraction | None:
 
 
 def read_segment(start: Any, end: Any) -> tuple[Fraction | None, Fraction | None]:
-    """Read both ends of a segment, in seconds."""
+    """Read the start and end of a segment, in seconds."""
     first, last = read_seconds(start, "start"), read_seconds(end, "end")
     if last is not None and last <= (first or 0):
         raise TalkiesError(f"end: {float(last):g} s is not after the start: give a later one")
@@ -144,7 +144,7 @@ def read_segment(start: Any, end: Any) -> tuple[Fraction | None, Fraction | None
 
 
 def read_best_frame(text: Any) -> int | str | None:
-    """Read the frame that motion is counted from: a number, auto, or nothing for the first."""
+    """Read the frame that motion counts from: a number, auto, or empty for the first."""
     word = str(text if text is not None else "").strip().lower()
     if word in ("", "first"):
         return None

@@ -1,4 +1,4 @@
-"""The page: its controls, and what each of them does with the studio."""
+"""The page: its controls, and their actions on the studio."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ log = logging.getLogger("talkies")
 
 LOOK = Path(__file__).with_name("page.css")
 SCRIPT = Path(__file__).with_name("page.js")
-OVERVIEW_SIDE = 720  # pixels: of the whole picture, in which the crop is shown
+OVERVIEW_SIDE = 720  # side in pixels of the whole picture with its crop
 LINE = (255, 120, 0)
 CROPS = ["face", "face:left", "face:right", "face:2", "center", "none"]
-STEP = 1.25  # a crop is made larger or smaller by this
+STEP = 1.25  # the factor by which a crop is enlarged or shrunk
 LEVELS = {check.FAILS: "wrong", check.DOUBTFUL: "look", check.NOTE: "note"}
 STATES = {DONE: "done", FAILED: "failed", WAITING: "waiting", RUNNING: "being made"}
 FORM = 14
-"""Controls whose values make a film, in the order of `_choices`."""
+"""The controls that define a film, in the order of `_choices`."""
 
 
 def build(studio: Studio, root: str) -> gr.Blocks:
-    """Return the page. root: the path under which a proxy shows it, without a slash at its end."""
-    # Read when gradio is imported: nothing is sent to anybody, nothing is asked of a hub, files lie in the studio.
+    """Return the page. root: the path under which a proxy serves it, without a slash at its end."""
+    # gradio reads these on import: no usage statistics, no hub requests, files in the studio's folder.
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_TEMP_DIR": str(studio.uploads),
@@ -101,7 +101,7 @@ def build(studio: Studio, root: str) -> gr.Blocks:
                 folder = gr.Textbox(
                     "." if Path("config.yaml").exists() else "portraits",
                     label="Run folder",
-                    info=f"in {Path.cwd()}; made where there is none",
+                    info=f"in {Path.cwd()}; made if it does not exist",
                     max_length=100,
                     elem_id="folder",
                 )
@@ -129,7 +129,7 @@ def build(studio: Studio, root: str) -> gr.Blocks:
             studio.remember(visit, [*values, current])
 
         def give_up(current: Any) -> Any:
-            """Cancel the film that is shown; go over to one that is still to come."""
+            """Cancel the film that is shown, and show the next one."""
             studio.cancel(current)
             left = [job.number for job in studio.jobs() if job.is_open and not job.cancelled.is_set()]
             return left[-1] if left else current
@@ -163,7 +163,7 @@ def build(studio: Studio, root: str) -> gr.Blocks:
 
 
 def _told(act: Callable[..., Any], outputs: int) -> Callable[..., Any]:
-    """Return a control's function, whose last output says in one line what was wrong; the others then stay."""
+    """Return a control's function, whose last output is an error in one line; then the other outputs stay."""
 
     @wraps(act)
     def told(*values: Any) -> Any:
@@ -182,7 +182,7 @@ def _wrong(error: Exception) -> str:
 
 
 def _named(text: str) -> str:
-    """Take the folder of uploads out of a message: the user knows a file by its name."""
+    """Remove the folder of uploads from a message: the user knows only the file's name."""
     folder = os.environ["GRADIO_TEMP_DIR"]
     while (at := text.find(folder)) >= 0:
         rest = text[at + len(folder) + 1 :]
@@ -191,7 +191,7 @@ def _named(text: str) -> str:
 
 
 class _Choices:
-    """Reads the controls' values, which come from outside: none is believed."""
+    """Reads the controls' values and checks all of them, since they come from outside."""
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -221,7 +221,7 @@ class _Choices:
         )
 
     def network(self, weights: Any, engine: Any) -> tuple[Network, str]:
-        """Return the weights chosen, and how the engine has files cut."""
+        """Return the chosen weights, and the engine's default crop."""
         if not isinstance(engine, str) or engine not in self._studio.engines:
             raise TalkiesError(f"engine {printable(str(engine))[:60]}: choose one of the list")
         if not isinstance(weights, str) or weights not in self._studio.networks:
@@ -236,7 +236,7 @@ class _Choices:
 
 
 class _Input:
-    """The controls of a picture or a driving video: where it comes from, how it is cut, what check says of it."""
+    """The controls of a picture or a driving video: its source, its crop, and the check's findings."""
 
     def __init__(self, gr: Any, studio: Studio, kind: str, label: str) -> None:
         self._studio, self._clip = studio, kind == "driving"
@@ -252,7 +252,7 @@ class _Input:
                     elem_id=f"{kind}-camera",
                     **({} if self._clip else {"type": "filepath"}),
                 )
-                # What the browser sends is read by our own readers alone, not decoded here.
+                # Uploads are not decoded here; only our own readers do that.
                 camera.preprocess = lambda sent: _path_of(sent)
             self._view = gr.Image(
                 label="Click to move the crop",
@@ -276,7 +276,7 @@ class _Input:
                 self._smaller = gr.Button("Smaller", size="sm", min_width=60, elem_id=f"{kind}-smaller")
                 self._larger = gr.Button("Larger", size="sm", min_width=60, elem_id=f"{kind}-larger")
             self._told = gr.HTML(elem_id=f"{kind}-check")
-            self._box = gr.State(None)  # [x, y, side] of the crop, and how much smaller the view is
+            self._box = gr.State(None)  # [x, y, side] of the crop, and the scale of the view
         example.change(_told(self._take_example, 2), example, [self.file, self._told], api_visibility="private")
         camera.change(lambda path: path or gr.skip(), camera, self.file, api_visibility="private")
 
@@ -288,7 +288,7 @@ class _Input:
         return str(self._studio.example("driving" if self._clip else "images", name)), gr.skip()
 
     def connect(self, gr: Any, chosen: list[Any], segment: list[Any], choices: _Choices) -> None:
-        """Have it looked at whenever what it depends on changes."""
+        """Check the file whenever its inputs change."""
 
         def look(path: Any, cut: Any, weights: Any, engine: Any, faceless: Any, *ends: Any) -> tuple[Any, ...]:
             if not path:
@@ -308,7 +308,7 @@ class _Input:
             across, down = (float(each) / scale for each in event.index)
             return _box_text(across, down, side)
 
-        # gradio finds by this type that it wants the event; the names of this file's annotations are not known to it.
+        # gradio passes the event because of this type; it can't resolve this file's annotations by name.
         moved.__annotations__ = {"event": gr.SelectData}
 
         def resized(factor: float) -> Callable[[Any], Any]:
@@ -340,7 +340,7 @@ class _Input:
         start: Any = None,
         end: Any = None,
     ) -> tuple[Any, ...]:
-        """Return the whole picture with its crop drawn in, what check says, and where the crop is."""
+        """Return the whole picture with its crop drawn in, the check's findings, and the crop's place."""
         file = self._studio.own(path)
         request = read_crop(cut) or crop.parse(usual)
         first, last = read_segment(start, end)
@@ -363,7 +363,7 @@ class _Input:
 
 
 def _path_of(sent: Any) -> str | None:
-    """Return where gradio put a recording."""
+    """Return the path of a recording from gradio."""
     sent = getattr(sent, "video", sent)
     return getattr(sent, "path", None)
 
@@ -374,7 +374,7 @@ def _box_text(x: float, y: float, side: float) -> str:
 
 
 def _with_box(whole: Any, box: crop.Box, scale: float) -> Any:
-    """Return a picture, uint8 [H, W, 3], made smaller, dark outside a box and with its border drawn."""
+    """Return a picture, uint8 [H, W, 3], scaled down, dark outside a box and with the box's border."""
     size = max(1, round(whole.shape[1] * scale)), max(1, round(whole.shape[0] * scale))
     small = crop.resize(whole, size).copy()
     left, top = max(0, round(box.x * scale)), max(0, round(box.y * scale))
@@ -388,7 +388,7 @@ def _with_box(whole: Any, box: crop.Box, scale: float) -> Any:
 
 
 def _finding(finding: check.Finding) -> str:
-    """Return what check says of a file, as HTML: the crop, facts, problems."""
+    """Return the check's findings of a file as HTML: crop, facts, problems."""
     facts, thumb = finding.facts, ""
     if finding.thumb:
         data = base64.b64encode(finding.thumb).decode()
@@ -400,7 +400,7 @@ def _finding(finding: check.Finding) -> str:
             told[0] += f", {facts['seconds']:g} s, {counted(facts['frames'], 'frame')}"
             told[0] += f", sound: {facts['sound'] or 'none'}"
         x, y, side = facts["crop"]["box"]
-        about = "about " if finding.item.clip and crop.is_face(finding.item.crop) else ""  # a dozen frames were seen
+        about = "about " if finding.item.clip and crop.is_face(finding.item.crop) else ""  # a dozen frames were checked
         told.append(f"crop: {about}{side} pixels square at {x},{y}")
     lines = [f"<li>{html.escape(each)}</li>" for each in told]
     for problem in finding.problems:
@@ -411,7 +411,7 @@ def _finding(finding: check.Finding) -> str:
 
 
 def _film(job: Job | None, root: str) -> str:
-    """Return a finished film beside what it was made of, and how to get it; why there is none, where it failed."""
+    """Return a finished film with its inputs and its links, or the reason if it failed."""
     if job is None or job.is_open:
         return ""
     if job.state == FAILED:
@@ -434,7 +434,7 @@ def _film(job: Job | None, root: str) -> str:
 
 
 def _queue(jobs: list[Job], current: Job | None, root: str) -> str:
-    """Return what is being made and what waits, with the frames and the time left."""
+    """Return the queue: films being made and waiting, with frames and the time left."""
     lines = []
     ahead = sum(job.is_open for job in jobs)
     for job in jobs:

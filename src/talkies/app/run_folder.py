@@ -1,4 +1,4 @@
-"""The same choices for a run: its config.yaml and commands as text, or written into a run folder."""
+"""The page's choices for a run: as text of config.yaml and commands, or added to a run folder."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ snakemake --profile slurm   # or on a cluster
 
 
 def for_many(choices: Choices) -> tuple[str, str]:
-    """Return the lines of config.yaml and the commands that make films like this one of whole folders."""
+    """Return the lines of config.yaml and the commands that make films like this one from whole folders."""
     keys = {"images": PICTURES, "driving": VIDEOS, **choices.of_run()}
     return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=1000), COMMANDS
 
 
 def add(choices: Choices, folder: Path) -> list[str]:
-    """Add picture, driving video and what was chosen for them to a run folder, made where there is none.
+    """Add picture, driving video and their settings to a run folder, which is made if it does not exist.
 
-    Nothing of the user's is replaced: a file whose name is taken gets a number, config.yaml keeps its lines and gets
-    new ones. Returns what was done, a line each. Raises TalkiesError where the folder's run asks for something else.
+    It replaces no file of the user's: a file whose name is taken gets a number, and config.yaml keeps its lines and
+    gets new ones. Returns what was done, a line each. Raises TalkiesError if the folder's settings contradict the
+    choices.
     """
     fresh = not (folder / CONFIG).exists()
     if fresh:
@@ -45,7 +46,7 @@ def add(choices: Choices, folder: Path) -> list[str]:
     config = read(folder / CONFIG)
     text = (folder / CONFIG).read_text(encoding="utf-8")
     if config.get("pairs"):
-        raise TalkiesError(f"{printable(folder / CONFIG)}: its pairs stand in a table: write a line into it")
+        raise TalkiesError(f"{printable(folder / CONFIG)}: its pairs are in a table: write a line into it")
     if not fresh:
         _check_engine(choices, config, folder / CONFIG)
     places = [folder / config.get(key, usual) for key, usual in (("images", PICTURES), ("driving", VIDEOS))]
@@ -87,7 +88,7 @@ def add(choices: Choices, folder: Path) -> list[str]:
 
 
 def _check_engine(choices: Choices, config: Mapping[str, Any], path: Path) -> None:
-    """Refuse a folder whose films another engine or network makes: one config.yaml chooses for all."""
+    """Refuse a folder with another engine or network, since config.yaml sets them for all films."""
     model = config.get("model") or {}
     theirs: dict[str, Any] = {"engine": config.get("engine") or FOMM}
     if theirs["engine"] == FOMM:
@@ -105,7 +106,7 @@ def _check_engine(choices: Choices, config: Mapping[str, Any], path: Path) -> No
 
 
 def _place(path: Path, folder: Path) -> Path:
-    """Return where a file goes: its name, with a number where another file has it already."""
+    """Return a file's name in the folder, with a number if another file has the name."""
     name = path.name.lstrip(".") or "file"
     stem, suffix = Path(name).stem, Path(name).suffix
     taken = {each.stem.casefold(): each for each in folder.iterdir()} if folder.is_dir() else {}
@@ -119,16 +120,16 @@ def _place(path: Path, folder: Path) -> Path:
 
 
 def with_key(text: str, path: tuple[str, ...], value: Any) -> str:
-    """Return a config.yaml's text with one key, at most two deep, set; all other lines stay as they are."""
+    """Return the text of a config.yaml with one key set, at most two levels deep; all other lines stay."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    if not isinstance(root, yaml.MappingNode):  # nothing but comments
+    if not isinstance(root, yaml.MappingNode):  # only comments
         return f"{text.rstrip()}\n{_entry(path, value)}\n".lstrip("\n")
     node = _value(root, path[0])
     if node is None:
         return _with_entry(text, root, _entry(path, value))
     if len(path) == 1:
         return _replaced(text, node, _flow(value))
-    if not isinstance(node, yaml.MappingNode):  # nothing, or null
+    if not isinstance(node, yaml.MappingNode):  # empty, or null
         return _replaced(text, node, f"{{{_entry(path[1:], value)}}}")
     inner = _value(node, path[1])
     if inner is not None:
@@ -137,7 +138,7 @@ def with_key(text: str, path: tuple[str, ...], value: Any) -> str:
 
 
 def _with_entry(text: str, node: yaml.MappingNode, entry: str) -> str:
-    """Write an entry before the others of a mapping."""
+    """Insert an entry before the others of a mapping."""
     start = node.start_mark.index
     if node.flow_style:
         return f"{text[: start + 1]}{entry}{', ' if node.value else ''}{text[start + 1 :]}"
@@ -150,7 +151,7 @@ def _value(node: yaml.MappingNode, key: str) -> yaml.Node | None:
 
 def _replaced(text: str, node: yaml.Node, value: str) -> str:
     start, end = node.start_mark.index, node.end_mark.index
-    end = max(start, len(text[:end].rstrip()))  # a block's reaches to what comes after it
+    end = max(start, len(text[:end].rstrip()))  # the end of a block is the start of what follows
     gap = "" if text[:start].endswith((" ", "\n")) else " "
     return f"{text[:start]}{gap}{value}{text[end:]}"
 
@@ -162,13 +163,13 @@ def _entry(path: tuple[str, ...], value: Any) -> str:
 
 
 def _flow(value: Any) -> str:
-    """Return a value as YAML in one line."""
+    """Return a value as YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _check_edit(config: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any], text: str, path: Path) -> None:
-    """Make sure that a new text holds what the old one did, and the changes, and nothing else."""
+    """Check that a new text has the old settings and the changes, and nothing else."""
     expected: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items()}
     for keys, value in changes.items():
         if len(keys) == 1:

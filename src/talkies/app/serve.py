@@ -1,4 +1,4 @@
-"""Serves the page: to whoever has its token, in bounded requests, with nothing of it going anywhere else."""
+"""Serves the page, only to requests with its token, with limits for their size, and without other hosts."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from .studio import DONE, DRIVER, FILM, RECORD, SOURCE, Studio
 log = logging.getLogger("talkies")
 
 TOKEN = "TALKIES_TOKEN"
-"""The variable that holds a token of the user's own choice."""
+"""The variable for a token of the user's choice."""
 SHORTEST_TOKEN = 16  # characters
-LARGEST_BODY = 1 << 20  # bytes of a request that is no upload
+LARGEST_BODY = 1 << 20  # bytes of a request that is not an upload
 UPLOAD = "/upload"
 CLOSED = re.compile(
     r"/(gradio_api/)?(proxy=|mcp|monitoring|vibe|dev/|component_server|deep_link|startup-events)|"
     r"/(docs|redoc|openapi.json|login|logout)|.*=https?:"
 )
-"""Paths of gradio's that the page has no need of: they fetch from elsewhere, or change what runs."""
+"""Paths of gradio that the page does not need: they fetch from other hosts, or change what runs."""
 POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
     "connect-src 'self' blob: data:; form-action 'self'; base-uri 'self'; object-src 'none'; frame-ancestors 'self'"
 )
-"""What the page's browser may load: from the page's own address alone. gradio's page needs inline scripts and eval."""
+"""The browser may load only from the page's own address. gradio's page needs inline scripts and eval."""
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -67,7 +67,7 @@ def choose_token() -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address; TalkiesError where that can't be had."""
+    """Return a socket that listens at an address; TalkiesError if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
@@ -86,7 +86,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(studio: Studio, listening: socket.socket, token: str, root: str) -> None:
-    """Serve the page until the process is asked to stop."""
+    """Serve the page until the process is stopped."""
     app = application(studio, token, root, listening.getsockname()[1])
     import uvicorn
 
@@ -97,7 +97,7 @@ def serve(studio: Studio, listening: socket.socket, token: str, root: str) -> No
 
 
 def application(studio: Studio, token: str, root: str, port: int) -> Guard:
-    """Return the page as an ASGI application: gradio's, the films, and the guard before both."""
+    """Return the page as an ASGI application: gradio and the films, behind the guard."""
     page = build(studio, root)
     import gradio as gr
     from fastapi import FastAPI, HTTPException
@@ -134,7 +134,7 @@ def application(studio: Studio, token: str, root: str, port: int) -> Guard:
 
 
 class Guard:
-    """Stands before the page: nothing of it is answered without the token, and no request is larger than it may be."""
+    """Guards the page: it refuses requests without the token, and requests that are too large."""
 
     def __init__(self, app: Any, studio: Studio, token: str, root: str, port: int) -> None:
         self._app, self._studio, self._token, self._root = app, studio, token, root
@@ -154,7 +154,7 @@ class Guard:
             await self._let_in(scope, send)
         elif scope["path"] == "/favicon.ico":
             await _answer(send, 204, "")
-        elif scope["path"] == "/manifest.json":  # browsers ask for it without the cookie
+        elif scope["path"] == "/manifest.json":  # browsers request it without the cookie
             await _answer(send, 200, '{"name": "Talkies"}', kind="application/json")
         elif not self._is_token(self._from_cookie(headers.get("cookie", ""))):
             await _answer(send, 401, _door(given), kind="text/html")
@@ -176,7 +176,7 @@ class Guard:
         return found.value if found else ""
 
     async def _let_in(self, scope: Scope, send: Send) -> None:
-        """Give the browser the token as a cookie, and take it out of the address."""
+        """Give the browser the token as a cookie, and remove it from the address."""
         cookie = f"{self._cookie}={self._token}; Path={self._root or ''}/; HttpOnly; SameSite=Strict"
         more = {"location": f"{self._root}/", "set-cookie": cookie}
         await _answer(send, 303, "", more=more)
@@ -221,7 +221,8 @@ class Guard:
 
 
 def _is_own(headers: dict[str, str]) -> bool:
-    """Tell whether a request was made by this page, or by no page: another one may not use its reader's cookie."""
+    """Return whether a request comes from this page or from no page: other pages must not use the visitor's
+    cookie."""
     origin = headers.get("origin")
     own = {headers.get("host"), headers.get("x-forwarded-host")} - {None}
     return headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none") and (
@@ -253,7 +254,7 @@ async def _whole_body(receive: Receive, most: int) -> bytes:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Return a body that was read once more, and then what comes after it."""
+    """Replay a body that was already read, and then pass on what follows."""
     waiting = [body]
 
     async def again() -> Message:
@@ -265,7 +266,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _names_a_foreign_file(body: bytes, uploads: Path) -> bool:
-    """Tell whether a request names a file that is no upload: gradio would fetch it, or copy it here."""
+    """Return whether a request names a file that is not an upload: gradio would fetch it, or copy it here."""
     try:
         left = [json.loads(body or b"null")]
     except (ValueError, RecursionError):

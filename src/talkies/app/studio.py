@@ -1,6 +1,6 @@
-"""What the page's controls work on: films made one after another with one loaded model.
+"""The studio behind the page: it makes films one after another with one loaded model.
 
-All files lie in one folder, which goes at the end. All visitors share one queue, since they share the machine.
+All files are in one folder, which is removed at the end. All visitors share one queue, since they share the machine.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from .choices import Choices, Network
 log = logging.getLogger("talkies")
 
 MOST_WAITING = 20  # films in the queue
-MOST_KEPT = 20  # finished films, whose files stay until newer ones take their place
+MOST_KEPT = 20  # finished films whose files are kept
 MOST_VISITS = 100  # pages whose choices are remembered
 MOST_UPLOADED = 20  # times the largest upload: all uploads together
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 FILM, RECORD, SOURCE, DRIVER = "film.mp4", "film.json", "source.png", "driver.mp4"
-"""A finished film's files: the film, what it was made of, and for showing beside it what it was cut from."""
+"""A finished film's files: the film, its record, and the crops that are shown beside it."""
 
 
 class Cancelled(Exception):
-    """The film that is being made is no longer wanted."""
+    """The current film was cancelled."""
 
 
 @dataclass
 class Job:
-    """A film that was asked for. total, made: frames, each counted when it is looked at and when it is made."""
+    """A requested film. total, made: frames, each counted when it is read and when it is made."""
 
     number: int
     choices: Choices
@@ -69,7 +69,7 @@ class Job:
 
     @property
     def title(self) -> str:
-        """Its picture's and its driving video's name, as a file name without suffix."""
+        """The names of its picture and driving video, as a file name without suffix."""
         return f"{self.choices.picture.stem}-{self.choices.driving.stem}"
 
     @property
@@ -79,18 +79,18 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """How long it will take at the pace so far; None where that can't be told."""
+        """The expected seconds left at the rate so far; None if not known."""
         if self.state != RUNNING or not self.made or self.total <= self.made:
             return None
         return (time.monotonic() - self.began) / self.made * (self.total - self.made)
 
     def start(self, total: int, _: str) -> None:
-        """Count from here: so many frames are to come."""
+        """Start counting towards `total` frames."""
         self.total, self.made, self.began = total, 0, time.monotonic()
         self.advance(0)
 
     def advance(self, count: int) -> None:
-        """Count frames; Cancelled where no more are wanted."""
+        """Count frames; raises Cancelled if the film was cancelled."""
         if self.cancelled.is_set():
             raise Cancelled
         self.made += count
@@ -99,8 +99,8 @@ class Job:
 class Studio:
     """The queue, its worker, and the files of the page.
 
-    folder: for all files, gone with the process. network: weights to offer beside those that are found. largest:
-    bytes of an upload. Engines, weights and run folders are those of the working folder.
+    folder: for all files. network: weights to offer in addition to those found. largest: bytes of an upload. Engines,
+    weights and run folders are those of the working folder.
     """
 
     def __init__(
@@ -132,11 +132,11 @@ class Studio:
     # --- files ---
 
     def own(self, path: Any) -> Path:
-        """Return the path of a file that was uploaded; TalkiesError for any other."""
+        """Return the path of an uploaded file; TalkiesError for any other."""
         found = Path(str(path).replace("\0", "")).resolve()
         if not found.is_relative_to(self.uploads.resolve()) or not found.is_file():
             raise TalkiesError(f"{printable(found.name)}: this file is no longer here: choose it again")
-        with open_input(found):  # a regular file that can be read, and is not empty
+        with open_input(found):  # raises unless it is a regular, readable file that is not empty
             return found
 
     def examples(self) -> dict[str, list[str]]:
@@ -144,7 +144,7 @@ class Studio:
         return {kind: sorted(path.name for path in (shipped("examples") / kind).iterdir()) for kind in KINDS}
 
     def example(self, kind: str, name: str) -> Path:
-        """Return an example by its name, as if it had been uploaded."""
+        """Return an example by its name, like an upload."""
         if name not in self.examples()[kind]:
             raise TalkiesError(f"there is no example {printable(str(name))[:60]}: choose one of the list")
         copy = self.uploads / "examples" / name
@@ -154,14 +154,14 @@ class Studio:
         return copy
 
     def run_folder(self, name: Any) -> Path:
-        """Return a run folder by its name: the working folder (.), or one in it; TalkiesError for any other."""
+        """Return a run folder by name: the working folder (.), or one in it; TalkiesError for any other."""
         word = str(name or "").strip()
         if word == "." or (re.fullmatch(r"[\w-][\w. -]{0,99}", word) and not Path(word).is_symlink()):
             return Path(word)
         raise TalkiesError(f"{printable(word)[:60]}: give the name of a folder in {printable(Path.cwd())}, or .")
 
     def has_room(self) -> bool:
-        """Tell whether another upload may come; the oldest ones that nobody shows or waits for go first."""
+        """Return whether another upload is allowed, after removing the oldest ones that nobody shows or waits for."""
         most = MOST_UPLOADED * self.largest
         with self._turn:
             wanted = [job.choices for job in self._jobs.values() if job.is_open]
@@ -180,7 +180,7 @@ class Studio:
     # --- visits ---
 
     def remember(self, visit: str, values: list[Any]) -> None:
-        """Keep what a page shows, for when it is loaded again."""
+        """Keep a page's values for when it is loaded again."""
         if not re.fullmatch("[0-9a-f]{32}", visit):
             return
         with self._turn:
@@ -192,7 +192,7 @@ class Studio:
     # --- jobs ---
 
     def jobs(self) -> list[Job]:
-        """Return all films that are known, the newest first."""
+        """Return all known films, the newest first."""
         with self._turn:
             return sorted(self._jobs.values(), key=lambda job: -job.number)
 
@@ -201,7 +201,7 @@ class Studio:
         return self._jobs.get(number)
 
     def submit(self, choices: Choices) -> Job:
-        """Ask for a film; TalkiesError where too many wait."""
+        """Request a film; TalkiesError if too many wait."""
         with self._turn:
             if len(self._waiting) >= MOST_WAITING:
                 raise TalkiesError(
@@ -214,7 +214,7 @@ class Studio:
         return job
 
     def cancel(self, number: Any) -> None:
-        """Take a film out of the queue, or stop it within a batch of frames."""
+        """Remove a film from the queue, or stop it within a batch of frames."""
         with self._turn:
             job = self._jobs.get(number)
             if job is None or not job.is_open:
@@ -225,7 +225,7 @@ class Studio:
                 job.state = CANCELLED
 
     def close(self) -> None:
-        """Stop what is being made, and wait for that."""
+        """Stop the current film, and wait for that."""
         with self._turn:
             self._closed = True
             for job in self._jobs.values():
@@ -257,7 +257,7 @@ class Studio:
             job.reason, job.state = self._without_folder(str(error)), FAILED
         except MemoryError:
             job.reason, job.state = "out of memory: take a shorter part of the video, or a smaller picture", FAILED
-        except Exception as error:  # as on the command line: one line, whatever it is
+        except Exception as error:  # as on the command line: one line for any error
             said = self._without_folder(" ".join(str(error).split())[:300])
             log.exception("film %d", job.number)
             job.reason, job.state = f"unexpected {type(error).__name__}: {said}", FAILED
@@ -267,7 +267,7 @@ class Studio:
         log.info("film %d: %s%s, %.1f s", job.number, job.state, f": {job.reason}" * bool(job.reason), job.seconds)
 
     def _without_folder(self, text: str) -> str:
-        """Take the uploads' folders out of a message: the user knows a file by its name."""
+        """Remove the uploads' folders from a message: the user knows only the file's name."""
         return re.sub(rf"{re.escape(str(self.uploads))}/([^/\s]+/)?", "", text)
 
     def _make(self, job: Job) -> None:
@@ -276,7 +276,7 @@ class Studio:
         wanted = job.choices.wanted()
         facts = make_film(wanted, job.folder / FILM, self._opener(job.choices), Progress(job.start, job.advance))
         write_json(job.folder / RECORD, {"pair": job.title, **facts})
-        # To be shown beside the film: cut as the record tells.
+        # To show beside the film, with the crops in its record.
         box = crop.Crop.from_dict(facts["source"]["crop"]).box
         picture = crop.resize(crop.cut(media.read_picture(wanted.picture), box), FILM_SIZE)
         write_png(job.folder / SOURCE, picture)
@@ -302,7 +302,7 @@ class Studio:
         return of_network if choices.engine == FOMM else of_program
 
     def _engine(self, network: Network) -> Any:
-        """Return the engine with these weights: the last one stays loaded, and no other."""
+        """Return the engine with these weights; only the last one stays loaded."""
         if self._loaded is None or self._loaded[0] != network:
             self._unload()
             self._loaded = network, open_engine(network.preset, network.checkpoint, **self._load)  # type: ignore[arg-type]
@@ -327,7 +327,7 @@ KINDS = ("images", "driving")
 
 
 def _networks(more: Network | None) -> dict[str, Network]:
-    """Return the weights that are here, by what the page calls them."""
+    """Return the weights that are here, by their names on the page."""
     found = {}
     if more is not None:
         name = f"{more.preset} ({Path(more.checkpoint).name})" if more.checkpoint else more.preset
@@ -341,7 +341,7 @@ def _networks(more: Network | None) -> dict[str, Network]:
 
 
 def _engines() -> dict[str, Program | None]:
-    """Return the engines that can be used here, by name; the built-in one is None."""
+    """Return the usable engines by name; the built-in one is None."""
     usable: dict[str, Program | None] = {FOMM: None}
     names = list(programs.known())
     with suppress(TalkiesError):
@@ -355,7 +355,7 @@ def _engines() -> dict[str, Program | None]:
 
 
 def _ready(name: str) -> Program:
-    """Return an engine whose files are here; nothing is fetched for it. TalkiesError where one is missing."""
+    """Return an engine whose files are here; nothing is fetched. TalkiesError if a file is missing."""
     program = program_named(name, fetch=False)
     if program.image is not None and not programs.image_file(program).is_file():
         raise TalkiesError(f"engine {name}: its image is not here: fetch it first")
@@ -363,9 +363,9 @@ def _ready(name: str) -> Program:
 
 
 def _use_one_arena() -> None:
-    """Have glibc give the threads of all films memory from one arena.
+    """Let glibc use one memory arena for the threads of all films.
 
-    With one for each new thread, what they freed would stay with them: some 8 MB more for each film.
+    With an arena for each new thread, freed memory would stay there: about 8 MB more for each film.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
@@ -373,7 +373,7 @@ def _use_one_arena() -> None:
 
 @contextmanager
 def open_studio(**options: Any) -> Iterator[Studio]:
-    """Give a studio, whose folder goes at the end, whatever end. Arguments: those of `Studio`."""
+    """Give a studio; its folder is removed at the end, also after an error. Arguments: those of `Studio`."""
     _use_one_arena()
     with own_folder("app") as folder:
         studio = Studio(folder, **options)

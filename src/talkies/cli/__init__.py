@@ -25,7 +25,7 @@ ADVICE = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "mend its rights, or name another place"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "mend the path"),
 }
-"""What to do about what the system says."""
+"""What to do about errors of the system."""
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TalkiesError as error:
         _fail(chosen, str(error))
     except BrokenPipeError:
-        # Whoever read the output (head, less) has seen enough. What is left of it goes nowhere, without a word.
+        # The reader of the output (head, less) has gone: drop the rest silently.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _fail(chosen, f"{error.name} is not installed, and this needs it: pip install 'talkies[engine]'")
     except MemoryError:
         _fail(chosen, "out of memory: give the job more, or fewer threads")
-    except Exception as error:  # the last line of defence: one line, as promised; all of it with --debug
+    except Exception as error:  # the last resort: one line; with --debug the whole traceback
         reason = " ".join(str(error).split())[:300]
         _fail(chosen, f"unexpected {type(error).__name__}: {reason} (--debug shows where)")
     return 1
@@ -69,7 +69,7 @@ def _fail(chosen: argparse.Namespace, message: str) -> None:
 
 
 def _start_log(chosen: argparse.Namespace) -> None:
-    """Send messages to stderr, and to the file that --log names: one line each."""
+    """Send messages, one line each, to stderr and to the file of --log."""
     log.propagate = False
     log.setLevel(logging.DEBUG if chosen.debug else logging.INFO)
     if getattr(chosen, "log", None):
@@ -80,7 +80,7 @@ def _start_log(chosen: argparse.Namespace) -> None:
 
 
 class _TerminalHandler(logging.Handler):
-    """Writes to stderr, above the progress bar where there is one."""
+    """Writes to stderr, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         mark = {"WARNING": "warning: ", "ERROR": "error: "}.get(record.levelname, "")
@@ -94,9 +94,9 @@ class _TerminalHandler(logging.Handler):
 
 
 def _on_signals() -> None:
-    """Turn the first signal to stop into an orderly end; a second one is not needed and not heard.
+    """Turn the first signal to stop into an orderly end; ignore further ones.
 
-    SIGALRM comes from the worker's own clock, where a job's time is limited (`cli.jobs`).
+    SIGALRM comes from the worker's own timer, if its job's time is limited (`cli.jobs`).
     """
 
     def stop(number: int, _: FrameType | None) -> None:

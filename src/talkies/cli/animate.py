@@ -1,4 +1,4 @@
-"""`talkies animate`: films of pictures and driving videos that are given, into a file or a folder."""
+"""`talkies animate`: films of given pictures and driving videos, into a file or a folder."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def animate(chosen: argparse.Namespace) -> None:
-    """Make films of pictures and driving videos; TalkiesError where any could not be made."""
+    """Make films of pictures and driving videos; TalkiesError if any could not be made."""
     from ..operate.films import make_films
     from ..run.progress import by_reason, some
 
@@ -105,7 +105,7 @@ def animate(chosen: argparse.Namespace) -> None:
 
 
 def _take(name: Path, target: Path, plan: Plan, state: State) -> None:
-    """Bring the one film out of the run's folder, which goes."""
+    """Move the one film out of the temporary run folder."""
     from ..run.folder import Folder
 
     for done in state.done:
@@ -119,14 +119,14 @@ def _take(name: Path, target: Path, plan: Plan, state: State) -> None:
 
 
 def _of_clips(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Return what config.yaml would say of each driving video."""
+    """Return the settings of each driving video, as in config.yaml."""
     own: dict[str, Any] = {"flip": True} if chosen.flip else {}
     own |= {key: float(value) for key in ("start", "end") if (value := getattr(chosen, key)) is not None}
     return own | ({"audio": str(chosen.audio.absolute())} if chosen.audio else {})
 
 
 def _of_all(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Return what config.yaml would say of all films."""
+    """Return the settings of all films, as in config.yaml."""
     crops = {"images": chosen.crop_source, "driving": chosen.crop_driving}
     model = {"preset": chosen.model, "precision": chosen.precision, "device": chosen.device}
     if chosen.checkpoint:
@@ -149,7 +149,7 @@ def _of_all(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def _box(text: str | None) -> Any:
-    """Return a crop as config.yaml has it: a mode, or the four numbers of a box."""
+    """Return a crop as in config.yaml: a mode, or the four numbers of a box."""
     from ..media import crop
 
     wanted = None if text is None else crop.parse(text)

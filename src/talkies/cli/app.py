@@ -1,4 +1,4 @@
-"""The command that serves a page on which one picture and one driving video are tried."""
+"""`talkies app`: serves a page on which users try one picture and one driving video."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_commands(commands: Commands) -> None:
     page.add_argument("--root-path", type=root_path, default="", metavar="/P", help="where a proxy shows the page")
     page.add_argument("--max-upload", type=count, default=500, metavar="MB", help="largest file taken (default: 500)")
     page.add_argument("--model", choices=list(PRESETS), metavar="NAME", help="the preset of --checkpoint")
-    page.add_argument("--checkpoint", metavar="P", help="weights to offer beside those that are found")
+    page.add_argument("--checkpoint", metavar="P", help="weights to offer in addition to those found")
     page.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto")
     page.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     page.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all this job was given)")

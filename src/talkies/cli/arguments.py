@@ -1,4 +1,4 @@
-"""What several commands share: arguments, kinds of values, the progress bar, and looking at an output's name."""
+"""Shared by several commands: arguments, types of values, the progress bar, checks of an output's name."""
 
 from __future__ import annotations
 
@@ -46,16 +46,16 @@ GROUPS = {
         "stage": "talkies stage push HOST:DIR",
     },
 }
-"""The commands for people, as `talkies --help` shows them, each with an example; the others are the workflow's."""
+"""The commands of `talkies --help`, each with an example; the workflow uses the others."""
 INVALID_CHOICE = re.compile(r"argument ([^:]+): invalid choice: (['\"])(.*?)\2 \(choose from (.*)\)")
 UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (\S+)")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, which also says what may have been meant."""
+    """argparse's parser, which also suggests similar words."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, with the nearest words that there are, and exit with 2."""
+        """Print what is wrong, with the nearest known words, and exit with 2."""
         if found := INVALID_CHOICE.match(message):
             known = [word.strip("'\" ") for word in found[4].split(",")]
             known = known if found[1] != "COMMAND" else [name for group in GROUPS.values() for name in group]
@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def all_options(self) -> set[str]:
-        """The options of this parser and of the commands below it."""
+        """The options of this parser and of its commands."""
         found = set(self._option_string_actions)
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Commands:
-    """The commands of a parser, each with the function that it runs."""
+    """The commands of a parser, each with its function."""
 
     def __init__(self, parser: Parser) -> None:
         self._parsers = parser.add_subparsers(prog="talkies", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
@@ -88,7 +88,7 @@ class Commands:
 
     @property
     def listed(self) -> str:
-        """The commands for people, by their groups, each with what it does."""
+        """The commands for users, by group, each with its description."""
         lines = []
         for group, names in GROUPS.items():
             lines += ["", f"{group}:"]
@@ -98,7 +98,7 @@ class Commands:
         return "\n".join(lines).lstrip("\n")
 
     def add(self, name: str, run: Callable[[argparse.Namespace], Any], about: str, **options: Any) -> Parser:
-        """Add a command; return its parser, to which its arguments are added."""
+        """Add a command; return its parser."""
         self._about[name] = about
         example = next((names[name] for names in GROUPS.values() if name in names), None)
         options["epilog"] = f"Example: {example}" if example else None
@@ -109,7 +109,7 @@ class Commands:
 
 
 def model_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add what names a network and what it runs on."""
+    """Add the arguments for a network and its device."""
     sub.add_argument("--model", choices=list(PRESETS), default="demo", metavar="NAME", help=", ".join(PRESETS))
     sub.add_argument(
         "--checkpoint",
@@ -121,7 +121,7 @@ def model_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def segment_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add the part of a driving video that is used."""
+    """Add the arguments for a part of a driving video."""
     sub.add_argument("--start", type=seconds, metavar="S", help="second of the driving video to start at")
     sub.add_argument("--end", type=seconds, metavar="S", help="second of the driving video to end at")
 
@@ -138,7 +138,7 @@ def seconds(text: str) -> Fraction:
     if re.match("-[0-9.]", text):
         raise argparse.ArgumentTypeError("seconds count from 0")
     try:
-        # Fraction takes 1e99999999 too, and would write it out.
+        # Fraction would accept 1e99999999 and expand it.
         return Fraction(text if re.fullmatch(r"[0-9]{0,9}(\.[0-9]{0,9}|/[0-9]{1,9})?", text) else "")
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds") from None
@@ -168,7 +168,7 @@ def web_address(text: str) -> str:
 
 
 def check_output(path: Path, suffix: str, *inputs: Path) -> None:
-    """Refuse an output that could not be written or would replace an input, before anything is computed."""
+    """Refuse an output that can't be written or would replace an input, before anything is computed."""
     name = printable(path)
     if path.suffix.lower() != suffix:
         raise TalkiesError(f"{name}: give the output a name that must end in {suffix}")
@@ -183,7 +183,7 @@ def check_output(path: Path, suffix: str, *inputs: Path) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Any]:
-    """Give a progress bar when a terminal watches, and one that says nothing otherwise."""
+    """Give a progress bar on a terminal, and a silent one otherwise."""
     from ..stages.work import Progress
 
     if not sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""Commands about engines: the known ones, and one film by any of them."""
+"""`talkies engine`: list the known engines, show one, or make one film with any of them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def engine(chosen: argparse.Namespace) -> None:
 def _list(chosen: argparse.Namespace) -> None:
     from ..run.programs import known
 
-    print(f"{FOMM:18} The built-in First Order Motion Model (its keys stand under model).")
+    print(f"{FOMM:18} The built-in First Order Motion Model (its keys are under model).")
     for name, entry in known().items():
         print(f"{name:18} {entry['about']}")
         print(f"{'':18} {entry['tried'].split('.')[0]}.")

@@ -1,4 +1,4 @@
-"""Commands for a run folder: lay it out, check it, look at its state, mend and tidy it, carry it to a cluster."""
+"""Commands for a run folder: make it, check it, show its state, verify and clean it, carry it to a cluster."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def add_commands(commands: Commands) -> None:
         "--watch", type=seconds, nargs="?", const=Fraction(10), metavar="S", help="again every S seconds (10)"
     )
     commands.add("verify", verify, "Check every film of the run against its record; snakemake makes wrong ones again.")
-    again = commands.add("forget", forget, "Have pairs made anew by the next snakemake.")
+    again = commands.add("forget", forget, "Let the next snakemake make pairs again.")
     again.add_argument(
         "pairs", nargs="*", metavar="PAIR", help="driving/image[@variant], or driving/ for a whole video"
     )
@@ -71,7 +71,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def init(chosen: argparse.Namespace) -> None:
-    """Make a run folder; say what was made, what was there, and what comes next."""
+    """Make a run folder; print what was made, what was there, and what comes next."""
     from ..operate.init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
 
     made, kept = lay_out(chosen.folder, examples=chosen.examples)
@@ -86,7 +86,7 @@ def init(chosen: argparse.Namespace) -> None:
 
 
 def configuration(chosen: argparse.Namespace) -> None:
-    """Print every key of config.yaml and every column of the pairs table: default, meaning, what may stand there."""
+    """Print every key of config.yaml and every column of the pairs table: default, meaning, kind of value."""
     import shutil
 
     from ..run import reference
@@ -100,7 +100,7 @@ def configuration(chosen: argparse.Namespace) -> None:
 
 
 class _ConfigurationHelp(argparse.Action):
-    """`talkies config --help`: the usage, and what the command prints. Read from the schemas only when asked for."""
+    """`talkies config --help`: the usage, and what the command prints. The schemas are read only for this."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         parser.print_help()
@@ -117,7 +117,7 @@ def stage(chosen: argparse.Namespace) -> None:
 
 
 def check(chosen: argparse.Namespace) -> int:
-    """Look at every picture and driving video before anything is animated; say what is wrong and what to do."""
+    """Check every picture and driving video before anything is animated; print what is wrong and what to do."""
     from ..host.cores import available_threads
     from ..report import check_page
     from ..run.asks import Specs
@@ -135,7 +135,7 @@ def check(chosen: argparse.Namespace) -> int:
         findings = checking.examine(plan, model=model, workers=workers, advance=progress.advance)
     check_page.save(findings)
     page = check_page.write_page(findings, Path(plan.settings["results"]), gallery=bool(chosen.receipt))
-    if chosen.receipt:  # in a run what is wrong is said by the gallery, and by the verdict
+    if chosen.receipt:  # in a run, the gallery and the verdict report what is wrong
         answer_all("check", chosen.receipt, Specs(plan).check())
         log.info("%s: %s", check_page.summary(findings), printable(page))
         return 0
@@ -149,7 +149,7 @@ def check(chosen: argparse.Namespace) -> int:
 
 
 def _network(plan: Any) -> Any:
-    """Return the function that loads the plan's network on the processor; None where PyTorch is not installed."""
+    """Return the function that loads the plan's network on the processor; None if PyTorch is not installed."""
     from functools import cache
     from importlib.util import find_spec
 
@@ -163,7 +163,7 @@ def _network(plan: Any) -> Any:
 
         from ..fomm.model import load_model
 
-        # The other cores are looking at files: threads that wait for one would spend more time than the network takes.
+        # The other cores check files: threads that wait for one would take more time than the network.
         torch.set_num_threads(1)
         model = plan.settings["model"]
         return load_model(model["preset"], model["checkpoint"], device="cpu", precision="fp32")
@@ -172,7 +172,7 @@ def _network(plan: Any) -> Any:
 
 
 def status(chosen: argparse.Namespace) -> None:
-    """Say how far the run is and how fast, what failed and why, and which films are no longer asked for."""
+    """Print the run's progress and speed, what failed and why, and which films are no longer wanted."""
     import time
     from dataclasses import asdict
 
@@ -212,7 +212,7 @@ def _say_status(now: Any) -> None:
 
 
 def verify(chosen: argparse.Namespace) -> None:
-    """Check every film against its record: digest, frames, sound."""
+    """Compare every film with its record: digest, frames, sound."""
     from ..run import upkeep
     from ..run.planner import at_work, current_plan
 
@@ -229,18 +229,18 @@ def verify(chosen: argparse.Namespace) -> None:
 
 
 def forget(chosen: argparse.Namespace) -> None:
-    """Have pairs made anew by the next run."""
+    """Let the next run make pairs again."""
     from ..run import upkeep
     from ..run.planner import current_plan
 
     if not chosen.pairs and not chosen.failed:
         raise TalkiesError("name the pairs to forget (driving/image, or driving/ for all of a video), or give --failed")
     names = upkeep.forget(*current_plan(), chosen.pairs, failed=chosen.failed)
-    print(f"{counted(len(names), 'pair')} forgotten: the next snakemake makes them anew")
+    print(f"{counted(len(names), 'pair')} forgotten: the next snakemake makes them again")
 
 
 def clean(chosen: argparse.Namespace) -> None:
-    """Remove films whose pair is gone, and what dead workers left."""
+    """Remove films whose pair is gone, and leftovers of killed workers."""
     from ..run import upkeep
     from ..run.planner import current_plan
 
@@ -253,7 +253,7 @@ def clean(chosen: argparse.Namespace) -> None:
 
 
 def doctor(chosen: argparse.Namespace) -> int:
-    """Say what is there, what is missing, and what to do."""
+    """Print what is there, what is missing, and what to do."""
     if chosen.on:
         from ..operate.on_node import examine_node
 

@@ -1,4 +1,4 @@
-"""Commands that the workflow's own rules run."""
+"""Commands of the workflow's rules."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def shard(chosen: argparse.Namespace) -> None:
 
 
 def _stop_in_time() -> None:
-    """Have this worker stop in good order before SLURM kills its job, so that the next attempt goes on from there.
+    """Let this worker stop in order before SLURM kills its job, so that the next attempt continues.
 
-    `sbatch --signal` does not do that: where SLURM tracks processes by cgroups, as most sites do, only the first
-    process of a job step gets the signal. That is Snakemake, which lets its job run on.
+    `sbatch --signal` does not do that: if SLURM tracks processes by cgroups, as most sites do, only the first process
+    of a job step gets the signal. That is Snakemake, which lets its job run on.
     """
     left = slurm.seconds_left()
     if left is not None:
@@ -74,7 +74,7 @@ def _stop_in_time() -> None:
 
 
 def gallery(chosen: argparse.Namespace) -> None:
-    """Write results/index.html from the plan and the films, or lay out what a report carries of it."""
+    """Write results/index.html from the plan and the films, or the folder of it for a report."""
     from ..report.check_page import check_line
     from ..report.entries import entries_of
     from ..report.gallery import build_galleries, lay_out_report
@@ -96,9 +96,9 @@ def gallery(chosen: argparse.Namespace) -> None:
     if chosen.report:
         lay_out_report(results, entries, chosen.report)
         return
-    with holding("gallery"):  # while a run goes on its page is written again and again
+    with holding("gallery"):  # the page of an active run is written repeatedly
         if chosen.going and Folder.receipt("gallery", plan.receipt("gallery", ALL)).exists():
-            return  # the run's own page is there
+            return  # the run's final page exists
         going = None
         if chosen.going:
             now = status_of(plan, state, Watch(plan, state.to_make).look(), running=True)
@@ -112,7 +112,7 @@ def gallery(chosen: argparse.Namespace) -> None:
 
 
 def verdict(chosen: argparse.Namespace) -> None:
-    """End the workflow: fail and name every pair that could not be made, and why; else write the verdict."""
+    """End the workflow: fail, naming every pair that could not be made and why; else write the verdict."""
     from ..files import write_json
     from ..run.folder import GALLERY_PAGE, Folder
     from ..run.plan import Plan

@@ -1,4 +1,4 @@
-"""Commands that make one thing of the file they are given: a crop, keypoints, a film with sound, weights."""
+"""Commands for single files: a crop, keypoints, a film with sound, weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def add_commands(commands: Commands) -> None:
     get.add_argument("--from", dest="source", type=web_address, metavar="URL", help="this link alone, e.g. a mirror")
     get.add_argument("--to", type=Path, metavar="FILE", help="default: in $TALKIES_WEIGHTS, else in your cache folder")
     get.add_argument("--sha256", type=sha256, metavar="X", help="what the file that comes must have")
-    get.add_argument("--convert", action="store_true", help="leave safetensors of what the network uses of it")
+    get.add_argument("--convert", action="store_true", help="keep only what the network uses, as safetensors")
     get.set_defaults(run=fetch_weights)
     show = actions.add_parser("show", help="print the digest of the weights and the presets they fit")
     show.add_argument("file", type=Path)
@@ -71,7 +71,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def crop_file(chosen: argparse.Namespace) -> None:
-    """Cut one picture to PNG, or one clip to mp4 with its sound; print what was cut as JSON."""
+    """Crop one picture to PNG, or one clip to mp4 with its sound; print the crop as JSON."""
     from .. import media
     from ..host.scratch import own_folder
     from ..media import crop
@@ -95,7 +95,7 @@ def crop_file(chosen: argparse.Namespace) -> None:
 
 
 def find_motion(chosen: argparse.Namespace) -> None:
-    """Find the keypoints of one clip and save them."""
+    """Compute the keypoints of one clip and save them."""
     from .. import media
     from ..media import crop
     from ..operate.one_film import advancing, frames_of
@@ -118,7 +118,7 @@ def find_motion(chosen: argparse.Namespace) -> None:
 
 
 def remux_file(chosen: argparse.Namespace) -> None:
-    """Put a clip's sound under a silent film."""
+    """Add a clip's sound to a silent film."""
     from .. import media
 
     check_output(chosen.output, ".mp4", chosen.film, chosen.driving)
@@ -127,7 +127,7 @@ def remux_file(chosen: argparse.Namespace) -> None:
 
 
 def mosaic_films(chosen: argparse.Namespace) -> None:
-    """Show many films at once in one, with one's sound."""
+    """Show many films at once in one, with the sound of one."""
     from .. import media
 
     check_output(chosen.output, ".mp4", *chosen.films)
@@ -155,7 +155,7 @@ def checkpoint(chosen: argparse.Namespace) -> None:
 
 
 def fetch_weights(chosen: argparse.Namespace) -> None:
-    """Bring a preset's published weights here; say where they are, where from, how large, and what is known of them."""
+    """Fetch a preset's published weights; print where they are, their source, size and digests."""
     from ..operate.weights import fetch
 
     if chosen.to is not None:

@@ -1,4 +1,4 @@
-"""Frames as bytes, made on the network's device: RGB, or the planes that encoders take."""
+"""Converts frames to bytes on the network's device: RGB, or the planes that encoders take."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 RED, BLUE = 0.2126, 0.0722
-"""Shares of luma, BT.709; green has the rest."""
+"""Weights of red and blue in luma (BT.709); green has the rest."""
 TAPS = 12
 SLAB = 32
-"""Of chroma samples made in one product: each is made of 12 of the 256 pixels in its row, the others weigh nothing."""
+"""Chroma samples of one matrix product: each uses 12 of the 256 pixels in its row; the other weights are zero."""
 
 
 def rgb_bytes(frames: torch.Tensor) -> torch.Tensor:
@@ -22,13 +22,13 @@ def rgb_bytes(frames: torch.Tensor) -> torch.Tensor:
 def yuv420p(frames: torch.Tensor) -> torch.Tensor:
     """Return frames, float32 [n, 3, H, W] in [0, 1], as planes, uint8 [n, H * 3 / 2, W]: H rows of luma, then Cb, Cr.
 
-    BT.709, limited range, chroma of half the sides, sampled in the middle of its four pixels: what ffmpeg's scaler
-    makes of the same RGB (`media.ffmpeg.SCALING`), within a level. H and W are even.
+    BT.709, limited range, chroma with half the sides, sampled at the centre of its four pixels: within one level of
+    ffmpeg's scaler (`media.ffmpeg.SCALING`). H and W are even.
     """
     count, _, height, width = frames.shape
     luma_and_chroma = _matrix(frames.device) @ frames.reshape(count, 3, -1)
     planes = torch.empty(count, height * width * 3 // 2, dtype=torch.uint8, device=frames.device)
-    # Half more: bytes are cut off below the point.
+    # Plus a half, since the conversion to bytes truncates.
     planes[:, : height * width] = luma_and_chroma[:, 0].add(16.5)
     chroma = luma_and_chroma[:, 1:].reshape(-1, width)
     chroma = torch.cat([chroma[:, first:last] @ weights.T for first, last, weights in _slabs(width, frames.device)], 1)
@@ -40,7 +40,7 @@ def yuv420p(frames: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _matrix(device: torch.device) -> torch.Tensor:
-    """Return the matrix from RGB in [0, 1] to luma without its 16 and chroma without its 128."""
+    """Return the matrix from RGB in [0, 1] to luma and chroma, without the offsets 16 and 128."""
     luma = torch.tensor([RED, 1 - RED - BLUE, BLUE], dtype=torch.float64)
     blue, red = torch.eye(3, dtype=torch.float64)[2] - luma, torch.eye(3, dtype=torch.float64)[0] - luma
     return torch.stack([219 * luma, 112 * blue / (1 - BLUE), 112 * red / (1 - RED)]).to(device, torch.float32)
@@ -48,9 +48,9 @@ def _matrix(device: torch.device) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _slabs(side: int, device: torch.device) -> list[tuple[int, int, torch.Tensor]]:
-    """Return how a side is halved: from pixels `first` to `last`, by weights [samples, last - first], for each slab.
+    """Return how a side is halved: for each slab, the pixels `first` to `last` and weights [samples, last - first].
 
-    Lanczos of three lobes, stretched to the larger pixels; beyond the edge its pixels are repeated.
+    Lanczos with three lobes, stretched to the larger pixels; edge pixels are repeated.
     """
     place = torch.arange(TAPS, dtype=torch.float64) - (TAPS - 1) / 2
     taps = torch.sinc(place / 2) * torch.sinc(place / 6)

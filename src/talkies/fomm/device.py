@@ -1,4 +1,4 @@
-"""What a network computes with: the device, the precision, the batch."""
+"""Chooses a network's device, precision and batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger("talkies")
 
 
 def keep_compiled() -> None:
-    """Have CUDA keep what it compiles in `own_cache`, or nowhere; before the GPU is first used."""
+    """Let CUDA cache compiled code in `own_cache`, or nowhere; call this before the GPU is first used."""
     folder = own_cache()
     if folder is None:
         os.environ["CUDA_CACHE_DISABLE"] = "1"
@@ -34,21 +34,21 @@ def keep_compiled() -> None:
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 HALF = {"cpu": "bf16", "cuda": "fp16"}
-"""The half precision that `auto` may take, by device."""
+"""The half precision that `auto` may choose, by device."""
 VARIANTS = {"cu126": (50, 90), "cu130": (75, 120)}
-"""The CUDA variants of the image, with the oldest and newest compute capability they are for (of 2.13, 10 * X + Y).
+"""The CUDA variants of the image, with their oldest and newest compute capability (PyTorch 2.13; 10 * X + Y).
 
-PyTorch's builds for CUDA 12.6 reach from Maxwell to Hopper, those for 13.0 from Turing to Blackwell.
+PyTorch's builds for CUDA 12.6 support Maxwell to Hopper, those for 13.0 Turing to Blackwell.
 """
 FAITHFUL = 45.0
-"""Decibels of PSNR between half precision and float32, on the loaded weights, above which `auto` takes the half."""
+"""The PSNR (dB) between half precision and float32, with the loaded weights, above which `auto` takes the half."""
 
 
 def choose_device(wanted: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `cuda`, after a computation on it that must come out right.
+    """Return the device for `auto`, `cpu` or `cuda`, after a test computation on it.
 
-    auto takes a GPU where one is given (a driver is loaded, or the scheduler granted one) and fails where it
-    does not work, or for which this torch was not built: a GPU job never goes on in silence on the processor.
+    auto takes a GPU if there is one (a driver is loaded, or the scheduler granted one). It fails if that GPU does not
+    work or this torch was not built for it, so that a GPU job never runs on the processor unnoticed.
     """
     granted = os.environ.get("CUDA_VISIBLE_DEVICES")
     given = bool(granted) and granted not in ("-1", "NoDevFiles")
@@ -72,10 +72,10 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def unfit() -> str | None:
-    """Return why this torch can't compute on the GPU (it has no code for it), and what can; None where it can.
+    """Return why this torch has no code for the GPU, and which variant has; None if it can compute on it.
 
-    A GPU runs code for its own compute capability, for an older one of the same generation (sm_80 on 8.6), and PTX for
-    any older one (compute_80 on 12.0): CUDA C++ Programming Guide, "Binary Compatibility".
+    A GPU runs code for its own compute capability, for an older one of the same generation (sm_80 on 8.6), and PTX
+    for any older one (compute_80 on 12.0); see CUDA C++ Programming Guide, "Binary Compatibility".
     """
     built = built_for()
     major, minor = torch.cuda.get_device_capability()
@@ -85,7 +85,7 @@ def unfit() -> str | None:
         if has <= (major, minor) and (kind == "compute" or has[0] == major):
             return None
     if not built:
-        return None  # it doesn't tell: the computation will
+        return None  # not known: the test computation will show it
     fitting = [name for name, (first, last) in VARIANTS.items() if first <= 10 * major + minor <= last + 9]
     remedy = f"build the image with --variant {fitting[0]}" if fitting else "no image of ours is for it"
     card = f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
@@ -93,16 +93,16 @@ def unfit() -> str | None:
 
 
 def built_for() -> list[str]:
-    """Return what GPUs this torch has code for (sm_90, ...), also where there is no GPU; none: it is for processors."""
-    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()  # get_arch_list tells only where a GPU is
+    """Return the GPU architectures of this torch (sm_90, ...), also without a GPU; empty: a build for processors."""
+    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()  # get_arch_list needs a GPU
     return flags.split() if flags else torch.cuda.get_arch_list()
 
 
 def keep_memory() -> None:
-    """Have the C library keep the memory that freed tensors leave, for the next ones; call it before the first.
+    """Let the C library keep the memory of freed tensors for the next ones; call this before the first.
 
-    Each large block comes from the kernel and goes back otherwise, page by page, some 50,000 pages a frame.
-    Does nothing where the C library is not glibc.
+    Otherwise each large block is returned to the kernel and requested again, about 50,000 pages a frame. Does nothing
+    if the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -115,15 +115,15 @@ def keep_memory() -> None:
 
 
 def computes_bf16() -> bool:
-    """Tell whether this processor has bfloat16 products of its own; elsewhere they are many times slower than float32.
+    """Return whether this processor has bfloat16 products; without, they are many times slower than float32.
 
-    The flags are Linux' words for AVX-512 BF16, AMX BF16 and Arm's BF16.
+    The flags are Linux's names for AVX-512 BF16, AMX BF16 and Arm's BF16.
     """
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_processor_flags()))
 
 
 def _processor_flags() -> list[str]:
-    """Return what this processor can do, in Linux' words; nothing where the system does not tell."""
+    """Return this processor's features by Linux's names; empty if the system does not list them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -132,10 +132,10 @@ def _processor_flags() -> list[str]:
 
 
 def choose_precision(model: FirstOrderModel, wanted: str) -> str:
-    """Return the precision for fp32, bf16, fp16 or auto: a float32 model on its device, before it is rewritten.
+    """Return the precision for fp32, bf16, fp16 or auto. model: in float32, on its device, before it is rewritten.
 
-    auto takes the device's half precision where the processor computes it and these weights bear it: both
-    render a frame of a made-up picture in motion, and differ by less than FAITHFUL allows.
+    auto takes the device's half precision if the processor supports it and these weights allow it: a frame of a
+    synthetic picture in motion must be closer than FAITHFUL in both precisions.
     """
     if wanted != "auto":
         return wanted
@@ -152,8 +152,8 @@ def choose_precision(model: FirstOrderModel, wanted: str) -> str:
 def known_fidelity(model: FirstOrderModel, half: str) -> float:
     """Return the fidelity of a half precision, measured once for these weights, this device, torch and fast form.
 
-    It is kept in the user's own cache folder (`scratch.own_cache`), for it takes as long as some frames. Where there is
-    none, or the weights were not loaded from a file, it is measured each time.
+    It is kept in the user's cache folder (`own_cache`), since it takes as long as a few frames. Without that folder,
+    or if the weights were not loaded from a file, it is measured each time.
     """
     cache = own_cache()
     if model.weights_digest is None or cache is None:
@@ -173,7 +173,7 @@ def known_fidelity(model: FirstOrderModel, half: str) -> float:
 def fidelity(model: FirstOrderModel, dtype: torch.dtype) -> float:
     """Return the PSNR, in decibels, between the fast form's frame in another precision and in float32.
 
-    Of two networks the less faithful one counts.
+    With two networks, the less faithful one counts.
     """
     return min(_fidelity(network, dtype) for network in model.networks)
 
@@ -194,5 +194,5 @@ def _fidelity(model: FirstOrderModel, dtype: torch.dtype) -> float:
 
 
 def free_batch(side: int, itemsize: int, free: int) -> int:
-    """Return how many frames of this side fit the GPU's free memory with as much again to spare, at most 64."""
+    """Return how many frames of this side fit into half of the GPU's free memory, at most 64."""
     return max(1, min(64, free // (2 * frame_bytes(side, itemsize))))

@@ -1,8 +1,8 @@
-"""The engine: many pairs through one loaded model, streaming.
+"""The built-in engine: it animates many pairs with one loaded model.
 
-A source's features are computed once, a clip's keypoints come from its saved motion, frames go through the
-network's fast form (rewrite.py) in batches, and films are encoded while the next batches are computed. Where the
-network is faster than an encoder, several films are open at once.
+A source's features are computed once, a clip's keypoints come from its saved motion, frames go through the network's
+fast form (rewrite.py) in batches, and films are encoded while the next batches are computed. If the network is faster
+than an encoder, several films are open at once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger("talkies")
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A source image as the model needs it: computed once, used for each of its films."""
+    """A source image's features and keypoints: computed once for all its films."""
 
     features: SourceFeatures
     keypoints: Keypoints
@@ -48,7 +48,7 @@ class _Prepared:
 
 @dataclass
 class _Begun:
-    """A film of a job that is being made: its batches to come, and its encoder. fault: why its inputs forbid it."""
+    """An open film: its job, remaining batches and encoder. fault: the error in its inputs."""
 
     job: FilmJob
     batches: Iterator[NDArray[np.uint8]]
@@ -56,7 +56,7 @@ class _Begun:
     fault: InputError | None = None
 
     def is_hungry(self) -> bool:
-        """Tell whether its next batch is to be computed."""
+        """Return whether to compute its next batch."""
         encoding = self.encoding
         return encoding.has_room and not encoding.finished and not encoding.ended.done()
 
@@ -75,13 +75,13 @@ class _Begun:
 
 
 class Engine:
-    """The fast form of one loaded model, which animates pair after pair.
+    """Animates pairs, one after the other, with the fast form of one loaded model.
 
-    A context manager: its encoders end with it. precision: fp32, bf16 or fp16, auto (see
-    `choose_precision`), or None for the model's own. batch: frames that go through the network at once; None
-    chooses by device and memory. It is halved when a GPU's memory does not hold it. threads: the processor's
-    threads for the network, and so many films are encoded at once. compiled: let torch.compile fuse the generator
-    and, on a GPU, replay it as a CUDA graph; the first batch waits for that.
+    A context manager, which ends its encoders. precision: fp32, bf16 or fp16, auto (see `choose_precision`), or None
+    for the model's own. batch: frames that go through the network at once; None chooses by device and memory; it is
+    halved if the GPU's memory is too small. threads: processor threads of the network, and the number of films
+    encoded at once. compiled: let torch.compile fuse the generator and, on a GPU, replay it as a CUDA graph; this
+    delays the first batch.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Engine:
         if batch is None and model.device.type == "cuda":
             batch = free_batch(model.preset.size, dtype.itemsize, torch.cuda.mem_get_info()[0])
         self.batch = batch or 8
-        self._encoders = Encoders(self.threads + 1)  # one for each core, while another film is brought to its end
+        self._encoders = Encoders(self.threads + 1)  # one for each core, and one more while a film is finished
         self._source: tuple[str, _Prepared] | None = None
         self._network_of: dict[str, str | None] = {}  # which of two networks makes a source's films
 
@@ -115,11 +115,11 @@ class Engine:
         return self.model.preset.size
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the network's pixels beside its inputs."""
+        """Return what decides the network's pixels besides its inputs."""
         return {"preset": self.model.preset.name, "weights": self.model.weights_digest}
 
     def facts(self) -> dict[str, Any]:
-        """Return what a film's record tells of the network and of what it ran on."""
+        """Return the facts about the network, its device and software for a film's record."""
         model = self.model
         return {
             "engine": {"name": FOMM},
@@ -137,7 +137,8 @@ class Engine:
         }
 
     def network(self, source: str) -> str | None:
-        """Return which of two networks makes a prepared source's films, by its name; None where there is one."""
+        """Return which of two networks makes a prepared source's films, by the source's name; None if there is
+        one."""
         return self._network_of[source]
 
     def find_motion(self, frames: Iterator[NDArray[np.uint8]], rate: Fraction) -> Motion:
@@ -151,12 +152,12 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._encoders.close()
-        self._encoders = Encoders(self.threads + 1)  # it may be entered again
+        self._encoders = Encoders(self.threads + 1)  # it may be used again
 
     def prepare(self, name: str, image: NDArray[np.uint8]) -> _Prepared:
-        """Return a source's features and keypoints; those of the last name asked for are kept.
+        """Return a source's features and keypoints; those of the last source are kept.
 
-        image: uint8 RGB [S, S, 3], brought to the network's side where it differs.
+        image: uint8 RGB [S, S, 3], scaled to the network's side if it differs.
         """
         if self._source is None or self._source[0] != name:
             picture = frames_to_tensor(image[None], self.model.device)
@@ -177,9 +178,9 @@ class Engine:
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield a film's frames in batches, uint8 RGB [n, FILM_SIZE, FILM_SIZE, 3], or as `form` makes them.
 
-        A network of a smaller side has its frames enlarged (bicubic) to it. form: from [n, 3, FILM_SIZE, FILM_SIZE] in
-        [0, 1] to uint8, on the device (`colours`). InputError when the best frame
-        asked for is not among the clip's; TalkiesError when other weights made the motion.
+        Frames of a network with a smaller side are enlarged (bicubic). form: from [n, 3, FILM_SIZE, FILM_SIZE] in [0,
+        1] to uint8, on the device (`colours`). InputError if the requested best frame is not in the clip;
+        TalkiesError if other weights made the motion.
         """
         if motion.weights != self.model.weights_digest:
             raise TalkiesError(
@@ -217,7 +218,7 @@ class Engine:
                 self.batch = max(1, min(self.batch, len(group)) // 2)
                 log.warning("the GPU's memory does not hold so many frames: now %d at a time", self.batch)
                 continue
-            # A batch is handed over when the next one is on its way: the GPU never waits for the reader.
+            # A batch is passed on when the next one has been started, so that the GPU never waits for the reader.
             if last is not None:
                 yield from last.handed(progress)
             last, start = made, start + len(group)
@@ -227,7 +228,7 @@ class Engine:
     def _render(self, source: _Prepared, moved: Keypoints) -> torch.Tensor:
         """Return the frames of these keypoints, float32 [n, 3, FILM_SIZE, FILM_SIZE] in [0, 1], on the device."""
         count = len(moved)
-        if self.compiled and count < self.batch:  # a graph is of one shape: the last batch is filled up
+        if self.compiled and count < self.batch:  # a CUDA graph has one shape: the last batch is filled up
             moved = moved[list(range(count)) + [count - 1] * (self.batch - count)]
         prediction = self.model.generate(source.features, source.keypoints, moved).prediction[:count].float()
         return resized(prediction, FILM_SIZE)
@@ -243,10 +244,10 @@ class Engine:
         done: Callable[[], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Future[None]:
-        """Animate one pair into the writer's film; return a future that is done when the film stands there.
+        """Animate one pair into the writer's film; return a future that is done when the film is finished.
 
-        The frames are computed before this returns; the encoder ends the film, and then calls `done`, while the
-        next pair is computed. An error of either comes out of the future, the network's is raised here.
+        The frames are computed before this returns. The encoder finishes the film, and then calls `done`, while the
+        next pair is computed. Errors of the encoder and of `done` are in the future; the network's are raised here.
         """
         source = self.prepare(name, image)
         encoding = self._encoders.begin(writer, (lambda _: done()) if done else None)
@@ -264,12 +265,12 @@ class Engine:
         return encoding.ended
 
     def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
-        """Make films; yield each job, in order, when its film stands, or with the reason why its inputs forbid it.
+        """Make films; yield each job, in order, when its film is finished, or with the error in its inputs.
 
-        The next batch is the oldest film's whose encoder has room for it; where none has, the next film is begun, while
-        the encoders allow. An encoder's error is raised when the films beside it have come to their end.
+        The next batch is that of the oldest film whose encoder has room for it. If none has, the next film is
+        started, as far as the encoders allow. An encoder's error is raised when the other open films have ended.
         """
-        # Few of them in memory: the motions of many long clips would fill it.
+        # Only a few in memory: the motions of many long clips would fill it.
         motion_of = lru_cache(maxsize=4)(lambda path: Motion.load(path, weights=self.model.weights_digest))
         coming = iter(jobs)
         begun: deque[_Begun] = deque()
@@ -307,7 +308,7 @@ class Engine:
 
 
 class _Fetched:
-    """A batch of frames on its way to the processor's memory, which a GPU writes while it computes on."""
+    """A batch of frames that a GPU copies to the processor's memory while it computes the next."""
 
     def __init__(self, frames: torch.Tensor) -> None:
         self.arrived: torch.cuda.Event | None = None
@@ -319,7 +320,7 @@ class _Fetched:
             self.arrived.record()
 
     def handed(self, progress: Callable[[int], None] | None) -> Iterator[NDArray[np.uint8]]:
-        """Yield the frames when they are there, and tell how many."""
+        """Yield the frames when they have arrived, and report how many."""
         if self.arrived is not None:
             self.arrived.synchronize()
         yield self.frames.numpy()
@@ -328,7 +329,7 @@ class _Fetched:
 
 
 def resized(frames: torch.Tensor, side: int) -> torch.Tensor:
-    """Bring [N, 3, H, W] in [0, 1] to side x side: antialiased downwards, bicubic upwards."""
+    """Scale [N, 3, H, W] in [0, 1] to side x side: down with antialiasing, up with bicubic."""
     if frames.shape[-1] == side and frames.shape[-2] == side:
         return frames
     mode = "bicubic" if frames.shape[-1] < side else "area"

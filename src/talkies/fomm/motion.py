@@ -1,4 +1,4 @@
-"""The keypoints of a whole driving clip: found once, saved, and transferred onto every source image."""
+"""The keypoints of a driving clip: computed once, saved, and transferred to every source image."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .model import FirstOrderModel, Keypoints, Opening
 from .model.layers import inverse_2x2
 
 FORMAT = 1
-"""Raised when the fields of a saved motion change their meaning."""
+"""Raised by hand when the fields of a saved motion change their meaning."""
 
 FIELDS = ("format", "value", "jacobian", "rate", "frames", "size", "preset", "weights")
 FACTORS = 0.5, 1.25
-"""Bounds of what an opening's change is scaled by: eyes that are half shut to begin with are not small eyes."""
+"""Bounds of the scale of an opening's change, since eyes that are half shut at the start are not small eyes."""
 SHUT = 0.08
-"""What of an eye's opening is left when it is shut: a lid that is pulled past the other tears the picture."""
+"""The share of an eye's opening that is left when it is shut: a lid that passes the other tears the picture."""
 
-# What numpy and zipfile raise on files that are damaged, or of another kind (a bare .npy, other shapes).
+# The errors of numpy and zipfile for files that are damaged or of another kind (a plain .npy, other shapes).
 _UNREADABLE = (
     *(OSError, ValueError, TypeError, LookupError, EOFError, ArithmeticError),
     *(RuntimeError, MemoryError, zipfile.BadZipFile),
@@ -39,7 +39,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class Motion:
-    """A driving clip's keypoints, and what they were found with.
+    """A driving clip's keypoints, and the network that detected them.
 
     value: float32 [T, K, 2] in [-1, 1] (x, y). jacobian: float32 [T, K, 2, 2] or None. rate: frames a second.
     size: side in pixels of the square frames the network saw. preset, weights: the network's name and the
@@ -60,7 +60,7 @@ class Motion:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the arrays have the shapes of keypoints and hold finite numbers alone."""
+        """Whether the arrays have the shapes of keypoints and only finite numbers."""
         shape = self.value.shape
         if len(shape) != 3 or shape[2] != 2 or not np.isfinite(self.value).all():
             return False
@@ -92,8 +92,8 @@ class Motion:
     def load(cls, path: str | Path, *, weights: str | None = None) -> Motion:
         """Read a saved motion; nothing in the file is run.
 
-        weights: the digest of the weights it is to be used with. Raises TalkiesError for a damaged file and
-        for a motion that other weights made: keypoints mean nothing to a network that did not find them.
+        weights: the digest of the weights that will use it. Raises TalkiesError for a damaged file, and for a motion
+        of other weights, since keypoints mean nothing to another network.
         """
         name = printable(path)
         try:
@@ -128,7 +128,7 @@ class Motion:
 
 
 def _check_zip(file: BufferedReader) -> None:
-    """Raise BadZipFile for a zip that would unpack to more than it is: motions are stored as they are."""
+    """Raise BadZipFile for a zip that would unpack to more than its size: motions are stored uncompressed."""
     with zipfile.ZipFile(file) as archive:
         unpacked = sum(record.file_size for record in archive.infolist())
     if unpacked > os.fstat(file.fileno()).st_size:
@@ -137,9 +137,9 @@ def _check_zip(file: BufferedReader) -> None:
 
 
 def frames_to_tensor(frames: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:
-    """Turn uint8 RGB [N, H, W, 3] into float32 [N, 3, H, W] in [0, 1]."""
+    """Convert uint8 RGB [N, H, W, 3] to float32 [N, 3, H, W] in [0, 1]."""
     pixels = torch.from_numpy(frames)
-    if torch.device(device).type == "cuda":  # from pinned memory the copy goes on beside what the GPU computes
+    if torch.device(device).type == "cuda":  # from pinned memory, the copy runs while the GPU computes
         pixels = pixels.pin_memory()
     return pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
 
@@ -147,19 +147,19 @@ def frames_to_tensor(frames: NDArray[np.uint8], device: torch.device | str = "cp
 def detect_motion(
     model: FirstOrderModel, frames: Iterable[NDArray[np.uint8]], rate: Fraction, *, batch: int = 8
 ) -> Motion:
-    """Find the keypoints of a clip's frames, a batch at a time (frames: uint8 RGB [size, size, 3] each).
+    """Detect the keypoints of a clip's frames, a batch at a time (frames: uint8 RGB [size, size, 3] each).
 
-    Raises TalkiesError when there is no frame, or when the network gives no finite keypoints.
+    Raises TalkiesError if there is no frame, or the network gives keypoints that are not finite.
     """
     values: list[NDArray[np.float32]] = []
     jacobians: list[NDArray[np.float32]] = []
     size = 0
     for group in _batches(frames, batch):
         pictures = frames_to_tensor(group, model.device)
-        if not size:  # the clip's first frame tells for all of it
+        if not size:  # the clip's first frame decides for all frames
             network, size = model.fitting(pictures[:1]), group.shape[1]
         found = network.keypoints(pictures)
-        # Copies: torch's own small tensors, kept, would lie between its large ones and hold all their memory.
+        # Copies: small tensors of torch between large ones would keep the large ones' memory from being freed.
         values.append(found.value.cpu().numpy().copy())
         if found.jacobian is not None:
             jacobians.append(found.jacobian.cpu().numpy().copy())
@@ -202,15 +202,15 @@ def transfer_motion(
     reach: float | None = None,
     openings: Sequence[Opening] = (),
 ) -> Keypoints:
-    """Give the source's keypoints the driving clip's motion (FOMM, sec. 3.4 and eq. 10).
+    """Apply the driving clip's motion to the source's keypoints (FOMM, sec. 3.4 and eq. 10).
 
-    kp_source, kp_initial: one picture each (the source, and the driving frame that motion is counted from);
-    kp_driving: N frames. Relative: value = (d - d0) scale + s, jacobian = J_d J_d0^-1 J_s, where scale is
-    sqrt(hull area of s / hull area of d0) with adapt_scale, else 1, and works on the values alone. Not
-    relative: the driving keypoints themselves. Hulls without an area (collinear keypoints) scale by 1.
-    reach: a head that goes further from its place than this (the mean over its keypoints, in [-1, 1] units, on either
-    axis) is slowed down so that it never gets there: a driver who wanders about takes no face out of its picture.
-    openings: pairs of keypoints whose distance changes in their own measure (see `Opening`).
+    kp_source, kp_initial: one picture each (the source, and the driving frame that motion counts from); kp_driving: N
+    frames. Relative: value = (d - d0) scale + s, jacobian = J_d J_d0^-1 J_s, where scale is sqrt(hull area of s /
+    hull area of d0) with adapt_scale, else 1, and applies only to the values. Not relative: the driving keypoints
+    themselves. Hulls without an area (collinear keypoints) give the scale 1. reach: a limit of a head's distance from
+    its place (the mean over its keypoints, in [-1, 1] units, on either axis), which is approached but never reached,
+    so that a driver who moves about does not carry a face out of its picture. openings: pairs of keypoints whose
+    distance is scaled on its own (see `Opening`).
     """
     if not relative:
         return kp_driving
@@ -232,7 +232,7 @@ def transfer_motion(
 
 
 def _in_measure(move: torch.Tensor, opening: Opening, source: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
-    """Return moves [N, K, 2] in which an opening's change is scaled as its measure is: source's to the driver's."""
+    """Return moves [N, K, 2] with each opening's change scaled by its measure, the source's to the driver's."""
     a, b = opening.measure
     mine, theirs = (float((value[0, a] - value[0, b]).norm()) for value in (source, initial))
     factor = min(max(mine / max(theirs, 1e-6), FACTORS[0]), FACTORS[1])
@@ -270,13 +270,13 @@ def _turn(a: tuple[float, ...], b: tuple[float, ...], c: tuple[float, ...]) -> f
 
 
 def normalized_pose(value: torch.Tensor) -> torch.Tensor:
-    """Free keypoints [K, 2] of place and size: centred, divided by the root of their hull's area."""
+    """Normalize keypoints [K, 2]: centred, and divided by the root of their hull's area."""
     centred = value - value.mean(dim=0, keepdim=True)
     return centred / max(hull_area(value), 1e-9) ** 0.5
 
 
 def best_frame(kp_source: Keypoints, kp_driving: Keypoints) -> int:
-    """Return the driving frame whose normalized pose is nearest the source's, to count relative motion from."""
+    """Return the driving frame whose normalized pose is nearest the source's, from which relative motion counts."""
     source = normalized_pose(kp_source.value[0])
     distances = [float(((normalized_pose(value) - source) ** 2).sum()) for value in kp_driving.value]
     return int(np.argmin(distances))

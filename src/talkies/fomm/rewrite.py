@@ -1,19 +1,18 @@
-"""The fast form of a loaded network: the same function, rewritten by identities that hold but for rounding.
+"""The fast form of a loaded network: the same function, rewritten by identities that are exact up to rounding.
 
-`model/` is the paper's network and stays as it is; what the engine runs is derived from it here:
+`model/` is the paper's network. The engine runs a form that this module derives from it:
 
-- A batch norm at rest is a scale and a shift a channel, and folds into the convolution before it.
+- A batch norm in inference is a scale and a shift of each channel, and is folded into the convolution before it.
 - Nearest-neighbour doubling and a 3x3 convolution are one 4x4 transposed convolution of stride 2: 16 products for
   each four pixels where there were 36.
 - A 3x3 convolution of many channels is, of 4x4 pixels at once, 36 products for each pair of channels where there
   were 144 (Winograd's minimal filtering; Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016).
-  In bfloat16 it is, of 2x4 pixels, 24 where there were 72: larger tiles would magnify what it rounds.
-- A convolution to three colours leaves most of a vector register empty: the last one makes four pixels at once.
-- Sparse motions are affine, so a sum of them weighted by masks is the affine map of the weighted coefficients.
-- Bilinear sampling is a weighted sum of four pixels' features, to which the occlusion map is one more factor.
+  In bfloat16 it is 24 products for 2x4 pixels where there were 72: larger tiles would magnify rounding errors.
+- A convolution to three colours leaves most of a vector register empty: the last one computes four pixels at once.
+- Sparse motions are affine, so their sum weighted by masks is the affine map with weighted coefficients.
+- Bilinear sampling is a weighted sum of four pixels' features; the occlusion map is one more factor.
 
-Everything runs with a pixel's channels side by side (channels_last). In half precision the sums that run through the
-bottleneck stay float32.
+All tensors are channels_last. In half precision, the residual sums of the bottleneck stay float32.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ from .model.layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordina
 Network = TypeVar("Network", bound=nn.Module)
 
 MANY_CHANNELS = {torch.float32: 128, torch.bfloat16: 256}
-"""From so many channels on, Winograd's fewer products outweigh its transforms (measured: docs/performance.md)."""
+"""From this number of channels on, Winograd's method is faster in spite of its transforms."""
 
 
 def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> FirstOrderModel:
-    """Return the fast form of a loaded network, on its device; the network itself is left as it is.
+    """Return the fast form of a loaded network, on its device; the network itself is unchanged.
 
-    dtype: what the generator computes in; weights are folded before they are rounded to it. Keypoints, coordinates
-    and the source's features, which are computed once, stay float32. The fast form is for inference alone, and its
-    state dict is of its own names.
+    dtype: the generator's type; weights are folded before they are rounded to it. Keypoints, coordinates and the
+    source's features, which are computed once, stay float32. The fast form is for inference only, and its state dict
+    has names of its own.
     """
     fast = deepcopy(model)
     if fast.photographs is not None:
@@ -95,7 +94,7 @@ class _Up(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """Residual blocks that take x in float32 and pass it on so: half precision would round it anew at each block."""
+    """Residual blocks that keep x in float32: half precision would round it again at each block."""
 
     def __init__(self, blocks: nn.Sequential, dtype: torch.dtype) -> None:
         super().__init__()
@@ -107,9 +106,9 @@ class _Bottleneck(nn.Module):
 
 
 class _Residual(nn.Module):
-    """x + conv2(relu(conv1(relu(scale x + shift)))): the first norm stands before its ReLU and can't fold.
+    """x + conv2(relu(conv1(relu(scale x + shift)))): the first norm is before its ReLU and can't be folded.
 
-    dtype: what the convolutions compute in; x comes and goes in float32.
+    dtype: of the convolutions; x is float32 before and after.
     """
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
@@ -127,10 +126,11 @@ class _Residual(nn.Module):
 
 
 class _Colours(nn.Module):
-    """A convolution of odd kernel k to few channels, made of 2x2 pixels at once: kernel k + 1, stride 2, shuffled.
+    """A convolution with odd kernel k to few channels, for 2x2 pixels at once: kernel k + 1, stride 2, shuffled.
 
-    Sides must be even, which those of every hourglass' pictures are. exact: the colours' sigmoid is taken in float32,
-    as bfloat16 has steps of a byte's level; where the source is blended in, it must be in the source's precision.
+    Sides must be even, as those of an hourglass's pictures always are. exact: compute the colours' sigmoid in
+    float32, since bfloat16 has steps of about a byte's level; if the source is blended in, it must have the source's
+    precision.
     """
 
     def __init__(self, conv: nn.Conv2d, *, exact: bool) -> None:
@@ -158,7 +158,7 @@ def _folded(network: Network) -> Network:
 
 
 def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the scale and shift, [C] each, that a batch norm at rest is."""
+    """Return the scale and shift, [C] each, of a batch norm in inference."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
@@ -167,14 +167,14 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return the convolution that is norm(conv(x))."""
+    """Return the convolution that equals norm(conv(x))."""
     scale, shift = affine(norm)
     assert conv.bias is not None
     return _convolution(conv, conv.weight * scale[:, None, None, None], conv.bias * scale + shift)
 
 
 def doubling(conv: nn.Conv2d) -> nn.ConvTranspose2d:
-    """Return the transposed convolution that is conv(nearest-neighbour doubling of x), for a 3x3 kernel.
+    """Return the transposed convolution that equals conv(nearest-neighbour doubling of x), for a 3x3 kernel.
 
     Along one axis the even pixel 2i is w0 x[i-1] + (w1 + w2) x[i], the odd one (w0 + w1) x[i] + w2 x[i+1].
     """
@@ -186,7 +186,7 @@ def doubling(conv: nn.Conv2d) -> nn.ConvTranspose2d:
 
 
 def four_at_once(conv: nn.Conv2d) -> nn.Conv2d:
-    """Return the convolution of stride 2 whose channels, by `pixel_shuffle`, are conv's 2x2 pixels."""
+    """Return the convolution of stride 2 whose channels become conv's 2x2 pixels by `pixel_shuffle`."""
     assert conv.bias is not None
     shifted = [F.pad(conv.weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]
     weight = torch.stack(shifted, dim=1).flatten(0, 1)  # pixel_shuffle's order: colour, row, column
@@ -194,7 +194,7 @@ def four_at_once(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution of these weights with the padding of another."""
+    """Return a convolution with these weights and another one's padding."""
     outputs, inputs, height, width = weight.shape
     conv = nn.Conv2d(inputs, outputs, (height, width), stride=stride, padding=cast(tuple[int, int], like.padding))
     conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -202,7 +202,7 @@ def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor, stride: int = 1)
 
 
 def _fewest_products(conv: nn.Conv2d, dtype: torch.dtype) -> nn.Module:
-    """Return a 3x3 convolution, float32 on its device, in the form that is the fastest in dtype there."""
+    """Return the fastest form, in dtype on its device, of a 3x3 convolution in float32."""
     if conv.weight.device.type != "cpu" or conv.in_channels < MANY_CHANNELS.get(dtype, conv.in_channels + 1):
         return deepcopy(conv).to(dtype)
     return _Winograd(conv) if dtype == torch.float32 else _HalfWinograd(conv, dtype)
@@ -212,7 +212,7 @@ class _Winograd(nn.Module):
     """A 3x3 convolution by the minimal filtering F(4x4, 3x3), in float32.
 
     Tiles of 6x6 pixels, 4 apart, are transformed (B), multiplied with the transformed kernels, 36 matrices, and
-    transformed back (A) to 4x4 pixels. Sides that are not multiples of 4 take the usual way.
+    transformed back (A) to 4x4 pixels. Sides that are not multiples of 4 use the usual convolution.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -228,7 +228,7 @@ class _Winograd(nn.Module):
             return self.conv(x)
         n, _, height, width = x.shape
         made = x.new_empty(n, height, width, self.kernels.shape[2])
-        # Two frames at once: enough for the products, little enough to stay in the processor's cache.
+        # Two frames at once: enough for the products, and few enough for the processor's cache.
         for pair, out in zip(x.permute(0, 2, 3, 1).split(2), made.split(2), strict=True):
             self._tiled(pair, out)
         return made.add_(cast(Tensor, self.conv.bias)).permute(0, 3, 1, 2)
@@ -277,8 +277,8 @@ def _from_tiles(m: list[Tensor], out: list[Tensor]) -> None:
 class _HalfWinograd(nn.Module):
     """A 3x3 convolution by the minimal filtering F(2x4, 3x3), in half precision.
 
-    Tiles of 4x6 pixels, 2 and 4 apart. Each transform is one product of matrices, whose sums are float32: it rounds
-    once. Sides that are not multiples of the tiles' steps take the usual way.
+    Tiles of 4x6 pixels, 2 and 4 apart. Each transform is one matrix product with float32 sums, so it rounds once.
+    Sides that are not multiples of the tiles' steps use the usual convolution.
     """
 
     steps = (2, 4)
@@ -286,7 +286,7 @@ class _HalfWinograd(nn.Module):
     def __init__(self, conv: nn.Conv2d, dtype: torch.dtype) -> None:
         super().__init__()
         self.conv = deepcopy(conv).to(dtype)
-        # The points near 1 magnify rounding least, and dyadic: the transforms' own coefficients are not rounded.
+        # Points near 1 magnify rounding least; dyadic ones keep the transforms' coefficients exact.
         rows, columns = minimal_filter(0, 1, -1), minimal_filter(0, 0.75, -0.75, 1.5, -1.5)
         self.to_tiles, _, self.from_tiles = (
             nn.Parameter(torch.kron(a, b).to(dtype)) for a, b in zip(rows, columns, strict=True)
@@ -314,7 +314,7 @@ class _HalfWinograd(nn.Module):
 def minimal_filter(*points: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return B^T, G and A^T, float64, of a filter of three taps: its pixels are A^T [(G g) * (B^T d)].
 
-    d holds one value more than there are points, which must differ; infinity is taken beside them (Toom and Cook).
+    d has one value more than there are points, which must differ; infinity is added to them (Toom and Cook).
     """
     others = [np.delete(points, i) for i in range(len(points))]
     vanishing = [np.poly(roots)[::-1] for roots in [*others, np.array(points)]]  # coefficients from x^0 on
@@ -330,10 +330,10 @@ def minimal_filter(*points: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _DenseMotion(nn.Module):
-    """Dense motion with a pixel's K + 1 motions side by side.
+    """Dense motion with the K + 1 motions of a pixel next to each other in memory.
 
-    The hourglass' channels come by kind here (heat maps, reds, greens, blues), not by keypoint, and one
-    convolution makes the masks and the occlusion map.
+    The hourglass's channels are ordered by kind here (heat maps, reds, greens, blues), not by keypoint, and one
+    convolution computes the masks and the occlusion map.
     """
 
     def __init__(self, network: DenseMotionNetwork) -> None:
@@ -347,16 +347,16 @@ class _DenseMotion(nn.Module):
         self.hourglass = network.hourglass
         heads = [network.mask] if network.occlusion is None else [network.mask, network.occlusion]
         weight = torch.cat([head.weight for head in heads])
-        inputs = weight.shape[1] - len(order)  # the hourglass' input joins its output, behind what it decoded
+        inputs = weight.shape[1] - len(order)  # the hourglass's input is appended to its output
         weight = torch.cat([weight[:, :inputs], weight[:, inputs:][:, order]], dim=1)
         self.heads = _convolution(network.mask, weight, torch.cat([cast(Tensor, head.bias) for head in heads]))
 
     def shrink(self, source: Tensor) -> Tensor:
-        """Return source [N, 3, H, W] at the side this network works at."""
+        """Return source [N, 3, H, W] scaled to this network's side."""
         return self.down(source)
 
     def forward(self, small: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> DenseMotion:
-        """Find the motion of N driving frames, as `DenseMotionNetwork` does."""
+        """Compute the motion of N driving frames, as `DenseMotionNetwork` does."""
         count, (height, width) = len(kp_driving), small.shape[2:]
         grid = coordinate_grid(height, width, kp_driving.value, self.centred_grid)
         x, y = grid[0, :, 0], grid[:, 0, 1]
@@ -382,7 +382,7 @@ class _DenseMotion(nn.Module):
 
 
 def _difference_of_gaussians(height: int, width: int, driving: Tensor, source: Tensor) -> Tensor:
-    """Return [N, h, w, K+1] for points [N or 1, K, 2]: driving minus source Gaussians, the background's zero."""
+    """Return [N, h, w, K+1] for points [N or 1, K, 2]: driving minus source Gaussians, zero for the background."""
     grid = coordinate_grid(height, width, driving)
     x, y = grid[0, :, 0], grid[:, 0, 1]
 
@@ -396,7 +396,7 @@ def _difference_of_gaussians(height: int, width: int, driving: Tensor, source: T
 
 
 def _affine_maps(source: Keypoints, driving: Keypoints) -> Tensor:
-    """Return [N, K+1, 3, 2]: what x, y and 1 are multiplied with to give T_{S<-D} (eq. 4), the identity first."""
+    """Return [N, K+1, 3, 2]: the factors of x, y and 1 in T_{S<-D} (eq. 4), the identity first."""
     count, points, _ = driving.value.shape
     identity = torch.eye(2, dtype=driving.value.dtype, device=driving.value.device)
     if source.jacobian is not None and driving.jacobian is not None:
@@ -412,12 +412,12 @@ def _affine_maps(source: Keypoints, driving: Keypoints) -> Tensor:
 
 
 class _MaskedWarp(nn.Module):
-    """Each pixel of the result is a bag of four of the source's, weighted by nearness and occlusion."""
+    """Each output pixel is the sum of four source pixels, weighted by distance and occlusion (an embedding bag)."""
 
     def forward(self, features: Tensor, deformation: Tensor, occlusion: Tensor | None) -> Tensor:
         """Return what `MaskedWarp` does, in the deformation's precision: [N, C, h, w]."""
         pictures, channels, height, width = features.shape
-        # A frame of zeros is what lies outside.
+        # A border of zeros for points outside.
         table = F.pad(features.permute(0, 2, 3, 1).to(deformation.dtype), (0, 0, 1, 1, 1, 1))
         x = (deformation[..., 0] + 1) * (width / 2) - 0.5
         y = (deformation[..., 1] + 1) * (height / 2) - 0.5

@@ -1,6 +1,6 @@
-"""Try what the engine needs: PyTorch, the GPU, the packaged weights; print what was found as a line of JSON.
+"""Try what the engine needs: PyTorch, the GPU, the packaged weights; print the result as a line of JSON.
 
-`talkies doctor` runs it as a program of its own, for a driver that hangs must hang that program alone.
+`talkies doctor` runs it as a process of its own, since a driver may hang.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .model import load_model
 
 
 def try_device(found: dict[str, Any]) -> None:
-    """Note the device that `auto` takes, and why it takes no GPU (fault); on a GPU how far and how long it computes."""
+    """Note the device of `auto`, and why it is no GPU (fault); on a GPU, the error and seconds of a computation."""
     try:
         found["device"] = choose_device("auto").type
     except TalkiesError as error:
@@ -48,7 +48,7 @@ def _line(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Print what was found."""
+    """Print the result."""
     threads = available_threads()
     found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "threads": threads, "fault": None}
     found["built_for"] = built_for()

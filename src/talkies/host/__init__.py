@@ -1,1 +1,1 @@
-"""What a machine has: cores, room on its disks, scratch, containers."""
+"""The machine: cores, free disk space, scratch, containers, SLURM, child processes."""

@@ -24,23 +24,23 @@ VERSION_LABEL = "org.opencontainers.image.version"
 BUILD = "build it (in a clone of talkies: python scripts/build_container.py)"
 PINNED = re.compile(r"(docker|oras)://[^\s@]+@sha256:[0-9a-f]{64}")
 UNBINDABLE = re.compile(r"[,:\\]")
-"""What a list of binds would take for its own."""
+"""Characters with a meaning in a list of binds."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 PASSED = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
-"""Variables that a program in its own image is given: its GPUs and threads."""
+"""Variables that a program in its own image gets: its GPUs and threads."""
 
 KEPT = "TALKIES_SLURM_TMPDIR"
-"""Carries SLURM_TMPDIR through the job step, whose start takes all variables of SLURM away."""
+"""Carries SLURM_TMPDIR into the job step, which starts without SLURM's variables."""
 
 
 def runtime() -> str | None:
-    """Return the command that runs images here, apptainer before singularity; None where there is neither."""
+    """Return the command that runs images here, apptainer before singularity; None if there is neither."""
     return next((name for name in ("apptainer", "singularity") if shutil.which(name)), None)
 
 
 def check_address(image: str | None, key: str = "container") -> None:
-    """Refuse an image that is not a file and not pinned by its digest: its name could mean another one tomorrow."""
+    """Refuse an image that is neither a file nor pinned by its digest: a tag may name another image tomorrow."""
     if image is None or not ADDRESS.match(image) or PINNED.fullmatch(image):
         return
     if not image.startswith(("docker://", "oras://")):
@@ -55,10 +55,10 @@ def check_address(image: str | None, key: str = "container") -> None:
 
 
 def check_image(image: str | None, file: Path | None) -> str | None:
-    """Compare an image's version with this package's; return why that can't be done, None when they are equal.
+    """Compare an image's version with this package's; return why that can't be done, or None if they are equal.
 
-    image: as config.yaml has it. file: where it lies, for an address where it was pulled to. Raises TalkiesError
-    when there is no such file, or when the versions differ.
+    image: as in config.yaml. file: its path; for an address, that of the pulled copy. Raises TalkiesError if there is
+    no such file, or if the versions differ.
     """
     if image is None:
         return None
@@ -86,7 +86,7 @@ def check_image(image: str | None, file: Path | None) -> str | None:
 
 
 def _holds_talkies(file: Path) -> bool:
-    """Tell whether an image has the program that its jobs call; also where that can't be tried."""
+    """Return whether an image has the program that its jobs call; True if that can't be tried."""
     command = runtime()
     if command is None:
         return True
@@ -99,7 +99,7 @@ def _holds_talkies(file: Path) -> bool:
 
 
 def labels(file: Path) -> dict[str, str]:
-    """Return an image's labels; TalkiesError when they can't be read."""
+    """Return an image's labels; TalkiesError if they can't be read."""
     command = runtime()
     if command is None:
         raise TalkiesError(
@@ -121,7 +121,7 @@ def labels(file: Path) -> dict[str, str]:
 
 
 def check_bindable(folders: Iterable[str | Path]) -> None:
-    """Refuse folders that can't be shown to an image; called where jobs run in one, and only there.
+    """Refuse folders that can't be bound into an image; called only if jobs run in one.
 
     Raises TalkiesError.
     """
@@ -135,10 +135,10 @@ def check_bindable(folders: Iterable[str | Path]) -> None:
 
 
 def bind(folders: Iterable[str | Path], wanted: str | None, environment: MutableMapping[str, str]) -> None:
-    """Have apptainer (or singularity) show these folders, and this machine's scratch folders, to the images it runs.
+    """Let apptainer (or singularity) bind these folders, and this machine's scratch folders, into images.
 
-    Adds to the variable of the environment that names binds; a folder that is not there is left out.
-    wanted: the scratch folder as config.yaml has it, with its variables.
+    Adds them to the environment variable for binds, without folders that do not exist. wanted: the scratch folder as
+    in config.yaml, with its variables.
     """
     if environment.get("SLURM_TMPDIR"):
         environment[KEPT] = environment["SLURM_TMPDIR"]
@@ -157,7 +157,7 @@ def bind(folders: Iterable[str | Path], wanted: str | None, environment: Mutable
 
 
 def gpu_given() -> bool:
-    """Tell whether this process was given an NVIDIA GPU: by its environment (SLURM's word), else by the driver."""
+    """Return whether this process was given an NVIDIA GPU: by its environment (SLURM sets it), else by the driver."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return named not in ("", "-1", "NoDevFiles")
@@ -165,7 +165,7 @@ def gpu_given() -> bool:
 
 
 def pull(image: str, file: Path) -> None:
-    """Have an image of an address (docker://, oras://) lie in a file, whole or not at all; nothing where it is there.
+    """Pull an image from its address (docker://, oras://) into a file, whole or not at all, unless it exists.
 
     Raises TalkiesError.
     """
@@ -191,11 +191,11 @@ def pull(image: str, file: Path) -> None:
 def exec_options(
     folder: Path, *, start: str | None, binds: Iterable[str], writable: bool, network: bool, environment: dict[str, str]
 ) -> tuple[str, ...]:
-    """Return what `apptainer exec` is told for a program of others, which sees its own folder and `binds` alone.
+    """Return the options of `apptainer exec` for a program, which sees only its own folder and `binds`.
 
-    folder: the program's, at the same path inside, in which HOME and temporary files lie. start: where it starts.
-    writable: it may write into its image, and that is lost. network: it may use it. environment: of `apptainer`; the
-    variables that the program is to have are named there for it (APPTAINERENV_...), and binds of ours are taken out.
+    folder: the program's, at the same path inside, with HOME and temporary files. start: its working folder.
+    writable: it may write into its image, which is lost. network: it may use the network. environment: of
+    `apptainer`; the program's variables are added as APPTAINERENV_..., and our own binds are removed.
     """
     for name in [name for name in environment if name.endswith(("_BIND", "_BINDPATH", "_CONTAINLIBS"))]:
         if name.startswith(("APPTAINER", "SINGULARITY")):
@@ -216,7 +216,7 @@ def exec_options(
 
 @cache
 def can_cut_network(file: str) -> bool:
-    """Tell whether this user may run this image without a network (`--net --network none`), which sites may forbid."""
+    """Return whether this user may run this image without a network (`--net --network none`); sites may forbid it."""
     command = runtime()
     if command is None:
         return False
@@ -229,6 +229,6 @@ def can_cut_network(file: str) -> bool:
 
     if runs("--net", "--network", "none"):
         return True
-    if runs():  # else it can't be run at all, and whoever runs it says why
+    if runs():  # else it can't be run at all, and the next call reports why
         log.warning("%s can't be kept from the network here: this apptainer forbids it", printable(file))
     return False

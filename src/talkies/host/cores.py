@@ -9,11 +9,11 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
-"""The cgroups this process is in: `0::/path` in the one hierarchy of today, `4:cpu,cpuacct:/path` in older ones."""
+"""The cgroups of this process: `0::/path` in cgroup v2, `4:cpu,cpuacct:/path` in v1."""
 
 
 def available_threads() -> int:
-    """Return the cores this job was given: SLURM's word, the cgroups' quota, the affinity; never more."""
+    """Return the number of cores of this job: the least of SLURM's variable, the cgroups' quota and the affinity."""
     counts = [len(os.sched_getaffinity(0)), *map(int, _quotas())]
     if os.environ.get("SLURM_CPUS_PER_TASK", "").isdigit():
         counts.append(int(os.environ["SLURM_CPUS_PER_TASK"]))
@@ -21,9 +21,9 @@ def available_threads() -> int:
 
 
 def _quotas() -> Iterator[float]:
-    """Yield the quota, in cores, of this process' cgroup and of those around it, where they have one.
+    """Yield the quotas, in cores, of this process's cgroup and its parents.
 
-    In a container the path may be the machine's and not be found; the container's own stands at the top.
+    In a container the path may be the machine's and not exist; the container's own quota is at the top.
     """
     try:
         lines = OWN.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""How much can be written into a folder: what the disk has free, and what the user's quota leaves."""
+"""The space for writing into a folder: free disk space, and what the user's quota leaves."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @cache
 def room(folder: Path) -> tuple[int, str]:
-    """Return the bytes that can be written into a folder (there or to come), and what sets that limit.
+    """Return the bytes that can be written into a folder (which may not exist yet), and what sets that limit.
 
-    The limit is the disk's free space or the user's quota where `quota` or `lfs quota` tells of one.
+    The limit is the disk's free space, or the user's quota if `quota` or `lfs quota` reports one.
     """
     while not folder.exists():
         folder = folder.parent
@@ -23,10 +23,10 @@ def room(folder: Path) -> tuple[int, str]:
 
 
 def quota_left(folder: Path) -> int | None:
-    """Return the bytes that the user's quota leaves on a folder's file system, None where none is told.
+    """Return the bytes that the user's quota leaves on a folder's file system; None if no quota is reported.
 
-    Asks `quota` (NFS, local disks) and `lfs quota` (Lustre), whose lines are alike: where, KiB used, soft and hard
-    limit. A limit for a project or a folder is not seen.
+    Runs `quota` (NFS, local disks) and `lfs quota` (Lustre), whose lines are alike: file system, KiB used, soft and
+    hard limit. Quotas of projects and folders are not seen.
     """
     mount = folder.resolve()
     while not mount.is_mount():
@@ -36,7 +36,7 @@ def quota_left(folder: Path) -> int | None:
         ["lfs", "quota", "-q", "-u", str(os.getuid()), str(mount)],
     ):
         try:
-            # `quota` ends with 1 when the quota is used up.
+            # `quota` exits with 1 if the quota is used up.
             answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             continue

@@ -1,7 +1,7 @@
-"""What a process writes outside of its run folder: scratch, a folder on a fast disk of its machine, and caches.
+"""Scratch: a process's temporary folder on a fast disk of its machine.
 
-Nothing stays on the scratch disk: a process' folder goes with it, and what a killed one left is removed by the next
-process of this user's that uses scratch on that machine, whatever it does.
+A process removes its folder when it ends. The folder of a killed process is removed by the next process of the same
+user that uses scratch on that machine.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ..files import file_digest
 log = logging.getLogger("talkies")
 
 VARIABLES = ("SLURM_TMPDIR", "L_SCRATCH", "TMPDIR")
-"""Where clusters name a job's own folder; the first that can be used counts."""
+"""Variables in which clusters name a job's own folder; the first usable one counts."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MEMORY = ("tmpfs", "ramfs", "devtmpfs")
-"""File systems that lie in memory, which a job's memory limit counts."""
+"""File systems in memory, which counts for a job's memory limit."""
 SYSTEMS = "the system's temporary folder"
 
 
 @dataclass(frozen=True)
 class Place:
-    """A scratch folder and who named it. chosen: somebody meant it, so a lack of room there is an error."""
+    """A scratch folder and who named it. chosen: it was chosen on purpose, so a full disk is an error."""
 
     folder: Path
     named: str
@@ -47,11 +47,11 @@ class Place:
 
 
 def find_place(wanted: str | None, *, say: Callable[[str], object] = log.info) -> Place | None:
-    """Return the scratch folder: the one wanted, else that of $SLURM_TMPDIR, $L_SCRATCH, $TMPDIR or of the system.
+    """Return the scratch folder: the wanted one, else $SLURM_TMPDIR, $L_SCRATCH, $TMPDIR or the system's.
 
-    wanted: a path, in which variables ($USER) are filled in; TalkiesError when it can't be used. What a variable
-    names in vain is passed over, and said. The system's own is taken only where it is not in memory. None: nowhere,
-    so films are made beside their place.
+    wanted: a path, in which variables ($USER) are filled in; TalkiesError if it can't be used. A variable with an
+    unusable folder is skipped with a message. The system's folder is used only if it is not in memory. None: there is
+    none, and films are made beside their final place.
     """
     if wanted is not None:
         folder = Path(os.path.expandvars(wanted)).expanduser()
@@ -78,7 +78,7 @@ def find_place(wanted: str | None, *, say: Callable[[str], object] = log.info) -
     if system is None or _unusable(Path(system)):
         return None
     if file_system(Path(system)) in MEMORY:
-        say(f"{system} lies in memory and is passed over: unfinished films lie beside their place")
+        say(f"{system} lies in memory and is passed over: unfinished films are written beside their final place")
         return None
     return Place(Path(system).resolve(), SYSTEMS, chosen=False)
 
@@ -96,7 +96,7 @@ def _unusable(folder: Path) -> str | None:
 
 
 def file_system(folder: Path) -> str:
-    """Return the type of the file system that a folder lies on (ext4, nfs4, tmpfs, ...), empty where unknown."""
+    """Return the type of a folder's file system (ext4, nfs4, tmpfs, ...); empty if it is not known."""
     try:
         mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         device = folder.stat().st_dev
@@ -111,7 +111,7 @@ def file_system(folder: Path) -> str:
 
 
 class Scratch:
-    """A worker's own folder on a scratch disk, or none, and then files stay and are made where they belong."""
+    """A worker's own folder on a scratch disk; without one, files are read and made in their final place."""
 
     def __init__(self, place: Place | None = None, folder: Path | None = None) -> None:
         self.place = place
@@ -120,9 +120,9 @@ class Scratch:
         self._copies: dict[Path, Path] = {}
 
     def require(self, size: int) -> None:
-        """See that there is room for so many bytes; TalkiesError when there is not.
+        """Check that there is space for `size` bytes; TalkiesError if there is not.
 
-        The system's own temporary folder, which nobody chose, is then done without.
+        The system's own temporary folder, which nobody chose, is then not used.
         """
         self._needed = size
         if self.folder is None or self.place is None or self._free() >= size:
@@ -134,7 +134,7 @@ class Scratch:
         self.folder = None
 
     def full(self) -> TalkiesError:
-        """Return the error that says how much there is and how much is needed."""
+        """Return the error that says how much is free and how much is needed."""
         assert self.folder is not None
         return TalkiesError(
             f"{self.place} is full: {size_text(self._free())} free, about {size_text(self._needed)} needed: make room "
@@ -142,7 +142,7 @@ class Scratch:
         )
 
     def is_to_blame(self, error: OSError) -> bool:
-        """Tell whether it is this disk that is full, not that of the results: by the file, else by what is free."""
+        """Return whether this disk is full, not the results' disk: by the error's file, else by the free space."""
         name = error.filename2 or error.filename
         return self.folder is not None and (str(self.folder) in str(name) if name else self._free() < self._needed)
 
@@ -151,14 +151,14 @@ class Scratch:
         return shutil.disk_usage(self.folder).free
 
     def unfinished(self, name: str) -> Path | None:
-        """Return the path for a file in the making, None for beside its place."""
+        """Return the path for an unfinished file; None: beside its final place."""
         return self.folder / name if self.folder else None
 
     def stage_in(self, path: Path, *, sha256: str | None = None) -> Path:
-        """Return the path of a copy on the scratch disk, made when it is first asked for.
+        """Return the path of a copy on the scratch disk, made on the first call.
 
-        The path itself where a copy gains nothing (the same file system), has no room, or can't be read: whoever
-        reads it then says so. TalkiesError when the copy has not the digest that is known of the file.
+        The path itself is returned if a copy gains nothing (the same file system), has no space, or can't be read,
+        which its reader reports. TalkiesError if the copy does not have the file's known digest.
         """
         if path in self._copies:
             return self._copies[path]
@@ -188,17 +188,17 @@ class Scratch:
         return copy
 
     def release(self, *, but: Path | None = None) -> None:
-        """Remove the copies, but for that of one file."""
+        """Remove the copies, except that of one file."""
         for path in [path for path in self._copies if path != but]:
             shutil.rmtree(self._copies.pop(path).parent, ignore_errors=True)
 
 
 @contextmanager
 def open_scratch(wanted: str | None, name: str) -> Iterator[Scratch]:
-    """Give a worker its folder on the scratch disk, and take it away in the end, whatever end.
+    """Give a worker its folder on the scratch disk, and remove it at the end, also after an error.
 
-    wanted: as for find_place. name: the shard's, whose lock the caller holds: no other worker of this run uses it.
-    Raises TalkiesError, in place of the system's word, when the disk fills up.
+    wanted: as for find_place. name: the shard's, whose lock the caller holds, so that no other worker of this run
+    uses it. Raises TalkiesError in place of the system's error if the disk is full.
     """
     place = find_place(wanted)
     if place is None:
@@ -217,10 +217,10 @@ def open_scratch(wanted: str | None, name: str) -> Iterator[Scratch]:
 
 @contextmanager
 def own_folder(name: str, within: Path | None = None) -> Iterator[Path]:
-    """Make a folder of this process' own, mode 0700, and take it away in the end, whatever end.
+    """Make a folder for this process, mode 0700, and remove it at the end, also after an error.
 
-    within: on which disk, else the system's temporary folder. First the folders of this user's killed processes of this
-    machine go: a living one holds a lock on its own, which the kernel releases with the process.
+    within: its parent, else the system's temporary folder. First remove folders of this user's killed processes on
+    this machine: a living process holds a lock on its folder, which the kernel releases when it ends.
     """
     within = within or Path(tempfile.gettempdir())
     prefix = f"talkies-{socket.gethostname().partition('.')[0]}-"
@@ -230,24 +230,24 @@ def own_folder(name: str, within: Path | None = None) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(held)
     held = None
-    while held is None:  # another process may take a new folder for a dead one's, before it is held
+    while held is None:  # another process may remove a new folder before it is locked
         folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{name}-", dir=within))
         try:
             held = _hold(folder)
-        except OSError:  # a file system without locks: none of its folders is taken for a dead one's
+        except OSError:  # a file system without locks: no folder there is removed
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield folder
     finally:
-        # What can't be removed (a disk that is gone) must not undo work that is done.
+        # A folder that can't be removed (a lost disk) must not fail finished work.
         shutil.rmtree(folder, ignore_errors=True)
         os.close(held)
 
 
 def _hold(folder: Path) -> int | None:
-    """Lock a folder; return its descriptor, None where a process holds it or it has gone meanwhile.
+    """Lock a folder; return its descriptor, or None if a process holds it or it was removed meanwhile.
 
-    OSError where folders can't be locked (some network file systems) or it is none.
+    OSError if folders can't be locked (some network file systems) or it is not a folder.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -267,6 +267,6 @@ def _hold(folder: Path) -> int | None:
 
 
 def _run_digest() -> str:
-    """Return what tells this run folder's scratch from another's on one disk: also containers' equal paths differ."""
+    """Return what identifies this run folder on a shared scratch disk, even with equal paths in containers."""
     here = Path.cwd()
     return hashlib.sha256(f"{here}\0{here.stat().st_ino}".encode("utf-8", "surrogateescape")).hexdigest()[:12]

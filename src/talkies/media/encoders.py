@@ -1,4 +1,4 @@
-"""Films encoded beside the work that makes their frames: several at once, each by a thread and an ffmpeg of its own."""
+"""Encodes several films at once, each with a thread and an ffmpeg of its own, while their frames are computed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WAITING = 2
-"""Batches of a film that may wait for its encoder: enough to keep it busy, few enough to keep memory flat."""
+"""Batches of a film that may wait for its encoder: they keep it busy without filling the memory."""
 
 
 class Encoders:
-    """At most so many films at once. What is begun goes on until it is finished or discarded."""
+    """Encodes at most `most` films at once. A film stays open until it is finished or discarded."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -31,9 +31,9 @@ class Encoders:
         self._open: list[Encoding] = []
 
     def begin(self, writer: FrameWriter, done: Callable[[float], None] | None = None) -> Encoding:
-        """Begin a film. done: called by its thread when it stands, with its share of the seconds since then.
+        """Start a film. done: called by its thread when the film is finished, with its share of the seconds.
 
-        Of a second in which three films are open each has a third, so that the films' times add up.
+        If three films are open, each has a third of every second, so that the films' times add up.
         """
         encoding = Encoding(writer, done, self._pool, self._moved.set, self._shares)
         self._open = [film for film in self._open if not film.ended.done()] + [encoding]
@@ -45,12 +45,12 @@ class Encoders:
         self._moved.clear()
 
     def discard(self) -> None:
-        """Throw all films away whose frames have not all been put."""
+        """Discard all films whose frames have not all been put."""
         for film in self._open:
             film.discard()
 
     def close(self) -> None:
-        """The same, and wait for the others: what is left of them is the encoder's last frames."""
+        """Discard these, and wait for the others, of which only the last frames are left to encode."""
         self.discard()
         self._pool.shutdown(wait=True)
 
@@ -58,8 +58,8 @@ class Encoders:
 class Encoding:
     """A film that is open.
 
-    ended: done when the film stands, or with the error that it met; then nothing of it remains. finished: whether all
-    its frames have been put.
+    ended: done when the film is finished, or with its error, and then no file remains. finished: all frames have been
+    put.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Encoding:
 
     @property
     def has_room(self) -> bool:
-        """Whether no more batches wait than should."""
+        """Whether it can take another batch."""
         return len(self._groups) < WAITING
 
     def put(self, planes: NDArray[np.uint8]) -> None:
@@ -91,13 +91,13 @@ class Encoding:
             self._given.notify()
 
     def finish(self) -> None:
-        """Say that all frames have been put."""
+        """Mark that all frames have been put."""
         with self._given:
             self.finished = True
             self._given.notify()
 
     def discard(self) -> None:
-        """Throw the film away, unless all its frames have been put; wait until nothing of it remains."""
+        """Discard the film, unless all its frames have been put; wait until its files are removed."""
         if self.finished or self.ended.done():
             return
         with self._given:
@@ -123,7 +123,7 @@ class Encoding:
             self._done(share)
 
     def _next(self) -> NDArray[np.uint8] | None:
-        """Return the next batch when it is there, None after the last."""
+        """Wait for the next batch and return it; None after the last."""
         with self._given:
             self._given.wait_for(lambda: self._groups or self.finished or self._discarded)
             self._check()
@@ -135,18 +135,18 @@ class Encoding:
 
 
 class _Discarded(Exception):
-    """The film is not wanted."""
+    """The film was discarded."""
 
 
 class _Shares:
-    """The seconds of films that are open at once, as each one's share of them."""
+    """The time of films that are open at once, divided between them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open, self._at, self._seconds = 0, time.monotonic(), 0.0
 
     def change(self, by: int) -> float:
-        """Open (+1) or close (-1) a film; return the seconds that one open all the time has had until now."""
+        """Open (+1) or close (-1) a film; return the seconds of a film that has been open all the time."""
         with self._lock:
             now = time.monotonic()
             if self._open:

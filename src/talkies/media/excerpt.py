@@ -1,4 +1,4 @@
-"""A clip's excerpt as a film of its own: a segment, cut to a square, scaled, mirrored, with its sound."""
+"""An excerpt of a clip as a film: a segment, cropped to a square, scaled, mirrored, with its sound."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_excerpt(
 ) -> int:
     """Write an excerpt as H.264 at the clip's constant rate, with its sound, whole or not at all; return its frames.
 
-    parts: temporary names of the picture and of the whole, which may lie on another disk.
+    parts: temporary names of the silent film and of the film with sound, which may be on another disk.
     """
     picture = parts[0] or beside(target)
     try:

@@ -1,6 +1,6 @@
-"""ffmpeg, run: its arguments, its end, and what it says when a file or the machine fails it.
+"""Runs ffmpeg: its arguments, its exit, and its messages if a file or the machine is at fault.
 
-The only tool is the ffmpeg that imageio-ffmpeg brings (there is no ffprobe beside it).
+This is the ffmpeg of imageio-ffmpeg, which has no ffprobe.
 
 Files may come from strangers: ffmpeg opens plain files only (no network, no playlists that name other
 files), by absolute names behind `file:`, so that no name is taken for an option, a pattern or a protocol.
@@ -28,16 +28,17 @@ from .limits import CRASHES, MEMORY, could_have_memory, limit_memory, limit_time
 
 log = logging.getLogger("talkies")
 
-# Of ffmpeg's demuxers those that hold everything in one file (HLS, DASH, concat, image2 … open others).
+# ffmpeg's demuxers for formats in one file (HLS, DASH, concat, image2 … open other files).
 DEMUXERS = "mov,matroska,webm,avi,gif,apng,mpeg,mpegts,flv,asf,ogg,wav,mp3,flac,aac,aiff"
-# swscale's flags. Without scaling its plain conversion is what every other reader of the file sees, and nearer to the
-# true colours (1 level off on flat patches) than the accurate path (2-3 levels); scaling needs the accurate one.
+# swscale's flags. Without scaling, its plain conversion gives what every other reader of the file sees, and is nearer
+# to the true colours (1 level off on flat patches) than the accurate path (2-3 levels). Scaling needs the accurate
+# path.
 PLAIN = "bicubic"
 SCALING = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 STDERR_BYTES = 1 << 18
 AGAIN = "copy or download it again, or convert it to mp4"
-# Of reading a file ffmpeg may cost so much processor time, in seconds, and for each of its bytes: ten times what a slow
-# machine takes, and some files never end.
+# The processor time, in seconds, that reading a file may take, and for each of its bytes: ten times that of a slow
+# machine. Some files never end.
 SECONDS = 60
 SECONDS_A_BYTE = 1 / 20e6
 
@@ -55,7 +56,7 @@ def ffmpeg_path() -> str:
 
 @cache
 def ffmpeg_version() -> str:
-    """Return ffmpeg's version as it states it, e.g. `n9.0.2-17-g2a571b6068`."""
+    """Return ffmpeg's version, e.g. `n9.0.2-17-g2a571b6068`."""
     with Ffmpeg(["-version"], bare=True) as process:
         words = process.stdout.read().decode(errors="replace").split()
         process.finish()
@@ -63,22 +64,22 @@ def ffmpeg_version() -> str:
 
 
 def file_url(path: str | Path) -> str:
-    """Return the address by which ffmpeg opens a file, whatever its name."""
+    """Return the address with which ffmpeg opens a file of any name."""
     return "file:" + os.path.abspath(path)  # noqa: PTH100 (Path.absolute keeps "..")
 
 
 def input_arguments(path: str | Path, *options: str) -> list[str]:
-    """Return the arguments that open a file, and nothing but that file."""
+    """Return the arguments that open this file and no other."""
     guard = ["-protocol_whitelist", "file", "-format_whitelist", DEMUXERS]
     return [*guard, *options, "-i", file_url(path)]
 
 
 class Ffmpeg:
-    """One run of ffmpeg: started on entering, on leaving ended and reaped whatever happened between.
+    """One run of ffmpeg: it starts on entering the context, and has ended after leaving it.
 
-    Its stderr is drained by a thread into a bounded memory (the head and the tail), so that a file with a million
-    faults can neither block the run nor fill the memory. seconds: of processor time that it may use, and with it
-    limited memory: so whoever reads what strangers made. What then stops it is the file's fault, and `fault` says it.
+    A thread reads its stderr and keeps only the head and the tail, so that a file with a million faults can neither
+    block the run nor fill the memory. seconds: a limit of its processor time, which also limits its memory; give it
+    to read files of strangers. If a limit stops it, the file is at fault, and `fault` says so.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Ffmpeg:
             stderr=subprocess.PIPE,
             bufsize=1 << 16,
             env=environment,
-            # Ctrl-C in a terminal reaches us alone: ffmpeg would end its file early, as if all were well.
+            # Only we get Ctrl-C of a terminal: ffmpeg would end its file early without an error.
             start_new_session=True,
         )
         if self._seconds is not None:
@@ -155,25 +156,25 @@ class Ffmpeg:
 
     @property
     def stdout(self) -> IO[bytes]:
-        """What it writes."""
+        """Its stdout."""
         assert self._process.stdout is not None
         return self._process.stdout
 
     @property
     def stdin(self) -> IO[bytes]:
-        """What it reads."""
+        """Its stdin."""
         assert self._process.stdin is not None
         return self._process.stdin
 
     @property
     def stderr(self) -> str:
-        """What it said; complete after `finish`."""
+        """Its stderr; complete after `finish`."""
         return (bytes(self._head) + b"".join(self._tail)).decode("utf-8", "surrogateescape")
 
     def finish(self) -> int:
-        """Wait for the end and return the exit code (negative: the signal by which it crashed).
+        """Wait for its end and return the exit code (negative: the signal of a crash).
 
-        Raises TalkiesError or OSError when the machine, not the file, is at fault; `fault` tells what the file did.
+        Raises TalkiesError or OSError if the machine, not the file, is at fault; `fault` is the file's fault.
         """
         with suppress(ChildProcessError):  # another thread has killed it and waited for it
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
@@ -186,8 +187,8 @@ class Ffmpeg:
             self.fault = "ffmpeg crashes on it: convert it to mp4 with another program"
         elif self._seconds is not None and code == -signal.SIGKILL and used > self._seconds - 1:
             self.fault = f"reading it takes over {self._seconds:.0f} s of processor time: convert it to mp4"
-        # 255 is what it returns when it was asked to stop and ended its file early, as if all were well. It is also
-        # what is left of -1, by which some readers say that the file is damaged.
+        # ffmpeg exits with 255 if it was asked to stop and ended its file early. 255 is also -1, which some demuxers
+        # return for a damaged file.
         elif code < 0 or (code == 255 and not _says(self.stderr, errno.EPERM)):
             raise TalkiesError(f"{self._subject()}: ffmpeg was stopped (exit code {code}): try again")
         elif code and _says(self.stderr, errno.ENOMEM) and self._seconds is not None and could_have_memory():
@@ -201,7 +202,7 @@ class Ffmpeg:
         return ", ".join(printable(n) for n in names)
 
 
-# What ffmpeg says when the machine fails it. (Not EIO: damaged files give that too; see _read_through.)
+# ffmpeg's messages if the machine is at fault. (Not EIO: damaged files give that too; see _read_through.)
 TRANSIENT = [
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOMEM),
     *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EAGAIN),
@@ -209,19 +210,19 @@ TRANSIENT = [
 
 
 def _raise_if_transient(stderr: str, subject: str) -> None:
-    """Raise OSError if ffmpeg failed for want of memory, disk or file handles: another run may succeed."""
+    """Raise OSError if ffmpeg lacked memory, disk space or file handles: another run may succeed."""
     for number in TRANSIENT:
         if _says(stderr, number):
             raise OSError(number, f"ffmpeg: {os.strerror(number)}", subject)
 
 
 def _says(stderr: str, number: int) -> bool:
-    """Tell whether ffmpeg failed by this error of the system's. What it quotes of a file is indented."""
+    """Return whether ffmpeg failed with this system error. Lines that quote a file are indented, and skipped."""
     return re.search(rf"(?m)^\S.*: {os.strerror(number)}$", stderr) is not None
 
 
 def complaint(stderr: str) -> str:
-    """Return the line of ffmpeg's stderr that says most, without its address and our file's name."""
+    """Return the most telling line of ffmpeg's stderr, without its address and our file's name."""
     lines = [re.sub(r"^(\[[^\]]*\] )+", "", line).strip() for line in stderr.splitlines()]
     telling = [
         line
@@ -234,10 +235,10 @@ def complaint(stderr: str) -> str:
 
 
 def seconds_for(path: Path) -> float:
-    """Return the processor time that looking at all of a file may take, in seconds."""
+    """Return the processor time, in seconds, that reading all of a file may take."""
     return SECONDS + SECONDS_A_BYTE * path.stat().st_size
 
 
 def seconds_text(value: Fraction) -> str:
-    """Return seconds as ffmpeg reads them, to a nanosecond."""
+    """Return seconds in ffmpeg's form, to a nanosecond."""
     return f"{float(value):.9f}"

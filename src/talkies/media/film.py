@@ -30,10 +30,10 @@ class FrameWriter:
         with FrameWriter(path, Fraction(30000, 1001)) as film:
             film.write(frame)  # uint8 [H,W,3] RGB
 
-    On a clean exit the film is checked (frames, rate, size) and renamed onto `path`; after an exception nothing
-    remains. Odd sides grow by one pixel that repeats the edge, as yuv420p halves them. `part` is the temporary name
-    (default: hidden, beside `path`); it may lie on another disk. encoder: x264, or nvenc, which encodes on a GPU
-    where one can (x264 does elsewhere), at a quality of about the same number (`crf`).
+    On a clean exit the film is checked (frames, rate, size) and renamed to `path`; after an exception no file
+    remains. Odd sides get one more pixel that repeats the edge, since yuv420p halves them. `part` is the temporary
+    name (default: hidden, beside `path`); it may be on another disk. encoder: x264, or nvenc, which encodes on a GPU
+    if it can (else x264 does) with about the same quality for the same `crf`.
 
     Raises TalkiesError (also for zero frames) or OSError (full disk …), never InputError.
     """
@@ -66,7 +66,7 @@ class FrameWriter:
 
     def __enter__(self) -> FrameWriter:
         with self.part.open("wb"):
-            pass  # a folder that is missing or full says so here, in the system's own words
+            pass  # a missing folder or a full disk raises the system's error here
         return self
 
     def write(self, frame: Frame) -> None:
@@ -80,9 +80,9 @@ class FrameWriter:
         self._write(np.ascontiguousarray(frame))
 
     def write_planes(self, planes: NDArray[np.uint8]) -> None:
-        """Append one frame as the encoder takes it: uint8 [H * 3 / 2, W], H rows of luma, then Cb, Cr; even sides.
+        """Append one frame in the encoder's form: uint8 [H * 3 / 2, W], H rows of luma, then Cb, Cr; even sides.
 
-        Its colours are yuv420p, bt709, limited range: nothing is left to convert.
+        Its colours are yuv420p, bt709, limited range, so nothing is converted.
         """
         import numpy as np
 
@@ -169,7 +169,7 @@ class FrameWriter:
 
 @cache
 def opens_nvenc() -> bool:
-    """Tell whether a GPU encodes: by a film of one frame, for a card's name does not tell it."""
+    """Return whether the GPU can encode, by encoding one frame: a card's name does not tell it."""
     picture = ["-f", "lavfi", "-i", f"color=size={FILM_SIZE}x{FILM_SIZE}:rate=25", "-frames:v", "1"]
     try:
         with Ffmpeg([*picture, "-c:v", NVENC, "-f", "null", "-"], level="error", timeout=60) as process:
@@ -179,7 +179,7 @@ def opens_nvenc() -> bool:
 
 
 def mp4_output(part: Path, comment: str | None) -> list[str]:
-    """Return the arguments of a playable mp4 that says nothing of its source but what is given."""
+    """Return the arguments of a playable mp4 without metadata, except those given."""
     tags = [] if comment is None else ["-metadata", f"comment={comment}"]
     return [
         *["-map_metadata", "-1", "-map_chapters", "-1", *tags],
@@ -189,7 +189,7 @@ def mp4_output(part: Path, comment: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class Film:
-    """What was counted in a film that we wrote; sizes in pixels."""
+    """The counted facts of a film that we wrote; sizes in pixels."""
 
     width: int
     height: int
@@ -200,7 +200,7 @@ class Film:
 
 
 def check_film(part: Path, path: Path) -> Film:
-    """Look at a film that we wrote. Raises TalkiesError if it is no film of one picture stream."""
+    """Read a film that we wrote. Raises TalkiesError if it does not have exactly one picture stream."""
     found, ended = list_packets(part, ["v?", "a?"])
     pictures = [s for s in found if s.facts.get("media_type") == "video"]
     sounds = [s for s in found if s.facts.get("media_type") == "audio" and s.times]

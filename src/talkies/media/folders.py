@@ -16,20 +16,20 @@ CLIP_SUFFIXES = frozenset(
 
 
 def list_pictures(folder: str | Path) -> list[Path]:
-    """Return the pictures of a folder by their suffixes, sorted by name."""
+    """Return the pictures of a folder, by suffix, sorted by name."""
     return sort_folder(folder, PICTURE_SUFFIXES)[0]
 
 
 def list_clips(folder: str | Path) -> list[Path]:
-    """Return the clips of a folder by their suffixes, sorted by name."""
+    """Return the clips of a folder, by suffix, sorted by name."""
     return sort_folder(folder, CLIP_SUFFIXES)[0]
 
 
 def sort_folder(folder: str | Path, suffixes: frozenset[str]) -> tuple[list[Path], list[Path]]:
     """Return the files of a folder that have one of the suffixes (any case), and the files that were ignored.
 
-    Hidden files (`.DS_Store`, `._photo.jpg`) and folders are in neither. A broken link keeps its place, so that it
-    fails by its name instead of vanishing. Raises TalkiesError if `folder` cannot be listed.
+    Hidden files (`.DS_Store`, `._photo.jpg`) and folders are in neither. Broken links are included, so that they fail
+    by name instead of vanishing. Raises TalkiesError if `folder` can't be listed.
     """
     folder = Path(folder)
     try:

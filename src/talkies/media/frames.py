@@ -1,4 +1,4 @@
-"""The frames of a clip: decoded, cut, scaled, at a constant rate."""
+"""Reads the frames of a clip: decoded, cropped, scaled, at a constant rate."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ log = logging.getLogger("talkies")
 
 SECONDS_A_PICTURE = 0.05
 SECONDS_A_PIXEL = 0.25e-6
-"""Of processor time that decoding may cost, for each picture and each of its pixels (see ffmpeg.SECONDS)."""
+"""Seconds of processor time that decoding may take, for each picture and each of its pixels (see ffmpeg.SECONDS)."""
 THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memory it may have
-SPARE_FRAMES = 2  # that decoding may give beyond those that were counted
+SPARE_FRAMES = 2  # frames that decoding may give in addition to those counted
 
 
 @dataclass(frozen=True)
 class Box:
     """A square of the picture in display pixels: x to the right and y downward from the upper left corner.
 
-    It may reach outside a picture that is too small for it; what is outside repeats the picture's edge.
+    It may reach outside a picture that is too small; there the picture's edge is repeated.
     """
 
     x: int
@@ -54,15 +54,15 @@ def read_frames(
 ) -> Generator[Frame, None, None]:
     """Yield the clip's frames, uint8 [H,W,3] RGB, one at a time, at `clip.rate` (or `rate`).
 
-    `start` and `end` are seconds after the clip's first picture. `box` cuts, and repeats the edge where the box reaches
-    outside; then the frame is scaled to `size` (a side, or width and height). Without `box` the whole picture is given;
-    without `size` nothing is scaled. Alpha is laid over white. YCbCr is converted by the matrix and range that the file
-    states (where it states none: bt709 for HD, bt601 below). A clip of the wanted size passes bit for bit as ffmpeg
+    `start` and `end` are seconds after the clip's first picture. `box` crops, and repeats the edge outside the
+    picture; then the frame is scaled to `size` (a side, or width and height). Without `box` it is the whole picture;
+    without `size` nothing is scaled. Transparency is put on white. YCbCr is converted with the file's matrix and
+    range (if it states none: bt709 for HD, bt601 below). A clip of the wanted size is passed on bit for bit as ffmpeg
     decodes it. `skip`, for a quick look, leaves out frames that no other needs ("noref") or all but key frames
-    ("nokey"), and repeats the one before instead.
+    ("nokey"), and repeats the one before.
 
-    A damaged clip yields what can be decoded and a warning on logger "talkies". Raises InputError if that is nothing,
-    TalkiesError or OSError when the machine failed. Closing the generator ends ffmpeg.
+    A damaged clip yields what can be decoded, with a warning on logger "talkies". Raises InputError if that is
+    nothing, TalkiesError or OSError if the machine failed. Closing the generator ends ffmpeg.
     """
     since = Fraction(start or 0)
     rate = rate or clip.rate
@@ -70,7 +70,7 @@ def read_frames(
     if end is not None:
         limit = min(limit, round((Fraction(end) - since) * rate))
     if limit <= 0:
-        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s holds no frame: mend it")
+        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s has no frame: mend it")
     filters, width, height = _filters(clip, since, rate, limit, box, size)
     skipped = ["-skip_frame", skip] if skip else []
     threads = min(threads or available_threads(), THREADS)
@@ -114,7 +114,7 @@ def _decode(
 
 
 def _seek(clip: Clip, since: Fraction) -> list[str]:
-    """Return options that skip most of a long clip's head. The filters cut exactly, this only saves decoding."""
+    """Return options that skip most of a long clip's head: the filters cut exactly, and this saves decoding."""
     indexed = clip.path.suffix.lower() in (".mp4", ".m4v", ".mov", ".mkv", ".webm")
     if since < 30 or not indexed or clip.truncated:
         return []
@@ -122,7 +122,7 @@ def _seek(clip: Clip, since: Fraction) -> list[str]:
 
 
 def _decoder(clip: Clip) -> list[str]:
-    """Return the option for the one case where ffmpeg's own decoder drops alpha: WebM."""
+    """Return the option for WebM, the one format whose alpha ffmpeg's own decoder drops."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(clip.codec)
     return ["-c:v", name] if clip.alpha and name and not _ALPHA.match(clip.pixel_format) else []
 
@@ -131,10 +131,10 @@ def _filters(
     clip: Clip, since: Fraction, rate: Fraction, limit: int, box: Box | None, size: int | tuple[int, int] | None
 ) -> tuple[str, int, int]:
     """Return ffmpeg's filters from stored pictures to RGB frames, and the frames' width and height."""
-    # Time first: what is not shown is not converted. Times are shifted so that the first output frame is at 0.
+    # Time first, so that only used frames are converted. Times are shifted so that the first output frame is at 0.
     clock, origin = (f"N/({clip.rate}*TB)", since) if clip.numbered else ("PTS", clip.start + since)
     steps = [f"setpts=round({clock}-({seconds_text(origin)})/TB)", f"fps=fps={rate}:start_time=0:round=near"]
-    steps.append(f"trim=end_frame={limit}")  # here, for what follows would pile up before the output says enough
+    steps.append(f"trim=end_frame={limit}")  # here, since later frames would pile up before the output ends
     if clip.alpha:
         steps.append(
             "format=rgba,split[over][under];[under]drawbox=color=white:t=fill:replace=1[white];"
@@ -145,7 +145,7 @@ def _filters(
     wanted = (size, size) if isinstance(size, int) else size
     if box is None and wanted is not None:
         width, height = wanted
-    # The size is always spelled out: a stream that changes its size half way must not change the frames.
+    # The size is always given: a stream that changes its size must not change the frames' size.
     plain = clip.sar == 1 and (width, height) == (clip.width, clip.height)
     steps.append(f"scale={width}:{height}:flags={PLAIN if plain else SCALING}{matrix},format=rgb24,setsar=1")
     if box is not None:
@@ -158,7 +158,7 @@ def _filters(
         if (left, top, right, bottom) != (0, 0, width, height):
             steps.append(f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1")
         margins = (left - box.x, box.x + box.side - right, top - box.y, box.y + box.side - bottom)
-        if max(margins) * 2 > box.side:  # the limit of ffmpeg's fillborders; no crop of ours asks for it
+        if max(margins) * 2 > box.side:  # the limit of ffmpeg's fillborders; none of our crops reaches it
             raise TalkiesError(
                 f"{printable(clip.path)}: {box} lies mostly outside the picture ({width}x{height}): give another"
             )

@@ -1,4 +1,4 @@
-"""Many films played at once in one."""
+"""Shows many films at once in one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MOSAIC_SIDE = 2160  # pixels, the most a mosaic's sides have: what players decod
 
 
 def mosaic(films: Sequence[str | Path], out: str | Path, *, columns: int | None = None) -> dict[str, Any]:
-    """Write one film in which many play at once, in rows of squares, with the sound of the first that has any.
+    """Write one film that shows many at once, in rows of squares, with the sound of the first that has any.
 
-    At most MOSAIC_FILMS; columns: None for a square. They begin together and run at the first one's rate; one that is
-    shorter than the longest stands still at its end. The squares are as high as the highest film, less where the whole
-    would be wider or higher than MOSAIC_SIDE. The first film's comment tag is kept.
+    At most MOSAIC_FILMS; columns: None for a square. They start together and run at the first one's rate; shorter
+    films stop at their last frame. The squares are as high as the highest film, or less if the whole would be wider
+    or higher than MOSAIC_SIDE. The first film's comment tag is kept.
 
     Returns facts: films, columns, side of a square (pixels), frames, duration (seconds), sound ("copy", "aac" or None),
     bytes. Raises InputError naming the film that cannot be read; TalkiesError for none or too many.
@@ -56,14 +56,14 @@ def mosaic(films: Sequence[str | Path], out: str | Path, *, columns: int | None 
 
 
 def _tiles(clips: Sequence[Clip], columns: int, rows: int, side: int) -> list[str]:
-    """Return ffmpeg's arguments that lay films out in rows of squares, encoded as films are."""
+    """Return ffmpeg's arguments that arrange films in rows of squares and encode them."""
     inputs, squares = [], []
     for number, clip in enumerate(clips):
         inputs += [
             "-threads",
             "1",
             *input_arguments(clip.file),
-        ]  # a hundred decoders with threads of their own would crowd
+        ]  # a hundred decoders with several threads each would be too many
         squares.append(
             f"[{number}:{clip.stream}]setpts=PTS-STARTPTS,fps={clips[0].rate},"
             f"scale={side}:{side}:force_original_aspect_ratio=decrease:force_divisible_by=2:flags={SCALING},"
@@ -72,7 +72,7 @@ def _tiles(clips: Sequence[Clip], columns: int, rows: int, side: int) -> list[st
     places = "|".join(f"{n % columns * side}_{n // columns * side}" for n in range(len(clips)))
     every = "".join(f"[t{number}]" for number in range(len(clips)))
     stacked = f"{every}xstack=inputs={len(clips)}:layout={places}:fill=black," if len(clips) > 1 else every
-    # The last row may be short of films: what is missing is padded.
+    # The last row may have fewer films: it is padded.
     graph = f"{';'.join(squares)};{stacked}pad={columns * side}:{rows * side}:0:0[out]"
     return [
         *inputs,

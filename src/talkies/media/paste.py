@@ -1,4 +1,4 @@
-"""The animated square set back into the whole picture, or enlarged: films are encoded anew, no network is needed."""
+"""Sets the animated square into the whole picture, or enlarges it. Films are encoded again; no network is needed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
     from .pictures import Frame
 
-FEATHER = 0.12  # of the square's side: how far in from its border the picture itself still shows
-LARGEST_SIDE = 4096  # pixels: what players decode; a larger picture is made smaller
+FEATHER = 0.12  # share of the square's side over which its border is blended
+LARGEST_SIDE = 4096  # pixels: the most that players decode; larger pictures are scaled down
 
 
 def feathered_mask(box: Box, width: int, height: int) -> NDArray[np.float32]:
     """Return how much of the square shows in a picture of this size: float32 [side, side] in [0, 1].
 
-    0 along its border, so that nothing moves there, 1 from FEATHER inwards; a side on the picture's edge has no border.
+    It is 0 along its border, so that nothing moves there, and 1 from FEATHER inwards; a side on the picture's edge
+    has no border.
     """
     import numpy as np
 
@@ -42,7 +43,7 @@ def feathered_mask(box: Box, width: int, height: int) -> NDArray[np.float32]:
 
 
 def paste(square: Frame, picture: Frame, box: Box, mask: NDArray[np.float32]) -> Frame:
-    """Return the picture, uint8 [H,W,3], with the square, scaled to the box, set in; the rest is as it was."""
+    """Return the picture, uint8 [H,W,3], with the square, scaled to the box, set into it."""
     import numpy as np
 
     height, width = picture.shape[:2]
@@ -57,9 +58,9 @@ def paste(square: Frame, picture: Frame, box: Box, mask: NDArray[np.float32]) ->
 
 
 def paste_film(film: Path, picture: Frame, box: Box, writer: FrameWriter) -> tuple[int, int]:
-    """Write a film of the whole picture in which the square plays that `film` shows; return its width and height.
+    """Write a film of the whole picture, with `film` playing in its square; return its width and height.
 
-    box: where the square was cut from the picture, uint8 [H,W,3].
+    box: the square's place in the picture, uint8 [H,W,3].
     """
     height, width = picture.shape[:2]
     scale = min(1.0, LARGEST_SIDE / max(width, height))
@@ -75,7 +76,7 @@ def paste_film(film: Path, picture: Frame, box: Box, writer: FrameWriter) -> tup
 
 
 def enlarge_film(film: Path, side: int, writer: FrameWriter) -> tuple[int, int]:
-    """Write the film at another side, scaled by ffmpeg (lanczos); return its width and height."""
+    """Write the film with another side, scaled by ffmpeg (lanczos); return its width and height."""
     with writer:
         for square in media.read_frames(media.probe(film), size=side):
             writer.write(square)

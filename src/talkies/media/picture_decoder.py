@@ -1,7 +1,7 @@
-"""The process in which pictures are decoded, so that one that crashes or costs too much costs nothing but itself.
+"""The process that decodes pictures, so that a picture that crashes it or needs too much harms nothing else.
 
-It gets open files and gives pixels in shared memory, one after the other; it opens nothing by name. Pixels are
-converted in bands, so that beside the decoder's own memory little is needed. `pictures` starts it.
+It gets open files and returns pixels in shared memory, one picture after the other; it opens nothing by name. Pixels
+are converted in bands, which needs little memory besides the decoder's own. `pictures` starts it.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from PIL import Image as PillowImage
     from PIL import ImageCms
 
-# Of pillow's formats those that carry photos and drawings: none that starts another program (as EPS does).
+# pillow's formats for photos and drawings; none starts another program (as EPS does).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "PPM", "JPEG2000")
 BAND_PIXELS = 4_000_000
-LARGE_PIXELS = 30_000_000  # from here on a decoder may reach the limit of memory
-SECONDS = 10  # of processor time for a picture, and for each megapixel (JPEG 2000, the slowest, takes 0.2) …
+LARGE_PIXELS = 30_000_000  # from this size on, a decoder may reach the memory limit
+SECONDS = 10  # seconds of processor time for a picture, and for each megapixel (JPEG 2000, the slowest, takes 0.2) …
 SECONDS_A_MEGAPIXEL = 1
-THREADS = 4  # of decoders that have some
+THREADS = 4  # threads, for decoders that use them
 ON_ITS_SIDE = (5, 6, 7, 8)  # the orientations of EXIF that change width and height
 
 
 def serve(descriptor: int) -> None:
-    """Decode pictures, one for each message on a socket, until its other end is gone."""
+    """Decode pictures, one for each message on a socket, until its other end closes."""
     limit_memory()
     connection = socket.socket(fileno=descriptor)
     threading.Thread(target=_watch, args=(descriptor,), daemon=True).start()
@@ -62,9 +62,9 @@ def serve(descriptor: int) -> None:
 
 
 def _watch(descriptor: int) -> None:
-    """End this process with the one that asked, also in the middle of a picture."""
+    """End this process when its parent ends, even in the middle of a picture."""
     poll = select.poll()
-    poll.register(descriptor, 0)  # tells of hanging up, and of nothing else
+    poll.register(descriptor, 0)  # reports a hang-up, and nothing else
     poll.poll()
     os._exit(0)
 
@@ -77,7 +77,7 @@ def _answer(file: BinaryIO, side: int) -> tuple[dict[str, Any], int | None]:
         return {"reason": error.reason}, None
     except MemoryError:
         return {"heavy": True}, None
-    except Exception as error:  # decoders raise what they like on damaged data
+    except Exception as error:  # decoders raise any error on damaged data
         try:
             file.seek(0)
             head = file.read(512)
@@ -115,7 +115,7 @@ def decode(file: BinaryIO, side: int = 0) -> tuple[tuple[int, int], tuple[int, i
         _register_heif()
     Image.init()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sizes are checked here; odd EXIF is not worth a line
+        warnings.simplefilter("ignore")  # sizes are checked here; odd EXIF needs no message
         with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as opened:
             if fault := size_fault(*opened.size):
                 raise InputError("", fault)
@@ -131,12 +131,12 @@ def decode(file: BinaryIO, side: int = 0) -> tuple[tuple[int, int], tuple[int, i
             except MemoryError:
                 raise
             except Exception:
-                pass  # unreadable EXIF says nothing of the picture
+                pass  # unreadable EXIF does not matter
             return opened.size, own if shrunk else opened.size, _to_shared_memory(opened, profile)
 
 
 def _load(image: PillowImage.Image) -> None:
-    """Decode the pixels. Of decoders that get no memory some say so, and others that the picture is damaged."""
+    """Decode the pixels. A decoder that gets no memory says so, or says that the picture is damaged."""
     try:
         image.load()
     except OSError as error:
@@ -147,7 +147,7 @@ def _load(image: PillowImage.Image) -> None:
 
 
 def _allow(seconds: float) -> None:
-    """Have this process killed (SIGXCPU) after so many more seconds of processor time."""
+    """Let this process be killed (SIGXCPU) after `seconds` more seconds of processor time."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     most = math.ceil(used.ru_utime + used.ru_stime + seconds)
@@ -159,7 +159,7 @@ def _register_heif() -> None:
     try:
         import pillow_heif
     except ImportError:
-        return  # other pictures need it not
+        return  # not needed for other pictures
     pillow_heif.options.DECODE_THREADS = min(THREADS, pillow_heif.options.DECODE_THREADS)
     pillow_heif.register_heif_opener()
 
@@ -189,21 +189,21 @@ def _bands(image: PillowImage.Image) -> Iterator[PillowImage.Image]:
 
 
 def _to_rgb(image: PillowImage.Image, profile: bytes | None, full: float) -> bytes:
-    """Return the bytes of an image as 8 bit sRGB, transparency laid over white."""
+    """Return the bytes of an image as 8 bit sRGB, with transparency on white."""
     colours, alpha = _split_alpha(image)
     rgb = _to_srgb(colours, profile, full)
     if alpha is None:
         return rgb.tobytes()
     import numpy as np
 
-    # Colours are stored beside alpha, not multiplied by it: over white, c·a + 255·(1 - a).
+    # Colours are not premultiplied by alpha: on white, c·a + 255·(1 - a).
     share = np.asarray(alpha, np.uint16)[..., None]
     blended = np.asarray(rgb, np.uint16) * share + 255 * (255 - share)
     return ((blended + 127) // 255).astype(np.uint8).tobytes()
 
 
 def _split_alpha(image: PillowImage.Image) -> tuple[PillowImage.Image, PillowImage.Image | None]:
-    """Return the colours and, where there is any transparency, alpha (mode L)."""
+    """Return the colours and, if there is any transparency, alpha (mode L)."""
     keyed = "transparency" in image.info and image.mode in ("1", "L", "RGB", "P")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or keyed:
         rgba = image.convert("RGBA")
@@ -223,7 +223,7 @@ def _to_srgb(image: PillowImage.Image, profile: bytes | None, full: float) -> Pi
     if profile and image.mode in ("RGB", "L", "CMYK", "LAB"):
         from PIL import ImageCms
 
-        # A profile for other colours than the picture's is common, and ignored by viewers too.
+        # A profile that does not fit the picture's colours is common; viewers ignore it too.
         with suppress(ImageCms.PyCMSError, OSError, ValueError):
             if (transform := _transform(profile, image.mode)) is not None:
                 return transform.apply(image)
@@ -232,12 +232,12 @@ def _to_srgb(image: PillowImage.Image, profile: bytes | None, full: float) -> Pi
 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
-    return image if image.mode == "RGB" else image.convert("RGB")  # to its own mode it would copy
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting to the same mode would copy
 
 
 @lru_cache(maxsize=4)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from a profile to sRGB, None where it is sRGB."""
+    """Return the transform from a profile to sRGB; None if it is sRGB."""
     from PIL import ImageCms
 
     source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -247,7 +247,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _full_scale(image: PillowImage.Image) -> float:
-    """Return what is white in grey of 16 bits (65535) or float (1, 255 or 65535, by its largest value)."""
+    """Return the white level of 16 bit grey (65535) or float (1, 255 or 65535, by its largest value)."""
     if image.mode != "F":
         return 65535.0
     import numpy as np
@@ -257,7 +257,7 @@ def _full_scale(image: PillowImage.Image) -> float:
 
 
 def _to_eight_bits(image: PillowImage.Image, full: float) -> PillowImage.Image:
-    """Scale grey of 16 bits or float to 8 bits."""
+    """Scale 16 bit or float grey to 8 bits."""
     import numpy as np
     from PIL import Image
 

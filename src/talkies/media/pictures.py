@@ -1,4 +1,4 @@
-"""Read pictures, each decoded by a process beside this one: `picture_decoder`, started once, anew when it dies."""
+"""Reads pictures. A child process, `picture_decoder`, decodes them; it is started once, and again if it dies."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..errors import InputError, TalkiesError, printable
 from ..files import open_input
 from .limits import CRASHES, MEMORY, could_have_memory
 
-if TYPE_CHECKING:  # numpy costs more to import than this file
+if TYPE_CHECKING:  # importing numpy takes longer than importing this file
     import numpy as np
     from numpy.typing import NDArray
 
     Frame = NDArray[np.uint8]  # [height, width, 3], RGB
 
-MIN_SIDE = 8  # pixels; below it there is nothing to see
+MIN_SIDE = 8  # pixels; smaller pictures show nothing
 MAX_SIDE = 20_000
 MAX_PIXELS = 120_000_000  # 120 MP: 360 MB as RGB
 MAX_PICTURE_BYTES = 1 << 30
-PATIENCE = 900  # seconds that a picture may take on a machine where much else runs; its own time is limited
+PATIENCE = 900  # seconds that a picture may take on a busy machine; its processor time has its own limit
 ASKED_BYTES, ANSWER_BYTES = 16, 4096
-AGAIN = "save it anew with another program"
+AGAIN = "save it again with another program"
 
 
 def size_fault(width: int, height: int) -> str | None:
-    """Return what is wrong with the size of a picture or clip, None for a good one."""
+    """Return what is wrong with the size of a picture or clip; None for a good one."""
     if min(width, height) < MIN_SIDE:
         return f"{width}x{height} pixels is too small: give one of at least {MIN_SIDE} a side"
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
@@ -46,13 +46,13 @@ def size_fault(width: int, height: int) -> str | None:
 
 
 def read_picture(path: str | Path) -> Frame:
-    """Return a picture as it is meant to be seen: uint8 [H,W,3], sRGB.
+    """Return a picture as viewers show it: uint8 [H,W,3], sRGB.
 
-    Turned as EXIF says; transparency laid over white; grey, palette, 16 bit, float, CMYK, 1 bit converted; an
-    embedded colour profile applied; of an animation the first frame.
+    It is turned as EXIF says, with transparency on white and its colour profile applied; grey, palette, 16 bit,
+    float, CMYK and 1 bit are converted; of an animation it is the first frame.
 
-    Raises InputError for what is no picture, is damaged, crashes its decoder, costs it too much memory or time, or has
-    sides under 8 or over 20,000 pixels or over 120 megapixels; TalkiesError or OSError when the machine failed.
+    Raises InputError if it is not a picture, is damaged, crashes its decoder, needs too much memory or time, or has
+    sides under 8 or over 20,000 pixels or over 120 megapixels; TalkiesError or OSError if the machine failed.
     """
     return _read(path, 0)[0]
 
@@ -82,11 +82,11 @@ def _read(path: str | Path, side: int) -> tuple[Frame, tuple[int, int]]:
 
 
 TAKEN = b"taken"
-"""What the process says of each picture before it looks at it: if it ends later, it ends over that picture."""
+"""The process's message before it reads a picture: if it ends after this, that picture is at fault."""
 
 
 class _Decoder:
-    """The process that decodes for this one, one picture at a time, whichever thread asks."""
+    """The child process that decodes, one picture at a time for all threads."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
@@ -99,7 +99,7 @@ class _Decoder:
         with self._turn:
             try:
                 answer, pixels = self._ask(file, side)
-            except BaseException as error:  # also an order to stop: what it would answer now is for nobody
+            except BaseException as error:  # also when asked to stop: nobody would read its answer
                 ended = self.stop()
                 if isinstance(error, TimeoutError):
                     raise TalkiesError(
@@ -109,16 +109,16 @@ class _Decoder:
                     raise
                 answer, pixels = {"ended": ended}, None
             if "heavy" in answer:
-                self.stop()  # its memory may be in pieces
+                self.stop()  # its memory may be fragmented
         if pixels is None:
             raise _why(path, answer)
         return answer, pixels
 
     def _ask(self, file: IO[bytes], side: int) -> tuple[dict[str, Any], int | None]:
-        """Send a file and return the answer; EOFError when the process ended instead."""
+        """Send a file and return the answer; EOFError if the process ended instead."""
         connection = self._connection
         if connection is None or not _takes(connection, file, side):
-            self.stop()  # it may have died since the last picture, for whatever reason
+            self.stop()  # it may have died since the last picture
             connection = self._start()
             if not _takes(connection, file, side):
                 raise EOFError
@@ -133,7 +133,7 @@ class _Decoder:
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(PATIENCE)
-        # The modules of this process; what else Python does at its start takes time and is not needed.
+        # With this process's module path, and without the rest of Python's start, which takes time.
         path = [str(Path(__file__).resolve().parents[2]), *sys.path]
         serving = f"from talkies.media.picture_decoder import serve; serve({theirs.fileno()})"
         with theirs:
@@ -141,23 +141,23 @@ class _Decoder:
                 [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {serving}"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # decoders' remarks, for nobody
+                stderr=subprocess.DEVNULL,  # decoders' remarks are not needed
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C in a terminal reaches us alone
+                start_new_session=True,  # only we get Ctrl-C of a terminal
             )
         self._connection = ours
         return ours
 
     def stop(self) -> int:
-        """End the process, if there is one; return how it ended (negative: by which signal)."""
+        """End the process, if there is one; return its exit code (negative: a signal)."""
         if self._connection is not None:
             self._connection.close()
         process, self._process, self._connection = self._process, None, None
         if process is None:
             return 0
         try:
-            return process.wait(0.2)  # it has ended by itself, or ends for want of a connection
+            return process.wait(0.2)  # it has ended by itself, or ends when the connection closes
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
@@ -167,7 +167,7 @@ _decoder = _Decoder()
 
 
 def _here() -> _Decoder:
-    """Return this process' decoder: that of a parent process it must not share."""
+    """Return this process's decoder; a forked process must not share its parent's."""
     global _decoder
     if _decoder.owner != os.getpid():
         _decoder = _Decoder()
@@ -175,7 +175,7 @@ def _here() -> _Decoder:
 
 
 def _takes(connection: socket.socket, file: IO[bytes], side: int) -> bool:
-    """Send a file; return whether the process at the other end is alive and says that it has it."""
+    """Send a file; return whether the process at the other end is alive and confirms it."""
     with suppress(BrokenPipeError, ConnectionResetError):
         socket.send_fds(connection, [str(side).encode()], [file.fileno()])
         return connection.recv(len(TAKEN)) == TAKEN
@@ -183,7 +183,7 @@ def _takes(connection: socket.socket, file: IO[bytes], side: int) -> bool:
 
 
 def _why(path: str | Path, answer: dict[str, Any]) -> Exception:
-    """Return the error that says why there is no picture: the file's fault, or the machine's."""
+    """Return the error for a missing picture: the file's fault, or the machine's."""
     if "errno" in answer:
         return OSError(answer["errno"], os.strerror(answer["errno"]), str(path))
     ended = -answer.get("ended", 0)

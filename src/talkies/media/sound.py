@@ -1,4 +1,4 @@
-"""A clip's sound put under a film's picture."""
+"""Adds a clip's sound to a film."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .film import Film, check_film, mp4_output
 log = logging.getLogger("talkies")
 
 
-# Sound that mp4 takes as it is; everything else becomes AAC.
+# Codecs that mp4 takes unchanged; everything else becomes AAC.
 COPIED_SOUND = frozenset("aac mp3 ac3 eac3 vorbis opus flac pcm_s16le pcm_s16be".split())  # noqa: SIM905
 AAC = ["-c:a", "aac", "-b:a", "192k"]
 
@@ -31,12 +31,12 @@ def remux(
     comment: str | None = None,
     part: Path | None = None,
 ) -> dict[str, Any]:
-    """Put the clip's sound under a film's picture stream, which is copied; write `out` whole or not at all.
+    """Add the clip's sound to a film's picture stream, which is copied; write `out` whole or not at all.
 
-    `start` and `end` are seconds after the clip's first picture, as read_frames takes them: the sample that belongs to
-    the clip's picture lies under the film's. Sound that starts late stays late, longer sound is cut at the picture's
-    end, shorter sound stays shorter. It is copied where mp4 takes its codec and packets can be cut finely enough
-    (within one frame of picture), else it becomes AAC. Without a clip or sound in the segment: a plain film.
+    `start` and `end` are seconds after the clip's first picture, as in read_frames, so that sound and pictures stay
+    in sync. Sound that starts late stays late, longer sound is cut at the end of the pictures, shorter sound stays
+    shorter. It is copied if mp4 takes its codec and packets can be cut finely enough (within one frame), else it
+    becomes AAC. Without a clip, or sound in the segment, the film is silent.
 
     Returns facts: sound ("copy", "aac" or None), codec, offset and duration of the sound, duration of the picture
     (seconds), frames, bytes. Raises InputError naming the clip if its sound can be neither copied nor decoded.
@@ -48,7 +48,7 @@ def remux(
     until = film.duration if end is None else min(film.duration, Fraction(end) - Fraction(start or 0))
     sound = clip.sound if clip else None
     if sound and (sound.end <= origin or sound.start - origin >= until):
-        sound = None  # it is silent all through this segment
+        sound = None  # the whole segment is silent
     ways = _ways(sound, origin, until, film)
     seconds = SECONDS + float(film.duration) + (seconds_for(clip.file) if clip else 0)
     with part.open("wb"):
@@ -67,11 +67,11 @@ def remux(
                 late = _missing(made, sound, origin, until)
                 fault = late if way == "copy" else None
             if fault is None:
-                if clip and late:  # decoding gave less than the packets promised: that is all there is
+                if clip and late:  # decoding gave less than the packets promised; there is no more
                     log.warning("%s: its sound is damaged: %s", printable(clip.path), late)
                 publish(part, out)
                 begin, stop = made.sounds[0] if made.sounds else (Fraction(0), Fraction(0))
-                begin = max(begin, Fraction(0))  # priming lies before 0 and is not heard
+                begin = max(begin, Fraction(0))  # priming is before 0 and is not heard
                 return {
                     "sound": way,
                     "codec": None if sound is None or way is None else (sound.codec if way == "copy" else "aac"),
@@ -94,11 +94,11 @@ def remux(
 def write_wav(
     clip: Clip | SoundFile, target: Path, *, start: Fraction | None, duration: Fraction, rate: int = 16_000
 ) -> None:
-    """Write a clip's sound as programs that listen to speech want it: wav, mono, 16 bits, `rate` samples a second.
+    """Write a clip's sound in the usual form for speech programs: wav, mono, 16 bits, `rate` samples a second.
 
-    It is as long as the picture, `duration` seconds from `start` (seconds after the clip's first picture) on; where
-    there is no sound it is silent. Whole or not at all. Raises InputError naming the clip where its sound can't be
-    decoded.
+    It is as long as the pictures, `duration` seconds from `start` (seconds after the clip's first picture) on, and
+    silent where there is no sound. It is written whole or not at all. Raises InputError naming the clip if its sound
+    can't be decoded.
     """
     sound = clip.sound
     assert sound is not None
@@ -122,13 +122,13 @@ def write_wav(
 
 
 def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: Film) -> list[str | None]:
-    """Return how to carry the sound, the best first: "copy", "aac" or None."""
+    """Return the ways to add the sound, the best first: "copy", "aac" or None."""
     if sound is None:
         return [None]
     frame = 1 / film.rate
-    # Sound before the first picture: an mp4 hides up to a packet of it (the encoder's priming, as players know it).
+    # Sound before the first picture: an mp4 can hide up to a packet of it (the encoder's priming).
     begins = origin - sound.start <= max(frame / 2, sound.packet + Fraction(1, 1000))
-    # Sound after the last picture: it can be cut between packets, together with the picture.
+    # Sound after the last picture: it can be cut between packets, together with the pictures.
     ends = sound.end - origin - until <= frame / 2 or (sound.packet <= frame and film.duration - until <= frame)
     return ["copy", "aac"] if sound.codec in COPIED_SOUND and begins and ends else ["aac"]
 
@@ -145,13 +145,13 @@ def _remux_arguments(
     arguments = ["-copyts", *input_arguments(picture)]
     if clip is None or sound is None:
         return [*arguments, "-map", "0:v:0", "-c", "copy"]
-    # The file's clock moves so that the segment's first picture is at 0.
+    # Shift the file's clock so that the segment's first picture is at 0.
     arguments += input_arguments(clip.file, "-itsoffset", seconds_text(-origin))
     arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
     if way == "copy":
         return [*arguments, "-c:a", "copy", "-t", seconds_text(duration)]
-    # first_pts=0 cuts what lies before the picture and fills with silence what is missing; async fills gaps inside,
-    # from 20 ms on (by default from 100 ms, which is three frames of picture).
+    # first_pts=0 cuts sound before the first picture and fills with silence what is missing; async fills gaps inside,
+    # from 20 ms on (by default from 100 ms, which is three frames).
     rate = sound.sample_rate if sound.sample_rate in (22050, 24000, 32000, 44100, 48000) else 48000
     layout = "mono" if sound.channels == "mono" else "stereo"
     shape = (
@@ -161,7 +161,7 @@ def _remux_arguments(
 
 
 def _compare(film: Film, made: Film, sound: Sound | None, until: Fraction) -> str | None:
-    """Return what is wrong with a film that was to get this sound, or None."""
+    """Return what is wrong with a film that should have this sound, or None."""
     frame = 1 / film.rate
     if (made.width, made.height, made.frames) != (film.width, film.height, film.frames):
         return f"{made.frames} frames instead of {film.frames}"
@@ -175,7 +175,7 @@ def _compare(film: Film, made: Film, sound: Sound | None, until: Fraction) -> st
 
 
 def _missing(made: Film, sound: Sound | None, origin: Fraction, until: Fraction) -> str | None:
-    """Return which part of the sound that the clip lists is not in the film, or None."""
+    """Return which part of the clip's listed sound is not in the film, or None."""
     if sound is None:
         return None
     begin, end = made.sounds[0]

@@ -1,1 +1,1 @@
-"""What a person does around runs: lay out a run folder, carry it to a cluster and back, look whether all is there."""
+"""Work around runs: make a run folder, carry it to a cluster and back, examine the machine, fetch weights."""

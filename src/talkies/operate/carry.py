@@ -4,9 +4,9 @@
     talkies stage push HOST:DIR      config.yaml and what it names, and in a clone the program
     talkies stage pull [HOST:DIR]    results, and the run's memory: a `snakemake` here then finds nothing to do
 
-Only what changed goes over the line; a transfer that broke off goes on where it was; what was carried is compared by
-checksum afterwards. -n tells what would be carried. A pull deletes nothing: a file here that it replaces is kept in
-.talkies/replaced/. DIR may lie on this machine too, and then needs no HOST.
+Only changes are transferred, an interrupted transfer continues, and carried files are compared by checksum. -n shows
+what would be carried. A pull deletes nothing: files that it replaces are kept in .talkies/replaced/. DIR may also be
+on this machine, without HOST.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ PROGRAM = (
     *("Snakefile", "slurm", "workflow", "profiles", "src", "scripts", "containers", "requirements"),
     *("pyproject.toml", "Makefile", "README.md", "LICENSE"),
 )
-"""What of a clone runs on a cluster."""
+"""The parts of a clone that run on a cluster."""
 MEMORY = (str(HOME), ".snakemake/metadata")
-"""What a run remembers: the receipts and records, and by what Snakemake tells that a job need not run again."""
+"""A run's memory: receipts, records, and Snakemake's metadata of finished jobs."""
 NOT_CARRIED = ("*.part", "/locks", "/run.json", "/stage.json", "/pushed.json", "/replaced", "/cache")
-"""Of a run's memory: what is each end's own."""
+"""The parts of a run's memory that belong to one end only."""
 TARGET = HOME / "stage.json"
-"""Remembers where the last push went, and by what name this run folder's pushes are known there."""
+"""The target of the last push, and the id of this run folder's pushes there."""
 BROUGHT = HOME / "pushed.json"
-"""At the other end: the run folder whose pushes these are, and the files they brought, each with its size and time."""
+"""At the other end: the id of the run folder, and the files of its pushes, each with its size and time."""
 SAFE = "--safe-links"
-"""Of what comes back, a link that leads out of its folder is none of ours."""
+"""Links in the results that lead out of their folder are not ours."""
 OLDEST = (3, 1, 3)
-"""From this rsync on times are compared and kept to the nanosecond, as the records hold them."""
+"""The first rsync that compares and keeps times to the nanosecond, as in the records."""
 INSTALL = "install it: apt install rsync, dnf install rsync, or on a Mac brew install rsync"
-# Times and links, no owners: the cluster's own apply. Unfinished files lie in a hidden folder, never under their name.
+# Times and links, but no owners: those of the cluster apply. Unfinished files are in a hidden folder.
 USUAL = [
     *("--recursive", "--links", "--copy-unsafe-links", "--times", "--modify-window=-1", "--executability"),
     *("--compress", "--secluded-args", "--partial-dir=.rsync-partial", "--8-bit-output"),
@@ -88,11 +88,11 @@ class Place:
         return f"{self.host}:{self.folder}" if self.host else self.folder
 
     def path(self, below: str = "") -> str:
-        """Return what rsync calls the folder, or a folder in it."""
+        """Return the folder, or a folder in it, in rsync's form."""
         return f"{self}/{below}"
 
     def run(self, *command: str, quiet: bool = False, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run a command there; its output is in .stdout. given: what it reads. quiet: its complaints are not shown."""
+        """Run a command there; its output is in .stdout. given: its stdin. quiet: its stderr is not shown."""
         ahead = [*self.shell, self.host, shlex.join(command)] if self.host else command
         complaints = subprocess.DEVNULL if quiet else None
         return subprocess.run(ahead, input=given, stdout=subprocess.PIPE, stderr=complaints)
@@ -100,7 +100,7 @@ class Place:
 
 @contextmanager
 def connected(place: Place) -> Iterator[Place]:
-    """Keep one ssh connection for all transfers, so that a password or a code is asked for once."""
+    """Keep one ssh connection for all transfers, so that ssh asks once for a password or code."""
     if place.host is None:
         yield place
         return
@@ -119,7 +119,7 @@ def connected(place: Place) -> Iterator[Place]:
 
 
 def check_rsync(place: Place) -> None:
-    """See that rsync is on both sides and new enough."""
+    """Check that rsync is on both sides and new enough."""
     if not shutil.which("rsync"):
         raise TalkiesError(f"there is no rsync here: {INSTALL}")
     for where, done in (
@@ -127,7 +127,7 @@ def check_rsync(place: Place) -> None:
         *([(f"on {place.host}", place.run("rsync", "--version"))] if place.host else []),
     ):
         if done.returncode == 255 and where != "here":
-            raise TalkiesError(f"{place.host}: no connection (ssh's own words stand above): try `ssh {place.host}`")
+            raise TalkiesError(f"{place.host}: no connection (see ssh's message above): try `ssh {place.host}`")
         found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", done.stdout.decode(errors="replace"))
         if done.returncode or not found:
             raise TalkiesError(f"there is no usable rsync {where}: {INSTALL}")
@@ -136,7 +136,7 @@ def check_rsync(place: Place) -> None:
 
 
 def rsync(place: Place, *arguments: str, names: Sequence[str] | None = None) -> list[tuple[str, str]]:
-    """Run rsync; return what it did (with --dry-run: would do) as pairs of its itemized code and the name.
+    """Run rsync; return what it did (with --dry-run: would do) as pairs of itemized code and name.
 
     names: the files to take, below the source, as --files-from gives them.
     """
@@ -146,7 +146,7 @@ def rsync(place: Place, *arguments: str, names: Sequence[str] | None = None) -> 
 
 
 def sizes_there(place: Place, names: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """Return the size in bytes and the time, as `local_time` tells it, of those of these files that are there."""
+    """Return the size in bytes and the time, as in `local_time`, of those files that exist there."""
     with own_folder("stage") as nothing:
         only = ("--dry-run", "--ignore-missing-args", "--no-implied-dirs", place.path(), f"{nothing}/")
         lines = _rsync(place, only, names, "%l %M %n") if names else []
@@ -155,7 +155,7 @@ def sizes_there(place: Place, names: Sequence[str]) -> dict[str, tuple[int, str]
 
 
 def local_time(seconds: int) -> str:
-    """Return a time as rsync's %M tells it."""
+    """Return a time in the form of rsync's %M."""
     return time.strftime("%Y/%m/%d-%H:%M:%S", time.localtime(seconds))
 
 
@@ -164,7 +164,7 @@ def _rsync(place: Place, arguments: Sequence[str], names: Sequence[str] | None, 
     dry = "--dry-run" in arguments
     with own_folder("stage") as folder:
         log, listed = folder / "log", folder / "names"
-        # A dry run writes no log, and a progress bar must have the output for itself.
+        # A dry run writes no log, and a progress bar needs stdout for itself.
         command = [
             "rsync",
             *USUAL,
@@ -178,17 +178,17 @@ def _rsync(place: Place, arguments: Sequence[str], names: Sequence[str] | None, 
             listed.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
             command += ["--from0", f"--files-from={listed}"]
         ended = subprocess.run([*command, *arguments], stdout=subprocess.PIPE if dry else None)
-        # 24: a file has gone meanwhile, as a run that is at work replaces its own.
+        # 24: a file vanished meanwhile, as files of a running run do.
         if ended.returncode not in (0, 24):
             raise TalkiesError(
-                f"rsync ended with code {ended.returncode} (its own words stand above); call it again: it goes on"
+                f"rsync ended with code {ended.returncode} (see its message above): run this again, and it continues"
             )
         said = ended.stdout if dry else log.read_bytes() if log.exists() else b""
     return said.decode("utf-8", "surrogateescape").splitlines()
 
 
 def carried(done: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the files (and links) among what rsync did whose content went over."""
+    """Return the files (and links) whose content rsync transferred."""
     return [name for code, name in done if code[0] in "<>c" and code[1] in "fL"]
 
 
@@ -206,12 +206,12 @@ def verify(place: Place, source: str, target: str, names: Sequence[str], *option
 
 
 def inside(key: str, path: str | Path | None) -> str | None:
-    """Return a path of config.yaml below the run folder; None, said in a line, where it lies elsewhere."""
+    """Return a path of config.yaml below the run folder; None, with a message, if it is elsewhere."""
     if path is None:
         return None
     below = os.path.relpath(path)
     if below.startswith(".."):
-        print(f"stage: {key}: {printable(path)} lies outside the run folder and is not carried: give it there yourself")
+        print(f"stage: {key}: {printable(path)} is outside the run folder and is not carried: give it there yourself")
         return None
     return below
 
@@ -231,9 +231,9 @@ def inputs(settings: dict) -> list[str]:
 
 
 def _of_engines(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what other programs need of the run folder: image, checkpoint, binds.
+    """Yield what programs need of the run folder: image, checkpoint, binds.
 
-    Examples that lie with the package, elsewhere, are brought there by the package there.
+    Examples in an installed package are not carried: the package at the other end has them.
     """
     examples = shipped("examples")
     for name, program in programs.programs(settings).items():
@@ -249,7 +249,7 @@ def _of_engines(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def weights_elsewhere(stated: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Path]:
-    """Return the files of weights that config.yaml asks for by their preset, where they lie beyond the run folder."""
+    """Return the files of the preset's weights, if they are outside the run folder."""
     path = Path(settings["model"]["checkpoint"] or "")
     if (stated.get("model") or {}).get("checkpoint") or not path.is_absolute():
         return []
@@ -271,7 +271,7 @@ def push(place: Place, *, dry: bool, delete: bool) -> None:
         absent = dry and place.run("test", "-d", place.folder).returncode != 0
         where = Place(None, str(nothing)) if absent else place
         brought = Brought.read(where)
-        # What config.yaml names goes as files, wherever links lead; the program's own links stay links.
+        # Links in the inputs are carried as files; links of the program stay links.
         for chosen, links in ((names, ["--copy-links", "--no-implied-dirs"]), (program, [])):
             if chosen:
                 only = [*links, "--exclude=__pycache__", *(["--dry-run"] if dry else make)]
@@ -281,7 +281,7 @@ def push(place: Place, *, dry: bool, delete: bool) -> None:
                     brought.add(carried(went) if chosen is names else [])
                     brought.write(place)
                 done += went
-        if weights:  # into the run folder there, where its preset finds them
+        if weights:  # into the run folder there, where the preset looks first
             here, there = f"{weights[0].parent}/", where.path(f"{CARRIED}/")
             only = ["--copy-links", *(["--dry-run"] if dry else [])]
             went = rsync(where, *only, here, there, names=[path.name for path in weights])
@@ -298,7 +298,7 @@ def push(place: Place, *, dry: bool, delete: bool) -> None:
 class Brought:
     """The files that this run folder's pushes brought to the other end, by name: size in bytes and time in seconds.
 
-    Only they are ever removed there, and only as they were brought.
+    Only these are ever removed there, and only if they are unchanged.
     """
 
     run: str
@@ -306,7 +306,7 @@ class Brought:
 
     @classmethod
     def read(cls, place: Place) -> Brought:
-        """Read the list of the other end; an empty one where it is another run folder's, or none."""
+        """Read the list at the other end; an empty one if it belongs to another run folder, or there is none."""
         run = (read_json(TARGET, {"run": str}) or {"run": uuid.uuid4().hex})["run"]
         there = place.run("cat", f"{place.folder}/{BROUGHT}", quiet=True).stdout
         with suppress(ValueError):
@@ -316,7 +316,7 @@ class Brought:
         return cls(run, {})
 
     def add(self, names: Sequence[str]) -> None:
-        """Note files that have gone over; a name that is no text is left out, so that file is never removed."""
+        """Add files that were carried, without those whose name is not UTF-8, which are never removed."""
         for name in names:
             with suppress(UnicodeEncodeError):
                 name.encode()
@@ -330,16 +330,16 @@ class Brought:
             rsync(place, "--relative", "--no-implied-dirs", f"{folder}/./{BROUGHT}", place.path())
 
     def unchanged(self, place: Place, names: Sequence[str]) -> list[str]:
-        """Return those of these files that are there as they were brought."""
+        """Return those files that are unchanged there."""
         there = sizes_there(place, names)
         return [name for name in names if there.get(name) == (self.files[name][0], local_time(self.files[name][1]))]
 
 
 def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, delete: bool) -> None:
-    """Remove, or only tell, what a push has brought and is no more here: there it would be animated.
+    """Remove, or only list, files that a push carried and that are gone here: they would be animated there.
 
-    Nothing that is in the results is removed, nor anything that no push of this run folder brought, or that has changed
-    there since. What else would be animated there is told.
+    Never removed are results, files that no push of this run folder carried, and files that have changed there since.
+    Other files that would be animated there are listed.
     """
     results = Path(os.path.normpath(settings["results"]))
     gone = [name for name in brought.files if not os.path.lexists(name) and not Path(name).is_relative_to(results)]
@@ -347,7 +347,7 @@ def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, de
     if gone and delete and not dry:
         given = b"".join(name.encode() + b"\0" for name in gone)
         if place.run("sh", "-c", 'cd "$1" && xargs -0 rm -f --', "sh", place.folder, given=given).returncode:
-            raise TalkiesError(f"{place}: not all files could be removed (the words above say why): mend that there")
+            raise TalkiesError(f"{place}: not all files could be removed (see the message above): remove them there")
         for name in gone:
             del brought.files[name]
         brought.write(place)
@@ -373,20 +373,20 @@ def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, de
 
 
 def pull(place: Place, *, dry: bool) -> None:
-    """Carry a run's results and memory here; what they replace is kept aside."""
+    """Carry a run's results and memory here; files that they replace are kept aside."""
     if busy := at_work():
         raise TalkiesError(f"a run is at work in this folder ({busy[0]}): wait for it or stop it")
     settings = config.load(Path("config.yaml"))
     results = os.path.relpath(settings["results"])
     if results.startswith(".."):
-        raise TalkiesError(f"config.yaml: results: {settings['results']} lies outside the run folder: fetch it by hand")
+        raise TalkiesError(f"config.yaml: results: {settings['results']} is outside the run folder: fetch it by hand")
     if place.run("test", "-d", f"{place.folder}/{results}").returncode:
         raise TalkiesError(f"{place}: there is no folder {printable(results)} yet: run snakemake there first")
     if rsync(place, "--dry-run", "--checksum", "--no-times", place.path("config.yaml"), "./config.yaml"):
         print("stage: config.yaml is not the same there; a snakemake here goes by the one here")
     aside = HOME / "replaced" / time.strftime("%Y-%m-%d-%H%M%S")
     done: list[tuple[str, str]] = []
-    # The films first: a pull that breaks off leaves no memory of what is not here.
+    # The films first: after an interrupted pull, the memory must not name films that are not here.
     with own_folder("stage") as nothing:
         for part in (results, *MEMORY):
             if not dry:
@@ -405,7 +405,7 @@ def pull(place: Place, *, dry: bool) -> None:
 
 
 def tell(what: str, done: Sequence[tuple[str, str]], dry: bool, where: str) -> None:
-    """Say how many files went, or would go."""
+    """Print how many files went, or would go."""
     names = carried(done)
     if dry:
         for name in names:
@@ -416,8 +416,8 @@ def tell(what: str, done: Sequence[tuple[str, str]], dry: bool, where: str) -> N
 def stage(action: str, target: str | None, *, dry: bool = False, delete: bool = False) -> None:
     """Push this run folder to a target (HOST:DIR, or DIR on this machine), or pull its results from there.
 
-    Without a target a pull goes to where the last push went. dry: only tell what would be carried. delete: a push also
-    removes what earlier pushes brought there and is no more here. Raises TalkiesError.
+    Without a target, a pull uses that of the last push. dry: only show what would be carried. delete: a push also
+    removes files of earlier pushes that are gone here. Raises TalkiesError.
     """
     text = target or (read_json(TARGET, {"target": str}) or {}).get("target")
     if text is None:

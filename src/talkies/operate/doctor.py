@@ -1,7 +1,7 @@
-"""What this place has for talkies, what it lacks, and what to do about it.
+"""Examines a machine: what talkies needs, what is missing, and what to do about it.
 
-The same command on a login node, on a compute node (`srun talkies doctor`), in the image and on a laptop: the place
-decides what is needed. Nothing here waits for ever: every program that is asked has a time limit.
+The command is the same on a login node, on a compute node (`srun talkies doctor`), in the image and on a laptop; the
+place decides what is needed. Every program that it starts has a time limit.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from ..run.folder import HOME
 from ..run.outside import folders_outside
 
 LEAST_FREE = 2 << 30
-"""Bytes below which a disk is called full: some 800,000 frames of film."""
+"""Free bytes below which a disk counts as full: about 800,000 frames of film."""
 PROBE_BYTES = 64 << 20
 PROBE_SECONDS = 10
-"""A scratch disk's speed is measured by so many bytes, or for so long."""
+"""A scratch disk's speed is measured with PROBE_BYTES, for at most PROBE_SECONDS."""
 ANSWER_SECONDS = 20
-"""How long a program may take to answer."""
+"""The time limit of a program."""
 FORGOTTEN_SECONDS = 60
-"""Snakemake asks sacct instead of squeue where SLURM's MinJobAge is below this: three times its first look's delay."""
+"""Below this MinJobAge of SLURM, Snakemake asks sacct instead of squeue: three times its first check's delay."""
 GPU_SECONDS = 240
 """How long PyTorch may take to load (cold, from a network disk) and to try the GPU."""
 
 IMAGE_PREFIX = Path("/opt/talkies")
-"""Where containers/Dockerfile installs: so the image is known under Docker too."""
+"""Where containers/Dockerfile installs, which identifies the image under Docker too."""
 
 Finding = tuple[str, str, str]
-"""Grade (ok, note, MISSING), subject, and what there is to say of it."""
+"""Grade (ok, note, MISSING), subject and text."""
 
 PLACES = {
     "image": "in the image",
@@ -61,7 +61,7 @@ PLACES = {
 
 
 def examine(folder: Path, *, as_json: bool = False) -> int:
-    """Print one line a subject (or all of it as JSON); return 1 when something is missing that is needed here."""
+    """Print one line for each subject (or JSON); return 1 if something needed here is missing."""
     place = find_place()
     findings = list(_findings(folder, place))
     missing = sum(grade == "MISSING" for grade, _, _ in findings)
@@ -78,7 +78,7 @@ def examine(folder: Path, *, as_json: bool = False) -> int:
 
 
 def find_place() -> str:
-    """Tell where this runs: image, job (a SLURM job), login (a machine that submits jobs), or machine."""
+    """Return where this runs: image, job (a SLURM job), login (a machine that submits jobs), or machine."""
     if any(os.environ.get(name) for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")):
         return "image"
     if Path("/.singularity.d").exists() or Path(sys.prefix) == IMAGE_PREFIX:
@@ -119,10 +119,10 @@ def _findings(folder: Path, place: str) -> Iterator[Finding]:
 
 
 def _ask(*command: str, seconds: float = ANSWER_SECONDS) -> tuple[int | None, str, str]:
-    """Run a program; return its exit code (None: not there, or no answer in time), its output and its complaint."""
+    """Run a program; return its exit code (None: missing, or no answer in time), its stdout and its stderr."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
-            # Files and a session of its own: a child of a program that hangs would keep a pipe open.
+            # With files and its own session: a child of a hanging program would keep a pipe open.
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
             )
@@ -149,7 +149,7 @@ def _one_line(text: str) -> str:
 
 
 def _packages(place: str) -> Iterator[Finding]:
-    """Compare Snakemake and its SLURM plugin with what this package asks for."""
+    """Compare Snakemake and its SLURM plugin with the versions that this package requires."""
     wanted = _required()
     for name in ("snakemake", "snakemake-executor-plugin-slurm"):
         plugin = name != "snakemake"
@@ -167,7 +167,7 @@ def _packages(place: str) -> Iterator[Finding]:
 
 
 def _required() -> dict[str, str]:
-    """Return the versions that the package asks for, by name."""
+    """Return the versions that the package requires, by name."""
     try:
         lines = requires("talkies") or []
     except PackageNotFoundError:
@@ -185,7 +185,7 @@ def _fits(found: str, asked: str) -> bool:
 
 
 def _engine(place: str) -> Iterator[Finding]:
-    """Look at PyTorch and the GPU, in a process of its own: a driver that hangs must not hang us."""
+    """Try PyTorch and the GPU in a process of their own, since a driver may hang."""
     granted = os.environ.get("CUDA_VISIBLE_DEVICES")
     code, out, complaint = _ask("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     cards = out.splitlines() if code == 0 else []
@@ -199,7 +199,7 @@ def _engine(place: str) -> Iterator[Finding]:
             yield (
                 "MISSING",
                 "torch",
-                f"it does not work ({complaint or code}): install it anew: pip install 'talkies[engine]'",
+                f"it does not work ({complaint or code}): install it again: pip install 'talkies[engine]'",
             )
         elif place in ("image", "machine"):
             yield "MISSING", "torch", "not installed, and to animate here needs it: pip install 'talkies[engine]'"
@@ -223,7 +223,7 @@ def _engine(place: str) -> Iterator[Finding]:
 
 
 def _device(found: Mapping[str, Any], cards: list[str], granted: str | None, place: str) -> Iterator[Finding]:
-    """Say whether the card, its driver and torch agree, by a computation on it."""
+    """Report whether the card, its driver and torch fit each other, by a computation on it."""
     what = f"CUDA_VISIBLE_DEVICES={granted}" if granted else "there is one"
     if found["fault"] or (cards and found["device"] == "cpu" and granted not in ("-1", "NoDevFiles")):
         if found.get("unfit"):
@@ -265,7 +265,7 @@ def _slurm(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
         if place == "machine":
             yield "note", "SLURM", "not here: runs stay on this machine"
         elif place == "login":
-            yield "MISSING", "SLURM", "sbatch is here and sinfo is not: is its client whole? ask the admin"
+            yield "MISSING", "SLURM", "sbatch is here, but sinfo is missing: ask the administrator"
         else:
             yield "note", "SLURM", "its commands are not on this node, and jobs do not need them"
         return
@@ -319,7 +319,7 @@ def _accounts(wanted: Mapping[str, Any]) -> Iterator[Finding]:
                 f"config.yaml: slurm_account: {printable(name)} is none of yours ({', '.join(sorted(known))})",
             )
     else:
-        yield "note", "SLURM", f"whether account {', '.join(sorted(accounts))} is yours could not be asked"
+        yield "note", "SLURM", f"whether account {', '.join(sorted(accounts))} is yours could not be checked"
 
 
 def _user() -> str:
@@ -332,7 +332,7 @@ def _user() -> str:
 
 
 def _profile(folder: Path, place: str) -> Iterator[Finding]:
-    """Find what `snakemake --profile slurm` would take, and see that it can tell when a job has ended."""
+    """Find the profile of `snakemake --profile slurm`, and check that it can see when a job has ended."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
     for where in (folder / "slurm", home / "snakemake/slurm", Path("/etc/xdg/snakemake/slurm")):
         files = sorted(where.glob("config*.yaml"))
@@ -357,7 +357,7 @@ def _profile(folder: Path, place: str) -> Iterator[Finding]:
 
 
 def _runtime(needed: bool) -> Iterator[Finding]:
-    """Look at apptainer, and at what it needs of the kernel."""
+    """Check apptainer, and what it needs of the kernel."""
     command = container.runtime()
     if command is None:
         if needed:
@@ -411,7 +411,7 @@ def _namespaces_off() -> str | None:
 
 
 def _image(needed: bool, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Look at the image that config.yaml names: is it there, which one is it, is it this version's."""
+    """Check the image of config.yaml: whether it exists, and has this version."""
     image = settings["container"] if settings else None
     if not image or (not needed and not Path(image).exists()):
         return
@@ -430,7 +430,7 @@ def _image(needed: bool, settings: Mapping[str, Any] | None) -> Iterator[Finding
 
 
 def _programs(others: Mapping[str, Program]) -> Iterator[Finding]:
-    """Look at other programs that animate here: that they are there and can be started."""
+    """Check the programs that animate here: whether they exist and can be started."""
     for name, program in others.items():
         subject = f"engine {printable(name)}"
         first = Command(program.command).words[0]
@@ -453,7 +453,7 @@ def _programs(others: Mapping[str, Program]) -> Iterator[Finding]:
 
 
 def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """Name the folders beyond the run folder, which an image sees only when they are bound."""
+    """List the folders outside the run folder, which must be bound into an image."""
     if settings is None:
         return
     try:
@@ -466,7 +466,7 @@ def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding
     for folder in folders:
         name = printable(folder)
         if folder.exists():
-            yield "ok", "folders", f"{name} lies outside the run folder; the workflow binds it into the image"
+            yield "ok", "folders", f"{name} is outside the run folder; the workflow binds it into the image"
         elif place == "image":
             yield "MISSING", "folders", f"{name} is not seen in the image: start it with --bind {name}"
         else:
@@ -493,7 +493,7 @@ def _disks(folder: Path, settings: Mapping[str, Any] | None) -> Iterator[Finding
         for text in said:
             yield "note", "scratch", text
         if place is None:
-            yield "note", "scratch", "none: unfinished films lie beside their place"
+            yield "note", "scratch", "none: unfinished films are written beside their final place"
             return
         kind = scratch.file_system(place.folder)
         free = shutil.disk_usage(place.folder).free
@@ -508,7 +508,7 @@ def _disks(folder: Path, settings: Mapping[str, Any] | None) -> Iterator[Finding
 
 
 def _speed(folder: Path) -> str:
-    """Write and read a file, synced, and tell how fast; OSError where the disk refuses."""
+    """Write, sync and read a file, and return how fast; OSError if the disk refuses."""
     piece = os.urandom(1 << 22)
     with tempfile.NamedTemporaryFile(prefix="talkies-doctor-", dir=folder) as file:
         began, size = time.monotonic(), 0
@@ -517,7 +517,7 @@ def _speed(folder: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
         wrote = size / (time.monotonic() - began) / 1e6
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, where the system does so
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, if the system supports it
         began = time.monotonic()
         file.seek(0)
         while file.read(len(piece)):

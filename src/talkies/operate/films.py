@@ -1,4 +1,4 @@
-"""Films of files that are given, without a run folder: the workflow's stages one after the other, as a run has them."""
+"""Makes films of given files without a run folder: runs the workflow's stages one after the other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger("talkies")
 
 STAGES = (prepare.STAGE, motion.STAGE, animate.STAGE, show.STAGE, remux.STAGE)
 RESULTS = ".films"
-"""In the folder that goes with the process, where no other is named."""
+"""The results' folder in the temporary run folder, if no other is given."""
 
 
 def make_films(
@@ -42,12 +42,12 @@ def make_films(
     progress: Progress | None = None,
     take: Callable[[Plan, State], None] | None = None,
 ) -> tuple[Plan, State]:
-    """Animate every picture with every driving video; return the plan of it and what has become of the pairs.
+    """Animate every picture with every driving video; return the plan and the state of its pairs.
 
-    of_all, of_clips: what config.yaml would say of all films, and of each driving video; paths absolute. pictures,
-    clips: files, or folders of them. results: a folder for the films, those that stand there are not made again; None:
-    they go at the end, after take was called, in the run's own folder, to bring out what is wanted. Raises TalkiesError
-    for what the user can mend; what is wrong with single files, the state tells.
+    of_all, of_clips: settings as in config.yaml for all films and for each driving video, with absolute paths.
+    pictures, clips: files, or folders of them. results: a folder for the films; finished films there are not made
+    again. None: the films are in the temporary run folder, and `take` is called there to fetch them before it is
+    removed. Raises TalkiesError for errors that the user can fix; faults of single files are in the state.
     """
     pictures, clips = _files(pictures, media.list_pictures), _files(clips, media.list_clips)
     wanted = {
@@ -79,7 +79,7 @@ def make_films(
 
 
 def _files(given: Sequence[Path], lister: Callable[[Path], list[Path]]) -> list[Path]:
-    """Return files, those of folders in place of the folders; TalkiesError where there is none."""
+    """Return the files, with folders replaced by their files; TalkiesError if there are none."""
     found = []
     for path in given:
         if path.is_dir():
@@ -90,14 +90,14 @@ def _files(given: Sequence[Path], lister: Callable[[Path], list[Path]]) -> list[
         elif not path.exists():
             raise TalkiesError(f"{printable(path)}: no such file: mend its name")
         else:
-            with suppress(OSError):  # its preparation says of that
+            with suppress(OSError):  # the stage prepare reports it
                 open_regular(path).close()
             found.append(path)
     return list(dict.fromkeys(found))
 
 
 def _loaded_once(opener: Callable[[str, Path | None], Engine]) -> Callable[[str, Path | None], Engine]:
-    """Return the same, with the engine kept for the next stage."""
+    """Return the function, with the engine kept for the next stage."""
     loaded: dict[str, Engine] = {}
 
     def load(name: str, within: Path | None) -> Engine:
@@ -110,7 +110,7 @@ def _loaded_once(opener: Callable[[str, Path | None], Engine]) -> Callable[[str,
 
 @contextmanager
 def _errors_left_to_us() -> Iterator[None]:
-    """Have no stage say what is wrong with single files: who called us says it, once for all their pairs."""
+    """Let no stage log faults of single files: the caller reports each once for all its pairs."""
 
     def held(record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR

@@ -1,6 +1,6 @@
-"""A new run folder, made from the installed package alone: settings, folders, profiles, and a Snakefile.
+"""Makes a run folder from the installed package: settings, folders, profiles, and a Snakefile.
 
-The Snakefile uses the package's workflow as a module, so that an update of the package is an update of the run.
+The Snakefile uses the package's workflow as a module, so that an update of the package also updates the run.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ PROFILE_LINK = "slurm"
 
 
 def lay_out(folder: Path, *, examples: bool = False) -> tuple[list[str], list[str]]:
-    """Make what a run folder needs and has not yet; return the names made, and those that stayed as they were.
+    """Make what a run folder lacks; return the names made, and those that existed.
 
-    examples: copy the example pictures and videos into it too. Raises TalkiesError where the folder can't be one.
+    examples: also copy the example pictures and videos into it. Raises TalkiesError if it can't be a run folder.
     """
     if folder.exists() and not folder.is_dir():
         raise TalkiesError(f"{printable(folder)}: this is a file: give a folder's name, new or there already")
@@ -45,7 +45,7 @@ def lay_out(folder: Path, *, examples: bool = False) -> tuple[list[str], list[st
     made, kept = [], []
     for name, step in steps.items():
         path = folder / name
-        if os.path.lexists(path):  # also a link to nowhere is the user's
+        if os.path.lexists(path):  # a broken link is the user's too
             kept.append(name)
             continue
         path.parent.mkdir(parents=True, exist_ok=True)

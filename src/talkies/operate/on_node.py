@@ -1,4 +1,4 @@
-"""Have the doctor look at a compute node, as a job of this run's would find it, and make a small film there."""
+"""Runs the doctor on a compute node, with the same requests as this run's jobs, and makes a small film there."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ OPTIONS = {
     "mem_mb_per_cpu": "mem-per-cpu",
     "mem_mb": "mem",
 }
-"""Keys of `slurm` in config.yaml by the option of srun that asks for the same."""
+"""Keys of `slurm` in config.yaml, with the same options of srun."""
 LOOK = "talkies doctor; missing=$?; talkies-selftest && exit $missing"
-"""What is done in the image: the film is tried whatever the doctor says."""
+"""The commands in the image: the film is tried even if the doctor finds faults."""
 HERE = (
     "{talkies} doctor; missing=$?; made=$(mktemp -d); {talkies} animate {film} -o $made/film.mp4; failed=$?; "
     "rm -r $made; [ $failed = 0 ] && exit $missing"
 )
-"""The same where jobs run without an image."""
+"""The same if jobs run without an image."""
 MINUTES = 10
 MEMORY_MB = 4000
 
@@ -44,7 +44,7 @@ MEMORY_MB = 4000
 def examine_node(kind: str) -> int:
     """Run the doctor and a small film on a node like those of this run's jobs; return the exit code.
 
-    kind: gpu or cpu, the keys of `slurm` in config.yaml. Raises TalkiesError where no job can be sent.
+    kind: gpu or cpu, the keys of `slurm` in config.yaml. Raises TalkiesError if no job can be sent.
     """
     if not shutil.which("srun"):
         raise TalkiesError("there is no srun here: call this in a run folder on a cluster's login node")
@@ -55,7 +55,7 @@ def examine_node(kind: str) -> int:
 
 
 def asked(kind: str, wanted: Mapping[str, Any]) -> list[str]:
-    """Return the srun that asks for what a job of this kind asks for."""
+    """Return the srun command with the same requests as a job of this kind."""
     words = ["srun", "--ntasks=1", "--nodes=1", f"--time={MINUTES}", "--job-name=talkies-doctor"]
     if "mem_mb" not in wanted and "mem_mb_per_cpu" not in wanted:
         words.append(f"--mem={MEMORY_MB}")
@@ -68,7 +68,7 @@ def asked(kind: str, wanted: Mapping[str, Any]) -> list[str]:
 
 
 def within(settings: Mapping[str, Any]) -> list[str]:
-    """Return the command that looks and makes a film: in the image that jobs run in, or with this Python."""
+    """Return the command that runs the doctor and makes a film: in the jobs' image, or with this Python."""
     image = settings["container"]
     container.check_image(image, None)
     if image is None:
@@ -82,7 +82,7 @@ def within(settings: Mapping[str, Any]) -> list[str]:
         )
     places = [str(folder) for folder in (Path.cwd(), *folders_outside(settings)) if folder.is_dir()]
     binds = [word for place in dict.fromkeys(places) for word in ("--bind", place)]
-    # As profiles/slurm starts it: the run folder is seen, and the GPU's driver.
+    # As with profiles/slurm: with the run folder and the GPU's driver.
     return [
         *(command, "--quiet", "exec", "--nv"),
         *(*binds, "--pwd", str(Path.cwd())),

@@ -1,4 +1,4 @@
-"""One picture and one driving video into one film: what `talkies engine try` and the page do."""
+"""Makes one film of one picture and one driving video, for `talkies engine try` and the page."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ log = logging.getLogger("talkies")
 ALLOW_FACELESS = 'tick "Without a face too"'
 """How the page takes a driving video in which no face is seen."""
 EngineOpener = Callable[[Path], AbstractContextManager[Any]]
-"""Opens an engine, given a folder in which it may write."""
+"""Opens an engine, given a folder for its files."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A film as it is asked for.
+    """A requested film.
 
     engine: its name. picture_crop, driving_crop: see `media.crop`. start, end: seconds of the driving video, None for
-    its beginning and end. paste_back: show the whole picture. sound: the driving video's. provenance: tag the film.
-    needs_face: the name of a network for faces, which refuses a driving video without one; None takes any video.
+    its start and end. paste_back: show the whole picture. sound: add the driving video's. provenance: tag the film.
+    needs_face: name of a network for faces, which refuses a driving video without one; None takes any video.
     """
 
     picture: Path
@@ -60,9 +60,9 @@ class Wanted:
 
 
 def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress: Progress) -> dict[str, Any]:
-    """Make a film, whole or not at all; return its record, as it stands beside the films of a run.
+    """Make a film, whole or not at all; return its record, as beside the films of a run.
 
-    Raises TalkiesError for what the user can mend. What `progress` raises ends the work within a batch.
+    Raises TalkiesError for errors that the user can fix. An exception of `progress` ends the work within a batch.
     """
     picture = media.read_picture(wanted.picture)
     clip = media.probe(wanted.driving)
@@ -87,7 +87,7 @@ def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress:
         )
         with opened as engine:
             if wanted.engine == FOMM:
-                progress.start(2 * frames_of(clip, **segment), "frames")  # each is looked at, and each is made
+                progress.start(2 * frames_of(clip, **segment), "frames")  # each frame is read, and each is made
                 frames = media.read_frames(clip, box=driving_cut.box, size=engine.side, **segment)
                 motion = engine.find_motion(advancing(frames, progress), clip.rate)
                 motion.save(motion_file)
@@ -141,7 +141,7 @@ def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress:
 
 
 def _source_name(wanted: Wanted) -> str:
-    """Return what tells a cut picture from others: an engine that stays loaded keeps the last one's features by it."""
+    """Return what identifies a cropped picture: a loaded engine keeps the last one's features under this name."""
     return f"{file_digest(wanted.picture)} {wanted.picture_crop}"
 
 
@@ -150,7 +150,7 @@ def _original(path: Path) -> dict[str, Any]:
 
 
 def frames_of(clip: media.Clip, *, start: Fraction | None, end: Fraction | None) -> int:
-    """Return about how many frames a segment of a clip has."""
+    """Return the approximate number of frames of a clip's segment."""
     last = clip.duration if end is None else min(end, clip.duration)
     return max(0, round((last - (start or 0)) * clip.rate))
 
@@ -161,16 +161,17 @@ def _told(cut: crop.Crop) -> str:
 
 
 def advancing(frames: Iterator[Any], progress: Progress) -> Iterator[Any]:
-    """Yield frames, and tell of each when it has been used."""
+    """Yield frames, and report each when it has been used."""
     for frame in frames:
         yield frame
         progress.advance(1)
 
 
 def program_named(name: str, *, fetch: bool = True) -> Program:
-    """Return another program that is an engine, ready to be opened: of config.yaml here, else a known one.
+    """Return a program as an engine, ready to be opened: from config.yaml here, else a known one.
 
-    fetch: pull its image where that is at an address. Raises TalkiesError where there is none, or it lacks a file.
+    fetch: pull its image if that has an address. Raises TalkiesError if there is no such engine, or a file is
+    missing.
     """
     config = read(CONFIG) if CONFIG.exists() else {}
     keys = programs.choose(config.get("engine"), config.get("engines")).get(name) or programs.choose(name, None)[name]

@@ -1,8 +1,8 @@
-"""The published weights, from their hosts to where presets find them: whole, checked, and nothing in them is run.
+"""Fetches published weights from their hosts to where presets find them, and checks them without running them.
 
-gdown does the transfer: it knows Google Drive's pages, tries again, and goes on with a partial file. What it can't know
-is known here: whether a partial file of an earlier try is of the file that the host has today, and whether what came is
-the network's. A source that fails is told in a line, and the next is tried.
+gdown transfers: it handles Google Drive's pages, retries, and continues partial files. This module checks whether a
+partial file belongs to the host's current file, and whether the result fits the network. If a source fails, a line
+says why, and the next is tried.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ LINKS = {
     "vox-adv-256": (f"{DRIVE}/uc?id=1coUCdyRXDbpWnEkA99NLNY60mb9dQ_n3", f"{YANDEX}/M0FWpz2ExBfgAA"),
     "vox-256": (f"{DRIVE}/uc?id=1kZ1gCnpfU0BnpdU47pLM_TQ6RypDDqgw", f"{YANDEX_FOLDER}/vox-cpk.pth.tar"),
 }
-"""Beside the release: links to single files. The other presets' lie in the authors' folders, under their names."""
+"""Links to single files besides the release. The other presets' files are in the authors' folders, by name."""
 MD5 = {"vox-adv-256": "8a45a24037871c045fbb8a6a8aa95ebc"}
-"""Of the published files; nobody has published more sums than this one."""
+"""The md5 sums of the published files; only this one was ever published."""
 
 SECONDS = (20.0, 60.0)
-"""To wait for a host: until it takes the connection, and then for each piece."""
+"""Seconds to wait for a host: for the connection, and then for each piece."""
 RETRIES = 5
-"""How often a transfer that breaks off goes on, before its source is given up."""
+"""How often an interrupted transfer is continued before the source is given up."""
 TRIES = 3
-"""How often a transfer that can't go on where it broke off begins anew."""
+"""How often a transfer that can't be continued starts again."""
 
 
 class Refused(Exception):
-    """A source does not give the file: why, in a line."""
+    """The reason, in one line, why a source does not give the file."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """Weights that lie here now.
+    """Weights that are here now.
 
-    source: None where they were here. sha256: of the file that came, and sums: how it is known to be the right one.
-    weights: the digest of the network's weights, None where PyTorch is not installed.
+    source: None if they were here already. sha256: of the downloaded file. sums: how it was checked. weights: the
+    digest of the network's weights, None if PyTorch is not installed.
     """
 
     path: Path
@@ -75,9 +75,9 @@ class Fetched:
 
 @dataclass(frozen=True)
 class _Order:
-    """What is to lie where: the file as it comes under `came`, and in the end under the first of `leaves`.
+    """The paths of a fetch: the download under `came`, and the result under the first of `leaves`.
 
-    leaves: the files that are as good, where one of them is here already. convert: to safetensors.
+    leaves: files of which any one will do if it exists already. convert: to safetensors.
     """
 
     preset: str
@@ -88,7 +88,7 @@ class _Order:
 
 
 def sources_of(preset: str) -> list[str]:
-    """Return the links under which a preset's published file is known, the likeliest first."""
+    """Return the known links to a preset's published file, the likeliest first."""
     name = PRESETS[preset].checkpoint
     return [f"{RELEASE}/{name}", *LINKS.get(preset, (DRIVE_FOLDER, f"{YANDEX_FOLDER}/{name}"))]
 
@@ -102,12 +102,12 @@ def fetch(
     convert: bool = False,
     progress: Any = None,
 ) -> Fetched:
-    """Bring a published preset's weights here, or find that they are here.
+    """Fetch a published preset's weights, unless they are here already.
 
-    source: a link that is tried alone. to: the file to write; None takes the folder in which presets find them. sha256:
-    of the file as it comes, in hexadecimal. convert: leave safetensors of the network's own entries. progress: `start`
-    (total, unit) and `advance` (count) are told of megabytes.
-    Raises TalkiesError, one line, where no source gives the file, or another one lies there.
+    source: the only link to try. to: the file to write; None: in the folder where presets look. sha256: of the
+    downloaded file, in hexadecimal. convert: write safetensors of the network's own entries. progress: `start`
+    (total, unit) and `advance` (count) are called with megabytes. Raises TalkiesError, one line, if no source gives
+    the file, or another file is in its place.
     """
     name = PRESETS[preset].checkpoint
     if name is None:
@@ -129,7 +129,7 @@ def fetch(
 
 
 def _found(order: _Order) -> Fetched | None:
-    """Return what is here already; None where nothing is. Raises TalkiesError where it is something else."""
+    """Return the weights that are here already; None if there are none. Raises TalkiesError if they are others."""
     for path in order.leaves:
         if os.path.lexists(path):
             return _here(path, order)
@@ -139,7 +139,7 @@ def _found(order: _Order) -> Fetched | None:
 
 
 def _download(order: _Order, links: Sequence[str], progress: Any) -> Fetched:
-    """Take the file from the first of these links that gives it. Raises TalkiesError where none does."""
+    """Download the file from the first of these links that gives it. Raises TalkiesError if none does."""
     name = str(PRESETS[order.preset].checkpoint)
     work = order.came.with_name(f".{order.came.name[:200]}.partial")
     certain = bool(order.sha256 or order.preset in MD5 or noted(order.came))
@@ -156,7 +156,7 @@ def _download(order: _Order, links: Sequence[str], progress: Any) -> Fetched:
             fetched = _convert(file, order.leaves[0], fetched)
         else:
             target = order.leaves[0] if kind_of(file) == "safetensors" else order.came
-            if target != order.came:  # a mirror's own form of it
+            if target != order.came:  # a mirror's own conversion
                 note(target, file, sha256=fetched.sha256, source=link, of=fetched.sha256)
             publish(file, target)
             fetched = replace(fetched, path=target)
@@ -169,7 +169,7 @@ def _download(order: _Order, links: Sequence[str], progress: Any) -> Fetched:
 
 
 def _check_means(convert: bool, to: Path | None) -> None:
-    """See that what will be needed is here, before anything is downloaded."""
+    """Check the requirements before anything is downloaded."""
     if find_spec("gdown") is None:
         raise TalkiesError("gdown is not installed, and fetching needs it: fetch outside the image: pip install gdown")
     if convert and find_spec("torch") is None:
@@ -184,9 +184,9 @@ def _check_means(convert: bool, to: Path | None) -> None:
 
 
 def _transfer(link: str, place: Path, name: str, *, certain: bool, progress: Any) -> Path:
-    """Download a file into a folder of its own, going on with what an earlier try left there; return its path.
+    """Download a file into a folder of its own, continuing a partial file there; return its path.
 
-    certain: the file's digest is known, so that bytes of two files put together would be found out. Raises Refused.
+    certain: the file's digest is known, so that a mix of two files would be noticed. Raises Refused.
     """
     import gdown
     from gdown.parse_url import is_google_drive_url
@@ -213,23 +213,23 @@ def _transfer(link: str, place: Path, name: str, *, certain: bool, progress: Any
                 progress=_telling(progress),
             )
             if version is None or _version(url) == version:
-                file.chmod(begun.stat().st_mode)  # gdown's files are for their owner alone, whatever the umask
+                file.chmod(begun.stat().st_mode)  # only the owner may read gdown's files, whatever the umask
                 return file
             reason = "the file changes while it is downloaded"
         except Refused:
             raise
-        except Exception as error:  # whatever a host's answer makes gdown raise
+        except Exception as error:  # gdown may raise anything for a host's answer
             if isinstance(error, OSError) and not isinstance(error, RequestException):
                 raise OSError(error.errno, error.strerror or str(error), str(place)) from None  # of this machine
             reason = _why(error)
             if goes_on and "byte range" not in reason:
                 raise Refused(reason) from None
-        shutil.rmtree(place, ignore_errors=True)  # the host can't go on in the middle of this file: from its beginning
+        shutil.rmtree(place, ignore_errors=True)  # the host can't continue in the middle of this file: start again
     raise Refused(reason)
 
 
 def _address(link: str, name: str) -> str:
-    """Return the address of the file itself: a link may be a folder of Google Drive, or a public one of Yandex Disk."""
+    """Return the address of the file itself: a link may be a Google Drive folder, or a public Yandex Disk link."""
     import gdown
     import requests
     from gdown.parse_url import is_google_drive_url
@@ -253,7 +253,7 @@ def _address(link: str, name: str) -> str:
 
 
 def _version(url: str) -> str | None:
-    """Return what tells a host's file from another under the same address; None where the host tells nothing."""
+    """Return what identifies a host's file, since an address may get another one; None if the host does not say."""
     import requests
 
     with requests.get(url, stream=True, timeout=SECONDS, headers={"Accept-Encoding": "identity"}) as answer:
@@ -264,7 +264,8 @@ def _version(url: str) -> str | None:
 
 
 def _telling(progress: Any) -> Callable[[int, int | None], None]:
-    """Return the function that gdown calls with the bytes so far and in all; Refused where they are too many."""
+    """Return the function that gdown calls with the bytes so far and in all; it raises Refused if they are too
+    many."""
     told: list[int] = []
 
     def tell(so_far: int, total: int | None) -> None:
@@ -281,7 +282,7 @@ def _telling(progress: Any) -> Callable[[int, int | None], None]:
 
 
 def _why(error: Exception) -> str:
-    """Return in a line why a transfer failed."""
+    """Return in one line why a transfer failed."""
     from requests.exceptions import HTTPError, Timeout
 
     cause = error
@@ -304,7 +305,7 @@ def _why(error: Exception) -> str:
 
 
 def _new(file: Path, link: str, order: _Order) -> Fetched:
-    """Look at a file that was downloaded; Refused, and the file is removed, where it is not what was asked for."""
+    """Check a downloaded file; if it is not the requested one, remove it and raise Refused."""
     try:
         check_head(file, order.preset)
         digest, sums = _known(file, noted(order.came), order.sha256, MD5.get(order.preset))
@@ -315,7 +316,7 @@ def _new(file: Path, link: str, order: _Order) -> Fetched:
 
 
 def _here(path: Path, order: _Order) -> Fetched:
-    """Look at a file that is here already; note what it is where nothing was noted. Raises TalkiesError."""
+    """Check a file that is here already, and note its digest if none was noted. Raises TalkiesError."""
     entry = noted(path) or {}
     md5 = MD5.get(order.preset) if path.name == PRESETS[order.preset].checkpoint else None
     try:
@@ -325,17 +326,17 @@ def _here(path: Path, order: _Order) -> Fetched:
         weights = _weights(path, order.preset)
     except TalkiesError as error:
         said = f"{printable(path)}: {str(error).removeprefix(f'{printable(path)}: ')}"
-        raise TalkiesError(f"{said}. It lies where the weights belong: move it away, then fetch them") from None
-    with suppress(OSError):  # a folder of others is only read
+        raise TalkiesError(f"{said}. It is where the weights belong: move it away, then fetch them") from None
+    with suppress(OSError):  # a folder of another user is only read
         note(path, path, sha256=digest, source=entry.get("source"), of=entry.get("of"))
     return Fetched(path, None, path.stat().st_size, digest, sums, weights)
 
 
 def _known(file: Path, entry: Mapping[str, Any] | None, sha256: str | None, md5: str | None) -> tuple[str, str]:
-    """Compare a file with what is known of it; return its sha256, and how it is known to be the right one.
+    """Compare a file with its known digests; return its sha256, and how it was checked.
 
-    entry: of weights.lock. sha256: as asked for, of the file or of that which it was converted from. md5: as published.
-    Raises TalkiesError for another file.
+    entry: of weights.lock. sha256: the wanted one, of the file or of the file it was converted from. md5: as
+    published. Raises TalkiesError for another file.
     """
     entry = entry or {}
     digest = file_digest(file)
@@ -361,7 +362,7 @@ def _known(file: Path, entry: Mapping[str, Any] | None, sha256: str | None, md5:
 
 
 def _weights(file: Path, preset: str) -> str | None:
-    """Load a file as the network does; return its weights' digest, None where there is no PyTorch to load it with."""
+    """Load a file as the network does; return its weights' digest, or None without PyTorch."""
     if find_spec("torch") is None:
         return None
     from ..fomm.model import load_model

@@ -1,1 +1,1 @@
-"""What a run shows: the gallery with the times of the run, the page of check."""
+"""The pages of a run: the gallery with the run's times, and the check's page."""

@@ -1,4 +1,4 @@
-"""What check found, as a table and as a page."""
+"""The check's findings, as a table and as a page."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .page import write_page as write_sealed
 
 
 def summary(findings: Sequence[Finding]) -> str:
-    """Say in a line how many files there are and how many of them need a look."""
+    """Return in one line how many files there are and how many of them need a look."""
     count = [sum(finding.level == level for finding in findings) for level in range(len(LEVELS))]
     good = len(findings) - count[0] - count[1]
     return f"{counted(len(findings), 'file')}: {good} good, {count[1]} to look at, {count[0]} unusable"
 
 
 def facts_line(finding: Finding) -> str:
-    """Say what was seen of an item in a few words."""
+    """Return an item's facts in a few words."""
     facts = finding.facts
     if "error" in facts:
         return ""
@@ -41,7 +41,7 @@ def facts_line(finding: Finding) -> str:
 
 
 def table(findings: Sequence[Finding]) -> Iterable[str]:
-    """Yield the lines of the table: a line for each file, and below it its problems and what to do."""
+    """Yield the lines of the table: one for each file, and below it its problems and what to do."""
     marks = {FAILS: "!!", DOUBTFUL: " ?", NOTE: "  "}
     width = min(40, max((len(printable(f.item.file_name)) for f in findings), default=0))
     for finding in findings:
@@ -52,9 +52,9 @@ def table(findings: Sequence[Finding]) -> Iterable[str]:
 
 
 def write_page(findings: Sequence[Finding], results: Path, *, gallery: bool = False) -> Path:
-    """Write the contact sheet beside the gallery, problems first, without private files; return its path.
+    """Write the check's page beside the gallery, problems first, without private files; return its path.
 
-    gallery: it will be there, if it is not yet.
+    gallery: the gallery exists or will exist.
     """
     shown = [finding for finding in findings if not finding.private]
     index = GALLERY_PAGE if gallery or (results / GALLERY_PAGE).exists() else None
@@ -74,21 +74,21 @@ def write_page(findings: Sequence[Finding], results: Path, *, gallery: bool = Fa
 
 
 def save(findings: Sequence[Finding], path: Path = RESULT) -> None:
-    """Write what was found as JSON; equal findings are equal bytes."""
+    """Write the findings as JSON; equal findings give equal bytes."""
     public = [finding for finding in findings if not finding.private]
     write_json(path, {"summary": summary(public), "files": [finding.to_dict() for finding in findings]})
 
 
 def check_line(results: Path) -> str | None:
-    """Return what the last check found in a line, None where its page is not there."""
+    """Return the last check's findings in one line; None if its page does not exist."""
     found = read_json(RESULT, {"summary": str})
     return f"Check of the files: {found['summary']}" if found and (results / CHECK_PAGE).exists() else None
 
 
 def _card(finding: Finding) -> dict[str, Any]:
-    """Return what the page shows of a file: its name with its suffix, and what of it is meant where it is not all."""
+    """Return a file's name for the page: with its suffix, and with the part and crop if they are not the usual."""
     item = finding.item
-    # A crop of the pair's own stands in the item's name; the usual one does not.
+    # A pair's own crop is in the item's name; the usual crop is not.
     usual = item.name == take_name(Path(item.file).stem, item.start, item.end, flip=item.flip)
     part = take_words(item.start, item.end, flip=item.flip, crop=None if usual else item.crop)
     return {

@@ -1,4 +1,4 @@
-"""What the gallery shows of each pair: its files, what tells it from others, whether it has sound, and its warnings."""
+"""The gallery's entries: each pair's files, its differences from others, its sound, and its warnings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..stages.check import DOUBTFUL, FILES, RESULT
 class Entry:
     """One pair, as the page shows it.
 
-    film, record: the talkie and the JSON beside it, None where it was not made; reason: why not. source:
-    the cropped picture (PNG), preview: the cropped driving clip with its sound (mp4); both live outside
-    the results and are copied to the page, so each needs a file name of its own.
+    film, record: the talkie and the JSON beside it, None if it was not made; reason: why not. source: the cropped
+    picture (PNG). preview: the cropped driving clip with its sound (mp4). Both are outside the results and are copied
+    to the page, so each needs a file name of its own.
 
-    crop, part, choices: what the pair asks for of its own: of the picture, of the driving video, and besides, in words.
-    sound, preview_sound: whether they have any. doubts: the warnings of the picture and of the driving video.
+    crop, part, choices: the pair's own settings, in words: of the picture, of the driving video, and others. sound,
+    preview_sound: whether they have sound. doubts: the warnings of the picture and of the driving video.
     """
 
     driving: str
@@ -49,7 +49,7 @@ class Entry:
 
 
 def entries_of(plan: Plan, state: State) -> list[Entry]:
-    """Return what the gallery shows: every pair with its film or the reason why it has none."""
+    """Return the gallery's entries: every pair with its film or the reason why it has none."""
     folder, usual, found = Folder.of(plan), usual_choices(plan.settings), _findings()
     sources = {name: _Prepared.of(folder.source(name), wanted, found) for name, wanted in plan.sources.items()}
     takes = {name: _Prepared.of(folder.driving(name), wanted, found) for name, wanted in plan.takes.items()}
@@ -80,11 +80,11 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
     return entries
 
 
-# --- what tells one from another ---------------------------------------------------------------------------
+# --- differences between pairs -----------------------------------------------------------------------------
 
 
 def take_words(start: str | None, end: str | None, *, flip: bool, crop: Request | None = None) -> str:
-    """Say in words what of a driving video is used, and how; nothing for all of it, as it is."""
+    """Return in words which part of a driving video is used, and how; empty for all of it, unchanged."""
     segment = f"{start or '0'} to {end} s" if end else f"from {start} s" if start else ""
     return ", ".join(filter(None, [segment, "mirrored" if flip else "", _crop_words(crop)]))
 
@@ -96,7 +96,7 @@ def _crop_words(crop: Request | None) -> str:
 
 
 def _choices(pair: Pair, usual: Mapping[str, Any]) -> str:
-    """Say what a pair asks for that the run's other pairs don't, in the words of the pairs table."""
+    """Return the settings in which a pair differs from the run's, in the words of the pairs table."""
     frames: dict[Any, str] = {None: "the first frame", "auto": "the best frame"}
     sounds: dict[Any, str] = {True: "the video's sound", False: "no sound"}
     said = {
@@ -130,7 +130,8 @@ class _Prepared:
 
 
 def _once(doubts: Iterable[str]) -> Iterable[str]:
-    """Yield each warning once. The check looks at fewer frames than prepare, and says the same with other numbers."""
+    """Yield each warning once. The check reads fewer frames than prepare, and may give the same with other
+    numbers."""
     seen = set()
     for doubt in doubts:
         kind = re.sub(r"\d+", "", re.split("[:;(]", doubt)[0]).strip()
@@ -140,7 +141,7 @@ def _once(doubts: Iterable[str]) -> Iterable[str]:
 
 
 def _findings() -> dict[tuple[str, bool], dict[str, Any]]:
-    """Return what the last check found, by name and whether it is a driving video; with the file's stamp then."""
+    """Return the last check's findings, by name and whether it is a driving video, with the file's stamp then."""
     problem = {"level": str, "text": str, "advice": str}
     item = {"name": str, "file": str, "clip": bool, "crop": object, "problems": [problem]}
     found = read_json(RESULT, {"files": [item]})
@@ -150,9 +151,9 @@ def _findings() -> dict[tuple[str, bool], dict[str, Any]]:
 
 
 def _of_check(finding: dict[str, Any] | None, wanted: Source | Take) -> Iterable[str]:
-    """Yield what the check warned of, if it looked at the file as it is now, cut as it is cut now.
+    """Yield the check's warnings, if the file and its crop have not changed since.
 
-    Not what is unusable: a pair without a film has its reason, and a film that stands was made all the same.
+    Files that can't be used are left out: a pair without a film has its reason, and a finished film was made anyway.
     """
     if finding is None or not fits(finding["stamp"], [list, str]):
         return

@@ -47,7 +47,7 @@ function showChosen() {
   countChoices();
 }
 
-// ---- two films in step: the talkie leads and is heard, the driving video follows in silence ----
+// ---- two films in step: the talkie leads, with sound, and the silent driving video follows ----
 
 const SLACK = 0.12;  // seconds they may be apart before the follower jumps; a video frame lasts 0.04
 
@@ -57,7 +57,7 @@ function inStep(leader, follower) {
     const end = follower.duration || Infinity, to = Math.min(leader.currentTime, end);
     const behind = to - follower.currentTime;
     if (Math.abs(behind) > (leader.paused ? 0.001 : SLACK)) follower.currentTime = to;
-    // Less than that is caught up on the way, unseen.
+    // Smaller differences are made up by a slightly other speed.
     follower.playbackRate = leader.playbackRate * (leader.paused ? 1 : 1 + Math.max(-0.1, Math.min(0.1, behind * 2)));
     const moving = !leader.paused && !leader.ended && leader.readyState > 2 && to < end;
     if (moving && follower.paused) follower.play().catch(() => {});
@@ -75,13 +75,13 @@ function playAlone(video) {
   video.play().catch(() => {});
 }
 
-// ---- playing: pointed at or focused it plays in silence, clicked it is heard ----
+// ---- playing: silently under the pointer or focus, with sound after a click ----
 
-// Who asked for less motion has films move on a click alone.
+// With reduced motion, films play only on a click.
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-// What `button` plays: `video` as `ready` gives it, made when it is first wanted. `shell` tells of it by its classes.
-// sound: whether it has any. It rests at `moment` (seconds) and plays from its beginning.
+// Let `button` play the video of `ready`, which is made when first needed. The classes of `shell` show its state.
+// sound: whether it has any. It rests at `moment` (seconds) and plays from its start.
 function player(button, shell, ready, {sound, moment = 0}) {
   let heard = false, resting = true, timer = 0;
   shell.classList.toggle("sounds", Boolean(sound));
@@ -95,7 +95,7 @@ function player(button, shell, ready, {sound, moment = 0}) {
   };
   const glance = () => {
     if (still.matches || heard || byId("stage").open) return;
-    // Nothing starts over what is being listened to, or on the way of a passing pointer.
+    // Nothing interrupts a film with sound, and nothing starts under a passing pointer.
     timer = setTimeout(() => {
       if (playing && !playing.paused && !playing.muted) return;
       const video = wanted();
@@ -153,11 +153,11 @@ function fill(pair) {
     find(".talkie").append(why);
     return;
   }
-  // The source image, and over it the film at a moment that moves: no more than that is read of it until it plays.
+  // The source image, and over it the film's frame at a moment with motion; no more is read until it plays.
   if (pair.source) find(".talkie").append(make("img", {src: pair.source, alt: "", decoding: "async"}));
   const moment = pair.moment || 0, start = {playsInline: true, tabIndex: -1};
   const talkie = make("video", {...start, muted: true, preload: "metadata", src: `${pair.film}#t=${moment}`});
-  talkie.setAttribute("aria-hidden", "true");  // its button speaks for it
+  talkie.setAttribute("aria-hidden", "true");  // its button has the label
   talkie.onended = () => { talkie.currentTime = 0; if (talkie.muted) playAlone(talkie); };
   const button = make("button", {className: "play"});
   button.setAttribute("aria-label", `Play ${pair.title}${pair.sound ? "" : ", no sound"}`);
@@ -176,7 +176,7 @@ function fill(pair) {
   find(".enlarge").onclick = () => enlarge(pair);
 }
 
-// A card is called by what its group's heading does not tell.
+// A card's name is what its group's heading does not say.
 function caption(pair) {
   const title = pair.place.querySelector("h3"), choices = pair.place.querySelector(".caption p");
   const [of, own] = grouped === "picture" ? [clips[pair.clip], "part"] : [pictures[pair.picture], "crop"];
@@ -222,11 +222,11 @@ for (const pair of pairs) {
   near.observe(pair.place);
 }
 
-// ---- groups: the cards under a heading each, a driving video or a picture ----
+// ---- groups of cards, each under the heading of a driving video or a picture ----
 
 const byName = new Intl.Collator(undefined, {numeric: true}).compare;
 const failure = pair => !pair.film && Boolean(pair.reason);
-const orders = {  // of what the groups are; the pairs come by driving video and name
+const orders = {  // the grouping; pairs are sorted by driving video and name
   driving: {of: "clip", sorted: pairs},
   image: {of: "picture", sorted: [...pairs].sort((a, b) => byName(a.image, b.image) || a.picture - b.picture)},
   failed: {of: "clip", sorted: null},
@@ -343,7 +343,7 @@ filter();
 
 // ---- the films of the chosen ----
 
-// A page from a folder may read no other file, and follows a film's link in place of saving it: what it may give is a text.
+// A page from a folder may not read other files, and opens a film's link instead of saving it; but it can offer a text.
 function script(films) {
   const quoted = text => `'${text.replaceAll("'", `'\\''`)}'`;
   const copy = film => {
@@ -423,6 +423,6 @@ stage.addEventListener("close", () => {
 talkie.addEventListener("play", () => { stage.querySelector("[data-do=play]").textContent = "Pause"; });
 talkie.addEventListener("pause", () => { stage.querySelector("[data-do=play]").textContent = "Play together"; });
 
-// Cards far from the window are empty: a print has them all.
+// Cards far from the window are empty: fill all of them for printing.
 addEventListener("beforeprint", () => { near.disconnect(); shown.forEach(fill); });
 addEventListener("afterprint", () => { for (const pair of pairs) near.observe(pair.place); });

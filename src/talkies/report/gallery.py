@@ -1,7 +1,7 @@
-"""The page of all talkies: results/index.html, static, readable from a folder without any network; and mosaics.
+"""Writes the gallery: results/index.html, a static page that works from a folder without a network; and mosaics.
 
-The page's look and behaviour are look.* and gallery.* beside this file; here its contents are gathered. It holds
-nothing that depends on when or where it was made, so a run that changes nothing leaves its bytes as they are.
+Its look and behaviour are in look.* and gallery.* beside this file; its contents are collected here. It does not
+depend on when or where it was made, so a run that changes nothing leaves the same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .times import Times, drawn
 log = logging.getLogger("talkies")
 
 OLD_TIMES = "plots.svg"
-"""The page of times of earlier versions, which is now a part of the gallery."""
+"""The page of times of earlier versions, now a part of the gallery."""
 FOLDERS = ("sources", "driving", "posters", "mosaics")
 """Of a page's files."""
 
@@ -46,10 +46,10 @@ def build_galleries(
     going: str | None = None,
     times: Times | None = None,
 ) -> list[Path]:
-    """Write results/index.html without private pairs and, where there are any, results/private.html with all.
+    """Write results/index.html without private pairs and, if there are any, results/private.html with all.
 
-    The rest as of `build_gallery`. Returns the pages' paths; a private page of ours that is no longer needed is
-    removed, and so is a page of times of ours. Raises OSError.
+    Other arguments: see `build_gallery`. Returns the pages' paths. A private page of ours that is no longer needed is
+    removed, and so is our old page of times. Raises OSError.
     """
     more: dict[str, Any] = {"check": check, "mosaic": mosaic, "going": going, "times": times}
     public = [entry for entry in entries if not entry.private]
@@ -76,14 +76,13 @@ def build_gallery(
     going: str | None = None,
     times: Times | None = None,
 ) -> Path:
-    """Write results/NAME.html and its files (NAME_files), and return the page's path. check: what check.html says.
+    """Write results/NAME.html and its files (NAME_files), and return the page's path. check: the check's line.
 
-    going: how far the run is, while it goes on. times: what its work took.
+    going: the run's progress, while it goes on. times: the times of its work.
 
-    mosaic: how many talkies of each driving video are shown at once in one film, None for no such film. Only
-    what differs from what is there is written, each file whole or not at all; what we wrote and no entry shows any more
-    is removed; what is not ours is left, or kept aside where it is in the way. The entries' order does not matter.
-    Raises OSError.
+    mosaic: the number of talkies of each driving video in its mosaic, None for no mosaic. Only changed files are
+    written, each whole or not at all. Files of ours that no entry shows any more are removed. Files that are not ours
+    stay, or are kept aside if they are in the way. The entries' order does not matter. Raises OSError.
     """
     results.mkdir(parents=True, exist_ok=True)
     entries = sorted(entries, key=_order)
@@ -114,7 +113,7 @@ def build_gallery(
 
 @dataclass(frozen=True)
 class _Clip:
-    """The files that the page shows of a driving clip."""
+    """The page's files of a driving clip."""
 
     preview: Path | None = None
     poster: Path | None = None
@@ -122,10 +121,10 @@ class _Clip:
 
 
 def lay_out_report(results: Path, entries: Sequence[Entry], folder: Path) -> None:
-    """Make a folder of links to index.html and all that it shows, and nothing private, for `snakemake --report`.
+    """Make a folder of links to index.html and all its files, without private ones, for `snakemake --report`.
 
-    A link for each file: what gathers the report follows no linked folders. Raises TalkiesError where the folder holds
-    anything already, or OSError.
+    Each file has its own link, since Snakemake's report does not follow linked folders. Raises TalkiesError if the
+    folder is not empty, or OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
@@ -133,7 +132,7 @@ def lay_out_report(results: Path, entries: Sequence[Entry], folder: Path) -> Non
     files = [path for entry in entries if not entry.private for path in (entry.film, entry.record) if path]
     files += _Written(results / "index_files").files()
     files += [path for path in (results / GALLERY_PAGE, results / CHECK_PAGE) if path.exists()]
-    ways: dict[Path, Path] = {}  # from a folder of links to the folder they lead to, whatever is itself a link between
+    ways: dict[Path, Path] = {}  # a relative path between the real folders, whatever links are on the way
     for path in files:
         link = folder / path.relative_to(results)
         if link.parent not in ways:
@@ -149,11 +148,11 @@ def _order(entry: Entry) -> tuple[str, ...]:
 def _page_data(
     results: Path, entries: Sequence[Entry], sources: dict[Path, Path], of_clips: dict[Path, _Clip]
 ) -> dict[str, Any]:
-    """Gather what the page's script reads: clips and pictures once, and the pairs as rows that point to them.
+    """Return the data of the page's script: clips and pictures once, and the pairs as rows that refer to them.
 
-    A clip: name, part, has sound, warnings, addresses of preview, poster and mosaic, moment of the poster in seconds.
-    A picture: name, crop, warnings, address. A pair: clip, picture, variant, choices, has sound, addresses of film and
-    record, why it has none.
+    A clip: name, part, has sound, warnings, addresses of preview, poster and mosaic, the poster's time in seconds. A
+    picture: name, crop, warnings, address. A pair: clip, picture, variant, choices, has sound, addresses of film and
+    record, the reason if it has none.
     """
     clips: dict[Any, int] = {}
     pictures: dict[Any, int] = {}
@@ -191,16 +190,16 @@ def _page_data(
 
 
 def _address(results: Path, path: Path | None) -> str | None:
-    """Return a file's relative, percent-encoded address from the page; any bytes a file name may hold survive."""
+    """Return a file's relative, percent-encoded address from the page, for any bytes in its name."""
     if path is None:
         return None
-    inside = f"{results}{os.sep}"  # the common case, told fast: a run may have 100,000 films
+    inside = f"{results}{os.sep}"  # the common case, made fast: a run may have 100,000 films
     text = str(path)
     return quote(os.fsencode(text.removeprefix(inside) if text.startswith(inside) else os.path.relpath(path, results)))
 
 
 def _link(results: Path, entry: Entry) -> tuple[str | None, str, str]:
-    """Return a pair's address, name and what else is to say of it, for readers without scripts."""
+    """Return a pair's address, name and remarks, for browsers without scripts."""
     driving = f"{entry.driving} ({entry.part})" if entry.part else entry.driving
     name = f"{driving} / {entry.image}{f' @ {entry.variant}' if entry.variant else ''}"
     said = [*entry.doubts[0], *entry.doubts[1]]
@@ -210,10 +209,10 @@ def _link(results: Path, entry: Entry) -> tuple[str | None, str, str]:
 
 
 class _Written:
-    """The files of a page, in folders of the folder NAME_files, and the list of those that we wrote: .written there.
+    """The files of a page, in folders of NAME_files, and the list of those that we wrote, NAME_files/.written.
 
-    A file is ours while the list has it under the digest that it has. Nothing else is removed or replaced, and no link
-    is followed.
+    A file is ours if the list has it with its current digest. Nothing else is removed or replaced, and no link is
+    followed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -230,11 +229,11 @@ class _Written:
                     self._digests.setdefault(entry[0], set()).add(entry[1])
 
     def files(self) -> list[Path]:
-        """Return those of the listed files that are there and ours."""
+        """Return the listed files that exist and are ours."""
         return [path for name in sorted(self._digests) if self._is_ours(path := self.folder / name)]
 
     def open(self, name: str) -> Path:
-        """Return a folder of the page's, made where it is not there; what is no folder, or a link, is kept aside."""
+        """Return a folder of the page, made if needed; a file or link in its place is kept aside."""
         for folder in (self.folder, self.folder / name):
             if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
                 keep_aside(folder)
@@ -242,7 +241,7 @@ class _Written:
         return self.folder / name
 
     def has(self, path: Path, digest: str | None = None) -> bool:
-        """Tell whether a file of ours is there, or (digest) any file with these contents; it is then kept."""
+        """Return whether a file of ours is there, or (digest) any file with these contents; if so, keep it."""
         if path.is_symlink() or not path.is_file():
             return False
         found = file_digest(path)
@@ -252,7 +251,8 @@ class _Written:
         return True
 
     def put(self, part: Path, path: Path) -> None:
-        """Move a finished file to its place, after the list has it: then it is ours wherever we are killed."""
+        """Move a finished file to its place, after adding it to the list, so that it is ours even if we are
+        killed."""
         if os.path.lexists(path) and not self._is_ours(path):
             keep_aside(path)
         name, digest = self._name(path), file_digest(part)
@@ -265,7 +265,7 @@ class _Written:
         publish(part, path)
 
     def drop(self, name: str) -> None:
-        """Remove the files of ours in a folder that were neither `put` there nor found there by `has`."""
+        """Remove our files in a folder that were neither `put` there nor found there by `has`."""
         folder = self.folder / name
         if self.folder.is_symlink() or folder.is_symlink() or not folder.is_dir():
             return
@@ -277,14 +277,14 @@ class _Written:
             folder.rmdir()
 
     def save(self) -> None:
-        """Have the list tell of the files that are kept and of no others."""
+        """Reduce the list to the files that are kept."""
         text = "".join(f"{json.dumps(entry)}\n" for entry in sorted(self._kept.items()))
         if self.list.is_symlink() or not self.list.is_file() or self.list.read_text(errors="replace") != text:
             with whole(self.list) as part:
                 part.write_text(text, encoding="utf-8")
 
     def clear(self) -> None:
-        """Remove all files of ours, and the folders that this leaves empty."""
+        """Remove all our files, and the folders that this leaves empty."""
         if self.folder.is_symlink() or not self.folder.is_dir():
             return
         for name in FOLDERS:
@@ -304,7 +304,7 @@ class _Written:
 
 @contextmanager
 def _part(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside a file, and see that nothing stays under it."""
+    """Give a temporary name beside a file, and remove what is left there at the end."""
     part = beside(path)
     try:
         yield part
@@ -313,9 +313,9 @@ def _part(path: Path) -> Iterator[Path]:
 
 
 def _mirror(written: _Written, name: str, paths: Iterable[Path | None]) -> dict[Path, Path]:
-    """Make a folder hold copies of these files; return each file's copy.
+    """Fill a folder with copies of these files; return each file's copy.
 
-    Raises ValueError for two files of one name.
+    Raises ValueError for two files with the same name.
     """
     folder = written.open(name)
     copies: dict[Path, Path] = {}
@@ -334,9 +334,9 @@ def _mirror(written: _Written, name: str, paths: Iterable[Path | None]) -> dict[
 
 
 def _posters(written: _Written, previews: dict[Path, Path]) -> dict[Path, Path]:
-    """Make a folder hold a frame (JPEG) of each preview, of a moment that moves; return the posters by clip.
+    """Fill a folder with a frame (JPEG) of each preview, from a moment with motion; return the posters by clip.
 
-    With it a page of many clips shows them all without opening a film. A preview that cannot be read has none.
+    So a page of many clips shows them all without opening a film. A preview that can't be read has none.
     """
     folder = written.open("posters")
     posters = {}
@@ -357,10 +357,10 @@ def _posters(written: _Written, previews: dict[Path, Path]) -> dict[Path, Path]:
 
 
 def _mosaics(written: _Written, entries: Sequence[Entry], most: int | None) -> dict[Path, Path]:
-    """Make a folder hold a mosaic of each driving clip that has several talkies; return the mosaics by clip.
+    """Fill a folder with a mosaic of each driving clip with several talkies; return the mosaics by clip.
 
-    One is made again when its films are other ones, by the digests in their records. What cannot be made is told, and
-    the page goes without it. Without `most` there is no such folder.
+    A mosaic is made again if its films have changed, by the digests in their records. A mosaic that can't be made is
+    logged and left out. Without `most` there is no such folder.
     """
     films: dict[Path, list[Entry]] = {}
     for entry in entries if most else ():
@@ -382,7 +382,7 @@ def _mosaics(written: _Written, entries: Sequence[Entry], most: int | None) -> d
 
 
 def _make_mosaic(written: _Written, mosaic: Recorded, shown: Sequence[Entry]) -> None:
-    """Make one that is missing or shows other films than these."""
+    """Make a mosaic that is missing or shows other films."""
     films = [entry.film for entry in shown if entry.film]
     key = content_key(mosaic=[_digest(film) for film in films])
     if mosaic.fresh(key) and written.has(mosaic.path) and written.has(mosaic.record_path):
@@ -396,6 +396,6 @@ def _make_mosaic(written: _Written, mosaic: Recorded, shown: Sequence[Entry]) ->
 
 
 def _digest(film: Path) -> str:
-    """Return a talkie's sha256 as its record has it, else by reading it."""
+    """Return a talkie's sha256 from its record, else by reading the film."""
     record = Recorded(film, {"file": {"sha256": str}}).record()
     return str(record["file"]["sha256"]) if record else file_digest(film)

@@ -1,7 +1,7 @@
-"""Pages that we write: sealed, so that one of ours is told from any other, and allowed only what is in them.
+"""Pages that we write: sealed, so that ours can be recognised, and limited to their own contents.
 
-Names and reasons are escaped where the pages are made. Should one slip through all the same, its script does not run,
-and nothing is fetched from or sent to anywhere (Content-Security-Policy).
+Names and reasons are escaped. If one slips through, its script does not run, and nothing is fetched or sent
+(Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page (HTML) whole or not at all, with our seal at its end; what is no such page is kept aside.
+    """Write a page (HTML) whole or not at all, with our seal at its end; a file that is not ours is kept aside.
 
-    The seal, a comment that holds the digest of all before it, tells a page of ours, as we wrote it, from any other.
+    The seal, a comment with the digest of everything before it, identifies an unchanged page of ours.
     """
     content = text.encode() + _seal(text.encode())
     if is_ours(path):
@@ -38,7 +38,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def is_ours(page: Path) -> bool:
-    """Tell whether a page is one that `write_page` wrote, unchanged since."""
+    """Return whether `write_page` wrote this page, and it is unchanged."""
     if page.is_symlink() or not page.is_file():
         return False
     content = page.read_bytes()
@@ -56,10 +56,10 @@ HERE = Path(__file__).parent
 
 
 def fill(template: str, *, style: Sequence[str] = (), script: str | None = None, **words: Any) -> str:
-    """Return a page: a template of this folder (jinja2; all of them extend look.html) filled with these words.
+    """Return a page: a template of this folder (jinja2; all extend look.html), filled with these values.
 
-    style, script: files of this folder that the page holds beside the look's own. Texts are escaped; a mark in
-    somebody's file name is not filled in.
+    style, script: files of this folder that the page includes besides those of look.html. Texts are escaped; a
+    placeholder in a file name is not filled in.
     """
     styles = "".join(_text(name) for name in ("look.css", *style))
     scripts = [_text("look.js"), *([_text(script)] if script else [])]
@@ -70,9 +70,9 @@ def fill(template: str, *, style: Sequence[str] = (), script: str | None = None,
 
 
 def pages(here: str, *, gallery: str | None = None, check: bool = False) -> list[tuple[str, str, bool]]:
-    """Return the name and address of each page that there is, and whether it is the one at `here`.
+    """Return the name and address of each existing page, and whether it is the one at `here`.
 
-    gallery: the gallery's file name, None where there is none.
+    gallery: the gallery's file name; None if there is none.
     """
     found = [("Gallery", gallery)] if gallery else []
     found += [("Check of the files", CHECK_PAGE)] if check else []
@@ -98,8 +98,8 @@ def _environment() -> Environment:
 def _policy(style: str, scripts: Sequence[str]) -> str:
     """Return a page's policy, for a meta element.
 
-    Its own style and scripts are allowed by their digests; pictures and films beside the page (Firefox has no 'self'
-    for files of a folder) and in it; no other page's frame, form, plugin or connection.
+    It allows the page's own style and scripts, by their digests, and pictures and films in it and beside it (Firefox
+    has no 'self' for files of a folder); but no frames of other pages, forms, plugins or connections.
     """
     rules = {
         "default-src": "'none'",

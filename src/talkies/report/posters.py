@@ -1,4 +1,4 @@
-"""Stills of driving videos for the gallery, each of a moment that moves."""
+"""Posters: frames of driving videos for the gallery, each from a moment with motion."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .. import media
 
 LOOKED_SECONDS = 60
 FRAMES_A_SECOND, FEWEST_FRAMES = 5, 24
-SIDE = 64  # pixels at which frames are compared
+SIDE = 64  # side in pixels at which frames are compared
 MARK = b"talkies: at "
-"""What a poster's comment (JPEG) holds before its moment in seconds."""
+"""The start of a poster's comment (JPEG), before its time in seconds."""
 
 
 def draw_poster(film: Path, poster: Path) -> None:
-    """Write the frame (JPEG) of a film that differs most from its first, of the first minute; note its moment in it.
+    """Write the frame (JPEG) of a film's first minute that differs most from its first frame; note its time in it.
 
-    Raises InputError where the film can't be read.
+    Raises InputError if the film can't be read.
     """
     from PIL import Image
 
@@ -30,7 +30,7 @@ def draw_poster(film: Path, poster: Path) -> None:
 
 
 def moment_of(poster: Path) -> float | None:
-    """Return the moment, in seconds, that a poster of ours shows; None for any other picture."""
+    """Return the time, in seconds, of a poster of ours; None for any other picture."""
     from PIL import Image
 
     with suppress(OSError, ValueError), Image.open(poster) as picture:
@@ -49,5 +49,5 @@ def _moment(clip: media.Clip) -> Fraction:
         looked = np.stack([frame.mean(-1) for frame in frames])
     contrast = looked.std((1, 2))
     change = np.abs(looked - looked[0]).mean((1, 2))
-    change[contrast < np.median(contrast) / 2] = -1  # a fade to black is far from everything, and shows nothing
+    change[contrast < np.median(contrast) / 2] = -1  # a fade to black differs most, but shows nothing
     return Fraction(int(change.argmax())) / rate

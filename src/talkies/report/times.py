@@ -1,7 +1,7 @@
-"""The times of a run, a part of its gallery: how long pairs took, what the stages took, how even the shards were.
+"""The times of a run, a part of its gallery: of pairs, of stages, and of shards.
 
-They are those that the records beside the films and the prepared files tell, so of everything that stands in the
-results, whichever run made it; only what loading the network took is in the journals alone. No file is named in them.
+They come from the records beside the films and the prepared files, so they cover all results, whichever run made
+them. Only the times of loading the network come from the journals. They name no file.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ STAGES = {
 }
 """The stages in their order, as the page calls them."""
 OF_SHARDS = ("load", "animate", "remux")
-"""What the jobs of a shard of pairs do, and their workers note."""
+"""The work of a shard of pairs, as its workers note it."""
 WIDE = 20
-"""Where the slowest pair takes so many times what the middle one takes, the axis of times is logarithmic."""
+"""If the slowest pair takes this many times the median, the time axis is logarithmic."""
 WIDTH, HEIGHT = 1000, 200
-"""Of a drawing, in its own units: the page stretches it."""
+"""Of a drawing, in its own units; the page scales it."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """What a run's work took, in seconds of one worker.
+    """The times of a run's work, in seconds of one worker.
 
-    films: frames and seconds of each film that was animated. stages: in all, by stage. shards: by shard of pairs, in
-    the order of OF_SHARDS.
+    films: frames and seconds of each animated film. stages: totals by stage. shards: by shard of pairs, in the order
+    of OF_SHARDS.
     """
 
     films: list[tuple[int, float]]
@@ -50,7 +50,7 @@ class Times:
 
 
 def measure(plan: Plan) -> Times:
-    """Gather what the records and journals tell of a plan's files; what tells no time counts nothing."""
+    """Collect the times from the records and journals of a plan's files; files without a time are left out."""
     run = Folder.of(plan)
     films: list[tuple[int, float]] = []
     shards = {shard: [0.0] * len(OF_SHARDS) for shard in plan.pair_shards}
@@ -79,7 +79,7 @@ def measure(plan: Plan) -> Times:
 
 
 def _loads() -> Iterator[tuple[str, float]]:
-    """Yield a shard and the seconds of each load of the network."""
+    """Yield the shard and the seconds of each loading of the network."""
     for event in Journal.read(JOURNALS):
         if isinstance(event, dict) and event.get("event") == "loaded":
             yield str(event.get("shard")), _seconds(event)
@@ -94,11 +94,11 @@ def _sum(files: Sequence[Recorded]) -> float:
     return sum(_seconds(file.record()) for file in files)
 
 
-# --- as the page draws them ------------------------------------------------------------------------------
+# --- drawings --------------------------------------------------------------------------------------------
 
 
 def drawn(times: Times) -> dict[str, Any]:
-    """Return what times.html shows: texts, and the outlines of bars in units of WIDTH x HEIGHT, from the top left."""
+    """Return the values of times.html: texts, and outlines of bars in units of WIDTH x HEIGHT, from the top left."""
     whole = sum(times.stages.values())
     most = max(times.stages.values()) or 1.0
     return {
@@ -114,7 +114,7 @@ def drawn(times: Times) -> dict[str, Any]:
 
 
 def _pairs(films: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """Return the histogram of the seconds of films: bars (x, y, width, height) and what they tell."""
+    """Return the histogram of the films' seconds: bars (x, y, width, height) and their texts."""
     seconds = sorted(film[1] for film in films)
     least, most, middle = seconds[0], seconds[-1], median(seconds)
     wide = most > WIDE * middle
@@ -144,7 +144,7 @@ def _pairs(films: Sequence[tuple[int, float]]) -> dict[str, Any]:
 
 
 def _shards(shards: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return the shards side by side, the longest first: for each stage one outline, however many shards there are."""
+    """Return the shards side by side, the longest first: one outline for each stage, for any number of shards."""
     ordered = sorted(shards, key=sum, reverse=True)
     totals = [sum(each) for each in ordered]
     across, up = WIDTH / len(ordered), HEIGHT / totals[0]

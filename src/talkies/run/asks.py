@@ -1,8 +1,8 @@
 """What each stage's result depends on: one function a stage, from which both the spec and the content key come.
 
-A *content key* (sha256) is taken by a worker, who knows the inputs' contents: equal keys, equal pixels and samples. A
-*spec* is taken by the plan, which knows sizes and times alone: equal specs, nothing has changed since the receipt was
-written. In either, an input stands for all that was asked of it, so a change reaches all that depend on it.
+A worker, which has read the inputs, computes a *content key* (sha256): equal keys mean equal pixels and samples. The
+plan, which knows only sizes and times, computes a *spec*: equal specs mean that nothing has changed since the receipt
+was written. Both include the key or spec of the stage above, so a change reaches everything that depends on it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 ENCODING: dict[str, Any] = {"crf": 18, "preset": "veryfast", "encoder": "x264"}
-"""How films are encoded where config.yaml says nothing (`FrameWriter`)."""
+"""How films are encoded by default (`FrameWriter`)."""
 FIRST_ENCODING: dict[str, Any] = {"crf": 18, "preset": "medium"}
-"""What stands in keys for ENCODING, whatever that is: by this all films were made at first. So a film that was made by
-an earlier one is done, and only what config.yaml says of its own makes another."""
+"""Stands in content keys for the default encoding, whatever that is: the first default. So films stay valid when the
+default changes, and only an encoding that config.yaml asks for makes them again."""
 
 Asked = dict[str, Any]
 
@@ -39,9 +39,9 @@ def encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what config.yaml says of encoding that is not left to talkies."""
+    """Return the encoding settings that config.yaml sets itself."""
     own = {name: value for name, value in settings["film"].items() if value not in (None, "x264")}
-    if own.get("encoder") == "nvenc":  # and where that can't be opened, x264 takes the usual preset
+    if own.get("encoder") == "nvenc":  # where nvenc can't be opened, x264 is used with its default preset
         own.pop("preset", None)
     return own
 
@@ -52,12 +52,12 @@ def _encoding_asked(settings: Mapping[str, Any], **more: Any) -> Asked:
 
 
 def source(wanted: Source, content: Any) -> Asked:
-    """Return what a prepared picture depends on. content: of its file."""
+    """Return what a prepared picture depends on. content: of the picture's file."""
     return {"kind": "source", "content": content, "crop": wanted.crop, "size": FILM_SIZE}
 
 
 def driving(wanted: Take, content: Any) -> Asked:
-    """Return what a prepared take depends on. content: of its file."""
+    """Return what a prepared take depends on. content: of the video's file."""
     segment = [wanted.start, wanted.end]
     return {
         **{"kind": "driving", "content": content, "crop": wanted.crop, "segment": segment, "size": FILM_SIZE},
@@ -66,7 +66,7 @@ def driving(wanted: Take, content: Any) -> Asked:
 
 
 def motion(wanted: Take, *, content: Any, box: Any, preset: str, weights: Any) -> Asked:
-    """Return what a take's keypoints depend on. box: the square that was cut; weights: the network's."""
+    """Return what a take's keypoints depend on. box: the crop; weights: the network's."""
     return {
         "kind": "motion",
         "driving": content,
@@ -92,7 +92,7 @@ def film(
 ) -> Asked:
     """Return what a pair's pixels depend on.
 
-    picture, driving: the contents of its files. recipe: of the preset; None takes today's.
+    picture, driving: the contents of its files. recipe: the preset's recipe version; None: the current one.
     """
     model = settings["model"]
     recipe = PRESETS[model["preset"]].recipe if recipe is None else recipe
@@ -102,14 +102,15 @@ def film(
         "driving": driving,
         "driving_crop": take.crop,
         "segment": [take.start, take.end],
-        # Of the driving keypoints themselves nothing is scaled, nor counted from a frame.
+        # Absolute motion uses the driving keypoints themselves: no scale and no first frame.
         "motion": [pair.adapt_scale, pair.best_frame or 0] if pair.relative else "absolute",
         "preset": model["preset"],
         "precision": model["precision"],
         "weights": weights,
         **_encoding_asked(settings, size=FILM_SIZE),
         **_flipped(take),
-        # A preset whose films changed while its weights did not; the others' keys are what they were.
+        # Only presets whose films changed while their weights did not have a recipe; the other presets keep their
+        # keys.
         **({"preset_recipe": recipe} if recipe > 1 else {}),
     }
 
@@ -126,7 +127,7 @@ def film_of_program(
     sound: Any,
     contents: Mapping[str, Any],
 ) -> Asked:
-    """Return what a pair's pixels depend on where another program makes them.
+    """Return what a pair's pixels depend on if another program makes them.
 
     picture, driving, sound: the contents of the pair's files; contents: of the program's image and checkpoint.
     """
@@ -142,7 +143,7 @@ def film_of_program(
         "driving": driving,
         "crops": [source.crop, take.crop] if square else None,
         "segment": [take.start, take.end],
-        # A choice that the command does not take changes nothing.
+        # A setting that the command does not use changes nothing.
         "choices": {name: value for name, value in chosen.items() if program.uses(name)},
         "sound": sound if program.uses("audio") else None,
         "program": {
@@ -156,7 +157,7 @@ def film_of_program(
 
 
 def is_shown(pair: Pair, settings: Mapping[str, Any]) -> bool:
-    """Tell whether a talkie shows more than the animated square: the whole picture, or the square enlarged."""
+    """Return whether a talkie shows more than the animated square: the whole picture, or the square enlarged."""
     return bool(pair.paste_back or settings["upscale"])
 
 
@@ -168,18 +169,19 @@ def shown(pair: Pair, settings: Mapping[str, Any], picture: Any) -> Asked:
 
 
 def talkie(pair: Pair, settings: Mapping[str, Any], *, picture: Any, sound: Any) -> Asked:
-    """Return what a talkie depends on. picture: of what it shows; sound: the content of a sound file of its own."""
+    """Return what a talkie depends on. picture: key of the silent film; sound: content of the pair's own sound
+    file."""
     audio = {"file": sound} if isinstance(pair.audio, str) else pair.audio
     return {"picture": picture, "audio": audio, "provenance": settings["provenance"]}
 
 
 def _flipped(take: Take) -> dict[str, bool]:
-    # Takes that are not mirrored have no such entry: their keys are what they were before it could be asked for.
+    # Only mirrored takes have this entry, so that all others keep the keys they had before it existed.
     return {"flip": True} if take.flip else {}
 
 
 class Specs:
-    """The specs of a plan's items; those of inputs are kept, since many pairs share them."""
+    """The specs of a plan's items. Specs of inputs are cached, since many pairs share them."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -234,7 +236,7 @@ class Specs:
         )
 
     def shown(self, name: str) -> str:
-        """Return the spec of what a pair's talkie shows: that of the silent film where it shows the square alone."""
+        """Return the spec of the film that a pair's talkie shows: the silent film, or that made by `show`."""
         pair, settings = self.plan.pairs[name], self.plan.settings
         bare = self.film(name)
         return _spec(shown(pair, settings, bare)) if is_shown(pair, settings) else bare
@@ -244,19 +246,19 @@ class Specs:
         return self.talkie_of(name, self.shown(name))
 
     def talkie_of(self, name: str, picture: str) -> str:
-        """Return the spec of a pair's talkie that shows what this spec tells."""
+        """Return the spec of a pair's talkie, given the spec of the film that it shows."""
         pair = self.plan.pairs[name]
         sound = [pair.audio, self.plan.sounds.get(pair.audio)] if isinstance(pair.audio, str) else None
         return _spec(talkie(pair, self.plan.settings, picture=picture, sound=sound))
 
     def check(self) -> str:
-        """Return the spec of the look at all files: what they are, how they are cut, whose poses are compared."""
+        """Return the spec of the check of all files: the files, their crops, and the poses that are compared."""
         plan = self.plan
         files = {name: self.source(name) for name in plan.sources}, {name: self.driving(name) for name in plan.takes}
         return _spec([*files, compared(plan)])
 
     def gallery(self, receipts: Mapping[str, Mapping[str, str]]) -> str:
-        """Return the spec of the gallery. receipts: the names of those that tell of what it shows."""
+        """Return the spec of the gallery. receipts: the names of the receipts of what it shows."""
         shown = self.plan.settings["gallery"]
         private = sorted(name for name, pair in self.plan.pairs.items() if pair.private)
         films = [receipts["remux"], receipts["check"]]
@@ -269,7 +271,7 @@ class Specs:
 
 
 def compared(plan: Plan) -> list[tuple[str, str]]:
-    """Return which pictures are moved by which takes, counted from the first frame: there poses matter."""
+    """Return which takes move which pictures by motion relative to the first frame, where poses matter."""
     return sorted(
         {(p.source, p.take) for p in plan.pairs.values() if p.relative and p.best_frame is None and p.engine == FOMM}
     )
@@ -280,5 +282,5 @@ def _spec(asked: Asked | list[Any]) -> str:
 
 
 def _stamped(wanted: Source | Take) -> list[Any]:
-    # Not the whole path: a folder that was moved with its files' times holds what it held.
+    # Not the whole path: a moved folder whose files keep their times has not changed.
     return [Path(wanted.file).name, *wanted.stamp]

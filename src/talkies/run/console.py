@@ -1,8 +1,8 @@
 """What a person sees of a run on this machine: its plan, its stages, its films, each warning once, and the summary.
 
-Snakemake's own lines, several for each job, go into its log file alone, and what workers say into their logs. This
-is a log handler by Snakemake's interface for logger plugins. It takes the place of Snakemake's own by itself, so that
-no run needs an option for it, and none is refused for want of it; with `--verbose` and on a cluster Snakemake's stays.
+Snakemake's own lines, several for each job, go into its log file only, and the workers' lines into their logs. This
+is a log handler that uses Snakemake's interface for logger plugins. It replaces Snakemake's own handler without an
+option. With `--verbose` and on a cluster, Snakemake's handler stays.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .estimate import duration
 from .receipts import ALL, shard_of
 
 TICK_SECONDS = 0.5
-"""Between two looks at what the workers say."""
+"""Seconds between two reads of the workers' messages."""
 FIRST_GAP, LAST_GAP = 10.0, 600.0
-"""Seconds between lines of progress where no terminal watches: each gap is twice the one before."""
+"""Seconds between progress lines if the output is not a terminal: each gap is twice the one before."""
 COLOURS = {"error": "\033[31m", "warning": "\033[33m"}
 OUR_LOGS = ".talkies/logs/"
 
@@ -41,29 +41,29 @@ NOISE = re.compile(
     r"|Reasons:\n|Shutting down, this might|Some jobs were triggered by prov|Rules with provenance triggered"
     r"|\d+ jobs have (missing|outdated) provenance|WorkflowError:\nAt least one job did not complete"
 )
-"""Snakemake's lines without a kind of their own that tell a person nothing. A line that is not known is shown."""
+"""Snakemake's lines of no kind of their own that a person does not need. Unknown lines are shown."""
 SILENT = {"workflow_started", "shellcmd", "job_started", "resources_info", "progress", "rulegraph", "group_info"}
 """Kinds of records that are left out."""
 SHOWN = re.compile(r"talkies: (.+: done, sound: .+|.*check\.html|(waiting: |breaking the lock |pulling ).+)")
-"""What workers say that is shown though nothing is wrong: a film that is done, what was found, what is waited for."""
+"""Messages of workers that are shown though nothing is wrong: a finished film, the check page, a wait."""
 OURS = re.compile(
     r'(?:(?:TalkiesError|InputError) in file ".*"|WorkflowError in file ".*/workflow/rules/common\.smk"), line \d+:\n'
     r'(?P<said>.*)(?:\n  File ".*)*'
 )
-"""An error of ours, as Snakemake tells it: with the place in the workflow, which is not where it is to be mended."""
+"""An error of ours as Snakemake prints it: with its place in the workflow, which does not help the user."""
 ENDED = re.compile(
     r"""RuleException:\nCalledProcessError in file ".*", line \d+:\nCommand '(?P<command>.*)' """
     r"(?:returned non-zero (?P<status>exit status \d+)|(?P<signal>died with .*))\.\s*",
     re.DOTALL,
 )
-"""How a job's command ended, told by Snakemake before it tells which job that was."""
+"""How a job's command ended. Snakemake prints this before it says which job it was."""
 
 current: Console | None = None
 """The console of this process's run."""
 
 
 def take_over() -> None:
-    """Put our console in the place of Snakemake's own, where that is in use and not all of its words are asked for."""
+    """Replace Snakemake's console handler by ours, if it is in use and `--verbose` was not given."""
     theirs = snakemake_private.console()
     if theirs is None:
         return
@@ -76,7 +76,7 @@ def take_over() -> None:
 
 
 def of_run(*, calm: bool) -> Console | None:
-    """Return the console of this process's run; without calm Snakemake's own is put back, unless ours was asked for."""
+    """Return the console of this process's run. calm False: put Snakemake's own back, unless ours was asked for."""
     global current
     if current and current.replaced and not calm:
         snakemake_private.replace_console(current, current.replaced)
@@ -100,10 +100,10 @@ class _Stage:
 
 
 class Console(LogHandlerBase):
-    """Writes lines, and on a terminal below them one live line for each stage that is at work."""
+    """Writes lines, and on a terminal below them one live line for each running stage."""
 
     has_filter = has_formatter = needs_rulegraph = writes_to_file = False
-    """Snakemake adds its usual filter, so `--quiet` holds, and formatter, for what is shown as it is."""
+    """Snakemake adds its filter, so that `--quiet` works, and its formatter, for messages shown unchanged."""
     writes_to_stream = True
 
     def __post_init__(self) -> None:
@@ -115,7 +115,7 @@ class Console(LogHandlerBase):
         self._is_plain = _wants_all(settings)
         self._stages: dict[str, _Stage] = {}
         self._jobs: dict[int, tuple[str, str]] = {}  # stage and shard, by Snakemake's number
-        self._ended: list[tuple[str, str, str]] = []  # command, how it ended, all that Snakemake said of it
+        self._ended: list[tuple[str, str, str]] = []  # command, how it ended, and Snakemake's message
         self._has_failed = False
         self._said: set[str] = set()
         self._words = self._progress = ""  # the last of the workers, the last of the run
@@ -128,11 +128,11 @@ class Console(LogHandlerBase):
 
     @property
     def is_live(self) -> bool:
-        """Tell whether a terminal watches that can draw a line again."""
+        """Return whether the output is a terminal that can redraw a line."""
         return self.stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not self._is_plain
 
     def follow(self, workers: Path) -> None:
-        """From here on what the run's workers say goes into this file, and of it to the console what a person needs."""
+        """Send the workers' messages to this file, and show on the console those that a person needs."""
         if self._is_plain:
             return
         workers.parent.mkdir(parents=True, exist_ok=True)
@@ -148,25 +148,25 @@ class Console(LogHandlerBase):
                 if not self._over.is_set():
                     self._write(self._heard())
             except OSError:
-                pass  # nobody reads on; who logs next is told so
+                pass  # the reader has gone; the next write reports it
             finally:
                 self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write what a person needs of a record, and of what workers have said before it."""
+        """Write what a person needs of a record, after the workers' messages so far."""
         if getattr(record, "of_worker", False):
-            return  # by us, for the log file
+            return  # our own, for the log file only
         try:
             lines = [self.format(record)] if self._is_plain else [*self._heard(), *self._lines(record)]
             self._write(lines)
         except (BrokenPipeError, KeyboardInterrupt, SystemExit):
             raise
-        except Exception:  # a record unlike those of the Snakemake that we know
+        except Exception:  # a record that this version of Snakemake does not write
             with suppress(OSError):
                 self._write([self.format(record)])
 
     def close(self) -> None:
-        """Say what is left to say, and take the live lines away."""
+        """Write the remaining messages, and remove the live lines."""
         self._over.set()
         if not self._is_plain and not self.stream.closed:
             with suppress(OSError):
@@ -226,7 +226,7 @@ class Console(LogHandlerBase):
         return [self._coloured(record.levelname.lower(), self.format(record))]
 
     def _plan(self, jobs: dict[str, int]) -> list[str]:
-        """Tell the numbers of jobs; a dry run tells them twice."""
+        """Return the numbers of jobs as a line; a dry run logs them twice."""
         if self._stages:
             return []
         self._stages = {rule: _Stage(count) for rule, count in jobs.items() if rule != "total"}
@@ -241,7 +241,7 @@ class Console(LogHandlerBase):
         self._jobs[job] = rule, shard_of(receipt)
 
     def _finish(self, job: int, *, failed: bool) -> list[str]:
-        """Note that a job has ended; return what there is to say of its stage when that has no more to come."""
+        """Note that a job has ended; return a line about its stage if that was its last job."""
         rule, _ = self._jobs.get(job, ("", ""))
         stage = self._stages.get(rule)
         if stage is None or job not in stage.running:
@@ -257,14 +257,14 @@ class Console(LogHandlerBase):
         return [f"talkies: {rule}: {', '.join(ends)} in {took}"]
 
     def _failure(self, told: dict[str, Any]) -> list[str]:
-        """Tell that a job has failed, how its command ended, and where its log is."""
+        """Return a line that says that a job has failed, how its command ended, and where its log is."""
         self._has_failed = True
         log = next(path for path in told["log"] if OUR_LOGS in path)
         found = next((ended for ended in self._ended if f"--log {log}" in ended[0]), None)
         if found:
             self._ended.remove(found)
         if told["rule_name"] == "verdict" and found and found[1] == "exit status 1":
-            return []  # it fails so that the run does: its own words have told why
+            return []  # verdict fails so that the run does; it has said why
         _, shard = self._jobs.get(told["jobid"], ("", ALL))
         which = told["rule_name"] if shard == ALL else f"{told['rule_name']} {shard}"
         how = f" ({found[1]})" if found else ""
@@ -272,7 +272,7 @@ class Console(LogHandlerBase):
         return [self._coloured("error", text)]
 
     def _progress_line(self, text: str) -> list[str]:
-        """Keep the line for the terminal; elsewhere say it when it is time."""
+        """Keep the line for a terminal; without one, write it if it is time."""
         self._progress = text
         now = time.monotonic()
         if self.is_live or now < self._progress_due:
@@ -284,7 +284,7 @@ class Console(LogHandlerBase):
     # --- words of the workers ---
 
     def _heard(self, *, ended: bool = False) -> list[str]:
-        """Return what is to be shown of the lines that workers have finished since the last look."""
+        """Return what to show of the lines that workers have written since the last call."""
         if self._workers is None:
             return []
         try:
@@ -292,7 +292,7 @@ class Console(LogHandlerBase):
                 file.seek(self._read)
                 new = file.read()
         except OSError:
-            return []  # cleared away while the run goes on
+            return []  # removed during the run
         self._read += len(new)
         *whole, self._rest = (self._rest + new).split(b"\n")
         if ended and self._rest:
@@ -304,7 +304,7 @@ class Console(LogHandlerBase):
 
     def _worker_line(self, text: str) -> Iterable[str]:
         if not text.startswith("talkies: "):
-            return [text]  # not by us, so nothing that was foreseen
+            return [text]  # not in our format, so unexpected: show it
         words = text.removeprefix("talkies: ")
         for mark in ("warning", "error"):
             if words.startswith(f"{mark}: "):
@@ -332,14 +332,14 @@ class Console(LogHandlerBase):
         if not lines and not live and not self._drawn:
             return
         above = f"\033[{self._drawn}F\033[J" if self._drawn else ""
-        # A live line longer than the terminal is wide must not wrap: it would take two lines.
+        # A live line must not wrap, or it would take two lines of the terminal.
         below = "\033[?7l" + "".join(f"{line}\n" for line in live) + "\033[?7h" if live else ""
         self._drawn = len(live)
         self.stream.write(above + "".join(f"{line}\n" for line in lines) + below)
         self.stream.flush()
 
     def _live(self) -> list[str]:
-        """Return a line for each stage that is at work, and one for the run."""
+        """Return a line for each running stage, and one for the run."""
         at_work = Counter({rule: len(stage.running) for rule, stage in self._stages.items() if stage.running})
         if not at_work:
             return []

@@ -1,7 +1,7 @@
-"""Pictures, takes and pairs dealt into shards, each of which is one job of every stage it goes through.
+"""Deals pictures, takes and pairs into shards. A shard is one job of each stage that it goes through.
 
-What is in a shard stays there, so that adding or removing a file starts only the jobs that hold it. A file that has
-changed is dealt anew, as if it had been removed and another one added: the shard it was in is then as it was.
+Items stay in their shard, so that adding or removing a file starts only the jobs of its own shard. A file that has
+changed is dealt again, as one removed and one added file: its old shard is otherwise unchanged.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from .receipts import Receipts
 PICTURES_PER_JOB = 100
 CLIPS_PER_JOB = 50
 TAKE_SECONDS_PER_JOB = 400
-"""On this machine: small, so that its cores share the preparation. On a cluster a job is worth `job_minutes`."""
+"""On this machine: small, so that the cores share the work. On a cluster, a job takes about `job_minutes`."""
 FIRST_SECONDS = 180
-"""On this machine: the work of the first shard of pairs; each next one has twice as much, up to `job_minutes`. So
-films come soon, and yet the shards stay few."""
+"""On this machine: seconds of work in the first shard of pairs; each further one has twice as much, up to
+`job_minutes`. So the first films come soon, and the shards stay few."""
 SIZES = ("pairs_per_job", "job_minutes", "gpus")
-"""Settings that decide how pairs are dealt out. Another value deals out anew the pairs of unfinished shards."""
+"""Settings that decide how pairs are dealt. A new value deals the pairs of unfinished shards again."""
 MOST_PER_JOB = 2000
 """Items of a shard."""
 
 
 def deal(plan: Plan, previous: Plan | None, receipts: Receipts, *, on_cluster: bool = False) -> None:
-    """Put a plan's pictures, takes and pairs into shards, those of before where they were.
+    """Put a plan's pictures, takes and pairs into shards; items of the previous plan stay where they were.
 
-    previous: the folder's plan so far; receipts tell of items that had gone and are back. on_cluster: jobs are sent to
-    a cluster, which each must be worth.
+    previous: the folder's last plan. receipts: they also name items that were removed and are back. on_cluster: jobs
+    are sent to a cluster, so each gets more work.
     """
     settings = plan.settings
     worth = settings["job_minutes"] * 60
@@ -68,9 +68,9 @@ def deal(plan: Plan, previous: Plan | None, receipts: Receipts, *, on_cluster: b
 
 
 def _dealt(plan: Plan, previous: Plan | None) -> Mapping[str, Sequence[str]]:
-    """Return the shards of pairs that stay as they are: all, or none where other sizes are asked for.
+    """Return the shards of pairs that stay as they are: all, or none if the settings ask for other sizes.
 
-    What is finished stays by its receipts.
+    Finished shards stay because of their receipts.
     """
     if previous is None or any(previous.settings.get(key) != plan.settings[key] for key in SIZES):
         return {}
@@ -84,9 +84,9 @@ def _stay(
     receipts: Receipts,
     spec: Callable[[str], str] | None,
 ) -> dict[str, list[str]]:
-    """Return the shards with what stays in them: items dealt before, and those that a receipt tells of.
+    """Return the shards with the items that stay in them: those dealt before, and those named in a receipt.
 
-    spec: of inputs. Those whose shard was answered, and not as they are now, have changed and do not stay.
+    spec: of inputs. An input that was finished under another spec has changed, and does not stay.
     """
     stage = "prepare" if spec else "remux"
     home: dict[str, str] = {}
@@ -121,11 +121,11 @@ def assign(
     after: int = 0,
     kind: Callable[[str], str] = lambda item: "",
 ) -> dict[str, list[str]]:
-    """Put items into shards of at most `most` items and about so much weight; those of `stay` are where they were.
+    """Put items into shards of at most `most` items and about the given weight; items of `stay` keep their shard.
 
-    heaviest: the weight of the first, second, ... new shard (counted from 0). at_least: so many shards for the new
-    items, where there are so many. after: the last number given so far. kind: of an item; those of a shard are of one,
-    for a job loads one engine.
+    heaviest: the weight of the first, second, ... new shard (counted from 0). at_least: the least number of shards
+    for the new items. after: the last number used so far. kind: of an item; a shard has items of one kind, since a
+    job loads one engine.
     """
     shards = {}
     for shard, items in stay.items():
@@ -156,7 +156,7 @@ def last_number(shards: Mapping[str, object] | Sequence[str]) -> int:
 
 
 def _last(kind: str, dealt: Mapping[str, Sequence[str]], receipts: Receipts) -> int:
-    """Return the largest number given so far: a shard's name means one thing."""
+    """Return the largest number used so far, so that no shard's name is used twice."""
     stages = ("animate", "remux") if kind == "pairs" else ("prepare",)
     told = [shard for stage in stages for shard in receipts.shards(stage) if shard.startswith(kind)]
     return last_number([*dealt, *told])

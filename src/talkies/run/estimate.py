@@ -1,4 +1,4 @@
-"""What a run takes, by estimate: seconds and walltimes of its jobs, hours and gigabytes of what is to make."""
+"""Estimates of a run: seconds and walltimes of its jobs, hours and gigabytes of the films to make."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .state import State
 
-# What the work takes on one core.
+# Times on one core.
 PICTURE_SECONDS = 1.0
 TAKE_SECONDS = 1.0
 TAKE_SECONDS_PER_FRAME = 0.02
 """Cropping and keypoints."""
 PAIR_SECONDS = 0.3
-"""Beside the frames: a film's beginning and end, its record."""
+"""In addition to the frames: opening and closing a film, its record."""
 REMUX_SECONDS = 1.0
 SHOW_SECONDS_PER_FRAME = 0.2
 """A picture of 2,000 pixels a side."""
 GPU_BYTES = 1_500_000_000
-"""Of the GPU's memory: its context, and a network's weights."""
+"""GPU memory of the CUDA context and a network's weights."""
 LOOK_SECONDS = 0.01
-"""The gallery, a pair."""
+"""Of the gallery, for each pair."""
 POSTER_SECONDS = 0.5
 MOSAIC_SECONDS_PER_FRAME = 0.005
 """Of one of its films."""
 CHECK_SECONDS = 3.0
-"""The check, a file."""
+"""Of the check, for each file."""
 
 FRAMES_PER_SECOND = 10.0
-"""Expected of the network while nothing is known."""
+"""Expected speed of the network until films are finished."""
 LEARNING_FILMS = 50
-"""Finished films of which the rate is learnt."""
+"""Finished films from which the rate is learnt."""
 
 WALLTIME_MARGIN = 2.0
 WALLTIME_MINUTES = 15
-"""A job's walltime: the estimate so many times, and this for its start: the image, the model, a busy disk."""
+"""A job's walltime is WALLTIME_MARGIN times the estimate, plus this for its start: image, model, a busy disk."""
 
 BYTES_PER_FRAME = 2_500
 LEAST_BYTES_PER_FRAME = 1_500
@@ -86,9 +86,9 @@ def seconds(plan: Plan, stage: str, shard: str) -> float:
 
 
 def walltime(plan: Plan, stage: str, shard: str | None) -> int:
-    """Return the minutes that a job of this stage and shard is given: an estimate with a margin, and its start.
+    """Return the walltime, in minutes, of a job of this stage and shard: the estimate with a margin, and the start.
 
-    shard None: the gallery, which looks at every pair, and the check, at every file.
+    shard None: the job of the gallery, which reads every pair, or of the check, which reads every file.
     """
     files = len(plan.sources) + len(plan.takes)
     whole = CHECK_SECONDS * files if stage == "check" else LOOK_SECONDS * len(plan.pairs)
@@ -99,7 +99,7 @@ def walltime(plan: Plan, stage: str, shard: str | None) -> int:
 
 
 def gpu_megabytes(plan: Plan, shard: str) -> int:
-    """Return the GPU memory (MB) that a job of a shard needs: its engine's, the built-in one at a batch of one."""
+    """Return the GPU memory (MB) that a job of a shard needs; for the built-in engine, with a batch of one frame."""
     if plan.by_program(shard):
         return max(plan.others[plan.pairs[name].engine].gpu_mem_mb for name in plan.pair_shards[shard])
     side = PRESETS[plan.settings["model"]["preset"]].size
@@ -114,10 +114,10 @@ def _mosaic_frames(plan: Plan) -> int:
 
 
 def rates(settings: Mapping[str, Any], receipts: Receipts, *, on_cluster: bool) -> dict[str, float]:
-    """Return the frames a second that each engine of the settings is expected to make.
+    """Return the expected frames a second of each engine of the settings.
 
-    As config.yaml says; else the median of a few finished films by the same engine, preset and kind of device; else
-    FRAMES_PER_SECOND. Each film's time has its beginning and end in it, so that short ones count as slow.
+    This is `frames_per_second` of config.yaml, else the median of a few finished films by the same engine, preset and
+    kind of device, else FRAMES_PER_SECOND. A film's time includes opening and closing it, so short films count as slow.
     """
     if settings["frames_per_second"]:
         return dict.fromkeys(settings["engines"], settings["frames_per_second"])
@@ -129,7 +129,7 @@ def rates(settings: Mapping[str, Any], receipts: Receipts, *, on_cluster: bool) 
     seen: dict[str, list[float]] = {name: [] for name in settings["engines"]}
     for record in islice(_some_records(Path(settings["results"]), receipts), LEARNING_FILMS * len(seen)):
         try:
-            # Records of films made before there were other engines name none.
+            # Records from before there were other engines name none.
             engine, model = record.get("engine", {"name": FOMM}), record.get("model", {})
             frames, took = record["picture"]["frames"], record["seconds"]
             alike = engine["name"] != FOMM or model["preset"] == settings["model"]["preset"]
@@ -145,7 +145,7 @@ def rates(settings: Mapping[str, Any], receipts: Receipts, *, on_cluster: bool) 
 
 
 def has_gpu() -> bool:
-    """Tell whether this machine has a GPU that a driver is loaded for."""
+    """Return whether this machine has an NVIDIA GPU with a loaded driver."""
     return Path("/dev/nvidiactl").exists()
 
 
@@ -165,7 +165,7 @@ def frames_of(plan: Plan, names: Iterable[str]) -> int:
 
 
 def frames_a_second(plan: Plan, names: Iterable[str]) -> str:
-    """Say at what rates these pairs are expected to be animated."""
+    """Return, in words, the expected rates of these pairs' engines."""
     engines = dict.fromkeys(plan.pairs[name].engine for name in names)
     if len(plan.engines) == 1:
         return f"{plan.rate(next(iter(plan.engines))):g} frames/s"
@@ -173,7 +173,7 @@ def frames_a_second(plan: Plan, names: Iterable[str]) -> str:
 
 
 def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
-    """Say in a line how much a run is: pairs, jobs, time and gigabytes still to make, by estimate; and what room."""
+    """Return one line about a run's size: pairs, jobs, estimated time and gigabytes to make, and free space."""
     seconds = sum(animating_seconds(plan, plan.pairs[name]) for name in state.to_animate)
     if on_cluster:
         took = f"{seconds / 3600:.3g} GPU hours" if seconds >= 3600 else f"{duration(seconds)} of a GPU"
@@ -197,7 +197,7 @@ def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a time in its two largest units: 1 h 05 min, 4 min 20 s, 12 s."""
+    """Return a time in its two largest units: 1 h 05 min, 4 min 20 s, 12 s."""
     whole = max(0, round(seconds))
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours >= 48:
@@ -209,7 +209,7 @@ def duration(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class LackOfRoom:
-    """Says that the films to make will not fit into the results' disk; certain: even if they turn out small."""
+    """A message that the films to make will not fit on the results' disk; certain: not even small ones."""
 
     text: str
     certain: bool
@@ -219,7 +219,7 @@ class LackOfRoom:
 
 
 def lack_of_room(plan: Plan, state: State) -> LackOfRoom | None:
-    """Return what room the films to make lack, by estimate; None where there is enough."""
+    """Return the lack of space for the films to make, by estimate; None if there is enough."""
     folder = Path(plan.settings["results"])
     free, limit = room(folder)
     frames = frames_of(plan, state.to_make)

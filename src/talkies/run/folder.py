@@ -1,4 +1,4 @@
-"""Every path of a run folder, once. All are relative to it: it is the working folder of every command."""
+"""Every path of a run folder. All are relative to it: it is the working folder of every command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAN = HOME / "plan.json"
 PROBES = HOME / "probes.json"
 FACES = HOME / "faces.json"
 RUN = HOME / "run.json"
-"""Names the process of the Snakemake that is at work in this folder."""
+"""Names the Snakemake process that runs in this folder."""
 LOCKS = HOME / "locks"
 RECEIPTS = HOME / "receipts"
 LOGS = HOME / "logs"
@@ -28,12 +28,12 @@ WORKERS_LOG = LOGS / "workers.log"
 BENCHMARKS = HOME / "benchmarks"
 JOURNALS = HOME / "journal"
 RUNS = Journal(JOURNALS / "run.jsonl")
-"""The beginnings and ends of the folder's runs."""
+"""Starts and ends of the folder's runs."""
 CONFIG = Path("config.yaml")
 
 GALLERY_PAGE, PRIVATE_PAGE, CHECK_PAGE = "index.html", "private.html", "check.html"
 TAKEN_NAMES = (GALLERY_PAGE, "index_files", PRIVATE_PAGE, "private_files", CHECK_PAGE)
-"""Names in the results folder that are the gallery's, so no driving video may be called so."""
+"""Names that the gallery uses in the results folder: no driving video may have one."""
 
 
 KEY = (str, None)
@@ -63,7 +63,7 @@ class Folder:
 
     @staticmethod
     def driving(take: str) -> Recorded:
-        """Return a prepared take: its cropped film with sound, for the gallery; its record tells the crop."""
+        """Return a prepared take: the cropped video with sound, for the gallery; its record has the crop."""
         return Recorded(HOME / "driving" / f"{take}.mp4", PREPARED)
 
     @staticmethod
@@ -73,12 +73,12 @@ class Folder:
 
     @staticmethod
     def silent(pair: Pair) -> Recorded:
-        """Return a pair's film without sound, which is there until its talkie is."""
+        """Return a pair's silent film, which is kept until its talkie is made."""
         return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4", FILM)
 
     @staticmethod
     def shown(pair: Pair) -> Recorded:
-        """Return a pair's silent film set into its picture or enlarged, which is there until its talkie is."""
+        """Return a pair's silent film set into its picture or enlarged; it is kept until the talkie is made."""
         return Recorded(HOME / "shown" / pair.driving / f"{pair.stem}.mp4", FILM)
 
     def talkie(self, pair: Pair) -> Recorded:

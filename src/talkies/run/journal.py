@@ -14,7 +14,7 @@ from ..files import parse_json
 
 
 class Journal:
-    """One line of JSON for each thing a shard's worker finishes, appended as it happens."""
+    """One line of JSON for each item that a shard's worker finishes, appended at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,7 +30,7 @@ class Journal:
 
     @staticmethod
     def read(folder: Path) -> Iterator[dict[str, Any]]:
-        """Yield all events of a run's journals; a line that a killed worker left unfinished is passed over."""
+        """Yield all events of a run's journals; unfinished lines of killed workers are skipped."""
         for path in sorted(folder.glob("*.jsonl")):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Locks of shards and run folders, which a heartbeat keeps: two workers never write one film."""
+"""Locks of shards and run folders, renewed by a heartbeat, so that two workers never write one film."""
 
 from __future__ import annotations
 
@@ -24,29 +24,28 @@ log = logging.getLogger("talkies")
 HEARTBEAT_SECONDS = 20
 """How often a worker renews its lock."""
 GONE_SECONDS = 120
-"""How long a lock of another machine stays unrenewed before its job counts as gone, where no scheduler tells.
-
-So it is in an image, which has no squeue: a killed worker's next attempt waits for this long, on a GPU that idles.
-Shared file systems show times up to a minute late.
+"""How long a lock of another machine may go without renewal before its job counts as ended, if squeue can't tell. An
+image has no squeue: there the next attempt of a killed worker waits this long, and its GPU is idle. Shared file
+systems show times up to a minute late.
 """
 ASK_SECONDS = 15
-"""How long the scheduler's answer about a job counts: its controller serves everyone, and many may wait for a lock."""
+"""How long the scheduler's answer about a job is used again: it serves everyone, and many jobs may wait."""
 ENDED = frozenset(
     "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()  # noqa: SIM905
 )
-"""States of a job that is over, which squeue may still tell for some minutes."""
+"""States of jobs that have ended; squeue may list them for some minutes."""
 
 
 @contextmanager
 def held(path: Path, *, say: Callable[[str], object], what: str = "this shard") -> Iterator[None]:
-    """Hold a lock (see `lock`), and renew it. what: that is worked on, as the line for one who waits names it."""
+    """Hold a lock (see `lock`) and renew it. what: the work, as named in the line for those who wait."""
     with lock(path, say=say, what=what):
         done = threading.Event()
 
         def beat() -> None:
             while not done.wait(HEARTBEAT_SECONDS):
                 if not renew(path):
-                    os.kill(os.getpid(), signal.SIGTERM)  # as an order to stop: the other worker goes on
+                    os.kill(os.getpid(), signal.SIGTERM)  # stop this worker: the other one has taken over
                     return
 
         threading.Thread(target=beat, daemon=True).start()
@@ -60,8 +59,8 @@ def held(path: Path, *, say: Callable[[str], object], what: str = "this shard") 
 def lock(path: Path, *, say: Callable[[str], object], what: str = "this shard") -> Iterator[None]:
     """Hold a shard's lock: a file that names this job. Wait while the job that it names is alive.
 
-    A lock is broken only when its job is gone: on this machine by process and start time, in a SLURM job by
-    the scheduler's word, elsewhere when it was not renewed for GONE_SECONDS.
+    A lock is broken only when its job has ended. On this machine the process and its start time show that, for a
+    SLURM job squeue does; otherwise the lock must not have been renewed for GONE_SECONDS.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     me = _this_job()
@@ -69,7 +68,7 @@ def lock(path: Path, *, say: Callable[[str], object], what: str = "this shard") 
     while not _take(path, me):
         holder = read_json(path)
         if holder is None:
-            # Either just released, or its writer died before a byte reached the disk: the age decides.
+            # Either just released, or its writer died before it was written: the file's age decides.
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > HEARTBEAT_SECONDS:
                     _break(path, None)
@@ -89,20 +88,20 @@ def lock(path: Path, *, say: Callable[[str], object], what: str = "this shard") 
 
 
 def claim(path: Path) -> None:
-    """Write which job this is, for a later one to tell whether it still runs (`is_abandoned`)."""
+    """Write this job's identity, from which a later job can see whether it still runs (`is_abandoned`)."""
     write_json(path, _this_job())
 
 
 def is_abandoned(path: Path) -> bool:
-    """Tell whether a job has claimed this file and is gone without having taken it away."""
+    """Return whether the job that claimed this file has ended without removing it."""
     holder = read_json(path)
-    return holder is not None and _is_known_gone(holder) is True  # its age says nothing: nobody renews it
+    return holder is not None and _is_known_gone(holder) is True  # claims are not renewed, so the age says nothing
 
 
 def renew(path: Path) -> bool:
-    """Show by the file's time that a lock's holder is alive; False when the lock is not this job's any more.
+    """Renew a lock by setting the file's time; False if the lock is no longer this job's.
 
-    A worker that slept for long (a suspended machine) may find that another has taken its place.
+    After a long pause (a suspended machine) another worker may have taken over.
     """
     holder = read_json(path)
     with suppress(OSError):
@@ -122,7 +121,7 @@ def held_locks(folder: Path) -> list[str]:
 
 
 def _take(path: Path, me: Mapping[str, Any]) -> bool:
-    """Create the lock with its content in one step (link fails where the name exists, also on NFS)."""
+    """Create the lock with its content in one step: link fails if the name exists, also on NFS."""
     mine = path.with_name(f".{path.name}.{me['host']}.{me['pid']}")
     mine.write_text(json.dumps(me), encoding="utf-8")
     try:
@@ -139,7 +138,7 @@ def _take(path: Path, me: Mapping[str, Any]) -> bool:
 
 
 def _create(path: Path, content: bytes) -> bool:
-    """Create a file that must not be there yet; False where it is."""
+    """Create a file that must not exist yet; False if it does."""
     try:
         with path.open("xb") as file:
             file.write(content)
@@ -149,10 +148,9 @@ def _create(path: Path, content: bytes) -> bool:
 
 
 def _break(path: Path, holder: Mapping[str, Any] | None) -> None:
-    """Remove a dead lock; of several workers that find it dead, one gets the new one by `_take`.
+    """Remove the lock of an ended job. Of several workers that do so, one gets the new lock by `_take`.
 
-    The lock is moved away first and looked at again: if another worker has broken it and holds a new one in
-    the meantime, that one is put back.
+    The lock is moved away first and read again: if another worker has made a new one meanwhile, it is put back.
     """
     if read_json(path) != holder:
         return
@@ -183,7 +181,7 @@ def _describe(holder: Mapping[str, Any]) -> str:
 
 
 def _is_gone(path: Path, holder: Mapping[str, Any]) -> bool:
-    """Tell whether the job that holds this lock is gone: by what is known of it, else by the lock's age."""
+    """Return whether the job that holds this lock has ended: by what is known of it, else by the lock's age."""
     known = _is_known_gone(holder)
     if known is not None:
         return known
@@ -193,12 +191,12 @@ def _is_gone(path: Path, holder: Mapping[str, Any]) -> bool:
 
 
 def _is_known_gone(holder: Mapping[str, Any]) -> bool | None:
-    """Tell whether a job is gone by its process, if it was of this machine, or by the scheduler; None: unknown."""
+    """Return whether a job has ended, by its process on this machine or by the scheduler; None: unknown."""
     if holder.get("host") == socket.gethostname() and holder.get("namespace") == _pid_namespace():
-        # The start time tells a process from a later one of the same number.
+        # The start time distinguishes a process from a later one with the same number.
         return _start_time(holder.get("pid")) != holder.get("started")
     if holder.get("slurm_job") and holder["slurm_job"] == os.environ.get("SLURM_JOB_ID"):
-        # Our own job, which SLURM knows of course: before it was started anew elsewhere, or another step of it.
+        # Our own job, so SLURM lists it: the lock is from before it was requeued, or from another of its steps.
         restart = os.environ.get("SLURM_RESTART_COUNT", "0")
         return True if holder.get("slurm_restart", restart) != restart else None
     if holder.get("slurm_job"):
@@ -208,7 +206,7 @@ def _is_known_gone(holder: Mapping[str, Any]) -> bool | None:
 
 
 def _start_time(pid: object) -> str | None:
-    """Return a process' start in clock ticks since boot, with the boot's id; None when it does not run."""
+    """Return a process's start in clock ticks since boot, with the boot's id; None if it does not run."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -229,7 +227,7 @@ _answers: dict[str, tuple[float, bool | None]] = {}
 
 
 def _slurm_knows(job: str) -> bool | None:
-    """Tell by squeue whether a job is still there; None when squeue can't tell. Asked every ASK_SECONDS."""
+    """Return whether squeue lists a job; None if squeue can't tell. The answer is kept for ASK_SECONDS."""
     when, known = _answers.get(job, (0.0, None))
     if not 0 <= time.time() - when < ASK_SECONDS:
         known = _ask_squeue(job)

@@ -1,4 +1,4 @@
-"""Folders beyond the run folder that its jobs read or write: what an image must be shown."""
+"""Folders outside the run folder that its jobs read or write, and that must be bound into an image."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .programs import programs
 
 
 def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
-    """Return the folders beyond the run folder (the working folder) that its jobs read or write.
+    """Return the folders outside the run folder (the working folder) that its jobs read or write.
 
-    Those that config.yaml names (images, driving, pairs, results, checkpoint) and those that links in them lead to,
-    as they are named and, where links are passed on the way, as they are. None lies in another. Scratch folders
-    are each node's own: see `container.bind`.
+    These are the folders that config.yaml names (images, driving, pairs, results, checkpoint) and the targets of
+    links in them, both as named and with links resolved. No folder is inside another of the list. For scratch
+    folders, which differ by node, see `container.bind`.
     """
     here = Path.cwd()
     others = [program.checkpoint for program in programs(settings).values()]
@@ -24,7 +24,7 @@ def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
     for key, lister in (("images", media.list_pictures), ("driving", media.list_clips)):
         folder = Path(settings[key])
         listed = lister(folder) if folder.is_dir() else ()
-        # Of a link that leads nowhere its preparation says so.
+        # The stage prepare reports broken links.
         paths += [path for path in listed if path.is_symlink() and os.path.exists(path)]  # noqa: PTH110 - never raises
     named = {place for key in ("images", "driving", "results") for place in _led_to(Path(settings[key]))}
     named |= {place.parent for path in paths for place in _led_to(path)}
@@ -33,7 +33,7 @@ def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
 
 
 def _led_to(path: Path) -> Iterator[Path]:
-    """Yield a path, absolute, where it leads as a link, link by link, and what it is in the end."""
+    """Yield an absolute path, each target of its chain of links, and its real path."""
     path = Path(os.path.normpath(Path.cwd() / path))
     passed = {path}
     yield path

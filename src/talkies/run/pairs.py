@@ -1,4 +1,4 @@
-"""What a run pairs: its pictures and takes, found in the folders and the pairs table, and the choices for each."""
+"""The pairs of a run: pictures and takes from the folders and the pairs table, with the settings of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .programs import programs
 from .settings import read_pairs
 
 LONGEST_NAME = 160
-"""Bytes of a file name's stem: room for suffixes and temporary names below the usual limit of 255."""
+"""Most bytes of a file name's stem, which leaves room for suffixes and temporary names (the usual limit is 255)."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Take:
 
 
 class Pair(NamedTuple):
-    """One film to make: a source image moved by a take, in one way. A tuple, for there may be a million of them.
+    """One film to make: a source image moved by a take. A tuple, since there may be a million of them.
 
-    audio: the driving video's own sound, none, or that of another file. crop, driving_crop: where they are not the
-    file's usual ones. flip: the driving video mirrored. private: not for the gallery that others see. paste_back: the
-    film shows the whole picture. engine: the name of what makes it.
+    audio: the driving video's own sound, none, or that of another file. crop, driving_crop: only if they differ from
+    the file's usual ones. flip: mirror the driving video. private: not in the public gallery. paste_back: the film
+    shows the whole picture. engine: its name.
     """
 
     driving: str
@@ -74,7 +74,7 @@ class Pair(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The name of the source it shows: the picture's, with its crop where that is the pair's own."""
+        """The name of its source: the picture's, with the crop if the pair has its own."""
         return source_name(self.image, self.crop)
 
     @property
@@ -84,19 +84,19 @@ class Pair(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The pair's name everywhere: driving/image[@variant], its film's path below the results."""
+        """The pair's name: driving/image[@variant], its film's path below the results."""
         return f"{self.driving}/{self.stem}"
 
     @property
     def take(self) -> str:
-        """The name of the take that moves it: the driving video's, with the segment where there is one."""
+        """The name of its take: the driving video's, with the segment if there is one."""
         return take_name(self.driving, self.start, self.end, flip=self.flip, crop=self.driving_crop)
 
 
 def take_name(
     driving: str, start: str | None, end: str | None, *, flip: bool = False, crop: Request | None = None
 ) -> str:
-    """Return a take's name: the video's, its segment's seconds, whether it is mirrored, its crop if that is its own."""
+    """Return a take's name: the video's, the segment's seconds, whether it is mirrored, and its own crop, if any."""
     if start is None and end is None and not flip and crop is None:
         return driving
     segment = "" if start is None and end is None else f"@{start or '0'}-{end or 'end'}"
@@ -104,7 +104,7 @@ def take_name(
 
 
 def source_name(image: str, crop: Request | None) -> str:
-    """Return a source's name: the picture's, with its crop where it has one of its own."""
+    """Return a source's name: the picture's, with its own crop, if any."""
     return image if crop is None else f"{image}{_crop_tag(crop)}"
 
 
@@ -117,7 +117,7 @@ def _crop_tag(crop: Request | None) -> str:
 def list_inputs(settings: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the pictures and the clips of the folders that config.yaml names, by stem.
 
-    Raises TalkiesError for a folder that is missing or empty, and for a file that could not be named in the results.
+    Raises TalkiesError for a missing or empty folder, and for a file whose name the results can't use.
     """
     images = _listed(Path(settings["images"]), "images", media.list_pictures, media.PICTURE_SUFFIXES)
     clips = _listed(Path(settings["driving"]), "driving", media.list_clips, media.CLIP_SUFFIXES)
@@ -128,7 +128,7 @@ def list_inputs(settings: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str,
 
 
 def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Return a folder's files by stem; refuse what could not be named in the results."""
+    """Return a folder's files by stem; refuse names that the results can't use."""
     if not folder.is_dir():
         raise TalkiesError(f"config.yaml: {key}: there is no folder {printable(folder)}: make it, or name another")
     found = by_stem(lister(folder))
@@ -141,7 +141,7 @@ def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dic
 
 
 def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
-    """Return files by their names before the suffix; TalkiesError names one that could not be named in the results."""
+    """Return files by stem; TalkiesError for a name that the results can't use."""
     found: dict[str, Path] = {}
     for path in paths:
         stem = path.stem
@@ -167,7 +167,7 @@ def list_pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: M
     own = _files(settings, images, clips)
 
     def usual(driving: str, image: str) -> dict[str, Any]:
-        """Return what config.yaml says of a pair: of its video, of its picture, of all."""
+        """Return a pair's settings in config.yaml: those of its video, its picture and all pairs."""
         return ordinary | own.get(images[image].name, {}) | own.get(clips[driving].name, {})
 
     if settings["pairs"] is None:
@@ -175,7 +175,7 @@ def list_pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: M
     table = Path(settings["pairs"])
     by_file = {path.name: stem for stem, path in (*images.items(), *clips.items())}
     pairs: dict[tuple[str, str], tuple[Pair, int]] = {}
-    # What is asked besides the names is mostly the same in many rows, of which there may be a million.
+    # Many rows, of which there may be a million, have the same settings: cache them.
     alike: dict[tuple[str | None, ...], Pair] = {}
     for number, row in read_pairs(table):
         try:
@@ -193,7 +193,7 @@ def list_pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: M
         first = pairs.setdefault((driving, pair.stem), (pair, number))
         if first[0] is not pair:
             raise TalkiesError(
-                f"{_line(table, number)}: {printable(pair.name)} stands in line {first[1]} too: "
+                f"{_line(table, number)}: {printable(pair.name)} is in line {first[1]} too: "
                 "give one of them a variant name of its own"
             )
     return [pairs[name][0] for name in sorted(pairs)]
@@ -201,7 +201,7 @@ def list_pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: M
 
 TRUTHS = ("relative", "adapt_scale", "flip", "private", "paste_back")
 ASKED = (*TRUTHS, "start", "end", "crop", "driving_crop", "best_frame", "audio")
-"""The columns of the pairs table that say how a pair is made."""
+"""The columns of the pairs table that are settings of the pair."""
 
 
 def _line(table: Path, number: int) -> str:
@@ -209,7 +209,7 @@ def _line(table: Path, number: int) -> str:
 
 
 def _named(row: Mapping[str, str], column: str, known: Mapping[str, Path], by_file: Mapping[str, str]) -> str:
-    """Return the stem of the file that a row names with its suffix or without."""
+    """Return the stem of the file that a row names, with or without its suffix."""
     name = row[column]
     stem = name if name in known else by_file.get(name, "")
     if stem not in known:
@@ -218,7 +218,7 @@ def _named(row: Mapping[str, str], column: str, known: Mapping[str, Path], by_fi
 
 
 def _asked(row: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a row of the pairs table says of how its pair is made, as the pair's fields."""
+    """Return the settings in a row of the pairs table as fields of the pair."""
     asked: dict[str, Any] = {column: row[column] for column in ("start", "end") if column in row}
     asked |= {column: row[column] == "true" for column in TRUTHS if column in row}
     asked |= {column: _parse_crop(row[column], column) for column in ("crop", "driving_crop") if column in row}
@@ -231,7 +231,7 @@ def _asked(row: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def usual_choices(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a pair of which no table and no single file says anything."""
+    """Return the fields that hold for all pairs, unless the table or a file's own settings differ."""
     of_all = {
         "audio": settings["audio"],
         "paste_back": settings["paste_back"],
@@ -243,7 +243,7 @@ def usual_choices(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _files(
     settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mapping[str, Path]
 ) -> dict[str, dict[str, Any]]:
-    """Return what config.yaml says of single files, by name, as a pair's fields (their crops are the files' own)."""
+    """Return the settings of single files in config.yaml as fields of a pair, by name (without their crops)."""
     known = {path.name for path in (*images.values(), *clips.values())}
     found: dict[str, dict[str, Any]] = {}
     for name, choices in settings["files"].items():
@@ -261,7 +261,7 @@ def _files(
 
 
 def _sound_file(name: str, settings: Mapping[str, Any], where: str) -> str:
-    """Return the path of a file whose sound is put under a film: in the run folder, or among the driving videos."""
+    """Return the path of a sound file, which is in the run folder or among the driving videos."""
     for path in (Path(name), Path(settings["driving"]) / name):
         if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where the name is too long
             return str(path)
@@ -271,7 +271,7 @@ def _sound_file(name: str, settings: Mapping[str, Any], where: str) -> str:
 
 
 def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> list[Pair]:
-    """Return the pairs with one for each face of a picture that is cropped to its face and has several."""
+    """Return the pairs, with one for each face of a picture that is cropped to its face and has several."""
     counts = _count_faces(
         {images[pair.image] for pair in pairs if (pair.crop or crops(images[pair.image], "images")) == "face"}
     )
@@ -288,7 +288,7 @@ def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> 
 
 
 def by_each_engine(pairs: Iterable[Pair], engines: Iterable[str]) -> list[Pair]:
-    """Return the pairs with one for each of several engines, whose names their variants tell."""
+    """Return the pairs, with one for each engine if there are several; the variant names the engine."""
     names = list(engines)
     return [
         pair._replace(engine=name, variant=f"{pair.variant}-{name}" if pair.variant else name)
@@ -298,7 +298,7 @@ def by_each_engine(pairs: Iterable[Pair], engines: Iterable[str]) -> list[Pair]:
 
 
 def check_squares(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> None:
-    """Refuse pairs whose film is to be set in or enlarged and is no square; TalkiesError names one."""
+    """Refuse pairs with paste_back or upscale whose film is not a square; TalkiesError names one."""
     whole = {name for name, program in programs(settings).items() if program.input == "whole"}
     for pair in pairs if whole else ():
         if pair.engine in whole and (pair.paste_back or settings["upscale"]):
@@ -309,7 +309,7 @@ def check_squares(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> None:
 
 
 def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
-    """Return how many faces each picture has; what was counted before is kept in .talkies/faces.json."""
+    """Return the number of faces in each picture; earlier counts are kept in .talkies/faces.json."""
     known = read_json(FACES) or {}
     fresh: dict[str, Any] = {}
     for path in sorted(files):
@@ -319,7 +319,7 @@ def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
             try:
                 entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
             except (TalkiesError, OSError, MemoryError):
-                continue  # its preparation says what is wrong with it
+                continue  # the stage prepare reports what is wrong with it
         fresh[str(path)] = entry
     if fresh != known:
         write_json(FACES, fresh)
@@ -327,7 +327,7 @@ def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
 
 
 def crops_of(settings: Mapping[str, Any]) -> Any:
-    """Return the function that tells a file's crop: its own, its kind's, everyone's, the preset's."""
+    """Return the function that gives a file's crop: its own, that of its kind, that of all, or the preset's."""
     wanted = settings["crop"]
     first = next(iter(settings["engines"]))
     others = programs(settings)
@@ -350,9 +350,9 @@ def _parse_crop(spec: Any, where: str) -> Request:
 
 
 def stamp_of(path: Path) -> list[int]:
-    """Return a file's size and time, by which a new one under its name is noticed, also an older one."""
+    """Return a file's size and time, which show that it was replaced, even by an older file."""
     try:
         status = path.stat()
     except OSError:
-        return []  # a link to nowhere: its preparation says so
+        return []  # a broken link: the stage prepare reports it
     return [status.st_size, status.st_mtime_ns]

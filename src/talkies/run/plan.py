@@ -1,4 +1,4 @@
-"""The plan of a run: sources, takes, pairs, and the shards that make them; .talkies/plan.json, written by real runs."""
+"""The plan of a run: sources, takes, pairs and their shards. Real runs write it to .talkies/plan.json."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SHAPE = {
     "outside": [str],
     "rates": {"*": NUMBER},
 }
-"""What a plan's file must hold (`records.fits`)."""
+"""The shape of a plan's file (`records.fits`)."""
 PAIR = {
     **dict.fromkeys(("driving", "image"), str),
     **dict.fromkeys(("variant", "start", "end"), TEXT),
@@ -63,14 +63,14 @@ PAIR = {
 
 @dataclass
 class Plan:
-    """All of a run.
+    """The whole plan.
 
     picture_shards, take_shards: the shards of preparation and motion; pair_shards: those of pairs. receipts: the name
-    under which each shard's receipt is looked for, by stage. outside: the folders beyond the run folder that its jobs
-    read or write. sounds: size and time of sound files that pairs name. weights: what tells the network's weights from
-    others without loading them; programs: the same of the images and checkpoints of other engines, by engine. rates:
-    frames a second that each engine is expected to make. given: keys of the settings that the command line gave and
-    config.yaml has otherwise. joined: the jobs that animate put the sound on as well, in the same wait for a node.
+    of each shard's receipt, by stage. outside: folders outside the run folder that its jobs read or write. sounds:
+    size and time of the sound files of pairs. weights: identifies the network's weights without loading them;
+    programs: the same for images and checkpoints of other engines, by engine. rates: expected frames a second of each
+    engine. given: settings that the command line changed. joined: the animating jobs add the sound too, so that a
+    shard waits once for a node.
     """
 
     settings: dict[str, Any]
@@ -89,16 +89,16 @@ class Plan:
     given: dict[str, Any] = field(default_factory=dict)
     joined: bool = False
     without_specs: bool = False
-    """Read from a plan of format 1, whose receipts have none."""
+    """Whether it was read from a plan of format 1, whose receipts have no specs."""
 
     @property
     def is_pilot(self) -> bool:
-        """Whether only the first pairs that are to make are planned this time (`first`)."""
+        """Whether only the first pairs to make are planned (`first`)."""
         return self.settings.get("first") is not None
 
     @property
     def engines(self) -> dict[str, dict[str, Any]]:
-        """The engines' keys by name, the built-in one's empty."""
+        """The engines' keys by name; empty for the built-in one."""
         return self.settings["engines"]
 
     @cached_property
@@ -107,44 +107,44 @@ class Plan:
         return programs(self.settings)
 
     def rate(self, engine: str) -> float:
-        """Return how many frames a second an engine is expected to make."""
+        """Return the expected frames a second of an engine."""
         return self.rates.get(engine, FRAMES_PER_SECOND)
 
     def seconds_of(self, pair: Pair) -> float:
-        """Return how long a pair's film is expected to take."""
+        """Return the expected seconds for a pair's film."""
         return animating_seconds(self, pair)
 
     @cached_property
     def shard_of_source(self) -> dict[str, str]:
-        """The preparing shard of each source."""
+        """The shard that prepares each source."""
         return {name: shard for shard, names in self.picture_shards.items() for name in names}
 
     @cached_property
     def shard_of_take(self) -> dict[str, str]:
-        """The preparing shard of each take."""
+        """The shard that prepares each take."""
         return {take: shard for shard, takes in self.take_shards.items() for take in takes}
 
     @cached_property
     def moving_takes(self) -> set[str]:
-        """The takes whose motion is to be found: those that the built-in engine moves pictures with."""
+        """The takes whose motion is computed: those that the built-in engine uses."""
         if len(self.engines) == 1:
             return set(self.takes) if FOMM in self.engines else set()
         return {pair.take for pair in self.pairs.values() if pair.engine == FOMM}
 
     def by_program(self, shard: str) -> bool:
-        """Tell whether another program animates a shard, not the built-in engine."""
+        """Return whether a program animates a shard, not the built-in engine."""
         return any(self.pairs[name].engine != FOMM for name in self.pair_shards.get(shard, []))
 
     def is_shown(self, name: str) -> bool:
-        """Tell whether a pair's talkie shows more than the animated square."""
+        """Return whether a pair's talkie shows more than the animated square."""
         return is_shown(self.pairs[name], self.settings)
 
     def receipt(self, stage: str, shard: str) -> str:
-        """Return the name under which a shard's receipt is looked for."""
+        """Return the name of a shard's receipt."""
         return self.receipts[stage][shard]
 
     def items(self, stage: str, shard: str) -> Sequence[str]:
-        """Return what a stage does of a shard: sources, takes or pairs."""
+        """Return the items of a shard that a stage works on: sources, takes or pairs."""
         if stage == "show":
             return [name for name in self.pair_shards[shard] if self.is_shown(name)]
         if stage == "motion":
@@ -161,7 +161,7 @@ class Plan:
         if stage == "animate":
             pair = self.pairs[item]
             source, take = pair.source, pair.take
-            # The built-in engine finds a take's motion once for all pictures; others are given the clip itself.
+            # The built-in engine computes a take's motion once for all pictures; programs get the clip itself.
             of_take = "motion" if pair.engine == FOMM else "prepare"
             return [("prepare", self.shard_of_source[source], source), (of_take, self.shard_of_take[take], take)]
         if stage == "show":
@@ -203,7 +203,7 @@ class Plan:
 
     @classmethod
     def load(cls, path: Path = PLAN) -> Plan:
-        """Read a plan; TalkiesError when there is none or another version of talkies wrote it."""
+        """Read a plan; TalkiesError if there is none or another version of talkies wrote it."""
         value = read_json(path)
         if value is None:
             raise TalkiesError(f"{path}: no plan here: go into the run folder, and run snakemake there first")
@@ -249,7 +249,7 @@ class Plan:
         return plan
 
     def _is_complete(self) -> bool:
-        """Tell whether every name in the plan leads to what it names, and every pair is of the right kinds."""
+        """Return whether every name in the plan exists there, and every pair has fields of the right types."""
         usual = Pair("", "", **usual_choices(self.settings))[2:]
         shards = {**self.picture_shards, **self.take_shards, **self.pair_shards}
         named = {stage: {"*": str} for stage in self.receipts}
@@ -264,13 +264,13 @@ class Plan:
         )
 
     def _names_all(self, shards: Iterable[str]) -> bool:
-        """Tell whether each shard's last receipt has a name."""
+        """Return whether each shard's last receipt has a name."""
         named = set(self.receipts.get("prepare", {})) | set(self.receipts.get("remux", {}))
         return named.issuperset(shards)
 
 
 def stored_plan() -> Plan | None:
-    """Return the folder's plan, or None where there is none that this version can go on from."""
+    """Return the folder's plan, or None if there is none that this version can continue from."""
     try:
         return Plan.load()
     except TalkiesError:
@@ -278,21 +278,21 @@ def stored_plan() -> Plan | None:
 
 
 def stamps_of_sounds(pairs: Iterable[Pair]) -> dict[str, list[int]]:
-    """Return size and time of the sound files that pairs name."""
+    """Return size and time of the pairs' sound files."""
     return {audio: stamp_of(Path(audio)) for audio in sorted({p.audio for p in pairs if isinstance(p.audio, str)})}
 
 
 def weights_of(settings: Mapping[str, Any]) -> Any:
-    """Return what tells one network's weights from others without loading them.
+    """Return what identifies the network's weights without loading them.
 
-    A checkpoint's size and time; of the weights in the package, which change with it, the digest.
+    This is a checkpoint's size and time, or, for weights in the package, their digest.
     """
     checkpoint = settings["model"]["checkpoint"]
     return stamp_of(Path(checkpoint)) if checkpoint else demo_digest()
 
 
 def _bring_up(value: dict[str, Any]) -> None:
-    """Give a plan of before there were other engines, or another encoding, the fields that tell of them."""
+    """Add the fields that a plan from before other engines and encodings lacks."""
     value["settings"].setdefault("faceless", "refuse")
     value["settings"].setdefault("film", {"preset": None, "crf": None, "encoder": "x264"})
     if "rates" not in value:
@@ -301,12 +301,12 @@ def _bring_up(value: dict[str, Any]) -> None:
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as JSON gives them back."""
+    """Return fields as they are after a round trip through JSON."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def _with_crops(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields read from JSON, their boxes as crop.parse gives them."""
+    """Return fields read from JSON, with boxes as crop.parse returns them."""
     return {
         name: tuple(value) if name.endswith("crop") and isinstance(value, list) else value
         for name, value in fields.items()

@@ -1,7 +1,7 @@
-"""The plan is made: once, when Snakemake starts, from the settings, the folders and what the receipts tell.
+"""Makes the plan, once when Snakemake starts, from the settings, the folders and the receipts.
 
-Jobs and commands read what real runs wrote to .talkies/plan.json; commands that look at a folder between runs make it
-anew, so that they tell what the next run would do.
+Jobs read .talkies/plan.json, which real runs write. Commands that look at a folder between runs make a new plan, so
+that they show what the next run would do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from .state import State, look
 
 @cache
 def due() -> str:
-    """Return what the names of this process's new receipts end in: one word, though a Snakefile may be read twice."""
+    """Return the ending of this process's new receipt names: always the same, though a Snakefile may be read
+    twice."""
     return secrets.token_hex(4)
 
 
@@ -53,10 +54,10 @@ def make_plan(
     given: Mapping[str, Any] | None = None,
     inputs: tuple[dict[str, Path], dict[str, Path]] | None = None,
 ) -> tuple[Plan, State]:
-    """Look into the folders, plan the run, and compare it with what there is.
+    """Read the folders, plan the run, and compare it with what is there.
 
-    settings: complete (config.complete). on_cluster: jobs are sent to a cluster, which each must be worth. given: those
-    of the command line. inputs: pictures and videos by name, in place of the folders of the settings. Raises
+    settings: complete (config.complete). on_cluster: jobs are sent to a cluster, so each gets more work. given:
+    settings of the command line. inputs: pictures and videos by name, instead of the folders of the settings. Raises
     TalkiesError that names the key, file or line at fault.
     """
     previous = stored_plan()
@@ -92,15 +93,16 @@ def make_plan(
 
 
 def _is_animated_anew(plan: Plan, shard: str) -> bool:
-    """Tell whether a shard whose talkies are to be made is to be animated for it, with nothing between the two."""
+    """Return whether a shard's talkies need animating, with no stage between animate and remux."""
     animated, remuxed = (plan.receipt(stage, shard).endswith(due()) for stage in ("animate", "remux"))
     return not remuxed or (animated and not plan.items("show", shard))
 
 
 def current_plan() -> tuple[Plan, State]:
-    """Return the plan of this folder as the settings now ask, and its state.
+    """Return the plan of this folder under the current settings, and its state.
 
-    While a run is at work its own plan holds. Else config.yaml counts, with what the last run's command line gave.
+    While a run is active, this is its plan. Otherwise it follows config.yaml and the settings of the last run's
+    command line.
     """
     stored = stored_plan()
     if stored is not None and (is_running() or not CONFIG.exists()):
@@ -112,7 +114,7 @@ def current_plan() -> tuple[Plan, State]:
 
 
 def _keep_pilot(plan: Plan, previous: Plan | None, receipts: Receipts) -> None:
-    """Leave in a pilot's plan the pairs that are done, and the first of those to make."""
+    """Reduce a pilot's plan to the pairs that are done and the first ones to make."""
     deal(plan, previous, receipts)
     state = look(plan, receipts, "none")
     to_make = set(state.to_make)
@@ -148,7 +150,7 @@ def _takes(pairs: Iterable[Pair], clips: Mapping[str, Path], crops: Any) -> dict
 def _count_frames(plan: Plan) -> None:
     """Set each take's number of frames.
 
-    A clip that can't be read, for whatever reason, counts as empty here: its preparation says what is wrong with it.
+    A clip that can't be read counts as empty here: the stage prepare reports what is wrong with it.
     """
     clips = probes.probe_all({take.file for take in plan.takes.values()}, keep=plan.is_pilot)
     for name, take in plan.takes.items():
@@ -173,10 +175,10 @@ def _outside(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> list[str]:
 
 
 def start_run(plan: Plan) -> None:
-    """Write the plan as a real run begins. Nothing is written while a dry run only looks.
+    """Write the plan when a real run starts. A dry run writes nothing.
 
-    Raises TalkiesError while workers of an earlier run are alive whose pairs the plan deals out anew: two would then
-    write one film. Workers of shards that stay as they are may go on: theirs waits for them.
+    Raises TalkiesError while workers of an earlier run are alive whose pairs the plan deals again, since two workers
+    could then write one film. Workers of unchanged shards may go on: the new worker of their shard waits for them.
     """
     stored, alive = stored_plan(), held_locks(LOCKS)
     if stored is not None and alive:
@@ -186,14 +188,14 @@ def start_run(plan: Plan) -> None:
                 raise TalkiesError(f"a worker of an earlier run is still at work ({alive[0]}): wait for it or stop it")
     results = Path(plan.settings["results"])
     try:
-        results.mkdir(parents=True, exist_ok=True)  # before the jobs: what is not there no image can be shown
+        results.mkdir(parents=True, exist_ok=True)  # before the jobs: an image can bind only folders that exist
     except OSError as error:
         raise TalkiesError(
             f"config.yaml: results: can't make {printable(results)} ({error.strerror}): name another folder"
         ) from None
     if not alive:
         for left in [*HOME.glob(".*.part"), *RECEIPTS.rglob(".*.part")]:
-            if LEFT.fullmatch(left.name):  # a killed worker's: what lies beside films, its next attempt removes
+            if LEFT.fullmatch(left.name):  # left by killed workers; their next attempt removes what is beside films
                 left.unlink(missing_ok=True)
     Receipts(stored).take_over()
     plan.save()
@@ -201,32 +203,32 @@ def start_run(plan: Plan) -> None:
 
 
 def mend_plan(plan: Plan) -> None:
-    """Write the plan where a run has been and its plan is gone or damaged, even if there is nothing to do."""
+    """Write the plan again if that of an earlier run is missing or damaged, even if there is nothing to do."""
     if RECEIPTS.is_dir() and stored_plan() is None and not at_work():
         plan.save()
 
 
 def at_work() -> list[str]:
-    """Name what is at work in the run folder: workers, or a snakemake of which it is not known that it is gone."""
+    """Name the processes at work in the run folder: workers, or a snakemake that is not known to have ended."""
     return held_locks(LOCKS) or ["snakemake"] * is_running()
 
 
 def is_running() -> bool:
-    """Tell whether a run is at work in this folder, for all that is known here."""
+    """Return whether a run is at work in this folder, as far as is known here."""
     return bool(read_json(RUN)) and not is_abandoned(RUN)
 
 
 def end_run() -> None:
-    """Note that the run came to its end, whatever end."""
+    """Note that the run has ended, whatever the outcome."""
     RUN.unlink(missing_ok=True)
 
 
 def unlock_after_kill() -> bool:
-    """Remove Snakemake's locks of the folder where the run that took them was killed; tell whether there were any.
+    """Remove Snakemake's locks of the folder if the run that took them was killed; return whether there were any.
 
-    A run that is alive, or of which nothing is known, keeps them.
+    The locks of a run that is alive, or may be, stay.
     """
     if not is_abandoned(RUN):
         return False
-    RUN.unlink(missing_ok=True)  # first: a run that starts in the same moment then leaves our locks alone
+    RUN.unlink(missing_ok=True)  # first, so that a run that starts at the same moment leaves our locks alone
     return snakemake_private.remove_locks()

@@ -1,6 +1,6 @@
-"""What was found in each driving video, probed once for a whole run and kept in .talkies/probes.json.
+"""Facts about each driving video, probed once for a whole run and kept in .talkies/probes.json.
 
-An entry is of a file's path, size and time. One that is damaged, or of another file, says nothing: the file is probed.
+An entry holds a file's path, size and time. If it is damaged or does not match the file, the file is probed again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .folder import PROBES
 from .pairs import stamp_of
 
 AT_ONCE = 8
-"""Clips that are probed at once: most of the time is spent waiting for the disk."""
+"""Clips probed at once: most of the time is spent waiting for the disk."""
 
 
 def clip_of(path: Path, copy: Path | None = None) -> media.Clip:
-    """Return what is known of a clip, or else probe it. copy: of the file on a faster disk, to be read in its place.
+    """Return the facts about a clip; probe it if they are not known. copy: a copy on a faster disk, read instead.
 
-    What is said of it names the file itself. Raises InputError where it can't be used.
+    Messages name the file itself. Raises InputError if it can't be used.
     """
     known = _known(path, _entries(tuple(stamp_of(PROBES))), stamp_of(path))
     if known is not None:
@@ -39,11 +39,11 @@ def clip_of(path: Path, copy: Path | None = None) -> media.Clip:
 
 
 def probe_all(files: Iterable[str], *, keep: bool) -> dict[str, media.Clip | None]:
-    """Return what is found in these files, and note it; None for one that can't be read, for whatever reason.
+    """Return the facts about these files, and keep them; None for a file that can't be read.
 
-    keep: also what is noted of other files.
+    keep: also keep the entries of other files.
     """
-    media.ffmpeg_path()  # that there is none is no clip's fault
+    media.ffmpeg_path()  # a missing ffmpeg is not the clip's fault
     noted = read_json(PROBES) or {}
     stamps = {file: stamp_of(Path(file)) for file in sorted(files)}
 
@@ -65,7 +65,7 @@ def probe_all(files: Iterable[str], *, keep: bool) -> dict[str, media.Clip | Non
 
 @lru_cache(maxsize=1)
 def _entries(stamp: tuple[int, ...]) -> dict[str, Any]:
-    """Return what the file holds; stamp: its size and time, so that it is read once."""
+    """Return the entries of the file. stamp: its size and time, so that it is read once."""
     return read_json(PROBES) or {} if stamp else {}
 
 

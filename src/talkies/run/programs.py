@@ -1,4 +1,4 @@
-"""Which engines a run uses: what config.yaml says of them, the known ones (engines.yaml), and what is looked up."""
+"""The engines of a run: their keys in config.yaml, the known engines (engines.yaml), their images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .folder import HOME
 ENGINES = "engines.yaml"
 """Beside the package's modules."""
 IMAGES = HOME / "images"
-"""Images of addresses, pulled once, where APPTAINER_CACHEDIR names no other place."""
+"""Images pulled from addresses, unless APPTAINER_CACHEDIR names another place."""
 DIGESTS = HOME / "digests.json"
-"""Of images and checkpoints, by path, size and time: they are large."""
+"""Digests of images and checkpoints, by path, size and time: the files are large."""
 UNNAMED = "command"
-"""The name of an engine that has none."""
+"""The name of an engine without a name."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -40,12 +40,12 @@ def known() -> dict[str, dict[str, Any]]:
 
 
 def choose(engine: Any, engines: Any) -> dict[str, dict[str, Any]]:
-    """Return the keys of each engine that a run uses, by name, the built-in one's empty.
+    """Return the keys of each engine that a run uses, by name; empty for the built-in one.
 
-    engine, engines: as config.yaml has them. Raises TalkiesError, which names the key.
+    engine, engines: as in config.yaml. Raises TalkiesError, which names the key.
     """
     if engines is not None and engine not in (None, FOMM):
-        raise TalkiesError("config.yaml: engine: stands beside engines: write it into that list, and take it away here")
+        raise TalkiesError("config.yaml: engine: is given besides engines: write it into that list, and remove it here")
     chosen: dict[str, dict[str, Any]] = {}
     for number, each in enumerate([engine or FOMM] if engines is None else engines):
         where = "config.yaml: engine" if engines is None else f"config.yaml: engines.{number}"
@@ -83,7 +83,7 @@ def programs(settings: Mapping[str, Any]) -> dict[str, Program]:
 
 
 def check_files(settings: Mapping[str, Any]) -> None:
-    """Refuse an engine whose image or checkpoint is not there, before any job is sent; TalkiesError names the key."""
+    """Refuse an engine without its image or checkpoint, before any job is sent; TalkiesError names the key."""
     for name, program in programs(settings).items():
         where = f"config.yaml: engine {printable(name)}"
         how = f": `talkies engine show {name}` says how to get it" if name in known() else ": give its path"
@@ -98,7 +98,7 @@ def check_files(settings: Mapping[str, Any]) -> None:
 
 
 def fetch_images(settings: Mapping[str, Any]) -> None:
-    """Pull the images of addresses, as a run begins; TalkiesError where an image could not be run."""
+    """Pull images from their addresses when a run starts; TalkiesError if an image could not be run."""
     for name, program in programs(settings).items():
         if program.image is not None:
             if runtime() is None:
@@ -112,7 +112,7 @@ def fetch_images(settings: Mapping[str, Any]) -> None:
 
 
 def image_file(program: Program) -> Path:
-    """Return where a program's image lies, or is pulled to: for all run folders where Apptainer's cache has a place."""
+    """Return the path of a program's image, or of its pulled copy: in Apptainer's cache folder, if that is set."""
     assert program.image is not None
     if ADDRESS.match(program.image):
         shared = os.environ.get("APPTAINER_CACHEDIR")  # as Snakemake does with the image of its jobs
@@ -121,12 +121,12 @@ def image_file(program: Program) -> Path:
 
 
 def stamps(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return, by engine, what tells its image and checkpoint from others without reading them: digest, size, time."""
+    """Return, by engine, what identifies its image and checkpoint without reading them: digest, size, time."""
     return {name: _contents(program, _stamp) for name, program in programs(settings).items()}
 
 
 def digests(program: Program) -> dict[str, Any]:
-    """Return what a content key holds of a program's image and checkpoint: their digests."""
+    """Return the digests of a program's image and checkpoint, for content keys."""
     return _contents(program, digest_of)
 
 
@@ -146,7 +146,7 @@ def _stamp(path: Path) -> list[int]:
 
 
 def digest_of(path: Path) -> str:
-    """Return a large file's sha256; it is read again only where its size or time has changed."""
+    """Return a large file's sha256; it is read again only if its size or time has changed."""
     return _digest_of(path, tuple(_stamp(path)))
 
 

@@ -1,7 +1,7 @@
-"""How a run goes on: what is made, what is in the making, how fast, and about when it will be done.
+"""The progress of a run: what is done, what is being made, how fast, and about when it will be finished.
 
-All of it comes from the journals that the workers append to, on this machine or on a cluster's, each read on from
-where it ended at the last look. A scheduler is asked for nothing but the jobs in its queue.
+It comes from the journals that the workers append to, here or on a cluster; each is read from where the last read
+ended. The scheduler is asked only for the jobs in its queue.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .state import State, look
 from .upkeep import orphans
 
 WINDOW_SECONDS = 1200
-"""The rate is that of the films of the last 20 minutes: workers come and go."""
+"""The rate is computed from the films of the last 20 minutes, since workers come and go."""
 SAY_SECONDS = (5, 10, 20, 30)
-"""Between the lines that a run says of its progress; the last number holds from there on."""
+"""Seconds between progress lines; the last number is used from there on."""
 OFTEN_SECONDS = (2,)
-"""The same where each line takes the place of the one before."""
+"""The same if each line replaces the one before."""
 SHOW_SECONDS = 3
-"""How often new films are looked for, to be shown in the gallery of a run that goes on."""
+"""Seconds between updates of the gallery during a run, if there are new films."""
 SHOW_SHARE = 0.05
-"""Of one core's time goes into the gallery while a run goes on."""
+"""The share of one core's time that the gallery may take during a run."""
 JOBS_BEFORE_FILMS = 3
-"""One after the other: prepare, motion, animate."""
+"""In this order: prepare, motion, animate."""
 MOST_NAMES = 5
 EVENTS = {
     "started": {"shards": [str]},
@@ -48,16 +48,16 @@ EVENTS = {
     "remuxed": {"pair": str},
     "failed": {"pair": str, "reason": str},
 }
-"""What the events that are read must hold."""
+"""The shapes of the events that are read."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """How far the last run is. Times are seconds since 1970, or seconds; None where nothing is known yet.
+    """The progress of the last run. Times are seconds since 1970, or seconds; None if not known yet.
 
-    made, failed, animated, running: pairs since the run began; animated ones wait for their sound. left: pairs that
-    are still to make in the run's jobs. seconds_per_frame, seconds_per_pair: what one worker takes. pairs_per_minute:
-    what all of them make together.
+    made, failed, animated, running: pairs since the run started; animated ones wait for their sound. left: pairs that
+    the run's jobs have still to make. seconds_per_frame, seconds_per_pair: of one worker. pairs_per_minute: of all
+    workers together.
     """
 
     started: float | None
@@ -74,7 +74,7 @@ class Outlook:
 
     @property
     def pace(self) -> str:
-        """Say the rate and the time left in a few words; empty where neither is known."""
+        """Return the rate and the time left in a few words; empty if neither is known."""
         said = []
         if self.seconds_per_frame is not None and self.seconds_per_pair is not None:
             said.append(f"{_short(self.seconds_per_frame)} s a frame, {_short(self.seconds_per_pair)} s a pair")
@@ -87,7 +87,7 @@ class Outlook:
 
     @property
     def so_far(self) -> str:
-        """Say what the run has made and how fast; empty where nothing is known yet."""
+        """Return what the run has made and how fast, in words; empty if nothing is known yet."""
         pace = f"; {self.pace}" if self.pace else ""
         if self.ended is not None and self.started is not None:
             return f"the last run: {len(self.made)} made in {duration(self.ended - self.started)}{pace}"
@@ -96,7 +96,7 @@ class Outlook:
 
 @dataclass
 class _Events:
-    """What the journals tell since the run began; by pair the time, and for its film frames and seconds."""
+    """The journals' events since the run started: by pair the time, and for its film frames and seconds."""
 
     started: float | None = None
     ended: float | None = None
@@ -112,9 +112,9 @@ class _Events:
 
 
 class Watch:
-    """Looks at the run in this folder, again and again; each look reads only what is new.
+    """Reads the progress of the run in this folder; each call reads only what is new.
 
-    to_make: the pairs that were to make when the run began, or at a later time that is known.
+    to_make: the pairs to make when the run started, or at a later known time.
     """
 
     def __init__(self, plan: Plan, to_make: Iterable[str]) -> None:
@@ -125,10 +125,10 @@ class Watch:
         self._of_shard: dict[str, str] = {}
 
     def look(self) -> Outlook:
-        """Read on and say how far the run is."""
+        """Read what is new and return the progress."""
         for event in self._read_on(RUNS.path):
             if event["event"] == "started":
-                # A new run: what the others' journals tell of older ones is passed over by its time.
+                # A new run: events of older runs are skipped by their time.
                 self._events = _Events(started=event["time"], shards=set(event["shards"]))
                 self._offsets = {RUNS.path: self._offsets[RUNS.path]}
             else:
@@ -143,7 +143,7 @@ class Watch:
         return self._outlook(time.time())
 
     def _read_on(self, path: Path) -> Iterator[dict[str, Any]]:
-        """Yield the events of the lines that were finished since the last look."""
+        """Yield the events of the lines that were finished since the last read."""
         try:
             with path.open("rb") as file:
                 file.seek(self._offsets.get(path, 0))
@@ -153,7 +153,7 @@ class Watch:
         whole = new[: new.rfind(b"\n") + 1]
         self._offsets[path] = self._offsets.get(path, 0) + len(whole)
         for line in whole.splitlines():
-            with suppress(ValueError):  # left unfinished by a worker that was killed, or damaged
+            with suppress(ValueError):  # left unfinished by a killed worker, or damaged
                 event = parse_json(line)
                 if fits(event, {"time": NUMBER, "event": str}) and fits(event, EVENTS.get(event["event"], {})):
                     yield event
@@ -178,7 +178,7 @@ class Watch:
             events.failed[pair] = event["reason"]
 
     def _seconds_a_film(self, now: float) -> Callable[[str], float]:
-        """Return how long a pair's film takes, by the films that its engine has finished of late."""
+        """Return the expected seconds for a pair's film, from its engine's latest films."""
         plan, sums = self.plan, dict[str, tuple[int, float]]()
         for name, (when, frames, seconds) in self._events.animated.items():
             if name in plan.pairs and when > now - WINDOW_SECONDS:
@@ -200,19 +200,19 @@ class Watch:
         left = self._left() if events.ended is None else []
         to_animate = [n for n in left if n not in events.animated and n not in events.fresh]
         recent = [film for film in films if film[0] > now - WINDOW_SECONDS]
-        # From the beginning of the first of them on, so that waiting in a queue is not taken for slowness.
+        # From the start of the first of them, so that waiting in a queue does not count as slowness.
         wall = max(now - max(now - WINDOW_SECONDS, min(f[0] - f[2] for f in recent)), 1.0) if recent else 0.0
         seconds_left: float | None = None
         learnt = any(rate != FRAMES_PER_SECOND for rate in plan.rates.values())
-        if left and (recent or (running and learnt)):  # not by a mere guess
-            # By what a worker takes for a frame: the films in the making count by the time that was spent on them.
+        if left and (recent or (running and learnt)):  # not from a mere guess
+            # From the seconds a frame: unfinished films count with the time already spent on them.
             takes = self._seconds_a_film(now)
             work = sum(map(takes, to_animate))
             for films_begun in events.begun.values():
                 work -= sum(min(now - began, takes(n)) for n, began in films_begun.items())
             workers = max(1, sum(map(bool, events.begun.values())))
             seconds_left = max(work, 0.0) / workers + REMUX_SECONDS * self._longest_tail(left)
-            # Between a shard's animation and its sound a job waits and starts: so do those that are not begun, in turn.
+            # Between a shard's animation and its sound a job waits and starts; so do the jobs that have not started.
             waiting = {self._of_shard[name] for name in to_animate} - events.begun.keys()
             seconds_left += self._gap() * (1 + math.ceil(len(waiting) / workers)) + LOOK_SECONDS * len(plan.pairs)
         return Outlook(
@@ -230,9 +230,9 @@ class Watch:
         )
 
     def _gap(self) -> float:
-        """Return how long a job takes from being due to its first pair.
+        """Return the seconds from when a job may start to its first pair.
 
-        By the shards that have got their sound, or, until one has, by what it took to begin the first.
+        This is measured on shards that have their sound, or, until there is one, on the first job's start.
         """
         events = self._events
         gaps = [time - events.last_animated[s] for s, time in events.first_remuxed.items() if s in events.last_animated]
@@ -247,7 +247,7 @@ class Watch:
         return self.plan.takes[pair.take].frames if pair else 0
 
     def _left(self) -> list[str]:
-        """Return the pairs of the run's jobs that are still to make."""
+        """Return the pairs that the run's jobs have still to make."""
         events, plan = self._events, self.plan
         if not self._of_shard:
             self._of_shard = {name: shard for shard, names in plan.pair_shards.items() for name in names}
@@ -262,11 +262,11 @@ class Watch:
         ]
 
     def _is_over(self, shard: str) -> bool:
-        """Tell whether a shard's last receipt is there: then all of its pairs are answered."""
+        """Return whether a shard's last receipt exists: then all of its pairs are done or failed."""
         return shard in self.plan.pair_shards and Folder.receipt("remux", self.plan.receipt("remux", shard)).exists()
 
     def _longest_tail(self, left: Iterable[str]) -> int:
-        """Return the pairs of the shard that has most of them to come: their sound is put on when all are animated."""
+        """Return the pairs of the shard with the most pairs left: they get their sound when all are animated."""
         waiting = set(left)
         return max((len(waiting.intersection(names)) for names in self.plan.pair_shards.values()), default=0)
 
@@ -282,11 +282,11 @@ def start(
     *,
     often: bool = False,
 ) -> threading.Event:
-    """Note that a run of these shards begins, and say from time to time how far it is until the event is set.
+    """Note that a run of these shards starts, and report its progress from time to time until the event is set.
 
-    often: as each line takes the place of the one before.
-    show: shows the films that there are; called when there are more, for at most SHOW_SHARE of the time.
-    ended: returns what is new to say of jobs that failed.
+    often: each line replaces the one before.
+    show: updates the gallery; called when there are new films, for at most SHOW_SHARE of the time.
+    ended: returns new lines about failed jobs.
     """
     RUNS.note("started", shards=sorted(shards))
     over = threading.Event()
@@ -316,7 +316,7 @@ def start(
 
 
 def _count(plan: Plan, state: State, now: Outlook) -> str:
-    """Say how far a run is; what was done before it began counts as done."""
+    """Return the progress of a run as a line; pairs done before it started count as done."""
     failed = len({*state.failed, *now.failed})
     made = len(set(state.to_make).intersection(now.made))
     words = [f"{len(state.done) + made} of {counted(len(plan.pairs), 'pair')} done"]
@@ -335,7 +335,7 @@ def end(plan: Plan, over: threading.Event | None) -> list[str]:
     try:
         return list(_summary(plan))
     except (TalkiesError, OSError):
-        return []  # what damaged a file has been said by who met it
+        return []  # the worker that met a damaged file has reported it
 
 
 def _summary(plan: Plan) -> Iterator[str]:
@@ -351,14 +351,14 @@ def _summary(plan: Plan) -> Iterator[str]:
 
 
 def count(plan: Plan, state: State) -> str:
-    """Say what has become of a plan's pairs."""
+    """Return, in words, how many of a plan's pairs are done, failed and to make."""
     pairs = counted(len(plan.pairs), "pair")
     return f"{pairs}: {len(state.done)} done, {len(state.failed)} failed, {len(state.to_make)} to make"
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run folder is, as `talkies status` tells it. orphans: films whose pair is no longer asked for.
+    """The state of a run folder, as `talkies status` shows it. orphans: films whose pair is no longer wanted.
 
     queue: the folder's jobs on a cluster.
     """
@@ -375,9 +375,9 @@ class Status:
 
 
 def status_of(plan: Plan, state: State, run: Outlook, *, running: bool) -> Status:
-    """Put together what has become of a plan's pairs.
+    """Return the state of a plan's pairs.
 
-    running: a run is at work; what its workers have finished is done, though no receipt tells of it yet.
+    running: a run is at work; pairs that its workers have finished count as done, though no receipt has them yet.
     """
     at_work = held_locks(LOCKS)
     made, failed = set(state.to_make).intersection(run.made if running else ()), dict(state.failed)
@@ -411,19 +411,19 @@ def by_reason(failed: dict[str, str]) -> dict[str, list[str]]:
 
 
 def failures(failed: dict[str, str]) -> Iterator[str]:
-    """Say what failed, a line for each reason."""
+    """Return what failed, a line for each reason."""
     for reason, names in by_reason(failed).items():
         yield f"failed: {reason} ({counted(len(names), 'pair')}: {some(names)})"
 
 
 def some(names: list[str]) -> str:
-    """Name the first few."""
+    """Return the first few names."""
     shown = ", ".join(printable(name) for name in names[:MOST_NAMES])
     return shown if len(names) <= MOST_NAMES else f"{shown}, ..."
 
 
 def _short(number: float) -> str:
-    """Say a number by two digits at least, and never by a power of ten."""
+    """Return a number with at least two digits, never with an exponent."""
     return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
 
 

@@ -1,7 +1,7 @@
 """The receipts of a run folder: .talkies/receipts/STAGE/SHARD.DUE.json.
 
-A shard with something to make gets a receipt of a new name, so that its receipt is missing, and Snakemake runs its job.
-The worker writes it and removes those of older names.
+A shard with something to make gets a new receipt name, so that its receipt is missing and Snakemake runs its job. The
+worker writes the receipt and removes those with older names.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ TOLD: dict[str, dict[str, Any]] = {
     "show": {"picture_key": str},
     "remux": {"file": [int, int], "shows": str},
 }
-"""What a stage's receipt must tell of each item that is done (`records.fits`)."""
+"""The shape of a stage's receipt entry for each finished item (`records.fits`)."""
 ALL = "all"
-"""The one shard of what is made of the whole run: the check and the gallery."""
+"""The one shard of stages about the whole run: the check and the gallery."""
 OLD_FILMS = HOME / "films"
-"""Where workers noted, for plans of format 1, the size and time of finished films."""
+"""Where workers of plans of format 1 noted the size and time of finished films."""
 NAME = re.compile(r"((?:pictures|clips|pairs)-\d+|all)(?:\.[0-9a-f]+)?")
 
 
@@ -43,9 +43,9 @@ def shard_of(name: str) -> str:
 
 
 class Receipts:
-    """The receipts that there are; folders are listed once, and each receipt is read when it is first asked for.
+    """The existing receipts. Folders are listed once, and a receipt is read when it is first needed.
 
-    previous: the folder's plan, by which receipts without specs (of plans of format 1) are taken over.
+    previous: the folder's plan, used to add specs to receipts without them (of plans of format 1).
     """
 
     def __init__(self, previous: Plan | None = None) -> None:
@@ -56,17 +56,17 @@ class Receipts:
         self._forgiven: str | None = None
 
     def forgive(self, reason: str) -> None:
-        """Take failures for a reason that no longer counts as not answered."""
+        """Forget failures with a reason that no longer counts."""
         self._forgiven = reason
 
     def name(self, stage: str, shard: str) -> str | None:
-        """Return the name of a shard's newest receipt, one that can be read if any was read; None: there is none."""
+        """Return the name of a shard's newest receipt, a readable one if it was read; None: there is none."""
         if (stage, shard) in self._read:
             return self.readable(stage, shard)
         return next(iter(self._of(stage).get(shard, [])), None)
 
     def time(self, stage: str, shard: str) -> int:
-        """Return when a shard's newest receipt was written, ns since 1970; 0 where there is none."""
+        """Return when a shard's newest receipt was written, ns since 1970; 0 if there is none."""
         self._of(stage)
         return self._times[stage].get(shard, 0)
 
@@ -75,7 +75,7 @@ class Receipts:
         return self._load(stage, shard)[0]
 
     def read(self, stage: str, shard: str) -> Receipt:
-        """Return what a shard's newest readable receipt tells, an empty one where there is none."""
+        """Return a shard's newest readable receipt, or an empty one."""
         receipt = self._load(stage, shard)[1]
         if self._forgiven is not None:
             for item in [item for item, reason in receipt.failed.items() if self._forgiven in reason]:
@@ -126,19 +126,19 @@ class Receipts:
 
 
 def _sound(receipt: Receipt, stage: str) -> Receipt:
-    """Return a receipt without the items of which it does not tell what it should."""
+    """Return a receipt without the items whose entries have the wrong shape."""
     for item in [item for item, facts in receipt.done.items() if not fits(facts, TOLD.get(stage, {}))]:
         receipt.drop(item)
     return receipt
 
 
 def load(stage: str, name: str) -> Receipt:
-    """Return a receipt that a worker builds on; TalkiesError where it is missing or damaged."""
+    """Return the receipt of a stage above; TalkiesError if it is missing or damaged."""
     return _sound(Receipt.load(Folder.receipt(stage, name)), stage)
 
 
 def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
-    """Return a receipt of a plan of format 1 with the specs under which its plan had it made."""
+    """Return a receipt of a plan of format 1 with the specs that its plan implies."""
     specs = Specs(plan)
     pictures = shard.startswith("pictures")
     spec = {
@@ -159,21 +159,21 @@ def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
             elif item in films:
                 new.done[item] = {"file": films[item], "shows": specs.shown(item)}
         except KeyError:
-            continue  # gone from its plan
+            continue  # no longer in its plan
     return new
 
 
 def save_unnoticed(receipt: Receipt, path: Path) -> None:
-    """Rewrite a receipt under its own time, so that nothing below it is run again for it."""
+    """Rewrite a receipt and keep its time, so that nothing below it runs again."""
     status = path.stat()
     receipt.save(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def distrust(stage: str, item: str, *, clip: bool = False, if_failed: bool = False) -> None:
-    """Doubt what the receipts tell of an item, so that the next run makes it, and no other, anew.
+    """Make an item's receipt entries invalid, so that the next run makes this item again, and no other.
 
-    clip: of the prepared files, a take is meant, not a picture of its name. if_failed: only where they tell of a fault.
+    clip: for prepared files, a take, not a picture of the same name. if_failed: only if the item failed.
     """
     receipts = Receipts()
     shards = [s for s in receipts.shards(stage) if stage != "prepare" or s.startswith("clips") == clip]
@@ -183,7 +183,7 @@ def distrust(stage: str, item: str, *, clip: bool = False, if_failed: bool = Fal
 
 
 def doubt_elsewhere(stage: str, shard: str, items: Iterable[str]) -> None:
-    """Doubt what other shards' receipts tell of items that have just been made: their files were replaced."""
+    """Make other shards' receipt entries of items invalid that have just been made: their files were replaced."""
     receipts, kind = Receipts(), shard.partition("-")[0]
     _doubt(receipts, stage, [s for s in receipts.shards(stage) if s != shard and s.startswith(kind)], items)
 
@@ -198,13 +198,13 @@ def _doubt(receipts: Receipts, stage: str, shards: Iterable[str], items: Iterabl
 
 
 def answer_all(stage: str, name: str, spec: str) -> None:
-    """Write the receipt of what was made of the whole run."""
+    """Write the receipt of a stage about the whole run."""
     Receipt({ALL: {}}, {}, {ALL: spec}).save(Folder.receipt(stage, name))
     remove_older(stage, name)
 
 
 def remove_older(stage: str, name: str) -> None:
-    """Remove a shard's receipts, logs and benchmarks of other names than this."""
+    """Remove a shard's receipts, logs and benchmarks with other names than this."""
     for folder in (RECEIPTS, LOGS, BENCHMARKS):
         for path in (folder / stage).glob(f"{shard_of(name)}.*"):
             if path.name.removesuffix(path.suffix) != name:

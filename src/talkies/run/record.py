@@ -1,7 +1,7 @@
-"""What a run remembers in files: content keys, the record beside each film, receipts.
+"""What a run keeps in files: content keys, the record beside each film, receipts.
 
-A record (JSON) beside a file tells what it was made from (its content key) and what it is (size, mtime,
-sha256). A receipt tells what became of a shard's items and holds nothing that changes from run to run.
+A record (JSON) beside a file says what it was made from (its content key) and what it is (size, mtime, sha256). A
+receipt says which items of a shard are done or failed, and has nothing that changes from run to run.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ RECIPE = 1
 """Part of every content key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
 
 
-def content_key(**parts: Any) -> str:  # whatever JSON holds
+def content_key(**parts: Any) -> str:  # any JSON value
     """Return the sha256 (hex) of everything that decides a result, and of the recipe's version."""
     return hashlib.sha256(canonical_json({"recipe": RECIPE, **parts})).hexdigest()
 
 
 def file_facts(path: Path) -> dict[str, Any]:
-    """Return what a record says of a file: size in bytes, mtime in nanoseconds, sha256."""
+    """Return a file's facts for its record: size in bytes, mtime in nanoseconds, sha256."""
     status = path.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": file_digest(path)}
 
 
 def is_unchanged(path: Path, facts: Mapping[str, Any] | None) -> bool:
-    """Tell whether a file is the one its record describes: by size and time first, by digest where time differs."""
+    """Return whether a file is the one in its record: by size and time, or by digest if the time differs."""
     if not isinstance(facts, dict):
         return False
     try:
@@ -45,15 +45,15 @@ def is_unchanged(path: Path, facts: Mapping[str, Any] | None) -> bool:
 
 
 FACTS = {"size": int, "mtime_ns": int, "sha256": str}
-"""The shape of what a record says of a file."""
+"""The shape of a file's facts in a record."""
 KEYS = ("key", "picture_key")
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A file and the record (JSON) beside it, which is the truth about it.
+    """A file and the record (JSON) beside it, which is authoritative.
 
-    shape: what a record of this kind must hold (`fits`); one that does not is none.
+    shape: the shape of a record of this kind (`fits`); a record that does not fit counts as missing.
     """
 
     path: Path
@@ -61,15 +61,15 @@ class Recorded:
 
     @property
     def record_path(self) -> Path:
-        """The JSON beside the file: its name with .json for its suffix."""
+        """The JSON beside the file: the same name with the suffix .json."""
         return self.path.with_name(self.path.name.removesuffix(self.path.suffix) + ".json")
 
     def record(self) -> dict[str, Any]:
-        """Return the record, empty where there is none."""
+        """Return the record; empty if there is none."""
         return read_json(self.record_path, self.shape) or {}
 
     def fresh(self, key: str, *, name: str = "key") -> dict[str, Any] | None:
-        """Return the record if it holds this content key and the file is the one it describes, else None."""
+        """Return the record if it has this content key and the file matches it, else None."""
         record = self.record()
         if record.get(name) != key or not is_unchanged(self.path, record.get("file")):
             return None
@@ -82,19 +82,19 @@ class Recorded:
         return complete
 
     def is_whole(self) -> bool:
-        """Tell whether the file is there and is the one that its record describes."""
+        """Return whether the file exists and matches its record."""
         return is_unchanged(self.path, self.record().get("file"))
 
     def blank(self) -> None:
-        """Have the record claim nothing, so that the file counts as fresh for no key; it stays as it is."""
+        """Empty the record's key, so that the file is not fresh for any key; the file stays."""
         if record := self.record():
             write_json(self.record_path, {**record, **{name: None for name in KEYS if name in record}})
 
     def keep_foreign(self, seen: Any = None) -> None:
-        """Move out of the way what would be replaced and is not ours: the file or the record.
+        """Move aside a file or record that would be replaced but is not ours.
 
-        A file is ours when it is the one that its record describes, or has the size and time of `seen`, [bytes,
-        nanoseconds], as a worker last saw it.
+        A file is ours if it matches its record, or has the size and time of `seen`, [bytes, nanoseconds], as a worker
+        last saw it.
         """
         if os.path.lexists(self.path):
             status = self.path.lstat()
@@ -105,16 +105,16 @@ class Recorded:
             keep_aside(self.record_path)
 
     def remove(self) -> None:
-        """Remove the file and its record, where they are."""
+        """Remove the file and its record, if they exist."""
         self.path.unlink(missing_ok=True)
         self.record_path.unlink(missing_ok=True)
 
 
 @dataclass
 class Receipt:
-    """What became of a shard's items: facts by item for the good ones, a reason for each that failed.
+    """The results of a shard's items: facts for each good item, a reason for each failed one.
 
-    asked: the spec of each item, good or failed: what was asked of it when it was answered.
+    asked: the spec under which each item was done or failed.
     """
 
     done: dict[str, Any] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Receipt:
 
     @classmethod
     def read(cls, path: Path) -> Receipt | None:
-        """Read a receipt; None where it is missing or damaged, which is the same."""
+        """Read a receipt; None if it is missing or damaged, which is treated alike."""
         value = read_json(path, {"done": {"*": dict}, "failed": {"*": str}})
         if value is None or not fits(value.get("asked", {}), {"*": str}):
             return None
@@ -135,23 +135,23 @@ class Receipt:
 
     @classmethod
     def load(cls, path: Path) -> Receipt:
-        """Read a receipt; TalkiesError when it is missing or damaged."""
+        """Read a receipt; TalkiesError if it is missing or damaged."""
         found = cls.read(path)
         if found is None:
             raise TalkiesError(f"{path}: this receipt is missing or damaged: run snakemake again")
         return found
 
     def answers(self, item: str, spec: str) -> bool:
-        """Tell whether an item is answered, for good or ill, as it is asked for now."""
+        """Return whether an item is done or failed under this spec."""
         return self.asked.get(item) == spec and (item in self.done or item in self.failed)
 
     def drop(self, item: str) -> None:
-        """Forget what is told of an item."""
+        """Forget an item."""
         for part in (self.done, self.failed, self.asked):
             part.pop(item, None)
 
     def doubt(self, item: str) -> bool:
-        """Let an item be answered for no spec; tell whether it was for any. What was seen of its file stays known."""
+        """Remove an item's spec; return whether it had one. Its file's facts stay."""
         was = bool(self.asked.get(item))
         if was:
             self.asked[item] = ""

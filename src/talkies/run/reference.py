@@ -1,4 +1,4 @@
-"""What may stand in config.yaml and the pairs table, told from their schemas: on a terminal, as a page, as a file."""
+"""The reference of config.yaml and the pairs table, made from their schemas: on a terminal, as a page, as a file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from ..files import shipped
 from .settings import KINDS, schema
 
 EXAMPLE_TABLE = "run_folder/pairs.tsv"
-"""In the workflow's folder: a pair as a whole, and again a part of it."""
+"""In the workflow's folder: a pair, and a part of the same pair."""
 
 
 ENTRY = "NAME"
-"""Stands for the name of an entry, where the user gives it (a file's)."""
+"""In place of a name that the user gives, such as a file's."""
+
+PLAIN = ("text", "text or null", "true or false", "a section")
+"""Kinds of values that a key's default and meaning show well enough."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its dotted name, what may stand there in words, its default as YAML (if any) and its meaning.
+    """One key: its dotted name, the kind of its value in words, its default as YAML (empty if none) and its meaning.
 
-    keys: those below it. optional: its default has none of them; they are one way to give it, or a named entry's.
+    keys: the keys below it. optional: they are not part of its default; a user may give them instead.
     """
 
     name: str
@@ -36,11 +39,11 @@ class Key:
 
     @property
     def last(self) -> str:
-        """The name as it stands in a file, without the sections it is in."""
+        """The name in a file: without the sections above it."""
         return self.name.rpartition(".")[2]
 
     def all(self) -> Iterator[Key]:
-        """Return this key and all below it; a section that says nothing of itself stands back."""
+        """Yield this key and all below it, without sections that have no meaning of their own."""
         if not self.keys or self.optional or self.meaning:
             yield self
         for key in self.keys:
@@ -78,7 +81,7 @@ def _key(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any]) -> Key:
 
 
 def _resolved(rule: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a rule with what its $ref names filled in."""
+    """Return a rule of the schema with its $ref resolved."""
     if "$ref" not in rule:
         return rule
     named: Any = whole
@@ -88,7 +91,7 @@ def _resolved(rule: Mapping[str, Any], whole: Mapping[str, Any]) -> Mapping[str,
 
 
 def _kind(rule: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
-    """Say in words what a rule lets stand."""
+    """Return in words what values a rule of the schema allows."""
     rule = _resolved(rule, whole)
     if "anyOf" in rule:
         return " or ".join(_kind(choice, whole) for choice in rule["anyOf"])
@@ -103,13 +106,16 @@ def _kind(rule: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
 def _one_kind(kind: str, rule: Mapping[str, Any], whole: Mapping[str, Any]) -> str:
     if kind == "array":
         some = f"{rule['minItems']} " if rule.get("minItems") == rule.get("maxItems", -1) else ""
-        return f"list of {some}{_kind(rule.get('items', {}), whole)}s"
+        items = _kind(rule.get("items", {}), whole)
+        return f"list of {some}{items}{'s' * (' ' not in items)}"
     if kind == "object":
         if "properties" in rule:
             return "a section"
         if names := rule.get("propertyNames", {}).get("enum"):
             return f"a section of {', '.join(names)}"
         return f"a section of {ENTRY}s, each with {_kind(rule['additionalProperties'], whole)}"
+    if "minimum" in rule and "maximum" in rule and kind in ("integer", "number"):
+        return f"{KINDS[kind]}, {rule['minimum']} to {rule['maximum']}"
     bounds = [
         f"{word} {rule[bound]}"
         for bound, word in (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"))
@@ -119,7 +125,7 @@ def _one_kind(kind: str, rule: Mapping[str, Any], whole: Mapping[str, Any]) -> s
 
 
 def value_text(value: Any) -> str:
-    """Return a value as it stands in YAML, on one line."""
+    """Return a value as YAML on one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix("\n...").strip()
 
 
@@ -127,8 +133,8 @@ def value_text(value: Any) -> str:
 
 
 def as_text(width: int = 100) -> str:
-    """Return the reference for a terminal of so many columns."""
-    lines = ["config.yaml: every key, its default, its meaning. What is not named there has its default.", ""]
+    """Return the reference for a terminal. width: its columns."""
+    lines = ["config.yaml: every key, its default, its meaning. A key that is not given has its default.", ""]
     for top in config_keys():
         for key in top.all():
             lines += [f"{key.name}: {key.default}".rstrip(), *_indented(_told(key), width), ""]
@@ -139,8 +145,8 @@ def as_text(width: int = 100) -> str:
 
 
 def _told(key: Key) -> str:
-    """Return a key's meaning, and where that is not plain what may stand there."""
-    return key.meaning if key.kind in ("text", "a section") else f"{key.meaning} ({key.kind})"
+    """Return a key's meaning, and, unless it is plain, the kind of its value."""
+    return key.meaning if key.kind in PLAIN else f"{key.meaning} ({key.kind})"
 
 
 def _indented(text: str, width: int, indent: str = "    ") -> list[str]:
@@ -153,11 +159,11 @@ def _indented(text: str, width: int, indent: str = "    ") -> list[str]:
 
 
 def as_yaml(**given: Any) -> str:
-    """Return a config.yaml of every key with its meaning and its default, or what is given here for a top key."""
+    """Return a config.yaml with the meaning and default of every key. given: values of top keys to write instead."""
     lines = [
         *_indented(
-            "What this folder's run makes. Every key stands here with its default and may be left away; "
-            "`talkies config` tells the same on a terminal.",
+            "The settings of this folder's run. Every key is here with its default, and may be left out. "
+            "`talkies config` prints the same on a terminal.",
             100,
             "# ",
         ),
@@ -199,29 +205,28 @@ def as_markdown() -> str:
         "",
         "<!-- Made by `talkies config --format markdown` from workflow/schemas: edit those, then `make docs`. -->",
         "",
-        "What a run does stands in `config.yaml` in its folder. Every key has a default; an unknown key or a value of",
-        "the wrong kind is refused before anything runs. `talkies config` prints the same on a terminal, and",
-        "`talkies init DIR` writes it as comments into a new folder's `config.yaml`. A value for one run alone:",
+        "Settings are in `config.yaml` in the run folder. Every key has a default; an unknown key or a wrong value is",
+        "refused before anything runs. `talkies config` prints this page's texts on a terminal. For one run alone:",
         "",
         "    snakemake --config first=3",
         "",
-        "| key | default | may be | meaning |",
-        "|---|---|---|---|",
+        "| key | default | meaning |",
+        "|---|---|---|",
     ]
     for top in config_keys():
         for key in top.all():
-            lines += [_row(f"`{key.name}`", f"`{key.default}`" if key.default else "", key.kind, key.meaning)]
+            lines += [_row(f"`{key.name}`", f"`{key.default}`" if key.default else "", _told(key))]
     lines += [
         "",
         "## The pairs table",
         "",
-        f"`pairs` names it. {schema('pairs')['description']}",
+        f"The key `pairs` names it. {schema('pairs')['description']}",
         "",
-        "| column | may be | meaning |",
-        "|---|---|---|",
-        *(_row(f"`{column.name}`", column.kind, column.meaning) for column in table_columns()),
+        "| column | meaning |",
+        "|---|---|",
+        *(_row(f"`{column.name}`", _told(column)) for column in table_columns()),
         "",
-        "For instance:",
+        "For example:",
         "",
         *(f"    {line.expandtabs(12)}" for line in (shipped("workflow") / EXAMPLE_TABLE).read_text().splitlines()),
     ]

@@ -24,23 +24,23 @@ from ..fomm.model.published import check_unchanged, find_weights
 from ..host.container import check_address
 from . import programs
 
-# yaml and jsonschema are imported where settings are read: jobs take them from the plan, and start sooner.
+# yaml and jsonschema are imported only where settings are read: jobs take settings from the plan, and start faster.
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
     from jsonschema.protocols import Validator
 
 MOST_BYTES = 16 << 20
-"""Of config.yaml: 100,000 entries of files have 5 MB."""
+"""The largest config.yaml, in bytes: 100,000 entries of files take 5 MB."""
 MOST_TABLE_BYTES = 1 << 30
 DEEPEST, MOST_VALUES, LONGEST_LIST = 16, 500_000, 1000
-"""Of config.yaml, its aliases written out: a few lines of them may stand for billions of values."""
+"""The most values of config.yaml with its aliases expanded: a few lines of aliases may expand to billions."""
 LARGEST_NUMBER = 10**15
 LONGEST_PLAIN = 30
-"""Characters of a text that may stand for a number."""
+"""The most characters of a text that is read as a number."""
 LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""Bytes that Linux takes."""
+"""Linux's limits, in bytes."""
 SHOWN = 80
-"""Characters of a value that a message repeats."""
+"""The most characters of a value that a message quotes."""
 
 
 def workflow_folder() -> Path:
@@ -69,13 +69,13 @@ KINDS = {
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with every default filled in; a published preset's checkpoint is the file that was fetched.
+    """Return the settings with all defaults filled in; a published preset's checkpoint is the fetched file.
 
     Raises TalkiesError, one line that names the key, for an unknown key or a value of the wrong kind.
     """
     wanted = schema("config")
     settings: dict[str, Any] = _copied(config, (), [MOST_VALUES])
-    # An empty section of a YAML file (`model:` and nothing below it) reads as null: it means its defaults.
+    # An empty section in YAML (`model:` and nothing below it) is null, and means its defaults.
     for key, value in list(settings.items()):
         if value is None and wanted["properties"].get(key, {}).get("type") == "object":
             settings[key] = {}
@@ -108,7 +108,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check(settings: dict[str, Any]) -> None:
     """Raise TalkiesError for a key or value that the schema refuses.
 
-    A text where none may stand is first read as YAML would read it unquoted: `--config audio=false` comes as a text.
+    A text in place of another type is first read as unquoted YAML: `--config audio=false` gives a text.
     """
     read_again: set[tuple[Any, ...]] = set()
     while fault := _fault(_validator("config"), settings):
@@ -124,7 +124,7 @@ def _check(settings: dict[str, Any]) -> None:
 
 
 def _unquoted(text: Any) -> Any:
-    """Return the true, false, null or number that a text, or each text of a list, stands for in YAML; else itself."""
+    """Return the true, false, null or number that a text, or each text of a list, means in YAML; else itself."""
     import yaml
 
     if isinstance(text, list):
@@ -139,14 +139,14 @@ def _unquoted(text: Any) -> Any:
 
 
 def _copied(value: Any, key: tuple[Any, ...], left: list[int]) -> Any:
-    """Return a copy of sections, lists and plain values; refuse what no key takes and what would take for ever.
+    """Return a copy of sections, lists and plain values; refuse values that no key takes or that are too many.
 
-    left: how many values there may still be, counted down.
+    left: the number of values still allowed, counted down.
     """
     if isinstance(value, str | bool):
         return value
     if isinstance(value, int | float):
-        # Not `nan` by its sign, and no number so long that Python will not print it.
+        # A comparison with `nan` is false, and Python refuses to print very long numbers.
         if not -LARGEST_NUMBER <= value <= LARGEST_NUMBER:
             shown = f"{value}" if isinstance(value, float) else "so large a number"
             raise TalkiesError(f"config.yaml: {_dotted(key)}: {shown} can't be used: give an ordinary number")
@@ -158,7 +158,7 @@ def _copied(value: Any, key: tuple[Any, ...], left: list[int]) -> Any:
     left[0] -= len(value)
     if left[0] < 0:
         raise TalkiesError(
-            f"config.yaml: {_dotted(key[:3])}: stands for over {MOST_VALUES:,} values (aliases of aliases?): "
+            f"config.yaml: {_dotted(key[:3])}: expands to over {MOST_VALUES:,} values (aliases of aliases?): "
             "give a plain value"
         )
     if isinstance(value, list):
@@ -167,7 +167,7 @@ def _copied(value: Any, key: tuple[Any, ...], left: list[int]) -> Any:
 
 
 def _check_results(folder: Path) -> None:
-    """Refuse a results folder that can't be made because a file has its name, or that of a folder above it."""
+    """Refuse a results folder that can't be made because it, or a folder above it, is a file."""
     try:
         for place in (folder, *folder.parents):
             if place.is_dir():
@@ -188,9 +188,9 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def readable(path: str) -> str:
-    """Return the path of a config file for Snakemake, which would answer a damaged one with a traceback.
+    """Return the path of a config file for Snakemake, which would print a traceback for a damaged one.
 
-    Raises TalkiesError as `load` does, but looks at no key: more may come by --config.
+    Raises TalkiesError as `load` does, but checks no key: --config may add more.
     """
     if Path(path).exists():
         read(Path(path))
@@ -198,7 +198,7 @@ def readable(path: str) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what stands in a config file; TalkiesError where it can't be read or holds no keys."""
+    """Return the contents of a config file; TalkiesError if it can't be read or has no keys."""
     import yaml
 
     try:
@@ -208,7 +208,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{printable(path)}: can't read it ({error.strerror}): give another path, or mend this one"
         ) from None
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        # Not YAMLError alone: the reader's own functions for dates, numbers and the like raise whatever they meet.
+        # Not only YAMLError: PyYAML's functions for dates, numbers and the like raise other errors too.
         said = printable(" ".join(str(error).split()))[:300]
         raise TalkiesError(f"{printable(path)}: not valid YAML, mend it: {said}") from None
     except RecursionError:
@@ -222,20 +222,20 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def given(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Return the keys of a workflow's configuration that the file has otherwise: what the command line gave.
+    """Return the keys of a workflow's configuration that differ from the file: those of the command line.
 
-    Without `first`: a pilot is for once.
+    Without `first`, since a pilot is for one run.
     """
     try:
         stated = read(path)
         return {key: value for key, value in config.items() if key != "first" and stated.get(key, stated) != value}
-    except (TalkiesError, RecursionError):  # what is wrong is said where the settings are checked
+    except (TalkiesError, RecursionError):  # the check of the settings reports what is wrong
         return {}
 
 
 @cache
 def _shallow_loader() -> Any:
-    """Return PyYAML's safe loader, which here stops at lists in lists that it would take seconds to get through."""
+    """Return PyYAML's safe loader, with a limit for nested lists, which would take it seconds."""
     import yaml
 
     class ShallowLoader(yaml.SafeLoader):
@@ -250,7 +250,7 @@ def _shallow_loader() -> Any:
                 if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                     line = key.start_mark.line + 1
                     if key.value in seen:
-                        raise yaml.YAMLError(f"{key.value} stands twice, in lines {seen[key.value]} and {line}")
+                        raise yaml.YAMLError(f"{key.value} is given twice, in lines {seen[key.value]} and {line}")
                     seen[key.value] = line
             return super().construct_mapping(node, deep)
 
@@ -258,10 +258,10 @@ def _shallow_loader() -> Any:
 
 
 def read_text(path: Path, most: int) -> str:
-    """Return the text of a regular file of at most so many bytes.
+    """Return the text of a regular file of at most `most` bytes.
 
-    Raises OSError for anything else: a pipe would be waited for, a device read for ever. UnicodeDecodeError (a
-    ValueError) where it is not UTF-8.
+    Raises OSError for anything else (reading a pipe would wait, and a device never ends), and UnicodeDecodeError (a
+    ValueError) if it is not UTF-8.
     """
     try:
         file = open_regular(path)
@@ -274,7 +274,7 @@ def read_text(path: Path, most: int) -> str:
 
 
 def read_pairs(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the pairs table's rows: the line's number, and its cells by column, empty ones left out.
+    """Yield the pairs table's rows: the line number, and the cells by column, without empty ones.
 
     Raises TalkiesError, which names the file, the line and the column.
     """
@@ -296,8 +296,8 @@ def read_pairs(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             f"{', '.join(name for name in columns if name not in ('image', 'driving'))}, separated by tabs"
         )
     empty = True
-    # The schema is asked only where a cell looks wrong, and of equal cells the first is looked at: there may be a
-    # million rows, and jsonschema takes a hundred times as long.
+    # The schema is used only if a cell looks wrong, and once for equal cells: there may be a million rows, and
+    # jsonschema takes a hundred times as long.
     known: list[tuple[str, dict[str, str], Callable[[str], bool]]]
     known = [(name, {}, _tester(columns[name])) for name in header]
     for number, line in enumerate(lines, start=2):
@@ -331,7 +331,7 @@ def read_pairs(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _tester(rule: Mapping[str, Any]) -> Callable[[str], bool]:
-    """Return a fast test of a column's cell, which is never empty: False where it is wrong, or the rule is unknown."""
+    """Return a fast test of a column's (non-empty) cell: False if it is wrong, or the rule is not known."""
     if "enum" in rule:
         return frozenset(rule["enum"]).__contains__
     if not set(rule) <= {"type", "description", "examples", "minLength", "maxLength", "pattern"}:
@@ -346,7 +346,7 @@ def _tester(rule: Mapping[str, Any]) -> Callable[[str], bool]:
 
 @cache
 def _validator(name: str) -> Validator:
-    """Return the validator of a schema: numbers as Python computes with them, paths that Linux can have."""
+    """Return the validator of a schema: Python's numbers, and paths that Linux allows."""
     from jsonschema import Draft202012Validator, FormatChecker
     from jsonschema.validators import extend
 
@@ -359,7 +359,7 @@ def _validator(name: str) -> Validator:
 
 
 def _is_path(value: object) -> bool:
-    """Raise ValueError, which says why, for a text that can't be a path."""
+    """Raise ValueError with the reason if a text can't be a path."""
     if isinstance(value, str):
         try:
             raw = os.fsencode(value)
@@ -373,7 +373,7 @@ def _is_path(value: object) -> bool:
 
 
 def _fault(validator: Validator, value: Any) -> ValidationError | None:
-    """Return what the schema finds wrong, of much the most telling; None where it finds nothing."""
+    """Return the schema's most telling error; None if there is none."""
     from jsonschema.exceptions import best_match
 
     return best_match(islice(validator.iter_errors(value), 100))
@@ -384,7 +384,7 @@ def _short(text: str) -> str:
 
 
 def _dotted(key: tuple[Any, ...]) -> str:
-    """Return a key with the sections it is in, fit for a line."""
+    """Return a key with its sections, fit for a message."""
     return ".".join(_short(str(step)) for step in key)
 
 
@@ -400,7 +400,7 @@ def _fill(settings: dict[str, Any], wanted: Mapping[str, Any]) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """Say in one line which key a schema error is about and what may stand there."""
+    """Return in one line which key a schema error is about and which values it takes."""
     key = _dotted(tuple(error.absolute_path))
     rule: Any = error.schema
     allowed: Any = error.validator_value

@@ -1,7 +1,7 @@
-"""All that we use of Snakemake beyond its documentation, and nowhere else. Each was seen in Snakemake 9.27.1.
+"""Everything that we use of Snakemake beyond its documentation. All of it was seen in Snakemake 9.27.1.
 
-`workflow` is the object of that name that Snakefiles see. tests/run/test_snakemake_private.py asks a real Snakemake
-for each of these: it fails first when one changes.
+`workflow` is the object of that name in Snakefiles. tests/run/test_snakemake_private.py tries each of these with a
+real Snakemake, and fails first when one changes.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 LOGGER = logging.getLogger("snakemake.logging")
-"""What all of Snakemake says goes through it, to the console and to the run's log file (snakemake.logging.logger)."""
+"""All of Snakemake's messages go through it, to the console and the run's log file (snakemake.logging.logger)."""
 LOCKS = Path(".snakemake/locks")
-"""Where Snakemake keeps its locks of a folder, as files NUMBER.KIND.lock."""
+"""Where Snakemake keeps a folder's locks, as files NUMBER.KIND.lock."""
 
 
 def is_main_process(workflow: Any) -> bool:
-    """Tell whether this is the process that the user started, not one that runs a job (Workflow.is_main_process)."""
+    """Return whether the user started this process, and not a job (Workflow.is_main_process)."""
     return bool(workflow.is_main_process)
 
 
 def is_on_cluster(workflow: Any) -> bool:
-    """Tell whether jobs go to SLURM, or this is one there (Workflow.remote_exec, resource_settings.default_resources).
+    """Return whether jobs go to SLURM, or this is such a job (Workflow.remote_exec,
+    resource_settings.default_resources).
 
-    The cluster's profile is known by the key that it alone gives to all jobs; a job on a node by its mode.
+    The profile `slurm` is recognised by a key that only it gives to all jobs; a job on a node by its mode.
     """
     return bool(workflow.remote_exec) or "slurm_extra" in (workflow.resource_settings.default_resources or ())
 
@@ -37,32 +38,32 @@ def cores(workflow: Any) -> int | None:
 
 
 def runs_in_image(workflow: Any) -> bool:
-    """Tell whether jobs run in an image: --software-deployment-method apptainer (Workflow.deployment_settings)."""
+    """Return whether jobs run in an image: --software-deployment-method apptainer (Workflow.deployment_settings)."""
     from snakemake.settings.types import DeploymentMethod
 
     return DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 
 def leave_image_out(workflow: Any) -> None:
-    """Have a dry run do without apptainer, which Snakemake asks for even there (the same settings, set)."""
+    """Let a dry run work without apptainer, which Snakemake requires even there (changes the same settings)."""
     workflow.deployment_settings.deployment_method = frozenset()
 
 
 def wildcards_of_jobs(workflow: Any) -> Iterable[dict[str, str]]:
-    """Yield the wildcards of each job that a run will run (Workflow.dag.needrun_jobs, Job.wildcards_dict)."""
+    """Yield the wildcards of each job of this run (Workflow.dag.needrun_jobs, Job.wildcards_dict)."""
     return (job.wildcards_dict or {} for job in workflow.dag.needrun_jobs())
 
 
 def pulled_images(workflow: Any) -> list[Path]:
-    """Return the files of the images that jobs would run in (Workflow.dag.container_imgs)."""
+    """Return the files of the jobs' images (Workflow.dag.container_imgs)."""
     return [Path(image.path) for image in workflow.dag.container_imgs.values()]
 
 
 def add_handlers(workflow: Any, **ours: Callable[[], None]) -> None:
-    """Have a run of a Snakefile that uses this workflow by `module` call our handlers before its own.
+    """Call our handlers before those of a Snakefile that uses this workflow by `module`.
 
-    ours: onstart, onsuccess, onerror. Snakemake runs those of the main Snakefile alone (Workflow._onstart and so on,
-    Workflow.modifier.is_main_snakefile). The user's own are kept where they stand above `use rule`; a second `use
+    ours: onstart, onsuccess, onerror. Snakemake runs only those of the main Snakefile (Workflow._onstart and so on,
+    Workflow.modifier.is_main_snakefile). The user's handlers are kept if they are above `use rule`. A second `use
     rule` reads our Snakefile again, and must not add ours twice.
     """
     if workflow.modifier.is_main_snakefile() or getattr(workflow, "talkies_handlers", False):
@@ -81,12 +82,12 @@ def _both(ours: Callable[[], None], theirs: Callable[[Any], Any]) -> Callable[[A
 
 
 def console() -> Any | None:
-    """Return the handler by which Snakemake writes to the console (LoggerManager); None where a plugin does."""
+    """Return the handler with which Snakemake writes to the console (LoggerManager); None if a plugin does."""
     return next((each for each in LOGGER.handlers if each.name == "DefaultStreamHandler"), None)
 
 
 def console_settings(handler: Any) -> dict[str, Any]:
-    """Return what was asked of that handler, by the names that a plugin finds in its `common_settings`.
+    """Return that handler's settings, by their names in a plugin's `common_settings`.
 
     From its filter (DefaultFilter), its formatter (DefaultFormatter) and itself (ColorizingTextHandler).
     """
@@ -100,7 +101,7 @@ def console_settings(handler: Any) -> dict[str, Any]:
 
 
 def replace_console(old: logging.Handler, new: logging.Handler) -> None:
-    """Have another handler write to the console; what `--quiet` filters out stays out."""
+    """Let another handler write to the console, with the filter of `--quiet`."""
     for each in old.filters:
         new.addFilter(each)
     LOGGER.removeHandler(old)
@@ -108,9 +109,9 @@ def replace_console(old: logging.Handler, new: logging.Handler) -> None:
 
 
 def send_errors_to(path: Path) -> None:
-    """Have the jobs' shell commands append what they write to stderr to a file (shell._process_prefix).
+    """Append the stderr of the jobs' shell commands to a file (shell._process_prefix).
 
-    A command that does not see the file, in a container for one, writes to stderr as ever.
+    A command that does not see the file, for example in a container, writes to stderr as usual.
     """
     from snakemake.shell import shell
 
@@ -119,7 +120,7 @@ def send_errors_to(path: Path) -> None:
 
 
 def remove_locks() -> bool:
-    """Remove the locks of this folder; tell whether there were any."""
+    """Remove the locks of this folder; return whether there were any."""
     stale = [path for path in LOCKS.glob("*.lock") if path.is_file()]
     for path in stale:
         path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""What is done, failed and still to make, as the settings now ask: the one answer that all commands and pages tell.
+"""Which pairs are done, failed and still to make under the current settings, for all commands and pages.
 
-A pair is done when the receipt of its shard answers it under the spec that the plan has now, and its film stands. What
-is not answered so is due. A shard that holds something due gets a receipt of a new name, by which Snakemake runs its
-job: what is told about a run is what the run does.
+A pair is done if its shard's receipt has it under its current spec, and its film exists. A pair that is neither done
+nor failed is due. A shard with something due gets a new receipt name, so that Snakemake runs its job: what is shown
+about a run is what the run does.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .plan import Plan
 from .receipts import ALL, STAGES, Receipts
 
 FACELESS = "no face in any frame looked at"
-"""What is said of a driving video that is refused for that, until config.yaml allows it."""
+"""The reason for refusing a driving video, unless config.yaml allows it."""
 Listing = dict[str, tuple[int, int]]
-"""Files of a folder: size and time (ns) by name."""
+"""A folder's files: size and time (ns) by name."""
 
 
 @dataclass
 class State:
-    """What has become of a plan's pairs. receipts: the names to look for, by stage and shard."""
+    """The state of a plan's pairs. receipts: their names, by stage and shard."""
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
     to_make: list[str] = field(default_factory=list)
     to_animate: list[str] = field(default_factory=list)
-    """Of those to make, the ones whose pixels are to be computed."""
+    """The pairs to make whose pixels must be computed."""
     receipts: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def look(plan: Plan, receipts: Receipts, due: str) -> State:
-    """Compare a plan with what its folder holds. due: what the names of new receipts end in."""
+    """Compare a plan with its folder. due: the ending of new receipt names."""
     return _Look(plan, receipts, due).look()
 
 
@@ -60,7 +60,7 @@ class _Look:
             state.to_make += lacking
             self._name("remux", shard, fresh=bool(lacking))
             for stage in ("animate", "show"):
-                # Snakemake runs again what lies below a newer file: that one must be a receipt.
+                # Snakemake runs again what depends on a newer file: that file must be a receipt.
                 if self.receipts.time(stage, shard) > self.receipts.time("remux", shard):
                     self.receipts.read(stage, shard)
             if plan.items("show", shard):
@@ -76,14 +76,14 @@ class _Look:
         return state
 
     def _whole(self, stage: str, spec: str, page: str) -> None:
-        """Name the receipt of a page about the whole run, which stands beside the films."""
+        """Choose the receipt's name of a page about the whole run, which is beside the films."""
         stands = self.receipts.read(stage, ALL).answers(ALL, spec) and self._is_there(self.folder.results / page)
         self._name(stage, ALL, fresh=not stands)
 
     # --- pairs ---------------------------------------------------------------------------------------------
 
     def _is_answered(self, shard: str, name: str) -> bool:
-        """Note a pair that is done or has failed as it is asked for now; tell whether it is one."""
+        """Note a pair that is done or failed under its current spec; return whether it is."""
         talkies = self.receipts.read("remux", shard)
         if name not in talkies.asked or talkies.asked[name] != self.specs.talkie(name):
             return False
@@ -96,7 +96,7 @@ class _Look:
         return False
 
     def _stands(self, name: str, facts: Mapping[str, Any]) -> bool:
-        """Tell whether a talkie is the file that its receipt tells of: by size and time, else by its own record."""
+        """Return whether a talkie is the file in its receipt: by size and time, else by its record."""
         pair = self.plan.pairs[name]
         talkie = self.folder.talkie(pair)
         there = self._listing(talkie.path.parent)
@@ -112,13 +112,13 @@ class _Look:
         return isinstance(record, dict) and (record.get("size"), record.get("mtime_ns")) == found
 
     def _is_carried(self, shard: str, name: str, *, bare: bool = False) -> bool:
-        """Tell whether the talkie shows already what it is to show (or the bare square), with other sound or tags."""
+        """Return whether the talkie already shows the wanted pictures (bare: the square alone), under any sound."""
         facts = self.receipts.read("remux", shard).done.get(name)
         wanted = self.specs.film(name) if bare else self.specs.shown(name)
         return isinstance(facts, dict) and facts.get("shows") == wanted and self._stands(name, facts)
 
     def _lacks(self, stage: str, shard: str, name: str) -> bool:
-        """Tell whether a stage has something to do for a pair whose talkie is to be made."""
+        """Return whether a stage has something to do for a pair whose talkie must be made."""
         shown = self.plan.is_shown(name)
         if stage == "show" and not shown:
             return False
@@ -137,7 +137,7 @@ class _Look:
         return not (stage == "animate" and shown and self._is_carried(shard, name, bare=True))
 
     def _is_to_animate(self, shard: str, name: str) -> bool:
-        """Tell whether a pair's pixels are to be computed: they stand in no talkie and in no silent film."""
+        """Return whether a pair's pixels must be computed: no talkie and no silent film has them."""
         if self._is_carried(shard, name) or self._is_carried(shard, name, bare=True):
             return False
         if self.plan.is_shown(name) and not self._lacks("show", shard, name):
@@ -151,9 +151,9 @@ class _Look:
     # --- pictures and takes --------------------------------------------------------------------------------
 
     def _inputs(self, sources: Iterable[str], takes: Iterable[str]) -> None:
-        """Name the receipts of prepared files; those that something due needs are looked at.
+        """Choose the receipts' names of prepared files; only those that something due needs are compared.
 
-        Not at the files themselves: a worker that finds one gone or damaged makes it again.
+        The files themselves are not: a worker that finds one missing or damaged makes it again.
         """
         plan, specs = self.plan, self.specs
         wanted, taken = set(sources), set(takes)
@@ -165,7 +165,7 @@ class _Look:
                 self._prepared("motion", shard, taken.intersection(plan.items("motion", shard)), specs.motion)
 
     def _prepared(self, stage: str, shard: str, needed: Iterable[str], spec: Callable[[str], str]) -> None:
-        """Name a receipt of prepared files: a new one where one that is needed is not answered."""
+        """Choose the name of a receipt of prepared files: a new one if a needed file is due."""
         receipt = self.receipts.read(stage, shard)
         lacking = [name for name in needed if not receipt.answers(name, spec(name))]
         self._name(stage, shard, fresh=bool(lacking))
@@ -173,7 +173,7 @@ class _Look:
     # --- files ---------------------------------------------------------------------------------------------
 
     def _name(self, stage: str, shard: str, *, fresh: bool) -> None:
-        """Choose a receipt's name: a new one, or the one that is there."""
+        """Choose a receipt's name: a new one, or the existing one."""
         there = None if fresh else self.receipts.name(stage, shard)
         self.state.receipts[stage][shard] = there or f"{shard}.{self.due}"
 

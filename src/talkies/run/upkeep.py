@@ -1,4 +1,4 @@
-"""A run put in order: films checked, forgotten, and those removed that nobody asks for any more."""
+"""Upkeep of a run folder: verify films, forget pairs, remove films that are no longer wanted."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .state import State
 
 
 def orphans(plan: Plan) -> Iterator[Recorded]:
-    """Yield the films of ours in the results whose pair is gone from the plan.
+    """Yield our films in the results whose pair is no longer in the plan.
 
-    None in a pilot (`first`), whose plan does not tell which other pairs are asked for.
+    None in a pilot (`first`), whose plan does not have all pairs.
     """
     results = Folder.of(plan).results
     if not results.is_dir() or plan.is_pilot:
@@ -30,17 +30,17 @@ def orphans(plan: Plan) -> Iterator[Recorded]:
         for path in sorted(folder.glob("*.json")):
             film = Recorded(path.with_suffix(".mp4"), {"pair": str, "picture_key": (str, None), "file": FACTS})
             name = f"{folder.name}/{path.stem}"
-            # Only what a record of ours names is ours, and a film only as it was made.
+            # A film is ours only if our record describes it, and it is unchanged.
             ours = name not in plan.pairs and film.record().get("pair") == name and not path.is_symlink()
             if ours and (film.is_whole() or not film.path.exists()):
                 yield film
 
 
 def verify(plan: Plan, state: State, *, busy: bool = False) -> dict[str, str]:
-    """Read every finished film whole; return what is wrong, by pair.
+    """Read every finished film to its end; return what is wrong, by pair.
 
-    What is found wrong is forgotten, so that the next run makes it again, as is said; but not while `busy`: a run is at
-    work here, which may be about to make it.
+    Wrong films are forgotten, so that the next run makes them again; but not if `busy`, when a run is at work here
+    and may be about to make them.
     """
     folder = Folder.of(plan)
     wrong = dict(state.failed)
@@ -61,7 +61,7 @@ def verify(plan: Plan, state: State, *, busy: bool = False) -> dict[str, str]:
 
 
 def _fault(talkie: Recorded) -> str | None:
-    """Return how a film differs from its record, None where it does not."""
+    """Return how a film differs from its record; None if it does not."""
     record = talkie.record()
     try:
         if file_digest(talkie.path) != record["file"]["sha256"]:
@@ -79,7 +79,7 @@ def _fault(talkie: Recorded) -> str | None:
 
 
 def forget(plan: Plan, state: State, names: Iterable[str], *, failed: bool = False) -> list[str]:
-    """Have the next run make pairs anew; return their names. The films stay until the new ones replace them.
+    """Let the next run make pairs again; return their names. The films stay until new ones replace them.
 
     names: pairs (driving/image[@variant]), or driving/ for all of a video's. failed: all pairs that failed.
     TalkiesError for a name that is no pair of the plan.
@@ -94,7 +94,7 @@ def forget(plan: Plan, state: State, names: Iterable[str], *, failed: bool = Fal
     for name in sorted(chosen):
         _forget(plan, name)
         if name in state.failed:
-            # A picture or clip that failed is looked at again too; one that is good is not.
+            # A picture or clip that failed is read again too; a good one is not.
             pair = plan.pairs[name]
             distrust("prepare", pair.source, if_failed=True)
             distrust("prepare", pair.take, clip=True, if_failed=True)
@@ -103,7 +103,7 @@ def forget(plan: Plan, state: State, names: Iterable[str], *, failed: bool = Fal
 
 
 def _forget(plan: Plan, name: str) -> None:
-    """Have the next run make one pair anew: its content keys say nothing any more, its receipts do not tell of it."""
+    """Let the next run make one pair again: its content keys are emptied, and its receipts forget it."""
     folder, pair = Folder.of(plan), plan.pairs[name]
     talkie = folder.talkie(pair)
     talkie.blank()
@@ -114,7 +114,8 @@ def _forget(plan: Plan, name: str) -> None:
 
 
 def leftovers(plan: Plan) -> list[Path]:
-    """Return what no pair of the plan needs: orphaned films and records, their internal files, dead workers' parts."""
+    """Return the files that no pair of the plan needs: orphaned films and records, their internal files, leftovers of
+    killed workers."""
     if held_locks(LOCKS):
         raise TalkiesError("workers are at work in this run folder: clean it when they have ended (talkies status)")
     found: list[Path] = []
@@ -129,7 +130,7 @@ def leftovers(plan: Plan) -> list[Path]:
             found += [p for p, name in files if name not in plan.pairs]
     for folder_path in (HOME, Folder.of(plan).results):
         found += [p for p in folder_path.rglob(".*.part") if p.is_file() and LEFT.fullmatch(p.name)]
-    found += [p for p in LOCKS.glob("*") if p.is_file()]  # of dead workers: none is alive
+    found += [p for p in LOCKS.glob("*") if p.is_file()]  # left by killed workers: none is alive
     return [path for path in dict.fromkeys(found) if path.exists()]
 
 

@@ -1,1 +1,1 @@
-"""The stages that a shard goes through, each in a file of its rule's name: prepare, motion, animate, show, remux."""
+"""The stages of a shard, each in a file with its rule's name: prepare, motion, animate, show, remux."""

@@ -1,4 +1,4 @@
-"""Silent films, many through one loaded model: what rule animate runs."""
+"""Makes many silent films with one loaded model: what rule animate runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = logging.getLogger("talkies")
 
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
-    """Make the films whose pixels stand nowhere yet, neither here nor in a talkie."""
+    """Make the films that exist neither as a silent film nor in a talkie."""
     missing: list[tuple[Pair, str]] = []
     fresh: list[str] = []
     faceless: dict[str, str | None] = {}
@@ -63,7 +63,7 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
             missing.append((pair, key))
     bench.journal.note("looked", fresh=fresh)
     if missing:
-        # Pictures in turn: a picture's features are kept from one film to the next.
+        # Ordered by picture, since a picture's features are kept from one film to the next.
         missing.sort(key=lambda item: (item[0].engine, item[0].source, item[0].name))
         frames = [int(_take_facts(bench, pair)["frames"]) for pair, _ in missing]
         bench.progress.start(sum(frames), "frames")
@@ -84,9 +84,9 @@ STAGE = Stage(
 
 
 def _refusal(bench: Bench, pair: Pair, known: dict[str, str | None]) -> str | None:
-    """Return why a pair that is to be made is refused, None where it is not. known: what was seen of takes.
+    """Return why a pair is refused; None if it is not. known: the records of takes.
 
-    By a video without a face a network for faces makes torn films.
+    A network for faces makes torn films from a video without a face.
     """
     settings, take = bench.plan.settings, bench.plan.takes[pair.take]
     preset = PRESETS[settings["model"]["preset"]]
@@ -117,7 +117,7 @@ def why_refused(
 
 
 def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:
-    """Make again what is gone or damaged of what pairs are made of; return why some can't be, by pair."""
+    """Make missing or damaged inputs of pairs again; return the pairs for which that failed, with the reason."""
     pairs = [bench.plan.pairs[name] for name in names]
     takes = dict.fromkeys(pair.take for pair in pairs)
     lost = mend(bench, dict.fromkeys(pair.source for pair in pairs), takes)
@@ -138,7 +138,7 @@ def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:
 def picture_key(bench: Bench, pair: Pair) -> str:
     """Return the content key of a pair's pixels.
 
-    By content, not by name, place or time; the source and driving records tell the contents' digests.
+    It depends on contents, not on names, places or times; the records of source and take have the digests.
     """
     plan = bench.plan
     program = plan.others.get(pair.engine)
@@ -169,13 +169,13 @@ def picture_key(bench: Bench, pair: Pair) -> str:
 
 
 def shown_key(plan: Plan, pair: Pair, key: str) -> str:
-    """Return the content key of what a talkie shows, by that of its pixels."""
+    """Return the content key of the film that a talkie shows, given that of its pixels."""
     shown = asks.is_shown(pair, plan.settings)
     return content_key(**asks.shown(pair, plan.settings, key)) if shown else key
 
 
 def stands(bench: Bench, pair: Pair, key: str) -> bool:
-    """Tell whether a pair's pixels are there: as a silent film, or in its talkie, as it is to show them or bare."""
+    """Return whether a pair's pixels exist: as a silent film, or in its talkie (as wanted, or the square alone)."""
     if bench.folder.silent(pair).fresh(key) is not None:
         return True
     shown = shown_key(bench.plan, pair, key)
@@ -186,20 +186,20 @@ def stands(bench: Bench, pair: Pair, key: str) -> bool:
 
 
 def _take_facts(bench: Bench, pair: Pair) -> dict[str, Any]:
-    """Return the record that tells a take's frames and rate: of its motion, where that is found."""
+    """Return the record with a take's frames and rate: that of its motion, if the engine computes motion."""
     folder = bench.folder
     return (folder.motion(pair.take) if pair.engine == FOMM else folder.driving(pair.take)).record()
 
 
 def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]]) -> Iterator[tuple[str, Outcome]]:
-    """Make silent films with one engine; yield each as it is finished, and those that their inputs forbid."""
+    """Make silent films with one engine; yield each when it is finished, or with the error in its inputs."""
     folder, scratch = bench.folder, bench.scratch
     engine = bench.engine(name, scratch.folder)
 
     def staged(recorded: Recorded) -> Path:
         return scratch.stage_in(recorded.path, sha256=recorded.record()["file"]["sha256"])
 
-    # All before the first film, so that from here on the shared disk is only written to.
+    # All before the first film, so that from here on nothing is read from the shared disk.
     sources = {source: staged(folder.source(source)) for source in {pair.source for pair, _ in missing}}
     takes = {pair.take for pair, _ in missing if pair.engine == FOMM}
     motions = {take: staged(folder.motion(take)) for take in takes}
@@ -213,7 +213,7 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
                 silent,
                 Fraction(facts["rate"]),
                 **asks.encoding(bench.plan.settings),
-                # So many films are encoded at once; few ones share the cores.
+                # The number of films encoded at once; if they are few, they share the cores.
                 threads=max(1, engine.threads // len(missing)),
                 part=scratch.unfinished(f"{number}.mp4"),
             )
@@ -239,7 +239,7 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
 
 
 def _material(bench: Bench, pair: Pair) -> Material:
-    """Return what a program is given of a pair: its files, and how they are cut."""
+    """Return a pair's files and crops, for engines that read the files themselves."""
     plan = bench.plan
     source, take = bench.prepared("prepare", pair.source), bench.prepared("prepare", pair.take, clip=True)
     picture, wanted = Path(plan.sources[pair.source].file), plan.takes[pair.take]
@@ -269,7 +269,7 @@ def _record_film(
 
 
 def _facts_of_making(bench: Bench, pair: Pair, writer: media.FrameWriter, engine: Engine) -> dict[str, Any]:
-    """Return what a film's record tells of how its pixels were made."""
+    """Return the facts about a film's pixels for its record."""
     source, take = bench.folder.source(pair.source).record(), bench.folder.driving(pair.take).record()
     return film_facts(
         {"crop": source["crop"], **_public(source["original"])},
@@ -295,10 +295,10 @@ def film_facts(
     *,
     network: str | None,
 ) -> dict[str, Any]:
-    """Return what a record tells of a film's pixels.
+    """Return the facts about a film's pixels for a record.
 
-    source, driving: what they were cut from, and how. network: for the built-in engine, the name of the source whose
-    network is told (`FilmJob.source`).
+    source, driving: the input files and their crops. network: for the built-in engine, the source whose network is
+    named (`FilmJob.source`).
     """
     of_engine = engine.facts()
     if network is not None and (name := cast("MotionEngine", engine).network(network)):
@@ -325,15 +325,15 @@ def film_facts(
 
 
 def _public(original: dict[str, Any]) -> dict[str, Any]:
-    """Return an input's name and digest: a film's record may be shown to others, the folders are not theirs to know."""
+    """Return an input's name and digest, without its folder: a film's record may be shown to others."""
     return {"file": Path(original["file"]).name, "sha256": original["sha256"]}
 
 
-# --- what the model is loaded for ------------------------------------------------------------------------
+# --- loading engines -------------------------------------------------------------------------------------
 
 
 def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = None) -> Opener:
-    """Return the function that opens one of the plan's engines by name, with a disk on which it may write."""
+    """Return the function that opens one of the plan's engines by name and gives it a folder for its files."""
 
     def load(name: str, within: Path | None) -> Engine:
         program = plan.others.get(name)
@@ -352,7 +352,7 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
 
 
 def open_program(program: Program, *, threads: int | None = None, within: Path | None = None) -> Engine:
-    """Return another program as an engine; TalkiesError where its image is not here."""
+    """Return a program as an engine; TalkiesError if its image is not here."""
     image = programs.image_file(program) if program.image else None
     if image is not None and not image.exists():
         raise TalkiesError(f"{printable(program.image or '')}: it is not here: run snakemake again, which pulls it")
@@ -367,7 +367,7 @@ def open_program(program: Program, *, threads: int | None = None, within: Path |
 def open_engine(
     preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
 ) -> MotionEngine:
-    """Load a model onto a device that works, and return its engine; TalkiesError says what stands in the way."""
+    """Load a model onto a working device, and return its engine; TalkiesError says why that failed."""
     from ..fomm.device import choose_device, keep_compiled, keep_memory
     from ..fomm.engine import Engine
     from ..fomm.model import load_model

@@ -1,7 +1,7 @@
-"""A look at every picture and driving video before anything is animated: what will be cut, and what is wrong with it.
+"""Checks every picture and driving video before anything is animated: their crops, and what is wrong with them.
 
-Of a video a dozen frames are looked at. What was found is kept by content (.talkies/check), so that a second look takes
-no time; nothing that makes films reads it.
+A dozen frames of each video are checked. The findings are kept by content (.talkies/check), so that a second check
+takes no time. No other stage reads them.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ if TYPE_CHECKING:
 
 FINDINGS = HOME / "check"
 RESULT = HOME / "check.json"
-"""What the last check found, for the gallery and the workflow."""
+"""The findings of the last check, for the gallery and the workflow."""
 FILES = FINDINGS / "files.json"
 """Each file's size, time and digest, so that an unchanged one is not read."""
 RECIPE = 5
-"""Raised when looking at the same file finds something else."""
+"""Raised by hand when a check of the same file gives other findings."""
 SAMPLES = 12
 TRIES = 3  # of frames that may be better than the first
 DECODED_SECONDS = 20
-"""Of longer videos only key frames are decoded: looking at an hour's film then takes seconds."""
+"""Seconds; only key frames are decoded of longer videos, so that a check of an hour takes seconds."""
 LARGEST_SIDE = 1280  # pixels of a sampled frame
 THUMB_SIDE = 128
 SMALL_SIDE = 128
-"""Pixels of a crop below which the film, twice as large or more, looks soft."""
+"""Side of a crop in pixels below which the film, at least twice as large, looks soft."""
 BLURRED = 8.0
 """Variance of the Laplacian (grey levels 0..255, at 256 pixels): the examples measure 89 to 1,544, and blurred by a
 Gaussian of 3 pixels 1 to 7."""
@@ -66,8 +66,8 @@ SHORT_SECONDS = 0.5
 LONG_SECONDS = 120
 SLOW_RATE = 12
 POSE_FAR, POSE_NEARER = 0.25, 0.5
-"""A first frame is called far from a picture's pose when its distance is over this and another frame has half of it:
-heads held alike measure 0.02 to 0.16, turned ones 0.25 to 0.6 (the examples, the demo network)."""
+"""A first frame is called far from a picture's pose if its distance is over this and another frame has half of it.
+Similar poses measure 0.02 to 0.16, turned heads 0.25 to 0.6 (the examples, the demo network)."""
 TEXT = (str, None)
 CROP = {"mode": str, "box": [int, int, int], "faces": (int, None), "found": bool, "warning": TEXT}
 POSES = {"*": [[[NUMBER]]]}
@@ -85,7 +85,7 @@ OF_CLIP = {
     "frames": int,
     "sound": TEXT,
 }
-"""What the kept facts of a file must hold (`records.fits`), where it could be looked at."""
+"""The shape of the kept facts of a file that could be read (`records.fits`)."""
 FAILS = "fails"
 DOUBTFUL = "look"
 NOTE = "note"
@@ -94,7 +94,7 @@ LEVELS = (FAILS, DOUBTFUL, NOTE)
 
 @dataclass(frozen=True)
 class Item:
-    """A picture, or (clip) a driving video or a segment of it, and how it is cut."""
+    """A picture, or (clip) a driving video or a segment of it, and its crop."""
 
     name: str
     file: str
@@ -106,13 +106,13 @@ class Item:
 
     @property
     def file_name(self) -> str:
-        """The file's name without its folder, as config.yaml's `files` takes it."""
+        """The file's name without its folder, as in `files` of config.yaml."""
         return Path(self.file).name
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong (fails), doubtful (look) or good to know (note), and what to do about it."""
+    """A problem (fails), a doubt (look) or a remark (note), and what to do about it."""
 
     level: str
     text: str
@@ -121,9 +121,9 @@ class Problem:
 
 @dataclass
 class Finding:
-    """What was seen of an item: facts as in the JSON, the crop as JPEG, problems, the worst first.
+    """The findings of an item: facts as in the JSON, the crop as JPEG, and problems, the worst first.
 
-    private: only in private pairs, so not for others to see.
+    private: all of its pairs are private, so others must not see it.
     """
 
     item: Item
@@ -134,7 +134,7 @@ class Finding:
 
     @property
     def level(self) -> int:
-        """How soon it is to be looked at: 0 before all others."""
+        """Its place in the order by urgency: 0 is first."""
         return min((LEVELS.index(problem.level) for problem in self.problems), default=len(LEVELS))
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,9 +150,9 @@ def examine(
     workers: int = 1,
     advance: Callable[[int], None] = lambda files: None,
 ) -> list[Finding]:
-    """Look at all of a plan's pictures and driving videos; return what was found, the worst first.
+    """Check all of a plan's pictures and driving videos; return the findings, the worst first.
 
-    model: gives the network whose keypoints tell poses; None leaves poses uncompared.
+    model: returns the network whose keypoints give the poses; None: poses are not compared.
     """
     items = items_of(plan)
     FINDINGS.mkdir(parents=True, exist_ok=True)
@@ -198,14 +198,14 @@ def examine(
 
 
 def items_of(plan: Plan) -> list[Item]:
-    """Return what a plan's run reads: pictures and takes."""
+    """Return the plan's inputs: pictures and takes."""
     pictures = [Item(name, source.file, source.crop) for name, source in plan.sources.items()]
     takes = plan.takes.items()
     return pictures + [Item(name, t.file, t.crop, True, t.start, t.end, t.flip) for name, t in takes]
 
 
 def _weights(plan: Plan) -> str:
-    """Return what tells one network from another without loading it."""
+    """Return what identifies the network without loading it."""
     settings = plan.settings["model"]
     chosen = settings["checkpoint"]
     return digest([settings["preset"], file_digest(chosen or DEMO_WEIGHTS)])
@@ -218,7 +218,7 @@ def _path(item: Item, sha256: str | None) -> Path:
 
 
 def _digests(items: Iterable[Item]) -> dict[str, str | None]:
-    """Return the files' digests, None for one that can't be read."""
+    """Return the files' digests; None for a file that can't be read."""
     known = (read_json(FILES) or {}) if FILES.exists() else {}
     fresh: dict[str, Any] = {}
     for file in {item.file for item in items}:
@@ -228,7 +228,7 @@ def _digests(items: Iterable[Item]) -> dict[str, str | None]:
             before: Any = known.get(file)
             fresh[file] = before if fits(before, [list, str]) and before[0] == stamp else [stamp, file_digest(file)]
         except (OSError, InputError):
-            continue  # looking at it says what is wrong
+            continue  # the check of the file says what is wrong
     if fresh != known:
         write_json(FILES, fresh)
     return {item.file: fresh[item.file][1] if item.file in fresh else None for item in items}
@@ -241,21 +241,21 @@ def _look_at_all(items: Sequence[Item], workers: int) -> Iterable[Look]:
     if len(items) < 4 or workers < 2:
         yield from map(look, items)
         return
-    # Not forked: the network's threads, where it is loaded, would be missing in the children, which wait for them.
+    # Not forked: children would wait for threads of a loaded network, which a fork does not copy.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(items)), mp_context=spawn, initializer=_hush) as pool:
         yield from pool.map(look, items, chunksize=1)
 
 
 def _hush() -> None:
-    # The parent tells what is to be told, and ends its children when it is told to end.
+    # Only the parent writes messages, and it ends its children when it is stopped.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     logging.getLogger("talkies").setLevel(logging.CRITICAL)
 
 
 def look(item: Item) -> Look:
-    """Look at one file; return its facts, its crops, uint8 [n, 256, 256, 3], and the first of them as a small JPEG."""
+    """Check one file; return its facts, its crops, uint8 [n, 256, 256, 3], and the first crop as a small JPEG."""
     try:
         facts, crops = _look_at_clip(item) if item.clip else _look_at_picture(item)
     except InputError as error:
@@ -268,10 +268,10 @@ def look(item: Item) -> Look:
 
 
 def found_in(item: Item, preset: Preset | None, faceless: bool = False) -> Finding:
-    """Look at one file alone; return what was seen, the worst problem first.
+    """Check one file by itself; return the findings, the worst problem first.
 
-    preset: of the network that is to animate it, None for another program. faceless: a driving video in which no face
-    is seen is taken too. Poses are not compared.
+    preset: of the network that will animate it; None for a program. faceless: accept a driving video without a
+    face. Poses are not compared.
     """
     _, facts, _, thumb = look(item)
     return _sorted(Finding(item, facts, thumb), preset, faceless)
@@ -328,14 +328,14 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
 
 
 def _is_faceless(clip: media.Clip, item: Item, start: Fraction, end: Fraction) -> bool:
-    """Tell whether a clip in which a dozen looks found no face is refused: by as many looks as prepare takes."""
+    """Return whether a clip without a face in a dozen frames will be refused: looks at as many as prepare does."""
     return crop.find_crop(clip, item.crop, start=start, end=end).faces == 0 and crop.is_faceless(
         clip, start=start, end=end
     )
 
 
 def _outside(found: Sequence[Sequence[crop.Face]], box: crop.Box) -> int:
-    """Return in how many frames the faces that are seen all have their middle outside a crop."""
+    """Return in how many frames all faces have their centres outside a crop."""
     inside = [
         any(box.x <= x + w / 2 < box.x + box.side and box.y <= y + h / 2 < box.y + box.side for x, y, w, h in faces)
         for faces in found
@@ -353,7 +353,7 @@ def sharpness(square: Frame) -> float:
 
 
 def _whole_jpeg(path: Path) -> bytes | None:
-    """Return a JPEG's bytes, None where it is gone or has lost its beginning or end."""
+    """Return a JPEG's bytes; None if it is missing or cut off."""
     with suppress(OSError):
         content = path.read_bytes()
         if content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9"):
@@ -370,9 +370,9 @@ def _jpeg(square: Frame) -> bytes:
 
 
 def _poses(network: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
-    """Return the keypoints of crops, freed of place and size: n times K times (x, y).
+    """Return the keypoints of crops, normalized for place and size: n times K times (x, y).
 
-    The network looks once, where for a film it looks four times at photographs: to compare poses that is enough.
+    The network looks once, where for a film it looks four times at photographs: for comparing poses that is enough.
     """
     import numpy as np
     import torch
@@ -435,7 +435,7 @@ def _warn_of_first_frames(plan: Plan, findings: dict[str, Finding], weights: str
 
 
 def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> None:
-    """Say of each take whose first frame is far from pictures' poses, and where a nearer one is."""
+    """Add a finding to each take whose first frame is far from pictures' poses, with a nearer frame."""
     import numpy as np
 
     far: dict[str, list[tuple[str, float]]] = {}

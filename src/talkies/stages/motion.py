@@ -1,4 +1,4 @@
-"""The keypoints of each take, found once for all pictures: what rule motion runs."""
+"""Computes the keypoints of each take once for all pictures: what rule motion runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STAGE = Stage(
 
 
 def detect_take(bench: Bench, name: str) -> dict[str, Any]:
-    """Find and save the keypoints of one take unless that is done; return its record."""
+    """Compute and save the keypoints of one take, unless that is done; return its record."""
     take, target = bench.plan.takes[name], bench.folder.motion(name)
     driving = bench.prepared("prepare", name, clip=True)
     engine = cast("MotionEngine", bench.engine(FOMM, None))

@@ -1,4 +1,4 @@
-"""Pictures and takes looked at, cropped and kept: what rule prepare runs."""
+"""Crops pictures and takes: what rule prepare runs."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ STAGE = Stage("prepare", _spec, _file, _make)
 
 
 def mend(bench: Bench, sources: Iterable[str], takes: Iterable[str]) -> dict[tuple[str, bool], str]:
-    """Prepare again what is gone or damaged of these; return why some can't be, by name and whether it is a take.
+    """Prepare missing or damaged ones of these again; return the failures by name and whether it is a take.
 
-    The lock of the shard of preparation sees that one worker does it.
+    The lock of the preparing shard makes sure that one worker does it.
     """
     plan, lost = bench.plan, {}
     wanted = [(name, False, plan.shard_of_source[name], prepare_source) for name in sources]
@@ -75,16 +75,17 @@ def mend(bench: Bench, sources: Iterable[str], takes: Iterable[str]) -> dict[tup
 
 
 def mend_shown(plan: Plan, names: Iterable[str]) -> None:
-    """Prepare again what is gone or damaged of the pictures and clips that the gallery shows beside these films."""
+    """Prepare missing or damaged pictures and clips again that the gallery shows beside these films."""
     pairs = [plan.pairs[name] for name in names]
     bench = Bench(plan, STAGE, "", Folder.journal("prepare", "gallery"))
     mend(bench, dict.fromkeys(pair.source for pair in pairs), dict.fromkeys(pair.take for pair in pairs))
 
 
 def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str, Any]:
-    """Return an input file's path, size, time and digest, the digest from its record where size and time are equal.
+    """Return an input file's path, size, time and digest; the digest is that of its record if size and time are
+    equal.
 
-    A file that is new is looked at through and through: it is staged in.
+    A new file is read to its end, so it is copied to the scratch disk first.
     """
     try:
         status = path.stat()
@@ -104,7 +105,7 @@ def prepare_source(bench: Bench, name: str) -> dict[str, Any]:
     began = time.monotonic()
     source, target = bench.plan.sources[name], bench.folder.source(name)
     path = Path(source.file)
-    original = _original(path, target.record(), Scratch())  # a picture is read twice, and small: no copy
+    original = _original(path, target.record(), Scratch())  # a picture is small and read twice: no copy
     key = content_key(**asks.source(source, original["sha256"]))
     record = target.fresh(key)
     if record is None:
@@ -119,7 +120,7 @@ def prepare_source(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
-    """Probe a clip, find its crop, and write its cropped film with sound, unless that is done; return its record."""
+    """Probe a clip, find its crop, and write the cropped clip with sound, unless that is done; return its record."""
     began = time.monotonic()
     take, target, scratch = bench.plan.takes[name], bench.folder.driving(name), bench.scratch
     path = Path(take.file)
@@ -160,7 +161,7 @@ def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
-    """Stage a clip in, and return what was found in it. It is read several times."""
+    """Copy a clip to the scratch disk, since it is read several times, and return its facts."""
     copy = scratch.stage_in(path, sha256=sha256)
     return clip_of(path, copy)
 
@@ -175,12 +176,12 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
 
 
 def seconds(text: str | None) -> Fraction | None:
-    """Return the seconds that a segment's border names."""
+    """Return a segment's start or end in seconds."""
     return None if text is None else Fraction(text)
 
 
 def sound_digest(path: str) -> str:
-    """Return the digest of a sound file that a pair names; InputError where it can't be read."""
+    """Return the digest of a pair's sound file; InputError if it can't be read."""
     try:
         status = Path(path).stat()
         return _digest_of(path, status.st_size, status.st_mtime_ns)

@@ -1,4 +1,4 @@
-"""The driving video's sound under the silent films, which then enter the results: what rule remux runs."""
+"""Adds the driving video's sound to silent films and moves them to the results: what rule remux runs."""
 
 from __future__ import annotations
 
@@ -58,14 +58,15 @@ STAGE = Stage(
 
 
 class Clips:
-    """The driving videos of a shard, each staged in and looked at once for all its pairs, one at a time."""
+    """The driving videos of a shard, copied to the scratch disk and probed once for all their pairs, one at a
+    time."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
         self._last: media.Clip | None = None
 
     def of(self, pair: Pair) -> media.Clip | media.SoundFile | None:
-        """Return what gives a pair its sound."""
+        """Return the source of a pair's sound."""
         if isinstance(pair.audio, str):
             return media.probe_sound(pair.audio)
         if not pair.audio:
@@ -79,9 +80,9 @@ class Clips:
 
 
 def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: list[int] | None = None) -> None:
-    """Make one talkie unless it stands.
+    """Make one talkie, unless it exists.
 
-    picture_key: the content key of what it shows. seen: the size and time of its film as a worker last saw it.
+    picture_key: the content key of the film it shows. seen: the talkie's size and time as a worker last saw it.
     """
     began = time.monotonic()
     folder, settings = bench.folder, bench.plan.settings
@@ -96,13 +97,13 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
         return
     silent = folder.shown(pair) if bench.plan.is_shown(pair.name) else folder.silent(pair)
     made, picture = silent.fresh(picture_key), silent.path
-    if made is None:  # other sound or tags: the picture is copied from the talkie itself
+    if made is None:  # only sound or tags differ: the pictures are copied from the talkie itself
         made, picture = talkie.fresh(picture_key, name="picture_key"), talkie.path
     if made is None:
         ((stage, _, _),) = bench.plan.comes_from("remux", bench.shard, pair.name)
         distrust(stage, pair.name)
         raise TalkiesError(f"{printable(pair.name)}: its silent film is gone; run snakemake again to make it")
-    picture = picture.resolve()  # a link is moved out of the way
+    picture = picture.resolve()  # a link is moved aside
     take = bench.plan.takes[pair.take]
     scratch.require(2 * picture.stat().st_size)
     clip = clips.of(pair)
@@ -120,7 +121,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             part=scratch.unfinished("talkie.mp4"),
         )
         facts = {name: value for name, value in made.items() if name not in OF_TALKIE}
-        # The record first: a film under its final name is then always one that a record tells of.
+        # The record first, so that a film under its final name always has one.
         talkie.describe(
             {
                 "key": key,

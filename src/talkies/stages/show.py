@@ -1,4 +1,4 @@
-"""Silent films set into their whole picture, or enlarged: what rule show runs. No network is needed."""
+"""Sets silent films into their whole picture, or enlarges them: what rule show runs. It needs no network."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STAGE = Stage(
 
 
 def show_pair(bench: Bench, pair: Pair, picture_key: str) -> str:
-    """Make a pair's film as its talkie shows it, unless it stands; return its content key."""
+    """Make a pair's film as its talkie shows it, unless it exists; return its content key."""
     began = time.monotonic()
     target, talkie = bench.folder.shown(pair), bench.folder.talkie(pair)
     key = shown_key(bench.plan, pair, picture_key)
@@ -68,11 +68,11 @@ def show_pair(bench: Bench, pair: Pair, picture_key: str) -> str:
 
 
 OF_TALKIE = ("key", "file", "picture_key", "sound", "pair", "remux_seconds", "digital_source_type")
-"""What a record tells of the talkie alone, not of its pixels."""
+"""Keys of a record that are about the talkie, not about its pixels."""
 
 
 def _show(bench: Bench, pair: Pair, made: dict[str, Any], film: Path, writer: media.FrameWriter) -> dict[str, Any]:
-    """Write a pair's film as it is to be shown; return what its record says of that."""
+    """Write a pair's film as it is shown; return the facts for its record."""
     if pair.paste_back:
         if reason := mend(bench, [pair.source], []).get((pair.source, False)):
             raise InputError("", reason)

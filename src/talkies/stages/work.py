@@ -1,7 +1,7 @@
-"""The worker around every stage: lock, scratch, what failed above, receipt.
+"""The worker of every stage: lock, scratch, failures of the stages above, receipt.
 
-It holds its shard's lock, does the items, and writes a receipt. An item whose input is bad (InputError) is answered
-there with its reason, and the others go on; any other error (memory, disk, a signal, a GPU) ends the worker without a
+It holds its shard's lock, makes the items, and writes a receipt. An item with a bad input (InputError) gets its
+reason in the receipt, and the others go on. Any other error (memory, disk, a signal, a GPU) ends the worker without a
 receipt, so that the job is run again.
 """
 
@@ -39,12 +39,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("talkies")
 
 UNFINISHED_BYTES = 4 * BYTES_PER_FRAME
-"""A frame's room on the scratch disk, by which it is asked for beforehand: photographs take more than drawings."""
+"""Bytes a frame that the scratch disk must have free: photographs take more than drawings."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a worker tells how far it is: `start` with all frames, `advance` by some, both may do nothing."""
+    """How a worker reports its progress: `start` with the number of frames, `advance` by some; both may do
+    nothing."""
 
     start: Callable[[int, str], None] = lambda frames, what: None
     advance: Callable[[int], None] = lambda frames: None
@@ -52,9 +53,9 @@ class Progress:
 
 @dataclass
 class Bench:
-    """What a stage works with: the plan and its folder, one shard, scratch, journal, progress, and the engine.
+    """What a stage works with: plan, folder, one shard, scratch, journal, progress and engine.
 
-    engine: opens one by name, once, and gives it a disk on which it may write. stage, shard: what is done here.
+    engine: opens an engine by name, once, and gives it a folder for its files. stage, shard: those at work.
     """
 
     plan: Plan
@@ -80,7 +81,7 @@ class Bench:
     def prepared(self, stage: str, name: str, *, clip: bool = False) -> dict[str, Any]:
         """Return the record of a prepared picture, or (clip) of a prepared take or its motion.
 
-        TalkiesError where the file is gone or damaged: `mend` makes such a one again.
+        TalkiesError if the file is missing or damaged: `mend` makes it again.
         """
         if (stage, name, clip) not in self._prepared:
             if not self.is_as_asked(stage, name, clip=clip):
@@ -90,7 +91,7 @@ class Bench:
         return self._prepared[stage, name, clip]
 
     def is_as_asked(self, stage: str, name: str, *, clip: bool = False) -> bool:
-        """Tell whether a prepared file is there and whole, cut as is asked, and of the picture or clip there is now."""
+        """Return whether a prepared file is there and whole, with the wanted crop, and from the current input."""
         recorded = self._recorded(stage, name, clip)
         if not recorded.is_whole():
             return False
@@ -101,12 +102,12 @@ class Bench:
         original = record["original"]
         content = original["sha256"]
         asked = asks.driving(plan.takes[name], content) if clip else asks.source(plan.sources[name], content)
-        # Of another time than the plan's: the file was replaced meanwhile.
+        # Not the time in the plan: the file was replaced meanwhile.
         stamps = (wanted.stamp, stamp_of(Path(wanted.file)))
         return record["key"] == content_key(**asked) and [original["size"], original["mtime_ns"]] in stamps
 
     def say_again(self, stage: str, name: str, *, clip: bool = False) -> None:
-        """Say that a prepared file is made again."""
+        """Log that a prepared file is made again."""
         path = self._recorded(stage, name, clip).path
         log.warning("%s: it is gone or damaged and is made again", printable(path))
 
@@ -122,8 +123,8 @@ Outcome = dict[str, Any] | InputError
 class Stage:
     """One step of a shard.
 
-    spec: of an item of a shard. files: what it writes, for what killed workers left beside it to be found. make: does
-    the items that are left, and yields what to answer of each, in any order.
+    spec: of an item of a shard. files: the files it writes, to find leftovers of killed workers beside them. make:
+    makes the items that are left, and yields each one's receipt entry, in any order.
     """
 
     name: str
@@ -135,10 +136,10 @@ class Stage:
 def work(
     stage: Stage, plan: Plan, name: str, *, engine: Opener | None = None, progress: Progress | None = None
 ) -> Receipt:
-    """Do one stage of the shard that a receipt's name tells of, and write that receipt.
+    """Do one stage of the shard in a receipt's name, and write that receipt.
 
-    What is there already, by its content key, is not made again. Raises TalkiesError, OSError and others that end the
-    job without a receipt.
+    Files with the right content key are not made again. Raises TalkiesError, OSError and others that end the job
+    without a receipt.
     """
     shard = shard_of(name)
     journal = Folder.journal(stage.name, shard)
@@ -163,7 +164,7 @@ def _failed_above(bench: Bench, item: str) -> str | None:
             return receipt.failed[cause]
         if cause not in receipt.done:
             path = Folder.receipt(stage, bench.plan.receipt(stage, shard))
-            raise TalkiesError(f"{printable(path)}: tells nothing of {printable(cause)}: run snakemake again")
+            raise TalkiesError(f"{printable(path)}: has no entry of {printable(cause)}: run snakemake again")
     return None
 
 
@@ -181,7 +182,8 @@ def _answer(bench: Bench, result: Receipt, specs: Specs, item: str, outcome: Out
 
 
 def _save(bench: Bench, result: Receipt, name: str) -> None:
-    """Write the receipt, with what older ones tell of items that the plan has not now, and remove those."""
+    """Write the receipt, with older receipts' entries of items that are not in the plan now, and remove the older
+    ones."""
     before = receipts.Receipts().read(bench.stage.name, bench.shard)
     for item, spec in before.asked.items():
         if item not in result.asked:
@@ -202,7 +204,7 @@ def holding(shard: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
-    """Hold the shard's lock, see that no killed worker's parts stay, and give the bench its scratch folder."""
+    """Hold the shard's lock, remove killed workers' leftovers, and give the bench its scratch folder."""
     with holding(bench.shard):
         sweep(films)
         try:
@@ -213,7 +215,7 @@ def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
 
 
 def sweep(films: Sequence[Path]) -> None:
-    """Remove the temporary files of these films, their records and their encoder's, wherever a worker died."""
+    """Remove the temporary files that killed workers left of these films, records and encoders."""
     names: dict[Path, set[str]] = {}
     for film in films:
         record = Recorded(film).record_path
@@ -228,17 +230,17 @@ def sweep(films: Sequence[Path]) -> None:
 
 
 def since(began: float) -> float:
-    """Return the seconds since a monotonic time, as records and journals tell them."""
+    """Return the seconds since a monotonic time, rounded for records and journals."""
     return round(time.monotonic() - began, 3)
 
 
 def flipped(take: Any) -> dict[str, bool]:
-    """Return what a record tells of a mirrored take."""
+    """Return the record's entry of a mirrored take."""
     return {"flip": True} if take.flip else {}
 
 
 def _noting(engine: Opener, journal: Journal, shard: str) -> Opener:
-    """Return the same, with a note in the journal of how long a first call took: the model is loaded then."""
+    """Return the function, with a journal entry of how long a first call took: it loads the model."""
     loaded: dict[str, Engine] = {}
 
     def load(name: str, within: Path | None) -> Engine:

@@ -1,6 +1,6 @@
-"""The network and nothing else: torch and numpy alone are imported here, and only when a network is asked for.
+"""The network alone: it imports only torch and numpy, and only when a network is needed.
 
-The presets' names and crops are known without torch, for login nodes and the workflow.
+The presets' names and crops need no torch, for login nodes and the workflow.
 """
 
 from importlib import import_module

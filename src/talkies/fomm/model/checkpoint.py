@@ -1,8 +1,8 @@
 """Weights: the published `.pth.tar` files and safetensors, loaded strictly and without running their code.
 
-A published file is a pickle of a dict whose `generator` and `kp_detector` are used; the discriminator,
-optimizer states and epoch that stand beside them are not. A safetensors file holds the same entries under
-`generator.` and `kp_detector.` (format: https://github.com/huggingface/safetensors).
+A published file is a pickle of a dict. Its entries `generator` and `kp_detector` are used; discriminator, optimizer
+states and epoch are not. A safetensors file has the same entries under `generator.` and `kp_detector.` (format:
+https://github.com/huggingface/safetensors).
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ def load_model(
 ) -> FirstOrderModel:
     """Build a preset's network, load its weights strictly, and set it to inference.
 
-    preset: a name (PRESETS), or a dict in the original yaml's shape. checkpoint: `.pth.tar` or safetensors;
-    None takes the package's own weights for the demo presets, for a published preset those that were fetched
-    (`find_weights`), and leaves a dict's network as it was built.
-    precision: fp32, bf16 or fp16 for the generator; keypoints and coordinates stay fp32.
-    Raises TalkiesError with the file and what is wrong with it; ValueError for an unknown preset.
+    preset: a name (PRESETS), or a dict like the original's yaml. checkpoint: `.pth.tar` or safetensors. None: the
+    package's weights for the demo presets, the fetched ones (`find_weights`) for a published preset, and untrained
+    weights for a dict. precision: fp32, bf16 or fp16 for the generator; keypoints and coordinates stay fp32. Raises
+    TalkiesError with the file and what is wrong with it; ValueError for an unknown preset.
     """
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
@@ -54,7 +53,7 @@ def load_model(
     if checkpoint is not None:
         _load_strictly(model, load_checkpoint(checkpoint), Path(checkpoint))
     model.weights_digest = weights_digest(model.state_dict())
-    # Other weights loaded later are other weights: motions found with these are not for them.
+    # If other weights are loaded later, motions of these no longer fit.
     model.register_load_state_dict_post_hook(_redigest)
     model.requires_grad_(False).eval().to(device)
     for network in model.networks:
@@ -63,7 +62,7 @@ def load_model(
 
 
 def part_of(entries: StateDict, preset: Preset) -> StateDict:
-    """Return what a preset takes of the package's weights: all, or one of the two networks, by `Preset.packaged`."""
+    """Return a preset's part of the package's weights: all, or one of the two networks, by `Preset.packaged`."""
     second = f"{SECOND}."
     if preset.packaged == "photographs":
         return {name.removeprefix(second): value for name, value in entries.items() if name.startswith(second)}
@@ -73,7 +72,7 @@ def part_of(entries: StateDict, preset: Preset) -> StateDict:
 def load_checkpoint(path: str | Path) -> StateDict:
     """Read a checkpoint's entries on the CPU, as `generator.*` and `kp_detector.*`; half precision becomes float32.
 
-    The package's own weights have a second network's beside them, `photographs.generator.*` and so on.
+    The package's own weights also have those of a second network, `photographs.generator.*` and so on.
 
     Raises TalkiesError, one line with the file and what to do, for anything that is not such a checkpoint.
     """
@@ -81,12 +80,12 @@ def load_checkpoint(path: str | Path) -> StateDict:
     name = printable(path)
     entries = _read_safetensors(path) if kind_of(path) == "safetensors" else _read_pickle(path)
     _check_size(entries, name)
-    # The package's own weights are stored in half precision; every digest and computation starts from float32.
+    # The package's weights are stored in half precision; digests and computations start from float32.
     return {name: t.float() if t.is_floating_point() else t for name, t in entries.items()}
 
 
 def _check_size(entries: StateDict, name: str) -> None:
-    """Refuse tensors that say they are larger than what the file holds of them, before they are looked at."""
+    """Refuse tensors whose stated size is larger than their data in the file, before they are used."""
     for key, tensor in entries.items():
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise TalkiesError(
@@ -98,11 +97,11 @@ def _check_size(entries: StateDict, name: str) -> None:
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse a zip that would unpack to more than it is: PyTorch stores its records as they are, on every system."""
+    """Refuse a zip that would unpack to more than its size: PyTorch stores its records uncompressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(record.file_size for record in archive.infolist())
-    except Exception:  # a damaged zip; what it lacks is said on reading it
+    except Exception:  # a damaged zip; reading it reports the fault
         return
     if unpacked > path.stat().st_size:
         raise TalkiesError(
@@ -115,7 +114,7 @@ def _read_safetensors(path: Path) -> StateDict:
 
     try:
         entries = load_file(path)
-    except Exception as error:  # whatever a damaged file makes the parser raise
+    except Exception as error:  # the parser may raise anything for a damaged file
         raise TalkiesError(f"{printable(path)}: damaged or truncated safetensors file: copy it again") from error
     if not all(any(name.startswith(f"{network}.") for name in entries) for network in NETWORKS):
         raise TalkiesError(
@@ -135,7 +134,7 @@ def _read_pickle(path: Path) -> StateDict:
         raise TalkiesError(
             f"{name}: it holds something other than weights, or is damaged; nothing in it was run: {ASK}"
         ) from error
-    except Exception as error:  # whatever a damaged file makes the parser raise
+    except Exception as error:  # the parser may raise anything for a damaged file
         raise TalkiesError(f"{name}: damaged, or a download cut short: download it again") from error
     if not isinstance(content, Mapping):
         raise TalkiesError(f"{name}: holds a {type(content).__name__}, not a generator and a kp_detector: {ASK}")
@@ -152,7 +151,7 @@ def _read_pickle(path: Path) -> StateDict:
 
 
 def _load_strictly(model: FirstOrderModel, entries: StateDict, path: Path) -> None:
-    """Load entries into the model, or say in one line how they differ and which preset they fit."""
+    """Load entries into the model; TalkiesError says how they differ and which preset they fit."""
     name = printable(path)
     difference = _difference(model, entries)
     if difference:
@@ -176,7 +175,7 @@ def _skeleton(preset: str) -> FirstOrderModel:
 
 
 def _difference(model: FirstOrderModel, entries: StateDict) -> str:
-    """Say the first way in which entries differ from the model's names and shapes, or ''."""
+    """Return the first difference of entries from the model's names and shapes, or ''."""
     wanted = model.state_dict()
     for name, tensor in wanted.items():
         if name not in entries:
@@ -198,8 +197,8 @@ def _redigest(model: torch.nn.Module, _: object) -> None:
 def weights_digest(state: Mapping[str, Tensor]) -> str:
     """Return the sha256 (hex) of a state dict: names, shapes and float32 bytes, in the names' order.
 
-    The same weights give the same digest from `.pth.tar` and from safetensors. Batch counters, which no
-    result depends on, are left out.
+    The same weights have the same digest as `.pth.tar` and as safetensors. Batch counters, which affect no result,
+    are left out.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -214,18 +213,18 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, half: bool = False) -> None:
     """Write a state dict as safetensors, whole or not at all; half stores in float16 what float16 can hold.
 
-    Raises TalkiesError where the file can't be written.
+    Raises TalkiesError if the file can't be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = Path(path)
-    # Copies of their own: safetensors refuses tensors that share memory.
+    # Copies, since safetensors refuses tensors that share memory.
     entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
     try:
         with whole(path) as part:
             part.touch()
-            usual = part.stat().st_mode  # safetensors makes files that their owner alone may read
+            usual = part.stat().st_mode  # safetensors makes files that only their owner may read
             save_file(entries, part, metadata={"format": "pt", "weights_digest": weights_digest(entries)})
             part.chmod(usual)
     except (OSError, SafetensorError) as error:

@@ -1,7 +1,7 @@
-"""What a weights file is, by its head: told in milliseconds and without PyTorch, before any job is sent.
+"""Identifies a weights file by its head, in milliseconds and without PyTorch, before any job is sent.
 
-A `.pth.tar` is PyTorch's zip, or before version 1.6 a row of pickles; safetensors begins with a JSON header. Of each
-the tensors' names and shapes are read, no numbers, and nothing in the file is run.
+A `.pth.tar` is PyTorch's zip, or before version 1.6 a sequence of pickles; safetensors starts with a JSON header.
+Only the tensors' names and shapes are read, and nothing in the file is run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .presets import PRESETS
 
 NETWORKS = ("generator", "kp_detector")
 SECOND = "photographs"
-"""Before the names of a second network, which only a file of the package's own has."""
+"""The prefix of a second network's names, which only the package's own file has."""
 ZIP_MAGIC = b"PK"
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")  # follows a pickle's two bytes; torch < 1.6 wrote it
 MAX_SAFETENSORS_HEADER = 100_000_000  # bytes; the format's own bound
@@ -33,7 +33,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def kind_of(path: Path) -> str:
-    """Return what a weights file is by its first bytes: safetensors, zip or legacy.
+    """Return the kind of a weights file by its first bytes: safetensors, zip or legacy.
 
     Raises TalkiesError, one line with the file and what to do, for anything else.
     """
@@ -43,7 +43,7 @@ def kind_of(path: Path) -> str:
             head = file.read(512)
             size = os.fstat(file.fileno()).st_size
     except InputError as error:
-        raise TalkiesError(str(error)) from None  # a setting is wrong, no picture or clip
+        raise TalkiesError(str(error)) from None  # a wrong setting, not a wrong picture or clip
     except OSError as error:
         raise TalkiesError(
             f"{name}: can't read the checkpoint ({error.strerror}): give its path, or mend its rights"
@@ -74,12 +74,12 @@ def kind_of(path: Path) -> str:
 
 
 def check_head(path: str | Path, preset: str) -> None:
-    """Refuse a file that can't be the weights of a preset; TalkiesError says what it is, or which presets it fits."""
+    """Refuse a file that can't have a preset's weights; TalkiesError says what it is, or which presets it fits."""
     path = Path(path)
     kind = kind_of(path)
     try:
         shapes = _shapes(path, kind)
-    except Exception as error:  # whatever a damaged file makes a parser raise
+    except Exception as error:  # a parser may raise anything for a damaged file
         raise TalkiesError(f"{printable(path)}: damaged, or a download cut short: get it again") from error
     missing = [network for network in NETWORKS if not any(key.startswith(f"{network}.") for key in shapes)]
     if missing:
@@ -91,7 +91,7 @@ def check_head(path: str | Path, preset: str) -> None:
 
 
 def _telling(shapes: Shapes) -> list[tuple[int, ...] | None]:
-    """Return the shapes by which presets differ: keypoints, their jacobians, first features, a second network."""
+    """Return the shapes in which presets differ: keypoints, their jacobians, first features, a second network."""
     names = (
         *("kp_detector.kp.weight", "kp_detector.jacobian.weight"),
         *("kp_detector.predictor.encoder.down_blocks.0.conv.weight", "generator.first.conv.weight"),
@@ -111,11 +111,11 @@ def _asked(preset: str) -> list[tuple[int, ...] | None]:
 
 
 def _is_common_zip(path: Path) -> bool:
-    """Tell a zip of files (as hosts make of a folder) from PyTorch's own zip, which holds <name>/data.pkl."""
+    """Return whether a zip is an archive of files (as hosts make of a folder), not PyTorch's with <name>/data.pkl."""
     try:
         with zipfile.ZipFile(path) as archive:
             return not any(name.endswith("data.pkl") for name in archive.namelist())
-    except Exception:  # a damaged zip; what it lacks is said on reading it
+    except Exception:  # a damaged zip; reading it reports the fault
         return False
 
 
@@ -140,13 +140,13 @@ def _shapes(path: Path, kind: str) -> Shapes:
             _Reader(file).load()
         reader = _Reader(file)
         content = reader.load()
-        _Reader(file).load()  # the storages' names; then of each its length and its numbers
+        _Reader(file).load()  # the storages' names; then the length and the numbers of each
         _check_length(file, sum(8 + size for size in reader.storages.values()))
         return _of_pickle(content)
 
 
 def _check_length(file: IO[bytes], left: int) -> None:
-    """Refuse a file that ends before what its head tells of. left: bytes from here on."""
+    """Refuse a file that is shorter than its head says. left: bytes from here on."""
     if os.fstat(file.fileno()).st_size < file.tell() + left:
         raise ValueError("it ends too soon")
 
@@ -171,7 +171,7 @@ class _Tensor:
 
 
 class _Anything:
-    """Stands for whatever else is named: it takes all that a pickle gives it and does nothing."""
+    """Stands for every other name: it accepts any call of a pickle and does nothing."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -189,7 +189,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 class _Reader(pickle.Unpickler):
-    """Reads a pickle's names and shapes; no class or function but these few is ever looked up."""
+    """Reads a pickle's names and shapes; only these few classes and functions are ever looked up."""
 
     KNOWN = {  # noqa: RUF012
         ("collections", "OrderedDict"): OrderedDict,

@@ -16,11 +16,11 @@ KEYPOINT_VARIANCE = 0.01
 
 @dataclass(frozen=True)
 class DenseMotion:
-    """What the dense motion network says of N frames at its own side h x w.
+    """The output of the dense motion network for N frames at its own side h x w.
 
-    deformation: [N, h, w, 2], for each pixel of the driving frame where in the source to look, (x, y) in [-1, 1].
+    deformation: [N, h, w, 2], for each pixel of the driving frame its place in the source, (x, y) in [-1, 1].
     mask: [N, K+1, h, w], the share of each local motion, background first, summing to 1.
-    sparse_deformed: [N, K+1, 3, h, w], the source moved by each local motion alone.
+    sparse_deformed: [N, K+1, 3, h, w], the source warped by each local motion.
     occlusion: [N, 1, h, w] in [0, 1], 0 where the source does not show what is needed; or None.
     """
 
@@ -31,9 +31,9 @@ class DenseMotion:
 
 
 class DenseMotionNetwork(nn.Module):
-    """Weighs K local affine motions and a still background into one deformation.
+    """Combines K local affine motions and a still background into one deformation.
 
-    centred_grid: what does not move stays exactly where it is (see `coordinate_grid`).
+    centred_grid: pixels without motion stay exactly in place (see `coordinate_grid`).
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DenseMotionNetwork(nn.Module):
             self.down = AntiAliasDownsample(num_channels, scale_factor)
 
     def shrink(self, source: Tensor) -> Tensor:
-        """Return source [N, 3, H, W] at the side this network works at."""
+        """Return source [N, 3, H, W] scaled to this network's side."""
         return self.down(source) if hasattr(self, "down") else source
 
     def heatmaps(self, source: Keypoints, driving: Keypoints, height: int, width: int) -> Tensor:
@@ -80,10 +80,10 @@ class DenseMotionNetwork(nn.Module):
         return torch.cat([identity.expand_as(moved[:, :1]), moved], dim=1)
 
     def forward(self, small: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> DenseMotion:
-        """Find the motion of N driving frames.
+        """Compute the motion of N driving frames.
 
-        small: the source, `shrink`-ed, [N or 1, 3, h, w] in [0, 1]; keypoints of N pictures each (the
-        source's may be one). Coordinates stay in the keypoints' precision, whatever the weights'.
+        small: the source after `shrink`, [N or 1, 3, h, w] in [0, 1]; keypoints of N pictures each (the source's may
+        be one). Coordinates stay in the keypoints' precision, not the weights'.
         """
         count = len(kp_driving)
         height, width = small.shape[2:]

@@ -16,16 +16,15 @@ from .looks import is_photograph
 from .presets import PRESETS, Preset
 
 LARGER = 0.9, 1.1
-"""What share of the picture's side further looks show."""
+"""The share of the picture's side in further views."""
 
 
 class FirstOrderModel(nn.Module):
     """Generator and keypoint detector of one preset; its state dict has the published names and shapes.
 
-    preset: what it was built from. weights_digest: sha256 of the loaded weights, None before loading.
-    photographs: a second network, with keypoints of the same meaning, which takes the place of this one for
-    photographs, where the preset has one, else None.
-    Build it with `talkies.load_model`, or from a preset for training.
+    preset: its hyper-parameters. weights_digest: sha256 of the loaded weights, None before loading. photographs: a
+    second network for photographs, with keypoints of the same meaning, or None if the preset has none. Build it with
+    `talkies.load_model`, or from a preset for training.
     """
 
     def __init__(self, preset: Preset) -> None:
@@ -44,16 +43,16 @@ class FirstOrderModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision the generator computes in; keypoints are always found in float32."""
+        """The generator's precision; keypoints are always computed in float32."""
         return next(self.generator.parameters()).dtype
 
     @property
     def networks(self) -> list[FirstOrderModel]:
-        """This network, and the one for photographs where there is one."""
+        """This network, and the one for photographs if there is one."""
         return [self, self.photographs] if self.photographs is not None else [self]
 
     def fitting(self, picture: Tensor) -> FirstOrderModel:
-        """Return the network for what a picture [1, 3, H, W] in [0, 1] shows: this, or the one for photographs."""
+        """Return the network for a picture [1, 3, H, W] in [0, 1]: this one, or the one for photographs."""
         _check_frames(picture, "picture")
         if self.photographs is None:
             return self
@@ -62,7 +61,8 @@ class FirstOrderModel(nn.Module):
 
     @torch.inference_mode()
     def keypoints(self, frames: Tensor) -> Keypoints:
-        """Find the keypoints of frames [N, 3, H, W] in [0, 1], all at once; the first tells which network is theirs."""
+        """Detect the keypoints of frames [N, 3, H, W] in [0, 1], all at once; the first decides which network is
+        used."""
         _check_frames(frames, "frames")
         network, frames = self.fitting(frames[:1]), frames.to(self.device, torch.float32)
         if network.preset.mirror is None:
@@ -71,7 +71,7 @@ class FirstOrderModel(nn.Module):
 
     @torch.inference_mode()
     def encode(self, source: Tensor) -> SourceFeatures:
-        """Compute once what `generate` needs of source images [N, 3, H, W] in [0, 1]; the first tells the network."""
+        """Encode source images [N, 3, H, W] in [0, 1] for `generate`; the first decides which network is used."""
         _check_frames(source, "source")
         network = self.fitting(source[:1])
         features = network.generator.encode(source.to(self.device, self.dtype))
@@ -79,24 +79,24 @@ class FirstOrderModel(nn.Module):
 
     @torch.inference_mode()
     def generate(self, source: Tensor | SourceFeatures, kp_source: Keypoints, kp_driving: Keypoints) -> Generated:
-        """Render the N frames whose keypoints are kp_driving.
+        """Render N frames with the keypoints kp_driving.
 
-        source: one image [1, 3, H, W] in [0, 1] for all frames or N of them, or what `encode` made of it;
-        kp_source: its keypoints (one picture's or N). Returns .prediction [N, 3, H, W] in [0, 1],
-        .deformation [N, h, w, 2], .occlusion [N, 1, h, w] or None.
+        source: one image [1, 3, H, W] in [0, 1] for all frames, or N images, or the result of `encode`; kp_source:
+        its keypoints (one picture's or N). Returns .prediction [N, 3, H, W] in [0, 1], .deformation [N, h, w, 2],
+        .occlusion [N, 1, h, w] or None.
         """
         features = source if isinstance(source, SourceFeatures) else self.encode(source)
         return self.network_of(features).generator.render(features, kp_source, kp_driving)
 
     def network_of(self, features: SourceFeatures) -> FirstOrderModel:
-        """Return the network that these features are of."""
+        """Return the network that made these features."""
         return self.photographs if self.photographs is not None and features.photograph else self
 
 
 def looked_at_again(detector: KeypointDetector, frames: Tensor, mirror: Sequence[int]) -> Keypoints:
-    """Find keypoints as the mean over looks at frames [N, 3, H, W]: as they are, mirrored, smaller and larger.
+    """Detect keypoints as the mean over views of frames [N, 3, H, W]: unchanged, mirrored, smaller and larger.
 
-    Where they differ, the detector errs; their mean errs less. mirror: which keypoint each is in a mirrored picture.
+    The mean has a smaller error than one view. mirror: the index of each keypoint in a mirrored picture.
     """
     found = detector(frames)
     assert found.jacobian is not None
@@ -114,10 +114,10 @@ def looked_at_again(detector: KeypointDetector, frames: Tensor, mirror: Sequence
 
 
 def build_model(preset: str | Preset | Mapping[str, Any]) -> FirstOrderModel:
-    """Build an untrained network from a preset, its name, or a dict in the original yaml's shape.
+    """Build an untrained network from a preset, its name, or a dict like the original's yaml.
 
-    The dict holds common_params, kp_detector_params and generator_params, or these under model_params.
-    ValueError names an unknown preset or what the dict lacks.
+    The dict has common_params, kp_detector_params and generator_params, or these under model_params. ValueError names
+    an unknown preset or a missing key.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:

@@ -1,4 +1,4 @@
-"""The generator: source features, moved, masked and decoded into the driving frame's pose (FOMM, sec. 3.3)."""
+"""The generator: source features, warped, masked and decoded in the driving frame's pose (FOMM, sec. 3.3)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordinate_gri
 
 @dataclass(frozen=True)
 class SourceFeatures:
-    """What the generator needs of a source image, computed once for all its frames.
+    """A source image's features for the generator, computed once for all its frames.
 
-    features: [N, C, H/2^d, W/2^d] of the encoder; small: [N, 3, h, w], the picture as dense motion sees it;
-    picture: the source itself, [N, 3, H, W], where the network keeps what is visible. photograph: whether they are
-    of the network for photographs, where a preset has two.
+    features: [N, C, H/2^d, W/2^d] of the encoder; small: [N, 3, h, w], the picture at dense motion's side; picture:
+    the source itself, [N, 3, H, W], if the network keeps visible pixels. photograph: whether the network for
+    photographs made them, if a preset has two.
     """
 
     features: Tensor
@@ -33,9 +33,9 @@ class SourceFeatures:
 
 @dataclass(frozen=True)
 class Generated:
-    """N frames and how they came about (shapes of the last three: see DenseMotion).
+    """N frames and their motion (shapes of the last three: see DenseMotion).
 
-    prediction: [N, 3, H, W] in [0, 1]; logits: what the decoder painted, before the final sigmoid.
+    prediction: [N, 3, H, W] in [0, 1]; logits: the decoder's output before the final sigmoid.
     """
 
     prediction: Tensor
@@ -47,10 +47,10 @@ class Generated:
 
 
 class MaskedWarp(nn.Module):
-    """Moves the source's features and hides what the source does not show (FOMM, eq. 8)."""
+    """Warps the source's features and masks what the source does not show (FOMM, eq. 8)."""
 
     def forward(self, features: Tensor, deformation: Tensor, occlusion: Tensor | None) -> Tensor:
-        """Return features [1 or N, C, h, w] where the deformation [N, h, w, 2] points, times occlusion [N, 1, h, w]."""
+        """Return features [1 or N, C, h, w] sampled at the deformation [N, h, w, 2], times occlusion [N, 1, h, w]."""
         moved = warp(features.expand(len(deformation), -1, -1, -1), deformation)
         return moved if occlusion is None else moved * occlusion
 
@@ -59,9 +59,9 @@ class Generator(nn.Module):
     """Johnson-style encoder and decoder around a warp of the features (FOMM, eq. 8).
 
     keep_visible: the result is the warped source where the occlusion map says visible, and painted where it says
-    hidden, as with the skips of Siarohin et al., Motion Representations for Articulated Animation, CVPR 2021.
-    reduction: the networks look at, and paint, pictures of 1/reduction of the side; what stays visible is warped at
-    the full side, so results are as sharp as their source.
+    hidden, like the skips of Siarohin et al., Motion Representations for Articulated Animation, CVPR 2021. reduction:
+    the networks take and paint pictures of 1/reduction of the side; visible parts are warped at the full side, so
+    results are as sharp as their source.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Generator(nn.Module):
         keep_visible: bool = False,
         reduction: int = 1,
     ) -> None:
-        # estimate_jacobian stands among the original's common parameters; here the keypoints tell.
+        # estimate_jacobian is one of the original's common parameters; here the keypoints show it.
         super().__init__()
         if keep_visible and not estimate_occlusion_map:
             raise ValueError("keep_visible needs estimate_occlusion_map: it tells what is visible")
@@ -154,7 +154,7 @@ def _resized_deformation(deformation: Tensor, sides: torch.Size) -> Tensor:
 
 
 def _enlarged_deformation(deformation: Tensor, sides: torch.Size) -> Tensor:
-    """A deformation at larger sides, in which the picture's outermost pixels stay where they are, too."""
+    """A deformation at larger sides, in which the picture's outermost pixels keep their place."""
     small, large = (
         coordinate_grid(height, width, deformation, centred=True)
         for height, width in (deformation.shape[1:3], (sides[0], sides[1]))

@@ -12,9 +12,9 @@ from .layers import AntiAliasDownsample, Hourglass, coordinate_grid, reduced
 
 @dataclass(frozen=True)
 class Keypoints:
-    """Where the K keypoints of N pictures are, and how each one's neighbourhood lies.
+    """The K keypoints of N pictures, with the affine map of each one's neighbourhood.
 
-    value: [N, K, 2], (x, y) in [-1, 1], 0 the picture's middle.
+    value: [N, K, 2], (x, y) in [-1, 1], 0 is the picture's centre.
     jacobian: [N, K, 2, 2], the derivative at each keypoint of the map from the abstract reference frame
     (the paper's dT_{X<-R}/dp), or None for a network that does not estimate it.
     """
@@ -38,11 +38,11 @@ class Keypoints:
 
 
 class KeypointDetector(nn.Module):
-    """Hourglass, a heat map and four jacobian maps a keypoint, read off by a soft argmax.
+    """Hourglass with a heat map and four jacobian maps for each keypoint, read by a soft argmax.
 
-    temperature divides the heat maps' logits; scale_factor is the side at which the network looks; pad is
-    the head's padding (0 in the published networks: its maps are 6 pixels smaller than the features); reduction:
-    by how much pictures are made smaller before all that.
+    temperature divides the heat maps' logits; scale_factor is the network's scale of the picture; pad is the head's
+    padding (0 in the published networks: its maps are 6 pixels smaller than the features); reduction: the factor by
+    which pictures are scaled down first.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class KeypointDetector(nn.Module):
         if estimate_jacobian:
             maps = 1 if single_jacobian_map else num_kp
             self.jacobian = nn.Conv2d(self.predictor.out_features, 4 * maps, 7, padding=pad)
-            # Training starts from the identity everywhere.
+            # Training starts with the identity everywhere.
             nn.init.zeros_(self.jacobian.weight)
             self.jacobian.bias = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 1.0]).repeat(maps))
         if scale_factor != 1:
             self.down = AntiAliasDownsample(num_channels, scale_factor)
 
     def forward(self, frames: Tensor) -> Keypoints:
-        """Find the keypoints of frames [N, 3, H, W] in [0, 1]."""
+        """Detect the keypoints of frames [N, 3, H, W] in [0, 1]."""
         frames = reduced(frames, self.reduction)
         small = self.down(frames) if hasattr(self, "down") else frames
         features = self.predictor(small)

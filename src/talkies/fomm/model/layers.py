@@ -1,7 +1,7 @@
 """The blocks that the three networks share (FOMM, supplementary material A: Johnson-style blocks, hourglass).
 
-Every convolution keeps its side but for the pooling and upsampling stated; tensors are [N, C, H, W].
-Attribute names are those of the published checkpoints, which load strictly.
+Convolutions keep the side, except for the stated pooling and upsampling; tensors are [N, C, H, W]. Attribute names
+are those of the published checkpoints, which load strictly.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class ResidualBlock(nn.Module):
 def widths(block_expansion: int, max_features: int, num_blocks: int) -> list[int]:
     """Return the channels at each depth 0..num_blocks: doubled each time, capped at max_features.
 
-    Depth 0 is the un-capped start of an encoder only where its caller uses it as such.
+    Depth 0 is used only by callers that start an encoder there.
     """
     return [min(max_features, block_expansion * 2**depth) for depth in range(num_blocks + 1)]
 
 
 class Encoder(nn.Module):
-    """The hourglass' way down: each block halves the side and doubles the channels up to max_features."""
+    """The hourglass's encoder: each block halves the side and doubles the channels up to max_features."""
 
     def __init__(self, block_expansion: int, in_features: int, num_blocks: int, max_features: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The hourglass' way up, with the encoder's level of the same side joined after each block."""
+    """The hourglass's decoder, which concatenates the encoder's level of the same side after each block."""
 
     def __init__(self, block_expansion: int, in_features: int, num_blocks: int, max_features: int) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Decoder(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """U-Net of num_blocks halvings (FOMM, sec. 3.1): [N, in, H, W] -> [N, out_features, H, W].
+    """U-Net with num_blocks halvings (FOMM, sec. 3.1): [N, in, H, W] -> [N, out_features, H, W].
 
     H and W must be multiples of 2**num_blocks.
     """
@@ -116,15 +116,15 @@ class Hourglass(nn.Module):
         self.out_features = self.decoder.out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the last level joined with the input."""
+        """Return the last level, concatenated with the input."""
         return self.decoder(self.encoder(x))
 
 
 class AntiAliasDownsample(nn.Module):
     """Gaussian blur, then every (1/scale)-th pixel from the first, zero padded: one strided convolution.
 
-    The kernel belongs to the published state dicts as `weight` [channels, 1, k, k]. sigma = (1/scale - 1) / 2,
-    k = 2 round(4 sigma) + 1. scale is 1/2, 1/4, ...: networks that look at scale 1 have no such module.
+    The kernel is in the published state dicts as `weight` [channels, 1, k, k]. sigma = (1/scale - 1) / 2, k = 2
+    round(4 sigma) + 1. scale is 1/2, 1/4, ...: networks with scale 1 have no such module.
     """
 
     def __init__(self, channels: int, scale: float) -> None:
@@ -150,11 +150,11 @@ def reduced(x: Tensor, factor: int) -> Tensor:
 
 
 def coordinate_grid(height: int, width: int, like: Tensor, centred: bool = False) -> Tensor:
-    """Return [height, width, 2] of (x, y) in [-1, 1], from corner pixel to corner pixel.
+    """Return the grid [height, width, 2] of (x, y) in [-1, 1], from corner pixel to corner pixel.
 
-    Sampling (see `warp`) takes -1 and 1 for the outer edges instead, so an identity grid shifts by up to half
-    a pixel. The published weights were trained with it; it stays. centred: from where sampling sees the
-    pixels' centres, so that an identity warp is the identity.
+    For sampling (see `warp`), -1 and 1 are the outer edges instead, so an identity grid shifts by up to half a pixel.
+    The published weights were trained with this. centred: the grid of the pixels' centres in sampling, so that an
+    identity warp is the identity.
     """
     inset_x, inset_y = (1 / width, 1 / height) if centred else (0, 0)
     x = torch.linspace(inset_x - 1, 1 - inset_x, width, dtype=like.dtype, device=like.device)
@@ -165,8 +165,8 @@ def coordinate_grid(height: int, width: int, like: Tensor, centred: bool = False
 def warp(x: Tensor, deformation: Tensor, padding: str = "zeros") -> Tensor:
     """Sample x [N, C, H, W] where deformation [N, h, w, 2] (x, y in [-1, 1]) points: [N, C, h, w].
 
-    Bilinear, outside as `padding` says ("zeros" or "border"), computed in the deformation's precision
-    (half-precision coordinates would be off by whole pixels) and returned in x's.
+    Bilinear, with `padding` ("zeros" or "border") outside, computed in the deformation's precision (half-precision
+    coordinates would be off by whole pixels) and returned in x's.
     """
     sampled = F.grid_sample(
         x.to(deformation.dtype), deformation, mode="bilinear", padding_mode=padding, align_corners=False

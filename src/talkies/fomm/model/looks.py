@@ -1,7 +1,7 @@
-"""Whether a face is photographed or drawn, told by its edges.
+"""Tells photographed faces from drawn ones by their edges.
 
-A drawing has even areas and sharp lines, a photograph is uneven everywhere: how much steeper the steep places of a face
-are than its gentle ones tells them apart.
+A drawing has even areas and sharp lines; a photograph is uneven everywhere. The ratio of steep to gentle gradients in
+a face tells them apart.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 128
-"""Pictures are looked at in about so many pixels: of noise and compression little is left then."""
+"""Pictures are scaled to about this side in pixels, which removes most noise and compression."""
 STEEP, GENTLE = 95, 25
-"""Percentiles of the steps from pixel to pixel."""
+"""Percentiles of the differences between neighbouring pixels."""
 FAINT = 0.3
-"""Grey levels, of 255: smaller steps count as this."""
+"""Grey levels, of 255: smaller differences count as this."""
 DRAWN = 40.0
-"""From this ratio on, a picture is called drawn: faces measure 4 to 19 in photographs, 69 to 650 in drawings."""
+"""From this ratio on, a picture counts as drawn: faces measure 4 to 19 in photographs, 69 to 650 in drawings."""
 
 
 def steepness(picture: NDArray[np.uint8]) -> float:
-    """Return how many times a crop's steep places are as steep as its gentle ones: uint8 RGB [S, S, 3], S >= 8.
+    """Return the ratio of steep to gentle gradients in a crop, uint8 RGB [S, S, 3], S >= 8.
 
-    The middle half is looked at, where a crop around a face shows the face.
+    Only its middle half is used, which shows the face.
     """
     step = max(1, len(picture) // SIDE)
     side = len(picture) // step
@@ -35,5 +35,5 @@ def steepness(picture: NDArray[np.uint8]) -> float:
 
 
 def is_photograph(picture: NDArray[np.uint8]) -> bool:
-    """Tell whether a crop, uint8 RGB [S, S, 3], shows a photographed (or rendered) face rather than a drawn one."""
+    """Return whether a crop, uint8 RGB [S, S, 3], shows a photographed (or rendered) face, not a drawn one."""
     return steepness(picture) < DRAWN

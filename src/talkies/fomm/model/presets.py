@@ -1,4 +1,4 @@
-"""The networks talkies knows by name: hyper-parameters, side, and the crop each was trained on."""
+"""The presets: hyper-parameters, side and crop of the networks with a name."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 DEMO_WEIGHTS = Path(__file__).with_name("demo.safetensors")
-"""The demo presets' weights, which the package carries: a network for drawings, and one for photographs."""
+"""The demo presets' weights in the package: a network for drawings, and one for photographs."""
 
 
 @cache
 def demo_digest() -> str:
-    """Return the digest of the demo preset's weights, which their file's header tells."""
+    """Return the digest of the demo preset's weights from their file's header."""
     with DEMO_WEIGHTS.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return header["__metadata__"]["weights_digest"]
@@ -23,11 +23,11 @@ def demo_digest() -> str:
 
 @dataclass(frozen=True)
 class Opening:
-    """Two keypoints that come apart and together, as lids do: the moving one does it, the still one goes with the head.
+    """Two keypoints that open and close, like lids: one moves, and the still one follows the head.
 
-    measure: two keypoints whose distance tells how large this eye or mouth is. A wide-eyed driver's lids move further
-    than a narrow-eyed source's can; counted in its own measure, each eye shuts when the driver's does, and no further.
-    gain: how much further an eye shuts than it was seen to.
+    measure: two keypoints whose distance is the size of this eye or mouth. The lids of a wide-eyed driver move
+    further than those of a narrow-eyed source can; with the change scaled by this measure, each eye shuts when the
+    driver's does, and no further. gain: how much further an eye shuts than detected.
     """
 
     still: int
@@ -50,17 +50,16 @@ class FaceParts:
 
 @dataclass(frozen=True)
 class Preset:
-    """A network's hyper-parameters in the shape of the original's yaml, and what its pictures look like.
+    """A network's hyper-parameters, like the original's yaml, and facts about its pictures.
 
-    size: side of the square it works at, in pixels. crop: how pictures and clips are cut for it when nothing
-    else is asked. checkpoint: the published file's usual name, or None where the weights are in the package.
-    packaged: which of the weights in the package are its own, "all" or one of the two networks; None: none of them.
-    photographs: the preset of a second network, which takes the first one's place for photographs, or None.
-    reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for any way.
-    openings: lids and lips among its keypoints, where these are known. parts: its keypoints' places in a face, or None
-    where these are not known. mirror: which keypoint each is in a mirrored
-    picture, where they are the mean over several looks, or None. recipe: raised by hand when the same weights
-    come to make other films; it goes into their keys.
+    size: side of its square, in pixels. crop: the default crop of pictures and clips. checkpoint: the published
+    file's usual name, or None if the weights are in the package. packaged: its part of the weights in the package,
+    "all" or one of the two networks; None: none. photographs: the preset of a second network for photographs, or
+    None. reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for no
+    limit. openings: lids and lips among its keypoints, if known. parts: which keypoints are
+    which parts of a face, or None if not known. mirror: the index of each keypoint in a mirrored
+    picture, if keypoints are the mean over several views, or None. recipe: raised by hand when the same weights make
+    other films; part of their content keys.
     """
 
     name: str
@@ -78,7 +77,7 @@ class Preset:
 
     @property
     def knows(self) -> str | None:
-        """The faces it was trained on, "drawings" or "photographs"; None: both, or other things than faces."""
+        """The faces it was trained on, "drawings" or "photographs"; None: both, or not faces."""
         if self.packaged:
             return None if self.packaged == "all" else self.packaged
         return "photographs" if self.crop == "face" else None
@@ -108,8 +107,8 @@ _PUBLISHED: dict[str, Any] = {
     },
 }
 
-# Trained here (docs/demo-model.md): few features, no halving of the generator's, so that eyes and lips stay
-# sharp at the 128 pixels it looks at, and a keypoint for each lid, lip and pupil, for the crown and the neck.
+# Trained here (docs/demo-model.md): few features, no downsampling in the generator, so that eyes and lips stay sharp
+# at its 128 pixels, and a keypoint for each lid, lip and pupil, for the crown and the neck.
 _DEMO: dict[str, Any] = {
     "common_params": {"num_kp": 19, "num_channels": 3, "estimate_jacobian": True, "reduction": 2},
     "kp_detector_params": {
@@ -139,7 +138,7 @@ _DEMO: dict[str, Any] = {
 }
 
 
-# Rendered heads and photographs vary more than drawings: the detector has twice the width.
+# Rendered heads and photographs vary more than drawings, so the detector has twice the features.
 _PHOTOGRAPHS = deepcopy(_DEMO)
 _PHOTOGRAPHS["kp_detector_params"] |= {"block_expansion": 32, "max_features": 256}
 
@@ -158,7 +157,7 @@ _DEMO_PARTS = FaceParts(forehead=3, chin=0, nose=4, cheeks=(1, 2), lids=(_LEFT_E
 _DEMO_MIRROR = (0, 2, 1, 3, 4, 6, 5, 9, 10, 7, 8, 12, 11, 13, 14, 16, 15, 17, 18)
 
 
-# The network for photographs finds that lids move less than they do, most of all in small or blurred videos.
+# The network for photographs underestimates the lids' motion, most of all in small or blurred videos.
 _PHOTOGRAPHS_OPENINGS = tuple(
     replace(opening, gain=1.5) if (opening.still, opening.moving) == opening.measure[::-1] else opening
     for opening in _DEMO_OPENINGS
@@ -166,9 +165,9 @@ _PHOTOGRAPHS_OPENINGS = tuple(
 
 
 def frame_bytes(side: int, itemsize: int) -> int:
-    """Return the memory that a frame takes in a network of this side, whose numbers have so many bytes.
+    """Return the bytes of memory for a frame in a network of this side and number size.
 
-    The largest tensors are of 64 channels at the full side; about eight such stand at a time.
+    The largest tensors have 64 channels at the full side; about eight of them exist at a time.
     """
     return 8 * 64 * side * side * itemsize
 

@@ -1,6 +1,6 @@
-"""The published weights on this machine: where `talkies checkpoint fetch` puts them, and how they are found by preset.
+"""Finds published weights on this machine, where `talkies checkpoint fetch` puts them.
 
-Beside them lies weights.lock, which holds what each file was when it came: one that has changed since is refused.
+weights.lock beside them has each file's digest, size and time after its download; a file that has changed is refused.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from .presets import PRESETS
 
 VARIABLE = "TALKIES_WEIGHTS"
 CARRIED = Path("weights")
-"""Folder of the working folder that is looked into first: there `talkies stage push` brings them."""
+"""The folder, in the working folder, that is searched first; `talkies stage push` fills it."""
 INSIDE = Path(sys.prefix, "weights")
-"""Where an image has its own (scripts/build_container.py --checkpoint PRESET)."""
+"""The folder of weights inside an image (scripts/build_container.py --checkpoint PRESET)."""
 LOCK = "weights.lock"
 
 
 def weights_folder() -> Path | None:
-    """Return the folder into which weights are fetched: $TALKIES_WEIGHTS, else one in the user's cache folder.
+    """Return the folder for fetched weights: $TALKIES_WEIGHTS, else one in the user's cache folder.
 
-    None where there is neither.
+    None if there is neither.
     """
     if chosen := os.environ.get(VARIABLE):
         return Path(chosen).expanduser().absolute()
@@ -34,10 +34,10 @@ def weights_folder() -> Path | None:
 
 
 def find_weights(preset: str) -> Path:
-    """Return the file of a preset's published weights; TalkiesError tells the command that gets them.
+    """Return the file of a preset's published weights; TalkiesError names the command that fetches them.
 
-    The working folder's `weights` goes before the folder of `weights_folder`, and that before an image's own; in each a
-    safetensors file goes before the file as it was published.
+    The order is: `weights` in the working folder, the folder of `weights_folder`, an image's own; and in each,
+    safetensors before the published file.
     """
     name = PRESETS[preset].checkpoint
     if name is None:
@@ -59,15 +59,15 @@ def as_safetensors(name: str) -> str:
 
 
 def noted(path: Path) -> dict[str, Any] | None:
-    """Return what weights.lock tells of a file beside it (see `note`); None where it tells nothing."""
+    """Return a file's entry in the weights.lock beside it (see `note`); None if there is none."""
     entry = (read_json(path.with_name(LOCK)) or {}).get(path.name)
     return entry if isinstance(entry, dict) and isinstance(entry.get("sha256"), str) else None
 
 
 def note(path: Path, file: Path, *, sha256: str, source: str | None, of: str | None = None) -> None:
-    """Write into the weights.lock beside a path what is there, or soon will be.
+    """Write an entry for a path into the weights.lock beside it.
 
-    file: where it lies now. of: the sha256 of the file that it was converted from.
+    file: its current place. of: the sha256 of the file that it was converted from.
     """
     lock, status = path.with_name(LOCK), file.stat()
     facts = {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "source": source}
@@ -77,8 +77,8 @@ def note(path: Path, file: Path, *, sha256: str, source: str | None, of: str | N
 
 
 def check_unchanged(path: Path) -> None:
-    """Refuse a weights file that is not what the weights.lock beside it tells; its digest is taken only where its
-    size or time differ. Raises TalkiesError.
+    """Refuse a weights file that does not match the weights.lock beside it. Raises TalkiesError. Its digest is
+    computed only if its size or time differ.
     """
     entry = noted(path)
     if entry is None:
