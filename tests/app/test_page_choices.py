@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from run_folder import BIN, REPOSITORY, RunFolder, make_clip
 
@@ -127,6 +127,7 @@ configs = st.dictionaries(
 )
 
 
+@example(config={"images": None, "audio": None}, flow=True, name="x", value="a}a")
 @given(config=configs, flow=st.booleans(), name=st.text("xyz'\": .", min_size=1, max_size=6), value=values)
 def test_a_key_is_set_and_the_others_stay(config: dict, flow: bool, name: str, value) -> None:
     text = (

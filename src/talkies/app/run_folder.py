@@ -163,9 +163,9 @@ def _entry(path: tuple[str, ...], value: Any) -> str:
 
 
 def _flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+    """Return a value as YAML on one line, quoted where `{...}` around it needs that."""
+    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**9, sort_keys=False)
+    return text.strip()[1:-1]
 
 
 def _check_edit(config: Mapping[str, Any], changes: Mapping[tuple[str, ...], Any], text: str, path: Path) -> None:
