@@ -21,7 +21,6 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import torch
-from heads import Head, Posture
 from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
 
 from talkies.fomm.model import FirstOrderModel, load_model
@@ -107,6 +106,7 @@ def main() -> None:
         for seed in range(SEED, SEED + args.people):
             if args.assets:
                 from head_mesh import load_mesh
+                from heads import Head, Posture
 
                 head = Head(seed, load_mesh(args.assets), SIDE)
                 draw: Draw = lambda pose, head=head: head.render(Posture(pose)).picture  # noqa: E731
