@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from msgspec import Meta, Struct
 
 from . import media
 from .engines import FilmJob, Material
@@ -93,31 +95,102 @@ class Command:
         return [word for each in self.words if (word := PLACEHOLDER.sub(fill, each))]
 
 
-@dataclass(frozen=True)
-class Program:
+FilePath = Annotated[str, Meta(extra_json_schema={"format": "path"})]
+FileName = Annotated[FilePath, Meta(min_length=1)]
+Side = Annotated[int, Meta(ge=16, le=4096)]
+
+
+class Program(Struct, frozen=True, kw_only=True):
     """An engine of config.yaml that is another program; its fields are the keys there (docs/engines.md)."""
 
-    name: str
-    command: str
-    image: str | None = None
-    workdir: str | None = None
-    side: int = 256
-    output_side: int | None = None
-    input: str = "square"
-    crop: str = "face"
-    result: str = "{output}"
-    checkpoint: str | None = None
-    batch: bool = False
-    binds: tuple[str, ...] = ()
-    network: bool = False
-    writable_tmpfs: bool = False
-    minutes: float = 60
-    gpu_mem_mb: int = 0
-
-    @classmethod
-    def of(cls, name: str, keys: Mapping[str, Any]) -> Program:
-        """Return the program of an engine's settings."""
-        return cls(name=name, **{**keys, "binds": tuple(keys.get("binds", ()))})
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=40,
+            description="A known engine's, whose keys then hold where they are not given here; or a name for this one.",
+        ),
+    ] = "command"
+    command: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=10_000,
+            description="What makes a film, with {source}, {driving}, {audio}, {output}, {folder} and other "
+            "placeholders. It is split as a shell would split it; no shell runs it.",
+        ),
+    ]
+    image: Annotated[
+        FileName | None,
+        Meta(
+            description="Image that it runs in: a .sif, or a docker:// or oras:// address pinned by its digest. null "
+            "runs it on the machine itself."
+        ),
+    ] = None
+    workdir: Annotated[
+        FileName | None,
+        Meta(
+            description="Folder that it starts in (inside the image, where there is one); null for the film's own "
+            "folder."
+        ),
+    ] = None
+    side: Annotated[Side, Meta(description="Side of the square picture and clip that it is given, pixels.")] = 256
+    output_side: Annotated[
+        Side | None, Meta(description="Side of the film that it makes, where it is another than side.")
+    ] = None
+    input: Annotated[
+        Literal["square", "whole"],
+        Meta(description="What it is given. square is the crop; whole is the whole picture and the whole clip."),
+    ] = "square"
+    crop: Annotated[
+        Literal["face", "center", "none"],
+        Meta(
+            description="How pictures and videos are cut where crop says nothing.",
+            extra_json_schema={"in_order": ["face", "center", "none"]},
+        ),
+    ] = "face"
+    result: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=1000,
+            description='Where its film lies, {output} or a pattern below {folder} ("*.mp4"), which one file must fit.',
+        ),
+    ] = "{output}"
+    checkpoint: Annotated[
+        FileName | None, Meta(description="A file that it reads, {checkpoint}. Other contents make other films.")
+    ] = None
+    batch: Annotated[
+        bool,
+        Meta(
+            description="It is started once for all films of a job and finds them in {jobs}, a file of JSON lines. "
+            "Where false it is started for each film."
+        ),
+    ] = False
+    binds: Annotated[
+        tuple[FileName, ...],
+        Meta(
+            max_length=50,
+            description="More folders that the image is shown, FROM:TO, read-only where :ro follows.",
+            examples=[[], ["examples:/models"]],
+        ),
+    ] = ()
+    network: Annotated[bool, Meta(description="Let the program in its image use the network.")] = False
+    writable_tmpfs: Annotated[bool, Meta(description="Let it write into its image; what it writes there is lost.")] = (
+        False
+    )
+    minutes: Annotated[
+        Annotated[float, Meta(gt=0, le=100_000)] | Annotated[int, Meta(gt=0, le=100_000)],
+        Meta(description="How long it may take for one film before it is ended."),
+    ] = 60
+    gpu_mem_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10_000_000,
+            description="GPU memory that it needs, in MB. On SLURM, nodes whose GPUs have less are left out.",
+        ),
+    ] = 0
 
     def uses(self, name: str) -> bool:
         """Tell whether its films depend on this placeholder: a batch may use all that its jobs tell."""

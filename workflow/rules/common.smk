@@ -26,10 +26,10 @@ def make_plan():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         given = settings_file.given(config, Path("config.yaml"))
         plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
-        if SUBMITS and plan.settings["slurm"]["gpu"].get("gpu", 1):
+        if SUBMITS and plan.settings.slurm.gpu.get("gpu", 1):
             for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.pair_shards}:
-                slurm.check_gpus(megabytes, plan.settings["slurm"]["gpu"].get("slurm_partition", ""))
-        if IN_IMAGE and plan.settings["container"] is not None:
+                slurm.check_gpus(megabytes, plan.settings.slurm.gpu.get("slurm_partition", ""))
+        if IN_IMAGE and plan.settings.container is not None:
             image.check_bindable(plan.outside)
         planner.mend_plan(plan)
         logger.info(f"talkies: {estimate.describe(plan, state, on_cluster=ON_CLUSTER)}")
@@ -62,12 +62,12 @@ PLAN, STATE, LACK_OF_ROOM = make_plan()
 SIGNAL = "--signal=TERM@120"
 """As in the profile: also where config.yaml has further options of sbatch."""
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
-THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
+THREADS = PLAN.settings.threads or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
 RUNNING = []  # of this run, what ends its progress lines
 FAILED = []  # of this run, what finds its jobs that failed on the cluster
 VERDICT = ".talkies/verdict.json"
 SHOWN = ".talkies/report/gallery"
-REPORTED = [SHOWN] if PLAN.settings["gallery"]["report"] else []
+REPORTED = [SHOWN] if PLAN.settings.gallery.report else []
 
 
 def receipt(stage, shard=ALL):
@@ -80,7 +80,7 @@ def needed(stage):
     return lambda wildcards: [receipt(*each) for each in PLAN.needs(stage, shard_of(wildcards.receipt))]
 
 
-CHECKED = [receipt("check")] if PLAN.settings["check"] else []
+CHECKED = [receipt("check")] if PLAN.settings.check else []
 GALLERY = receipt("gallery")
 FILMS_DONE = [receipt("remux", shard) for shard in PLAN.pair_shards]
 
@@ -88,7 +88,7 @@ FILMS_DONE = [receipt("remux", shard) for shard in PLAN.pair_shards]
 def bind():
     """Have the images of the jobs that this process starts see the folders that config.yaml names."""
     if IN_IMAGE:
-        image.bind(PLAN.outside, PLAN.settings["scratch"], os.environ)
+        image.bind(PLAN.outside, PLAN.settings.scratch, os.environ)
 
 
 bind()  # on a cluster this file is read again in each job, on its node
@@ -164,21 +164,21 @@ def check_means():
             "jobs are to run in an image, and neither apptainer nor singularity is here: load its module, or start "
             "snakemake on a node that has it"
         )
-    programs.fetch_images(PLAN.settings)
+    programs.fetch_images(PLAN.settings.programs)
     if IN_IMAGE:
         pulled = next(iter(snakemake_private.pulled_images(workflow)), None)
-        if unchecked := image.check_image(PLAN.settings["container"], pulled):
+        if unchecked := image.check_image(PLAN.settings.container, pulled):
             logger.warning(f"talkies: {unchecked}")
 
 
 def image_to_animate(wildcards):
     """Return the image of a job that animates; None where its engine is another program, which has an image of its own."""
-    return None if PLAN.by_program(shard_of(wildcards.receipt)) else PLAN.settings["container"]
+    return None if PLAN.by_program(shard_of(wildcards.receipt)) else PLAN.settings.container
 
 
 def job(stage, kind="cpu"):
     """Return what a stage's jobs ask of SLURM: what config.yaml says of this kind (gpu, cpu), the rest by estimate."""
-    asked = PLAN.settings["slurm"][kind]
+    asked = PLAN.settings.slurm.of(kind)
     usual = {"runtime": walltime(stage, kind)}
     if "mem_mb_per_cpu" not in asked:
         usual["mem_mb"] = memory(stage, kind)
@@ -216,7 +216,7 @@ def walltime(stage, kind):
 
 def options(kind):
     """Return the resource function of a job's further options of sbatch: our signal, and nodes whose GPUs are too small."""
-    asked = str(PLAN.settings["slurm"][kind].get("slurm_extra", ""))
+    asked = str(PLAN.settings.slurm.of(kind).get("slurm_extra", ""))
     if "--signal" not in asked:
         asked = f"{asked} {SIGNAL}".strip()
 
@@ -244,7 +244,7 @@ def limits(kind):
 
 def partitions(kind):
     """Return the partitions that config.yaml names for jobs of a kind, with commas between; empty: the default one."""
-    return PLAN.settings["slurm"][kind].get("slurm_partition", "")
+    return PLAN.settings.slurm.of(kind).get("slurm_partition", "")
 
 
 def shard_of_job(wildcards):

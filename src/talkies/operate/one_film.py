@@ -165,11 +165,11 @@ def program_named(name: str, *, fetch: bool = True) -> Program:
     fetch: pull its image where that is at an address. Raises TalkiesError where there is none, or it lacks a file.
     """
     config = read(CONFIG) if CONFIG.exists() else {}
-    keys = programs.choose(config.get("engine"), config.get("engines")).get(name) or programs.choose(name, None)[name]
-    if not keys:
+    here = programs.choose(config.get("engine"), config.get("engines"))
+    program = here.get(name) or programs.choose(name, None)[name]
+    if program is None:
         raise TalkiesError(f"{name} is the built-in engine: take talkies animate")
-    settings = {"engines": {name: keys}}
-    programs.check_files(settings)
+    programs.check_files({name: program})
     if fetch:
-        programs.fetch_images(settings)
-    return programs.programs(settings)[name]
+        programs.fetch_images({name: program})
+    return program

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..command import Program
 from ..engines import FOMM
@@ -24,6 +26,8 @@ DIGESTS = HOME / "digests.json"
 """Of images and checkpoints, by path, size and time: they are large."""
 UNNAMED = "command"
 """The name of an engine that has none."""
+Contents = dict[str, str | list[int] | None]
+"""What tells a program's image and checkpoint from others: a digest, or size and time; None where it has none."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -39,26 +43,26 @@ def known() -> dict[str, dict[str, Any]]:
     return entries
 
 
-def choose(engine: Any, engines: Any) -> dict[str, dict[str, Any]]:
-    """Return the keys of each engine that a run uses, by name, the built-in one's empty.
+def choose(engine: Any, engines: Any) -> dict[str, Program | None]:
+    """Return each engine that a run uses, by name, None for the built-in one.
 
     engine, engines: as config.yaml has them. Raises TalkiesError, which names the key.
     """
     if engines is not None and engine not in (None, FOMM):
         raise TalkiesError("config.yaml: engine: stands beside engines: write it into that list, and take it away here")
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, Program | None] = {}
     for number, each in enumerate([engine or FOMM] if engines is None else engines):
         where = "config.yaml: engine" if engines is None else f"config.yaml: engines.{number}"
-        name, keys = _named(each, where)
+        name, program = _named(each, where)
         if name in chosen:
             raise TalkiesError(f"{where}: a second {printable(name)}: give each a name of its own")
-        chosen[name] = keys
-        if keys:
-            Program.of(name, keys).check(where)
+        chosen[name] = program
+        if program is not None:
+            program.check(where)
     return chosen
 
 
-def _named(engine: Any, where: str) -> tuple[str, dict[str, Any]]:
+def _named(engine: Any, where: str) -> tuple[str, Program | None]:
     given = {"name": engine} if isinstance(engine, str) else dict(engine)
     name = given.pop("name", UNNAMED)
     if not NAME.fullmatch(name):
@@ -66,25 +70,23 @@ def _named(engine: Any, where: str) -> tuple[str, dict[str, Any]]:
     if name == FOMM:
         if given:
             raise TalkiesError(f"{where}: {FOMM} is the built-in engine, with keys under model: name it otherwise")
-        return FOMM, {}
+        return FOMM, None
     if name in known():
-        return name, {**known()[name]["engine"], **given}
-    if "command" not in given:
+        given = {**known()[name]["engine"], **given}
+    elif "command" not in given:
         raise TalkiesError(
             f"{where}: no engine {printable(name)} is known, and there is no command: write one of {FOMM}, "
             f"{', '.join(known())}, or its command"
         )
-    return name, given
+    try:
+        return name, msgspec.convert({**given, "name": name}, Program)
+    except ValueError as error:
+        raise TalkiesError(f"{where}: {error}: mend it") from None
 
 
-def programs(settings: Mapping[str, Any]) -> dict[str, Program]:
-    """Return the engines of a run that are other programs."""
-    return {name: Program.of(name, keys) for name, keys in settings["engines"].items() if keys}
-
-
-def check_files(settings: Mapping[str, Any]) -> None:
+def check_files(programs: Mapping[str, Program]) -> None:
     """Refuse an engine whose image or checkpoint is not there, before any job is sent; TalkiesError names the key."""
-    for name, program in programs(settings).items():
+    for name, program in programs.items():
         where = f"config.yaml: engine {printable(name)}"
         how = f": `talkies engine show {name}` says how to get it" if name in known() else ": give its path"
         check_address(program.image, f"engine {printable(name)}: image")
@@ -97,9 +99,9 @@ def check_files(settings: Mapping[str, Any]) -> None:
                 raise TalkiesError(f"{where}: binds: there is no {printable(bind.partition(':')[0])}: give its path")
 
 
-def fetch_images(settings: Mapping[str, Any]) -> None:
+def fetch_images(programs: Mapping[str, Program]) -> None:
     """Pull the images of addresses, as a run begins; TalkiesError where an image could not be run."""
-    for name, program in programs(settings).items():
+    for name, program in programs.items():
         if program.image is not None:
             if runtime() is None:
                 raise TalkiesError(
@@ -120,20 +122,21 @@ def image_file(program: Program) -> Path:
     return Path(os.path.abspath(program.image))  # noqa: PTH100 (Path.absolute keeps "..")
 
 
-def stamps(settings: Mapping[str, Any]) -> dict[str, Any]:
+def stamps(programs: Mapping[str, Program]) -> dict[str, Contents]:
     """Return, by engine, what tells its image and checkpoint from others without reading them: digest, size, time."""
-    return {name: _contents(program, _stamp) for name, program in programs(settings).items()}
+    return {name: _contents(program, _stamp) for name, program in programs.items()}
 
 
-def digests(program: Program) -> dict[str, Any]:
+def digests(program: Program) -> Contents:
     """Return what a content key holds of a program's image and checkpoint: their digests."""
     return _contents(program, digest_of)
 
 
-def _contents(program: Program, of: Any) -> dict[str, Any]:
-    image = program.image
-    if image is not None:
-        image = image.rpartition("@")[2] if ADDRESS.match(image) else of(Path(image))
+def _contents(program: Program, of: Callable[[Path], str | list[int]]) -> Contents:
+    image: str | list[int] | None = None
+    if program.image is not None:
+        pinned = ADDRESS.match(program.image)
+        image = program.image.rpartition("@")[2] if pinned else of(Path(program.image))
     return {"image": image, "checkpoint": None if program.checkpoint is None else of(Path(program.checkpoint))}
 
 

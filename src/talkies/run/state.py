@@ -49,7 +49,7 @@ class _Look:
         self.folder, self.specs = Folder.of(plan), Specs(plan)
         self.state = State(receipts={stage: {} for stage in (*STAGES, "check", "gallery")})
         self._listings: dict[Path, Listing] = {}
-        if plan.settings["faceless"] == "allow":
+        if plan.settings.faceless == "allow":
             receipts.forgive(FACELESS)
 
     def look(self) -> State:
@@ -70,7 +70,7 @@ class _Look:
             if state.receipts["animate"][shard].endswith(self.due):
                 animated += names
         self._inputs([plan.pairs[name].source for name in animated], [plan.pairs[name].take for name in animated])
-        if plan.settings["check"]:
+        if plan.settings.check:
             self._whole("check", self.specs.check(), CHECK_PAGE)
         self._whole("gallery", self.specs.gallery(state.receipts), GALLERY_PAGE)
         return state

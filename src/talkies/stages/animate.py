@@ -89,8 +89,8 @@ def _refusal(bench: Bench, pair: Pair, known: dict[str, str | None]) -> str | No
     By a video without a face a network for faces makes torn films.
     """
     settings, take = bench.plan.settings, bench.plan.takes[pair.take]
-    preset = PRESETS[settings["model"]["preset"]]
-    if pair.engine != FOMM or preset.crop != "face" or settings["faceless"] == "allow":
+    preset = PRESETS[settings.model.preset]
+    if pair.engine != FOMM or preset.crop != "face" or settings.faceless == "allow":
         return None
     if pair.take not in known:
         cut = Crop.from_dict(bench.prepared("prepare", pair.take, clip=True)["crop"])
@@ -327,12 +327,12 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
         program = plan.others.get(name)
         if program is not None:
             return open_program(program, threads=threads, within=within)
-        model = plan.settings["model"]
+        model = plan.settings.model
         return open_engine(
-            model["preset"],
-            model["checkpoint"],
-            device=device or model["device"],
-            precision=model["precision"],
+            model.preset,
+            model.checkpoint,
+            device=device or model.device,
+            precision=model.precision,
             threads=threads,
         )
 

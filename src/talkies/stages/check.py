@@ -133,7 +133,12 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         facts = {name: value for name, value in self.facts.items() if name != "poses"}
-        return {**asdict(self.item), "facts": facts, "problems": [asdict(problem) for problem in self.problems]}
+        return {
+            **asdict(self.item),
+            "crop": self.item.crop.plain,
+            "facts": facts,
+            "problems": [asdict(problem) for problem in self.problems],
+        }
 
 
 def examine(
@@ -172,12 +177,12 @@ def examine(
         write_json(unseen[item], facts)
         findings[item] = Finding(item, facts, thumb_bytes)
         advance(1)
-    preset = PRESETS[plan.settings["model"]["preset"]]
+    preset = PRESETS[plan.settings.model.preset]
     animated = {name for pair in plan.pairs.values() if pair.engine == FOMM for name in (pair.source, pair.take)}
     shown = {name for pair in plan.pairs.values() if not pair.private for name in (pair.source, pair.take)}
     for finding in findings.values():
         finding.private = finding.item.name not in shown
-        _sorted(finding, preset if finding.item.name in animated else None, plan.settings["faceless"] == "allow")
+        _sorted(finding, preset if finding.item.name in animated else None, plan.settings.faceless == "allow")
     if weights:
         _compare_poses(plan, {item.name: f for item, f in findings.items() if "error" not in f.facts}, weights)
     return sorted(findings.values(), key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
@@ -192,13 +197,17 @@ def items_of(plan: Plan) -> list[Item]:
 
 def _weights(plan: Plan) -> str:
     """Return what tells one network from another without loading it."""
-    settings = plan.settings["model"]
-    chosen = settings["checkpoint"]
-    return digest([settings["preset"], file_digest(chosen or DEMO_WEIGHTS)])
+    settings = plan.settings.model
+    chosen = settings.checkpoint
+    return digest([settings.preset, file_digest(chosen or DEMO_WEIGHTS)])
 
 
 def _path(item: Item, sha256: str | None) -> Path:
-    looked: dict[str, Any] = {"content": sha256 or item.file, "crop": item.crop, "segment": [item.start, item.end]}
+    looked: dict[str, Any] = {
+        "content": sha256 or item.file,
+        "crop": item.crop.plain,
+        "segment": [item.start, item.end],
+    }
     looked |= {"clip": item.clip, "flip": item.flip}
     return FINDINGS / f"{content_key(kind='check', recipe_of_check=RECIPE, **looked)[:24]}.json"
 

@@ -116,7 +116,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             part,
             start=start,
             end=end,
-            comment=provenance(pair.engine) if settings["provenance"] else None,
+            comment=provenance(pair.engine) if settings.provenance else None,
             part=scratch.unfinished("talkie.mp4"),
         )
         facts = {name: value for name, value in made.items() if name not in OF_TALKIE}

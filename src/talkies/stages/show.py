@@ -84,7 +84,8 @@ def _show(bench: Bench, pair: Pair, made: dict[str, Any], film: Path, writer: me
         size = paste_film(film, media.read_picture(path), box, writer)
         how = {"paste_back": {"box": [box.x, box.y, box.side], "feather": FEATHER}}
     else:
-        side = bench.plan.settings["upscale"]
+        side = bench.plan.settings.upscale
+        assert side is not None, "a film is shown so, or pasted back"
         size = enlarge_film(film, side, writer)
         how = {"upscale": {"from": made["picture"]["size"], "to": side, "how": "ffmpeg lanczos, no detail added"}}
     return {"picture": {**made["picture"], **writer.encoding, "size": list(size)}, "shown": how}

@@ -26,7 +26,7 @@ from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder
 from ..run.journal import Journal
 from ..run.lock import held
-from ..run.pairs import stamp_of
+from ..run.pairs import Take, stamp_of
 from ..run.plan import Plan
 from ..run.receipts import shard_of
 from ..run.record import Receipt, Recorded, content_key
@@ -206,7 +206,7 @@ def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
     with holding(bench.shard):
         sweep(films)
         try:
-            with open_scratch(bench.plan.settings["scratch"], bench.shard) as bench.scratch:
+            with open_scratch(bench.plan.settings.scratch, bench.shard) as bench.scratch:
                 yield
         finally:
             sweep(films)
@@ -232,7 +232,7 @@ def since(began: float) -> float:
     return round(time.monotonic() - began, 3)
 
 
-def flipped(take: Any) -> dict[str, bool]:
+def flipped(take: Take) -> dict[str, bool]:
     """Return what a record tells of a mirrored take."""
     return {"flip": True} if take.flip else {}
 
