@@ -12,7 +12,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
@@ -194,12 +194,22 @@ def typed(value: Any, kind: type[T]) -> T:
     return msgspec.convert(value, kind, dec_hook=_from_plain)
 
 
-def from_json(text: bytes, kind: type[T]) -> T:
+def from_json(text: bytes | msgspec.Raw, kind: type[T]) -> T:
     """Return a JSON text's value as a type; ValueError where it is no such, or no JSON."""
     try:
         return msgspec.json.decode(text, type=kind, dec_hook=_from_plain)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_stamped(path: Path, kind: type[T]) -> dict[str, tuple[list[int], T]]:
+    """Return what a file tells of other files, each with its stamp (size, time) then; damaged ones are left out."""
+    found: dict[str, tuple[list[int], T]] = {}
+    with suppress(OSError, ValueError):
+        for name, value in from_json(path.read_bytes(), dict[str, msgspec.Raw]).items():
+            with suppress(ValueError):
+                found[name] = from_json(value, tuple[list[int], kind])  # type: ignore[valid-type]
+    return found
 
 
 def to_json(value: Any) -> bytes:

@@ -32,7 +32,7 @@ from talkies.run.pairs import Pair, Source, Take, take_name
 from talkies.run.plan import Plan
 from talkies.run.planner import make_plan
 from talkies.run.receipts import Receipts
-from talkies.run.record import Receipt
+from talkies.run.record import Answer, Receipt
 
 NONE = Request("none")
 
@@ -87,13 +87,13 @@ def finish(plan: Plan, *shards: str) -> None:
             receipt = Receipt()
             for item in members.get(shard, ()):
                 receipt.asked[item] = spec(item)
-                told: dict[str, Any] = {"sha256": "", "weights": "", "picture_key": ""}
+                told = Answer(sha256="", weights="", picture_key="")
                 if stage == "remux":
                     film = folder.talkie(plan.pairs[item]).path
                     film.parent.mkdir(parents=True, exist_ok=True)
                     film.touch()
                     film.with_suffix(".json").touch()
-                    told = {"file": [0, film.stat().st_mtime_ns], "shows": specs.shown(item)}
+                    told = Answer(file=(0, film.stat().st_mtime_ns), shows=specs.shown(item))
                 receipt.done[item] = told
             if shard in members:
                 receipt.save(folder.receipt(stage, plan.receipt(stage, shard)))
@@ -314,7 +314,7 @@ def test_the_rate_is_learnt_of_films_of_the_same_kind(folder: Path) -> None:
         record = {"model": {"preset": "demo", "device": device}, "picture": {"frames": 100}, "seconds": seconds}
         write_json(Path(f"results/a/{number}.json"), record)
     write_json(Path("results/a/4.json"), {"model": None})
-    told = {"file": [1, 1], "shows": ""}
+    told = Answer(file=(1, 1), shows="")
     Receipt({f"a/{n}": told for n in range(6)}, {}, {f"a/{n}": "" for n in range(6)}).save(
         Folder.receipt("remux", "pairs-0001.aa")
     )

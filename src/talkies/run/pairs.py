@@ -16,7 +16,7 @@ from msgspec.structs import asdict, astuple, replace
 from .. import media
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..files import fits, read_json, write_json
+from ..files import read_stamped, write_json
 from ..media import crop
 from ..media.crop import LARGEST_FACE, Request
 from .folder import FACES, TAKEN_NAMES
@@ -327,14 +327,14 @@ def check_squares(settings: Settings, pairs: Iterable[Pair]) -> None:
 
 def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
     """Return how many faces each picture has; what was counted before is kept in .talkies/faces.json."""
-    known = read_json(FACES) or {}
-    fresh: dict[str, Any] = {}
+    known = read_stamped(FACES, int)
+    fresh: dict[str, tuple[list[int], int]] = {}
     for path in sorted(files):
         stamp = stamp_of(path)
-        entry: Any = known.get(str(path))
-        if not fits(entry, [list, int]) or entry[0] != stamp:
+        entry = known.get(str(path))
+        if entry is None or entry[0] != stamp:
             try:
-                entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
+                entry = stamp, len(crop.find_faces(media.read_picture(path)))
             except (TalkiesError, OSError, MemoryError):
                 continue  # its preparation says what is wrong with it
         fresh[str(path)] = entry

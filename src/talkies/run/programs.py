@@ -14,7 +14,7 @@ import msgspec
 from ..command import Program
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..files import file_digest, fits, read_json, shipped, write_json
+from ..files import file_digest, read_stamped, shipped, write_json
 from ..host.container import ADDRESS, check_address, check_bindable, pull, runtime
 from .folder import HOME
 
@@ -36,7 +36,9 @@ def known() -> dict[str, dict[str, Any]]:
     """Return the known engines by name: about, licence, needs, get, tried, and engine, the keys of config.yaml."""
     import yaml
 
-    entries = yaml.safe_load((Path(__file__).resolve().parents[1] / ENGINES).read_text(encoding="utf-8"))
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(
+        (Path(__file__).resolve().parents[1] / ENGINES).read_text(encoding="utf-8")
+    )
     for entry in entries.values():
         if binds := entry["engine"].get("binds"):
             entry["engine"]["binds"] = [bind.replace("EXAMPLES", str(shipped("examples")), 1) for bind in binds]
@@ -155,9 +157,10 @@ def digest_of(path: Path) -> str:
 
 @cache
 def _digest_of(path: Path, seen: tuple[int, ...]) -> str:
-    noted, stamp = read_json(DIGESTS) or {}, list(seen)
-    entry: Any = noted.get(str(path))
-    if not fits(entry, [list, str]) or entry[0] != stamp:
-        entry = [stamp, file_digest(path)]
-        write_json(DIGESTS, {**noted, str(path): entry})
-    return entry[1]
+    noted, stamp = read_stamped(DIGESTS, str), list(seen)
+    known = noted.get(str(path))
+    if known is not None and known[0] == stamp:
+        return known[1]
+    found = file_digest(path)
+    write_json(DIGESTS, {**noted, str(path): [stamp, found]})
+    return found

@@ -59,7 +59,10 @@ def schema(name: str) -> dict[str, Any]:
         return config_schema()
     import yaml
 
-    return yaml.safe_load((workflow_folder() / "schemas" / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+    made: dict[str, Any] = yaml.safe_load(
+        (workflow_folder() / f"schemas/{name}.schema.yaml").read_text(encoding="utf-8")
+    )
+    return made
 
 
 KINDS = {
@@ -390,7 +393,10 @@ def _validator(name: str) -> Validator:
     whole = Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     )
-    return extend(Draft202012Validator, type_checker=whole)(schema(name), format_checker=formats)
+    made: Validator = extend(Draft202012Validator, type_checker=whole)(  # type: ignore[no-untyped-call]
+        schema(name), format_checker=formats
+    )
+    return made
 
 
 def _is_path(value: object) -> bool:
@@ -411,7 +417,8 @@ def _fault(validator: Validator, value: Any) -> ValidationError | None:
     """Return what the schema finds wrong, of much the most telling; None where it finds nothing."""
     from jsonschema.exceptions import best_match
 
-    return best_match(islice(validator.iter_errors(value), 100))
+    found: ValidationError | None = best_match(islice(validator.iter_errors(value), 100))
+    return found
 
 
 def _short(text: str) -> str:

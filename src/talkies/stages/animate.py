@@ -21,10 +21,11 @@ from ..fomm.model.presets import PRESETS
 from ..media.crop import Crop, is_faceless
 from ..media.film import FILM_SIZE
 from ..run import asks, programs
+from ..run.journal import Animated, Begun, Looked
 from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.probes import clip_of
-from ..run.record import Recorded, content_key, is_unchanged
+from ..run.record import Answer, Recorded, content_key, is_unchanged
 from ..run.state import FACELESS
 from .motion import detect_take
 from .prepare import mend, probe_copy, seconds, sound_digest
@@ -56,12 +57,12 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
             continue
         if stands(bench, pair, key):
             fresh.append(name)
-            yield name, {"picture_key": key}
+            yield name, Answer(picture_key=key)
         elif refusal := _refusal(bench, pair, faceless):
             yield name, InputError("", refusal)
         else:
             missing.append((pair, key))
-    bench.journal.note("looked", fresh=fresh)
+    bench.journal.note(Looked(fresh=fresh))
     if missing:
         # Pictures in turn: a picture's features are kept from one film to the next.
         missing.sort(key=lambda item: (item[0].engine, item[0].source, item[0].name))
@@ -196,7 +197,7 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
         for number, (pair, key) in enumerate(missing):
             silent, facts = folder.silent(pair).path, _take_facts(bench, pair)
             silent.parent.mkdir(parents=True, exist_ok=True)
-            bench.journal.note("begun", pair=pair.name)
+            bench.journal.note(Begun(pair=pair.name))
             writer = media.FrameWriter(
                 silent,
                 Fraction(facts["rate"]),
@@ -223,7 +224,7 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
     keys = {pair.name: key for pair, key in missing}
     with engine:
         for job, fault in engine.films(jobs()):
-            yield job.name, fault or {"picture_key": keys[job.name]}
+            yield job.name, fault or Answer(picture_key=keys[job.name])
 
 
 def _material(bench: Bench, pair: Pair) -> Material:
@@ -252,7 +253,7 @@ def _record_film(
     took = since(began) if took is None else round(took, 3)
     facts = _facts_of_making(bench, pair, writer, engine)
     bench.folder.silent(pair).describe({"key": key, **facts, "seconds": took})
-    bench.journal.note("animated", pair=pair.name, frames=writer.frames, seconds=took)
+    bench.journal.note(Animated(pair=pair.name, frames=writer.frames, seconds=took))
     log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
 
 

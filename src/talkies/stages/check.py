@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
-from ..files import NUMBER, digest, file_digest, fits, read_json, whole, write_json
+from ..files import NUMBER, digest, file_digest, read_json, read_stamped, whole, write_json
 from ..fomm.model.looks import is_photograph
 from ..fomm.model.presets import DEMO_WEIGHTS, PRESETS, Preset
 from ..media import crop
@@ -214,14 +214,14 @@ def _path(item: Item, sha256: str | None) -> Path:
 
 def _digests(items: Iterable[Item]) -> dict[str, str | None]:
     """Return the files' digests, None for one that can't be read."""
-    known = (read_json(FILES) or {}) if FILES.exists() else {}
-    fresh: dict[str, Any] = {}
+    known = read_stamped(FILES, str)
+    fresh: dict[str, tuple[list[int], str]] = {}
     for file in {item.file for item in items}:
         try:
             status = Path(file).stat()
             stamp = [status.st_size, status.st_mtime_ns]
-            before: Any = known.get(file)
-            fresh[file] = before if fits(before, [list, str]) and before[0] == stamp else [stamp, file_digest(file)]
+            before = known.get(file)
+            fresh[file] = before if before and before[0] == stamp else (stamp, file_digest(file))
         except (OSError, InputError):
             continue  # looking at it says what is wrong
     if fresh != known:

@@ -13,9 +13,10 @@ from ..errors import InputError, TalkiesError, printable
 from ..files import whole
 from ..run import asks
 from ..run.asks import Specs
+from ..run.journal import Remuxed
 from ..run.pairs import Pair
 from ..run.receipts import Receipts, distrust
-from ..run.record import content_key
+from ..run.record import Answer, content_key
 from .prepare import probe_copy, seconds, sound_digest
 from .show import OF_TALKIE
 from .work import Bench, Outcome, Stage, since
@@ -39,11 +40,11 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     for name in names:
         pair = bench.plan.pairs[name]
         ((stage, shard, _),) = bench.plan.comes_from("remux", bench.shard, name)
-        shown = bench.above[stage, shard].done[name]["picture_key"]
+        shown = bench.above[stage, shard].shown(name)
         try:
-            remux_pair(bench, pair, shown, clips, before.done.get(name, {}).get("file"))
+            remux_pair(bench, pair, shown, clips, before.done.get(name, Answer()).file)
             status = bench.folder.talkie(pair).path.stat()
-            yield name, {"file": [status.st_size, status.st_mtime_ns], "shows": specs.shown(name)}
+            yield name, Answer(file=(status.st_size, status.st_mtime_ns), shows=specs.shown(name))
         except InputError as error:
             yield name, error
         bench.progress.advance(1)
@@ -78,7 +79,7 @@ class Clips:
         return self._last
 
 
-def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: list[int] | None = None) -> None:
+def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: tuple[int, int] | None = None) -> None:
     """Make one talkie unless it stands.
 
     picture_key: the content key of what it shows. seen: the size and time of its film as a worker last saw it.
@@ -134,7 +135,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             of=part,
         )
     _remove_silent(bench, pair)
-    bench.journal.note("remuxed", pair=pair.name, sound=sound["sound"])
+    bench.journal.note(Remuxed(pair=pair.name, sound=sound["sound"]))
     log.info("%s: done, sound: %s", printable(pair.name), sound["sound"] or "none")
 
 

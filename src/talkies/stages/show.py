@@ -15,7 +15,7 @@ from ..media.paste import FEATHER, enlarge_film, paste_film
 from ..run.asks import encoding
 from ..run.pairs import Pair
 from ..run.receipts import distrust
-from ..run.record import is_unchanged
+from ..run.record import Answer, is_unchanged
 from .animate import shown_key
 from .prepare import mend
 from .work import Bench, Outcome, Stage, since
@@ -26,8 +26,8 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     bench.progress.start(len(names), "films")
     for name in names:
         try:
-            key = show_pair(bench, bench.plan.pairs[name], animated.done[name]["picture_key"])
-            yield name, {"picture_key": key}
+            key = show_pair(bench, bench.plan.pairs[name], animated.shown(name))
+            yield name, Answer(picture_key=key)
         except InputError as error:
             yield name, error
         bench.progress.advance(1)
