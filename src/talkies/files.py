@@ -214,7 +214,7 @@ def read_stamped(path: Path, kind: type[T]) -> dict[str, tuple[list[int], T]]:
 
 def to_json(value: Any) -> bytes:
     """Return a typed value as JSON, its names in the order that they have in it."""
-    return msgspec.json.format(msgspec.json.encode(value, enc_hook=_plain), indent=1) + b"\n"
+    return msgspec.json.encode(value, enc_hook=_plain) + b"\n"
 
 
 def _from_plain(kind: type, value: Any) -> Any:

@@ -25,10 +25,10 @@ from typing import Any
 import yaml
 
 from .. import __version__, media
-from ..command import Command, Program
 from ..errors import TalkiesError, counted, printable
 from ..files import file_digest
 from ..host import container, scratch
+from ..program import Command, Program
 from ..run import programs
 from ..run import settings as config
 from ..run.folder import HOME

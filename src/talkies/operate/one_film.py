@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import media
-from ..command import Program
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import TalkiesError, printable
 from ..files import file_digest
 from ..host.scratch import own_folder
 from ..media import crop
 from ..media.paste import paste_film
+from ..program import Program
 from ..run import programs
 from ..run.asks import ENCODING
 from ..run.folder import CONFIG

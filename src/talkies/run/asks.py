@@ -22,7 +22,7 @@ from ..media.paste import FEATHER, LARGEST_SIDE
 from .record import RECIPE
 
 if TYPE_CHECKING:
-    from ..command import Program
+    from ..program import Program
     from .keys import Settings
     from .pairs import Pair, Source, Take
     from .plan import Plan

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from ..command import FileName, FilePath, Program
 from ..media.crop import Request
+from ..program import FileName, FilePath, Program
 
 
 def in_order(choices: Any) -> dict[str, list[Any]]:

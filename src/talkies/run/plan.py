@@ -12,11 +12,11 @@ from typing import Any, get_args
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from ..command import Program
 from ..engines import FOMM
 from ..errors import TalkiesError
 from ..files import from_json, parse_json, to_json, typed, write_whole
 from ..fomm.model.presets import demo_digest
+from ..program import Program
 from .asks import is_shown
 from .estimate import FRAMES_PER_SECOND, animating_seconds
 from .folder import PLAN

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from ..command import Program
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
 from ..files import file_digest, read_stamped, shipped, write_json
 from ..host.container import ADDRESS, check_address, check_bindable, pull, runtime
+from ..program import Program
 from .folder import HOME
 
 ENGINES = "engines.yaml"

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import __version__, media
-from ..command import CommandEngine, Program
+from ..command import CommandEngine
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import InputError, TalkiesError, counted, printable
 from ..fomm.model.presets import PRESETS
 from ..media.crop import Crop, is_faceless
 from ..media.film import FILM_SIZE
+from ..program import Program
 from ..run import asks, programs
 from ..run.journal import Animated, Begun, Looked
 from ..run.pairs import Pair
