@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -55,6 +56,22 @@ modify user ada where Account=lab set MaxTRES=mem=6000
 CORES, MEGABYTES = 4, 16_000
 """Of a node as SLURM counts them; the machine's own cores and memory are shared by all nodes."""
 START_SECONDS = 180
+CGROUPS = Path("/sys/fs/cgroup")
+CONTROLLERS = ("freezer", "memory", "cpuacct", "cpuset", "cpu", "devices")
+"""Of cgroup v1: what SLURM needs to track a job's processes and to hold it to its memory."""
+WITH_CGROUPS = """
+ProctrackType=proctrack/cgroup
+TaskPlugin=task/cgroup
+JobAcctGatherType=jobacct_gather/cgroup
+"""
+WITHOUT_CGROUPS = """
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+# No cgroups can be made here: SLURM looks every two seconds at the memory that a job has taken.
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=2
+JobAcctGatherParams=OverMemoryKill
+"""
 PORTS = 4
 """slurmctld's, slurmdbd's and each node's."""
 
@@ -201,7 +218,8 @@ def bring_up(folder: Path, binds: list[Path], *, accounting: bool = False) -> No
     settings = pip_settings()
     paths = {path.resolve() for path in binds} | local_folders(settings)
     (folder / "binds").write_text("".join(f"{path}\n" for path in sorted(paths)))
-    write_configuration(upper, settings, accounting=accounting)
+    cgroups = make_cgroups(folder)
+    write_configuration(upper, settings, accounting=accounting, cgroups=cgroups)
     shutil.copytree(base / "home", folder / "home", symlinks=True)
     for user, uid in USERS.items():
         for path in (folder / "home" / user, *(folder / "home" / user).rglob("*")):
@@ -229,7 +247,39 @@ def bring_up(folder: Path, binds: list[Path], *, accounting: bool = False) -> No
     raise Unfit(f"its nodes did not come up in {START_SECONDS} s: see {folder}/upper/var/log/slurm")
 
 
-def write_configuration(upper: Path, pip: dict[str, str], *, accounting: bool) -> None:
+def cgroup_name(folder: Path) -> str:
+    """Return the name of a cluster's own cgroups."""
+    return f"testcluster-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+
+
+def make_cgroups(folder: Path) -> bool:
+    """Make a cgroup of each controller for the cluster; return False where that is not possible.
+
+    Only cgroup v1 is used: of v2 SLURM wants systemd, which does not run here.
+    """
+    made = [CGROUPS / controller / cgroup_name(folder) for controller in CONTROLLERS]
+    try:
+        for path in made:
+            path.mkdir(exist_ok=True)
+            (path / "tasks").stat()  # an ordinary folder has none
+    except OSError:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        return False
+    return True
+
+
+def remove_cgroups(folder: Path) -> None:
+    """Remove the cluster's cgroups, whose processes have ended."""
+    for controller in CONTROLLERS:
+        own = CGROUPS / controller / cgroup_name(folder)
+        for path in sorted([own, *own.rglob("*/")], reverse=True):  # those within come first
+            with suppress(OSError):
+                path.rmdir()
+
+
+def write_configuration(upper: Path, pip: dict[str, str], *, accounting: bool, cgroups: bool) -> None:
     """Write what the base root does not have: SLURM's configuration, names, keys, certificates, pip's settings."""
     control, database, *of_nodes = free_ports()
     account = "AccountingStorageType=accounting_storage/none"
@@ -262,12 +312,7 @@ SlurmdSpoolDir=/var/spool/slurmd-%n
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-# Memory limits are enforced by looking every two seconds: there are no cgroups of our own here.
-JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=2
-JobAcctGatherParams=OverMemoryKill
+{WITH_CGROUPS if cgroups else WITHOUT_CGROUPS}
 {account}
 GresTypes=gpu,shard
 MpiDefault=none
@@ -297,7 +342,11 @@ StorageUser=root
 StorageLoc=slurm_acct_db
 """,
         "etc/testcluster/accounts": ACCOUNTS,
-        "etc/slurm/cgroup.conf": "CgroupPlugin=disabled\n",
+        "etc/slurm/cgroup.conf": (
+            "CgroupPlugin=cgroup/v1\nCgroupMountpoint=/run/cgroup\nConstrainRAMSpace=yes\n"
+            if cgroups
+            else "CgroupPlugin=disabled\n"
+        ),
         # buildah would raise these limits, which not every root may.
         "etc/containers/containers.conf": '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n',
         "etc/hosts": f"127.0.0.1 localhost login {' '.join(NODES)}\n",
@@ -314,6 +363,9 @@ StorageLoc=slurm_acct_db
     (upper / "etc/munge").mkdir(mode=0o700)
     (upper / "etc/munge/munge.key").write_bytes(os.urandom(128))
     (upper / "etc/munge/munge.key").chmod(0o600)
+    if cgroups:
+        mounts = "".join(f"{CGROUPS / each / cgroup_name(upper.parent)} /run/cgroup/{each}\n" for each in CONTROLLERS)
+        (upper / "etc/testcluster/cgroups").write_text(mounts)
     write_pip_settings(upper, pip)
     shutil.copy(HERE / "node.sh", upper / "etc/testcluster")
 
@@ -369,6 +421,7 @@ def bring_down(folder: Path) -> None:
         end = time.monotonic() + 20
         while is_up(folder) and time.monotonic() < end:
             time.sleep(0.1)
+    remove_cgroups(folder)
     if (folder / "base").is_symlink():  # ours
         for _ in range(50):
             shutil.rmtree(folder, ignore_errors=True)

@@ -43,6 +43,14 @@ mkdir -p /run/munge /var/log/munge /var/lib/munge /var/spool/slurmctld /var/log/
 chown -R munge: /run/munge /var/log/munge /var/lib/munge /etc/munge
 chmod 755 /run/munge
 chmod 1777 /tmp /scratch
+if test -f /etc/testcluster/cgroups; then
+    mkdir -p /run/cgroup
+    mount -t tmpfs -o mode=755 tmpfs /run/cgroup
+    while read -r own place; do
+        mkdir "$place"
+        mount --bind "$own" "$place"
+    done </etc/testcluster/cgroups
+fi
 # Daemons that inherited the starter's output would keep its pipe open.
 setpriv --reuid munge --regid munge --clear-groups munged >/dev/null 2>&1 </dev/null
 if test -f /etc/testcluster/accounts; then

@@ -22,7 +22,7 @@ class InputError(TalkiesError):
 
 
 class Stopped(BaseException):
-    """The process was asked to stop (SIGTERM, SIGINT); the unfinished pair was discarded.
+    """The process was asked to stop (SIGTERM, SIGINT, the end of its job's time); the unfinished pair was discarded.
 
     Like KeyboardInterrupt it is raised anywhere, also inside libraries (a decoder, a log's handler) that take every
     Exception for a fault of their own and go on.

@@ -33,7 +33,7 @@ PLAIN = ("--crop-source", "center", "--crop-driving", "center", "--threads", "1"
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     """`main` takes the signals for itself, as a program may; a test gives them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

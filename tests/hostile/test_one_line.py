@@ -74,7 +74,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "end before start": ("image\tdriving\tstart\tend\nred\ta\t2\t1", "line 2: end: "),
 }
 BY_SNAKEMAKE = ("aliases", "nested", "braces in results", "results is a file")
-"""Quick; the others are slow."""
+"""One of each kind: it says what `talkies` says of all."""
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +113,7 @@ def test_talkies_says_it_in_a_line(name: str, laid_out: RunFolder, monkeypatch, 
     assert len(line) < 800
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in BY_SNAKEMAKE else [pytest.mark.slow]) for name in ALL]
-)
+@pytest.mark.parametrize("name", BY_SNAKEMAKE)
 def test_snakemake_says_it_in_a_line(name: str, laid_out: RunFolder) -> None:
     words = write(laid_out, name)
     output = laid_out.snakemake("-n", ok=False)

@@ -79,6 +79,27 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
+def test_a_files_bytes_are_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut leaves the whole file or the one before it: bytes first, then the name, then the folder."""
+    told: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        told.append(("fsync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        fsync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        told.append(("rename", self.name))
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_json(tmp_path / "a.json", {"a": 1})
+    (_, part), *_ = told
+    assert part.startswith(".a.json.")
+    assert told == [("fsync", part), ("rename", part), ("fsync", tmp_path.name)]
+
+
 def test_equal_values_are_equal_bytes(tmp_path: Path) -> None:
     write_json(tmp_path / "a", {"x": 1, "y": {"p": 2, "q": 3}})
     write_json(tmp_path / "b", {"y": {"q": 3, "p": 2}, "x": 1})

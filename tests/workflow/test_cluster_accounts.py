@@ -57,7 +57,7 @@ def test_a_job_over_its_qos_time_waits_with_the_reason(cluster: Cluster) -> None
 
 
 def test_another_user_sees_and_breaks_nothing(cluster: Cluster) -> None:
-    run = ClusterRun.clone(cluster, "private", 3, 1, frames=500, scratch="/scratch", threads=1, slurm=slurm())
+    run = ClusterRun.clone(cluster, "private", 3, 1, frames=250, scratch="/scratch", threads=1, slurm=slurm())
     process = run.while_animating()
     try:
         (job,) = (job for job in cluster.jobs() if job["name"].startswith("rule_animate") and job["state"] == "R")

@@ -137,7 +137,7 @@ def test_a_batch_in_its_image_whose_run_is_killed_goes_on(cluster: Cluster, prog
     process = run.while_animating()
     cluster.root("pkill -KILL -f 'bin/[s]nakemake --profile slurm'")
     process.communicate()
-    cluster.run("scancel", "--user=ada")
+    cluster.run("scancel", "--signal=KILL", "--user=ada")  # without grace, in which they might finish
     nothing_left(run)
     before, first = run.computed(), len(starts(run))
     assert 0 < len(before) < PAIRS

@@ -111,7 +111,6 @@ def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
         asked = resources(result.stdout, rule)
         assert "gpu" not in asked
         assert asked["mem_mb"] == "2000"
-        assert asked["slurm_extra"] == "--signal=TERM@120"
 
 
 def test_a_dry_run_needs_no_apptainer_and_a_run_says_so(tmp_path: Path) -> None:
@@ -127,7 +126,7 @@ def test_a_dry_run_needs_no_apptainer_and_a_run_says_so(tmp_path: Path) -> None:
 
 
 MEMORY = "slurmstepd-n1: error: Detected 1 oom_kill event in StepId=5.batch."
-TIME = "talkies: error: stopped by SIGTERM; what was finished stays"
+TIME = "talkies: error: stopped before the job's time was over; what was finished stays"
 
 
 @pytest.fixture

@@ -59,8 +59,6 @@ if LACKS_RUNTIME and snakemake_private.is_main_process(workflow):
     logger.info("talkies: neither apptainer nor singularity is here: enough for a dry run (-n), not for a run")
 
 PLAN, STATE, LACK_OF_ROOM = make_plan()
-SIGNAL = "--signal=TERM@120"
-"""As in the profile: also where config.yaml has further options of sbatch."""
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings.threads or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
 RUNNING = []  # of this run, what ends its progress lines
@@ -215,17 +213,15 @@ def walltime(stage, kind):
 
 
 def options(kind):
-    """Return the resource function of a job's further options of sbatch: our signal, and nodes whose GPUs are too small."""
+    """Return the resource function of a job's further options of sbatch: those of config.yaml, and nodes to leave out."""
     asked = str(PLAN.settings.slurm.of(kind).get("slurm_extra", ""))
-    if "--signal" not in asked:
-        asked = f"{asked} {SIGNAL}".strip()
 
     def extra(wildcards):
         shard = shard_of_job(wildcards)
         if kind == "cpu" or not SUBMITS or "--exclude" in asked:
             return asked
         small = slurm.nodes_with_less(estimate.gpu_megabytes(PLAN, shard), partitions(kind))
-        return f"{asked} --exclude={','.join(small)}" if small else asked
+        return f"{asked} --exclude={','.join(small)}".strip() if small else asked
 
     return extra
 

@@ -26,6 +26,7 @@ ADVICE = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "mend the path"),
 }
 """What to do about what the system says."""
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,14 +94,18 @@ class _TerminalHandler(logging.Handler):
 
 
 def _on_signals() -> None:
-    """Turn the first SIGTERM or SIGINT into an orderly end; a second one is not needed and not heard."""
+    """Turn the first signal to stop into an orderly end; a second one is not needed and not heard.
+
+    SIGALRM comes from the worker's own clock, where a job's time is limited (`cli.jobs`).
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
+        for each in STOPPING:
             signal.signal(each, signal.SIG_IGN)
-        raise Stopped(f"stopped by {signal.Signals(number).name}; what was finished stays", number)
+        why = "before the job's time was over" if number == signal.SIGALRM else f"by {signal.Signals(number).name}"
+        raise Stopped(f"stopped {why}; what was finished stays", number)
 
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in STOPPING:
         signal.signal(each, stop)
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
+from ..host import slurm
 from .arguments import Commands, count, progress_bar
 
 log = logging.getLogger("talkies")
+
+STOP_SECONDS = 120
+"""How long before its job's walltime a worker stops; less where less than eight minutes are left when it starts."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -51,11 +56,23 @@ def shard(chosen: argparse.Namespace) -> None:
     if not NAME.fullmatch(chosen.receipt) or shard_of(chosen.receipt) not in known:
         raise TalkiesError(f"{printable(chosen.receipt)}: no shard of the plan; run snakemake again")
     stage = import_module(f"..stages.{chosen.stage}", __package__).STAGE
+    _stop_in_time()
     engine = load_engine(plan, device=chosen.device, threads=chosen.threads)
     with progress_bar() as progress:
         work(stage, plan, chosen.receipt, engine=engine, progress=progress)
         if chosen.stage == "animate" and plan.joined:
             work(remux.STAGE, plan, plan.receipt("remux", shard_of(chosen.receipt)), progress=progress)
+
+
+def _stop_in_time() -> None:
+    """Have this worker stop in good order before SLURM kills its job, so that the next attempt goes on from there.
+
+    `sbatch --signal` does not do that: where SLURM tracks processes by cgroups, as most sites do, only the first
+    process of a job step gets the signal. That is Snakemake, which lets its job run on.
+    """
+    left = slurm.seconds_left()
+    if left is not None:
+        signal.setitimer(signal.ITIMER_REAL, max(left - min(STOP_SECONDS, left / 4), 1))
 
 
 def gallery(chosen: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ answer, nothing is known.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import threading
@@ -92,7 +93,8 @@ WORDS = (
     (Cause.NODE, r"^(?:slurmstepd|srun).*DUE TO NODE FAIL"),
     (Cause.PREEMPTED, r"^(?:slurmstepd|srun).*DUE TO (?:JOB )?(?:PREEMPTION|REQUEUE)"),
     (Cause.CANCELLED, r"^slurmstepd.*\*\*\* JOB \d+ ON .* CANCELLED AT"),
-    (Cause.TIME, r"^talkies: error: stopped by SIGTERM"),  # by --signal of the profile, before the time was over
+    (Cause.TIME, r"^talkies: error: stopped before the job's time was over"),
+    (Cause.CANCELLED, r"^talkies: error: stopped by SIGTERM"),
     (Cause.ITSELF, r"^talkies: error: (?P<said>.*)"),
     # Snakemake's words; a worker that ends by itself has said why.
     (Cause.KILLED, r"^\s*\(command exited with non-zero exit code\)"),
@@ -113,6 +115,14 @@ class Failure:
         shard = self.receipt.partition(".")[0]
         why = self.said or self.cause.value
         return f"{self.stage} {shard}: SLURM job {self.job} failed: {printable(why)}: {REMEDIES[self.cause]}"
+
+
+def seconds_left() -> float | None:
+    """Return how much of the time of the SLURM job that this process is in is left; None outside of one."""
+    try:
+        return float(os.environ["SLURM_JOB_END_TIME"]) - time.time()
+    except (KeyError, ValueError):
+        return None
 
 
 def cause_of(log: str) -> tuple[Cause, str] | None:
