@@ -26,7 +26,7 @@ from talkies.run.asks import Specs
 from talkies.run.folder import Folder
 from talkies.run.plan import Plan
 from talkies.run.planner import make_plan
-from talkies.run.record import Receipt
+from talkies.run.record import Answer, Receipt
 from talkies.run.settings import complete
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +125,7 @@ def films(folder: Path) -> None:
             film.touch()
             film.with_suffix(".json").touch()
             receipt.asked[name] = specs.talkie(name)
-            receipt.done[name] = {"file": [0, film.stat().st_mtime_ns], "shows": specs.shown(name)}
+            receipt.done[name] = Answer(file=(0, film.stat().st_mtime_ns), shows=specs.shown(name))
         receipt.save(Folder.receipt("remux", made.receipt("remux", shard)))
     made.save()
     times = []
@@ -155,7 +155,7 @@ def tail(folder: Path) -> None:
             os.link(one, film)
             os.link(one.with_suffix(".json"), film.with_suffix(".json"))
             receipt.asked[name] = specs.talkie(name)
-            receipt.done[name] = {"file": [film.stat().st_size, film.stat().st_mtime_ns], "shows": specs.shown(name)}
+            receipt.done[name] = Answer(file=(film.stat().st_size, film.stat().st_mtime_ns), shows=specs.shown(name))
         receipt.save(Folder.receipt("remux", made.receipt("remux", shard)))
     made.save()
     os.chdir(ROOT)

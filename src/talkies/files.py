@@ -12,14 +12,17 @@ import shutil
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from .errors import InputError, printable
 
 log = logging.getLogger("talkies")
+T = TypeVar("T")
 
 
 PATHS = (errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR)
@@ -159,10 +162,14 @@ def digest(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all: sorted keys, so that equal values are equal bytes."""
+    write_whole(path, (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part, part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, sort_keys=True, indent=1, ensure_ascii=False)
-        file.write("\n")
+    with whole(path) as part:
+        part.write_bytes(content)
 
 
 def read_json(path: Path, shape: Any = dict) -> dict[str, Any] | None:
@@ -180,6 +187,43 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def typed(value: Any, kind: type[T]) -> T:
+    """Return values of JSON or YAML as a type; ValueError where they are no such."""
+    return msgspec.convert(value, kind, dec_hook=_from_plain)
+
+
+def from_json(text: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Return a JSON text's value as a type; ValueError where it is no such, or no JSON."""
+    try:
+        return msgspec.json.decode(text, type=kind, dec_hook=_from_plain)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_stamped(path: Path, kind: type[T]) -> dict[str, tuple[list[int], T]]:
+    """Return what a file tells of other files, each with its stamp (size, time) then; damaged ones are left out."""
+    found: dict[str, tuple[list[int], T]] = {}
+    with suppress(OSError, ValueError):
+        for name, value in from_json(path.read_bytes(), dict[str, msgspec.Raw]).items():
+            with suppress(ValueError):
+                found[name] = from_json(value, tuple[list[int], kind])  # type: ignore[valid-type]
+    return found
+
+
+def to_json(value: Any) -> bytes:
+    """Return a typed value as JSON, its names in the order that they have in it."""
+    return msgspec.json.encode(value, enc_hook=_plain) + b"\n"
+
+
+def _from_plain(kind: type, value: Any) -> Any:
+    """Return what a plain value stands for: types that are written as one make it by `from_plain`."""
+    return value if isinstance(value, kind) else kind.from_plain(value)  # type: ignore[attr-defined]
+
+
+def _plain(value: Any) -> Any:
+    return value.plain
 
 
 NUMBER = (int, float)

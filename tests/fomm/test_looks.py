@@ -28,7 +28,7 @@ DRAWINGS = ("ada.png", "bruno.jpg", "cat.png", "moon.png", "pencil.png")
 
 def face(name: str) -> np.ndarray:
     picture = talkies.media.read_picture(ROOT / "examples/images" / name)
-    return crop.crop_picture(picture, "face", name=name)[0]
+    return crop.crop_picture(picture, crop.LARGEST_FACE, name=name)[0]
 
 
 def saved(picture: np.ndarray, quality: int) -> np.ndarray:

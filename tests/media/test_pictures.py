@@ -281,7 +281,7 @@ def watch():
 threading.Thread(target=watch, daemon=True).start()
 try:
     picture = pictures.read_picture(sys.argv[1])
-    crop.crop_picture(picture, "face", name=sys.argv[1])
+    crop.crop_picture(picture, crop.LARGEST_FACE, name=sys.argv[1])
     print(picture.shape[1], picture.shape[0], peak // 1000)
 except Exception as error:
     print(type(error).__name__, error, peak // 1000)

@@ -9,13 +9,16 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
 
+from talkies.fomm.model.presets import PRESETS
 from talkies.operate.init import lay_out
-from talkies.run import reference
+from talkies.run import keys, reference
 from talkies.run import settings as config
 
 FILES = {"config.yaml", "Snakefile", "pairs.tsv", "profiles/default/config.yaml", "profiles/slurm/config.v8+.yaml"}
@@ -150,6 +153,16 @@ def test_a_reader_may_stop_reading() -> None:
 def test_the_page_of_all_keys_is_up_to_date() -> None:
     page = (REPOSITORY / "docs/configuration.md").read_text()
     assert page == reference.as_markdown(), "docs/configuration.md is stale: make docs"
+
+
+def test_the_schema_that_others_read_is_up_to_date() -> None:
+    file = REPOSITORY / "workflow/schemas/config.schema.yaml"
+    assert file.read_text(encoding="utf-8") == reference.as_schema(), "the schema is stale: make docs"
+    Draft202012Validator.check_schema(config.schema("config"))
+
+
+def test_every_preset_can_be_named() -> None:
+    assert set(get_args(keys.Network)) == set(PRESETS)
 
 
 # --- from the wheel alone ----------------------------------------------------------------------------------

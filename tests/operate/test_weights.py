@@ -596,7 +596,7 @@ def test_a_preset_that_was_fetched_is_planned_as_the_file_named_by_its_path(tmp_
     assert Specs(by_preset).film("a/red") == Specs(by_path).film("a/red")
     assert by_preset.outside == [str(tmp_path / "kept")], "an image is shown the folder"
     jobs = Plan.load(_saved(by_preset))
-    assert jobs.settings["model"]["checkpoint"] == str(file), "a job is told the file, and asks no network"
+    assert jobs.settings.model.checkpoint == str(file), "a job is told the file, and asks no network"
 
 
 def _saved(plan: Plan) -> Path:

@@ -17,7 +17,7 @@ SNAKEDEPLOY = "snakedeploy==0.17.1"
 
 
 def test_the_deployed_settings_are_settings() -> None:
-    assert settings.complete(settings.read(REPOSITORY / "config/config.yaml"))["model"]["preset"] == "demo"
+    assert settings.complete(settings.read(REPOSITORY / "config/config.yaml")).model.preset == "demo"
 
 
 def test_the_runners_run_what_developers_run() -> None:

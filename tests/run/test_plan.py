@@ -23,6 +23,7 @@ from talkies import media
 from talkies.errors import TalkiesError
 from talkies.files import write_json
 from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.media.crop import Request
 from talkies.run import deal, estimate, planner, probes
 from talkies.run import settings as config
 from talkies.run.asks import Specs
@@ -31,7 +32,9 @@ from talkies.run.pairs import Pair, Source, Take, take_name
 from talkies.run.plan import Plan
 from talkies.run.planner import make_plan
 from talkies.run.receipts import Receipts
-from talkies.run.record import Receipt
+from talkies.run.record import Answer, Receipt
+
+NONE = Request("none")
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +87,13 @@ def finish(plan: Plan, *shards: str) -> None:
             receipt = Receipt()
             for item in members.get(shard, ()):
                 receipt.asked[item] = spec(item)
-                told: dict[str, Any] = {"sha256": "", "weights": "", "picture_key": ""}
+                told = Answer(sha256="", weights="", picture_key="")
                 if stage == "remux":
                     film = folder.talkie(plan.pairs[item]).path
                     film.parent.mkdir(parents=True, exist_ok=True)
                     film.touch()
                     film.with_suffix(".json").touch()
-                    told = {"file": [0, film.stat().st_mtime_ns], "shows": specs.shown(item)}
+                    told = Answer(file=(0, film.stat().st_mtime_ns), shows=specs.shown(item))
                 receipt.done[item] = told
             if shard in members:
                 receipt.save(folder.receipt(stage, plan.receipt(stage, shard)))
@@ -203,12 +206,12 @@ def test_a_take_is_named_by_its_segment() -> None:
 def test_crops_by_kind_and_file(folder: Path) -> None:
     files = {"red.png": {"crop": [1, 2, 3, 4]}, "b.mp4": {"crop": "center"}}
     made = planned(crop={"images": "none"}, files=files)
-    assert {name: source.crop for name, source in made.sources.items()} == {
+    assert {name: source.crop.plain for name, source in made.sources.items()} == {
         "blue": "none",
         "green": "none",
-        "red": (1, 2, 3, 4),
+        "red": [1, 2, 3, 4],
     }
-    assert {name: take.crop for name, take in made.takes.items()} == {"a": "face", "b": "center"}
+    assert {name: take.crop.plain for name, take in made.takes.items()} == {"a": "face", "b": "center"}
 
 
 def test_two_files_of_one_stem_are_refused(folder: Path, material: Path) -> None:
@@ -269,8 +272,8 @@ def test_there_are_as_many_shards_as_gpus_and_none_is_too_long(weights: dict[str
     ("pictures", "clips", "frames"), [(1, 10_000, 75), (10_000, 1, 250), (100, 100, 500), (2000, 3, 9000)]
 )
 def test_shards_are_worth_15_to_60_minutes(rate: float, pictures: int, clips: int, frames: int) -> None:
-    takes = {f"{n:05d}": Take(f"{n:05d}", "", [], "none", frames=frames) for n in range(clips)}
-    sources = {f"{n:05d}": Source("", [], "none") for n in range(pictures)}
+    takes = {f"{n:05d}": Take(f"{n:05d}", "", [], NONE, frames=frames) for n in range(clips)}
+    sources = {f"{n:05d}": Source("", [], NONE) for n in range(pictures)}
     pairs = {pair.name: pair for take in takes for image in sources for pair in [Pair(take, image)]}
     made = Plan(config.complete({"gpus": 8}), sources, takes, pairs, rates={"fomm": rate})
     deal.deal(made, None, Receipts(), on_cluster=True)
@@ -283,8 +286,8 @@ def test_shards_are_worth_15_to_60_minutes(rate: float, pictures: int, clips: in
 
 
 def test_on_one_machine_the_first_films_come_soon_and_jobs_grow() -> None:
-    takes = {"t": Take("t", "", [], "none", frames=200)}
-    sources = {f"{n:05d}": Source("", [], "none") for n in range(1000)}
+    takes = {"t": Take("t", "", [], NONE, frames=200)}
+    sources = {f"{n:05d}": Source("", [], NONE) for n in range(1000)}
     pairs = {pair.name: pair for image in sources for pair in [Pair("t", image)]}
     made = Plan(config.complete({"pairs_per_job": 2000}), sources, takes, pairs)
     deal.deal(made, None, Receipts())
@@ -311,7 +314,7 @@ def test_the_rate_is_learnt_of_films_of_the_same_kind(folder: Path) -> None:
         record = {"model": {"preset": "demo", "device": device}, "picture": {"frames": 100}, "seconds": seconds}
         write_json(Path(f"results/a/{number}.json"), record)
     write_json(Path("results/a/4.json"), {"model": None})
-    told = {"file": [1, 1], "shows": ""}
+    told = Answer(file=(1, 1), shows="")
     Receipt({f"a/{n}": told for n in range(6)}, {}, {f"a/{n}": "" for n in range(6)}).save(
         Folder.receipt("remux", "pairs-0001.aa")
     )
@@ -361,13 +364,18 @@ def test_another_size_of_job_deals_all_out_anew(folder: Path) -> None:
 # --- saved and loaded --------------------------------------------------------------------------------------
 
 
+# By its name it is before the built-in one, which is the usual one all the same.
+BEFORE = {"name": "a", "command": "make {source} {driving} {output}", "side": 64}
+
+
+@pytest.mark.parametrize("engines", [None, ["fomm", BEFORE]], ids=["one engine", "two engines"])
 @pytest.mark.parametrize("table", [False, True])
-def test_a_plan_is_loaded_as_it_was_saved(folder: Path, table: bool) -> None:
+def test_a_plan_is_loaded_as_it_was_saved(folder: Path, table: bool, engines: list | None) -> None:
     Path("pairs.tsv").write_text(
-        "image\tdriving\tvariant\tstart\tend\trelative\tbest_frame\taudio\n"
-        "red\ta\nred\ta\tx\t\t\tfalse\t1\ttrue\nblue\tb\ty\t0.1\t\ttrue\tauto\tfalse\n"
+        "image\tdriving\tvariant\tstart\tend\trelative\tbest_frame\taudio\tcrop\n"
+        "red\ta\nred\ta\tx\t\t\tfalse\t1\ttrue\t\nblue\tb\ty\t0.1\t\ttrue\tauto\tfalse\t1,2,30,40\n"
     )
-    made = planned(pairs="pairs.tsv" if table else None, audio=False, motion={"best_frame": 1})
+    made = planned(pairs="pairs.tsv" if table else None, audio=False, motion={"best_frame": 1}, engines=engines)
     made.save()
     written = (HOME / "plan.json").stat().st_mtime_ns
     loaded = Plan.load()

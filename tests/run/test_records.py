@@ -20,9 +20,9 @@ from talkies.files import digest, fits, keep_aside, read_json, write_json
 from talkies.report.page import is_ours, write_page
 from talkies.run import lock as locks
 from talkies.run import record as records
-from talkies.run.journal import Journal
+from talkies.run.journal import Animated, Found, Journal
 from talkies.run.lock import GONE_SECONDS, HEARTBEAT_SECONDS, held_locks, is_abandoned, lock, renew
-from talkies.run.record import Receipt, Recorded, content_key, file_facts, is_unchanged
+from talkies.run.record import Answer, Receipt, Recorded, content_key, file_facts, is_unchanged
 
 # --- keys --------------------------------------------------------------------------------------------------
 
@@ -215,10 +215,11 @@ def test_a_film_can_be_described_before_it_has_its_name(tmp_path: Path) -> None:
 
 def test_a_receipt_is_read_as_written_and_the_same_bytes_again(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
-    Receipt({"b/x": {"key": "1"}, "a/x": {"key": "2"}}, {"a/ü": "why"}).save(path)
+    one, two = Answer(picture_key="1"), Answer(picture_key="2")
+    Receipt({"b/x": one, "a/x": two}, {"a/ü": "why"}).save(path)
     before = path.read_bytes()
     loaded = Receipt.load(path)
-    assert (loaded.done, loaded.failed) == ({"b/x": {"key": "1"}, "a/x": {"key": "2"}}, {"a/ü": "why"})
+    assert (loaded.done, loaded.failed) == ({"b/x": one, "a/x": two}, {"a/ü": "why"})
     Receipt(dict(reversed(loaded.done.items())), loaded.failed).save(path)
     assert path.read_bytes() == before
     for wrong in (b"", b"{}", b'{"done": [], "failed": {}}', b'{"done": {}}'):
@@ -229,14 +230,14 @@ def test_a_receipt_is_read_as_written_and_the_same_bytes_again(tmp_path: Path) -
 
 def test_a_journal_passes_over_what_a_killed_worker_left_unfinished(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal" / "a.jsonl")
-    journal.note("animated", pair="a/x")
+    journal.note(Animated(pair="a/x", frames=1, seconds=1))
     with journal.path.open("a") as file:
         file.write('{"event": "anim')
     other = Journal(tmp_path / "journal" / "b.jsonl")
-    other.note("motion", take="a")
-    assert [event["event"] for event in Journal.read(tmp_path / "journal")] == ["animated", "motion"]
-    journal.note("animated", pair="a/y")
-    assert "a/y" in [event.get("pair") for event in Journal.read(tmp_path / "journal")]
+    other.note(Found(take="a", frames=1, seconds=0.5))
+    assert [type(event) for event in Journal.read(tmp_path / "journal")] == [Animated, Found]
+    journal.note(Animated(pair="a/y", frames=1, seconds=1))
+    assert "a/y" in [event.pair for event in Journal.read(tmp_path / "journal") if isinstance(event, Animated)]
 
 
 # --- locks -------------------------------------------------------------------------------------------------

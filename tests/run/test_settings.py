@@ -9,6 +9,7 @@ import pytest
 from run_folder import RunFolder
 
 from talkies.errors import TalkiesError
+from talkies.media.crop import parse
 from talkies.run.settings import complete, read
 
 
@@ -20,7 +21,7 @@ from talkies.run.settings import complete, read
         ({"motion": {"relative": "false", "best_frame": "5"}}, ("motion", "best_frame"), 5),
         ({"motion": {"relative": "false"}}, ("motion", "relative"), False),
         ({"frames_per_second": "12.5"}, ("frames_per_second",), 12.5),
-        ({"crop": ["1", "2", "30", "40.5"]}, ("crop",), [1, 2, 30, 40.5]),
+        ({"crop": ["1", "2", "30", "40.5"]}, ("crop",), dict.fromkeys(("images", "driving"), parse("1,2,30,40.5"))),
         ({"gallery": {"title": "2024"}}, ("gallery", "title"), "2024"),
     ],
 )
@@ -28,7 +29,7 @@ def test_a_text_where_none_may_stand_is_read_as_yaml_reads_it(given: dict, key: 
     """Snakemake gives values of --config as texts."""
     found = complete(given)
     for step in key:
-        found = found[step]
+        found = getattr(found, step)
     assert found == value
     assert type(found) is type(value)
 

@@ -246,7 +246,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
     [None, "talkies.sif", "/images/talkies-1.sif", f"docker://a.org/b/c@{DIGEST}", f"oras://r:5000/x:1@{DIGEST}"],
 )
 def test_images_that_are_files_or_pinned(image: str | None) -> None:
-    assert config.complete({"container": image})["container"] == image
+    assert config.complete({"container": image}).container == image
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ def make_plan():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         given = settings_file.given(config, Path("config.yaml"))
         plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
-        if SUBMITS and plan.settings["slurm"]["gpu"].get("gpu", 1):
+        if SUBMITS and plan.settings.slurm.gpu.get("gpu", 1):
             for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.pair_shards}:
-                slurm.check_gpus(megabytes, plan.settings["slurm"]["gpu"].get("slurm_partition", ""))
-        if IN_IMAGE and plan.settings["container"] is not None:
+                slurm.check_gpus(megabytes, plan.settings.slurm.gpu.get("slurm_partition", ""))
+        if IN_IMAGE and plan.settings.container is not None:
             image.check_bindable(plan.outside)
         planner.mend_plan(plan)
         logger.info(f"talkies: {estimate.describe(plan, state, on_cluster=ON_CLUSTER)}")
@@ -60,12 +60,12 @@ if LACKS_RUNTIME and snakemake_private.is_main_process(workflow):
 
 PLAN, STATE, LACK_OF_ROOM = make_plan()
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
-THREADS = PLAN.settings["threads"] or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
+THREADS = PLAN.settings.threads or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
 RUNNING = []  # ends this run's progress lines
 FAILED = []  # finds this run's failed jobs on the cluster
 VERDICT = ".talkies/verdict.json"
 SHOWN = ".talkies/report/gallery"
-REPORTED = [SHOWN] if PLAN.settings["gallery"]["report"] else []
+REPORTED = [SHOWN] if PLAN.settings.gallery.report else []
 
 
 def receipt(stage, shard=ALL):
@@ -78,7 +78,7 @@ def needed(stage):
     return lambda wildcards: [receipt(*each) for each in PLAN.needs(stage, shard_of(wildcards.receipt))]
 
 
-CHECKED = [receipt("check")] if PLAN.settings["check"] else []
+CHECKED = [receipt("check")] if PLAN.settings.check else []
 GALLERY = receipt("gallery")
 FILMS_DONE = [receipt("remux", shard) for shard in PLAN.pair_shards]
 
@@ -86,7 +86,7 @@ FILMS_DONE = [receipt("remux", shard) for shard in PLAN.pair_shards]
 def bind():
     """Bind the folders of config.yaml into the images of the jobs that this process starts."""
     if IN_IMAGE:
-        image.bind(PLAN.outside, PLAN.settings["scratch"], os.environ)
+        image.bind(PLAN.outside, PLAN.settings.scratch, os.environ)
 
 
 bind()  # on a cluster, each job reads this file again on its node
@@ -162,21 +162,21 @@ def check_means():
             "jobs are to run in an image, and neither apptainer nor singularity is here: load its module, or start "
             "snakemake on a node that has it"
         )
-    programs.fetch_images(PLAN.settings)
+    programs.fetch_images(PLAN.settings.programs)
     if IN_IMAGE:
         pulled = next(iter(snakemake_private.pulled_images(workflow)), None)
-        if unchecked := image.check_image(PLAN.settings["container"], pulled):
+        if unchecked := image.check_image(PLAN.settings.container, pulled):
             logger.warning(f"talkies: {unchecked}")
 
 
 def image_to_animate(wildcards):
     """Return the image of an animating job; None if its engine is a program, which has its own image."""
-    return None if PLAN.by_program(shard_of(wildcards.receipt)) else PLAN.settings["container"]
+    return None if PLAN.by_program(shard_of(wildcards.receipt)) else PLAN.settings.container
 
 
 def job(stage, kind="cpu"):
     """Return the resources of a stage's jobs: those of config.yaml for this kind (gpu, cpu), the rest by estimate."""
-    asked = PLAN.settings["slurm"][kind]
+    asked = PLAN.settings.slurm.of(kind)
     usual = {"runtime": walltime(stage, kind)}
     if "mem_mb_per_cpu" not in asked:
         usual["mem_mb"] = memory(stage, kind)
@@ -214,7 +214,7 @@ def walltime(stage, kind):
 
 def options(kind):
     """Return the resource function of other sbatch options: those of config.yaml, and excluded nodes."""
-    asked = str(PLAN.settings["slurm"][kind].get("slurm_extra", ""))
+    asked = str(PLAN.settings.slurm.of(kind).get("slurm_extra", ""))
 
     def extra(wildcards):
         shard = shard_of_job(wildcards)
@@ -240,7 +240,7 @@ def limits(kind):
 
 def partitions(kind):
     """Return the partitions in config.yaml for jobs of a kind, separated by commas; empty: the default one."""
-    return PLAN.settings["slurm"][kind].get("slurm_partition", "")
+    return PLAN.settings.slurm.of(kind).get("slurm_partition", "")
 
 
 def shard_of_job(wildcards):

@@ -26,7 +26,7 @@ rule gallery:
         ".talkies/logs/gallery/{receipt}.log",
     benchmark:
         ".talkies/benchmarks/gallery/{receipt}.tsv"
-    localrule: not PLAN.settings["gallery"]["mosaic"]
+    localrule: not PLAN.settings.gallery.mosaic
     resources:
         **job("gallery"),
     shell:

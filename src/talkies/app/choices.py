@@ -68,10 +68,10 @@ class Choices:
         """Return the same choices as keys of config.yaml; a box and a segment are settings of a single file."""
         keys = self.of_engine()
         crops = {"images": self.picture_crop, "driving": self.driving_crop}
-        keys |= _unless_empty("crop", {kind: cut for kind, cut in crops.items() if isinstance(cut, str)})
+        keys |= _unless_empty("crop", {kind: cut.plain for kind, cut in crops.items() if cut and not cut.box})
         keys |= _unless_empty("motion", self._motion()) | self._shown()
-        picture = {"crop": list(self.picture_crop)} if isinstance(self.picture_crop, tuple) else {}
-        clip = {"crop": list(self.driving_crop)} if isinstance(self.driving_crop, tuple) else {}
+        picture = self.of_picture() if self.picture_crop and self.picture_crop.box else {}
+        clip = _cut(self.driving_crop) if self.driving_crop and self.driving_crop.box else {}
         files = _unless_empty(self.picture.name, picture) | _unless_empty(self.driving.name, clip | self._segment())
         return keys | _unless_empty("files", files)
 
@@ -88,11 +88,11 @@ class Choices:
 
     def of_picture(self) -> dict[str, Any]:
         """Return the picture's entry in `files` of config.yaml."""
-        return _unless_empty("crop", _plain(self.picture_crop))
+        return _cut(self.picture_crop)
 
     def of_clip(self) -> dict[str, Any]:
         """Return the driving video's entry in `files` of config.yaml."""
-        return _unless_empty("crop", _plain(self.driving_crop)) | self._segment() | self._motion() | self._shown()
+        return _cut(self.driving_crop) | self._segment() | self._motion() | self._shown()
 
     def _motion(self) -> dict[str, Any]:
         usual = Movement()
@@ -110,8 +110,8 @@ def _unless_empty(key: str, value: Any) -> dict[str, Any]:
     return {key: value} if value else {}
 
 
-def _plain(cut: crop.Request | None) -> str | list[int] | None:
-    return list(cut) if isinstance(cut, tuple) else cut
+def _cut(asked: crop.Request | None) -> dict[str, Any]:
+    return {"crop": asked.plain} if asked else {}
 
 
 def usual_crop(preset: str) -> str:

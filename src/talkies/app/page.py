@@ -400,7 +400,9 @@ def _finding(finding: check.Finding) -> str:
             told[0] += f", {facts['seconds']:g} s, {counted(facts['frames'], 'frame')}"
             told[0] += f", sound: {facts['sound'] or 'none'}"
         x, y, side = facts["crop"]["box"]
-        about = "about " if finding.item.clip and crop.is_face(finding.item.crop) else ""  # a dozen frames were checked
+        about = (
+            "about " if finding.item.clip and finding.item.crop.mode == "face" else ""
+        )  # a dozen frames were checked
         told.append(f"crop: {about}{side} pixels square at {x},{y}")
     lines = [f"<li>{html.escape(each)}</li>" for each in told]
     for problem in finding.problems:

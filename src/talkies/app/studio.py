@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import media
-from ..command import Program
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
 from ..files import open_input, shipped, write_json
@@ -29,6 +28,7 @@ from ..host.scratch import own_folder
 from ..media import crop
 from ..media.film import FILM_SIZE
 from ..operate.one_film import make_film, program_named
+from ..program import Program
 from ..run import programs
 from ..run.folder import CONFIG
 from ..run.settings import read

@@ -148,9 +148,8 @@ def _of_all(chosen: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _box(text: str | None) -> Any:
+def _box(text: str | None) -> str | list[int] | None:
     """Return a crop as in config.yaml: a mode, or the four numbers of a box."""
     from ..media import crop
 
-    wanted = None if text is None else crop.parse(text)
-    return list(wanted) if isinstance(wanted, tuple) else wanted
+    return None if text is None else crop.parse(text).plain

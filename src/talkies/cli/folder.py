@@ -26,7 +26,10 @@ def add_commands(commands: Commands) -> None:
     keys = commands.add("config", configuration, "Print every key of config.yaml: default and meaning.", add_help=False)
     keys.add_argument("-h", "--help", action=_ConfigurationHelp, nargs=0, help="show this and every key")
     keys.add_argument(
-        "--format", choices=["text", "yaml", "markdown"], default="text", help="yaml: a config.yaml to start from"
+        "--format",
+        choices=["text", "yaml", "markdown", "schema"],
+        default="text",
+        help="yaml: a config.yaml to start from",
     )
 
     carry = commands.add(
@@ -95,6 +98,7 @@ def configuration(chosen: argparse.Namespace) -> None:
         "text": lambda: reference.as_text(min(shutil.get_terminal_size().columns, 100)),
         "yaml": reference.as_yaml,
         "markdown": reference.as_markdown,
+        "schema": reference.as_schema,
     }
     print(forms[chosen.format]().rstrip())
 
@@ -134,7 +138,7 @@ def check(chosen: argparse.Namespace) -> int:
         model = None if chosen.no_poses else _network(plan)
         findings = checking.examine(plan, model=model, workers=workers, advance=progress.advance)
     check_page.save(findings)
-    page = check_page.write_page(findings, Path(plan.settings["results"]), gallery=bool(chosen.receipt))
+    page = check_page.write_page(findings, Path(plan.settings.results), gallery=bool(chosen.receipt))
     if chosen.receipt:  # in a run, the gallery and the verdict report what is wrong
         answer_all("check", chosen.receipt, Specs(plan).check())
         log.info("%s: %s", check_page.summary(findings), printable(page))
@@ -165,8 +169,8 @@ def _network(plan: Any) -> Any:
 
         # The other cores check files: threads that wait for one would take more time than the network.
         torch.set_num_threads(1)
-        model = plan.settings["model"]
-        return load_model(model["preset"], model["checkpoint"], device="cpu", precision="fp32")
+        model = plan.settings.model
+        return load_model(model.preset, model.checkpoint, device="cpu", precision="fp32")
 
     return load
 

@@ -42,6 +42,8 @@ def shard(chosen: argparse.Namespace) -> None:
     """Do one stage of one shard of the plan, and write its receipt."""
     from importlib import import_module
 
+    from msgspec.structs import replace
+
     from ..run.plan import Plan
     from ..run.receipts import NAME, shard_of
     from ..stages import remux
@@ -49,7 +51,7 @@ def shard(chosen: argparse.Namespace) -> None:
     from ..stages.work import work
 
     plan = Plan.load()
-    plan.settings["scratch"] = chosen.scratch or plan.settings["scratch"]
+    plan.settings = replace(plan.settings, scratch=chosen.scratch or plan.settings.scratch)
     known = plan.picture_shards | plan.take_shards if chosen.stage in ("prepare", "motion") else plan.pair_shards
     if not NAME.fullmatch(chosen.receipt) or shard_of(chosen.receipt) not in known:
         raise TalkiesError(f"{printable(chosen.receipt)}: no shard of the plan; run snakemake again")
@@ -89,7 +91,7 @@ def gallery(chosen: argparse.Namespace) -> None:
     from ..stages.work import holding
 
     plan = Plan.load()
-    results, wanted = Folder.of(plan).results, plan.settings["gallery"]
+    results, wanted = Folder.of(plan).results, plan.settings.gallery
     state = look(plan, Receipts(), "none")
     mend_shown(plan, [name for name in plan.pairs if name not in state.failed])
     entries = entries_of(plan, state)
@@ -103,9 +105,15 @@ def gallery(chosen: argparse.Namespace) -> None:
         if chosen.going:
             now = status_of(plan, state, Watch(plan, state.to_make).look(), running=True)
             going = f"The run goes on: {now.count}. Reload this page to see more."
-        mosaic = None if going else wanted["mosaic"]
-        words = {"title": wanted["title"], "check": check_line(results), "going": going}
-        for page in build_galleries(results, entries, mosaic=mosaic, times=measure(plan), **words):
+        for page in build_galleries(
+            results,
+            entries,
+            title=wanted.title,
+            mosaic=None if going else wanted.mosaic,
+            times=measure(plan),
+            check=check_line(results),
+            going=going,
+        ):
             log.info("gallery: %s", printable(page))
         if chosen.receipt:
             answer_all("gallery", chosen.receipt, Specs(plan).gallery(plan.receipts))

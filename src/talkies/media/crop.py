@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError, TalkiesError, printable
 from .clip import Clip
@@ -42,12 +42,57 @@ SAME_FACE = 0.25  # intersection over union with a tube's first box
 FRAMES_A_SECOND = 5  # frames a second of a clip that are searched for faces …
 MOST_FRAMES = 300  # … and never more than this in all (then every n-th of a long clip, evenly) …
 FEWEST_FRAMES = 15  # … nor fewer than this, if the clip has them
-MODES = ("face", "center", "none")
-FACE = re.compile(r"face:(left|right|[1-9][0-9]{0,2})")  # which of several; a number counts from the left
+MODES: tuple[Literal["face", "center", "none"], ...] = ("face", "center", "none")
+FACE = re.compile(r"face:(left|right|([1-9][0-9]{0,2}))")  # which of several; a number counts from the left
 FORMS = "face, face:left, face:right, face:2 (the second from the left), center, none or x,y,width,height in pixels"
 
-Request = str | tuple[int, int, int, int]
-"""A mode (face, face:left, face:right, face:N, center, none), or a box: x, y, width, height in pixels."""
+
+class Request:
+    """How something is to be cut: the value of one of FORMS, which can be a key.
+
+    mode: face, center, none or box. face: which of several, by its number from the left (1 is the first), left or
+    right; None for the largest. box: x, y, width, height in pixels, of the mode box alone.
+    """
+
+    __slots__ = ("box", "face", "mode")
+
+    def __init__(
+        self,
+        mode: Literal["face", "center", "none", "box"],
+        face: int | Literal["left", "right"] | None = None,
+        box: tuple[int, int, int, int] | None = None,
+    ) -> None:
+        self.mode, self.face, self.box = mode, face, box
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Request) and self.plain == other.plain
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __repr__(self) -> str:
+        return f"Request({str(self)!r})"
+
+    @property
+    def plain(self) -> str | list[int]:
+        """The value of JSON that stands for it in keys, plans and records: a word, or [x, y, width, height]."""
+        if self.box is not None:
+            return list(self.box)
+        return self.mode if self.face is None else f"{self.mode}:{self.face}"
+
+    @classmethod
+    def from_plain(cls, value: Any) -> Request:
+        """Return what a value of JSON stands for; ValueError for none."""
+        try:
+            return parse(value)
+        except TalkiesError as error:
+            raise ValueError(str(error)) from None
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.box)) if self.box is not None else str(self.plain)
+
+
+LARGEST_FACE = Request("face")
 
 
 @dataclass(frozen=True)
@@ -72,14 +117,17 @@ class Crop:
 
 
 def parse(spec: str | Sequence[float]) -> Request:
-    """Return a crop request in a canonical, hashable form: a word of FORMS, or (x, y, width, height).
+    """Return the request that a text or four numbers stand for.
 
-    Takes the words in any case, "x,y,w,h", or four numbers. Raises TalkiesError, which lists the forms.
+    Takes the words of FORMS in any case, "x,y,w,h", or four numbers. Raises TalkiesError, which lists the forms.
     """
     if isinstance(spec, str):
         word = spec.strip().lower()
-        if word in MODES or FACE.fullmatch(word):
-            return word
+        for mode in MODES:
+            if word == mode:
+                return Request(mode)
+        if place := FACE.fullmatch(word):
+            return Request("face", int(place[2]) if place[2] else "left" if place[1] == "left" else "right")
     parts: Sequence[Any] = spec.split(",") if isinstance(spec, str) else spec
     try:
         if any(isinstance(part, bool) for part in parts):
@@ -92,7 +140,7 @@ def parse(spec: str | Sequence[float]) -> Request:
     if width < 1 or height < 1 or max(abs(x), abs(y), width, height) > 1_000_000:
         shown = printable(str(spec))[:60]
         raise TalkiesError(f'crop "{shown}": give a width and height of at least 1 pixel, and no number over a million')
-    return x, y, width, height
+    return Request("box", box=(x, y, width, height))
 
 
 def crop_picture(
@@ -111,7 +159,7 @@ def find_picture_crop(image: Frame, request: Request, own: tuple[int, int], *, n
     """Return how `crop_picture` cuts a picture of this width and height, by a look at a copy that may be smaller."""
     (width, height), factor = own, own[0] / image.shape[1]
     faces = None
-    if is_face(request):
+    if request.mode == "face":
         faces = [(x * factor, y * factor, w * factor, h * factor) for x, y, w, h in find_faces(image)]
     chosen = _choose(request, faces, [w * h for _, _, w, h in faces], os.fspath(name)) if faces else None
     return _crop(request, chosen, None if faces is None else len(faces), width, height, os.fspath(name))
@@ -130,7 +178,7 @@ def find_crop(
     tube's first face (IoU over 0.25), and the crop contains all faces of a tube. Of several tubes, the one with the
     largest product of length and mean area counts. Raises InputError as read_frames does.
     """
-    if not is_face(request):
+    if request.mode != "face":
         return _crop(request, None, None, clip.width, clip.height, str(clip.path))
     small = small_size(clip.width, clip.height)
     rate = _search_rate(clip, start, end)
@@ -151,23 +199,18 @@ def follow(
     faces are large, and the request names no certain one, search the others at half the side, in a quarter of the time.
     """
     name = str(clip.path)
-    if not is_face(request):
+    if request.mode != "face":
         return _crop(request, None, None, clip.width, clip.height, name)
-    tubes, looked = _find_tubes(clip, frames, [] if seen is None else seen, quick=quick and request == "face")
+    tubes, looked = _find_tubes(clip, frames, [] if seen is None else seen, quick=quick and request == parse("face"))
     longest = max((tube.frames for tube in tubes), default=0)
     # A face that is seen only now and then can't be chosen by its place.
-    known = tubes if request == "face" else [tube for tube in tubes if tube.frames * 4 >= longest]
+    known = tubes if request.face is None else [tube for tube in tubes if tube.frames * 4 >= longest]
     areas = [tube.area for tube in known]
     best = known[_choose_number(request, [tube.union for tube in known], areas, name)] if known else None
     crop = _crop(request, best.union if best else None, len(tubes), clip.width, clip.height, name)
     if best and best.frames * 2 < looked:
         return _with_warning(crop, f"the chosen face is in {best.frames} of {looked} frames looked at", name)
     return crop
-
-
-def is_face(request: Request) -> bool:
-    """Return whether a request is for a face."""
-    return isinstance(request, str) and request.startswith("face")
 
 
 def _choose(request: Request, faces: Sequence[Face], areas: Sequence[float], name: str) -> Face:
@@ -177,30 +220,30 @@ def _choose(request: Request, faces: Sequence[Face], areas: Sequence[float], nam
 def _choose_number(request: Request, faces: Sequence[Face], areas: Sequence[float], name: str) -> int:
     """Return the requested face: the largest, or by place from the left."""
     numbers = range(len(faces))
-    if request == "face":
+    place = request.face
+    if place is None:
         return max(numbers, key=areas.__getitem__)
-    place = str(request).partition(":")[2]
     ordered = sorted(numbers, key=lambda number: faces[number][0] + faces[number][2] / 2)
-    if place.isdigit():
-        if int(place) > len(faces):
+    if isinstance(place, int):
+        if place > len(faces):
             reason = f"its crop asks for face {place} from the left, and {len(faces)} can be seen in it: give a box"
             raise InputError(name, reason)
-        return ordered[int(place) - 1]
+        return ordered[place - 1]
     return ordered[0] if place == "left" else ordered[-1]
 
 
 def _crop(request: Request, face: Face | None, faces: int | None, width: int, height: int, name: str) -> Crop:
-    if isinstance(request, tuple):
-        x, y, w, h = request
+    if request.box is not None:
+        x, y, w, h = request.box
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             reason = f"its crop box {x},{y},{w},{h} lies outside its picture of {width}x{height} pixels: give another"
             raise InputError(name, reason)
         return Crop("box", fit(x + w / 2, y + h / 2, max(w, h), width, height), None, True)
-    if is_face(request) and face:
+    if request.mode == "face" and face:
         return Crop(str(request), grow(face, width, height), faces, True)
-    side = max(width, height) if request == "none" else min(width, height)
-    crop = Crop(request, fit(width / 2, height / 2, side, width, height), faces, not is_face(request))
-    if is_face(request):
+    side = max(width, height) if request.mode == "none" else min(width, height)
+    crop = Crop(str(request), fit(width / 2, height / 2, side, width, height), faces, request.mode != "face")
+    if request.mode == "face":
         crop = _with_warning(crop, "no face found; cutting the centre instead (or give a box x,y,w,h)", name)
     return crop
 

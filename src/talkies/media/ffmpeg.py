@@ -49,7 +49,8 @@ def ffmpeg_path() -> str:
     from imageio_ffmpeg import get_ffmpeg_exe
 
     try:
-        return get_ffmpeg_exe()
+        found: str = get_ffmpeg_exe()
+        return found
     except RuntimeError as error:
         raise TalkiesError(f"no ffmpeg: {error}; reinstall imageio-ffmpeg") from None
 

@@ -25,15 +25,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from .. import media
 from ..errors import TalkiesError, counted, printable
 from ..files import fits, parse_json, read_json, shipped, write_json
 from ..fomm.model.published import CARRIED, LOCK
 from ..host.container import ADDRESS
 from ..host.scratch import own_folder
-from ..run import programs
 from ..run import settings as config
 from ..run.folder import HOME
+from ..run.keys import Settings
 from ..run.planner import at_work
 
 PROGRAM = (
@@ -216,27 +218,30 @@ def inside(key: str, path: str | Path | None) -> str | None:
     return below
 
 
-def inputs(settings: dict) -> list[str]:
+def inputs(settings: Settings) -> list[str]:
     """Return the files that a push carries, as paths below the run folder."""
     names = ["config.yaml"]
-    for key, lister in (("images", media.list_pictures), ("driving", media.list_clips)):
-        if inside(key, settings[key]):
-            names += [os.path.relpath(path) for path in lister(settings[key])]
-    image = settings["container"] if Path(settings["container"] or "").is_file() else None
-    for key, path in (("pairs", settings["pairs"]), ("model.checkpoint", settings["model"]["checkpoint"])):
+    for key, folder, lister in (
+        ("images", settings.images, media.list_pictures),
+        ("driving", settings.driving, media.list_clips),
+    ):
+        if inside(key, folder):
+            names += [os.path.relpath(path) for path in lister(folder)]
+    image = settings.container if Path(settings.container or "").is_file() else None
+    for key, path in (("pairs", settings.pairs), ("model.checkpoint", settings.model.checkpoint)):
         names += filter(None, [inside(key, path)])
     names += filter(None, [inside("container", image)])
     names += _of_engines(settings)
     return list(dict.fromkeys(name for name in names if os.path.lexists(name)))
 
 
-def _of_engines(settings: Mapping[str, Any]) -> Iterator[str]:
+def _of_engines(settings: Settings) -> Iterator[str]:
     """Yield what programs need of the run folder: image, checkpoint, binds.
 
     Examples in an installed package are not carried: the package at the other end has them.
     """
     examples = shipped("examples")
-    for name, program in programs.programs(settings).items():
+    for name, program in settings.programs.items():
         image = None if program.image is None or ADDRESS.match(program.image) else program.image
         places = [("image", image), ("checkpoint", program.checkpoint)]
         places += [("binds", bind.partition(":")[0]) for bind in program.binds]
@@ -248,9 +253,9 @@ def _of_engines(settings: Mapping[str, Any]) -> Iterator[str]:
                 yield below
 
 
-def weights_elsewhere(stated: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Path]:
+def weights_elsewhere(stated: Mapping[str, Any], settings: Settings) -> list[Path]:
     """Return the files of the preset's weights, if they are outside the run folder."""
-    path = Path(settings["model"]["checkpoint"] or "")
+    path = Path(settings.model.checkpoint or "")
     if (stated.get("model") or {}).get("checkpoint") or not path.is_absolute():
         return []
     return [each for each in (path, path.with_name(LOCK)) if each.exists()]
@@ -261,7 +266,7 @@ def push(place: Place, *, dry: bool, delete: bool) -> None:
     stated = config.read(Path("config.yaml"))
     settings = config.complete(stated)
     weights = weights_elsewhere(stated, settings)
-    names = inputs(settings if not weights else {**settings, "model": {"checkpoint": None}})
+    names = inputs(replace(settings, model=replace(settings.model, checkpoint=None)) if weights else settings)
     if place.host is None and not dry:
         Path(place.folder).mkdir(parents=True, exist_ok=True)
     make = ["--rsync-path", f"mkdir -p {shlex.quote(place.folder)} && rsync"] if place.host and not dry else []
@@ -335,13 +340,13 @@ class Brought:
         return [name for name in names if there.get(name) == (self.files[name][0], local_time(self.files[name][1]))]
 
 
-def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, delete: bool) -> None:
+def superfluous(place: Place, settings: Settings, brought: Brought, *, dry: bool, delete: bool) -> None:
     """Remove, or only list, files that a push carried and that are gone here: they would be animated there.
 
     Never removed are results, files that no push of this run folder carried, and files that have changed there since.
     Other files that would be animated there are listed.
     """
-    results = Path(os.path.normpath(settings["results"]))
+    results = Path(os.path.normpath(settings.results))
     gone = [name for name in brought.files if not os.path.lexists(name) and not Path(name).is_relative_to(results)]
     gone = sorted(brought.unchanged(place, gone))
     if gone and delete and not dry:
@@ -357,8 +362,11 @@ def superfluous(place: Place, settings: dict, brought: Brought, *, dry: bool, de
     elif gone:
         what = "there and not here, and would be animated too: --delete removes them"
         print(f"stage: {counted(len(gone), 'file')} {what} ({printable(gone[0])}{', ...' if gone[1:] else ''})")
-    for key, suffixes in (("images", media.PICTURE_SUFFIXES), ("driving", media.CLIP_SUFFIXES)):
-        below = os.path.relpath(settings[key])
+    for key, folder, suffixes in (
+        ("images", settings.images, media.PICTURE_SUFFIXES),
+        ("driving", settings.driving, media.CLIP_SUFFIXES),
+    ):
+        below = os.path.relpath(folder)
         if below.startswith("..") or not Path(below).is_dir():
             continue
         only = ["--dry-run", "--no-recursive", "--dirs", "--delete", "--existing", "--ignore-existing"]
@@ -377,9 +385,9 @@ def pull(place: Place, *, dry: bool) -> None:
     if busy := at_work():
         raise TalkiesError(f"a run is at work in this folder ({busy[0]}): wait for it or stop it")
     settings = config.load(Path("config.yaml"))
-    results = os.path.relpath(settings["results"])
+    results = os.path.relpath(settings.results)
     if results.startswith(".."):
-        raise TalkiesError(f"config.yaml: results: {settings['results']} is outside the run folder: fetch it by hand")
+        raise TalkiesError(f"config.yaml: results: {settings.results} is outside the run folder: fetch it by hand")
     if place.run("test", "-d", f"{place.folder}/{results}").returncode:
         raise TalkiesError(f"{place}: there is no folder {printable(results)} yet: run snakemake there first")
     if rsync(place, "--dry-run", "--checksum", "--no-times", place.path("config.yaml"), "./config.yaml"):

@@ -25,13 +25,14 @@ from typing import Any
 import yaml
 
 from .. import __version__, media
-from ..command import Command, Program
 from ..errors import TalkiesError, counted, printable
 from ..files import file_digest
 from ..host import container, scratch
+from ..program import Command, Program
 from ..run import programs
 from ..run import settings as config
 from ..run.folder import HOME
+from ..run.keys import Settings, Slurm
 from ..run.outside import folders_outside
 
 LEAST_FREE = 2 << 30
@@ -95,7 +96,7 @@ def _findings(folder: Path, place: str) -> Iterator[Finding]:
         yield "ok", "ffmpeg", f"{media.ffmpeg_version()} ({media.ffmpeg_path()})"
     except (TalkiesError, OSError) as error:
         yield "MISSING", "ffmpeg", str(error)
-    settings: dict[str, Any] | None = None
+    settings: Settings | None = None
     try:
         if (folder / "config.yaml").exists():
             settings = config.load(folder / "config.yaml")
@@ -105,8 +106,8 @@ def _findings(folder: Path, place: str) -> Iterator[Finding]:
     if place != "image":
         yield from _slurm(place, settings)
         yield from _profile(folder, place)
-        needed = place != "machine" and (settings is None or settings["container"] is not None)
-        others = programs.programs(settings) if settings else {}
+        needed = place != "machine" and (settings is None or settings.container is not None)
+        others = settings.programs if settings else {}
         yield from _runtime(needed or any(program.image for program in others.values()))
         yield from _image(needed, settings)
         yield from _programs(others)
@@ -260,7 +261,7 @@ def _device(found: Mapping[str, Any], cards: list[str], granted: str | None, pla
 # --- the cluster ------------------------------------------------------------------------------------------
 
 
-def _slurm(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
+def _slurm(place: str, settings: Settings | None) -> Iterator[Finding]:
     if not shutil.which("sbatch") or not shutil.which("sinfo"):
         if place == "machine":
             yield "note", "SLURM", "not here: runs stay on this machine"
@@ -276,15 +277,15 @@ def _slurm(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
     partitions = sorted({name.strip().rstrip("*") for name in out.splitlines() if name.strip()})
     release = _ask("sinfo", "--version")[1]
     yield "ok", "SLURM", f"{release}, partitions {', '.join(partitions) or 'none'}".removeprefix("slurm ")
-    wanted = (settings or {}).get("slurm", {})
+    wanted = settings.slurm if settings else Slurm()
     for kind in ("gpu", "cpu"):
-        for name in str(wanted.get(kind, {}).get("slurm_partition", "")).split(","):
+        for name in str(wanted.of(kind).get("slurm_partition", "")).split(","):
             if name and name not in partitions:
                 yield "MISSING", "SLURM", f"config.yaml: slurm.{kind}.slurm_partition: there is no {printable(name)}"
     yield from _accounts(wanted)
 
 
-def _accounts(wanted: Mapping[str, Any]) -> Iterator[Finding]:
+def _accounts(wanted: Slurm) -> Iterator[Finding]:
     _, out, _ = _ask("scontrol", "show", "config")
     storage = re.search(r"AccountingStorageType\s*=\s*(\S+)", out)
     accounted = storage is not None and not storage[1].endswith("none") and storage[1] != "(null)"
@@ -305,7 +306,7 @@ def _accounts(wanted: Mapping[str, Any]) -> Iterator[Finding]:
         else:
             remedy = f"ask the admin for a MinJobAge of {FORGOTTEN_SECONDS} s or more"
             yield "MISSING", "sacct", f"{forgets}, and sacct is not usable ({why}): {remedy}"
-    accounts = {str(w["slurm_account"]) for w in wanted.values() if isinstance(w, dict) and w.get("slurm_account")}
+    accounts = {str(each["slurm_account"]) for each in (wanted.gpu, wanted.cpu) if each.get("slurm_account")}
     if not accounts:
         return
     user = f"user={_user()}"
@@ -410,9 +411,9 @@ def _namespaces_off() -> str | None:
     return None
 
 
-def _image(needed: bool, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
+def _image(needed: bool, settings: Settings | None) -> Iterator[Finding]:
     """Check the image of config.yaml: whether it exists, and has this version."""
-    image = settings["container"] if settings else None
+    image = settings.container if settings else None
     if not image or (not needed and not Path(image).exists()):
         return
     if container.ADDRESS.match(image):
@@ -452,13 +453,13 @@ def _programs(others: Mapping[str, Program]) -> Iterator[Finding]:
         yield "ok", subject, f"{printable(file)}, {size:.2f} GB, sha256 {programs.digest_of(file)}{network}"
 
 
-def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
+def _outside(place: str, settings: Settings | None) -> Iterator[Finding]:
     """List the folders outside the run folder, which must be bound into an image."""
     if settings is None:
         return
     try:
         folders = folders_outside(settings)
-        if place != "machine" and settings["container"] is not None:
+        if place != "machine" and settings.container is not None:
             container.check_bindable(folders)
     except (TalkiesError, OSError) as error:
         yield "MISSING", "folders", str(error)
@@ -476,8 +477,8 @@ def _outside(place: str, settings: Mapping[str, Any] | None) -> Iterator[Finding
 # --- disks ------------------------------------------------------------------------------------------------
 
 
-def _disks(folder: Path, settings: Mapping[str, Any] | None) -> Iterator[Finding]:
-    results = folder / (settings["results"] if settings else "")
+def _disks(folder: Path, settings: Settings | None) -> Iterator[Finding]:
+    results = folder / (settings.results if settings else "")
     while not results.exists():
         results = results.parent
     free = shutil.disk_usage(results).free
@@ -489,7 +490,7 @@ def _disks(folder: Path, settings: Mapping[str, Any] | None) -> Iterator[Finding
         yield "ok", "results", f"{results}: {free / 1e9:.1f} GB free"
     said: list[str] = []
     try:
-        place = scratch.find_place(settings["scratch"] if settings else None, say=said.append)
+        place = scratch.find_place(settings.scratch if settings else None, say=said.append)
         for text in said:
             yield "note", "scratch", text
         if place is None:

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ..errors import TalkiesError
 from ..files import shipped
 from ..host import container
 from ..run import settings as config
 from ..run.folder import CONFIG
+from ..run.keys import Settings, SlurmKey
 from ..run.outside import folders_outside
 
 OPTIONS = {
@@ -49,12 +49,12 @@ def examine_node(kind: str) -> int:
     if not shutil.which("srun"):
         raise TalkiesError("there is no srun here: call this in a run folder on a cluster's login node")
     settings = config.load(CONFIG) if CONFIG.exists() else config.complete({})
-    command = asked(kind, settings["slurm"][kind]) + within(settings)
+    command = asked(kind, settings.slurm.of(kind)) + within(settings)
     print(f"$ {shlex.join(command)}", flush=True)
     return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
 
 
-def asked(kind: str, wanted: Mapping[str, Any]) -> list[str]:
+def asked(kind: str, wanted: Mapping[SlurmKey, str | int]) -> list[str]:
     """Return the srun command with the same requests as a job of this kind."""
     words = ["srun", "--ntasks=1", "--nodes=1", f"--time={MINUTES}", "--job-name=talkies-doctor"]
     if "mem_mb" not in wanted and "mem_mb_per_cpu" not in wanted:
@@ -67,9 +67,9 @@ def asked(kind: str, wanted: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def within(settings: Mapping[str, Any]) -> list[str]:
+def within(settings: Settings) -> list[str]:
     """Return the command that runs the doctor and makes a film: in the jobs' image, or with this Python."""
-    image = settings["container"]
+    image = settings.container
     container.check_image(image, None)
     if image is None:
         talkies, shown = f"{shlex.quote(sys.executable)} -P -m talkies", shlex.quote(str(shipped("examples")))

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import media
-from ..command import Program
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import TalkiesError, printable
 from ..files import file_digest
 from ..host.scratch import own_folder
 from ..media import crop
 from ..media.paste import paste_film
+from ..program import Program
 from ..run import programs
 from ..run.asks import ENCODING
 from ..run.folder import CONFIG
@@ -174,11 +174,11 @@ def program_named(name: str, *, fetch: bool = True) -> Program:
     missing.
     """
     config = read(CONFIG) if CONFIG.exists() else {}
-    keys = programs.choose(config.get("engine"), config.get("engines")).get(name) or programs.choose(name, None)[name]
-    if not keys:
+    here = programs.choose(config.get("engine"), config.get("engines"))
+    program = here.get(name) or programs.choose(name, None)[name]
+    if program is None:
         raise TalkiesError(f"{name} is the built-in engine: take talkies animate")
-    settings = {"engines": {name: keys}}
-    programs.check_files(settings)
+    programs.check_files({name: program})
     if fetch:
-        programs.fetch_images(settings)
-    return programs.programs(settings)[name]
+        programs.fetch_images({name: program})
+    return program

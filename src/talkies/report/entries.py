@@ -12,7 +12,7 @@ from ..engines import FOMM
 from ..files import fits, read_json
 from ..media.crop import Request
 from ..run.folder import Folder
-from ..run.pairs import Pair, Source, Take, usual_choices
+from ..run.pairs import Pair, Source, Take, usual_pair
 from ..run.plan import Plan
 from ..run.record import Recorded
 from ..run.state import State
@@ -50,7 +50,7 @@ class Entry:
 
 def entries_of(plan: Plan, state: State) -> list[Entry]:
     """Return the gallery's entries: every pair with its film or the reason why it has none."""
-    folder, usual, found = Folder.of(plan), usual_choices(plan.settings), _findings()
+    folder, usual, found = Folder.of(plan), usual_pair(plan.settings), _findings()
     sources = {name: _Prepared.of(folder.source(name), wanted, found) for name, wanted in plan.sources.items()}
     takes = {name: _Prepared.of(folder.driving(name), wanted, found) for name, wanted in plan.takes.items()}
     entries = []
@@ -92,10 +92,10 @@ def take_words(start: str | None, end: str | None, *, flip: bool, crop: Request 
 def _crop_words(crop: Request | None) -> str:
     if crop is None:
         return ""
-    return f"crop {crop if isinstance(crop, str) else ', '.join(f'{number:g}' for number in crop)}"
+    return f"crop {', '.join(f'{number:g}' for number in crop.box) if crop.box else crop}"
 
 
-def _choices(pair: Pair, usual: Mapping[str, Any]) -> str:
+def _choices(pair: Pair, usual: Pair) -> str:
     """Return the settings in which a pair differs from the run's, in the words of the pairs table."""
     frames: dict[Any, str] = {None: "the first frame", "auto": "the best frame"}
     sounds: dict[Any, str] = {True: "the video's sound", False: "no sound"}
@@ -107,7 +107,7 @@ def _choices(pair: Pair, usual: Mapping[str, Any]) -> str:
         "paste_back": "in its whole picture" if pair.paste_back else "the square alone",
         "engine": "the built-in model" if pair.engine == FOMM else f"engine {pair.engine}",
     }
-    return ", ".join(words for name, words in said.items() if getattr(pair, name) != usual[name])
+    return ", ".join(words for name, words in said.items() if getattr(pair, name) != getattr(usual, name))
 
 
 # --- pictures and driving videos ---------------------------------------------------------------------------
@@ -157,8 +157,7 @@ def _of_check(finding: dict[str, Any] | None, wanted: Source | Take) -> Iterable
     """
     if finding is None or not fits(finding["stamp"], [list, str]):
         return
-    cut = list(wanted.crop) if isinstance(wanted.crop, tuple) else wanted.crop
-    if [finding["file"], finding["stamp"][0], finding["crop"]] != [wanted.file, list(wanted.stamp), cut]:
+    if [finding["file"], finding["stamp"][0], finding["crop"]] != [wanted.file, wanted.stamp, wanted.crop.plain]:
         return
     for problem in finding["problems"]:
         if problem["level"] == DOUBTFUL:

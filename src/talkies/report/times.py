@@ -16,7 +16,7 @@ from typing import Any
 
 from ..run.estimate import duration
 from ..run.folder import JOURNALS, Folder
-from ..run.journal import Journal
+from ..run.journal import Journal, Loaded
 from ..run.plan import Plan
 from ..run.record import Recorded
 
@@ -81,8 +81,8 @@ def measure(plan: Plan) -> Times:
 def _loads() -> Iterator[tuple[str, float]]:
     """Yield the shard and the seconds of each loading of the network."""
     for event in Journal.read(JOURNALS):
-        if isinstance(event, dict) and event.get("event") == "loaded":
-            yield str(event.get("shard")), _seconds(event)
+        if isinstance(event, Loaded):
+            yield event.shard, max(0.0, event.seconds)
 
 
 def _seconds(record: dict[str, Any], name: str = "seconds") -> float:

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import asdict
+
 from ..engines import FOMM
 from ..files import digest
 from ..fomm.model.presets import PRESETS
@@ -20,7 +22,8 @@ from ..media.paste import FEATHER, LARGEST_SIDE
 from .record import RECIPE
 
 if TYPE_CHECKING:
-    from ..command import Program
+    from ..program import Program
+    from .keys import Settings
     from .pairs import Pair, Source, Take
     from .plan import Plan
 
@@ -33,34 +36,34 @@ default changes, and only an encoding that config.yaml asks for makes them again
 Asked = dict[str, Any]
 
 
-def encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
+def encoding(settings: Settings) -> dict[str, Any]:
     """Return how a run's films are encoded: crf, preset, encoder."""
     return ENCODING | _own_encoding(settings)
 
 
-def _own_encoding(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _own_encoding(settings: Settings) -> dict[str, Any]:
     """Return the encoding settings that config.yaml sets itself."""
-    own = {name: value for name, value in settings["film"].items() if value not in (None, "x264")}
+    own = {name: value for name, value in asdict(settings.film).items() if value not in (None, "x264")}
     if own.get("encoder") == "nvenc":  # where nvenc can't be opened, x264 is used with its default preset
         own.pop("preset", None)
     return own
 
 
-def _encoding_asked(settings: Mapping[str, Any], **more: Any) -> Asked:
+def _encoding_asked(settings: Settings, **more: Any) -> Asked:
     own = _own_encoding(settings)
     return {"film": {**more, **FIRST_ENCODING}, **({"own_encoding": own} if own else {})}
 
 
 def source(wanted: Source, content: Any) -> Asked:
     """Return what a prepared picture depends on. content: of the picture's file."""
-    return {"kind": "source", "content": content, "crop": wanted.crop, "size": FILM_SIZE}
+    return {"kind": "source", "content": content, "crop": wanted.crop.plain, "size": FILM_SIZE}
 
 
 def driving(wanted: Take, content: Any) -> Asked:
     """Return what a prepared take depends on. content: of the video's file."""
     segment = [wanted.start, wanted.end]
     return {
-        **{"kind": "driving", "content": content, "crop": wanted.crop, "segment": segment, "size": FILM_SIZE},
+        **{"kind": "driving", "content": content, "crop": wanted.crop.plain, "segment": segment, "size": FILM_SIZE},
         **_flipped(wanted),
     }
 
@@ -83,7 +86,7 @@ def film(
     pair: Pair,
     source: Source,
     take: Take,
-    settings: Mapping[str, Any],
+    settings: Settings,
     *,
     picture: Any,
     driving: Any,
@@ -94,18 +97,18 @@ def film(
 
     picture, driving: the contents of its files. recipe: the preset's recipe version; None: the current one.
     """
-    model = settings["model"]
-    recipe = PRESETS[model["preset"]].recipe if recipe is None else recipe
+    model = settings.model
+    recipe = PRESETS[model.preset].recipe if recipe is None else recipe
     return {
         "source": picture,
-        "source_crop": source.crop,
+        "source_crop": source.crop.plain,
         "driving": driving,
-        "driving_crop": take.crop,
+        "driving_crop": take.crop.plain,
         "segment": [take.start, take.end],
         # Absolute motion uses the driving keypoints themselves: no scale and no first frame.
         "motion": [pair.adapt_scale, pair.best_frame or 0] if pair.relative else "absolute",
-        "preset": model["preset"],
-        "precision": model["precision"],
+        "preset": model.preset,
+        "precision": model.precision,
         "weights": weights,
         **_encoding_asked(settings, size=FILM_SIZE),
         **_flipped(take),
@@ -120,7 +123,7 @@ def film_of_program(
     source: Source,
     take: Take,
     program: Program,
-    settings: Mapping[str, Any],
+    settings: Settings,
     *,
     picture: Any,
     driving: Any,
@@ -141,7 +144,7 @@ def film_of_program(
     return {
         "source": picture,
         "driving": driving,
-        "crops": [source.crop, take.crop] if square else None,
+        "crops": [source.crop.plain, take.crop.plain] if square else None,
         "segment": [take.start, take.end],
         # A setting that the command does not use changes nothing.
         "choices": {name: value for name, value in chosen.items() if program.uses(name)},
@@ -156,23 +159,23 @@ def film_of_program(
     }
 
 
-def is_shown(pair: Pair, settings: Mapping[str, Any]) -> bool:
+def is_shown(pair: Pair, settings: Settings) -> bool:
     """Return whether a talkie shows more than the animated square: the whole picture, or the square enlarged."""
-    return bool(pair.paste_back or settings["upscale"])
+    return bool(pair.paste_back or settings.upscale)
 
 
-def shown(pair: Pair, settings: Mapping[str, Any], picture: Any) -> Asked:
+def shown(pair: Pair, settings: Settings, picture: Any) -> Asked:
     """Return what a film that is set into its picture, or enlarged, depends on. picture: of the square."""
     if pair.paste_back:
         return {"picture": picture, "paste_back": FEATHER, "largest": LARGEST_SIDE}
-    return {"picture": picture, "upscale": settings["upscale"]}
+    return {"picture": picture, "upscale": settings.upscale}
 
 
-def talkie(pair: Pair, settings: Mapping[str, Any], *, picture: Any, sound: Any) -> Asked:
+def talkie(pair: Pair, settings: Settings, *, picture: Any, sound: Any) -> Asked:
     """Return what a talkie depends on. picture: key of the silent film; sound: content of the pair's own sound
     file."""
     audio = {"file": sound} if isinstance(pair.audio, str) else pair.audio
-    return {"picture": picture, "audio": audio, "provenance": settings["provenance"]}
+    return {"picture": picture, "audio": audio, "provenance": settings.provenance}
 
 
 def _flipped(take: Take) -> dict[str, bool]:
@@ -199,8 +202,8 @@ class Specs:
 
     def motion(self, take: str) -> str:
         """Return the spec of a take's keypoints."""
-        wanted, preset, weights = self.plan.takes[take], self.plan.settings["model"]["preset"], self.plan.weights
-        asked = partial(motion, wanted, box=wanted.crop, preset=preset, weights=weights)
+        wanted, preset, weights = self.plan.takes[take], self.plan.settings.model.preset, self.plan.weights
+        asked = partial(motion, wanted, box=wanted.crop.plain, preset=preset, weights=weights)
         return self._once("motion", take, lambda: asked(content=self.driving(take)))
 
     def film(self, name: str) -> str:
@@ -259,10 +262,10 @@ class Specs:
 
     def gallery(self, receipts: Mapping[str, Mapping[str, str]]) -> str:
         """Return the spec of the gallery. receipts: the names of the receipts of what it shows."""
-        shown = self.plan.settings["gallery"]
+        shown = self.plan.settings.gallery
         private = sorted(name for name, pair in self.plan.pairs.items() if pair.private)
         films = [receipts["remux"], receipts["check"]]
-        return _spec([shown["title"], shown["mosaic"], sorted(self.plan.pairs), private, films])
+        return _spec([shown.title, shown.mosaic, sorted(self.plan.pairs), private, films])
 
     def _once(self, kind: str, item: str, asked: Callable[[], Asked]) -> str:
         if (kind, item) not in self._kept:

@@ -34,8 +34,8 @@ def deal(plan: Plan, previous: Plan | None, receipts: Receipts, *, on_cluster: b
     are sent to a cluster, so each gets more work.
     """
     settings = plan.settings
-    worth = settings["job_minutes"] * 60
-    spread = settings["gpus"] if on_cluster else 1
+    worth = settings.job_minutes * 60
+    spread = settings.gpus if on_cluster else 1
     specs = Specs(plan)
     plan.picture_shards = assign(
         "pictures",
@@ -59,7 +59,7 @@ def deal(plan: Plan, previous: Plan | None, receipts: Receipts, *, on_cluster: b
         "pairs",
         {name: plan.seconds_of(pair) for name, pair in plan.pairs.items()},
         _stay(plan.pairs, dealt, "pairs", receipts, None),
-        settings["pairs_per_job"],
+        settings.pairs_per_job,
         lambda number: worth if on_cluster else min(worth, FIRST_SECONDS * 2 ** min(number, 30)),
         at_least=spread,
         after=_last("pairs", previous.pair_shards if previous else {}, receipts),
@@ -72,7 +72,7 @@ def _dealt(plan: Plan, previous: Plan | None) -> Mapping[str, Sequence[str]]:
 
     Finished shards stay because of their receipts.
     """
-    if previous is None or any(previous.settings.get(key) != plan.settings[key] for key in SIZES):
+    if previous is None or any(getattr(previous.settings, key) != getattr(plan.settings, key) for key in SIZES):
         return {}
     return previous.pair_shards
 

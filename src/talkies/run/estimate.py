@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from .asks import is_shown
 from .receipts import Receipts
 
 if TYPE_CHECKING:
+    from .keys import Settings
     from .pairs import Pair, Take
     from .plan import Plan
     from .state import State
@@ -102,37 +103,37 @@ def gpu_megabytes(plan: Plan, shard: str) -> int:
     """Return the GPU memory (MB) that a job of a shard needs; for the built-in engine, with a batch of one frame."""
     if plan.by_program(shard):
         return max(plan.others[plan.pairs[name].engine].gpu_mem_mb for name in plan.pair_shards[shard])
-    side = PRESETS[plan.settings["model"]["preset"]].size
+    side = PRESETS[plan.settings.model.preset].size
     return math.ceil((GPU_BYTES + 2 * frame_bytes(side, 4)) / 1e6)
 
 
 def _mosaic_frames(plan: Plan) -> int:
     """Return the frames of all talkies that the mosaics show."""
-    most = plan.settings["gallery"]["mosaic"] or 0
+    most = plan.settings.gallery.mosaic or 0
     films = Counter(pair.take for pair in plan.pairs.values())
     return sum(min(count, most) * plan.takes[take].frames for take, count in films.items())
 
 
-def rates(settings: Mapping[str, Any], receipts: Receipts, *, on_cluster: bool) -> dict[str, float]:
+def rates(settings: Settings, receipts: Receipts, *, on_cluster: bool) -> dict[str, float]:
     """Return the expected frames a second of each engine of the settings.
 
     This is `frames_per_second` of config.yaml, else the median of a few finished films by the same engine, preset and
     kind of device, else FRAMES_PER_SECOND. A film's time includes opening and closing it, so short films count as slow.
     """
-    if settings["frames_per_second"]:
-        return dict.fromkeys(settings["engines"], settings["frames_per_second"])
-    wanted = settings["model"]["device"]
+    if settings.frames_per_second:
+        return dict.fromkeys(settings.engines, settings.frames_per_second)
+    wanted = settings.model.device
     if wanted == "auto":
-        gpu = {"gpu": 1, **settings["slurm"]["gpu"]}
-        given = bool(gpu["gpu"] or gpu.get("gres")) if on_cluster else has_gpu()
+        gpu = settings.slurm.gpu
+        given = bool(gpu.get("gpu", 1) or gpu.get("gres")) if on_cluster else has_gpu()
         wanted = "cuda" if given else "cpu"
-    seen: dict[str, list[float]] = {name: [] for name in settings["engines"]}
-    for record in islice(_some_records(Path(settings["results"]), receipts), LEARNING_FILMS * len(seen)):
+    seen: dict[str, list[float]] = {name: [] for name in settings.engines}
+    for record in islice(_some_records(Path(settings.results), receipts), LEARNING_FILMS * len(seen)):
         try:
             # Records from before there were other engines name none.
             engine, model = record.get("engine", {"name": FOMM}), record.get("model", {})
             frames, took = record["picture"]["frames"], record["seconds"]
-            alike = engine["name"] != FOMM or model["preset"] == settings["model"]["preset"]
+            alike = engine["name"] != FOMM or model["preset"] == settings.model.preset
             device = model["device"] if engine["name"] == FOMM else engine["device"]
             if alike and engine["name"] in seen and device.startswith(wanted) and took > 0:
                 seen[engine["name"]].append(frames / took)
@@ -180,8 +181,8 @@ def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
     else:
         took = duration(seconds)
     drivings = len({take.driving for take in plan.takes.values()})
-    free, limit = room(Path(plan.settings["results"]))
-    pilot = f" (a pilot, first: {plan.settings['first']})" if plan.is_pilot else ""
+    free, limit = room(Path(plan.settings.results))
+    pilot = f" (a pilot, first: {plan.settings.first})" if plan.is_pilot else ""
     to_make = f"{len(state.to_make)} to make"
     if len(state.to_animate) < len(state.to_make):
         to_make += f", {len(state.to_animate)} of them to animate"
@@ -220,7 +221,7 @@ class LackOfRoom:
 
 def lack_of_room(plan: Plan, state: State) -> LackOfRoom | None:
     """Return the lack of space for the films to make, by estimate; None if there is enough."""
-    folder = Path(plan.settings["results"])
+    folder = Path(plan.settings.results)
     free, limit = room(folder)
     frames = frames_of(plan, state.to_make)
     if frames * BYTES_PER_FRAME <= free:

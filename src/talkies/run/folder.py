@@ -54,7 +54,7 @@ class Folder:
     @classmethod
     def of(cls, plan: Plan) -> Folder:
         """Return the files of a plan's run."""
-        return cls(Path(plan.settings["results"]))
+        return cls(Path(plan.settings.results))
 
     @staticmethod
     def source(name: str) -> Recorded:

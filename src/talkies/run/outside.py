@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from .. import media
-from .programs import programs
+from .keys import Settings
 
 
-def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
+def folders_outside(settings: Settings) -> list[Path]:
     """Return the folders outside the run folder (the working folder) that its jobs read or write.
 
     These are the folders that config.yaml names (images, driving, pairs, results, checkpoint) and the targets of
@@ -19,14 +18,17 @@ def folders_outside(settings: Mapping[str, Any]) -> list[Path]:
     folders, which differ by node, see `container.bind`.
     """
     here = Path.cwd()
-    others = [program.checkpoint for program in programs(settings).values()]
-    paths = [Path(value) for value in (settings["pairs"], settings["model"]["checkpoint"], *others) if value]
-    for key, lister in (("images", media.list_pictures), ("driving", media.list_clips)):
-        folder = Path(settings[key])
+    others = [program.checkpoint for program in settings.programs.values()]
+    paths = [Path(value) for value in (settings.pairs, settings.model.checkpoint, *others) if value]
+    for folder, lister in (
+        (Path(settings.images), media.list_pictures),
+        (Path(settings.driving), media.list_clips),
+    ):
         listed = lister(folder) if folder.is_dir() else ()
         # The stage prepare reports broken links.
         paths += [path for path in listed if path.is_symlink() and os.path.exists(path)]  # noqa: PTH110 - never raises
-    named = {place for key in ("images", "driving", "results") for place in _led_to(Path(settings[key]))}
+    folders = (settings.images, settings.driving, settings.results)
+    named = {place for folder in folders for place in _led_to(Path(folder))}
     named |= {place.parent for path in paths for place in _led_to(path)}
     found = {path for path in named if not path.is_relative_to(here)}
     return sorted(path for path in found if not any(parent in found for parent in path.parents))

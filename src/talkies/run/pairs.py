@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import UNSET, Struct
+from msgspec.structs import asdict, astuple, replace
 
 from .. import media
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..files import fits, read_json, write_json
-from ..fomm.model.presets import PRESETS
+from ..files import read_stamped, write_json
 from ..media import crop
-from ..media.crop import Request
+from ..media.crop import LARGEST_FACE, Request
 from .folder import FACES, TAKEN_NAMES
-from .programs import programs
+from .keys import Frame, Settings
 from .settings import read_pairs
 
 LONGEST_NAME = 160
@@ -48,8 +50,8 @@ class Take:
     flip: bool = False
 
 
-class Pair(NamedTuple):
-    """One film to make: a source image moved by a take. A tuple, since there may be a million of them.
+class Pair(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """One film to make: a source image moved by a take. Small, since there may be a million of them.
 
     audio: the driving video's own sound, none, or that of another file. crop, driving_crop: only if they differ from
     the file's usual ones. flip: mirror the driving video. private: not in the public gallery. paste_back: the film
@@ -63,7 +65,7 @@ class Pair(NamedTuple):
     end: str | None = None
     relative: bool = True
     adapt_scale: bool = True
-    best_frame: int | str | None = None
+    best_frame: Frame = None
     audio: bool | str = True
     crop: Request | None = None
     driving_crop: Request | None = None
@@ -111,23 +113,25 @@ def source_name(image: str, crop: Request | None) -> str:
 def _crop_tag(crop: Request | None) -> str:
     if crop is None:
         return ""
-    return "@" + (crop.replace(":", "-") if isinstance(crop, str) else "-".join(f"{number:g}" for number in crop))
+    return "@" + ("-".join(f"{number:g}" for number in crop.box) if crop.box else str(crop).replace(":", "-"))
 
 
-def list_inputs(settings: Mapping[str, Any]) -> tuple[dict[str, Path], dict[str, Path]]:
+def list_inputs(settings: Settings) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the pictures and the clips of the folders that config.yaml names, by stem.
 
     Raises TalkiesError for a missing or empty folder, and for a file whose name the results can't use.
     """
-    images = _listed(Path(settings["images"]), "images", media.list_pictures, media.PICTURE_SUFFIXES)
-    clips = _listed(Path(settings["driving"]), "driving", media.list_clips, media.CLIP_SUFFIXES)
+    images = _listed(Path(settings.images), "images", media.list_pictures, media.PICTURE_SUFFIXES)
+    clips = _listed(Path(settings.driving), "driving", media.list_clips, media.CLIP_SUFFIXES)
     for stem in clips:
         if stem in TAKEN_NAMES:
             raise TalkiesError(f"{printable(clips[stem])}: the gallery uses the name {stem}: rename this video")
     return images, clips
 
 
-def _listed(folder: Path, key: str, lister: Any, suffixes: Iterable[str]) -> dict[str, Path]:
+def _listed(
+    folder: Path, key: str, lister: Callable[[Path], Iterable[Path]], suffixes: Iterable[str]
+) -> dict[str, Path]:
     """Return a folder's files by stem; refuse names that the results can't use."""
     if not folder.is_dir():
         raise TalkiesError(f"config.yaml: {key}: there is no folder {printable(folder)}: make it, or name another")
@@ -158,38 +162,43 @@ def by_stem(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def list_pairs(settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mapping[str, Path]) -> list[Pair]:
+def list_pairs(settings: Settings, images: Mapping[str, Path], clips: Mapping[str, Path]) -> list[Pair]:
     """Return the pairs that the settings ask for, in order: of the table, or every picture with every video.
 
     images, clips: files by stem. Raises TalkiesError that names the file and line, or the key, at fault.
     """
-    ordinary = usual_choices(settings)
+    ordinary = usual_pair(settings)
     own = _files(settings, images, clips)
 
-    def usual(driving: str, image: str) -> dict[str, Any]:
+    def usual(driving: str, image: str) -> Pair:
         """Return a pair's settings in config.yaml: those of its video, its picture and all pairs."""
-        return ordinary | own.get(images[image].name, {}) | own.get(clips[driving].name, {})
+        said = own.get(images[image].name, {}) | own.get(clips[driving].name, {})
+        return replace(ordinary, **said) if said else ordinary
 
-    if settings["pairs"] is None:
-        return [Pair(driving, image, **usual(driving, image)) for driving in sorted(clips) for image in sorted(images)]
-    table = Path(settings["pairs"])
+    if settings.pairs is None:
+        return [
+            Pair(driving, image, *choices_of(usual(driving, image)))
+            for driving in sorted(clips)
+            for image in sorted(images)
+        ]
+    table = Path(settings.pairs)
     by_file = {path.name: stem for stem, path in (*images.items(), *clips.items())}
     pairs: dict[tuple[str, str], tuple[Pair, int]] = {}
     # Many rows, of which there may be a million, have the same settings: cache them.
-    alike: dict[tuple[str | None, ...], Pair] = {}
+    alike: dict[tuple[str | None, ...], tuple[Any, ...]] = {}
     for number, row in read_pairs(table):
         try:
             image, driving = _named(row, "image", images, by_file), _named(row, "driving", clips, by_file)
             files = tuple([path.name if path.name in own else None for path in (images[image], clips[driving])])
             asked = (*files, *map(row.get, ASKED))
             if asked not in alike:
-                whole = usual(driving, image) | _asked(row, settings)
-                if whole.get("end") and Fraction(whole["end"]) <= Fraction(whole.get("start") or 0):
-                    raise TalkiesError(f"end: {whole['end']} s is not after the start: give a later one")
-                alike[asked] = Pair("", "", **whole)
+                whole = replace(usual(driving, image), **_asked(row, settings))
+                if whole.end and Fraction(whole.end) <= Fraction(whole.start or 0):
+                    raise TalkiesError(f"end: {whole.end} s is not after the start: give a later one")
+                alike[asked] = choices_of(whole)[1:]
         except TalkiesError as error:
             raise TalkiesError(f"{_line(table, number)}: {error}") from None
-        pair = Pair(driving, image, row.get("variant"), *alike[asked][3:])
+        pair = Pair(driving, image, row.get("variant"), *alike[asked])
         first = pairs.setdefault((driving, pair.stem), (pair, number))
         if first[0] is not pair:
             raise TalkiesError(
@@ -217,9 +226,9 @@ def _named(row: Mapping[str, str], column: str, known: Mapping[str, Path], by_fi
     return stem
 
 
-def _asked(row: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(row: Mapping[str, str], settings: Settings) -> dict[str, object]:
     """Return the settings in a row of the pairs table as fields of the pair."""
-    asked: dict[str, Any] = {column: row[column] for column in ("start", "end") if column in row}
+    asked: dict[str, object] = {column: row[column] for column in ("start", "end") if column in row}
     asked |= {column: row[column] == "true" for column in TRUTHS if column in row}
     asked |= {column: _parse_crop(row[column], column) for column in ("crop", "driving_crop") if column in row}
     if "best_frame" in row:
@@ -230,60 +239,68 @@ def _asked(row: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, Any
     return asked
 
 
-def usual_choices(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that hold for all pairs, unless the table or a file's own settings differ."""
-    of_all = {
-        "audio": settings["audio"],
-        "paste_back": settings["paste_back"],
-        "engine": next(iter(settings["engines"])),
-    }
-    return {**Pair._field_defaults, **settings["motion"], **of_all}
+def usual_pair(settings: Settings) -> Pair:
+    """Return a pair without names: what holds for all pairs, unless the table or a file's own settings differ."""
+    return Pair(
+        "",
+        "",
+        audio=settings.audio,
+        paste_back=settings.paste_back,
+        engine=next(iter(settings.engines)),
+        **asdict(settings.motion),
+    )
 
 
-def _files(
-    settings: Mapping[str, Any], images: Mapping[str, Path], clips: Mapping[str, Path]
-) -> dict[str, dict[str, Any]]:
+def choices_of(pair: Pair) -> tuple[Any, ...]:
+    """Return a pair's fields but for the names of its picture and video, in order."""
+    return astuple(pair)[2:]
+
+
+def _files(settings: Settings, images: Mapping[str, Path], clips: Mapping[str, Path]) -> dict[str, dict[str, object]]:
     """Return the settings of single files in config.yaml as fields of a pair, by name (without their crops)."""
     known = {path.name for path in (*images.values(), *clips.values())}
-    found: dict[str, dict[str, Any]] = {}
-    for name, choices in settings["files"].items():
+    found: dict[str, dict[str, object]] = {}
+    for name, choices in settings.files.items():
         where = f"config.yaml: files.{printable(name)}"
         if name not in known:
             raise TalkiesError(f"{where}: there is no such picture or video: mend the name")
-        own = {key: value for key, value in choices.items() if key != "crop"}
+        own = {key: value for key, value in asdict(choices).items() if key != "crop" and value is not UNSET}
         own |= {key: str(own[key]) for key in ("start", "end") if key in own}
-        if own.get("end") and Fraction(own["end"]) <= Fraction(own.get("start", "0")):
+        if choices.end and Fraction(own["end"]) <= Fraction(own.get("start", "0")):
             raise TalkiesError(f"{where}: end: {own['end']} s is not after the start: give a later one")
-        if isinstance(own.get("audio"), str):
-            own["audio"] = _sound_file(own["audio"], settings, f"{where}.audio")
+        if isinstance(choices.audio, str):
+            own["audio"] = _sound_file(choices.audio, settings, f"{where}.audio")
         found[name] = own
     return found
 
 
-def _sound_file(name: str, settings: Mapping[str, Any], where: str) -> str:
+def _sound_file(name: str, settings: Settings, where: str) -> str:
     """Return the path of a sound file, which is in the run folder or among the driving videos."""
-    for path in (Path(name), Path(settings["driving"]) / name):
+    for path in (Path(name), Path(settings.driving) / name):
         if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where the name is too long
             return str(path)
     raise TalkiesError(
-        f"{where}: no file {printable(name[:300])} here or in {printable(settings['driving'])}: mend the name"
+        f"{where}: no file {printable(name[:300])} here or in {printable(settings.driving)}: mend the name"
     )
 
 
-def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> list[Pair]:
+def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], settings: Settings) -> list[Pair]:
     """Return the pairs, with one for each face of a picture that is cropped to its face and has several."""
-    counts = _count_faces(
-        {images[pair.image] for pair in pairs if (pair.crop or crops(images[pair.image], "images")) == "face"}
-    )
+    files = {
+        images[pair.image]
+        for pair in pairs
+        if (pair.crop or settings.crop_of(images[pair.image], "images")) == LARGEST_FACE
+    }
+    counts = _count_faces(files)
     found: list[Pair] = []
     for pair in pairs:
-        count = counts.get(images[pair.image], 0) if pair.crop in (None, "face") else 0
+        count = counts.get(images[pair.image], 0) if pair.crop in (None, LARGEST_FACE) else 0
         if count < 2:
             found.append(pair)
             continue
         prefix = f"{pair.variant}-" if pair.variant else ""
         faces = range(1, count + 1)
-        found += [pair._replace(crop=f"face:{number}", variant=f"{prefix}face{number}") for number in faces]
+        found += [replace(pair, crop=Request("face", number), variant=f"{prefix}face{number}") for number in faces]
     return found
 
 
@@ -291,17 +308,17 @@ def by_each_engine(pairs: Iterable[Pair], engines: Iterable[str]) -> list[Pair]:
     """Return the pairs, with one for each engine if there are several; the variant names the engine."""
     names = list(engines)
     return [
-        pair._replace(engine=name, variant=f"{pair.variant}-{name}" if pair.variant else name)
+        replace(pair, engine=name, variant=f"{pair.variant}-{name}" if pair.variant else name)
         for pair in pairs
         for name in names
     ]
 
 
-def check_squares(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> None:
+def check_squares(settings: Settings, pairs: Iterable[Pair]) -> None:
     """Refuse pairs with paste_back or upscale whose film is not a square; TalkiesError names one."""
-    whole = {name for name, program in programs(settings).items() if program.input == "whole"}
+    whole = {name for name, program in settings.programs.items() if program.input == "whole"}
     for pair in pairs if whole else ():
-        if pair.engine in whole and (pair.paste_back or settings["upscale"]):
+        if pair.engine in whole and (pair.paste_back or settings.upscale):
             key = "paste_back" if pair.paste_back else "upscale"
             raise TalkiesError(
                 f"{printable(pair.name)}: engine {pair.engine} has the whole picture (input: whole): take {key} away"
@@ -310,36 +327,20 @@ def check_squares(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> None:
 
 def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
     """Return the number of faces in each picture; earlier counts are kept in .talkies/faces.json."""
-    known = read_json(FACES) or {}
-    fresh: dict[str, Any] = {}
+    known = read_stamped(FACES, int)
+    fresh: dict[str, tuple[list[int], int]] = {}
     for path in sorted(files):
         stamp = stamp_of(path)
-        entry: Any = known.get(str(path))
-        if not fits(entry, [list, int]) or entry[0] != stamp:
+        entry = known.get(str(path))
+        if entry is None or entry[0] != stamp:
             try:
-                entry = [stamp, len(crop.find_faces(media.read_picture(path)))]
+                entry = stamp, len(crop.find_faces(media.read_picture(path)))
             except (TalkiesError, OSError, MemoryError):
                 continue  # the stage prepare reports what is wrong with it
         fresh[str(path)] = entry
     if fresh != known:
         write_json(FACES, fresh)
     return {Path(name): entry[1] for name, entry in fresh.items()}
-
-
-def crops_of(settings: Mapping[str, Any]) -> Any:
-    """Return the function that gives a file's crop: its own, that of its kind, that of all, or the preset's."""
-    wanted = settings["crop"]
-    first = next(iter(settings["engines"]))
-    others = programs(settings)
-    usual = others[first].crop if first in others else PRESETS[settings["model"]["preset"]].crop
-    given = wanted if isinstance(wanted, dict) else {"images": wanted, "driving": wanted}
-    by_kind = {kind: _parse_crop(spec or usual, "config.yaml: crop") for kind, spec in given.items()}
-    own = {
-        name: _parse_crop(choices["crop"], f"config.yaml: files.{printable(name)}")
-        for name, choices in settings["files"].items()
-        if "crop" in choices
-    }
-    return lambda path, kind: own.get(path.name) or by_kind[kind]
 
 
 def _parse_crop(spec: Any, where: str) -> Request:

@@ -2,63 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ..command import Program
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from ..engines import FOMM
 from ..errors import TalkiesError
-from ..files import NUMBER, fits, read_json, write_json
+from ..files import from_json, parse_json, to_json, typed, write_whole
 from ..fomm.model.presets import demo_digest
+from ..program import Program
 from .asks import is_shown
 from .estimate import FRAMES_PER_SECOND, animating_seconds
 from .folder import PLAN
-from .pairs import Pair, Source, Take, stamp_of, usual_choices
-from .programs import programs
+from .keys import Kind, Settings
+from .pairs import Pair, Source, Take, choices_of, stamp_of, usual_pair
+from .programs import Contents
 
-FORMAT = 2
+FORMAT = 3
+Weights = str | list[int] | None
+"""What tells a network's weights from others without loading them: a digest, or size and time."""
 
-TEXT = (str, None)
-CROP = (str, [NUMBER])
-SETTINGS = {
-    **dict.fromkeys(("images", "driving", "results"), str),
-    **dict.fromkeys(("pairs", "scratch", "container"), TEXT),
-    **dict.fromkeys(("first", "upscale", "threads"), (*NUMBER, None)),
-    **dict.fromkeys(("job_minutes", "pairs_per_job", "gpus"), NUMBER),
-    **dict.fromkeys(("provenance", "check"), bool),
-    "files": {"*": dict},
-    "faceless": str,
-    "slurm": {"gpu": dict, "cpu": dict},
-    "motion": {"relative": bool, "adapt_scale": bool, "best_frame": (str, *NUMBER, None)},
-    "engines": {"*": dict},
-    "film": {"preset": TEXT, "crf": (*NUMBER, None), "encoder": str},
-    "model": {"preset": str, "checkpoint": TEXT, "device": str, "precision": str},
-    "gallery": {"title": str, "mosaic": (*NUMBER, None), "report": bool},
-}
-TAKE = {"driving": str, "file": str, "stamp": [int], "crop": CROP, "start": TEXT, "end": TEXT, "frames": int}
-SHAPE = {
-    "settings": SETTINGS,
-    "sources": {"*": {"file": str, "stamp": [int], "crop": CROP}},
-    "takes": {"*": {**TAKE, "flip": bool}},
-    "pictures": {"*": [str]},
-    "clips": {"*": [str]},
-    "shards": {"*": [list]},
-    "outside": [str],
-    "rates": {"*": NUMBER},
-}
-"""The shape of a plan's file (`records.fits`)."""
-PAIR = {
-    **dict.fromkeys(("driving", "image"), str),
-    **dict.fromkeys(("variant", "start", "end"), TEXT),
-    **dict.fromkeys(("relative", "adapt_scale", "flip", "private", "paste_back"), bool),
-    **dict.fromkeys(("crop", "driving_crop"), (*CROP, None)),
-    "best_frame": (str, *NUMBER, None),
-    "audio": (bool, str),
-    "engine": str,
-}
+
+class Row(Struct, array_like=True, omit_defaults=True):
+    """A pair in a plan's file. own: its fields that are not the usual ones."""
+
+    driving: str
+    image: str
+    own: dict[str, Any] = {}
+
+
+class Stored(Struct, kw_only=True, omit_defaults=True):
+    """A plan's file: `Plan`'s fields; the pairs stand in their shards."""
+
+    format: int
+    settings: Settings
+    sources: dict[str, Source]
+    takes: dict[str, Take]
+    pictures: dict[str, list[str]]
+    clips: dict[str, list[str]]
+    shards: dict[str, list[Row]]
+    receipts: dict[str, dict[str, str]]
+    outside: list[str]
+    sounds: dict[str, list[int]]
+    weights: Weights
+    programs: dict[str, Contents]
+    rates: dict[str, float | int]
+    given: dict[str, Any]
+    joined: bool = False
+
+
+class _Head(Struct):
+    format: int
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Plan:
     shard waits once for a node.
     """
 
-    settings: dict[str, Any]
+    settings: Settings
     sources: dict[str, Source]
     takes: dict[str, Take]
     pairs: dict[str, Pair]
@@ -83,8 +83,8 @@ class Plan:
     receipts: dict[str, dict[str, str]] = field(default_factory=dict)
     outside: list[str] = field(default_factory=list)
     sounds: dict[str, list[int]] = field(default_factory=dict)
-    weights: Any = None
-    programs: dict[str, Any] = field(default_factory=dict)
+    weights: Weights = None
+    programs: dict[str, Contents] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     joined: bool = False
@@ -94,17 +94,17 @@ class Plan:
     @property
     def is_pilot(self) -> bool:
         """Whether only the first pairs to make are planned (`first`)."""
-        return self.settings.get("first") is not None
+        return self.settings.first is not None
 
     @property
-    def engines(self) -> dict[str, dict[str, Any]]:
-        """The engines' keys by name; empty for the built-in one."""
-        return self.settings["engines"]
+    def engines(self) -> dict[str, Program | None]:
+        """The engines by name, None for the built-in one."""
+        return self.settings.engines
 
     @cached_property
     def others(self) -> dict[str, Program]:
         """The engines that are other programs, by name."""
-        return programs(self.settings)
+        return self.settings.programs
 
     def rate(self, engine: str) -> float:
         """Return the expected frames a second of an engine."""
@@ -176,91 +176,96 @@ class Plan:
         return sorted({above[:2] for item in items for above in self.comes_from(stage, shard, item)})
 
     def save(self, path: Path = PLAN) -> None:
-        """Write the plan."""
-        ordinary = usual_choices(self.settings)
-        value = {
-            "format": FORMAT,
-            "settings": self.settings,
-            "sources": {name: _plain(vars(source)) for name, source in self.sources.items()},
-            "takes": {name: _plain(vars(take)) for name, take in self.takes.items()},
-            "pictures": self.picture_shards,
-            "clips": self.take_shards,
-            "shards": {
-                shard: [_compact(self.pairs[name], ordinary) for name in names]
-                for shard, names in self.pair_shards.items()
+        """Write the plan, where it is another than what is there."""
+        usual = usual_pair(self.settings)
+        stored = Stored(
+            format=FORMAT,
+            settings=self.settings,
+            sources=self.sources,
+            takes=self.takes,
+            pictures=self.picture_shards,
+            clips=self.take_shards,
+            shards={
+                shard: [_row(self.pairs[name], usual) for name in names] for shard, names in self.pair_shards.items()
             },
-            "receipts": self.receipts,
-            "outside": self.outside,
-            "sounds": self.sounds,
-            "weights": self.weights,
-            "programs": self.programs,
-            "rates": self.rates,
-            "given": self.given,
-            "joined": self.joined,
-        }
-        if read_json(path) != value:
-            write_json(path, value)
+            receipts=self.receipts,
+            outside=self.outside,
+            sounds=self.sounds,
+            weights=self.weights,
+            programs=self.programs,
+            rates=self.rates,
+            given=self.given,
+            joined=self.joined,
+        )
+        content = to_json(stored)
+        with suppress(OSError):
+            if path.read_bytes() == content:
+                return
+        write_whole(path, content)
 
     @classmethod
     def load(cls, path: Path = PLAN) -> Plan:
         """Read a plan; TalkiesError if there is none or another version of talkies wrote it."""
-        value = read_json(path)
-        if value is None:
-            raise TalkiesError(f"{path}: no plan here: go into the run folder, and run snakemake there first")
-        if value.get("format") not in (1, FORMAT):
-            raise TalkiesError(f"{path}: a plan of format {value.get('format')}, not {FORMAT}: run snakemake again")
         try:
-            _bring_up(value)
-            if fits(value, SHAPE):
-                plan = cls._from_json(value)
-                if plan._is_complete():
-                    return plan
+            content = path.read_bytes()
+            known = from_json(content, _Head).format
+        except (OSError, ValueError):
+            raise TalkiesError(f"{path}: no plan here: go into the run folder, and run snakemake there first") from None
+        if known not in (1, 2, FORMAT):
+            raise TalkiesError(f"{path}: a plan of format {known}, not {FORMAT}: run snakemake again")
+        try:
+            stored = from_json(content, Stored) if known == FORMAT else typed(_brought_up(parse_json(content)), Stored)
+            plan = cls._of(stored, without_specs=known == 1)
+            if plan._is_complete():
+                return plan
         except (KeyError, TypeError, IndexError, AttributeError, ValueError):
             pass
         raise TalkiesError(f"{path}: a damaged plan: run snakemake again")
 
     @classmethod
-    def _from_json(cls, value: dict[str, Any]) -> Plan:
-        settings = value["settings"]
+    def _of(cls, stored: Stored, *, without_specs: bool) -> Plan:
         plan = cls(
-            settings=settings,
-            sources={name: Source(**_with_crops(source)) for name, source in value["sources"].items()},
-            takes={name: Take(**_with_crops(take)) for name, take in value["takes"].items()},
+            settings=stored.settings,
+            sources=stored.sources,
+            takes=stored.takes,
             pairs={},
-            picture_shards=value["pictures"],
-            take_shards=value["clips"],
-            outside=value["outside"],
-            programs=value["programs"],
-            rates=value["rates"],
+            picture_shards=stored.pictures,
+            take_shards=stored.clips,
+            receipts=stored.receipts,
+            outside=stored.outside,
+            sounds=stored.sounds,
+            weights=stored.weights,
+            programs=stored.programs,
+            rates=stored.rates,
+            given=stored.given,
+            joined=stored.joined,
+            without_specs=without_specs,
         )
-        ordinary = usual_choices(settings)
-        for shard, rows in value["shards"].items():
-            pairs = [Pair(row[0], row[1], **(ordinary | (_with_crops(row[2]) if len(row) > 2 else {}))) for row in rows]
-            if not all(isinstance(pair.driving, str) and isinstance(pair.image, str) for pair in pairs):
-                raise TypeError("a name that is no text")
+        usual = usual_pair(stored.settings)
+        choices, fields = choices_of(usual), asdict(usual)
+        for shard, rows in stored.shards.items():
+            pairs = [
+                typed({**fields, "driving": row.driving, "image": row.image, **row.own}, Pair)
+                if row.own
+                else Pair(row.driving, row.image, *choices)
+                for row in rows
+            ]
             plan.pair_shards[shard] = [pair.name for pair in pairs]
-            plan.pairs.update((pair.name, pair) for pair in pairs)
-        if value["format"] == 1:
-            plan.without_specs = True
-            plan.sounds, plan.weights = stamps_of_sounds(plan.pairs.values()), weights_of(settings)
-        else:
-            plan.receipts, plan.sounds, plan.weights = value["receipts"], value["sounds"], value["weights"]
-            plan.given, plan.joined = value["given"], value.get("joined") is True
+            plan.pairs.update(zip(plan.pair_shards[shard], pairs, strict=True))
+        if without_specs:
+            plan.sounds, plan.weights = stamps_of_sounds(plan.pairs.values()), weights_of(stored.settings)
         return plan
 
     def _is_complete(self) -> bool:
-        """Return whether every name in the plan exists there, and every pair has fields of the right types."""
-        usual = Pair("", "", **usual_choices(self.settings))[2:]
+        """Return whether every name in the plan exists there."""
         shards = {**self.picture_shards, **self.take_shards, **self.pair_shards}
-        named = {stage: {"*": str} for stage in self.receipts}
         return (
             self.shard_of_source.keys() == self.sources.keys()
             and self.shard_of_take.keys() == self.takes.keys()
-            and all(fits(_plain(pair._asdict()), PAIR) for pair in self.pairs.values() if pair[2:] != usual)
             and all(pair.source in self.sources and pair.take in self.takes for pair in self.pairs.values())
             and all(pair.engine in self.engines for pair in self.pairs.values())
             and self.others.keys() == self.programs.keys()
-            and (self.without_specs or (fits(self.receipts, named) and self._names_all(shards)))
+            and (self.without_specs or self._names_all(shards))
         )
 
     def _names_all(self, shards: Iterable[str]) -> bool:
@@ -282,40 +287,37 @@ def stamps_of_sounds(pairs: Iterable[Pair]) -> dict[str, list[int]]:
     return {audio: stamp_of(Path(audio)) for audio in sorted({p.audio for p in pairs if isinstance(p.audio, str)})}
 
 
-def weights_of(settings: Mapping[str, Any]) -> Any:
+def weights_of(settings: Settings) -> Weights:
     """Return what identifies the network's weights without loading them.
 
     This is a checkpoint's size and time, or, for weights in the package, their digest.
     """
-    checkpoint = settings["model"]["checkpoint"]
+    checkpoint = settings.model.checkpoint
     return stamp_of(Path(checkpoint)) if checkpoint else demo_digest()
 
 
-def _bring_up(value: dict[str, Any]) -> None:
-    """Add the fields that a plan from before other engines and encodings lacks."""
-    value["settings"].setdefault("faceless", "refuse")
-    value["settings"].setdefault("film", {"preset": None, "crf": None, "encoder": "x264"})
-    if "rates" not in value:
-        value["settings"].setdefault("engines", {FOMM: {}})
-        value |= {"programs": {}, "rates": {FOMM: value["rate"]}}
+def _brought_up(value: dict[str, Any]) -> dict[str, Any]:
+    """Return what a plan of format 1 or 2 holds as one of today's.
 
-
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as they are after a round trip through JSON."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-
-
-def _with_crops(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields read from JSON, with boxes as crop.parse returns them."""
-    return {
-        name: tuple(value) if name.endswith("crop") and isinstance(value, list) else value
-        for name, value in fields.items()
+    In them crops stand as config.yaml has them, an engine's keys have no name in them, and the built-in one has none;
+    those of before there were other engines have no rates. Engines are sorted there: the first is the one that no pair
+    names, because it is the usual one.
+    """
+    settings = value["settings"]
+    engines = settings.get("engines", {FOMM: {}})
+    stated = {
+        row[2]["engine"] for rows in value["shards"].values() for row in rows if len(row) > 2 and "engine" in row[2]
     }
+    order = sorted(engines, key=lambda name: name in stated)
+    named = {name: {**engines[name], "name": name} if engines[name] else None for name in order}
+    crop = dict.fromkeys(get_args(Kind), "face")  # what was asked for, each source and take tells
+    of_format_1: dict[str, Any] = {"receipts": {}, "sounds": {}, "weights": None, "given": {}}
+    of_engines = {"programs": {}, "rates": {FOMM: value.get("rate")}}
+    return of_format_1 | of_engines | value | {"settings": {**settings, "engines": named, "crop": crop}}
 
 
-def _compact(pair: Pair, ordinary: Mapping[str, Any]) -> list[Any]:
-    fields = pair._asdict()
-    special = _plain(
-        {k: value for k, value in fields.items() if k not in ("driving", "image") and value != ordinary.get(k)}
-    )
-    return [pair.driving, pair.image, special] if special else [pair.driving, pair.image]
+def _row(pair: Pair, usual: Pair) -> Row:
+    if choices_of(pair) == choices_of(usual):
+        return Row(pair.driving, pair.image)
+    fields = zip(pair.__struct_fields__[2:], choices_of(pair), choices_of(usual), strict=True)
+    return Row(pair.driving, pair.image, {name: value for name, value, other in fields if value != other})

@@ -21,6 +21,7 @@ from . import settings as config
 from .deal import deal
 from .estimate import rates
 from .folder import CONFIG, HOME, LOCKS, RECEIPTS, RUN
+from .keys import Settings
 from .lock import claim, held_locks, is_abandoned
 from .outside import folders_outside
 from .pairs import (
@@ -29,7 +30,6 @@ from .pairs import (
     Take,
     by_each_engine,
     check_squares,
-    crops_of,
     each_face,
     list_inputs,
     list_pairs,
@@ -48,7 +48,7 @@ def due() -> str:
 
 
 def make_plan(
-    settings: Mapping[str, Any],
+    settings: Settings,
     *,
     on_cluster: bool = False,
     given: Mapping[str, Any] | None = None,
@@ -63,22 +63,21 @@ def make_plan(
     previous = stored_plan()
     receipts = Receipts(previous)
     images, clips = inputs or list_inputs(settings)
-    crops = crops_of(settings)
     pairs = list_pairs(settings, images, clips)
-    if settings["multi_face"]:
-        pairs = each_face(pairs, images, crops)
-    if len(settings["engines"]) > 1:
-        pairs = by_each_engine(pairs, settings["engines"])
+    if settings.multi_face:
+        pairs = each_face(pairs, images, settings)
+    if len(settings.engines) > 1:
+        pairs = by_each_engine(pairs, settings.engines)
     check_squares(settings, pairs)
     plan = Plan(
-        settings=dict(settings),
-        sources=_sources(pairs, images, crops),
-        takes=_takes(pairs, clips, crops),
+        settings=settings,
+        sources=_sources(pairs, images, settings),
+        takes=_takes(pairs, clips, settings),
         pairs={pair.name: pair for pair in pairs},
         outside=_outside(settings, pairs),
         sounds=stamps_of_sounds(pairs),
         weights=weights_of(settings),
-        programs=programs.stamps(settings),
+        programs=programs.stamps(settings.programs),
         rates=rates(settings, receipts, on_cluster=on_cluster),
         given=dict(given or {}),
     )
@@ -118,31 +117,31 @@ def _keep_pilot(plan: Plan, previous: Plan | None, receipts: Receipts) -> None:
     deal(plan, previous, receipts)
     state = look(plan, receipts, "none")
     to_make = set(state.to_make)
-    chosen = {*state.done, *[name for name in plan.pairs if name in to_make][: plan.settings["first"]]}
+    chosen = {*state.done, *[name for name in plan.pairs if name in to_make][: plan.settings.first]}
     plan.pairs = {name: pair for name, pair in plan.pairs.items() if name in chosen}
     sources, takes = ({getattr(pair, of) for pair in plan.pairs.values()} for of in ("source", "take"))
     plan.sources = {name: source for name, source in plan.sources.items() if name in sources}
     plan.takes = {name: take for name, take in plan.takes.items() if name in takes}
 
 
-def _sources(pairs: Iterable[Pair], images: Mapping[str, Path], crops: Any) -> dict[str, Source]:
+def _sources(pairs: Iterable[Pair], images: Mapping[str, Path], settings: Settings) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     for (name, image), pair in sorted({(pair.source, pair.image): pair for pair in pairs}.items()):
         file = images[image]
         if name in images and name != image:
             raise TalkiesError(f"{printable(images[name])}: named like a crop of {image}: rename it")
-        sources[name] = Source(str(file), stamp_of(file), pair.crop or crops(file, "images"))
+        sources[name] = Source(str(file), stamp_of(file), pair.crop or settings.crop_of(file, "images"))
     return sources
 
 
-def _takes(pairs: Iterable[Pair], clips: Mapping[str, Path], crops: Any) -> dict[str, Take]:
+def _takes(pairs: Iterable[Pair], clips: Mapping[str, Path], settings: Settings) -> dict[str, Take]:
     """Return the takes; their frames are not counted yet."""
     takes: dict[str, Take] = {}
     for (name, driving), pair in {(pair.take, pair.driving): pair for pair in pairs}.items():
         if name in takes:
             raise TalkiesError(f"{printable(clips[name])}: named like a segment of {driving}: rename it")
         file = clips[driving]
-        cut = pair.driving_crop or crops(file, "driving")
+        cut = pair.driving_crop or settings.crop_of(file, "driving")
         takes[name] = Take(driving, str(file), stamp_of(file), cut, pair.start, pair.end, flip=pair.flip)
     return takes
 
@@ -162,7 +161,7 @@ def _count_frames(plan: Plan) -> None:
             plan.takes[name] = replace(take, frames=frames)
 
 
-def _outside(settings: Mapping[str, Any], pairs: Iterable[Pair]) -> list[str]:
+def _outside(settings: Settings, pairs: Iterable[Pair]) -> list[str]:
     folders = [str(folder) for folder in folders_outside(settings)]
     for sound in sorted({pair.audio for pair in pairs if isinstance(pair.audio, str)}):
         folder = str(Path(sound).resolve().parent)
@@ -186,7 +185,7 @@ def start_run(plan: Plan) -> None:
         for shard, names in plan.pair_shards.items():
             if not set(names) <= set(stored.pair_shards.get(shard, [])) and at_work & set(names):
                 raise TalkiesError(f"a worker of an earlier run is still at work ({alive[0]}): wait for it or stop it")
-    results = Path(plan.settings["results"])
+    results = Path(plan.settings.results)
     try:
         results.mkdir(parents=True, exist_ok=True)  # before the jobs: an image can bind only folders that exist
     except OSError as error:

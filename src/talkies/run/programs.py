@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..command import Program
+import msgspec
+
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..files import file_digest, fits, read_json, shipped, write_json
+from ..files import file_digest, read_stamped, shipped, write_json
 from ..host.container import ADDRESS, check_address, check_bindable, pull, runtime
+from ..program import Program
 from .folder import HOME
 
 ENGINES = "engines.yaml"
@@ -24,6 +26,8 @@ DIGESTS = HOME / "digests.json"
 """Digests of images and checkpoints, by path, size and time: the files are large."""
 UNNAMED = "command"
 """The name of an engine without a name."""
+Contents = dict[str, str | list[int] | None]
+"""What tells a program's image and checkpoint from others: a digest, or size and time; None where it has none."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -32,33 +36,35 @@ def known() -> dict[str, dict[str, Any]]:
     """Return the known engines by name: about, licence, needs, get, tried, and engine, the keys of config.yaml."""
     import yaml
 
-    entries = yaml.safe_load((Path(__file__).resolve().parents[1] / ENGINES).read_text(encoding="utf-8"))
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(
+        (Path(__file__).resolve().parents[1] / ENGINES).read_text(encoding="utf-8")
+    )
     for entry in entries.values():
         if binds := entry["engine"].get("binds"):
             entry["engine"]["binds"] = [bind.replace("EXAMPLES", str(shipped("examples")), 1) for bind in binds]
     return entries
 
 
-def choose(engine: Any, engines: Any) -> dict[str, dict[str, Any]]:
-    """Return the keys of each engine that a run uses, by name; empty for the built-in one.
+def choose(engine: Any, engines: Any) -> dict[str, Program | None]:
+    """Return each engine that a run uses, by name, None for the built-in one.
 
     engine, engines: as in config.yaml. Raises TalkiesError, which names the key.
     """
     if engines is not None and engine not in (None, FOMM):
         raise TalkiesError("config.yaml: engine: is given besides engines: write it into that list, and remove it here")
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, Program | None] = {}
     for number, each in enumerate([engine or FOMM] if engines is None else engines):
         where = "config.yaml: engine" if engines is None else f"config.yaml: engines.{number}"
-        name, keys = _named(each, where)
+        name, program = _named(each, where)
         if name in chosen:
             raise TalkiesError(f"{where}: a second {printable(name)}: give each a name of its own")
-        chosen[name] = keys
-        if keys:
-            Program.of(name, keys).check(where)
+        chosen[name] = program
+        if program is not None:
+            program.check(where)
     return chosen
 
 
-def _named(engine: Any, where: str) -> tuple[str, dict[str, Any]]:
+def _named(engine: Any, where: str) -> tuple[str, Program | None]:
     given = {"name": engine} if isinstance(engine, str) else dict(engine)
     name = given.pop("name", UNNAMED)
     if not NAME.fullmatch(name):
@@ -66,25 +72,23 @@ def _named(engine: Any, where: str) -> tuple[str, dict[str, Any]]:
     if name == FOMM:
         if given:
             raise TalkiesError(f"{where}: {FOMM} is the built-in engine, with keys under model: name it otherwise")
-        return FOMM, {}
+        return FOMM, None
     if name in known():
-        return name, {**known()[name]["engine"], **given}
-    if "command" not in given:
+        given = {**known()[name]["engine"], **given}
+    elif "command" not in given:
         raise TalkiesError(
             f"{where}: no engine {printable(name)} is known, and there is no command: write one of {FOMM}, "
             f"{', '.join(known())}, or its command"
         )
-    return name, given
+    try:
+        return name, msgspec.convert({**given, "name": name}, Program)
+    except ValueError as error:
+        raise TalkiesError(f"{where}: {error}: mend it") from None
 
 
-def programs(settings: Mapping[str, Any]) -> dict[str, Program]:
-    """Return the engines of a run that are other programs."""
-    return {name: Program.of(name, keys) for name, keys in settings["engines"].items() if keys}
-
-
-def check_files(settings: Mapping[str, Any]) -> None:
+def check_files(programs: Mapping[str, Program]) -> None:
     """Refuse an engine without its image or checkpoint, before any job is sent; TalkiesError names the key."""
-    for name, program in programs(settings).items():
+    for name, program in programs.items():
         where = f"config.yaml: engine {printable(name)}"
         how = f": `talkies engine show {name}` says how to get it" if name in known() else ": give its path"
         check_address(program.image, f"engine {printable(name)}: image")
@@ -97,9 +101,9 @@ def check_files(settings: Mapping[str, Any]) -> None:
                 raise TalkiesError(f"{where}: binds: there is no {printable(bind.partition(':')[0])}: give its path")
 
 
-def fetch_images(settings: Mapping[str, Any]) -> None:
+def fetch_images(programs: Mapping[str, Program]) -> None:
     """Pull images from their addresses when a run starts; TalkiesError if an image could not be run."""
-    for name, program in programs(settings).items():
+    for name, program in programs.items():
         if program.image is not None:
             if runtime() is None:
                 raise TalkiesError(
@@ -120,20 +124,21 @@ def image_file(program: Program) -> Path:
     return Path(os.path.abspath(program.image))  # noqa: PTH100 (Path.absolute keeps "..")
 
 
-def stamps(settings: Mapping[str, Any]) -> dict[str, Any]:
+def stamps(programs: Mapping[str, Program]) -> dict[str, Contents]:
     """Return, by engine, what identifies its image and checkpoint without reading them: digest, size, time."""
-    return {name: _contents(program, _stamp) for name, program in programs(settings).items()}
+    return {name: _contents(program, _stamp) for name, program in programs.items()}
 
 
-def digests(program: Program) -> dict[str, Any]:
+def digests(program: Program) -> Contents:
     """Return the digests of a program's image and checkpoint, for content keys."""
     return _contents(program, digest_of)
 
 
-def _contents(program: Program, of: Any) -> dict[str, Any]:
-    image = program.image
-    if image is not None:
-        image = image.rpartition("@")[2] if ADDRESS.match(image) else of(Path(image))
+def _contents(program: Program, of: Callable[[Path], str | list[int]]) -> Contents:
+    image: str | list[int] | None = None
+    if program.image is not None:
+        pinned = ADDRESS.match(program.image)
+        image = program.image.rpartition("@")[2] if pinned else of(Path(program.image))
     return {"image": image, "checkpoint": None if program.checkpoint is None else of(Path(program.checkpoint))}
 
 
@@ -152,9 +157,10 @@ def digest_of(path: Path) -> str:
 
 @cache
 def _digest_of(path: Path, seen: tuple[int, ...]) -> str:
-    noted, stamp = read_json(DIGESTS) or {}, list(seen)
-    entry: Any = noted.get(str(path))
-    if not fits(entry, [list, str]) or entry[0] != stamp:
-        entry = [stamp, file_digest(path)]
-        write_json(DIGESTS, {**noted, str(path): entry})
-    return entry[1]
+    noted, stamp = read_stamped(DIGESTS, str), list(seen)
+    known = noted.get(str(path))
+    if known is not None and known[0] == stamp:
+        return known[1]
+    found = file_digest(path)
+    write_json(DIGESTS, {**noted, str(path): [stamp, found]})
+    return found

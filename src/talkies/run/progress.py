@@ -10,17 +10,15 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from ..errors import TalkiesError, counted, printable
-from ..files import NUMBER, fits, parse_json
 from ..host.slurm import Queue, queue
 from .estimate import FRAMES_PER_SECOND, LOOK_SECONDS, REMUX_SECONDS, duration
 from .folder import GALLERY_PAGE, JOURNALS, LOCKS, RUNS, Folder
+from .journal import Animated, Begun, Ended, Event, Failed, Looked, Remuxed, Started, events_of
 from .lock import held_locks
 from .plan import Plan
 from .receipts import Receipts
@@ -40,15 +38,6 @@ SHOW_SHARE = 0.05
 JOBS_BEFORE_FILMS = 3
 """In this order: prepare, motion, animate."""
 MOST_NAMES = 5
-EVENTS = {
-    "started": {"shards": [str]},
-    "looked": {"fresh": [str]},
-    "begun": {"pair": str},
-    "animated": {"pair": str, "frames": int, "seconds": NUMBER},
-    "remuxed": {"pair": str},
-    "failed": {"pair": str, "reason": str},
-}
-"""The shapes of the events that are read."""
 
 
 @dataclass(frozen=True)
@@ -127,22 +116,22 @@ class Watch:
     def look(self) -> Outlook:
         """Read what is new and return the progress."""
         for event in self._read_on(RUNS.path):
-            if event["event"] == "started":
+            if isinstance(event, Started):
                 # A new run: events of older runs are skipped by their time.
-                self._events = _Events(started=event["time"], shards=set(event["shards"]))
+                self._events = _Events(started=event.time, shards=set(event.shards))
                 self._offsets = {RUNS.path: self._offsets[RUNS.path]}
             else:
-                self._events.ended = event["time"]
+                self._events.ended = event.time
         since = self._events.started or 0.0
         for path in sorted(JOURNALS.glob("*.jsonl")) if since else []:
             if path != RUNS.path:
                 shard = path.stem.partition("-")[2]
                 for event in self._read_on(path):
-                    if event["time"] >= since:
+                    if event.time >= since:
                         self._take(event, shard)
         return self._outlook(time.time())
 
-    def _read_on(self, path: Path) -> Iterator[dict[str, Any]]:
+    def _read_on(self, path: Path) -> Iterator[Event]:
         """Yield the events of the lines that were finished since the last read."""
         try:
             with path.open("rb") as file:
@@ -152,30 +141,26 @@ class Watch:
             return
         whole = new[: new.rfind(b"\n") + 1]
         self._offsets[path] = self._offsets.get(path, 0) + len(whole)
-        for line in whole.splitlines():
-            with suppress(ValueError):  # left unfinished by a killed worker, or damaged
-                event = parse_json(line)
-                if fits(event, {"time": NUMBER, "event": str}) and fits(event, EVENTS.get(event["event"], {})):
-                    yield event
+        yield from events_of(whole.splitlines())
 
-    def _take(self, event: dict[str, Any], shard: str) -> None:
-        events, pair = self._events, event.get("pair", "")
-        if event["event"] == "looked":
+    def _take(self, event: Event, shard: str) -> None:
+        events = self._events
+        if isinstance(event, Looked):
             events.begun[shard] = {}
-            events.first_looked = min(events.first_looked or event["time"], event["time"])
-            events.fresh |= set(event["fresh"])
-        elif event["event"] == "begun":
-            events.begun.setdefault(shard, {})[pair] = event["time"]
-        elif event["event"] == "animated":
-            events.begun.get(shard, {}).pop(pair, None)
-            events.animated[pair] = event["time"], event["frames"], event["seconds"]
-            events.last_animated[shard] = event["time"]
-        elif event["event"] == "remuxed":
-            events.remuxed[pair] = event["time"]
-            events.first_remuxed.setdefault(shard, event["time"])
-        elif event["event"] == "failed":
-            events.begun.get(shard, {}).pop(pair, None)
-            events.failed[pair] = event["reason"]
+            events.first_looked = min(events.first_looked or event.time, event.time)
+            events.fresh |= set(event.fresh)
+        elif isinstance(event, Begun):
+            events.begun.setdefault(shard, {})[event.pair] = event.time
+        elif isinstance(event, Animated):
+            events.begun.get(shard, {}).pop(event.pair, None)
+            events.animated[event.pair] = event.time, event.frames, event.seconds
+            events.last_animated[shard] = event.time
+        elif isinstance(event, Remuxed):
+            events.remuxed[event.pair] = event.time
+            events.first_remuxed.setdefault(shard, event.time)
+        elif isinstance(event, Failed):
+            events.begun.get(shard, {}).pop(event.pair, None)
+            events.failed[event.pair] = event.reason
 
     def _seconds_a_film(self, now: float) -> Callable[[str], float]:
         """Return the expected seconds for a pair's film, from its engine's latest films."""
@@ -288,7 +273,7 @@ def start(
     show: updates the gallery; called when there are new films, for at most SHOW_SHARE of the time.
     ended: returns new lines about failed jobs.
     """
-    RUNS.note("started", shards=sorted(shards))
+    RUNS.note(Started(shards=sorted(shards)))
     over = threading.Event()
 
     def speak() -> None:
@@ -331,7 +316,7 @@ def end(plan: Plan, over: threading.Event | None) -> list[str]:
     if over is None:
         return []
     over.set()
-    RUNS.note("ended")
+    RUNS.note(Ended())
     try:
         return list(_summary(plan))
     except (TalkiesError, OSError):

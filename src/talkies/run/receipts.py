@@ -11,30 +11,36 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..files import fits, read_json
+from msgspec import Struct
+
+from ..files import from_json
 from .asks import Specs
 from .folder import BENCHMARKS, HOME, LOGS, RECEIPTS, Folder
-from .record import Receipt
+from .record import Answer, Receipt
 
 if TYPE_CHECKING:
     from .plan import Plan
 
 STAGES = ("prepare", "motion", "animate", "show", "remux")
-TOLD: dict[str, dict[str, Any]] = {
-    "prepare": {"sha256": str},
-    "motion": {"weights": str},
-    "animate": {"picture_key": str},
-    "show": {"picture_key": str},
-    "remux": {"file": [int, int], "shows": str},
+TOLD: dict[str, tuple[str, ...]] = {
+    "prepare": ("sha256",),
+    "motion": ("weights",),
+    "animate": ("picture_key",),
+    "show": ("picture_key",),
+    "remux": ("file", "shows"),
 }
-"""The shape of a stage's receipt entry for each finished item (`records.fits`)."""
+"""The shape of a stage's receipt entry for each finished item."""
 ALL = "all"
 """The one shard of stages about the whole run: the check and the gallery."""
 OLD_FILMS = HOME / "films"
 """Where workers of plans of format 1 noted the size and time of finished films."""
 NAME = re.compile(r"((?:pictures|clips|pairs)-\d+|all)(?:\.[0-9a-f]+)?")
+
+
+class _OldFilms(Struct):
+    films: dict[str, tuple[int, int]]
 
 
 def shard_of(name: str) -> str:
@@ -127,7 +133,8 @@ class Receipts:
 
 def _sound(receipt: Receipt, stage: str) -> Receipt:
     """Return a receipt without the items whose entries have the wrong shape."""
-    for item in [item for item, facts in receipt.done.items() if not fits(facts, TOLD.get(stage, {}))]:
+    wanted = TOLD.get(stage, ())
+    for item in [item for item, told in receipt.done.items() if any(getattr(told, name) is None for name in wanted)]:
         receipt.drop(item)
     return receipt
 
@@ -148,8 +155,10 @@ def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
         "show": specs.shown,
         "remux": specs.talkie,
     }[stage]
-    seen = read_json(OLD_FILMS / f"{shard}.json", {"films": {"*": [int, int]}}) if stage == "remux" else None
-    films = seen["films"] if seen else {}
+    films: dict[str, tuple[int, int]] = {}
+    if stage == "remux":
+        with suppress(OSError, ValueError):
+            films = from_json((OLD_FILMS / f"{shard}.json").read_bytes(), _OldFilms).films
     new = Receipt(failed=dict(old.failed))
     for item in (*old.done, *old.failed):
         try:
@@ -157,7 +166,7 @@ def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
             if stage != "remux":
                 new.done |= {item: old.done[item]} if item in old.done else {}
             elif item in films:
-                new.done[item] = {"file": films[item], "shows": specs.shown(item)}
+                new.done[item] = Answer(file=films[item], shows=specs.shown(item))
         except KeyError:
             continue  # no longer in its plan
     return new
@@ -199,7 +208,7 @@ def _doubt(receipts: Receipts, stage: str, shards: Iterable[str], items: Iterabl
 
 def answer_all(stage: str, name: str, spec: str) -> None:
     """Write the receipt of a stage about the whole run."""
-    Receipt({ALL: {}}, {}, {ALL: spec}).save(Folder.receipt(stage, name))
+    Receipt({ALL: Answer()}, {}, {ALL: spec}).save(Folder.receipt(stage, name))
     remove_older(stage, name)
 
 

@@ -11,11 +11,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from msgspec import Raw, Struct
 
 from ..errors import TalkiesError
-from ..files import canonical_json, file_digest, fits, keep_aside, read_json, write_json
+from ..files import canonical_json, file_digest, from_json, keep_aside, read_json, to_json, write_json, write_whole
 
+T = TypeVar("T")
 RECIPE = 1
 """Part of every content key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
 
@@ -90,15 +93,15 @@ class Recorded:
         if record := self.record():
             write_json(self.record_path, {**record, **{name: None for name in KEYS if name in record}})
 
-    def keep_foreign(self, seen: Any = None) -> None:
+    def keep_foreign(self, seen: tuple[int, int] | None = None) -> None:
         """Move aside a file or record that would be replaced but is not ours.
 
-        A file is ours if it matches its record, or has the size and time of `seen`, [bytes, nanoseconds], as a worker
+        A file is ours if it matches its record, or has the size and time of `seen`, (bytes, nanoseconds), as a worker
         last saw it.
         """
         if os.path.lexists(self.path):
             status = self.path.lstat()
-            ours = self.is_whole() or [status.st_size, status.st_mtime_ns] == seen
+            ours = self.is_whole() or (status.st_size, status.st_mtime_ns) == seen
             if self.path.is_symlink() or not ours:
                 keep_aside(self.path)
         if os.path.lexists(self.record_path) and not self.record() and self.record_path.lstat().st_size:
@@ -110,28 +113,57 @@ class Recorded:
         self.record_path.unlink(missing_ok=True)
 
 
-@dataclass
-class Receipt:
+class Answer(Struct, frozen=True, omit_defaults=True):
+    """What a receipt tells of an item that is done, of each stage its own.
+
+    sha256: of a prepared file. weights: the digest of those by which a motion was found. picture_key: the content key
+    of what a silent film shows. file: a talkie's size and time (ns). shows: the spec of what it shows.
+    """
+
+    sha256: str | None = None
+    weights: str | None = None
+    picture_key: str | None = None
+    file: tuple[int, int] | None = None
+    shows: str | None = None
+
+
+class _Told(Struct):
+    done: dict[str, Raw]
+    failed: dict[str, str]
+    asked: dict[str, str] = {}
+
+
+class Receipt(Struct):
     """The results of a shard's items: facts for each good item, a reason for each failed one.
 
     asked: the spec under which each item was done or failed.
     """
 
-    done: dict[str, Any] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    asked: dict[str, str] = field(default_factory=dict)
+    done: dict[str, Answer] = {}
+    failed: dict[str, str] = {}
+    asked: dict[str, str] = {}
 
     def save(self, path: Path) -> None:
-        """Write the receipt."""
-        write_json(path, {"done": self.done, "failed": self.failed, "asked": self.asked})
+        """Write the receipt, items by name: equal receipts are equal bytes."""
+        write_whole(path, to_json(Receipt(_by_name(self.done), _by_name(self.failed), _by_name(self.asked))))
 
     @classmethod
     def read(cls, path: Path) -> Receipt | None:
-        """Read a receipt; None if it is missing or damaged, which is treated alike."""
-        value = read_json(path, {"done": {"*": dict}, "failed": {"*": str}})
-        if value is None or not fits(value.get("asked", {}), {"*": str}):
+        """Read a receipt; None if it is missing or damaged, which is treated alike.
+
+        An item whose entry has another shape is left out.
+        """
+        try:
+            told = from_json(path.read_bytes(), _Told)
+        except (OSError, ValueError):
             return None
-        return cls(value["done"], value["failed"], value.get("asked", {}))
+        receipt = cls({}, told.failed, told.asked)
+        for item, facts in told.done.items():
+            try:
+                receipt.done[item] = from_json(facts, Answer)
+            except ValueError:
+                receipt.drop(item)
+        return receipt
 
     @classmethod
     def load(cls, path: Path) -> Receipt:
@@ -145,6 +177,12 @@ class Receipt:
         """Return whether an item is done or failed under this spec."""
         return self.asked.get(item) == spec and (item in self.done or item in self.failed)
 
+    def shown(self, item: str) -> str:
+        """Return the content key of what the silent film of an item that is done shows."""
+        key = self.done[item].picture_key
+        assert key is not None, "receipts are read with what their stage tells"
+        return key
+
     def drop(self, item: str) -> None:
         """Forget an item."""
         for part in (self.done, self.failed, self.asked):
@@ -156,3 +194,7 @@ class Receipt:
         if was:
             self.asked[item] = ""
         return was
+
+
+def _by_name(part: dict[str, T]) -> dict[str, T]:
+    return dict(sorted(part.items()))

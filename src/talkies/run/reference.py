@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..files import shipped
+from .schema import config_schema
 from .settings import KINDS, schema
 
 EXAMPLE_TABLE = "run_folder/pairs.tsv"
@@ -195,6 +196,12 @@ def _yaml(key: Key, indent: str, value: str) -> list[str]:
     return lines
 
 
+def as_schema() -> str:
+    """Return the file workflow/schemas/config.schema.yaml."""
+    made = "# Made by `talkies config --format schema` from src/talkies/run/keys.py: edit that, then `make docs`.\n"
+    return made + yaml.safe_dump(config_schema(), sort_keys=False, allow_unicode=True, width=120)
+
+
 # --- as a page -------------------------------------------------------------------------------------------
 
 
@@ -203,7 +210,7 @@ def as_markdown() -> str:
     lines = [
         "# Configuration",
         "",
-        "<!-- Made by `talkies config --format markdown` from workflow/schemas: edit those, then `make docs`. -->",
+        "<!-- Made by `talkies config --format markdown` from src/talkies/run/keys.py: edit it, then `make docs`. -->",
         "",
         "Settings are in `config.yaml` in the run folder. Every key has a default; an unknown key or a wrong value is",
         "refused before anything runs. `talkies config` prints this page's texts on a terminal. For one run alone:",

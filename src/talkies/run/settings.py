@@ -8,21 +8,25 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from copy import deepcopy
 from difflib import get_close_matches
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from msgspec.structs import replace
 
 from ..engines import FOMM
 from ..errors import InputError, TalkiesError, printable
-from ..files import open_regular, shipped
+from ..files import open_regular, shipped, typed
 from ..fomm.model.checkpoint_head import check_head
 from ..fomm.model.presets import PRESETS
 from ..fomm.model.published import check_unchanged, find_weights
 from ..host.container import check_address
+from ..media.crop import Request, parse
 from . import programs
+from .keys import Kind, Model, Settings
+from .schema import config_schema
 
 # yaml and jsonschema are imported only where settings are read: jobs take settings from the plan, and start faster.
 if TYPE_CHECKING:
@@ -50,10 +54,15 @@ def workflow_folder() -> Path:
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """Return a schema of workflow/schemas by name: config or pairs."""
+    """Return a schema by name: config, made from its keys' types, or pairs, of workflow/schemas."""
+    if name == "config":
+        return config_schema()
     import yaml
 
-    return yaml.safe_load((workflow_folder() / "schemas" / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+    made: dict[str, Any] = yaml.safe_load(
+        (workflow_folder() / f"schemas/{name}.schema.yaml").read_text(encoding="utf-8")
+    )
+    return made
 
 
 KINDS = {
@@ -68,41 +77,70 @@ KINDS = {
 """What the schema's types are called, in messages and in the reference."""
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+def complete(config: Mapping[str, Any]) -> Settings:
     """Return the settings with all defaults filled in; a published preset's checkpoint is the fetched file.
 
     Raises TalkiesError, one line that names the key, for an unknown key or a value of the wrong kind.
     """
-    wanted = schema("config")
-    settings: dict[str, Any] = _copied(config, (), [MOST_VALUES])
+    known = schema("config")["properties"]
+    written: dict[str, Any] = _copied(config, (), [MOST_VALUES])
     # An empty section in YAML (`model:` and nothing below it) is null, and means its defaults.
-    for key, value in list(settings.items()):
-        if value is None and wanted["properties"].get(key, {}).get("type") == "object":
-            settings[key] = {}
-    _check(settings)
-    _fill(settings, wanted)
-    settings["engines"] = programs.choose(settings.pop("engine"), settings["engines"])
-    programs.check_files(settings)
-    check_address(settings["container"])
-    preset, checkpoint = settings["model"]["preset"], settings["model"]["checkpoint"]
-    if FOMM in settings["engines"]:
-        if checkpoint is None and PRESETS[preset].checkpoint is not None:
-            checkpoint = settings["model"]["checkpoint"] = str(find_weights(preset))
-        if checkpoint is not None and not Path(checkpoint).exists():
-            raise TalkiesError(
-                f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}: give its path"
-            )
-        if checkpoint is not None:
-            check_head(checkpoint, preset)
-            check_unchanged(Path(checkpoint))
-    for key, value in (("results", settings["results"]), ("model.checkpoint", checkpoint)):
+    for key, value in list(written.items()):
+        if value is None and known.get(key, {}).get("type") == "object":
+            written[key] = {}
+    _check(written)
+    settings = _typed(written)
+    programs.check_files(settings.programs)
+    check_address(settings.container)
+    if FOMM in settings.engines:
+        settings = _with_weights(settings)
+    for key, value in (("results", settings.results), ("model.checkpoint", settings.model.checkpoint)):
         if value is not None and re.search("[{}]", value):
             raise TalkiesError(
                 f"config.yaml: {key}: {printable(value)} holds a brace, which Snakemake takes for a wildcard: "
                 "rename it, or name another"
             )
-    _check_results(Path(settings["results"]))
+    _check_results(Path(settings.results))
     return settings
+
+
+def _typed(written: dict[str, Any]) -> Settings:
+    """Return the settings of keys that the schema lets stand: engines found by their names, crops read."""
+    engines = programs.choose(written.pop("engine", FOMM), written.get("engines"))
+    crops = written.get("crop")
+    by_kind = crops if isinstance(crops, dict) else {"images": crops, "driving": crops}
+    program, model = next(iter(engines.values())), written.get("model", {})
+    usual = PRESETS[model.get("preset", Model().preset)].crop if program is None else program.crop
+    crop = {kind: _crop(by_kind.get(kind) or usual, "config.yaml: crop") for kind in get_args(Kind)}
+    files = {
+        name: {
+            key: _crop(value, f"config.yaml: files.{printable(name)}") if key == "crop" else value
+            for key, value in choices.items()
+        }
+        for name, choices in written.get("files", {}).items()
+    }
+    return typed({**written, "engines": engines, "crop": crop, "files": files}, Settings)
+
+
+def _crop(spec: Any, where: str) -> Request:
+    try:
+        return parse(spec)
+    except TalkiesError as error:
+        raise TalkiesError(f"{where}: {error}") from None
+
+
+def _with_weights(settings: Settings) -> Settings:
+    """Return the settings with the path of the network's weights, which are looked at."""
+    preset, checkpoint = settings.model.preset, settings.model.checkpoint
+    if checkpoint is None and PRESETS[preset].checkpoint is not None:
+        checkpoint = str(find_weights(preset))
+    if checkpoint is None:
+        return settings
+    if not Path(checkpoint).exists():
+        raise TalkiesError(f"config.yaml: model.checkpoint: there is no file {printable(checkpoint)}: give its path")
+    check_head(checkpoint, preset)
+    check_unchanged(Path(checkpoint))
+    return replace(settings, model=replace(settings.model, checkpoint=checkpoint))
 
 
 def _check(settings: dict[str, Any]) -> None:
@@ -182,7 +220,7 @@ def _check_results(folder: Path) -> None:
         ) from None
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Settings:
     """Read a config file and return its complete settings; TalkiesError names the file and what is wrong."""
     return complete(read(path))
 
@@ -355,7 +393,10 @@ def _validator(name: str) -> Validator:
     whole = Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
     )
-    return extend(Draft202012Validator, type_checker=whole)(schema(name), format_checker=formats)
+    made: Validator = extend(Draft202012Validator, type_checker=whole)(  # type: ignore[no-untyped-call]
+        schema(name), format_checker=formats
+    )
+    return made
 
 
 def _is_path(value: object) -> bool:
@@ -376,7 +417,8 @@ def _fault(validator: Validator, value: Any) -> ValidationError | None:
     """Return the schema's most telling error; None if there is none."""
     from jsonschema.exceptions import best_match
 
-    return best_match(islice(validator.iter_errors(value), 100))
+    found: ValidationError | None = best_match(islice(validator.iter_errors(value), 100))
+    return found
 
 
 def _short(text: str) -> str:
@@ -386,17 +428,6 @@ def _short(text: str) -> str:
 def _dotted(key: tuple[Any, ...]) -> str:
     """Return a key with its sections, fit for a message."""
     return ".".join(_short(str(step)) for step in key)
-
-
-def _fill(settings: dict[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key, rule in wanted["properties"].items():
-        if "default" in rule:
-            settings.setdefault(key, deepcopy(rule["default"]))
-        if isinstance(settings.get(key), dict) and "properties" in rule:
-            _fill(settings[key], rule)
-        for choice in rule.get("anyOf", []):
-            if isinstance(settings.get(key), dict) and "properties" in choice:
-                _fill(settings[key], choice)
 
 
 def _explain(error: ValidationError) -> str:

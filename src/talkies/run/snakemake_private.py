@@ -34,7 +34,8 @@ def is_on_cluster(workflow: Any) -> bool:
 
 def cores(workflow: Any) -> int | None:
     """Return the cores that --cores gives to a run (Workflow.cores)."""
-    return workflow.cores
+    found: int | None = workflow.cores
+    return found
 
 
 def runs_in_image(workflow: Any) -> bool:

@@ -8,17 +8,17 @@ about a run is what the run does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..files import read_json
 from .asks import Specs
 from .folder import CHECK_PAGE, GALLERY_PAGE, Folder
 from .plan import Plan
 from .receipts import ALL, STAGES, Receipts
+from .record import Answer
 
 FACELESS = "no face in any frame looked at"
 """The reason for refusing a driving video, unless config.yaml allows it."""
@@ -49,7 +49,7 @@ class _Look:
         self.folder, self.specs = Folder.of(plan), Specs(plan)
         self.state = State(receipts={stage: {} for stage in (*STAGES, "check", "gallery")})
         self._listings: dict[Path, Listing] = {}
-        if plan.settings["faceless"] == "allow":
+        if plan.settings.faceless == "allow":
             receipts.forgive(FACELESS)
 
     def look(self) -> State:
@@ -70,7 +70,7 @@ class _Look:
             if state.receipts["animate"][shard].endswith(self.due):
                 animated += names
         self._inputs([plan.pairs[name].source for name in animated], [plan.pairs[name].take for name in animated])
-        if plan.settings["check"]:
+        if plan.settings.check:
             self._whole("check", self.specs.check(), CHECK_PAGE)
         self._whole("gallery", self.specs.gallery(state.receipts), GALLERY_PAGE)
         return state
@@ -95,7 +95,7 @@ class _Look:
             return True
         return False
 
-    def _stands(self, name: str, facts: Mapping[str, Any]) -> bool:
+    def _stands(self, name: str, told: Answer) -> bool:
         """Return whether a talkie is the file in its receipt: by size and time, else by its record."""
         pair = self.plan.pairs[name]
         talkie = self.folder.talkie(pair)
@@ -103,19 +103,18 @@ class _Look:
         found = there.get(talkie.path.name)
         if found is None or talkie.record_path.name not in there:
             return False
-        told = facts.get("file")
-        if told == list(found):
+        if told.file == found:
             return True
-        if not isinstance(told, list) or told[:1] != [found[0]]:
+        if told.file is None or told.file[0] != found[0]:
             return False
         record = (read_json(talkie.record_path) or {}).get("file")
         return isinstance(record, dict) and (record.get("size"), record.get("mtime_ns")) == found
 
     def _is_carried(self, shard: str, name: str, *, bare: bool = False) -> bool:
         """Return whether the talkie already shows the wanted pictures (bare: the square alone), under any sound."""
-        facts = self.receipts.read("remux", shard).done.get(name)
+        told = self.receipts.read("remux", shard).done.get(name)
         wanted = self.specs.film(name) if bare else self.specs.shown(name)
-        return isinstance(facts, dict) and facts.get("shows") == wanted and self._stands(name, facts)
+        return told is not None and told.shows == wanted and self._stands(name, told)
 
     def _lacks(self, stage: str, shard: str, name: str) -> bool:
         """Return whether a stage has something to do for a pair whose talkie must be made."""

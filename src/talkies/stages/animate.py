@@ -14,17 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import __version__, media
-from ..command import CommandEngine, Program
+from ..command import CommandEngine
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import InputError, TalkiesError, counted, printable
 from ..fomm.model.presets import PRESETS
 from ..media.crop import Crop, is_faceless
 from ..media.film import FILM_SIZE
+from ..program import Program
 from ..run import asks, programs
+from ..run.journal import Animated, Begun, Looked
 from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.probes import clip_of
-from ..run.record import Recorded, content_key, is_unchanged
+from ..run.record import Answer, Recorded, content_key, is_unchanged
 from ..run.state import FACELESS
 from .motion import detect_take
 from .prepare import mend, probe_copy, seconds, sound_digest
@@ -56,12 +58,12 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
             continue
         if stands(bench, pair, key):
             fresh.append(name)
-            yield name, {"picture_key": key}
+            yield name, Answer(picture_key=key)
         elif refusal := _refusal(bench, pair, faceless):
             yield name, InputError("", refusal)
         else:
             missing.append((pair, key))
-    bench.journal.note("looked", fresh=fresh)
+    bench.journal.note(Looked(fresh=fresh))
     if missing:
         # Ordered by picture, since a picture's features are kept from one film to the next.
         missing.sort(key=lambda item: (item[0].engine, item[0].source, item[0].name))
@@ -89,8 +91,8 @@ def _refusal(bench: Bench, pair: Pair, known: dict[str, str | None]) -> str | No
     A network for faces makes torn films from a video without a face.
     """
     settings, take = bench.plan.settings, bench.plan.takes[pair.take]
-    preset = PRESETS[settings["model"]["preset"]]
-    if pair.engine != FOMM or preset.crop != "face" or settings["faceless"] == "allow":
+    preset = PRESETS[settings.model.preset]
+    if pair.engine != FOMM or preset.crop != "face" or settings.faceless == "allow":
         return None
     if pair.take not in known:
         cut = Crop.from_dict(bench.prepared("prepare", pair.take, clip=True)["crop"])
@@ -208,7 +210,7 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
         for number, (pair, key) in enumerate(missing):
             silent, facts = folder.silent(pair).path, _take_facts(bench, pair)
             silent.parent.mkdir(parents=True, exist_ok=True)
-            bench.journal.note("begun", pair=pair.name)
+            bench.journal.note(Begun(pair=pair.name))
             writer = media.FrameWriter(
                 silent,
                 Fraction(facts["rate"]),
@@ -235,7 +237,7 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
     keys = {pair.name: key for pair, key in missing}
     with engine:
         for job, fault in engine.films(jobs()):
-            yield job.name, fault or {"picture_key": keys[job.name]}
+            yield job.name, fault or Answer(picture_key=keys[job.name])
 
 
 def _material(bench: Bench, pair: Pair) -> Material:
@@ -264,7 +266,7 @@ def _record_film(
     took = since(began) if took is None else round(took, 3)
     facts = _facts_of_making(bench, pair, writer, engine)
     bench.folder.silent(pair).describe({"key": key, **facts, "seconds": took})
-    bench.journal.note("animated", pair=pair.name, frames=writer.frames, seconds=took)
+    bench.journal.note(Animated(pair=pair.name, frames=writer.frames, seconds=took))
     log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
 
 
@@ -339,12 +341,12 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
         program = plan.others.get(name)
         if program is not None:
             return open_program(program, threads=threads, within=within)
-        model = plan.settings["model"]
+        model = plan.settings.model
         return open_engine(
-            model["preset"],
-            model["checkpoint"],
-            device=device or model["device"],
-            precision=model["precision"],
+            model.preset,
+            model.checkpoint,
+            device=device or model.device,
+            precision=model.precision,
             threads=threads,
         )
 

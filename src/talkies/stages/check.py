@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
-from ..files import NUMBER, digest, file_digest, fits, read_json, whole, write_json
+from ..files import NUMBER, digest, file_digest, read_json, read_stamped, whole, write_json
 from ..fomm.first_frame import Usual
 from ..fomm.model.looks import is_photograph
 from ..fomm.model.presets import DEMO_WEIGHTS, PRESETS, Preset
@@ -140,7 +140,12 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         facts = {name: value for name, value in self.facts.items() if name not in ("poses", "first_frame")}
-        return {**asdict(self.item), "facts": facts, "problems": [asdict(problem) for problem in self.problems]}
+        return {
+            **asdict(self.item),
+            "crop": self.item.crop.plain,
+            "facts": facts,
+            "problems": [asdict(problem) for problem in self.problems],
+        }
 
 
 def examine(
@@ -184,12 +189,12 @@ def examine(
         write_json(unseen[item], facts)
         findings[item] = Finding(item, facts, thumb_bytes)
         advance(1)
-    preset = PRESETS[plan.settings["model"]["preset"]]
+    preset = PRESETS[plan.settings.model.preset]
     animated = {name for pair in plan.pairs.values() if pair.engine == FOMM for name in (pair.source, pair.take)}
     shown = {name for pair in plan.pairs.values() if not pair.private for name in (pair.source, pair.take)}
     for finding in findings.values():
         finding.private = finding.item.name not in shown
-        _sorted(finding, preset if finding.item.name in animated else None, plan.settings["faceless"] == "allow")
+        _sorted(finding, preset if finding.item.name in animated else None, plan.settings.faceless == "allow")
     if weights:
         usable = {item.name: finding for item, finding in findings.items() if "error" not in finding.facts}
         _warn_of_first_frames(plan, usable, weights)
@@ -206,27 +211,31 @@ def items_of(plan: Plan) -> list[Item]:
 
 def _weights(plan: Plan) -> str:
     """Return what identifies the network without loading it."""
-    settings = plan.settings["model"]
-    chosen = settings["checkpoint"]
-    return digest([settings["preset"], file_digest(chosen or DEMO_WEIGHTS)])
+    settings = plan.settings.model
+    chosen = settings.checkpoint
+    return digest([settings.preset, file_digest(chosen or DEMO_WEIGHTS)])
 
 
 def _path(item: Item, sha256: str | None) -> Path:
-    looked: dict[str, Any] = {"content": sha256 or item.file, "crop": item.crop, "segment": [item.start, item.end]}
+    looked: dict[str, Any] = {
+        "content": sha256 or item.file,
+        "crop": item.crop.plain,
+        "segment": [item.start, item.end],
+    }
     looked |= {"clip": item.clip, "flip": item.flip}
     return FINDINGS / f"{content_key(kind='check', recipe_of_check=RECIPE, **looked)[:24]}.json"
 
 
 def _digests(items: Iterable[Item]) -> dict[str, str | None]:
     """Return the files' digests; None for a file that can't be read."""
-    known = (read_json(FILES) or {}) if FILES.exists() else {}
-    fresh: dict[str, Any] = {}
+    known = read_stamped(FILES, str)
+    fresh: dict[str, tuple[list[int], str]] = {}
     for file in {item.file for item in items}:
         try:
             status = Path(file).stat()
             stamp = [status.st_size, status.st_mtime_ns]
-            before: Any = known.get(file)
-            fresh[file] = before if fits(before, [list, str]) and before[0] == stamp else [stamp, file_digest(file)]
+            before = known.get(file)
+            fresh[file] = before if before and before[0] == stamp else (stamp, file_digest(file))
         except (OSError, InputError):
             continue  # the check of the file says what is wrong
     if fresh != known:

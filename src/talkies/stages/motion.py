@@ -13,7 +13,8 @@ from ..engines import FOMM
 from ..errors import InputError, printable
 from ..media import crop
 from ..run import asks
-from ..run.record import content_key
+from ..run.journal import Found
+from ..run.record import Answer, content_key
 from .prepare import probe_copy, seconds
 from .work import Bench, Outcome, Progress, Stage, since
 
@@ -31,7 +32,7 @@ def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, Outcome]]:
     for take in takes:
         try:
             record = detect_take(bench, take)
-            yield take, {key: record[key] for key in ("key", "weights", "frames", "rate")}
+            yield take, Answer(weights=record["weights"])
         except InputError as error:
             yield take, error
         finally:
@@ -71,7 +72,7 @@ def detect_take(bench: Bench, name: str) -> dict[str, Any]:
     target.path.parent.mkdir(parents=True, exist_ok=True)
     found.save(target.path)
     took = since(began)
-    bench.journal.note("motion", take=name, frames=found.frames, seconds=took)
+    bench.journal.note(Found(take=name, frames=found.frames, seconds=took))
     log.info("motion of %s: %d frames in %.1f s", printable(name), found.frames, took)
     facts = {**engine.identity(), "frames": found.frames, "rate": str(clip.rate)}
     return target.describe({"key": key, **facts, "seconds": took})

@@ -20,7 +20,7 @@ from ..run.asks import Specs
 from ..run.folder import Folder
 from ..run.plan import Plan
 from ..run.probes import clip_of
-from ..run.record import Recorded, content_key
+from ..run.record import Answer, Recorded, content_key
 from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, holding, since
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _make(bench: Bench, items: list[str]) -> Iterator[tuple[str, Outcome]]:
     for item in items:
         try:
             record = work(bench, item)
-            yield item, {"sha256": record["original"]["sha256"], "crop": record["crop"]}
+            yield item, Answer(sha256=record["original"]["sha256"])
         except InputError as error:
             yield item, error
         bench.scratch.release()

@@ -13,9 +13,10 @@ from ..errors import InputError, TalkiesError, printable
 from ..files import whole
 from ..run import asks
 from ..run.asks import Specs
+from ..run.journal import Remuxed
 from ..run.pairs import Pair
 from ..run.receipts import Receipts, distrust
-from ..run.record import content_key
+from ..run.record import Answer, content_key
 from .prepare import probe_copy, seconds, sound_digest
 from .show import OF_TALKIE
 from .work import Bench, Outcome, Stage, since
@@ -39,11 +40,11 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     for name in names:
         pair = bench.plan.pairs[name]
         ((stage, shard, _),) = bench.plan.comes_from("remux", bench.shard, name)
-        shown = bench.above[stage, shard].done[name]["picture_key"]
+        shown = bench.above[stage, shard].shown(name)
         try:
-            remux_pair(bench, pair, shown, clips, before.done.get(name, {}).get("file"))
+            remux_pair(bench, pair, shown, clips, before.done.get(name, Answer()).file)
             status = bench.folder.talkie(pair).path.stat()
-            yield name, {"file": [status.st_size, status.st_mtime_ns], "shows": specs.shown(name)}
+            yield name, Answer(file=(status.st_size, status.st_mtime_ns), shows=specs.shown(name))
         except InputError as error:
             yield name, error
         bench.progress.advance(1)
@@ -79,7 +80,7 @@ class Clips:
         return self._last
 
 
-def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: list[int] | None = None) -> None:
+def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: tuple[int, int] | None = None) -> None:
     """Make one talkie, unless it exists.
 
     picture_key: the content key of the film it shows. seen: the talkie's size and time as a worker last saw it.
@@ -117,7 +118,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             part,
             start=start,
             end=end,
-            comment=provenance(pair.engine) if settings["provenance"] else None,
+            comment=provenance(pair.engine) if settings.provenance else None,
             part=scratch.unfinished("talkie.mp4"),
         )
         facts = {name: value for name, value in made.items() if name not in OF_TALKIE}
@@ -135,7 +136,7 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: l
             of=part,
         )
     _remove_silent(bench, pair)
-    bench.journal.note("remuxed", pair=pair.name, sound=sound["sound"])
+    bench.journal.note(Remuxed(pair=pair.name, sound=sound["sound"]))
     log.info("%s: done, sound: %s", printable(pair.name), sound["sound"] or "none")
 
 

@@ -15,7 +15,7 @@ from ..media.paste import FEATHER, enlarge_film, paste_film
 from ..run.asks import encoding
 from ..run.pairs import Pair
 from ..run.receipts import distrust
-from ..run.record import is_unchanged
+from ..run.record import Answer, is_unchanged
 from .animate import shown_key
 from .prepare import mend
 from .work import Bench, Outcome, Stage, since
@@ -26,8 +26,8 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     bench.progress.start(len(names), "films")
     for name in names:
         try:
-            key = show_pair(bench, bench.plan.pairs[name], animated.done[name]["picture_key"])
-            yield name, {"picture_key": key}
+            key = show_pair(bench, bench.plan.pairs[name], animated.shown(name))
+            yield name, Answer(picture_key=key)
         except InputError as error:
             yield name, error
         bench.progress.advance(1)
@@ -84,7 +84,8 @@ def _show(bench: Bench, pair: Pair, made: dict[str, Any], film: Path, writer: me
         size = paste_film(film, media.read_picture(path), box, writer)
         how = {"paste_back": {"box": [box.x, box.y, box.side], "feather": FEATHER}}
     else:
-        side = bench.plan.settings["upscale"]
+        side = bench.plan.settings.upscale
+        assert side is not None, "a film is shown so, or pasted back"
         size = enlarge_film(film, side, writer)
         how = {"upscale": {"from": made["picture"]["size"], "to": side, "how": "ffmpeg lanczos, no detail added"}}
     return {"picture": {**made["picture"], **writer.encoding, "size": list(size)}, "shown": how}

@@ -24,12 +24,12 @@ from ..run import asks, receipts
 from ..run.asks import Specs
 from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder
-from ..run.journal import Journal
+from ..run.journal import Failed, Journal, Loaded
 from ..run.lock import held
-from ..run.pairs import stamp_of
+from ..run.pairs import Take, stamp_of
 from ..run.plan import Plan
 from ..run.receipts import shard_of
-from ..run.record import Receipt, Recorded, content_key
+from ..run.record import Answer, Receipt, Recorded, content_key
 
 if TYPE_CHECKING:
     from ..engines import Engine
@@ -116,7 +116,7 @@ class Bench:
         return folder.motion(name) if stage == "motion" else folder.driving(name) if clip else folder.source(name)
 
 
-Outcome = dict[str, Any] | InputError
+Outcome = Answer | InputError
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def _answer(bench: Bench, result: Receipt, specs: Specs, item: str, outcome: Out
         reason = str(outcome) if outcome.path else outcome.reason
         result.failed[item] = reason
         if item in bench.plan.pairs:  # progress counts pairs, not the pictures and clips that fail above them
-            bench.journal.note("failed", pair=item, reason=reason)
+            bench.journal.note(Failed(pair=item, reason=reason))
         if outcome.path:
             log.error("%s", reason)
     else:
@@ -188,9 +188,10 @@ def _save(bench: Bench, result: Receipt, name: str) -> None:
     for item, spec in before.asked.items():
         if item not in result.asked:
             result.asked[item] = spec
-            for old, new in ((before.done, result.done), (before.failed, result.failed)):
-                if item in old:
-                    new[item] = old[item]
+            if item in before.done:
+                result.done[item] = before.done[item]
+            if item in before.failed:
+                result.failed[item] = before.failed[item]
     result.save(Folder.receipt(bench.stage.name, name))
     receipts.remove_older(bench.stage.name, name)
     if bench.stage.name in ("prepare", "motion"):
@@ -208,7 +209,7 @@ def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
     with holding(bench.shard):
         sweep(films)
         try:
-            with open_scratch(bench.plan.settings["scratch"], bench.shard) as bench.scratch:
+            with open_scratch(bench.plan.settings.scratch, bench.shard) as bench.scratch:
                 yield
         finally:
             sweep(films)
@@ -234,7 +235,7 @@ def since(began: float) -> float:
     return round(time.monotonic() - began, 3)
 
 
-def flipped(take: Any) -> dict[str, bool]:
+def flipped(take: Take) -> dict[str, bool]:
     """Return the record's entry of a mirrored take."""
     return {"flip": True} if take.flip else {}
 
@@ -247,7 +248,7 @@ def _noting(engine: Opener, journal: Journal, shard: str) -> Opener:
         if name not in loaded:
             began = time.monotonic()
             loaded[name] = engine(name, within)
-            journal.note("loaded", shard=shard, seconds=since(began))
+            journal.note(Loaded(shard=shard, seconds=since(began)))
         return loaded[name]
 
     return load
