@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 import tomllib
@@ -181,7 +182,7 @@ def test_films_one_after_another_with_one_model(tmp_path: Path, monkeypatch) -> 
     make_clip(tmp_path / "long.mp4", frames=900)
     with studio.open_studio(precision="fp32", threads=1) as open_one:
         short = [open_one.submit(chosen(end=Fraction(1, 10))) for _ in range(2)]
-        long = open_one.submit(chosen(driving=tmp_path / "long.mp4"))
+        long = open_one.submit(chosen(driving=tmp_path / "long.mp4", faceless=True))
         waiting = open_one.submit(chosen())
         broken = open_one.submit(chosen(picture_crop=(9000, 9000, 10, 10)))
         assert [finished(job) for job in short] == ["done", "done"]
@@ -199,6 +200,30 @@ def test_films_one_after_another_with_one_model(tmp_path: Path, monkeypatch) -> 
         assert sorted(path.name for path in open_one.folder.iterdir()) == ["film-1", "film-2", "uploads"]
         assert finished(open_one.submit(chosen(end=Fraction(1, 10)))) == "done", "after one that was cancelled"
     assert not open_one.folder.exists()
+
+
+def test_a_video_without_a_face_is_refused_as_a_run_refuses_it_until_it_is_asked_for(tmp_path: Path) -> None:
+    make_clip(tmp_path / "wall.mp4", frames=4)
+    with studio.open_studio(precision="fp32", threads=1) as open_one:
+        refused, anyway, by_hand = (
+            open_one.submit(chosen(driving=tmp_path / "wall.mp4", **more))
+            for more in ({}, {"faceless": True}, {"driving_crop": "center"})
+        )
+        assert [finished(job) for job in (refused, anyway, by_hand)] == ["failed", "done", "done"]
+        assert re.fullmatch(
+            r".*wall\.mp4: no face in any frame looked at, and demo animates by faces: crop it by hand "
+            r'\(center, or a box\), or tick "Without a face too"',
+            refused.reason,
+        )
+        assert not refused.folder.exists()
+
+    lines, _ = run_folder.for_many(chosen(faceless=True))
+    assert yaml.safe_load(lines)["faceless"] == "allow"
+    run_folder.add(chosen(faceless=True), tmp_path / "run")
+    assert settings.read(tmp_path / "run/config.yaml")["faceless"] == "allow"
+    run_folder.add(chosen(), tmp_path / "other")
+    with pytest.raises(TalkiesError, match="refuses driving videos without a face: set faceless: allow there"):
+        run_folder.add(chosen(faceless=True), tmp_path / "other")
 
 
 def test_only_what_was_uploaded_is_read(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from run_folder import wait_for
 
 from talkies.errors import InputError, Stopped, TalkiesError
 from talkies.media import pictures
-from talkies.media.pictures import read_picture
+from talkies.media.pictures import read_picture, read_smaller
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -145,15 +145,45 @@ def test_ctrl_c_in_a_terminal_reaches_the_parent_alone(picture: Path) -> None:
     assert os.getsid(child()) == child()
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_read_smaller_with_the_size_that_it_has(tmp_path: Path, orientation: int, mode: str) -> None:
+    path, exif = tmp_path / "large.jpg", Image.Exif()
+    exif[0x112] = orientation
+    gradient = np.add.outer(np.linspace(0, 150, 1201), np.linspace(0, 100, 2002)).astype(np.uint8)
+    Image.fromarray(gradient).convert("RGB").convert(mode).save(path, quality=95, exif=exif)
+    whole = read_picture(path)
+    for side, factor in ((400, 4), (501, 2), (1001, 2), (1002, 1), (2002, 1), (9000, 1)):
+        smaller, own = read_smaller(path, side)
+        assert own == (whole.shape[1], whole.shape[0]), "turned as EXIF says"
+        assert smaller.shape[:2] == tuple(-(-length // factor) for length in whole.shape[:2]), side
+        assert max(smaller.shape) >= min(side, 2002)
+        middle = np.array(Image.fromarray(whole).resize((smaller.shape[1], smaller.shape[0]), Image.Resampling.BOX))
+        assert np.abs(smaller.astype(int) - middle).max() <= 4
+    assert np.array_equal(read_smaller(path, 9000)[0], whole)
+
+
+def test_other_pictures_come_whole_and_a_damaged_jpeg_is_named(tmp_path: Path) -> None:
+    picture, cut = tmp_path / "a.png", tmp_path / "cut.jpg"
+    Image.fromarray(noise(1200, 1600)).save(picture)
+    smaller, own = read_smaller(picture, 100)
+    assert own == (1600, 1200)
+    assert np.array_equal(smaller, noise(1200, 1600))
+    Image.fromarray(noise(1200, 1600)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:300_000])
+    with pytest.raises(InputError, match="damaged or cut short"):
+        read_smaller(cut, 100)
+
+
 def test_nothing_is_opened_but_the_file_given(tmp_path: Path, picture: Path) -> None:
     """The name may lead elsewhere a moment later: the decoder has the open file."""
     link = tmp_path / "link.png"
     link.symlink_to(picture)
     with link.open("rb") as file:
         link.unlink()
-        size, shared = pictures._decoder.decode(link, file)
+        answer, shared = pictures._decoder.decode(link, file, 0)
     os.close(shared)
-    assert list(size) == [60, 40]
+    assert answer["size"] == answer["own"] == [60, 40]
 
 
 @pytest.mark.parametrize("start", [(), ("-I",)])

@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -26,7 +30,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
-from run_folder import REPOSITORY, RunFolder
+from run_folder import REPOSITORY, RunFolder, wait_for
 
 from talkies import media
 from talkies.errors import TalkiesError
@@ -472,6 +476,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_gallery(run.results, entries, title="Talkies & <i>friends</i>", mosaic=4)
 
 
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a folder as a web server does; give its address."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def show(browser: chromium.Chromium, which: str) -> None:
     """Choose what the page shows, where it offers that."""
     assert browser.run(
@@ -571,6 +585,14 @@ class TestPage:
         warned = browser.run("return document.querySelector('#stage-doubts').innerText")
         assert warned == "source blurred: take a sharper one"
 
+    def fetch_chosen(self, browser: chromium.Chromium, folder: Path) -> dict[str, bytes]:
+        """Download the script and run it; return the films that it brings."""
+        browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+        browser.run("document.querySelector('#download').click()")
+        wait_for(lambda: (folder / "chosen.sh").exists(), 10)
+        subprocess.run(["sh", folder / "chosen.sh"], check=True)
+        return {str(path.relative_to(folder / "chosen")): path.read_bytes() for path in folder.rglob("*.mp4")}
+
     def test_stars_are_kept_and_the_chosen_downloaded(
         self, browser: chromium.Chromium, page: Path, tmp_path: Path
     ) -> None:
@@ -585,17 +607,20 @@ class TestPage:
         show(browser, "chosen")
         assert cards(browser) == ["br\"u'no & co with <script>alert(1)", "br\"u'no & co with otto 100%? #2"]
         assert browser.run("return document.querySelector('#download').textContent") == "Download the chosen (2)"
-        browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
-        browser.run("document.querySelector('#download').click()")
-        script = tmp_path / "chosen.sh"
-        for _ in range(100):
-            if script.exists():
-                break
-            time.sleep(0.1)
-        subprocess.run(["sh", script], check=True)
-        got = {str(path.relative_to(tmp_path / "chosen")): path.read_bytes() for path in tmp_path.rglob("*.mp4")}
         names = [f"{driving}/br\"u'no & co.mp4" for driving in ("<script>alert(1)", "otto 100%? #2")]
-        assert got == {name: (page.parent / name).read_bytes() for name in names}
+        films = {name: (page.parent / name).read_bytes() for name in names}
+        assert self.fetch_chosen(browser, tmp_path / "copied") == films
+        before = list(browser.requests)
+        with serving(page.parent) as address:  # another origin, with stars of its own
+            browser.open(f"{address}/index.html")
+            cards(browser)
+            for number in (1, 3):
+                browser.run(f"[...document.querySelectorAll('.star:not(.pill)')][{number}].click()")
+            assert self.fetch_chosen(browser, tmp_path / "fetched") == films
+            browser.open(page)
+        asked = browser.requests[len(before) :]
+        assert all(url.startswith((f"{address}/", "file:", "data:", "blob:")) for url in asked), "of the server alone"
+        browser.requests[:] = before
         elsewhere = page.parent / "elsewhere" / "index.html"
         elsewhere.parent.mkdir()
         elsewhere.write_text(page.read_text())

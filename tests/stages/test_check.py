@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in
 
 from talkies import media
+from talkies.media import crop
 from talkies.stages import check
 
 EXAMPLES = REPOSITORY / "examples"
@@ -70,7 +71,10 @@ def test_a_good_picture_and_clip_are_told_with_what_was_seen(looked: RunFolder) 
         ("small", ["look small: ", "pixels become 256", "larger copy"]),
         ("blurred", ["look blurred", "sharper"]),
         ("two", ["note 2 faces: the largest is taken", "face:left"]),
-        ("turned", ["note no sound", "look its first frame's pose is far from that of ", "best_frame: auto"]),
+        (
+            "turned",
+            ["note no sound", "look mouth open, head turned in its first frame", "files: {turned.mp4: {best_frame: "],
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(looked: RunFolder, name: str, words: list[str]) -> None:
@@ -103,6 +107,28 @@ def test_what_was_seen_is_kept_by_content(looked: RunFolder, tmp_path: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert len(list(copy.path.glob(".talkies/check/*.json"))) == 9
     assert finding(copy, "renamed")["facts"] == finding(looked, "good")["facts"]
+
+
+@pytest.mark.parametrize("share", [1, 8])
+def test_a_large_picture_is_told_of_in_its_own_pixels(tmp_path: Path, share: int) -> None:
+    """Also where the face is a small part of it, and it lies on its side in the file."""
+    face = Image.open(EXAMPLES / "images/ada.png").convert("RGB").resize((3200 // share, 3200 // share))
+    large = Image.new("RGB", (3600, 3200), (120, 130, 140))
+    large.paste(face, (100, 200))
+    exif = Image.Exif()
+    exif[0x112] = 6  # turned by 90 degrees to be seen
+    path = tmp_path / "large.jpg"
+    large.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
+    _, facts, crops, _ = check.look(check.Item("large", str(path), "face"))
+    picture = media.read_picture(path)
+    square, cut = crop.crop_picture(picture, "face", name=path)
+    assert (facts["width"], facts["height"]) == (picture.shape[1], picture.shape[0]) == (3600, 3200)
+    assert facts["crop"]["faces"] == cut.faces == 1
+    box = crop.Crop.from_dict(facts["crop"]).box
+    off = np.abs(np.subtract((box.x, box.y, box.side), (cut.box.x, cut.box.y, cut.box.side)))
+    assert off.max() <= 0.03 * cut.box.side
+    assert facts["sharpness"] == pytest.approx(check.sharpness(square), rel=0.25)
+    assert np.abs(crops[0].astype(int) - square).mean() < 8
 
 
 def test_sharpness_falls_as_a_picture_is_blurred() -> None:

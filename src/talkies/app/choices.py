@@ -29,7 +29,8 @@ class Network:
 class Choices:
     """The values of the page's controls.
 
-    usual: the default crop (see `media.crop`). start, end: seconds, None for all of the clip.
+    faceless: also take a video without a face. usual: the default crop (see `media.crop`). start, end:
+    seconds, None for all of the clip.
     """
 
     picture: Path
@@ -44,6 +45,7 @@ class Choices:
     movement: Movement
     paste_back: bool
     sound: bool
+    faceless: bool = False
 
     def wanted(self) -> Wanted:
         """Return the film."""
@@ -59,6 +61,7 @@ class Choices:
             self.movement,
             paste_back=self.paste_back,
             sound=self.sound,
+            needs_face=self.network.preset if self._refuses_faceless() else None,
         )
 
     def of_run(self) -> dict[str, Any]:
@@ -72,12 +75,16 @@ class Choices:
         files = _unless_empty(self.picture.name, picture) | _unless_empty(self.driving.name, clip | self._segment())
         return keys | _unless_empty("files", files)
 
+    def _refuses_faceless(self) -> bool:
+        return self.engine == FOMM and PRESETS[self.network.preset].crop == "face" and not self.faceless
+
     def of_engine(self) -> dict[str, Any]:
-        """Return the keys of config.yaml that choose engine and network."""
+        """Return the keys of config.yaml that choose engine and network, and what they take."""
         if self.engine != FOMM:
             return {"engine": self.engine}
         chosen = {"preset": self.network.preset, "checkpoint": self.network.checkpoint}
-        return _unless_empty("model", {key: value for key, value in chosen.items() if value not in (None, "demo")})
+        keys = _unless_empty("model", {key: value for key, value in chosen.items() if value not in (None, "demo")})
+        return keys | ({"faceless": "allow"} if self.faceless else {})
 
     def of_picture(self) -> dict[str, Any]:
         """Return the picture's entry in `files` of config.yaml."""

@@ -36,7 +36,7 @@ CROPS = ["face", "face:left", "face:right", "face:2", "center", "none"]
 STEP = 1.25  # the factor by which a crop is enlarged or shrunk
 LEVELS = {check.FAILS: "wrong", check.DOUBTFUL: "look", check.NOTE: "note"}
 STATES = {DONE: "done", FAILED: "failed", WAITING: "waiting", RUNNING: "being made"}
-FORM = 13
+FORM = 14
 """The controls that define a film, in the order of `_choices`."""
 
 
@@ -84,8 +84,9 @@ def build(studio: Studio, root: str) -> gr.Blocks:
             scale = gr.Checkbox(True, label="Adapt scale", info="motion by the faces' sizes", elem_id="scale")
             sound = gr.Checkbox(True, label="Sound", info="the driving video's", elem_id="sound")
             paste = gr.Checkbox(False, label="Paste back", info="show the whole picture", elem_id="paste")
+            faceless = gr.Checkbox(False, label="Without a face too", info="by any driving video", elem_id="faceless")
         form = [picture.file, clip.file, picture.crop, clip.crop, start, end, engine, weights, relative, scale, best]
-        form += [sound, paste]
+        form += [sound, paste, faceless]
         assert len(form) == FORM
         with gr.Row():
             go = gr.Button("Animate", variant="primary", elem_id="go")
@@ -155,8 +156,8 @@ def build(studio: Studio, root: str) -> gr.Blocks:
         gr.on(changes, keep, [visit, current, *form], **quiet)
         gr.on(changes, many, form, [lines, commands, added], **quiet)
         add.click(_told(lambda name, *values: choices.add(name, *values), 1), [folder, *form], added, **private)
-        picture.connect(gr, [weights, engine], [], choices)
-        clip.connect(gr, [weights, engine], [start, end], choices)
+        picture.connect(gr, [weights, engine, faceless], [], choices)
+        clip.connect(gr, [weights, engine, faceless], [start, end], choices)
     page.queue(max_size=100, api_open=False, default_concurrency_limit=4)
     return page
 
@@ -197,9 +198,8 @@ class _Choices:
 
     def of(self, *values: Any) -> Choices:
         """Return the choices; TalkiesError names the control that is wrong."""
-        picture, clip, picture_crop, clip_crop, start, end, engine, weights, relative, scale, best, sound, paste = (
-            values
-        )
+        picture, clip, picture_crop, clip_crop, start, end, engine, weights, *rest = values
+        relative, scale, best, sound, paste, faceless = rest
         if not picture or not clip:
             raise TalkiesError(f"{'driving video' if picture else 'picture'}: none is chosen yet: choose one first")
         network, usual = self.network(weights, engine)
@@ -217,6 +217,7 @@ class _Choices:
             Movement(bool(relative), bool(scale), read_best_frame(best)),
             bool(paste),
             bool(sound),
+            bool(faceless),
         )
 
     def network(self, weights: Any, engine: Any) -> tuple[Network, str]:
@@ -289,10 +290,10 @@ class _Input:
     def connect(self, gr: Any, chosen: list[Any], segment: list[Any], choices: _Choices) -> None:
         """Check the file whenever its inputs change."""
 
-        def look(path: Any, cut: Any, weights: Any, engine: Any, *ends: Any) -> tuple[Any, ...]:
+        def look(path: Any, cut: Any, weights: Any, engine: Any, faceless: Any, *ends: Any) -> tuple[Any, ...]:
             if not path:
                 return None, "", None
-            return self._look(path, cut, *choices.network(weights, engine), engine, *ends)
+            return self._look(path, cut, *choices.network(weights, engine), engine, bool(faceless), *ends)
 
         def safely(*values: Any) -> tuple[Any, ...]:
             try:
@@ -329,7 +330,15 @@ class _Input:
         self._larger.click(resized(STEP), self._box, self.crop, **private)
 
     def _look(
-        self, path: Any, cut: Any, network: Network, usual: str, engine: str, start: Any = None, end: Any = None
+        self,
+        path: Any,
+        cut: Any,
+        network: Network,
+        usual: str,
+        engine: str,
+        faceless: bool,
+        start: Any = None,
+        end: Any = None,
     ) -> tuple[Any, ...]:
         """Return the whole picture with its crop drawn in, the check's findings, and the crop's place."""
         file = self._studio.own(path)
@@ -340,7 +349,7 @@ class _Input:
             "end": None if last is None else str(last),
         }
         item = check.Item(file.name, str(file), request, self._clip, **ends)
-        finding = check.found_in(item, PRESETS[network.preset] if engine == FOMM else None)
+        finding = check.found_in(item, PRESETS[network.preset] if engine == FOMM else None, faceless)
         if "error" in finding.facts:
             return None, _finding(finding), None
         if self._clip:

@@ -96,6 +96,8 @@ def _check_engine(choices: Choices, config: Mapping[str, Any], path: Path) -> No
     ours: dict[str, Any] = {"engine": choices.engine}
     if choices.engine == FOMM:
         ours |= {"preset": choices.network.preset, "checkpoint": choices.network.checkpoint}
+    if choices.faceless and config.get("faceless") != "allow":
+        raise TalkiesError(f"{printable(path)}: it refuses driving videos without a face: set faceless: allow there")
     if config.get("engines") or theirs != ours:
         told = theirs.get("preset") or theirs["engine"]
         raise TalkiesError(

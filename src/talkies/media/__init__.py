@@ -7,7 +7,7 @@ from .film import FILM_SIZE, FrameWriter
 from .folders import CLIP_SUFFIXES, PICTURE_SUFFIXES, list_clips, list_pictures, sort_folder
 from .frames import Box, read_frames
 from .mosaics import MOSAIC_FILMS, MOSAIC_SIDE, mosaic
-from .pictures import MAX_PIXELS, read_picture
+from .pictures import MAX_PIXELS, read_picture, read_smaller
 from .sound import remux, write_wav
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "probe_sound",
     "read_frames",
     "read_picture",
+    "read_smaller",
     "remux",
     "sort_folder",
     "streams",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InputError, printable
 from .limits import limit_memory
-from .pictures import MAX_PIXELS, TAKEN, size_fault
+from .pictures import ASKED_BYTES, MAX_PIXELS, TAKEN, size_fault
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -36,6 +36,7 @@ LARGE_PIXELS = 30_000_000  # from this size on, a decoder may reach the memory l
 SECONDS = 10  # seconds of processor time for a picture, and for each megapixel (JPEG 2000, the slowest, takes 0.2) …
 SECONDS_A_MEGAPIXEL = 1
 THREADS = 4  # threads, for decoders that use them
+ON_ITS_SIDE = (5, 6, 7, 8)  # the orientations of EXIF that change width and height
 
 
 def serve(descriptor: int) -> None:
@@ -44,13 +45,13 @@ def serve(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     threading.Thread(target=_watch, args=(descriptor,), daemon=True).start()
     while True:
-        _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        asked, descriptors, _, _ = socket.recv_fds(connection, ASKED_BYTES, 1)
         if not descriptors:
             return
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.send(TAKEN)
         with os.fdopen(descriptors[0], "rb") as file:
-            answer, pixels = _answer(file)
+            answer, pixels = _answer(file, int(asked))
         try:
             socket.send_fds(connection, [json.dumps(answer).encode()], [] if pixels is None else [pixels])
         except (BrokenPipeError, ConnectionResetError):
@@ -68,10 +69,10 @@ def _watch(descriptor: int) -> None:
     os._exit(0)
 
 
-def _answer(file: BinaryIO) -> tuple[dict[str, Any], int | None]:
-    """Return the picture's size and the descriptor of its pixels, or what is wrong with it."""
+def _answer(file: BinaryIO, side: int) -> tuple[dict[str, Any], int | None]:
+    """Return the picture's size, the file's own and the descriptor of its pixels, or what is wrong with it."""
     try:
-        size, pixels = decode(file)
+        size, own, pixels = decode(file, side)
     except InputError as error:
         return {"reason": error.reason}, None
     except MemoryError:
@@ -85,7 +86,7 @@ def _answer(file: BinaryIO) -> tuple[dict[str, Any], int | None]:
         except OSError as failure:  # the disk, not the picture
             return {"errno": failure.errno}, None
         return {"reason": _why_not_a_picture(head, error)}, None
-    return {"size": size}, pixels
+    return {"size": size, "own": own}, pixels
 
 
 def _why_not_a_picture(head: bytes, error: Exception) -> str:
@@ -100,9 +101,12 @@ def _why_not_a_picture(head: bytes, error: Exception) -> str:
     return f"the picture is damaged or cut short ({printable(str(error))[:120]}); copy or download it again"
 
 
-def decode(file: BinaryIO) -> tuple[tuple[int, int], int]:
-    """Return a picture's width and height, and a descriptor of shared memory with its pixels: rows of 8 bit sRGB."""
-    from PIL import Image, ImageOps
+def decode(file: BinaryIO, side: int = 0) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """Return a picture's width and height, the file's own, and a descriptor of shared memory: rows of 8 bit sRGB.
+
+    side: a JPEG may come at a half, a quarter or an eighth of its size, its longer side no shorter than this; 0: whole.
+    """
+    from PIL import ExifTags, Image, ImageOps
 
     _allow(SECONDS)
     head = file.read(12)
@@ -116,15 +120,19 @@ def decode(file: BinaryIO) -> tuple[tuple[int, int], int]:
             if fault := size_fault(*opened.size):
                 raise InputError("", fault)
             _allow(SECONDS + SECONDS_A_MEGAPIXEL * math.prod(opened.size) / 1e6)
+            own = opened.size
+            shrunk = side and opened.draft(None, (side, 1) if own[0] >= own[1] else (1, side))
             _load(opened)
             profile = opened.info.get("icc_profile")
             try:
+                on_its_side = opened.getexif().get(ExifTags.Base.Orientation) in ON_ITS_SIDE
                 ImageOps.exif_transpose(opened, in_place=True)
+                own = own[::-1] if on_its_side else own  # tells only of what was shrunk
             except MemoryError:
                 raise
             except Exception:
                 pass  # unreadable EXIF does not matter
-            return opened.size, _to_shared_memory(opened, profile)
+            return opened.size, own if shrunk else opened.size, _to_shared_memory(opened, profile)
 
 
 def _load(image: PillowImage.Image) -> None:

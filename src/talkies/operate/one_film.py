@@ -23,13 +23,15 @@ from ..run import programs
 from ..run.asks import ENCODING
 from ..run.folder import CONFIG
 from ..run.settings import read
-from ..stages.animate import film_facts
+from ..stages.animate import film_facts, why_refused
 from ..stages.prepare import write_png
 from ..stages.remux import SOURCE_TYPE, provenance
 from ..stages.work import Progress
 
 log = logging.getLogger("talkies")
 
+ALLOW_FACELESS = 'tick "Without a face too"'
+"""How the page takes a driving video in which no face is seen."""
 EngineOpener = Callable[[Path], AbstractContextManager[Any]]
 """Opens an engine, given a folder for its files."""
 
@@ -40,6 +42,7 @@ class Wanted:
 
     engine: its name. picture_crop, driving_crop: see `media.crop`. start, end: seconds of the driving video, None for
     its start and end. paste_back: show the whole picture. sound: add the driving video's. provenance: tag the film.
+    needs_face: name of a network for faces, which refuses a driving video without one; None takes any video.
     """
 
     picture: Path
@@ -53,6 +56,7 @@ class Wanted:
     paste_back: bool = False
     sound: bool = True
     provenance: bool = True
+    needs_face: str | None = None
 
 
 def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress: Progress) -> dict[str, Any]:
@@ -70,6 +74,10 @@ def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress:
             opened = open_engine(folder)
             square, cut = cropping.result()
             driving_cut = finding.result()
+        if wanted.needs_face and (
+            why := why_refused(clip, driving_cut, wanted.start, wanted.end, wanted.needs_face, ALLOW_FACELESS)
+        ):
+            raise TalkiesError(why)
         log.info("%s: %s", printable(wanted.picture), _told(cut))
         log.info("%s: %s", printable(wanted.driving), _told(driving_cut))
         picture_file, motion_file, silent = folder / "picture.png", folder / "motion.npz", folder / "silent.mp4"

@@ -96,14 +96,26 @@ def _refusal(bench: Bench, pair: Pair, known: dict[str, str | None]) -> str | No
         return None
     if pair.take not in known:
         cut = Crop.from_dict(bench.prepared("prepare", pair.take, clip=True)["crop"])
-        known[pair.take] = None
-        if cut.faces == 0 and is_faceless(clip_of(Path(take.file)), start=seconds(take.start), end=seconds(take.end)):
-            known[pair.take] = (
-                f"{printable(Path(take.file))}: {FACELESS}, and {preset.name} animates by faces: crop it by hand "
-                "(center, or a box), or set faceless: allow in config.yaml"
-            )
+        clip, ends = clip_of(Path(take.file)), (seconds(take.start), seconds(take.end))
+        known[pair.take] = why_refused(clip, cut, *ends, preset.name, "set faceless: allow in config.yaml")
+        if known[pair.take]:
             log.error("%s", known[pair.take])
     return known[pair.take]
+
+
+def why_refused(
+    clip: media.Clip, cut: Crop, start: Fraction | None, end: Fraction | None, network: str, otherwise: str
+) -> str | None:
+    """Return why a network for faces takes no driving video without one, None where a face is seen or cut by hand.
+
+    network: its name. otherwise: what else can be done.
+    """
+    if cut.faces != 0 or not is_faceless(clip, start=start, end=end):
+        return None
+    return (
+        f"{printable(clip.path)}: {FACELESS}, and {network} animates by faces: crop it by hand (center, or a box), "
+        f"or {otherwise}"
+    )
 
 
 def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:

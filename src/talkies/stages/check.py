@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
 from ..files import NUMBER, digest, file_digest, read_json, read_stamped, whole, write_json
+from ..fomm.first_frame import Usual
 from ..fomm.model.looks import is_photograph
 from ..fomm.model.presets import DEMO_WEIGHTS, PRESETS, Preset
 from ..media import crop
@@ -35,6 +37,9 @@ from ..run.record import content_key
 from ..run.state import FACELESS
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..fomm.model import FirstOrderModel
     from ..media.pictures import Frame
 
@@ -44,9 +49,10 @@ RESULT = HOME / "check.json"
 """The findings of the last check, for the gallery and the workflow."""
 FILES = FINDINGS / "files.json"
 """Each file's size, time and digest, so that an unchanged one is not read."""
-RECIPE = 4
+RECIPE = 5
 """Raised by hand when a check of the same file gives other findings."""
 SAMPLES = 12
+TRIES = 3  # of frames that may be better than the first
 DECODED_SECONDS = 20
 """Seconds; only key frames are decoded of longer videos, so that a check of an hour takes seconds."""
 LARGEST_SIDE = 1280  # pixels of a sampled frame
@@ -71,7 +77,8 @@ OF_CLIP = {
     **OF_PICTURE,
     **dict.fromkeys(("rate", "sampled_rate"), str),
     **dict.fromkeys(("variable_rate", "truncated"), bool),
-    "face_in_first_frame": (bool, None),
+    "faces_seen": [bool],
+    "first_frame": {"*": {"faults": [str], "better": (int, None)}},
     "face_outside": int,
     "faceless": bool,
     "seconds": NUMBER,
@@ -132,7 +139,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        facts = {name: value for name, value in self.facts.items() if name != "poses"}
+        facts = {name: value for name, value in self.facts.items() if name not in ("poses", "first_frame")}
         return {
             **asdict(self.item),
             "crop": self.item.crop.plain,
@@ -170,7 +177,12 @@ def examine(
             advance(1)
     for item, facts, crops, thumb_bytes in _look_at_all(list(unseen), workers):
         if model and weights and crops is not None:
-            facts["poses"] = {weights: _poses(model(), crops)}
+            from ..fomm.motion import frames_to_tensor
+
+            network = model().fitting(frames_to_tensor(crops[:1]))
+            facts["poses"] = {weights: _poses(network, crops)}
+            if item.clip:
+                facts["first_frame"] = {weights: _look_at_first_frame(network, item, facts, facts["poses"][weights])}
         if thumb_bytes:
             with whole(unseen[item].with_suffix(".jpg")) as part:
                 part.write_bytes(thumb_bytes)
@@ -184,7 +196,9 @@ def examine(
         finding.private = finding.item.name not in shown
         _sorted(finding, preset if finding.item.name in animated else None, plan.settings.faceless == "allow")
     if weights:
-        _compare_poses(plan, {item.name: f for item, f in findings.items() if "error" not in f.facts}, weights)
+        usable = {item.name: finding for item, finding in findings.items() if "error" not in finding.facts}
+        _warn_of_first_frames(plan, usable, weights)
+        _compare_poses(plan, usable, weights)
     return sorted(findings.values(), key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
 
 
@@ -256,18 +270,20 @@ def look(item: Item) -> Look:
     except InputError as error:
         return item, {"error": error.reason}, None, None
     facts["sharpness"] = round(sorted(map(sharpness, crops))[len(crops) // 2], 1)
-    facts["photograph"] = is_photograph(crops[0])
+    some = crops[::4]
+    facts["photograph"] = 2 * sum(map(is_photograph, some)) > len(some)
     facts["poses"] = {}
     return item, facts, crops, _jpeg(crops[0])
 
 
-def found_in(item: Item, preset: Preset | None) -> Finding:
+def found_in(item: Item, preset: Preset | None, faceless: bool = False) -> Finding:
     """Check one file by itself; return the findings, the worst problem first.
 
-    preset: of the network that will animate it; None for a program. Poses are not compared.
+    preset: of the network that will animate it; None for a program. faceless: accept a driving video without a
+    face. Poses are not compared.
     """
     _, facts, _, thumb = look(item)
-    return _sorted(Finding(item, facts, thumb), preset)
+    return _sorted(Finding(item, facts, thumb), preset, faceless)
 
 
 def _sorted(finding: Finding, preset: Preset | None, faceless: bool = False) -> Finding:
@@ -276,9 +292,13 @@ def _sorted(finding: Finding, preset: Preset | None, faceless: bool = False) -> 
 
 
 def _look_at_picture(item: Item) -> tuple[dict[str, Any], Frame]:
-    picture = media.read_picture(item.file)
-    square, cut = crop.crop_picture(picture, item.crop, name=item.file)
-    return {"width": picture.shape[1], "height": picture.shape[0], "crop": cut.to_dict()}, square[None]
+    picture, own = media.read_smaller(item.file, crop.DETECT_SIDE)
+    cut = crop.find_picture_crop(picture, item.crop, own, name=item.file)
+    needed = min(max(own), math.ceil(max(own) * FILM_SIZE / cut.box.side))
+    if max(picture.shape[:2]) < needed:  # the crop is a small part of it
+        picture, _ = media.read_smaller(item.file, needed)
+    square = crop.resize(crop.cut(picture, crop.scaled(cut.box, picture.shape[1] / own[0])), FILM_SIZE)
+    return {"width": own[0], "height": own[1], "crop": cut.to_dict()}, square[None]
 
 
 def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
@@ -294,13 +314,14 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
     faces: list[list[crop.Face]] = []
-    cut = crop.follow(clip, frames, item.crop, faces)
-    box = crop.Box(round(cut.box.x * scale), round(cut.box.y * scale), max(1, round(cut.box.side * scale)))
+    cut = crop.follow(clip, frames, item.crop, faces, quick=True)
+    box = crop.scaled(cut.box, scale)
     facts = {
         "width": clip.width,
         "height": clip.height,
         "crop": cut.to_dict(),
-        "face_in_first_frame": bool(faces[0]) if faces else None,
+        "faces_seen": [bool(each) for each in faces],
+        "first_frame": {},
         "face_outside": _outside(faces, box) if (cut.faces or 0) > 1 else 0,
         "faceless": cut.faces == 0 and _is_faceless(clip, item, start, end),
         "seconds": round(float(seconds), 3),
@@ -357,16 +378,69 @@ def _jpeg(square: Frame) -> bytes:
     return written.getvalue()
 
 
-def _poses(model: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
-    """Return the keypoints of crops, normalized for place and size: n times K times (x, y)."""
+def _poses(network: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
+    """Return the keypoints of crops, normalized for place and size: n times K times (x, y).
+
+    The network looks once, where for a film it looks four times at photographs: for comparing poses that is enough.
+    """
     import numpy as np
+    import torch
 
     from ..fomm.motion import frames_to_tensor, normalized_pose
 
-    size = model.preset.size
+    size = network.preset.size
     squares = np.stack([crop.resize(square, size) for square in crops])
-    values = model.keypoints(frames_to_tensor(squares, model.device)).value.cpu()
+    with torch.inference_mode():
+        values = network.kp_detector(frames_to_tensor(squares, network.device)).value.cpu()
     return [[[round(x, 4) for x in point] for point in normalized_pose(value).tolist()] for value in values]
+
+
+def _look_at_first_frame(
+    network: FirstOrderModel, item: Item, facts: dict[str, Any], poses: list[list[list[float]]]
+) -> dict[str, Any]:
+    """Return what stands against counting motion from a take's first frame, and the number of a better one.
+
+    Nothing where no better one is seen: then the keypoints may be wrong. What the looks tell is looked at again in the
+    very frame: of quick looks some show the frame before.
+    """
+    import numpy as np
+
+    seen = [look for look, is_seen in enumerate(facts["faces_seen"]) if is_seen]
+    values, parts = np.array(poses), network.preset.parts
+    usual = Usual.of(values[seen], parts) if parts and 0 in seen and not facts["crop"]["warning"] else None
+    if usual and usual.faults(values[0]):
+        with suppress(InputError):  # what can't be read of it has been said
+            faults = usual.faults(_pose_of_frame(network, item, facts, 0))
+            each = Fraction(facts["rate"]) / Fraction(facts["sampled_rate"])
+            good = [round(look * each) for look in seen[1:] if usual.is_well(values[look])]
+            for number in good[:TRIES] if faults else []:
+                if usual.is_well(_pose_of_frame(network, item, facts, number)):
+                    return {"faults": faults, "better": number}
+    return {"faults": [], "better": None}
+
+
+def _pose_of_frame(network: FirstOrderModel, item: Item, facts: dict[str, Any], number: int) -> NDArray[np.float64]:
+    """Return the keypoints of one frame of a take, [K, 2]."""
+    import numpy as np
+
+    clip, box = clip_of(Path(item.file)), crop.Crop.from_dict(facts["crop"]).box
+    start = Fraction(item.start or 0) + number / clip.rate
+    frames = np.stack(list(media.read_frames(clip, start=start, end=start + 1 / clip.rate, box=box, size=FILM_SIZE)))
+    return np.array(_poses(network, frames[:, :, ::-1] if item.flip else frames)[0])
+
+
+def _warn_of_first_frames(plan: Plan, findings: dict[str, Finding], weights: str) -> None:
+    """Say of each take from whose first frame motion is counted what stands against that, and which is better."""
+    for take in {take for _, take in compared(plan)} & findings.keys():
+        item, facts = findings[take].item, findings[take].facts
+        first = facts["first_frame"][weights]
+        if first["better"] is None:
+            continue
+        text = f"{', '.join(first['faults'])} in its first frame, from which motion is counted"
+        at = float(Fraction(item.start or 0) + first["better"] / Fraction(facts["rate"]))
+        better = f"{{{item.file_name}: {{best_frame: {first['better']}}}}}"
+        advice = f"in config.yaml, files: {better} counts from a better one, {{start: {at:.2f}}} begins there"
+        findings[take].problems.append(Problem(DOUBTFUL, text, advice))
 
 
 def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> None:
@@ -378,6 +452,8 @@ def _compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> No
         if image not in findings or take not in findings:
             continue
         facts = findings[take].facts
+        if facts["first_frame"][weights]["faults"]:
+            continue  # a better first frame comes first
         source = np.array(findings[image].facts["poses"][weights][0])
         distances = ((np.array(facts["poses"][weights]) - source) ** 2).sum((1, 2))
         nearest = int(distances.argmin())
@@ -400,7 +476,7 @@ def _problems(finding: Finding, preset: Preset | None, faceless: bool) -> Iterab
         yield Problem(FAILS, facts["error"], "mend or remove this file; the others are made without it")
         return
     cut = facts["crop"]
-    other = f"in config.yaml, files: {{{item.file_name}: {{crop: ...}}}}"
+    other = _in_files(item, "crop: ...").lstrip()
     if facts.get("faceless") and preset and preset.crop == "face" and not faceless:
         advice = f"crop it by hand (center, or a box) {other}, or set faceless: allow"
         yield Problem(FAILS, f"{FACELESS}: it is not animated", advice)
@@ -409,8 +485,12 @@ def _problems(finding: Finding, preset: Preset | None, faceless: bool) -> Iterab
         yield Problem(DOUBTFUL, f"no face found{drawn}: the centre is cut", f"give a box [x, y, width, height] {other}")
     elif cut["warning"]:
         yield Problem(DOUBTFUL, cut["warning"], "give the part that shows it by start and end, or a box")
-    elif facts.get("face_in_first_frame") is False:
-        yield Problem(DOUBTFUL, "no face in its first frame, from which motion is counted", "give a start")
+    elif item.clip and facts["faces_seen"] and not facts["faces_seen"][0]:
+        seconds = facts["faces_seen"].index(True) / Fraction(facts["sampled_rate"]) + Fraction(item.start or 0)
+        advice = (
+            f"begin where one is seen, start: {float(seconds):.2f}{_in_files(item, f'start: {float(seconds):.2f}')}"
+        )
+        yield Problem(DOUBTFUL, "no face in its first frame, from which motion is counted", advice)
     if (cut["faces"] or 0) > 1 and cut["mode"] == "face":
         yield Problem(
             NOTE, f"{cut['faces']} faces: the largest is taken", f"another: face:left, face:right or face:2 {other}"
@@ -420,13 +500,18 @@ def _problems(finding: Finding, preset: Preset | None, faceless: bool) -> Iterab
         yield Problem(DOUBTFUL, f"small: {side} pixels become {FILM_SIZE}", "take a larger copy of it")
     elif facts["sharpness"] < BLURRED:
         yield Problem(DOUBTFUL, f"blurred (sharpness {facts['sharpness']:g})", "take a sharper one")
-    if preset and cut["faces"] and not item.clip:
+    if preset and cut["faces"]:
         shown = "photographs" if facts["photograph"] else "drawings"
         if preset.knows not in (None, shown):
             text = f"it looks like one of the {shown}, and {preset.name} knows {preset.knows}"
             yield Problem(DOUBTFUL if preset.packaged else NOTE, text, "model: preset: demo knows both")
     if item.clip:
         yield from _problems_of_clip(facts)
+
+
+def _in_files(item: Item, choice: str) -> str:
+    """Return where a choice for a file stands."""
+    return f" in config.yaml, files: {{{item.file_name}: {{{choice}}}}}"
 
 
 def _problems_of_clip(facts: dict[str, Any]) -> Iterable[Problem]:

@@ -37,6 +37,18 @@ class Opening:
 
 
 @dataclass(frozen=True)
+class FaceParts:
+    """Which keypoints are parts of a face. cheeks: left and right in the picture. lids, lips: the upper, the lower."""
+
+    forehead: int
+    chin: int
+    nose: int
+    cheeks: tuple[int, int]
+    lids: tuple[tuple[int, int], tuple[int, int]]
+    lips: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Preset:
     """A network's hyper-parameters, like the original's yaml, and facts about its pictures.
 
@@ -44,7 +56,8 @@ class Preset:
     file's usual name, or None if the weights are in the package. packaged: its part of the weights in the package,
     "all" or one of the two networks; None: none. photographs: the preset of a second network for photographs, or
     None. reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for no
-    limit. openings: lids and lips among its keypoints, if known. mirror: the index of each keypoint in a mirrored
+    limit. openings: lids and lips among its keypoints, if known. parts: which keypoints are
+    which parts of a face, or None if not known. mirror: the index of each keypoint in a mirrored
     picture, if keypoints are the mean over several views, or None. recipe: raised by hand when the same weights make
     other films; part of their content keys.
     """
@@ -58,6 +71,7 @@ class Preset:
     photographs: Preset | None = None
     reach: float | None = None
     openings: tuple[Opening, ...] = ()
+    parts: FaceParts | None = None
     mirror: tuple[int, ...] | None = None
     recipe: int = 1
 
@@ -139,6 +153,7 @@ _DEMO_OPENINGS = (
 )
 
 
+_DEMO_PARTS = FaceParts(forehead=3, chin=0, nose=4, cheeks=(1, 2), lids=(_LEFT_EYE, _RIGHT_EYE), lips=(13, 14))
 _DEMO_MIRROR = (0, 2, 1, 3, 4, 6, 5, 9, 10, 7, 8, 12, 11, 13, 14, 16, 15, 17, 18)
 
 
@@ -158,7 +173,7 @@ def frame_bytes(side: int, itemsize: int) -> int:
 
 
 def _demo(name: str, parameters: dict[str, Any], packaged: Any, **more: Any) -> Preset:
-    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "recipe": 3}
+    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "parts": _DEMO_PARTS, "recipe": 3}
     return Preset(name, 256, "face", None, parameters, packaged, **(usual | more))
 
 

@@ -1,0 +1,122 @@
+"""What check says of the frame that motion is counted from, and which it names in its place."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from landmarks import KEYPOINTS
+from run_folder import REPOSITORY, RunFolder
+
+from talkies import media
+from talkies.fomm.model.presets import PRESETS
+
+HEADS = REPOSITORY / "tests/data/heads"
+RATE = 12
+SAID = "in its first frame, from which motion is counted"
+# What each clip shows, in stills of a rendered head: a pose and its number of frames, one after the other.
+SHOWN = {
+    "well": [("rest", 9), ("open", 4), ("blink", 4), ("rest", 7)],
+    "asleep": [("blink", 5), ("open", 5), ("rest", 7), ("left", 7)],
+    "talks": [("open", 4), ("blink", 4), ("rest", 9), ("right", 7)],
+    "turned": [("left", 5), ("rest", 7), ("open", 5), ("right", 7)],
+}
+
+
+def write_clip(path: Path, shown: list[tuple[str, int]], person: int = 2) -> None:
+    stills = [HEADS / f"{person}-{pose}.jpg" for pose, _ in shown]
+    entries = [f"file '{still}'\nduration {count / RATE}\n" for still, (_, count) in zip(stills, shown, strict=True)]
+    path.with_suffix(".txt").write_text("".join(entries) + f"file '{stills[-1]}'\n")
+    command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-f", "concat", "-safe", "0"]
+    command += ["-i", str(path.with_suffix(".txt")), "-vf", f"fps={RATE}", "-pix_fmt", "yuv420p", str(path)]
+    subprocess.run(command, check=True)
+    path.with_suffix(".txt").unlink()
+
+
+def problems(run: RunFolder) -> dict[str, dict[str, str]]:
+    """Return what check says of each driving video's first frame: the text, and what to do."""
+    found = json.loads((run.path / ".talkies/check.json").read_text())["files"]
+    clips = [item for item in found if item["clip"]]
+    return {item["file"]: {p["text"]: p["advice"] for p in item["problems"] if SAID in p["text"]} for item in clips}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A picture and a clip for each way to begin."""
+    run = RunFolder.create(tmp_path_factory.mktemp("first") / "run", images=[], clips=[])
+    shutil.copy(HEADS / "1-rest.jpg", run.path / "images")
+    for name, shown in SHOWN.items():
+        write_clip(run.path / f"driving/{name}.mp4", shown)
+    run.configure(crop=None)
+    return run
+
+
+def test_what_stands_against_a_first_frame_is_said_and_a_better_one_is_named(run: RunFolder) -> None:
+    output = run.talkies("check")
+    said = {Path(file).stem: told for file, told in problems(run).items()}
+    assert said.pop("well") == {}
+    faults = {"asleep": "eyes shut", "talks": "mouth open", "turned": "head turned"}
+    assert {name: list(told) for name, told in said.items()} == {name: [f"{f} {SAID}"] for name, f in faults.items()}
+    for name, (advice,) in ((name, told.values()) for name, told in said.items()):
+        number, start = re.search(r"best_frame: (\d+).*start: ([\d.]+)", advice).groups()
+        frames = [pose for pose, count in SHOWN[name] for _ in range(count)]
+        assert frames[int(number)] == frames[round(float(start) * RATE)] == "rest", advice
+        assert f"files: {{{name}.mp4: {{best_frame: {number}}}}} counts from a better one" in advice
+        assert advice in output
+
+    # As advised, by the frame, by the start, or by looking at every picture: then nothing is left to say.
+    asleep = re.search(r"best_frame: (\d+)", *said["asleep"].values())[1]
+    start = float(re.search(r"start: ([\d.]+)", *said["turned"].values())[1])
+    chosen = {"asleep.mp4": {"best_frame": int(asleep)}, "talks.mp4": {"best_frame": "auto"}}
+    run.configure(crop=None, files=chosen | {"turned.mp4": {"start": start}})
+    run.talkies("check")
+    assert all(told == {} for told in problems(run).values()), problems(run)
+
+    # From a start in the middle the frame's number counts from there, as best_frame does.
+    begins = 4 / RATE
+    run.configure(crop=None, files={"talks.mp4": {"start": begins}})
+    run.talkies("check")
+    told = next(told for file, told in problems(run).items() if "talks" in file)
+    assert list(told) == [f"eyes shut {SAID}"]
+    number, start = re.search(r"best_frame: (\d+).*start: ([\d.]+)", *told.values()).groups()
+    assert float(start) == pytest.approx(begins + int(number) / RATE, abs=0.01)
+    assert [pose for pose, count in SHOWN["talks"] for _ in range(count)][int(number) + 4] == "rest"
+
+
+def test_nothing_is_said_where_motion_is_not_counted_from_it_or_no_keypoints_are_looked_for(run: RunFolder) -> None:
+    run.configure(crop=None, motion={"relative": False})
+    run.talkies("check")
+    assert all(told == {} for told in problems(run).values())
+    run.configure(crop=None)
+    run.talkies("check", "--no-poses")
+    assert all(told == {} for told in problems(run).values())
+
+
+def test_a_picture_whose_head_is_held_otherwise_than_in_a_good_first_frame_is_told(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=[], clips=[])
+    shutil.copy(REPOSITORY / "examples/driving/anna.mp4", run.path / "driving")
+    turned = ["-ss", "1.66", "-i", str(run.path / "driving/anna.mp4"), "-frames:v", "1", str(run.path / "images/a.png")]
+    subprocess.run([media.ffmpeg_path(), "-v", "error", "-nostdin", *turned], check=True)
+    run.configure(crop=None)
+    output = run.talkies("check")
+    assert "its first frame's pose is far from that of 1 picture (a): motion: best_frame: auto" in output
+    assert SAID not in output
+
+
+def test_the_parts_of_a_face_are_the_keypoints_that_the_networks_in_the_package_were_taught() -> None:
+    names = list(KEYPOINTS)
+    lids = tuple((names.index(f"lid_upper_{side}"), names.index(f"lid_lower_{side}")) for side in ("left", "right"))
+    cheeks = (names.index("cheek_left"), names.index("cheek_right"))
+    lips = (names.index("lip_upper"), names.index("lip_lower"))
+    for preset in PRESETS.values():
+        if preset.packaged is None:
+            assert preset.parts is None, "of others' keypoints nobody knows what they show"
+            continue
+        assert preset.parts is not None
+        assert (preset.parts.forehead, preset.parts.chin) == (names.index("forehead"), names.index("chin"))
+        assert (preset.parts.nose, preset.parts.cheeks) == (names.index("nose"), cheeks)
+        assert (preset.parts.lids, preset.parts.lips) == (lids, lips)
