@@ -19,6 +19,7 @@ from talkies.app import run_folder, studio
 from talkies.app.choices import Choices, Network, read_best_frame, read_crop, read_seconds, read_segment
 from talkies.engines import FOMM, Movement
 from talkies.errors import TalkiesError
+from talkies.media.crop import parse
 from talkies.run import settings
 
 ADA = REPOSITORY / "examples/images/ada.png"
@@ -40,11 +41,12 @@ def chosen(**more) -> Choices:
         "paste_back": False,
         "sound": True,
     }
-    return Choices(**{**usual, **more})
+    crops = {key: read_crop(value) for key, value in more.items() if key.endswith("_crop")}
+    return Choices(**{**usual, **more, **crops})
 
 
 MUCH = {
-    "picture_crop": (1, 2, 300, 300),
+    "picture_crop": "1,2,300,300",
     "driving_crop": "face:left",
     "start": Fraction(1, 2),
     "end": Fraction(2),
@@ -157,7 +159,11 @@ def test_controls_are_read() -> None:
     assert read_segment("", None) == (None, None)
     assert read_segment("0", "2.5") == (None, Fraction(5, 2))
     assert [read_best_frame(text) for text in ("", None, "auto", "7")] == [None, None, "auto", 7]
-    assert [read_crop(text) for text in ("", "Face:2", "1,2,3,4")] == [None, "face:2", (1, 2, 3, 4)]
+    assert [read_crop(text) for text in ("", "Face:2", "1,2,3,4")] == [
+        None,
+        parse("face:2"),
+        parse([1, 2, 3, 4]),
+    ]
     with pytest.raises(TalkiesError, match="not after the start"):
         read_segment("2", "2")
     with pytest.raises(TalkiesError, match="neither auto nor"):
@@ -184,7 +190,7 @@ def test_films_one_after_another_with_one_model(tmp_path: Path, monkeypatch) -> 
         short = [open_one.submit(chosen(end=Fraction(1, 10))) for _ in range(2)]
         long = open_one.submit(chosen(driving=tmp_path / "long.mp4", faceless=True))
         waiting = open_one.submit(chosen())
-        broken = open_one.submit(chosen(picture_crop=(9000, 9000, 10, 10)))
+        broken = open_one.submit(chosen(picture_crop="9000,9000,10,10"))
         assert [finished(job) for job in short] == ["done", "done"]
         open_one.cancel(waiting.number)
         assert waiting.state == "cancelled"
