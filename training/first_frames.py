@@ -25,6 +25,7 @@ from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
 
 from talkies.fomm.model import FirstOrderModel, load_model
 from talkies.fomm.motion import frames_to_tensor
+from talkies.media import crop
 from talkies.stages import check
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
@@ -77,7 +78,7 @@ def measure(draw: Draw, seed: int, model: FirstOrderModel, folder: Path, said: d
     for name, pose in beginnings(rng, scale).items():
         path = folder / "clip.mp4"
         write_clip(path, [draw(pose)] * HELD + performance)
-        item = check.Item(name, str(path), "face", clip=True)
+        item = check.Item(name, str(path), crop.parse("face"), clip=True)
         _, facts, crops, _ = check.look(item)
         count = said.setdefault(name, Counter())
         count["clips"] += 1

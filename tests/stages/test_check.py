@@ -119,9 +119,9 @@ def test_a_large_picture_is_told_of_in_its_own_pixels(tmp_path: Path, share: int
     exif[0x112] = 6  # turned by 90 degrees to be seen
     path = tmp_path / "large.jpg"
     large.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
-    _, facts, crops, _ = check.look(check.Item("large", str(path), "face"))
+    _, facts, crops, _ = check.look(check.Item("large", str(path), crop.parse("face")))
     picture = media.read_picture(path)
-    square, cut = crop.crop_picture(picture, "face", name=path)
+    square, cut = crop.crop_picture(picture, crop.parse("face"), name=path)
     assert (facts["width"], facts["height"]) == (picture.shape[1], picture.shape[0]) == (3600, 3200)
     assert facts["crop"]["faces"] == cut.faces == 1
     box = crop.Crop.from_dict(facts["crop"]).box

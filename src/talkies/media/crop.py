@@ -201,7 +201,7 @@ def follow(
     name = str(clip.path)
     if request.mode != "face":
         return _crop(request, None, None, clip.width, clip.height, name)
-    tubes, looked = _find_tubes(clip, frames, [] if seen is None else seen, quick=quick and request == "face")
+    tubes, looked = _find_tubes(clip, frames, [] if seen is None else seen, quick=quick and request == parse("face"))
     longest = max((tube.frames for tube in tubes), default=0)
     # A face that is seen only now and then can't be chosen by its place.
     known = tubes if request.face is None else [tube for tube in tubes if tube.frames * 4 >= longest]
