@@ -66,11 +66,12 @@ def test_the_lines_say_what_was_chosen_and_are_settings(tmp_path: Path, monkeypa
     lines, _ = run_folder.for_many(chosen(**MUCH))
     monkeypatch.chdir(tmp_path)
     complete = settings.complete(yaml.safe_load(lines))
-    assert complete["motion"] == {"relative": False, "adapt_scale": False, "best_frame": "auto"}
-    assert complete["audio"] is False
-    assert complete["paste_back"] is True
-    assert complete["crop"] == {"driving": "face:left", "images": None}
-    assert complete["files"] == {"ada.png": {"crop": [1, 2, 300, 300]}, "anna.mp4": {"start": 0.5, "end": 2.0}}
+    motion = complete.motion
+    assert (motion.relative, motion.adapt_scale, motion.best_frame) == (False, False, "auto")
+    assert (complete.audio, complete.paste_back) == (False, True)
+    assert complete.crop == {"images": parse("face"), "driving": parse("face:left")}
+    assert complete.files["ada.png"].crop == parse([1, 2, 300, 300])
+    assert (complete.files["anna.mp4"].start, complete.files["anna.mp4"].end) == (0.5, 2.0)
 
 
 # --- into a run folder ---
