@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from cluster_folder import Cluster, brought_up
-from run_folder import RunFolder
+from run_folder import RunFolder, make_clip
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +31,23 @@ def cluster() -> Iterator[Cluster]:
     """The cluster of this session (`brought_up`)."""
     with brought_up() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def _prepared(tmp_path_factory) -> RunFolder:
+    run = RunFolder.create(tmp_path_factory.mktemp("prepared") / "run", clips=[])
+    make_clip(run.path / "driving/a.mp4", frames=120)
+    run.snakemake("--until", "prepare")
+    run.snakemake("--until", "motion")
+    return run
+
+
+@pytest.fixture
+def long_run(_prepared, tmp_path) -> RunFolder:
+    """A run long enough to be interrupted: three pictures and a clip of 120 frames, its motion known."""
+    return _prepared.copy(tmp_path / "run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, so that at the end no core waits for one."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)

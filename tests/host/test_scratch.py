@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_folder import REPOSITORY, RunFolder, make_clip, wait_for
+from run_folder import REPOSITORY, RunFolder, wait_for
 
 from talkies.errors import TalkiesError
 from talkies.files import file_digest, own_cache
@@ -320,16 +320,6 @@ def test_a_cache_that_another_user_took_first_is_not_used(
 
 
 # --- workers -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def long_run(tmp_path: Path) -> RunFolder:
-    """A run long enough to be interrupted, its motion known."""
-    run = RunFolder.create(tmp_path / "run", clips=[])
-    make_clip(run.path / "driving/a.mp4", frames=120)
-    run.snakemake("--until", "prepare")
-    run.snakemake("--until", "motion")
-    return run
 
 
 def animate(run: RunFolder, disk: Path):

@@ -163,6 +163,7 @@ def write_table(path: Path) -> list[dict[str, str]]:
     return rows
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(ALL)))
 def test_every_value_runs(number: int, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_some_damaged_files(tmp_path: Path, kind: str, count: int) -> None:
     check(kind, count, tmp_path)
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("pictures", 840), ("clips", 200)])
 def test_hundreds_of_damaged_files(tmp_path: Path, kind: str, count: int) -> None:

@@ -42,6 +42,7 @@ def make_run(folder: Path) -> RunFolder:
     return run
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
     """The seed chooses the moments; settings change between, so that films are replaced while they are killed."""

@@ -252,6 +252,7 @@ def test_another_config_there_is_told(laptop: Staged, cluster: RunFolder) -> Non
 # --- over ssh ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_there_over_ssh_made_there_and_back(laptop: Staged, tmp_path: Path) -> None:
     draw_picture(laptop.path / "images" / "it's ünï $(touch hacked).png", (9, 200, 9))

@@ -168,6 +168,7 @@ def test_every_preset_can_be_named() -> None:
 # --- from the wheel alone ----------------------------------------------------------------------------------
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_the_wheel_alone_animates_and_runs(tmp_path: Path) -> None:
     """`python -m build`, a new environment, PyTorch, `pip install 'talkies[engine]'`: no clone in sight."""
@@ -178,7 +179,9 @@ def test_the_wheel_alone_animates_and_runs(tmp_path: Path) -> None:
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     torch = f"torch=={version('torch').partition('+')[0]}"
-    subprocess.run([python, "-m", "pip", "install", "-q", torch, f"talkies[engine] @ {wheel.as_uri()}"], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--no-compile", torch, f"talkies[engine] @ {wheel.as_uri()}"], check=True
+    )
 
     class Elsewhere(RunFolder):
         def environment(self) -> dict[str, str]:

@@ -264,6 +264,7 @@ def slowed_down(clip: Path, target: Path) -> None:
     subprocess.run([media.ffmpeg_path(), *words, *graph, str(target)], check=True)
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_the_quick_start_runs_line_by_line(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)

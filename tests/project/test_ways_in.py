@@ -33,6 +33,7 @@ def test_the_conda_environment_installs_this_package() -> None:
     assert by_pip == {"pip": [".[engine]"]}
 
 
+@pytest.mark.longest
 @pytest.mark.slow
 def test_a_folder_made_by_snakedeploy_runs(tmp_path: Path) -> None:
     """The repository is cloned, deployed as the catalog tells, and taken by Snakemake from its history."""

@@ -208,6 +208,7 @@ def test_a_pilot_makes_the_first_that_are_to_make_and_no_other(run: RunFolder) -
     run.whole(ALL)
 
 
+@pytest.mark.longest
 def test_a_pictures_old_film_never_stands_for_the_new_one(run: RunFolder) -> None:
     """The picture is replaced, and its worker killed with -9: the next run makes its film all the same."""
     make_clip(run.path / "driving/a.mp4", frames=60)

@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run
 
 
+@pytest.mark.longest
 def test_only_what_is_to_be_made_is_refused_until_it_is_allowed(folder: RunFolder) -> None:
     stood = folder.films()
     assert list(stood) == ["none/red"]

@@ -346,16 +346,6 @@ def test_a_pairs_table_with_variants_and_segments(run: RunFolder) -> None:
 # --- stopped, killed, two at once --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def long_run(tmp_path) -> RunFolder:
-    """A run long enough to be interrupted: three pictures and a clip of 120 frames, its motion known."""
-    run = RunFolder.create(tmp_path / "run", clips=[])
-    make_clip(run.path / "driving/a.mp4", frames=120)
-    run.snakemake("--until", "prepare")
-    run.snakemake("--until", "motion")
-    return run
-
-
 LONG = ["a/blue", "a/green", "a/red"]
 
 
