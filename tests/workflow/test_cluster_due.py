@@ -20,6 +20,8 @@ import yaml
 from cluster_folder import Cluster, ClusterRun, ended
 from run_folder import draw_picture, jobs_in, make_clip, wait_for
 
+from talkies.host.slurm import Cause, cause_of
+
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 NOTHING = "Nothing to be done"
@@ -301,7 +303,7 @@ def test_a_setting_changed_and_the_workers_killed_for_memory(run: ClusterRun) ->
     count = Count(run)
     run.snakemake("--retries", "0", ok=False)
     logs = run.path.glob(".snakemake/slurm_logs/rule_animate/*/*.log")
-    assert sum("exceeded memory limit" in path.read_text() for path in logs) == 3
+    assert sum(cause_of(path.read_text()) == (Cause.MEMORY, "") for path in logs) == 3
     assert len(run.events("looked")) == 3, "a worker was killed before it did anything"
     assert count.made().remuxed == {}
     assert run.films() == films
