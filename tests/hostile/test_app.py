@@ -119,29 +119,29 @@ def test_no_other_file_is_given(page: app_page.Page, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", str(REPOSITORY / "examples/images/ada.png")])
 def test_a_control_reads_no_file_that_was_not_uploaded(page: app_page.Page, path: str) -> None:
-    said = ask_control(page, "images-file", [file(path), "", "demo", "fomm"])
+    said = ask_control(page, "images-file", [file(path), "", "demo", "fomm", False])
     assert said == NOT_UPLOADED
     assert not [each for each in page.temporary_files() if each.name in ("passwd", "ada.png")], "nothing was copied"
 
 
 def test_no_file_is_fetched_from_an_address(page: app_page.Page) -> None:
-    said = ask_control(page, "images-file", [file("http://127.0.0.1:9/a.png"), "", "demo", "fomm"])
+    said = ask_control(page, "images-file", [file("http://127.0.0.1:9/a.png"), "", "demo", "fomm", False])
     assert said == NOT_UPLOADED
     assert not page.outside.exists()
 
 
 def test_values_of_a_wrong_kind_are_refused(page: app_page.Page) -> None:
     good = uploaded(page, "a.png", (REPOSITORY / "examples/images/ada.png").read_bytes())
-    assert "512 × 512" in ask_control(page, "images-file", [file(good), "", "demo", "fomm"], "good")
+    assert "512 × 512" in ask_control(page, "images-file", [file(good), "", "demo", "fomm", False], "good")
     for number, values in enumerate(
         [
-            [file(good), {"a": 1}, "demo", "fomm"],
-            [file(good), "9" * 5000, "demo", "fomm"],
-            [file(good), "", "../../x", "fomm"],
-            [file(good), "", "demo", "no-engine"],
-            [file(good), "", ["demo"], "fomm"],
-            [{"path": None}, "", "demo", "fomm"],
-            ["x", "", "demo", "fomm"],
+            [file(good), {"a": 1}, "demo", "fomm", False],
+            [file(good), "9" * 5000, "demo", "fomm", False],
+            [file(good), "", "../../x", "fomm", False],
+            [file(good), "", "demo", "no-engine", False],
+            [file(good), "", ["demo"], "fomm", False],
+            [{"path": None}, "", "demo", "fomm", False],
+            ["x", "", "demo", "fomm", False],
         ]
     ):
         said = ask_control(page, "images-file", values, f"wrong{number}")
@@ -164,7 +164,7 @@ def test_a_bomb_costs_the_page_nothing(page: app_page.Page, tmp_path: Path) -> N
     before = memory(page)
     content = bombs.endless_times(tmp_path / "a.mp4").read_bytes()
     said = ask_control(
-        page, "driving-file", [file(uploaded(page, "a.mp4", content)), "", "demo", "fomm", "", ""], "bomb"
+        page, "driving-file", [file(uploaded(page, "a.mp4", content)), "", "demo", "fomm", False, "", ""], "bomb"
     )
     assert "of memory" in said
     assert memory(page) - before < 200
@@ -185,5 +185,5 @@ def memory(page: app_page.Page) -> float:
 
 def test_names_are_shown_not_run(page: app_page.Page) -> None:
     path = uploaded(page, "<img src=x onerror=alert(1)>.png", b"no picture")
-    said = ask_control(page, "images-file", [file(path), "", "demo", "fomm"], "names")
+    said = ask_control(page, "images-file", [file(path), "", "demo", "fomm", False], "names")
     assert "<img src=x" not in said.replace("\\u003c", "<")
