@@ -118,7 +118,7 @@ def test_weights_that_config_names_by_their_preset_go_with_it(
     shutil.rmtree(kept)
     monkeypatch.chdir(there)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
-    assert config.load(Path("config.yaml"))["model"]["checkpoint"] == "weights/vox-cpk.safetensors"
+    assert config.load(Path("config.yaml")).model.checkpoint == "weights/vox-cpk.safetensors"
 
 
 def test_a_clones_program_goes_with_it(laptop: Staged, tmp_path: Path) -> None:
