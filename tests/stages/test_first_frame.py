@@ -76,9 +76,9 @@ def test_what_stands_against_a_first_frame_is_said_and_a_better_one_is_named(run
     run.talkies("check")
     assert all(told == {} for told in problems(run).values()), problems(run)
 
-    # From a start in the middle the frame's number counts from there, as best_frame does.
+    # From a start in the middle the frame's number counts from there, as best_frame does; mirrored it is the same.
     begins = 4 / RATE
-    run.configure(crop=None, files={"talks.mp4": {"start": begins}})
+    run.configure(crop=None, files={"talks.mp4": {"start": begins, "flip": True}})
     run.talkies("check")
     told = next(told for file, told in problems(run).items() if "talks" in file)
     assert list(told) == [f"eyes shut {SAID}"]

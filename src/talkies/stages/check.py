@@ -333,7 +333,7 @@ def _look_at_clip(item: Item) -> tuple[dict[str, Any], Frame]:
         "sound": clip.sound.codec if clip.sound else None,
     }
     crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE) for frame in frames])
-    return facts, crops[:, :, ::-1] if item.flip else crops
+    return facts, crops[:, :, ::-1].copy() if item.flip else crops
 
 
 def _is_faceless(clip: media.Clip, item: Item, start: Fraction, end: Fraction) -> bool:
@@ -426,7 +426,7 @@ def _pose_of_frame(network: FirstOrderModel, item: Item, facts: dict[str, Any], 
     clip, box = clip_of(Path(item.file)), crop.Crop.from_dict(facts["crop"]).box
     start = Fraction(item.start or 0) + number / clip.rate
     frames = np.stack(list(media.read_frames(clip, start=start, end=start + 1 / clip.rate, box=box, size=FILM_SIZE)))
-    return np.array(_poses(network, frames[:, :, ::-1] if item.flip else frames)[0])
+    return np.array(_poses(network, frames[:, :, ::-1].copy() if item.flip else frames)[0])
 
 
 def _warn_of_first_frames(plan: Plan, findings: dict[str, Finding], weights: str) -> None:
