@@ -395,8 +395,9 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
         command = [sys.executable, "-c", MEASURED, str(frames), str(tmp_path / "a.mp4")]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    short, long = peak(160), peak(500)  # the queues to the encoder are full by the first
-    assert long < 1.1 * short, f"{short} kB for 160 frames, {long} kB for 500"
+    short = peak(160)  # by then the queues to the encoder are full
+    # The allocator of a busy machine may hold more once; frames that were kept would be there each time.
+    assert any((long := peak(500)) < 1.1 * short for _ in range(2)), f"{short} kB for 160 frames, {long} kB for 500"
 
 
 # --- precision ---------------------------------------------------------------------------------------------
