@@ -1,6 +1,6 @@
-"""What keypoints tell of a face that is to move pictures: whether its eyes are open, its mouth shut, its head straight.
+"""Reads from keypoints whether a driving video begins with open eyes, a shut mouth and a straight head.
 
-Relative motion is counted from a driving video's first frame. Where its eyes are shut, the film's never shut.
+Relative motion starts at the video's first frame. If the eyes are shut there, the film's eyes never shut.
 `training/first_frames.py` measures the bounds on drawn and rendered people.
 """
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from .model.presets import FaceParts
 
 EYES_SHUT, EYES_OPEN = 0.35, 0.8
-"""Shares of how far the same eyes open elsewhere in the video."""
+"""As shares of how far the same eyes open elsewhere in the video."""
 MOUTH_OPEN, MOUTH_SHUT = 0.06, 0.03
 """Heights of the face by which the lips are further apart than elsewhere in the video."""
 TURNED, STRAIGHT = 0.19, 0.12
 """Widths of the face by which the nose lies beside its middle: 20 degrees are 0.16 to 0.25."""
 OFTEN_OPEN, OFTEN_SHUT = 0.75, 0.2
-"""Quantiles over a video's frames, with which its own are compared: eyes are mostly open, a mouth is shut at times."""
+"""Quantiles over a video's frames, as references: eyes are mostly open, a mouth is sometimes shut."""
 NARROW = 0.02
-"""Heights of the face: of eyes that are never further open, nothing is said."""
+"""Heights of the face. Eyes that never open further than this are not judged."""
 FEWEST = 4
-"""Frames with a face, below which nothing is said of any."""
+"""The fewest frames with a face from which anything is judged."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Usual:
 
     @classmethod
     def of(cls, poses: NDArray[np.float64], parts: FaceParts) -> Usual | None:
-        """Measure it by the keypoints of some frames, [n, K, 2]; None where they are too few."""
+        """Measure it on the keypoints of some frames, [n, K, 2]; None if there are too few frames."""
         if len(poses) < FEWEST:
             return None
         eyes, lips, _ = _measures(poses, parts)
         return cls(parts, float(np.quantile(eyes, OFTEN_OPEN)), float(np.quantile(lips, OFTEN_SHUT)))
 
     def faults(self, pose: NDArray[np.float64]) -> list[str]:
-        """Return what stands against counting motion from a frame with these keypoints, [K, 2]."""
+        """Return why a frame with these keypoints, [K, 2], is a bad first frame; empty if it is not."""
         eyes, lips, turn = (float(each[0]) for each in _measures(pose[None], self.parts))
         wrong = {
             "eyes shut": self.eyes > NARROW and eyes < EYES_SHUT * self.eyes,
@@ -54,13 +54,13 @@ class Usual:
         return [fault for fault, is_so in wrong.items() if is_so]
 
     def is_well(self, pose: NDArray[np.float64]) -> bool:
-        """Tell whether nothing does, by a wide margin."""
+        """Return whether a frame with these keypoints, [K, 2], is clearly a good first frame."""
         eyes, lips, turn = (float(each[0]) for each in _measures(pose[None], self.parts))
         return eyes > EYES_OPEN * self.eyes and lips - self.lips < MOUTH_SHUT and abs(turn) < STRAIGHT
 
 
 def _measures(poses: NDArray[np.float64], parts: FaceParts) -> tuple[NDArray[np.float64], ...]:
-    """Return how far the eyes are open, and the lips apart, in heights of the face, and how far the nose is aside."""
+    """Return the opening of eyes and of lips in heights of the face, and the nose's offset in widths; [n] each."""
     upward = poses[:, parts.forehead] - poses[:, parts.chin]
     height = np.linalg.norm(upward, axis=1)
     across = poses[:, parts.cheeks[1]] - poses[:, parts.cheeks[0]]

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 
 class _Event(Struct, frozen=True, kw_only=True, tag_field="event"):
-    """What is told of any event. time: seconds since 1970, put in as it is noted."""
+    """Fields of every event. time: seconds since 1970, set when it is written."""
 
     time: float = 0.0
 
@@ -30,7 +30,7 @@ class Ended(_Event, frozen=True, tag="ended"):
 
 
 class Looked(_Event, frozen=True, tag="looked"):
-    """A worker has looked at its pairs. fresh: those whose pixels are there already."""
+    """A worker has checked its pairs. fresh: those whose pixels exist already."""
 
     fresh: list[str]
 
@@ -105,7 +105,7 @@ class Journal:
 
 
 def events_of(lines: Iterable[bytes]) -> Iterator[Event]:
-    """Yield the events of a journal's lines; one that a killed worker left unfinished, or damaged, is passed over."""
+    """Yield the events of a journal's lines; unfinished or damaged lines are skipped."""
     for line in lines:
         with suppress(ValueError, RecursionError):
             yield _decoder.decode(line)

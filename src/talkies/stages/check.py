@@ -398,10 +398,10 @@ def _poses(network: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
 def _look_at_first_frame(
     network: FirstOrderModel, item: Item, facts: dict[str, Any], poses: list[list[list[float]]]
 ) -> dict[str, Any]:
-    """Return what stands against counting motion from a take's first frame, and the number of a better one.
+    """Return why a take's first frame is a bad one to start from, and the number of a better one.
 
-    Nothing where no better one is seen: then the keypoints may be wrong. What the looks tell is looked at again in the
-    very frame: of quick looks some show the frame before.
+    If no better frame is found, nothing is reported: then the keypoints may be wrong. Both frames are decoded again
+    exactly, because a sampled frame may be the one before.
     """
     import numpy as np
 
@@ -409,7 +409,7 @@ def _look_at_first_frame(
     values, parts = np.array(poses), network.preset.parts
     usual = Usual.of(values[seen], parts) if parts and 0 in seen and not facts["crop"]["warning"] else None
     if usual and usual.faults(values[0]):
-        with suppress(InputError):  # what can't be read of it has been said
+        with suppress(InputError):  # a clip that can't be read is reported already
             faults = usual.faults(_pose_of_frame(network, item, facts, 0))
             each = Fraction(facts["rate"]) / Fraction(facts["sampled_rate"])
             good = [round(look * each) for look in seen[1:] if usual.is_well(values[look])]
@@ -430,7 +430,7 @@ def _pose_of_frame(network: FirstOrderModel, item: Item, facts: dict[str, Any], 
 
 
 def _warn_of_first_frames(plan: Plan, findings: dict[str, Finding], weights: str) -> None:
-    """Say of each take from whose first frame motion is counted what stands against that, and which is better."""
+    """Warn of takes whose first frame is a bad one to start from, and name a better one."""
     for take in {take for _, take in compared(plan)} & findings.keys():
         item, facts = findings[take].item, findings[take].facts
         first = facts["first_frame"][weights]
@@ -510,7 +510,7 @@ def _problems(finding: Finding, preset: Preset | None, faceless: bool) -> Iterab
 
 
 def _in_files(item: Item, choice: str) -> str:
-    """Return where a choice for a file stands."""
+    """Return the words that tell where to write a setting for a file."""
     return f" in config.yaml, files: {{{item.file_name}: {{{choice}}}}}"
 
 
