@@ -373,7 +373,8 @@ def test_a_node_is_lost_and_a_worker_killed_and_both_are_tried_again_while_a_sec
         other = run.run("snakemake", "--profile", "slurm")
         assert other.returncode != 0
         assert "lock" in other.stdout.lower()
-        wait_for(lambda: "down" in cluster.run("sinfo", "-hn", lost, "-o", "%T"), 120)
+        # A controller that is asked without a pause does not look at its nodes.
+        wait_for(lambda: "down" in cluster.run("sinfo", "-hn", lost, "-o", "%T"), 120, every=2)
     finally:
         cluster.node(lost, "up")
     made = count.made(ended(process))
