@@ -201,12 +201,12 @@ def jobs_in(output: str, rule: str) -> int:
     return 0
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120, every: float = 0.02) -> None:
-    """Wait until a condition holds; look at it every so many seconds."""
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "what was waited for did not come"
-        time.sleep(every)
+        time.sleep(0.02)
 
 
 def write_weights(path: Path, preset: str = "vox-256") -> None:
