@@ -26,7 +26,8 @@ from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
 from talkies.fomm.model import FirstOrderModel, load_model
 from talkies.fomm.motion import frames_to_tensor
 from talkies.media import crop
-from talkies.stages import check
+from talkies.stages.check_file import ClipFacts, Item, look
+from talkies.stages.check_poses import find_poses, look_at_first_frame
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
 from make_examples import perform
@@ -78,18 +79,18 @@ def measure(draw: Draw, seed: int, model: FirstOrderModel, folder: Path, said: d
     for name, pose in beginnings(rng, scale).items():
         path = folder / "clip.mp4"
         write_clip(path, [draw(pose)] * HELD + performance)
-        item = check.Item(name, str(path), crop.parse("face"), clip=True)
-        _, facts, crops, _ = check.look(item)
+        item = Item(name, str(path), crop.parse("face"), clip=True)
+        _, facts, crops, _ = look(item)
         count = said.setdefault(name, Counter())
         count["clips"] += 1
-        if crops is None or not all(facts["faces_seen"][:1]):
+        if crops is None or not isinstance(facts, ClipFacts) or not all(facts.faces_seen[:1]):
             continue
         count["seen"] += 1
         network = model.fitting(frames_to_tensor(crops[:1]))
-        first = check._look_at_first_frame(network, item, facts, check._poses(network, crops))
-        count.update(first["faults"])
-        if first["better"] is not None:
-            better = poses[first["better"] - HELD]
+        first = look_at_first_frame(network, item, facts, find_poses(network, crops))
+        count.update(first.faults)
+        if first.better is not None:
+            better = poses[first.better - HELD]
             count["named"] += 1
             is_well = better.eye_left > 0.7 * EYES_AT_REST and better.mouth < 0.25 and abs(better.yaw) < 15
             count["rightly"] += is_well

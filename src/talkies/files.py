@@ -217,6 +217,11 @@ def to_json(value: Any) -> bytes:
     return msgspec.json.encode(value, enc_hook=_plain) + b"\n"
 
 
+def to_plain(value: Any) -> Any:
+    """Return a typed value as values for JSON."""
+    return msgspec.to_builtins(value, enc_hook=_plain)
+
+
 def _from_plain(kind: type, value: Any) -> Any:
     """Return what a plain value stands for: types that are written as one make it by `from_plain`."""
     return value if isinstance(value, kind) else kind.from_plain(value)  # type: ignore[attr-defined]

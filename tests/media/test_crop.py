@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from run_folder import REPOSITORY
 
 from talkies.errors import InputError, TalkiesError
+from talkies.files import to_plain, typed
 from talkies.media import crop
 from talkies.media.clip import probe
 from talkies.media.crop import Box, Crop, crop_picture, find_crop, fit, grow, parse
@@ -142,7 +143,7 @@ def test_overlap_is_a_share(a: tuple[float, ...], b: tuple[float, ...]) -> None:
 
 def test_crop_is_kept_as_json() -> None:
     made = Crop("face", Box(-3, 0, 20), 2, True, "a warning")
-    assert Crop.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    assert typed(json.loads(json.dumps(to_plain(made))), Crop) == made
 
 
 # --- pictures ---
@@ -245,7 +246,7 @@ def test_of_several_faces_the_largest_or_the_one_asked_for(tmp_path: Path, reque
     for cut in (made, film):
         assert (cut.mode, cut.faces, cut.found) == (request_, 2, True)
         assert (cut.box.x < 150) == left
-        assert Crop.from_dict(cut.to_dict()) == cut
+        assert typed(to_plain(cut), Crop) == cut
 
 
 def test_a_face_that_is_not_there_is_an_error_by_name() -> None:

@@ -636,8 +636,8 @@ def test_sound_stays_where_it_was(tmp_path: Path, name: str, way: str) -> None:
     clip = probe(clips.get(name))
     film = silent(tmp_path / "silent.mp4", clip)
     facts = remux(film, clip, tmp_path / "talkie.mp4")
-    assert facts["sound"] == way
-    assert facts["frames"] == clip.frames
+    assert facts.sound == way
+    assert facts.frames == clip.frames
     # where the clip itself, as decoded, has its sound
     before = clips.delay(clips.decoded_sound(clip.path)) - float(clip.start)
     after = clips.delay(clips.decoded_sound(tmp_path / "talkie.mp4"))
@@ -676,7 +676,7 @@ def test_sound_of_a_segment(tmp_path: Path, name: str, start: float | None, end:
 def test_sound_of_a_clip_cut_by_an_edit_list(tmp_path: Path) -> None:
     clip = probe(clips.get("cut.mp4"))
     facts = remux(silent(tmp_path / "s.mp4", clip), clip, tmp_path / "t.mp4")
-    assert (facts["sound"], facts["offset"]) == ("copy", 0)
+    assert (facts.sound, facts.offset) == ("copy", 0)
     assert abs(clips.delay(clips.decoded_sound(tmp_path / "t.mp4"), 0.7)) < 0.005
 
 
@@ -684,7 +684,7 @@ def test_late_sound_stays_late(tmp_path: Path) -> None:
     clip = probe(clips.get("late.mp4"))
     facts = remux(silent(tmp_path / "s.mp4", clip), clip, tmp_path / "t.mp4")
     assert abs(clips.delay(clips.decoded_sound(tmp_path / "t.mp4")) - 0.6) < 0.005
-    assert facts["duration"] == pytest.approx(2.0, abs=0.01)
+    assert facts.duration == pytest.approx(2.0, abs=0.01)
     start, end = sound_span(tmp_path / "t.mp4")
     assert abs(start - 0.6) < FRAME
     assert abs(end - 2) < FRAME
@@ -700,7 +700,7 @@ def test_sound_before_the_first_picture_is_cut(tmp_path: Path) -> None:
 def test_longer_sound_ends_with_the_picture(tmp_path: Path, name: str, way: str) -> None:
     clip = probe(clips.get(name))
     facts = remux(silent(tmp_path / "s.mp4", clip), clip, tmp_path / "t.mp4")
-    assert facts["sound"] == way
+    assert facts.sound == way
     assert abs(sound_span(tmp_path / "t.mp4")[1] - 1) < FRAME
     assert abs(clips.delay(clips.decoded_sound(tmp_path / "t.mp4"))) < 0.005
 
@@ -708,14 +708,14 @@ def test_longer_sound_ends_with_the_picture(tmp_path: Path, name: str, way: str)
 def test_shorter_sound_stays_shorter(tmp_path: Path) -> None:
     clip = probe(clips.get("shorter.mp4"))
     facts = remux(silent(tmp_path / "s.mp4", clip), clip, tmp_path / "t.mp4")
-    assert facts["duration"] == pytest.approx(2.0)
+    assert facts.duration == pytest.approx(2.0)
     assert abs(sound_span(tmp_path / "t.mp4")[1] - 0.5) < FRAME
 
 
 def test_segment_that_is_silent_gives_a_plain_film(tmp_path: Path) -> None:
     clip = probe(clips.get("shorter.mp4"))
     facts = remux(silent(tmp_path / "s.mp4", clip, start=1), clip, tmp_path / "t.mp4", start=1)
-    assert facts["sound"] is None
+    assert facts.sound is None
     assert probe(tmp_path / "t.mp4").sound is None
 
 
@@ -723,7 +723,7 @@ def test_no_sound_gives_a_plain_film(tmp_path: Path) -> None:
     clip = probe(clips.get("square.mp4"))
     film = silent(tmp_path / "s.mp4", clip)
     for source in (clip, None):
-        assert remux(film, source, tmp_path / "t.mp4")["sound"] is None
+        assert remux(film, source, tmp_path / "t.mp4").sound is None
         assert shown(probe(tmp_path / "t.mp4")) == list(range(12))
 
 
@@ -756,7 +756,7 @@ def test_damaged_sound_gives_what_can_be_decoded(tmp_path: Path) -> None:
     clip = probe(path)
     write(tmp_path / "s.mp4", [clips.frame(i) for i in range(50)], clip.rate)
     facts = remux(tmp_path / "s.mp4", clip, tmp_path / "t.mp4")
-    assert (facts["frames"], facts["sound"]) == (50, "aac")
+    assert (facts.frames, facts.sound) == (50, "aac")
 
 
 def test_sound_that_ends_before_its_packets_say_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -764,7 +764,7 @@ def test_sound_that_ends_before_its_packets_say_is_named(tmp_path: Path, caplog:
     assert clip.sound is not None
     promised = dataclasses.replace(clip, sound=dataclasses.replace(clip.sound, end=clip.sound.end + 1))
     write(tmp_path / "s.mp4", [clips.frame(i) for i in range(45)], clip.rate)
-    assert remux(tmp_path / "s.mp4", promised, tmp_path / "t.mp4")["frames"] == 45
+    assert remux(tmp_path / "s.mp4", promised, tmp_path / "t.mp4").frames == 45
     assert "u8.avi: its sound is damaged: only 0.000 s to 2" in caplog.text
 
 
@@ -773,7 +773,7 @@ def test_sound_of_a_film_longer_than_the_segment(tmp_path: Path) -> None:
     clip = probe(clips.get("plain.mp4"))
     film = silent(tmp_path / "s.mp4", clip)
     facts = remux(film, clip, tmp_path / "t.mp4", end=1)
-    assert (facts["frames"], facts["sound"]) == (60, "aac")
+    assert (facts.frames, facts.sound) == (60, "aac")
     assert abs(sound_span(tmp_path / "t.mp4")[1] - 1) < FRAME
 
 
@@ -782,7 +782,7 @@ def test_sound_that_is_rubbish_is_named(tmp_path: Path) -> None:
     clip = probe(clips.get("scratched.mp4"))
     film = silent(tmp_path / "s.mp4", clip)
     try:
-        frames = remux(film, clip, tmp_path / "t.mp4")["frames"]
+        frames = remux(film, clip, tmp_path / "t.mp4").frames
     except InputError as error:
         frames, named = probe(film).frames, str(error)
     else:

@@ -19,7 +19,7 @@ frames = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
 with media.FrameWriter(sys.argv[1], Fraction(25), encoder="nvenc", preset="ultrafast", crf=30) as film:
     for frame in frames:
         film.write(frame)
-print(media.probe(sys.argv[1]).frames, film.encoding)
+print(media.probe(sys.argv[1]).frames, film.encoding._asdict())
 """
 
 

@@ -17,12 +17,23 @@ from hypothesis import strategies as st
 
 from talkies.errors import TalkiesError
 from talkies.files import digest, fits, keep_aside, read_json, write_json
+from talkies.media.sound import SoundFacts
 from talkies.report.page import is_ours, write_page
 from talkies.run import lock as locks
 from talkies.run import record as records
 from talkies.run.journal import Animated, Found, Journal
 from talkies.run.lock import GONE_SECONDS, HEARTBEAT_SECONDS, held_locks, is_abandoned, lock, renew
-from talkies.run.record import Answer, Receipt, Recorded, content_key, file_facts, is_unchanged
+from talkies.run.record import (
+    Answer,
+    FilmPicture,
+    Receipt,
+    Record,
+    Recorded,
+    Talkie,
+    content_key,
+    file_facts,
+    is_unchanged,
+)
 
 # --- keys --------------------------------------------------------------------------------------------------
 
@@ -182,17 +193,22 @@ def test_a_file_is_unchanged_by_time_or_by_content(tmp_path: Path, monkeypatch: 
     assert read == [path, path], "another size says enough"
     path.unlink()
     assert not is_unchanged(path, facts)
-    assert not is_unchanged(path, None)
-    assert not is_unchanged(path, {})
 
 
 def test_a_record_is_fresh_while_key_and_film_are_its_own(tmp_path: Path) -> None:
-    film = Recorded(tmp_path / "dots.in.name.mp4")
+    film = Recorded(tmp_path / "dots.in.name.mp4", Talkie)
     assert film.record_path.name == "dots.in.name.json"
-    assert film.record() == {}
+    assert film.record() is None
     assert film.fresh("k") is None
     film.path.write_bytes(b"film")
-    written = film.describe({"key": "k", "picture_key": "p"})
+    picture = FilmPicture(1, "25", 256)
+    made = Talkie(
+        key="k", picture_key="p", picture=picture, sound=SoundFacts(None), facts={"motion": {"relative": True}}
+    )
+    written = film.describe(made)
+    told = json.loads(film.record_path.read_text())
+    assert (told["key"], told["motion"], told["file"]["size"]) == ("k", {"relative": True}, 4)
+    assert "facts" not in told
     assert film.fresh("k") == written == film.record()
     assert film.fresh("p", name="picture_key") == written
     assert film.fresh("other") is None
@@ -205,9 +221,9 @@ def test_a_record_is_fresh_while_key_and_film_are_its_own(tmp_path: Path) -> Non
 
 
 def test_a_film_can_be_described_before_it_has_its_name(tmp_path: Path) -> None:
-    film, part = Recorded(tmp_path / "a.mp4"), tmp_path / ".a.mp4.part"
+    film, part = Recorded(tmp_path / "a.mp4", Record), tmp_path / ".a.mp4.part"
     part.write_bytes(b"film")
-    film.describe({"key": "k"}, of=part)
+    film.describe(Record(key="k"), of=part)
     assert film.fresh("k") is None
     part.rename(film.path)
     assert film.fresh("k")

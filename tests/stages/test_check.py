@@ -14,7 +14,8 @@ from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in
 
 from talkies import media
 from talkies.media import crop
-from talkies.stages import check
+from talkies.stages.check_file import Item, PictureFacts, look, sharpness
+from talkies.stages.check_problems import SMALL_SIDE
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -93,7 +94,7 @@ def test_problems_come_first_in_the_table_and_on_the_page(looked: RunFolder) -> 
     assert order == sorted(order)
     assert '<p class="said">6 files: 2 good, 3 to look at, 1 unusable</p>' in page
     assert '<p class="said">2 files: 1 good, 1 to look at, 0 unusable</p>' in page
-    assert f"{check.SMALL_SIDE} the film looks soft" in page
+    assert f"{SMALL_SIDE} the film looks soft" in page
     assert "index.html" not in page, "no gallery is there yet"
     assert page.count("data:image/jpeg") == 7
     assert "<i>" not in page
@@ -119,22 +120,23 @@ def test_a_large_picture_is_told_of_in_its_own_pixels(tmp_path: Path, share: int
     exif[0x112] = 6  # turned by 90 degrees to be seen
     path = tmp_path / "large.jpg"
     large.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
-    _, facts, crops, _ = check.look(check.Item("large", str(path), crop.parse("face")))
+    _, facts, crops, _ = look(Item("large", str(path), crop.parse("face")))
     picture = media.read_picture(path)
     square, cut = crop.crop_picture(picture, crop.parse("face"), name=path)
-    assert (facts["width"], facts["height"]) == (picture.shape[1], picture.shape[0]) == (3600, 3200)
-    assert facts["crop"]["faces"] == cut.faces == 1
-    box = crop.Crop.from_dict(facts["crop"]).box
-    off = np.abs(np.subtract((box.x, box.y, box.side), (cut.box.x, cut.box.y, cut.box.side)))
+    assert isinstance(facts, PictureFacts)
+    assert crops is not None
+    assert (facts.width, facts.height) == (picture.shape[1], picture.shape[0]) == (3600, 3200)
+    assert facts.crop.faces == cut.faces == 1
+    off = np.abs(np.subtract(facts.crop.box, cut.box))
     assert off.max() <= 0.03 * cut.box.side
-    assert facts["sharpness"] == pytest.approx(check.sharpness(square), rel=0.25)
+    assert facts.sharpness == pytest.approx(sharpness(square), rel=0.25)
     assert np.abs(crops[0].astype(int) - square).mean() < 8
 
 
 def test_sharpness_falls_as_a_picture_is_blurred() -> None:
     square = np.random.default_rng(1).integers(0, 256, (256, 256, 3), np.uint8)
     soft = np.array(Image.fromarray(square).filter(ImageFilter.GaussianBlur(2)))
-    assert check.sharpness(square) > 50 * check.sharpness(soft) > 0
+    assert sharpness(square) > 50 * sharpness(soft) > 0
 
 
 def doubts_of_pictures(run: RunFolder) -> dict[str, list[str]]:

@@ -18,7 +18,8 @@ from ..errors import TalkiesError, counted, printable
 from ..fomm.model.presets import PRESETS
 from ..media import crop
 from ..run.estimate import duration
-from ..stages import check
+from ..stages.check_file import ClipFacts, Item, Unreadable, look
+from ..stages.check_problems import DOUBTFUL, FAILS, NOTE, Finding, findings_of
 from . import run_folder
 from .choices import Choices, Network, read_best_frame, read_crop, read_segment, usual_crop
 from .studio import DONE, DRIVER, FAILED, FILM, KINDS, RECORD, RUNNING, SOURCE, WAITING, Job, Studio
@@ -34,7 +35,7 @@ OVERVIEW_SIDE = 720  # side in pixels of the whole picture with its crop
 LINE = (255, 120, 0)
 CROPS = ["face", "face:left", "face:right", "face:2", "center", "none"]
 STEP = 1.25  # the factor by which a crop is enlarged or shrunk
-LEVELS = {check.FAILS: "wrong", check.DOUBTFUL: "look", check.NOTE: "note"}
+LEVELS = {FAILS: "wrong", DOUBTFUL: "look", NOTE: "note"}
 STATES = {DONE: "done", FAILED: "failed", WAITING: "waiting", RUNNING: "being made"}
 FORM = 14
 """The controls that define a film, in the order of `_choices`."""
@@ -348,18 +349,18 @@ class _Input:
             "start": None if first is None else str(first),
             "end": None if last is None else str(last),
         }
-        item = check.Item(file.name, str(file), request, self._clip, **ends)
-        finding = check.found_in(item, PRESETS[network.preset] if engine == FOMM else None, faceless)
-        if "error" in finding.facts:
+        item = Item(file.name, str(file), request, self._clip, **ends)
+        finding = findings_of(look(item), PRESETS[network.preset] if engine == FOMM else None, faceless)
+        if isinstance(finding.facts, Unreadable):
             return None, _finding(finding), None
         if self._clip:
             clip = media.probe(file)
             whole = next(iter(media.read_frames(clip, start=first, end=last)))
         else:
             whole = media.read_picture(file)
-        x, y, side = finding.facts["crop"]["box"]
+        box = finding.facts.crop.box
         scale = min(1.0, OVERVIEW_SIDE / max(whole.shape[:2]))
-        return _with_box(whole, crop.Box(x, y, side), scale), _finding(finding), [x, y, side, scale]
+        return _with_box(whole, box, scale), _finding(finding), [*box, scale]
 
 
 def _path_of(sent: Any) -> str | None:
@@ -387,26 +388,25 @@ def _with_box(whole: Any, box: crop.Box, scale: float) -> Any:
     return small
 
 
-def _finding(finding: check.Finding) -> str:
+def _finding(finding: Finding) -> str:
     """Return the check's findings of a file as HTML: crop, facts, problems."""
     facts, thumb = finding.facts, ""
     if finding.thumb:
         data = base64.b64encode(finding.thumb).decode()
         thumb = f'<img src="data:image/jpeg;base64,{data}" width="128" height="128" alt="the crop">'
     told = []
-    if "error" not in facts:
-        told.append(f"{facts['width']} × {facts['height']} pixels")
-        if finding.item.clip:
-            told[0] += f", {facts['seconds']:g} s, {counted(facts['frames'], 'frame')}"
-            told[0] += f", sound: {facts['sound'] or 'none'}"
-        x, y, side = facts["crop"]["box"]
+    if not isinstance(facts, Unreadable):
+        told.append(f"{facts.width} × {facts.height} pixels")
+        if isinstance(facts, ClipFacts):
+            told[0] += f", {facts.seconds:g} s, {counted(facts.frames, 'frame')}, sound: {facts.sound or 'none'}"
+        x, y, side = facts.crop.box
         about = (
             "about " if finding.item.clip and finding.item.crop.mode == "face" else ""
         )  # a dozen frames were checked
         told.append(f"crop: {about}{side} pixels square at {x},{y}")
     lines = [f"<li>{html.escape(each)}</li>" for each in told]
     for problem in finding.problems:
-        advice = "" if problem.level == check.FAILS else problem.advice.partition(" in config.yaml")[0]
+        advice = "" if problem.level == FAILS else problem.advice.partition(" in config.yaml")[0]
         text = html.escape(f"{problem.text}: {advice}" if advice else problem.text)
         lines.append(f'<li class="{LEVELS[problem.level]}">{text}</li>')
     return f'<div class="finding">{thumb}<ul>{"".join(lines)}</ul></div>'

@@ -274,18 +274,16 @@ class Studio:
         job.advance(0)
         job.folder.mkdir()
         wanted = job.choices.wanted()
-        facts = make_film(wanted, job.folder / FILM, self._opener(job.choices), Progress(job.start, job.advance))
-        write_json(job.folder / RECORD, {"pair": job.title, **facts})
+        made = make_film(wanted, job.folder / FILM, self._opener(job.choices), Progress(job.start, job.advance))
+        write_json(job.folder / RECORD, {"pair": job.title, **made.record})
         # To show beside the film, with the crops in its record.
-        box = crop.Crop.from_dict(facts["source"]["crop"]).box
-        picture = crop.resize(crop.cut(media.read_picture(wanted.picture), box), FILM_SIZE)
+        picture = crop.resize(crop.cut(media.read_picture(wanted.picture), made.picture), FILM_SIZE)
         write_png(job.folder / SOURCE, picture)
         job.advance(0)
-        box = crop.Crop.from_dict(facts["driving"]["crop"]).box
         media.write_excerpt(
             media.probe(wanted.driving),
             job.folder / DRIVER,
-            box=box,
+            box=made.driving,
             size=FILM_SIZE,
             start=wanted.start,
             end=wanted.end,

@@ -112,10 +112,9 @@ def _take(name: Path, target: Path, plan: Plan, state: State) -> None:
         film = Folder.of(plan).talkie(plan.pairs[done])
         with whole(target) as part:
             shutil.copyfile(film.path, part)
-        record = film.record()
-        shown = record["picture"]
-        sound = record["sound"]["sound"] or "none"
-        log.info("%s: %d frames at %s a second, sound: %s", printable(name), shown["frames"], shown["rate"], sound)
+        if record := film.record():
+            shown, sound = record.picture, record.sound.sound or "none"
+            log.info("%s: %d frames at %s a second, sound: %s", printable(name), shown.frames, shown.rate, sound)
 
 
 def _of_clips(chosen: argparse.Namespace) -> dict[str, Any]:

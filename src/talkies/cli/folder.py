@@ -128,15 +128,16 @@ def check(chosen: argparse.Namespace) -> int:
     from ..run.plan import Plan
     from ..run.planner import current_plan
     from ..run.receipts import answer_all
-    from ..stages import check as checking
+    from ..stages.check import examine, items_of
+    from ..stages.check_problems import FAILS
 
     plan = Plan.load() if chosen.receipt else current_plan()[0]
     workers = chosen.threads or available_threads()
-    items = checking.items_of(plan)
+    items = items_of(plan)
     with progress_bar() as progress:
         progress.start(len(items), "files")
         model = None if chosen.no_poses else _network(plan)
-        findings = checking.examine(plan, model=model, workers=workers, advance=progress.advance)
+        findings = examine(plan, model=model, workers=workers, advance=progress.advance)
     check_page.save(findings)
     page = check_page.write_page(findings, Path(plan.settings.results), gallery=bool(chosen.receipt))
     if chosen.receipt:  # in a run, the gallery and the verdict report what is wrong
@@ -144,12 +145,12 @@ def check(chosen: argparse.Namespace) -> int:
         log.info("%s: %s", check_page.summary(findings), printable(page))
         return 0
     if chosen.json:
-        print(json.dumps([finding.to_dict() for finding in findings], indent=1))
+        print(json.dumps([finding.plain for finding in findings], indent=1))
     else:
         for line in check_page.table(findings):
             print(line)
         print(f"{check_page.summary(findings)}: {printable(page)}")
-    return int(any(problem.level == checking.FAILS for finding in findings for problem in finding.problems))
+    return int(any(problem.level == FAILS for finding in findings for problem in finding.problems))
 
 
 def _network(plan: Any) -> Any:

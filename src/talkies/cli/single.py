@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 from ..errors import TalkiesError, printable, size_text
+from ..files import to_plain
 from ..fomm.model.presets import PRESETS
 from .arguments import (
     Commands,
@@ -91,7 +92,7 @@ def crop_file(chosen: argparse.Namespace) -> None:
             media.write_excerpt(
                 clip, chosen.output, box=cut.box, size=chosen.size, start=chosen.start, end=chosen.end, parts=parts
             )
-    print(json.dumps({"file": str(chosen.file), **cut.to_dict()}))
+    print(json.dumps({"file": str(chosen.file), **to_plain(cut)}))
 
 
 def find_motion(chosen: argparse.Namespace) -> None:

@@ -105,16 +105,6 @@ class Crop:
     found: bool  # False: no face was found, and the centre is used
     warning: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        box = [self.box.x, self.box.y, self.box.side]
-        return {"mode": self.mode, "box": box, "faces": self.faces, "found": self.found, "warning": self.warning}
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Crop:
-        """Return the crop from these values."""
-        return cls(record["mode"], Box(*record["box"]), record.get("faces"), record["found"], record.get("warning"))
-
 
 def parse(spec: str | Sequence[float]) -> Request:
     """Return the request that a text or four numbers stand for.

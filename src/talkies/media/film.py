@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import TalkiesError, printable
 from ..files import beside, publish
@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 NVENC, NVENC_PRESET = "h264_nvenc", "p5"
 FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
+
+
+class Encoding(NamedTuple):
+    """How a film is encoded: by x264 or nvenc, at this quality (smaller is better) and preset."""
+
+    crf: int
+    preset: str
+    encoder: str
 
 
 class FrameWriter:
@@ -57,9 +65,9 @@ class FrameWriter:
         self.size = size  # width, height of the frames given
         self.frames = 0
         if encoder == "nvenc" and opens_nvenc():
-            self.encoding = {"crf": crf, "preset": NVENC_PRESET, "encoder": "nvenc"}
+            self.encoding = Encoding(crf, NVENC_PRESET, "nvenc")
         else:
-            self.encoding = {"crf": crf, "preset": preset, "encoder": "x264"}
+            self.encoding = Encoding(crf, preset, "x264")
         self._comment, self._threads = comment, threads
         self._form: str | None = None  # of its pixels, as ffmpeg names it
         self._process: Ffmpeg | None = None
@@ -138,8 +146,8 @@ class FrameWriter:
         ]
 
     def _encoder(self) -> list[str]:
-        quality, preset = str(self.encoding["crf"]), ["-preset", str(self.encoding["preset"])]
-        if self.encoding["encoder"] == "nvenc":
+        quality, preset = str(self.encoding.crf), ["-preset", self.encoding.preset]
+        if self.encoding.encoder == "nvenc":
             return ["-c:v", NVENC, *preset, "-rc", "vbr", "-cq", quality, "-b:v", "0"]
         threads = ["-threads", str(self._threads)] if self._threads else []
         return ["-c:v", "libx264", *preset, "-crf", quality, *threads]

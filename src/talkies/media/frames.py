@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Generator
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import read_through
@@ -29,8 +28,7 @@ THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memo
 SPARE_FRAMES = 2  # frames that decoding may give in addition to those counted
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A square of the picture in display pixels: x to the right and y downward from the upper left corner.
 
     It may reach outside a picture that is too small; there the picture's edge is repeated.

@@ -51,7 +51,7 @@ def mosaic(films: Sequence[str | Path], out: str | Path, *, columns: int | None 
     finally:
         silent.unlink(missing_ok=True)
     return {"films": len(clips), "columns": columns, "side": side} | {
-        name: facts[name] for name in ("frames", "duration", "sound", "bytes")
+        name: getattr(facts, name) for name in ("frames", "duration", "sound", "bytes")
     }
 
 

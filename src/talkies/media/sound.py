@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish, whole
@@ -21,6 +21,23 @@ COPIED_SOUND = frozenset("aac mp3 ac3 eac3 vorbis opus flac pcm_s16le pcm_s16be"
 AAC = ["-c:a", "aac", "-b:a", "192k"]
 
 
+@dataclass(frozen=True)
+class SoundFacts:
+    """How a film got its sound. Durations are seconds.
+
+    sound: "copy" or "aac"; None: silent. codec, offset (from the first picture), sound_duration: of the sound.
+    duration, frames: of the pictures. bytes: of the file.
+    """
+
+    sound: str | None
+    codec: str | None = None
+    offset: float | None = None
+    sound_duration: float | None = None
+    duration: float = 0.0
+    frames: int = 0
+    bytes: int = 0
+
+
 def remux(
     picture: Path,
     clip: Clip | SoundFile | None,
@@ -30,7 +47,7 @@ def remux(
     end: Fraction | float | None = None,
     comment: str | None = None,
     part: Path | None = None,
-) -> dict[str, Any]:
+) -> SoundFacts:
     """Add the clip's sound to a film's picture stream, which is copied; write `out` whole or not at all.
 
     `start` and `end` are seconds after the clip's first picture, as in read_frames, so that sound and pictures stay
@@ -38,8 +55,7 @@ def remux(
     shorter. It is copied if mp4 takes its codec and packets can be cut finely enough (within one frame), else it
     becomes AAC. Without a clip, or sound in the segment, the film is silent.
 
-    Returns facts: sound ("copy", "aac" or None), codec, offset and duration of the sound, duration of the picture
-    (seconds), frames, bytes. Raises InputError naming the clip if its sound can be neither copied nor decoded.
+    Raises InputError naming the clip if its sound can be neither copied nor decoded.
     """
     out = Path(out)
     part = part or beside(out)
@@ -72,15 +88,15 @@ def remux(
                 publish(part, out)
                 begin, stop = made.sounds[0] if made.sounds else (Fraction(0), Fraction(0))
                 begin = max(begin, Fraction(0))  # priming is before 0 and is not heard
-                return {
-                    "sound": way,
-                    "codec": None if sound is None or way is None else (sound.codec if way == "copy" else "aac"),
-                    "offset": float(begin) if made.sounds else None,
-                    "sound_duration": float(stop - begin) if made.sounds else None,
-                    "duration": float(made.duration),
-                    "frames": made.frames,
-                    "bytes": out.stat().st_size,
-                }
+                return SoundFacts(
+                    sound=way,
+                    codec=None if sound is None or way is None else (sound.codec if way == "copy" else "aac"),
+                    offset=float(begin) if made.sounds else None,
+                    sound_duration=float(stop - begin) if made.sounds else None,
+                    duration=float(made.duration),
+                    frames=made.frames,
+                    bytes=out.stat().st_size,
+                )
             log.debug("%s: %s of the sound failed: %s", printable(out), way, fault)
     finally:
         part.unlink(missing_ok=True)

@@ -9,12 +9,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import media
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import TalkiesError, printable
-from ..files import file_digest
+from ..files import file_digest, to_plain
 from ..host.scratch import own_folder
 from ..media import crop
 from ..media.paste import paste_film
@@ -23,7 +23,7 @@ from ..run import programs
 from ..run.asks import ENCODING
 from ..run.folder import CONFIG
 from ..run.settings import read
-from ..stages.animate import film_facts, why_refused
+from ..stages.animate import film_facts, picture_of, why_refused
 from ..stages.prepare import write_png
 from ..stages.remux import SOURCE_TYPE, provenance
 from ..stages.work import Progress
@@ -59,8 +59,16 @@ class Wanted:
     needs_face: str | None = None
 
 
-def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress: Progress) -> dict[str, Any]:
-    """Make a film, whole or not at all; return its record, as beside the films of a run.
+class Made(NamedTuple):
+    """A made film: its record, as beside the films of a run, and the squares of picture and driving video."""
+
+    record: dict[str, object]
+    picture: media.Box
+    driving: media.Box
+
+
+def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress: Progress) -> Made:
+    """Make a film, whole or not at all.
 
     Raises TalkiesError for errors that the user can fix. An exception of `progress` ends the work within a batch.
     """
@@ -114,14 +122,13 @@ def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress:
                 if fault:
                     raise fault
             facts = film_facts(
-                {"crop": cut.to_dict(), **_original(wanted.picture)},
+                {"crop": cut, **_original(wanted.picture)},
                 {
-                    "crop": driving_cut.to_dict(),
+                    "crop": driving_cut,
                     "segment": [None if each is None else float(each) for each in segment.values()],
                     **_original(wanted.driving),
                 },
                 wanted.movement,
-                writer,
                 engine,
                 network=job.source if wanted.engine == FOMM else None,
             )
@@ -136,8 +143,9 @@ def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress:
             comment=provenance(wanted.engine) if wanted.provenance else None,
             **segment,
         )
-    log.info("%s: %d frames at %s a second, sound: %s", printable(target), count, clip.rate, sound["sound"] or "none")
-    return {**facts, "paste_back": wanted.paste_back, "sound": sound, "digital_source_type": SOURCE_TYPE}
+    log.info("%s: %d frames at %s a second, sound: %s", printable(target), count, clip.rate, sound.sound or "none")
+    told = {"paste_back": wanted.paste_back, "sound": sound, "digital_source_type": SOURCE_TYPE}
+    return Made(to_plain({**facts, "picture": picture_of(writer), **told}), cut.box, driving_cut.box)
 
 
 def _source_name(wanted: Wanted) -> str:
@@ -145,7 +153,7 @@ def _source_name(wanted: Wanted) -> str:
     return f"{file_digest(wanted.picture)} {wanted.picture_crop}"
 
 
-def _original(path: Path) -> dict[str, Any]:
+def _original(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": file_digest(path)}
 
 

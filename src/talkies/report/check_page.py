@@ -13,7 +13,9 @@ from ..files import read_json, write_json
 from ..media.film import FILM_SIZE
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE
 from ..run.pairs import take_name
-from ..stages.check import BLURRED, DOUBTFUL, FAILS, LEVELS, NOTE, RESULT, SAMPLES, SMALL_SIDE, Finding
+from ..stages.check import RESULT
+from ..stages.check_file import SAMPLES, ClipFacts, Unreadable
+from ..stages.check_problems import BLURRED, DOUBTFUL, FAILS, LEVELS, NOTE, SMALL_SIDE, Finding
 from .entries import take_words
 from .page import fill, pages
 from .page import write_page as write_sealed
@@ -29,14 +31,14 @@ def summary(findings: Sequence[Finding]) -> str:
 def facts_line(finding: Finding) -> str:
     """Return an item's facts in a few words."""
     facts = finding.facts
-    if "error" in facts:
+    if isinstance(facts, Unreadable):
         return ""
-    cut = facts["crop"]
-    faces = "" if cut["faces"] is None else f", {cut['faces']} face{'s' * (cut['faces'] != 1)}"
-    said = f"{facts['width']}x{facts['height']}{faces}, crop of {cut['box'][2]}, sharpness {facts['sharpness']:.0f}"
-    if finding.item.clip:
-        rate = f"{float(Fraction(facts['rate'])):.4g}{' (variable)' if facts['variable_rate'] else ''}"
-        said += f", {facts['seconds']:.4g} s at {rate} frames/s, sound: {facts['sound'] or 'none'}"
+    cut = facts.crop
+    faces = "" if cut.faces is None else f", {counted(cut.faces, 'face')}"
+    said = f"{facts.width}x{facts.height}{faces}, crop of {cut.box.side}, sharpness {facts.sharpness:.0f}"
+    if isinstance(facts, ClipFacts):
+        rate = f"{float(Fraction(facts.rate)):.4g}{' (variable)' if facts.variable_rate else ''}"
+        said += f", {facts.seconds:.4g} s at {rate} frames/s, sound: {facts.sound or 'none'}"
     return said
 
 
@@ -76,7 +78,7 @@ def write_page(findings: Sequence[Finding], results: Path, *, gallery: bool = Fa
 def save(findings: Sequence[Finding], path: Path = RESULT) -> None:
     """Write the findings as JSON; equal findings give equal bytes."""
     public = [finding for finding in findings if not finding.private]
-    write_json(path, {"summary": summary(public), "files": [finding.to_dict() for finding in findings]})
+    write_json(path, {"summary": summary(public), "files": [finding.plain for finding in findings]})
 
 
 def check_line(results: Path) -> str | None:

@@ -14,9 +14,10 @@ from ..media.crop import Request
 from ..run.folder import Folder
 from ..run.pairs import Pair, Source, Take, usual_pair
 from ..run.plan import Plan
-from ..run.record import Recorded
+from ..run.record import Prepared, PreparedTake, Recorded
 from ..run.state import State
-from ..stages.check import DOUBTFUL, FILES, RESULT
+from ..stages.check import FILES, RESULT
+from ..stages.check_problems import DOUBTFUL
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
         talkie = folder.talkie(pair)
         source, take = sources[pair.source], takes[pair.take]
         good = name not in state.failed and talkie.path.exists()
+        record = talkie.record() if good else None
         entries.append(
             Entry(
                 driving=pair.driving,
@@ -72,7 +74,7 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
                 crop=_crop_words(pair.crop),
                 part=take_words(pair.start, pair.end, flip=pair.flip, crop=pair.driving_crop),
                 choices=_choices(pair, usual),
-                sound=good and bool(talkie.record().get("sound", {}).get("sound")),
+                sound=record is not None and bool(record.sound.sound),
                 preview_sound=take.sound,
                 doubts=(source.doubts, take.doubts),
             )
@@ -120,13 +122,16 @@ class _Prepared:
     doubts: tuple[str, ...]
 
     @classmethod
-    def of(cls, file: Recorded, wanted: Source | Take, findings: Mapping[Any, Any]) -> _Prepared:
+    def of(
+        cls, file: Recorded[Prepared] | Recorded[PreparedTake], wanted: Source | Take, findings: Mapping[Any, Any]
+    ) -> _Prepared:
         record = file.record()
         doubts = list(_of_check(findings.get((file.path.stem, isinstance(wanted, Take))), wanted))
-        doubts += [record["crop"]["warning"]] if record.get("crop", {}).get("warning") else []
-        doubts += ["damaged or cut short: what is there is used"] if record.get("truncated") is True else []
+        take = record if isinstance(record, PreparedTake) else None
+        doubts += [record.crop.warning] if record and record.crop.warning else []
+        doubts += ["damaged or cut short: what is there is used"] if take and take.truncated else []
         path = file.path if file.path.exists() else None
-        return cls(path, record.get("sound") is True, tuple(_once(doubts)))
+        return cls(path, take is not None and take.sound, tuple(_once(doubts)))
 
 
 def _once(doubts: Iterable[str]) -> Iterable[str]:

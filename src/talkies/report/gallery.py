@@ -22,7 +22,7 @@ from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..files import LEFT, beside, file_digest, fits, keep_aside, parse_json, publish, whole, write_json
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE
-from ..run.record import Recorded, content_key, file_facts
+from ..run.record import Record, Recorded, Talkie, content_key, file_facts
 from .entries import Entry
 from .page import fill, is_ours, pages, write_page
 from .posters import draw_poster, moment_of
@@ -370,7 +370,7 @@ def _mosaics(written: _Written, entries: Sequence[Entry], most: int | None) -> d
     made = {}
     for clip, shown in films.items():
         if len(shown) > 1:
-            mosaic = Recorded(folder / f"{clip.stem}.mp4")
+            mosaic = Recorded(folder / f"{clip.stem}.mp4", Record)
             try:
                 _make_mosaic(written, mosaic, shown[:most])
             except TalkiesError as error:
@@ -381,7 +381,7 @@ def _mosaics(written: _Written, entries: Sequence[Entry], most: int | None) -> d
     return made
 
 
-def _make_mosaic(written: _Written, mosaic: Recorded, shown: Sequence[Entry]) -> None:
+def _make_mosaic(written: _Written, mosaic: Recorded[Record], shown: Sequence[Entry]) -> None:
     """Make a mosaic that is missing or shows other films."""
     films = [entry.film for entry in shown if entry.film]
     key = content_key(mosaic=[_digest(film) for film in films])
@@ -389,13 +389,14 @@ def _make_mosaic(written: _Written, mosaic: Recorded, shown: Sequence[Entry]) ->
         return
     with _part(mosaic.path) as part:
         facts = media.mosaic(films, part)
-        record = {"key": key, "films": [film.stem for film in films], "mosaic": facts, "file": file_facts(part)}
+        told: dict[str, object] = {"films": [film.stem for film in films], "mosaic": facts}
+        record = Record(key=key, file=file_facts(part), facts=told)
         written.put(part, mosaic.path)
-        write_json(part, record)
+        write_json(part, record.plain)
         written.put(part, mosaic.record_path)
 
 
 def _digest(film: Path) -> str:
     """Return a talkie's sha256 from its record, else by reading the film."""
-    record = Recorded(film, {"file": {"sha256": str}}).record()
-    return str(record["file"]["sha256"]) if record else file_digest(film)
+    record = Recorded(film, Talkie).record()
+    return record.file.sha256 if record else file_digest(film)

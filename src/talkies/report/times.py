@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
@@ -18,7 +18,7 @@ from ..run.estimate import duration
 from ..run.folder import JOURNALS, Folder
 from ..run.journal import Journal, Loaded
 from ..run.plan import Plan
-from ..run.record import Recorded
+from ..run.record import FoundMotion, Prepared, PreparedTake, Recorded
 
 STAGES = {
     "prepare": "crop",
@@ -62,15 +62,16 @@ def measure(plan: Plan) -> Times:
     for shard, names in plan.pair_shards.items():
         for name in names:
             record = run.talkie(plan.pairs[name]).record()
-            animated, remuxed = _seconds(record), _seconds(record, "remux_seconds")
+            if record is None:
+                continue
+            animated, remuxed = _usable(record.seconds), _usable(record.remux_seconds)
             if animated:
-                films.append((int(record["picture"]["frames"]), animated))
+                films.append((record.picture.frames, animated))
             shards[shard][1] += animated
             shards[shard][2] += remuxed
-    prepared = [run.source(image) for image in plan.sources] + [run.driving(take) for take in plan.takes]
     stages = {
-        "prepare": _sum(prepared),
-        "motion": _sum([run.motion(take) for take in plan.takes]),
+        "prepare": _sum(map(run.source, plan.sources)) + _sum(map(run.driving, plan.takes)),
+        "motion": _sum(map(run.motion, plan.takes)),
         "load": loads,
         "animate": sum(seconds[1] for seconds in shards.values()),
         "remux": sum(seconds[2] for seconds in shards.values()),
@@ -85,13 +86,12 @@ def _loads() -> Iterator[tuple[str, float]]:
             yield event.shard, max(0.0, event.seconds)
 
 
-def _seconds(record: dict[str, Any], name: str = "seconds") -> float:
-    value = record.get(name)
-    return max(0.0, float(value)) if isinstance(value, int | float) and math.isfinite(value) else 0.0
+def _usable(seconds: float) -> float:
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
-def _sum(files: Sequence[Recorded]) -> float:
-    return sum(_seconds(file.record()) for file in files)
+def _sum(files: Iterable[Recorded[Prepared] | Recorded[PreparedTake] | Recorded[FoundMotion]]) -> float:
+    return sum(_usable(record.seconds) for file in files if (record := file.record()))
 
 
 # --- drawings --------------------------------------------------------------------------------------------

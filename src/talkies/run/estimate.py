@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..engines import FOMM
 from ..errors import counted, printable, size_text
-from ..files import read_json
+from ..files import from_json
 from ..fomm.model.presets import PRESETS, frame_bytes
 from ..host.disk import room
 from .asks import is_shown
@@ -128,17 +131,12 @@ def rates(settings: Settings, receipts: Receipts, *, on_cluster: bool) -> dict[s
         given = bool(gpu.get("gpu", 1) or gpu.get("gres")) if on_cluster else has_gpu()
         wanted = "cuda" if given else "cpu"
     seen: dict[str, list[float]] = {name: [] for name in settings.engines}
-    for record in islice(_some_records(Path(settings.results), receipts), LEARNING_FILMS * len(seen)):
-        try:
-            # Records from before there were other engines name none.
-            engine, model = record.get("engine", {"name": FOMM}), record.get("model", {})
-            frames, took = record["picture"]["frames"], record["seconds"]
-            alike = engine["name"] != FOMM or model["preset"] == settings.model.preset
-            device = model["device"] if engine["name"] == FOMM else engine["device"]
-            if alike and engine["name"] in seen and device.startswith(wanted) and took > 0:
-                seen[engine["name"]].append(frames / took)
-        except (KeyError, TypeError, AttributeError):
-            continue  # not a record of ours
+    for film in islice(_some_films(Path(settings.results), receipts), LEARNING_FILMS * len(seen)):
+        name, fomm = film.engine.name, film.engine.name == FOMM
+        alike = not fomm or film.model.preset == settings.model.preset
+        device = film.model.device if fomm else film.engine.device
+        if alike and name in seen and device.startswith(wanted) and film.seconds > 0:
+            seen[name].append(film.picture.frames / film.seconds)
     return {
         name: float(f"{median(each):.2g}") if each and median(each) > 0 else FRAMES_PER_SECOND
         for name, each in seen.items()
@@ -150,11 +148,31 @@ def has_gpu() -> bool:
     return Path("/dev/nvidiactl").exists()
 
 
-def _some_records(results: Path, receipts: Receipts) -> Iterable[dict[str, Any]]:
-    """Yield records of finished films: a few of each shard, the last shards first."""
+class _Frames(Struct):
+    frames: int
+
+
+class _Maker(Struct):
+    name: str = FOMM  # records from before there were other engines name none
+    device: str = ""
+    preset: str = ""
+
+
+class _MadeFilm(Struct):
+    """What a film's record tells of the time that it took."""
+
+    picture: _Frames
+    seconds: float
+    engine: _Maker = _Maker()
+    model: _Maker = _Maker()
+
+
+def _some_films(results: Path, receipts: Receipts) -> Iterable[_MadeFilm]:
+    """Yield what is known of finished films: a few of each shard, the last shards first."""
     for shard in reversed(receipts.shards("remux")):
         for name in islice(receipts.read("remux", shard).done, 10):
-            yield read_json(results / f"{name}.json") or {}
+            with suppress(OSError, ValueError):
+                yield from_json((results / f"{name}.json").read_bytes(), _MadeFilm)
 
 
 # --- of a whole run ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .journal import Journal
-from .record import FACTS, Recorded
+from .record import Film, FoundMotion, Prepared, PreparedTake, Recorded, Talkie
 
 if TYPE_CHECKING:
     from .pairs import Pair
@@ -36,15 +36,6 @@ TAKEN_NAMES = (GALLERY_PAGE, "index_files", PRIVATE_PAGE, "private_files", CHECK
 """Names that the gallery uses in the results folder: no driving video may have one."""
 
 
-KEY = (str, None)
-CROP = {"mode": str, "box": [int, int, int], "found": bool}
-PREPARED = {"key": KEY, "file": FACTS, "original": {**FACTS, "file": str}, "crop": CROP}
-MOTION = {"key": KEY, "file": FACTS, "weights": str, "frames": int, "rate": str}
-FILM = {"key": KEY, "file": FACTS, "picture": {"frames": int, "rate": str, "size": (int, [int])}}
-TALKIE = {**FILM, "picture_key": KEY, "sound": {"sound": (str, None)}}
-"""What the records of a run's files must hold (`records.fits`)."""
-
-
 @dataclass(frozen=True)
 class Folder:
     """A run's files, by its plan."""
@@ -57,33 +48,33 @@ class Folder:
         return cls(Path(plan.settings.results))
 
     @staticmethod
-    def source(name: str) -> Recorded:
+    def source(name: str) -> Recorded[Prepared]:
         """Return a prepared picture: 256 x 256 PNG."""
-        return Recorded(HOME / "sources" / f"{name}.png", PREPARED)
+        return Recorded(HOME / "sources" / f"{name}.png", Prepared)
 
     @staticmethod
-    def driving(take: str) -> Recorded:
+    def driving(take: str) -> Recorded[PreparedTake]:
         """Return a prepared take: the cropped video with sound, for the gallery; its record has the crop."""
-        return Recorded(HOME / "driving" / f"{take}.mp4", PREPARED)
+        return Recorded(HOME / "driving" / f"{take}.mp4", PreparedTake)
 
     @staticmethod
-    def motion(take: str) -> Recorded:
+    def motion(take: str) -> Recorded[FoundMotion]:
         """Return a take's keypoints."""
-        return Recorded(HOME / "motion" / f"{take}.npz", MOTION)
+        return Recorded(HOME / "motion" / f"{take}.npz", FoundMotion)
 
     @staticmethod
-    def silent(pair: Pair) -> Recorded:
+    def silent(pair: Pair) -> Recorded[Film]:
         """Return a pair's silent film, which is kept until its talkie is made."""
-        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4", FILM)
+        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4", Film)
 
     @staticmethod
-    def shown(pair: Pair) -> Recorded:
+    def shown(pair: Pair) -> Recorded[Film]:
         """Return a pair's silent film set into its picture or enlarged; it is kept until the talkie is made."""
-        return Recorded(HOME / "shown" / pair.driving / f"{pair.stem}.mp4", FILM)
+        return Recorded(HOME / "shown" / pair.driving / f"{pair.stem}.mp4", Film)
 
-    def talkie(self, pair: Pair) -> Recorded:
+    def talkie(self, pair: Pair) -> Recorded[Talkie]:
         """Return a pair's film in the results."""
-        return Recorded(self.results / pair.driving / f"{pair.stem}.mp4", TALKIE)
+        return Recorded(self.results / pair.driving / f"{pair.stem}.mp4", Talkie)
 
     @staticmethod
     def receipt(stage: str, name: str) -> Path:

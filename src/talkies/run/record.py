@@ -9,14 +9,28 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from ..errors import TalkiesError
-from ..files import canonical_json, file_digest, from_json, keep_aside, read_json, to_json, write_json, write_whole
+from ..files import (
+    canonical_json,
+    file_digest,
+    from_json,
+    keep_aside,
+    read_json,
+    to_json,
+    to_plain,
+    typed,
+    write_json,
+    write_whole,
+)
+from ..media.crop import Crop
+from ..media.sound import SoundFacts
 
 T = TypeVar("T")
 RECIPE = 1
@@ -28,70 +42,172 @@ def content_key(**parts: Any) -> str:  # any JSON value
     return hashlib.sha256(canonical_json({"recipe": RECIPE, **parts})).hexdigest()
 
 
-def file_facts(path: Path) -> dict[str, Any]:
-    """Return a file's facts for its record: size in bytes, mtime in nanoseconds, sha256."""
+class FileFacts(Struct, frozen=True):
+    """A file as its record knows it: size in bytes, time of the last change in nanoseconds, sha256 (hex)."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+class Original(FileFacts, frozen=True):
+    """An input file as it was when it was read; file: its path."""
+
+    file: str
+
+
+UNWRITTEN = FileFacts(-1, -1, "")
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """The JSON beside a file: what it was made from, and what it is.
+
+    key: the content key; None: made again whatever the settings ask. file: the file's own facts. facts: what talkies
+    itself does not read, for people and other programs; in JSON they stand beside the others.
+    """
+
+    key: str | None
+    file: FileFacts = UNWRITTEN
+    facts: dict[str, object] = {}
+
+    @property
+    def plain(self) -> dict[str, object]:
+        """The record as values for JSON."""
+        own = to_plain(self)
+        return {**own.pop("facts"), **own}
+
+    @classmethod
+    def of(cls, value: Mapping[str, object]) -> Self:
+        """Return a record from values of JSON; ValueError if they are no record of this kind."""
+        known = set(cls.__struct_fields__) - {"facts"}
+        rest = {name: inner for name, inner in value.items() if name not in known}
+        record = typed({**{name: value[name] for name in known & value.keys()}, "facts": rest}, cls)
+        if record.file == UNWRITTEN:
+            raise ValueError("it tells of no file")
+        return record
+
+
+class Prepared(Record, frozen=True, kw_only=True):
+    """Of a cropped picture. original: the input file. seconds: what preparing it took."""
+
+    original: Original
+    crop: Crop
+    seconds: float = 0.0
+
+
+class PreparedTake(Prepared, frozen=True, kw_only=True):
+    """Of a cropped take. rate: frames a second, a fraction as text. sound: whether it has any."""
+
+    rate: str
+    frames: int
+    sound: bool
+    variable_rate: bool
+    truncated: bool
+
+
+class FoundMotion(Record, frozen=True, kw_only=True):
+    """Of a take's keypoints. weights: the digest of the network's. rate: frames a second, a fraction as text."""
+
+    weights: str
+    frames: int
+    rate: str
+    seconds: float = 0.0
+
+
+class FilmPicture(Struct, frozen=True, omit_defaults=True):
+    """The pictures of a film. rate: frames a second, a fraction as text. size: the side of a square, or width and
+    height in pixels. crf, preset, encoder: how they were encoded (`FrameWriter`)."""
+
+    frames: int
+    rate: str
+    size: int | tuple[int, int]
+    crf: int | None = None
+    preset: str | None = None
+    encoder: str | None = None
+
+
+class Film(Record, frozen=True, kw_only=True):
+    """Of a silent film. seconds: what animating it took."""
+
+    picture: FilmPicture
+    seconds: float = 0.0
+
+
+class Talkie(Film, frozen=True, kw_only=True):
+    """Of a film in the results. picture_key: the content key of the silent film that it shows; pair: its name;
+    remux_seconds: what adding the sound took; digital_source_type: as in its tag."""
+
+    picture_key: str | None
+    sound: SoundFacts
+    pair: str = ""
+    remux_seconds: float = 0.0
+    digital_source_type: str = ""
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Return a file's facts for its record."""
     status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": file_digest(path)}
+    return FileFacts(status.st_size, status.st_mtime_ns, file_digest(path))
 
 
-def is_unchanged(path: Path, facts: Mapping[str, Any] | None) -> bool:
+def is_unchanged(path: Path, facts: FileFacts) -> bool:
     """Return whether a file is the one in its record: by size and time, or by digest if the time differs."""
-    if not isinstance(facts, dict):
-        return False
     try:
         status = path.stat()
-        if status.st_size != facts.get("size"):
+        if status.st_size != facts.size:
             return False
-        return status.st_mtime_ns == facts.get("mtime_ns") or file_digest(path) == facts.get("sha256")
+        return status.st_mtime_ns == facts.mtime_ns or file_digest(path) == facts.sha256
     except OSError:
         return False
 
 
-FACTS = {"size": int, "mtime_ns": int, "sha256": str}
-"""The shape of a file's facts in a record."""
-KEYS = ("key", "picture_key")
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Recorded(Generic[R]):
     """A file and the record (JSON) beside it, which is authoritative.
 
-    shape: the shape of a record of this kind (`fits`); a record that does not fit counts as missing.
+    kind: of the record; one that is no such counts as missing.
     """
 
     path: Path
-    shape: Any = field(default=dict, compare=False)
+    kind: type[R]
 
     @property
     def record_path(self) -> Path:
         """The JSON beside the file: the same name with the suffix .json."""
         return self.path.with_name(self.path.name.removesuffix(self.path.suffix) + ".json")
 
-    def record(self) -> dict[str, Any]:
-        """Return the record; empty if there is none."""
-        return read_json(self.record_path, self.shape) or {}
+    def record(self) -> R | None:
+        """Return the record; None if there is none."""
+        try:
+            return self.kind.of(read_json(self.record_path) or {})
+        except ValueError:
+            return None
 
-    def fresh(self, key: str, *, name: str = "key") -> dict[str, Any] | None:
+    def fresh(self, key: str, *, name: str = "key") -> R | None:
         """Return the record if it has this content key and the file matches it, else None."""
         record = self.record()
-        if record.get(name) != key or not is_unchanged(self.path, record.get("file")):
-            return None
-        return record
+        fits = record is not None and getattr(record, name) == key and is_unchanged(self.path, record.file)
+        return record if fits else None
 
-    def describe(self, record: Mapping[str, Any], *, of: Path | None = None) -> dict[str, Any]:
+    def describe(self, record: R, *, of: Path | None = None) -> R:
         """Write the record, with the facts of the file (or of what will be renamed to it, `of`); return it."""
-        complete = {**record, "file": file_facts(of or self.path)}
-        write_json(self.record_path, complete)
+        complete = replace(record, file=file_facts(of or self.path))
+        write_json(self.record_path, complete.plain)
         return complete
 
-    def is_whole(self) -> bool:
-        """Return whether the file exists and matches its record."""
-        return is_unchanged(self.path, self.record().get("file"))
+    def whole(self) -> R | None:
+        """Return the record if the file exists and matches it, else None."""
+        record = self.record()
+        return record if record is not None and is_unchanged(self.path, record.file) else None
 
     def blank(self) -> None:
-        """Empty the record's key, so that the file is not fresh for any key; the file stays."""
+        """Empty the record's keys, so that the file is not fresh for any key; the file stays."""
         if record := self.record():
-            write_json(self.record_path, {**record, **{name: None for name in KEYS if name in record}})
+            keys = ("key", "picture_key") if isinstance(record, Talkie) else ("key",)
+            write_json(self.record_path, replace(record, **dict.fromkeys(keys)).plain)
 
     def keep_foreign(self, seen: tuple[int, int] | None = None) -> None:
         """Move aside a file or record that would be replaced but is not ours.
@@ -101,7 +217,7 @@ class Recorded:
         """
         if os.path.lexists(self.path):
             status = self.path.lstat()
-            ours = self.is_whole() or (status.st_size, status.st_mtime_ns) == seen
+            ours = self.whole() is not None or (status.st_size, status.st_mtime_ns) == seen
             if self.path.is_symlink() or not ours:
                 keep_aside(self.path)
         if os.path.lexists(self.record_path) and not self.record() and self.record_path.lstat().st_size:

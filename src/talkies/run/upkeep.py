@@ -12,11 +12,11 @@ from .folder import HOME, LOCKS, TAKEN_NAMES, Folder
 from .lock import held_locks
 from .plan import Plan
 from .receipts import STAGES, distrust
-from .record import FACTS, Recorded
+from .record import Recorded, Talkie
 from .state import State
 
 
-def orphans(plan: Plan) -> Iterator[Recorded]:
+def orphans(plan: Plan) -> Iterator[Recorded[Talkie]]:
     """Yield our films in the results whose pair is no longer in the plan.
 
     None in a pilot (`first`), whose plan does not have all pairs.
@@ -28,11 +28,12 @@ def orphans(plan: Plan) -> Iterator[Recorded]:
         if not folder.is_dir() or folder.is_symlink() or folder.name in TAKEN_NAMES:
             continue
         for path in sorted(folder.glob("*.json")):
-            film = Recorded(path.with_suffix(".mp4"), {"pair": str, "picture_key": (str, None), "file": FACTS})
+            film = Recorded(path.with_suffix(".mp4"), Talkie)
             name = f"{folder.name}/{path.stem}"
             # A film is ours only if our record describes it, and it is unchanged.
-            ours = name not in plan.pairs and film.record().get("pair") == name and not path.is_symlink()
-            if ours and (film.is_whole() or not film.path.exists()):
+            record = film.record()
+            ours = name not in plan.pairs and record and record.pair == name and not path.is_symlink()
+            if ours and (film.whole() or not film.path.exists()):
                 yield film
 
 
@@ -60,21 +61,21 @@ def verify(plan: Plan, state: State, *, busy: bool = False) -> dict[str, str]:
     return {name: wrong[name] for name in plan.pairs if name in wrong}
 
 
-def _fault(talkie: Recorded) -> str | None:
+def _fault(talkie: Recorded[Talkie]) -> str | None:
     """Return how a film differs from its record; None if it does not."""
     record = talkie.record()
+    if record is None:
+        return "its record is damaged"
     try:
-        if file_digest(talkie.path) != record["file"]["sha256"]:
+        if file_digest(talkie.path) != record.file.sha256:
             return "altered since it was made"
         clip = media.probe(talkie.path)
-        if clip.frames != record["picture"]["frames"]:
-            return f"{clip.frames} frames, its record says {record['picture']['frames']}"
-        if bool(clip.sound) != bool(record["sound"]["sound"]):
+        if clip.frames != record.picture.frames:
+            return f"{clip.frames} frames, its record says {record.picture.frames}"
+        if bool(clip.sound) != bool(record.sound.sound):
             return "its sound is not what its record says"
     except InputError as error:
         return error.reason
-    except (KeyError, TypeError):
-        return "its record is damaged"
     return None
 
 

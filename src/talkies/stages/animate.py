@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 from itertools import groupby
@@ -26,11 +25,21 @@ from ..run.journal import Animated, Begun, Looked
 from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.probes import clip_of
-from ..run.record import Answer, Recorded, content_key, is_unchanged
+from ..run.record import (
+    Answer,
+    Film,
+    FilmPicture,
+    FoundMotion,
+    Original,
+    PreparedTake,
+    Record,
+    content_key,
+    is_unchanged,
+)
 from ..run.state import FACELESS
 from .motion import detect_take
 from .prepare import mend, probe_copy, seconds, sound_digest
-from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, holding, since
+from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, holding, say_again, since
 
 if TYPE_CHECKING:
     from ..engines import Engine, MotionEngine
@@ -67,7 +76,7 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
     if missing:
         # Ordered by picture, since a picture's features are kept from one film to the next.
         missing.sort(key=lambda item: (item[0].engine, item[0].source, item[0].name))
-        frames = [int(_take_facts(bench, pair)["frames"]) for pair, _ in missing]
+        frames = [_take_facts(bench, pair).frames for pair, _ in missing]
         bench.progress.start(sum(frames), "frames")
         bench.scratch.require(2 * max(frames) * UNFINISHED_BYTES)
         for engine, alike in groupby(missing, key=lambda item: item[0].engine):
@@ -95,7 +104,7 @@ def _refusal(bench: Bench, pair: Pair, known: dict[str, str | None]) -> str | No
     if pair.engine != FOMM or preset.crop != "face" or settings.faceless == "allow":
         return None
     if pair.take not in known:
-        cut = Crop.from_dict(bench.prepared("prepare", pair.take, clip=True)["crop"])
+        cut = bench.take(pair.take).crop
         clip, ends = clip_of(Path(take.file)), (seconds(take.start), seconds(take.end))
         known[pair.take] = why_refused(clip, cut, *ends, preset.name, "set faceless: allow in config.yaml")
         if known[pair.take]:
@@ -124,8 +133,8 @@ def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:
     takes = dict.fromkeys(pair.take for pair in pairs)
     lost = mend(bench, dict.fromkeys(pair.source for pair in pairs), takes)
     for take in dict.fromkeys(pair.take for pair in pairs if pair.engine == FOMM):
-        if (take, True) not in lost and not bench.is_as_asked("motion", take):
-            bench.say_again("motion", take)
+        if (take, True) not in lost and not bench.folder.motion(take).whole():
+            say_again(bench.folder.motion(take))
             try:
                 with holding(bench.plan.shard_of_take[take]):
                     detect_take(bench, take)
@@ -151,8 +160,8 @@ def picture_key(bench: Bench, pair: Pair) -> str:
             plan.takes[pair.take],
             program,
             plan.settings,
-            picture=bench.prepared("prepare", pair.source)["original"]["sha256"],
-            driving=bench.prepared("prepare", pair.take, clip=True)["original"]["sha256"],
+            picture=bench.source(pair.source).original.sha256,
+            driving=bench.take(pair.take).original.sha256,
             sound=sound_digest(pair.audio) if isinstance(pair.audio, str) and program.uses("audio") else None,
             contents=programs.digests(program),
         )
@@ -163,9 +172,9 @@ def picture_key(bench: Bench, pair: Pair) -> str:
             plan.sources[pair.source],
             plan.takes[pair.take],
             plan.settings,
-            picture=bench.prepared("prepare", pair.source)["original"]["sha256"],
-            driving=bench.prepared("prepare", pair.take, clip=True)["original"]["sha256"],
-            weights=bench.prepared("motion", pair.take, clip=True)["weights"],
+            picture=bench.source(pair.source).original.sha256,
+            driving=bench.take(pair.take).original.sha256,
+            weights=bench.motion(pair.take).weights,
         )
     )
 
@@ -187,10 +196,9 @@ def stands(bench: Bench, pair: Pair, key: str) -> bool:
     return shown != key and bench.folder.shown(pair).fresh(shown) is not None
 
 
-def _take_facts(bench: Bench, pair: Pair) -> dict[str, Any]:
+def _take_facts(bench: Bench, pair: Pair) -> FoundMotion | PreparedTake:
     """Return the record with a take's frames and rate: that of its motion, if the engine computes motion."""
-    folder = bench.folder
-    return (folder.motion(pair.take) if pair.engine == FOMM else folder.driving(pair.take)).record()
+    return bench.motion(pair.take) if pair.engine == FOMM else bench.take(pair.take)
 
 
 def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]]) -> Iterator[tuple[str, Outcome]]:
@@ -198,13 +206,16 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
     folder, scratch = bench.folder, bench.scratch
     engine = bench.engine(name, scratch.folder)
 
-    def staged(recorded: Recorded) -> Path:
-        return scratch.stage_in(recorded.path, sha256=recorded.record()["file"]["sha256"])
+    def staged(path: Path, record: Record) -> Path:
+        return scratch.stage_in(path, sha256=record.file.sha256)
 
     # All before the first film, so that from here on nothing is read from the shared disk.
-    sources = {source: staged(folder.source(source)) for source in {pair.source for pair, _ in missing}}
+    sources = {
+        source: staged(folder.source(source).path, bench.source(source))
+        for source in {pair.source for pair, _ in missing}
+    }
     takes = {pair.take for pair, _ in missing if pair.engine == FOMM}
-    motions = {take: staged(folder.motion(take)) for take in takes}
+    motions = {take: staged(folder.motion(take).path, bench.motion(take)) for take in takes}
 
     def jobs() -> Iterator[FilmJob]:
         for number, (pair, key) in enumerate(missing):
@@ -213,7 +224,7 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
             bench.journal.note(Begun(pair=pair.name))
             writer = media.FrameWriter(
                 silent,
-                Fraction(facts["rate"]),
+                Fraction(facts.rate),
                 **asks.encoding(bench.plan.settings),
                 # The number of films encoded at once; if they are few, they share the cores.
                 threads=max(1, engine.threads // len(missing)),
@@ -227,7 +238,7 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
                 sources[pair.source],
                 motions.get(pair.take),
                 partial(_material, bench, pair),
-                int(facts["frames"]),
+                facts.frames,
                 Movement(pair.relative, pair.adapt_scale, pair.best_frame),
                 writer,
                 done=partial(_record_film, bench, engine, pair, key, writer, time.monotonic()),
@@ -243,16 +254,16 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
 def _material(bench: Bench, pair: Pair) -> Material:
     """Return a pair's files and crops, for engines that read the files themselves."""
     plan = bench.plan
-    source, take = bench.prepared("prepare", pair.source), bench.prepared("prepare", pair.take, clip=True)
+    source, take = bench.source(pair.source), bench.take(pair.take)
     picture, wanted = Path(plan.sources[pair.source].file), plan.takes[pair.take]
-    if not is_unchanged(picture, source["original"]):
+    if not is_unchanged(picture, source.original):
         raise TalkiesError(f"{printable(picture)}: it has changed since it was looked at; run snakemake again")
-    clip = probe_copy(Path(wanted.file), bench.scratch, take["original"]["sha256"])
+    clip = probe_copy(Path(wanted.file), bench.scratch, take.original.sha256)
     return Material(
         picture,
-        Crop.from_dict(source["crop"]).box,
+        source.crop.box,
         clip,
-        Crop.from_dict(take["crop"]).box,
+        take.crop.box,
         seconds(wanted.start),
         seconds(wanted.end),
         wanted.flip,
@@ -264,40 +275,39 @@ def _record_film(
     bench: Bench, engine: Engine, pair: Pair, key: str, writer: media.FrameWriter, began: float, took: float | None
 ) -> None:
     took = since(began) if took is None else round(took, 3)
-    facts = _facts_of_making(bench, pair, writer, engine)
-    bench.folder.silent(pair).describe({"key": key, **facts, "seconds": took})
+    source, take = bench.source(pair.source), bench.take(pair.take)
+    facts = film_facts(
+        {"crop": source.crop, **_public(source.original)},
+        {
+            "crop": take.crop,
+            "segment": [pair.start, pair.end],
+            **flipped(bench.plan.takes[pair.take]),
+            **_public(take.original),
+        },
+        Movement(pair.relative, pair.adapt_scale, pair.best_frame),
+        engine,
+        network=pair.source if pair.engine == FOMM else None,
+    )
+    bench.folder.silent(pair).describe(Film(key=key, picture=picture_of(writer), seconds=took, facts=facts))
     bench.journal.note(Animated(pair=pair.name, frames=writer.frames, seconds=took))
     log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
 
 
-def _facts_of_making(bench: Bench, pair: Pair, writer: media.FrameWriter, engine: Engine) -> dict[str, Any]:
-    """Return the facts about a film's pixels for its record."""
-    source, take = bench.folder.source(pair.source).record(), bench.folder.driving(pair.take).record()
-    return film_facts(
-        {"crop": source["crop"], **_public(source["original"])},
-        {
-            "crop": take["crop"],
-            "segment": [pair.start, pair.end],
-            **flipped(bench.plan.takes[pair.take]),
-            **_public(take["original"]),
-        },
-        Movement(pair.relative, pair.adapt_scale, pair.best_frame),
-        writer,
-        engine,
-        network=pair.source if pair.engine == FOMM else None,
-    )
+def picture_of(writer: media.FrameWriter) -> FilmPicture:
+    """Return the facts about a written film's pictures."""
+    size = writer.size if writer.size != (FILM_SIZE, FILM_SIZE) else None
+    return FilmPicture(writer.frames, str(writer.rate), size or FILM_SIZE, *writer.encoding)
 
 
 def film_facts(
-    source: dict[str, Any],
-    driving: dict[str, Any],
+    source: Mapping[str, object],
+    driving: Mapping[str, object],
     movement: Movement,
-    writer: media.FrameWriter,
     engine: Engine,
     *,
     network: str | None,
-) -> dict[str, Any]:
-    """Return the facts about a film's pixels for a record.
+) -> dict[str, object]:
+    """Return what a film's record tells of its making.
 
     source, driving: the input files and their crops. network: for the built-in engine, the source whose network is
     named (`FilmJob.source`).
@@ -305,17 +315,10 @@ def film_facts(
     of_engine = engine.facts()
     if network is not None and (name := cast("MotionEngine", engine).network(network)):
         of_engine["model"]["network"] = name
-    size = writer.size if writer.size != (FILM_SIZE, FILM_SIZE) else None
     return {
         "source": source,
         "driving": driving,
-        "motion": asdict(movement),
-        "picture": {
-            "frames": writer.frames,
-            "rate": str(writer.rate),
-            "size": list(size) if size else FILM_SIZE,
-            **writer.encoding,
-        },
+        "motion": movement,
         **of_engine,
         "software": {
             **of_engine["software"],
@@ -326,9 +329,9 @@ def film_facts(
     }
 
 
-def _public(original: dict[str, Any]) -> dict[str, Any]:
+def _public(original: Original) -> dict[str, str]:
     """Return an input's name and digest, without its folder: a film's record may be shown to others."""
-    return {"file": Path(original["file"]).name, "sha256": original["sha256"]}
+    return {"file": Path(original.file).name, "sha256": original.sha256}
 
 
 # --- loading engines -------------------------------------------------------------------------------------

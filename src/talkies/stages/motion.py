@@ -6,15 +6,14 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
-from ..media import crop
 from ..run import asks
 from ..run.journal import Found
-from ..run.record import Answer, content_key
+from ..run.record import Answer, FoundMotion, content_key
 from .prepare import probe_copy, seconds
 from .work import Bench, Outcome, Progress, Stage, since
 
@@ -32,7 +31,7 @@ def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, Outcome]]:
     for take in takes:
         try:
             record = detect_take(bench, take)
-            yield take, Answer(weights=record["weights"])
+            yield take, Answer(weights=record.weights)
         except InputError as error:
             yield take, error
         finally:
@@ -47,12 +46,12 @@ STAGE = Stage(
 )
 
 
-def detect_take(bench: Bench, name: str) -> dict[str, Any]:
+def detect_take(bench: Bench, name: str) -> FoundMotion:
     """Compute and save the keypoints of one take, unless that is done; return its record."""
     take, target = bench.plan.takes[name], bench.folder.motion(name)
-    driving = bench.prepared("prepare", name, clip=True)
+    driving = bench.take(name)
     engine = cast("MotionEngine", bench.engine(FOMM, None))
-    content, box = driving["original"]["sha256"], driving["crop"]["box"]
+    content, box = driving.original.sha256, driving.crop.box
     asked = asks.motion(take, content=content, box=box, **engine.identity())
     key = content_key(**asked)
     record = target.fresh(key)
@@ -62,7 +61,7 @@ def detect_take(bench: Bench, name: str) -> dict[str, Any]:
     clip = probe_copy(Path(take.file), bench.scratch, content)
     frames = media.excerpt_frames(
         clip,
-        box=crop.Crop.from_dict(driving["crop"]).box,
+        box=driving.crop.box,
         size=engine.side,
         start=seconds(take.start),
         end=seconds(take.end),
@@ -74,8 +73,11 @@ def detect_take(bench: Bench, name: str) -> dict[str, Any]:
     took = since(began)
     bench.journal.note(Found(take=name, frames=found.frames, seconds=took))
     log.info("motion of %s: %d frames in %.1f s", printable(name), found.frames, took)
-    facts = {**engine.identity(), "frames": found.frames, "rate": str(clip.rate)}
-    return target.describe({"key": key, **facts, "seconds": took})
+    facts = dict(engine.identity())
+    weights = str(facts.pop("weights"))
+    return target.describe(
+        FoundMotion(key=key, weights=weights, frames=found.frames, rate=str(clip.rate), seconds=took, facts=facts)
+    )
 
 
 def _counted(frames: Iterator[NDArray[np.uint8]], progress: Progress) -> Iterator[NDArray[np.uint8]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from .. import media
 from ..errors import InputError
@@ -20,30 +22,33 @@ from ..run.asks import Specs
 from ..run.folder import Folder
 from ..run.plan import Plan
 from ..run.probes import clip_of
-from ..run.record import Answer, Recorded, content_key
-from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, holding, since
+from ..run.record import Answer, Original, Prepared, PreparedTake, Recorded, content_key
+from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, holding, say_again, since
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+Prepare = Callable[[Bench, str], Prepared]
+
+
 def _spec(specs: Specs, shard: str, item: str) -> str:
     return specs.source(item) if shard in specs.plan.picture_shards else specs.driving(item)
 
 
-def _file(bench: Bench, item: str) -> Recorded:
+def _file(bench: Bench, item: str) -> Recorded[Any]:
     folder = bench.folder
     return folder.source(item) if bench.shard in bench.plan.picture_shards else folder.driving(item)
 
 
 def _make(bench: Bench, items: list[str]) -> Iterator[tuple[str, Outcome]]:
-    work = prepare_source if bench.shard in bench.plan.picture_shards else prepare_take
+    work: Prepare = prepare_source if bench.shard in bench.plan.picture_shards else prepare_take
     bench.progress.start(len(items), "files")
     for item in items:
         try:
             record = work(bench, item)
-            yield item, Answer(sha256=record["original"]["sha256"])
+            yield item, Answer(sha256=record.original.sha256)
         except InputError as error:
             yield item, error
         bench.scratch.release()
@@ -58,19 +63,21 @@ def mend(bench: Bench, sources: Iterable[str], takes: Iterable[str]) -> dict[tup
 
     The lock of the preparing shard makes sure that one worker does it.
     """
-    plan, lost = bench.plan, {}
-    wanted = [(name, False, plan.shard_of_source[name], prepare_source) for name in sources]
-    wanted += [(name, True, plan.shard_of_take[name], prepare_take) for name in takes]
-    for name, clip, shard, again in wanted:
-        if not bench.is_as_asked("prepare", name, clip=clip):
-            bench.say_again("prepare", name, clip=clip)
-            try:
-                with holding(shard):
-                    again(bench, name)
-            except InputError as error:
-                lost[name, clip] = str(error)
-            finally:
-                bench.scratch.release()
+    plan, folder, lost = bench.plan, bench.folder, {}
+    gone: list[tuple[str, bool, Recorded[Any], Mapping[str, str]]] = [
+        (name, False, folder.source(name), plan.shard_of_source) for name in sources if not bench.standing_source(name)
+    ]
+    gone += [(name, True, folder.driving(name), plan.shard_of_take) for name in takes if not bench.standing_take(name)]
+    for name, clip, recorded, shards in gone:
+        say_again(recorded)
+        again: Prepare = prepare_take if clip else prepare_source
+        try:
+            with holding(shards[name]):
+                again(bench, name)
+        except InputError as error:
+            lost[name, clip] = str(error)
+        finally:
+            bench.scratch.release()
     return lost
 
 
@@ -81,7 +88,7 @@ def mend_shown(plan: Plan, names: Iterable[str]) -> None:
     mend(bench, dict.fromkeys(pair.source for pair in pairs), dict.fromkeys(pair.take for pair in pairs))
 
 
-def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str, Any]:
+def _original(path: Path, record: Prepared | None, scratch: Scratch) -> Original:
     """Return an input file's path, size, time and digest; the digest is that of its record if size and time are
     equal.
 
@@ -89,48 +96,47 @@ def _original(path: Path, record: dict[str, Any], scratch: Scratch) -> dict[str,
     """
     try:
         status = path.stat()
-        facts = {"file": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        known = record.get("original", {})
-        if all(known.get(key) == facts[key] for key in facts):
-            return dict(known)
-        return {**facts, "sha256": file_digest(scratch.stage_in(path))}
+        now = str(path), status.st_size, status.st_mtime_ns
+        if record and (record.original.file, record.original.size, record.original.mtime_ns) == now:
+            return record.original
+        sha256 = file_digest(scratch.stage_in(path))
+        return Original(size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=sha256, file=str(path))
     except OSError as error:
         if error.errno in FULL:
             raise
         raise InputError(path, f"can't be read ({error.strerror}): copy it again") from None
 
 
-def prepare_source(bench: Bench, name: str) -> dict[str, Any]:
+def prepare_source(bench: Bench, name: str) -> Prepared:
     """Crop one picture to a square PNG unless that is done; return its record. InputError when it is unusable."""
     began = time.monotonic()
     source, target = bench.plan.sources[name], bench.folder.source(name)
     path = Path(source.file)
     original = _original(path, target.record(), Scratch())  # a picture is small and read twice: no copy
-    key = content_key(**asks.source(source, original["sha256"]))
+    key = content_key(**asks.source(source, original.sha256))
     record = target.fresh(key)
     if record is None:
         picture = media.read_picture(path)
         square, cut = crop.crop_picture(picture, source.crop, name=path, size=FILM_SIZE)
         write_png(target.path, square)
-        facts = {"key": key, "original": original, "crop": cut.to_dict()}
-        record = target.describe({**facts, "seconds": since(began)})
-    elif record["original"] != original:
-        record = target.describe({**record, "original": original})
+        record = target.describe(Prepared(key=key, original=original, crop=cut, seconds=since(began)))
+    elif record.original != original:
+        record = target.describe(replace(record, original=original))
     return record
 
 
-def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
+def prepare_take(bench: Bench, name: str) -> PreparedTake:
     """Probe a clip, find its crop, and write the cropped clip with sound, unless that is done; return its record."""
     began = time.monotonic()
     take, target, scratch = bench.plan.takes[name], bench.folder.driving(name), bench.scratch
     path = Path(take.file)
     original = _original(path, target.record(), scratch)
-    key = content_key(**asks.driving(take, original["sha256"]))
+    key = content_key(**asks.driving(take, original.sha256))
     record = target.fresh(key)
     if record is not None:
-        return record if record["original"] == original else target.describe({**record, "original": original})
+        return record if record.original == original else target.describe(replace(record, original=original))
     scratch.require(2 * take.frames * UNFINISHED_BYTES)
-    clip = probe_copy(path, scratch, original["sha256"])
+    clip = probe_copy(path, scratch, original.sha256)
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
     target.path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,17 +152,17 @@ def prepare_take(bench: Bench, name: str) -> dict[str, Any]:
         parts=(scratch.unfinished("picture.mp4"), scratch.unfinished("sound.mp4")),
     )
     return target.describe(
-        {
-            "key": key,
-            "original": original,
-            "crop": cut.to_dict(),
-            "rate": str(clip.rate),
-            "frames": frames,
-            "sound": clip.sound is not None,
-            "variable_rate": clip.variable,
-            "truncated": clip.truncated,
-            "seconds": since(began),
-        }
+        PreparedTake(
+            key=key,
+            original=original,
+            crop=cut,
+            rate=str(clip.rate),
+            frames=frames,
+            sound=clip.sound is not None,
+            variable_rate=clip.variable,
+            truncated=clip.truncated,
+            seconds=since(began),
+        )
     )
 
 

@@ -16,9 +16,8 @@ from ..run.asks import Specs
 from ..run.journal import Remuxed
 from ..run.pairs import Pair
 from ..run.receipts import Receipts, distrust
-from ..run.record import Answer, content_key
+from ..run.record import Answer, Film, Talkie, content_key
 from .prepare import probe_copy, seconds, sound_digest
-from .show import OF_TALKIE
 from .work import Bench, Outcome, Stage, since
 
 log = logging.getLogger("talkies")
@@ -75,8 +74,8 @@ class Clips:
         path = Path(self._bench.plan.takes[pair.take].file)
         if self._last is None or self._last.path != path:
             self._bench.scratch.release(but=path)
-            digest = self._bench.folder.driving(pair.take).record().get("original", {}).get("sha256")
-            self._last = probe_copy(path, self._bench.scratch, digest)
+            known = self._bench.folder.driving(pair.take).record()
+            self._last = probe_copy(path, self._bench.scratch, known.original.sha256 if known else None)
         return self._last
 
 
@@ -92,12 +91,13 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: t
     key = content_key(**asks.talkie(pair, settings, picture=picture_key, sound=sound_file))
     record = talkie.fresh(key)
     if record is not None:
-        if record["file"]["mtime_ns"] != talkie.path.stat().st_mtime_ns:
-            talkie.describe({name: value for name, value in record.items() if name != "file"})
+        if record.file.mtime_ns != talkie.path.stat().st_mtime_ns:
+            talkie.describe(record)
         _remove_silent(bench, pair)
         return
     silent = folder.shown(pair) if bench.plan.is_shown(pair.name) else folder.silent(pair)
-    made, picture = silent.fresh(picture_key), silent.path
+    made: Film | None = silent.fresh(picture_key)
+    picture = silent.path
     if made is None:  # only sound or tags differ: the pictures are copied from the talkie itself
         made, picture = talkie.fresh(picture_key, name="picture_key"), talkie.path
     if made is None:
@@ -121,23 +121,24 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: t
             comment=provenance(pair.engine) if settings.provenance else None,
             part=scratch.unfinished("talkie.mp4"),
         )
-        facts = {name: value for name, value in made.items() if name not in OF_TALKIE}
         # The record first, so that a film under its final name always has one.
         talkie.describe(
-            {
-                "key": key,
-                "picture_key": picture_key,
-                "pair": pair.name,
-                **facts,
-                "sound": sound,
-                "remux_seconds": since(began),
-                "digital_source_type": SOURCE_TYPE,
-            },
+            Talkie(
+                key=key,
+                picture_key=picture_key,
+                pair=pair.name,
+                picture=made.picture,
+                seconds=made.seconds,
+                sound=sound,
+                remux_seconds=since(began),
+                digital_source_type=SOURCE_TYPE,
+                facts=made.facts,
+            ),
             of=part,
         )
     _remove_silent(bench, pair)
-    bench.journal.note(Remuxed(pair=pair.name, sound=sound["sound"]))
-    log.info("%s: done, sound: %s", printable(pair.name), sound["sound"] or "none")
+    bench.journal.note(Remuxed(pair=pair.name, sound=sound.sound))
+    log.info("%s: done, sound: %s", printable(pair.name), sound.sound or "none")
 
 
 def _remove_silent(bench: Bench, pair: Pair) -> None:

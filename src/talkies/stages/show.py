@@ -6,17 +6,15 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..media import crop
 from ..media.paste import FEATHER, enlarge_film, paste_film
 from ..run.asks import encoding
 from ..run.pairs import Pair
 from ..run.receipts import distrust
-from ..run.record import Answer, is_unchanged
-from .animate import shown_key
+from ..run.record import Answer, Film, is_unchanged
+from .animate import picture_of, shown_key
 from .prepare import mend
 from .work import Bench, Outcome, Stage, since
 
@@ -58,34 +56,35 @@ def show_pair(bench: Bench, pair: Pair, picture_key: str) -> str:
     target.path.parent.mkdir(parents=True, exist_ok=True)
     writer = media.FrameWriter(
         target.path,
-        Fraction(made["picture"]["rate"]),
+        Fraction(made.picture.rate),
         **encoding(bench.plan.settings),
         part=bench.scratch.unfinished("shown.mp4"),
     )
-    facts = {name: value for name, value in made.items() if name not in OF_TALKIE}
-    target.describe({**facts, **_show(bench, pair, made, film, writer), "key": key, "show_seconds": since(began)})
+    how = _show(bench, pair, made, film, writer)
+    target.describe(
+        Film(
+            key=key,
+            picture=picture_of(writer),
+            seconds=made.seconds,
+            facts={**made.facts, "shown": how, "show_seconds": since(began)},
+        )
+    )
     return key
 
 
-OF_TALKIE = ("key", "file", "picture_key", "sound", "pair", "remux_seconds", "digital_source_type")
-"""Keys of a record that are about the talkie, not about its pixels."""
-
-
-def _show(bench: Bench, pair: Pair, made: dict[str, Any], film: Path, writer: media.FrameWriter) -> dict[str, Any]:
-    """Write a pair's film as it is shown; return the facts for its record."""
+def _show(bench: Bench, pair: Pair, made: Film, film: Path, writer: media.FrameWriter) -> dict[str, object]:
+    """Write a pair's film as it is shown; return how it was made, for its record."""
     if pair.paste_back:
         if reason := mend(bench, [pair.source], []).get((pair.source, False)):
             raise InputError("", reason)
-        original = bench.prepared("prepare", pair.source)
+        original = bench.source(pair.source)
         path = Path(bench.plan.sources[pair.source].file)
-        if not is_unchanged(path, original["original"]):
+        if not is_unchanged(path, original.original):
             raise TalkiesError(f"{printable(path)}: it has changed since it was animated; run snakemake again")
-        box = crop.Crop.from_dict(original["crop"]).box
-        size = paste_film(film, media.read_picture(path), box, writer)
-        how = {"paste_back": {"box": [box.x, box.y, box.side], "feather": FEATHER}}
-    else:
-        side = bench.plan.settings.upscale
-        assert side is not None, "a film is shown so, or pasted back"
-        size = enlarge_film(film, side, writer)
-        how = {"upscale": {"from": made["picture"]["size"], "to": side, "how": "ffmpeg lanczos, no detail added"}}
-    return {"picture": {**made["picture"], **writer.encoding, "size": list(size)}, "shown": how}
+        box = original.crop.box
+        paste_film(film, media.read_picture(path), box, writer)
+        return {"paste_back": {"box": box, "feather": FEATHER}}
+    side = bench.plan.settings.upscale
+    assert side is not None, "a film is shown so, or pasted back"
+    enlarge_film(film, side, writer)
+    return {"upscale": {"from": made.picture.size, "to": side, "how": "ffmpeg lanczos, no detail added"}}

@@ -26,10 +26,21 @@ from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder
 from ..run.journal import Failed, Journal, Loaded
 from ..run.lock import held
-from ..run.pairs import Take, stamp_of
+from ..run.pairs import Source, Take, stamp_of
 from ..run.plan import Plan
 from ..run.receipts import shard_of
-from ..run.record import Answer, Receipt, Recorded, content_key
+from ..run.record import (
+    Answer,
+    FoundMotion,
+    Original,
+    Prepared,
+    PreparedTake,
+    R,
+    Receipt,
+    Record,
+    Recorded,
+    content_key,
+)
 
 if TYPE_CHECKING:
     from ..engines import Engine
@@ -65,7 +76,9 @@ class Bench:
     engine: Opener = field(default_factory=lambda: _no_engine)
     progress: Progress = field(default_factory=Progress)
     scratch: Scratch = field(default_factory=Scratch)
-    _prepared: dict[tuple[str, str, bool], dict[str, Any]] = field(default_factory=dict)
+    _sources: dict[str, Prepared] = field(default_factory=dict)
+    _takes: dict[str, PreparedTake] = field(default_factory=dict)
+    _motions: dict[str, FoundMotion] = field(default_factory=dict)
 
     @cached_property
     def folder(self) -> Folder:
@@ -78,42 +91,56 @@ class Bench:
         needs = self.plan.needs(self.stage.name, self.shard)
         return {(stage, shard): receipts.load(stage, self.plan.receipt(stage, shard)) for stage, shard in needs}
 
-    def prepared(self, stage: str, name: str, *, clip: bool = False) -> dict[str, Any]:
-        """Return the record of a prepared picture, or (clip) of a prepared take or its motion.
+    def source(self, name: str) -> Prepared:
+        """Return the record of a prepared picture; TalkiesError if it does not stand: `mend` makes it again."""
+        if name not in self._sources:
+            self._sources[name] = _needed(self.standing_source(name), self.folder.source(name))
+        return self._sources[name]
 
-        TalkiesError if the file is missing or damaged: `mend` makes it again.
-        """
-        if (stage, name, clip) not in self._prepared:
-            if not self.is_as_asked(stage, name, clip=clip):
-                path = self._recorded(stage, name, clip).path
-                raise TalkiesError(f"{printable(path)}: it is gone or damaged; run snakemake again to make it")
-            self._prepared[stage, name, clip] = self._recorded(stage, name, clip).record()
-        return self._prepared[stage, name, clip]
+    def take(self, name: str) -> PreparedTake:
+        """Return the record of a prepared take; TalkiesError if it does not stand."""
+        if name not in self._takes:
+            self._takes[name] = _needed(self.standing_take(name), self.folder.driving(name))
+        return self._takes[name]
 
-    def is_as_asked(self, stage: str, name: str, *, clip: bool = False) -> bool:
-        """Return whether a prepared file is there and whole, with the wanted crop, and from the current input."""
-        recorded = self._recorded(stage, name, clip)
-        if not recorded.is_whole():
-            return False
-        if stage != "prepare":
-            return True
-        plan, record = self.plan, recorded.record()
-        wanted = plan.takes[name] if clip else plan.sources[name]
-        original = record["original"]
-        content = original["sha256"]
-        asked = asks.driving(plan.takes[name], content) if clip else asks.source(plan.sources[name], content)
-        # Not the time in the plan: the file was replaced meanwhile.
-        stamps = (wanted.stamp, stamp_of(Path(wanted.file)))
-        return record["key"] == content_key(**asked) and [original["size"], original["mtime_ns"]] in stamps
+    def motion(self, name: str) -> FoundMotion:
+        """Return the record of a take's keypoints; TalkiesError if they are missing or damaged."""
+        if name not in self._motions:
+            recorded = self.folder.motion(name)
+            self._motions[name] = _needed(recorded.whole(), recorded)
+        return self._motions[name]
 
-    def say_again(self, stage: str, name: str, *, clip: bool = False) -> None:
-        """Log that a prepared file is made again."""
-        path = self._recorded(stage, name, clip).path
-        log.warning("%s: it is gone or damaged and is made again", printable(path))
+    def standing_source(self, name: str) -> Prepared | None:
+        """Return the record of a prepared picture that is whole, with the wanted crop, and from the current input."""
+        wanted, record = self.plan.sources[name], self.folder.source(name).whole()
+        if record is None:
+            return None
+        key = content_key(**asks.source(wanted, record.original.sha256))
+        return record if record.key == key and _is_current(record.original, wanted) else None
 
-    def _recorded(self, stage: str, name: str, clip: bool) -> Recorded:
-        folder = self.folder
-        return folder.motion(name) if stage == "motion" else folder.driving(name) if clip else folder.source(name)
+    def standing_take(self, name: str) -> PreparedTake | None:
+        """Return the record of a prepared take that is whole, with the wanted crop, and from the current input."""
+        wanted, record = self.plan.takes[name], self.folder.driving(name).whole()
+        if record is None:
+            return None
+        key = content_key(**asks.driving(wanted, record.original.sha256))
+        return record if record.key == key and _is_current(record.original, wanted) else None
+
+
+def _needed(record: R | None, recorded: Recorded[R]) -> R:
+    if record is None:
+        raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
+    return record
+
+
+def _is_current(original: Original, wanted: Source | Take) -> bool:
+    # Not only the time in the plan: the file may have been replaced meanwhile.
+    return [original.size, original.mtime_ns] in (wanted.stamp, stamp_of(Path(wanted.file)))
+
+
+def say_again(recorded: Recorded[Any]) -> None:
+    """Log that a prepared file is made again."""
+    log.warning("%s: it is gone or damaged and is made again", printable(recorded.path))
 
 
 Outcome = Answer | InputError
@@ -129,7 +156,7 @@ class Stage:
 
     name: str
     spec: Callable[[Specs, str, str], str]
-    files: Callable[[Bench, str], Recorded]
+    files: Callable[[Bench, str], Recorded[Any]]
     make: Callable[[Bench, list[str]], Iterator[tuple[str, Outcome]]]
 
 
@@ -219,7 +246,7 @@ def sweep(films: Sequence[Path]) -> None:
     """Remove the temporary files that killed workers left of these films, records and encoders."""
     names: dict[Path, set[str]] = {}
     for film in films:
-        record = Recorded(film).record_path
+        record = Recorded(film, Record).record_path
         names.setdefault(film.parent, set()).update((stem_of(film.name), stem_of(record.name)))
     for folder, wanted in names.items():
         if not folder.is_dir():

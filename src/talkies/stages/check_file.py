@@ -1,0 +1,212 @@
+"""Checks one picture or driving video: its crop, its sharpness, and what else is known of it.
+
+A dozen frames of a video are checked.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
+
+from msgspec import Struct
+
+from .. import media
+from ..errors import InputError
+from ..fomm.model.looks import is_photograph
+from ..media import crop
+from ..media.crop import Request
+from ..media.film import FILM_SIZE
+from ..run.probes import clip_of
+
+if TYPE_CHECKING:
+    from ..media.pictures import Frame
+
+SAMPLES = 12
+DECODED_SECONDS = 20
+"""Seconds; only key frames are decoded of longer videos, so that a check of an hour takes seconds."""
+LARGEST_SIDE = 1280  # pixels of a sampled frame
+THUMB_SIDE = 128
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture, or (clip) a driving video or a segment of it, and its crop."""
+
+    name: str
+    file: str
+    crop: Request
+    clip: bool = False
+    start: str | None = None
+    end: str | None = None
+    flip: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """The file's name without its folder, as in `files` of config.yaml."""
+        return Path(self.file).name
+
+
+class FirstFrame(Struct):
+    """What is wrong with a take's first frame, and the number of a better one; None: none is known."""
+
+    faults: list[str] = []
+    better: int | None = None
+
+
+class PictureFacts(Struct, kw_only=True):
+    """width, height: of the file, in pixels. sharpness: of its crop (`sharpness`). photograph: not a drawing.
+
+    poses: by network, the normalized keypoints of each crop, [n, K, 2].
+    """
+
+    width: int
+    height: int
+    crop: crop.Crop
+    sharpness: float
+    photograph: bool
+    poses: dict[str, list[list[list[float]]]] = {}
+
+
+class ClipFacts(PictureFacts, kw_only=True):
+    """rate, sampled_rate: frames a second of the clip and of those looked at, fractions as text.
+
+    faces_seen: for each of these. face_outside: in how many all faces are outside the crop. faceless: the clip will
+    be refused. seconds, frames: of the segment. sound: its codec. first_frame: by network.
+    """
+
+    rate: str
+    sampled_rate: str
+    variable_rate: bool
+    truncated: bool
+    faces_seen: list[bool]
+    face_outside: int
+    faceless: bool
+    seconds: float
+    frames: int
+    sound: str | None
+    first_frame: dict[str, FirstFrame] = {}
+
+
+class Unreadable(Struct):
+    """Of a file that can't be used. error: why."""
+
+    error: str
+
+
+Facts = PictureFacts | ClipFacts | Unreadable
+
+
+class Look(NamedTuple):
+    """A file's facts; its crops, uint8 [n, 256, 256, 3], and the first one as a small JPEG, where it could be read."""
+
+    item: Item
+    facts: Facts
+    crops: Frame | None = None
+    thumb: bytes | None = None
+
+
+def look(item: Item) -> Look:
+    """Check one file."""
+    try:
+        facts, crops = _look_at_clip(item) if item.clip else _look_at_picture(item)
+    except InputError as error:
+        return Look(item, Unreadable(error.reason))
+    return Look(item, facts, crops, _jpeg(crops[0]))
+
+
+def _look_at_picture(item: Item) -> tuple[PictureFacts, Frame]:
+    picture, own = media.read_smaller(item.file, crop.DETECT_SIDE)
+    cut = crop.find_picture_crop(picture, item.crop, own, name=item.file)
+    needed = min(max(own), math.ceil(max(own) * FILM_SIZE / cut.box.side))
+    if max(picture.shape[:2]) < needed:  # the crop is a small part of it
+        picture, _ = media.read_smaller(item.file, needed)
+    square = crop.resize(crop.cut(picture, crop.scaled(cut.box, picture.shape[1] / own[0])), FILM_SIZE)
+    crops = square[None]
+    return PictureFacts(width=own[0], height=own[1], crop=cut, **_seen(crops)), crops
+
+
+def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
+    import numpy as np
+
+    clip = clip_of(Path(item.file))
+    start = Fraction(item.start or 0)
+    end = min(clip.duration, Fraction(item.end)) if item.end else clip.duration
+    seconds = max(end - start, 1 / clip.rate)
+    scale = min(1.0, LARGEST_SIDE / max(clip.width, clip.height))
+    size = max(1, round(clip.width * scale)), max(1, round(clip.height * scale))
+    rate = min(clip.rate, SAMPLES / seconds).limit_denominator(100_000)
+    skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
+    frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
+    faces: list[list[crop.Face]] = []
+    cut = crop.follow(clip, frames, item.crop, faces, quick=True)
+    box = crop.scaled(cut.box, scale)
+    crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE) for frame in frames])
+    crops = crops[:, :, ::-1].copy() if item.flip else crops
+    facts = ClipFacts(
+        width=clip.width,
+        height=clip.height,
+        crop=cut,
+        faces_seen=[bool(each) for each in faces],
+        face_outside=_outside(faces, box) if (cut.faces or 0) > 1 else 0,
+        faceless=cut.faces == 0 and _is_faceless(clip, item, start, end),
+        seconds=round(float(seconds), 3),
+        frames=max(1, round(seconds * clip.rate)),
+        rate=str(clip.rate),
+        sampled_rate=str(rate),
+        variable_rate=clip.variable,
+        truncated=clip.truncated,
+        sound=clip.sound.codec if clip.sound else None,
+        **_seen(crops),
+    )
+    return facts, crops
+
+
+class _Seen(TypedDict):
+    sharpness: float
+    photograph: bool
+
+
+def _seen(crops: Frame) -> _Seen:
+    some = crops[::4]
+    return {
+        "sharpness": round(sorted(map(sharpness, crops))[len(crops) // 2], 1),
+        "photograph": 2 * sum(map(is_photograph, some)) > len(some),
+    }
+
+
+def _is_faceless(clip: media.Clip, item: Item, start: Fraction, end: Fraction) -> bool:
+    """Return whether a clip without a face in a dozen frames will be refused: looks at as many as prepare does."""
+    return crop.find_crop(clip, item.crop, start=start, end=end).faces == 0 and crop.is_faceless(
+        clip, start=start, end=end
+    )
+
+
+def _outside(found: Sequence[Sequence[crop.Face]], box: crop.Box) -> int:
+    """Return in how many frames all faces have their centres outside a crop."""
+    inside = [
+        any(box.x <= x + w / 2 < box.x + box.side and box.y <= y + h / 2 < box.y + box.side for x, y, w, h in faces)
+        for faces in found
+    ]
+    return sum(bool(faces) and not held for faces, held in zip(found, inside, strict=True))
+
+
+def sharpness(square: Frame) -> float:
+    """Return the variance of the Laplacian of a crop's grey levels."""
+    import numpy as np
+
+    grey = square.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    middle = grey[1:-1, 1:-1]
+    return float((grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * middle).var())
+
+
+def _jpeg(square: Frame) -> bytes:
+    from PIL import Image
+
+    written = io.BytesIO()
+    Image.fromarray(crop.resize(square, THUMB_SIDE)).save(written, "JPEG", quality=80)
+    return written.getvalue()
