@@ -133,7 +133,7 @@ class Engine:
                 "threads": self.threads,
                 "batch": self.batch,
             },
-            "software": {"torch": torch.__version__},
+            "software": {"torch": str(torch.__version__)},
         }
 
     def network(self, source: str) -> str | None:

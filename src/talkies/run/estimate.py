@@ -152,7 +152,7 @@ class _Frames(Struct):
     frames: int
 
 
-class _Maker(Struct):
+class _Maker(Struct, frozen=True):
     name: str = FOMM  # records from before there were other engines name none
     device: str = ""
     preset: str = ""
