@@ -101,20 +101,27 @@ def compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> Non
     """Add a finding to each take whose first frame is far from pictures' poses, with a nearer frame."""
     import numpy as np
 
-    far: dict[str, list[tuple[str, float]]] = {}
+    held = {
+        name: np.array(finding.facts.poses[weights][0])
+        for name, finding in findings.items()
+        if isinstance(finding.facts, PictureFacts)
+    }
+    moved: dict[str, list[str]] = {}
     for image, take in compared(plan):
-        if image not in findings or take not in findings:
-            continue
-        facts, of_picture = findings[take].facts, findings[image].facts
+        if image in findings and take in findings:
+            moved.setdefault(take, []).append(image)
+    far: dict[str, list[tuple[str, float]]] = {}
+    for take, images in moved.items():
+        facts = findings[take].facts
         assert isinstance(facts, ClipFacts)
-        assert isinstance(of_picture, PictureFacts)
         if facts.first_frame[weights].faults:
             continue  # a better first frame comes first
-        source = np.array(of_picture.poses[weights][0])
-        distances = ((np.array(facts.poses[weights]) - source) ** 2).sum((1, 2))
-        nearest = int(distances.argmin())
-        if distances[0] > POSE_FAR and distances[nearest] < POSE_NEARER * distances[0]:
-            far.setdefault(take, []).append((image, nearest / float(Fraction(facts.sampled_rate))))
+        poses = np.array(facts.poses[weights])
+        for image in images:
+            distances = ((poses - held[image]) ** 2).sum((1, 2))
+            nearest = int(distances.argmin())
+            if distances[0] > POSE_FAR and distances[nearest] < POSE_NEARER * distances[0]:
+                far.setdefault(take, []).append((image, nearest / float(Fraction(facts.sampled_rate))))
     for take, pictures in far.items():
         names = [printable(image) for image, _ in pictures[:3]] + ["..."] * (len(pictures) > 3)
         seconds = sorted(when for _, when in pictures)[len(pictures) // 2] + float(
