@@ -48,6 +48,8 @@ FILES: dict[str, Callable[[Path], list[str]]] = {
 """The keys whose values are files or folders: those that the run folder has for them."""
 ELSEWHERE: dict[str, list[Any]] = {"engine": ["fomm"], "engines": [None, ["fomm"]]}
 """Keys of which more is run elsewhere: other programs by tests/stages/test_programs.py."""
+REVERSED = {"model.precision"}
+"""Keys whose values are taken from the last, so that fp16, slow on a processor, meets the smallest network."""
 
 
 # --- values of a rule ------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def values(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder:
     if "examples" in rule:
         return rule["examples"] + [None] * ("null" in rule.get("type", ""))
     if "enum" in rule:
-        return rule["enum"]
+        return rule["enum"][:: -1 if name in REVERSED else 1]
     if "const" in rule:
         return [rule["const"]]
     if "anyOf" in rule:
