@@ -28,26 +28,18 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .state import State
 
-# Times on one core.
-PICTURE_SECONDS = 1.0
-TAKE_SECONDS = 1.0
-TAKE_SECONDS_PER_FRAME = 0.02
-"""Cropping and keypoints."""
-PAIR_SECONDS = 0.3
-"""In addition to the frames: opening and closing a film, its record."""
-REMUX_SECONDS = 1.0
-SHOW_SECONDS_PER_FRAME = 0.2
-"""A picture of 2,000 pixels a side."""
-GPU_BYTES = 1_500_000_000
-"""GPU memory of the CUDA context and a network's weights."""
-LOOK_SECONDS = 0.01
-"""Of the gallery, for each pair."""
-POSTER_SECONDS = 0.5
-MOSAIC_SECONDS_PER_FRAME = 0.005
-"""Of one of its films."""
-CHECK_SECONDS = 3.0
-"""Of the check, for each file."""
-
+# What the work costs: seconds of one core, bytes. A run's own films replace FRAMES_PER_SECOND.
+PICTURE_SECONDS = 1.0  # for each picture: cropping
+TAKE_SECONDS = 1.0  # for each take: probing, opening and closing its files
+TAKE_SECONDS_PER_FRAME = 0.02  # cropping and keypoints
+PAIR_SECONDS = 0.3  # for each film, in addition to its frames: opening and closing it, its record
+REMUX_SECONDS = 1.0  # for each film: its sound
+SHOW_SECONDS_PER_FRAME = 0.2  # setting it into a picture of 2,000 pixels a side
+LOOK_SECONDS = 0.01  # for each pair in the gallery
+POSTER_SECONDS = 0.5  # for each pair in the gallery whose poster is new
+MOSAIC_SECONDS_PER_FRAME = 0.005  # for each film in it
+CHECK_SECONDS = 3.0  # for each file that is checked
+GPU_BYTES = 1_500_000_000  # GPU memory of the CUDA context and a network's weights
 FRAMES_PER_SECOND = 10.0
 """Expected speed of the network until films are finished."""
 LEARNING_FILMS = 50
