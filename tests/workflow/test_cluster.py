@@ -263,7 +263,7 @@ def small(cluster, request) -> Iterator[ClusterRun]:
 @pytest.mark.slow
 def test_the_walltime_ends_a_job(cluster):
     """A worker stops in time by itself; each attempt goes on where the last stopped."""
-    gpu = {"runtime": 3}
+    gpu = {"runtime": 2}
     run = ClusterRun.clone(cluster, "walltime", 12, 1, frames=250, threads=1, gpus=1, slurm={"gpu": gpu})
     told = []
     for _ in range(8):

@@ -18,7 +18,7 @@ from talkies import media
 pytestmark = pytest.mark.cluster
 
 ONE = "python3 stand_in.py --source_image {source} --driving_video {driving} --result_video {output} --rest 4"
-MANY = "python3 stand_in.py --jobs {jobs} --rest 4"
+MANY = "python3 stand_in.py --jobs {jobs} --rest 12"  # longer than SLURM takes to end a job
 REST = "{gpu:|--cpu} --side 64 --told /told/starts"
 PAIRS = 6
 
