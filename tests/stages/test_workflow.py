@@ -253,6 +253,10 @@ def test_a_broken_picture_fails_alone_by_name_and_again_at_once(run: RunFolder) 
     assert [jobs_in(again, rule) for rule in ("prepare", "motion", "animate", "remux", "gallery", "verdict")] == [
         *(0, 0, 0, 0, 0, 1)
     ]
+    for receipt in (run.path / ".talkies/receipts/remux").glob("*.json"):
+        receipt.unlink()
+    again = run.snakemake(ok=False)
+    assert jobs_in(again, "animate") == 2, "the shard of the failed pairs alone is not begun again"
     run.forget_events()
     draw_picture(run.path / "images/broken.png", (9, 9, 9))
     run.snakemake()
