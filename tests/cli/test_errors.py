@@ -160,7 +160,7 @@ def test_a_wrong_setting_is_named_with_a_next_step(settings: dict, key: str) -> 
     assert "\n" not in message
 
 
-# --- errors of the system: no permission, no such file, no space ---------------------------------------------------
+# --- errors of the system: no permission, no such file, no space ---------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_mistake_at_the_terminal(words: list[str], tmp_path: Path, monkeypatch
     assert STEP.search(line), line
 
 
-# --- the troubleshooting page --------------------------------------------------------------------------------------
+# --- the troubleshooting page --------------------------------------------------------------------------------
 
 
 def strings() -> set[str]:
