@@ -148,7 +148,7 @@ class Visitor(chromium.Chromium):
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(f"return !!({condition})"):
-            assert time.monotonic() < end, f"not in {seconds} s: {condition}\n{self.text('body')[-2000:]}"
+            assert time.monotonic() < end, f"not true within {seconds} s: {condition}\n{self.text('body')[-2000:]}"
             time.sleep(0.1)
 
     def text(self, selector: str) -> str:

@@ -52,7 +52,7 @@ def no_time_scale(path: Path) -> Path:
 
 
 def zip_bomb(path: Path, name: str, size: int, head: bytes = b"") -> Path:
-    """A zip with one record of zeros, a thousandth of its size when packed."""
+    """A zip with one record of zeros, which is packed to a thousandth of its size."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open(name, "w", force_zip64=True) as record,

@@ -208,7 +208,7 @@ class ClusterRun(RunFolder):
         return run
 
     def configure(self, **settings) -> None:
-        """Write config.yaml as for any run, but with device cpu: the GPUs of this cluster compute nothing."""
+        """Write config.yaml as for any run, but with device cpu, because this cluster's GPUs are fake."""
         super().configure(**({"model": {"device": "cpu"}} | settings))
 
     def start(self, *command: str, **options) -> subprocess.Popen:

@@ -147,7 +147,7 @@ def test_a_key_is_set_and_the_others_stay(config: dict, flow: bool, name: str, v
     assert yaml.safe_load(run_folder.with_key(text, ("audio",), value)) == {**config, "audio": value}
 
 
-# --- what is typed ---
+# --- typed values ---
 
 
 @pytest.mark.parametrize("text", ["-1", "1e9", "x", "nan", "1.2.3", "9" * 30])

@@ -202,7 +202,7 @@ def test_an_encoders_error_comes_out_and_leaves_nothing(engine: Engine, motion: 
     assert done == []
     assert list(tmp_path.iterdir()) == []
     engine.film("p", picture(), motion, Movement(), writer_for(tmp_path / "b.mp4")).result()
-    assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"], "the engine goes on"
+    assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"], "the engine still works"
 
 
 def test_a_folder_that_vanishes_is_an_error_of_the_film(engine: Engine, motion: Motion, tmp_path: Path) -> None:

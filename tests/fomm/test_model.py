@@ -506,4 +506,4 @@ def test_sparse_motions_follow_both_poses(dx: float, dy: float, turn: float) -> 
     linear = moved_jacobian[0] @ torch.linalg.inv(moved_jacobian[1])
     at_moved = source[:, None, None] + torch.einsum("kij,khwj->khwi", linear, grid @ a.T + b - driving[:, None, None])
     assert furthest(at_moved, still[0, 1:] @ a.T + b) < 1e-9
-    assert furthest(still[0, 0], grid) < 1e-12  # the background stands still
+    assert furthest(still[0, 0], grid) < 1e-12  # the background does not move

@@ -52,7 +52,7 @@ REVERSED = {"model.precision"}
 """Keys whose values are taken in reverse, so that fp16, slow on a CPU, runs with the smallest network."""
 
 
-# --- values of a rule ------------------------------------------------------------------------------------
+# --- values that a rule allows ---------------------------------------------------------------------------
 
 
 class NoValue(Exception):

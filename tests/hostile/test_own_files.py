@@ -103,7 +103,7 @@ def test_a_page_that_was_edited_is_kept(run: RunFolder) -> None:
     assert kept(picture) == [painted]
     draw_picture(run.path / ".talkies/sources/red.png", (3, 2, 1))
     assert "is gone or damaged and is made again" in run.talkies("gallery")
-    assert (kept(page), kept(picture)) == ([edited], [painted]), "only our own files are replaced"
+    assert (kept(page), kept(picture)) == ([edited], [painted]), "our own files are replaced without a copy"
     run.whole(sorted(run.films()))
 
 

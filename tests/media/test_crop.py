@@ -303,7 +303,7 @@ def test_one_box_holds_the_face_of_every_frame(tmp_path: Path) -> None:
     clip = probe(still(tmp_path / "a.mp4", [moved(60 + step) for step in steps], "4"))
     made = find_crop(clip, parse("face"))
     assert (made.found, made.faces, made.warning) == (True, 1, None)
-    # the head's face lies at about (44, 33), 89 x 112 of the pasted part
+    # in the pasted part the face is at about (44, 33), 89 x 112 pixels
     assert made.box.x <= 60 + 44
     assert made.box.x + made.box.side >= 60 + 30 + 44 + 89
     assert made.box.side == pytest.approx(1.2 * 119, rel=0.15)

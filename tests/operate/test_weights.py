@@ -201,7 +201,7 @@ def test_a_mirrors_safetensors_are_known_by_their_name(here: Path, web: Host, co
     assert from_host(web).sums == "as in weights.lock"
 
 
-# --- a bad line ----------------------------------------------------------------------------------------------
+# --- a bad connection ----------------------------------------------------------------------------------------
 
 
 def test_a_transfer_that_breaks_off_goes_on(here: Path, web: Host, contents: list[bytes]) -> None:
@@ -297,7 +297,7 @@ def test_a_host_that_is_not_there(here: Path, web: Host, caplog) -> None:
     assert refusal(web, caplog, here) == "can't reach the host (Connection refused)"
 
 
-# --- a host that can't go on in the middle, or has another file by then ------------------------------------------
+# --- a host that can't resume, or has a different file by then ---------------------------------------------------
 
 
 def test_a_host_that_knows_no_ranges_begins_anew(here: Path, web: Host, contents: list[bytes]) -> None:
@@ -336,7 +336,7 @@ def test_of_a_file_without_a_version_no_part_is_kept(here: Path, web: Host, cont
     assert ranges(web) == [None, None]
 
 
-# --- not what was asked for --------------------------------------------------------------------------------------
+# --- wrong files -------------------------------------------------------------------------------------------------
 
 
 def test_a_page_is_refused_and_the_next_source_is_asked(
@@ -457,7 +457,7 @@ def test_a_file_that_changed_here_is_refused_at_every_door(here: Path, web: Host
     assert from_host(web).path.read_bytes() == contents[0]
 
 
-# --- the hosts that are known --------------------------------------------------------------------------------------
+# --- the known hosts -----------------------------------------------------------------------------------------------
 
 GITHUB, ASSETS = "github.com", "release-assets.githubusercontent.com"
 DRIVE, CONTENT = "drive.google.com", "drive.usercontent.google.com"

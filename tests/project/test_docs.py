@@ -230,7 +230,7 @@ def test_ecosystem_files_agree_with_the_project() -> None:
     assert "container:" in (REPOSITORY / "workflow/Snakefile").read_text()
 
 
-# --- what can be run, is run ---------------------------------------------------------------------------------
+# --- commands that can run here ------------------------------------------------------------------------------
 
 
 def test_the_readmes_python_runs(monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""The check of every file before animation: what it sees, says and keeps, and that no film waits for it."""
+"""The check of every file before animation: what it finds, reports and keeps, and that no film waits for it."""
 
 from __future__ import annotations
 

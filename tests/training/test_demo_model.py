@@ -169,7 +169,7 @@ def test_rendered_people_turn_as_their_drivers_do(model):
 
 
 def moved_down(before, after, row, column, size=36, most=30):
-    """Return how many pixels the patch around (row, column) of one picture [3, H, W] lies lower in another."""
+    """Return how many pixels the patch around (row, column) of one picture [3, H, W] is lower in another."""
     half = size // 2
     patch = before[:, row - half : row + half, column - half : column + half]
     found = {

@@ -238,7 +238,7 @@ def test_sound_alone_animates_nothing_and_a_picture_removed_and_brought_back_is_
 def test_receipts_deleted(run: ClusterRun) -> None:
     """Everything is checked again, and nothing is made."""
     shutil.rmtree(run.path / ".talkies/receipts")
-    assert said(run).to_make == len(ALL)  # the most that it can be
+    assert said(run).to_make == len(ALL)  # an upper bound
     made = Count(run).made(run.snakemake())
     assert (made.animated, made.remuxed) == ({}, {})
     assert_finished(run)
@@ -249,7 +249,7 @@ def test_receipts_damaged(run: ClusterRun) -> None:
     for stage, text in (("remux", '{"done": '), ("animate", "{}")):
         for path in (run.path / ".talkies/receipts" / stage).glob("*.json"):
             path.write_text(text)
-    assert said(run).to_make == len(ALL)  # the most that it can be
+    assert said(run).to_make == len(ALL)  # an upper bound
     count = Count(run)
     made = count.made(run.snakemake())
     assert (made.animated, made.remuxed) == ({}, {})

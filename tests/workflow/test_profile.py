@@ -300,7 +300,7 @@ def test_an_image_whose_version_is_not_told_is_not_checked(tmp_path, programs, m
         container.check_image(str(image), None)
 
 
-# --- what it sees ------------------------------------------------------------------------------------------
+# --- what the image sees -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
