@@ -1,4 +1,4 @@
-"""The page of `talkies app` for tests: a server of its own, its requests by hand, and a browser that looks at it."""
+"""The page of `talkies app` for tests: its own server, requests made by hand, and a browser that shows it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def look(event, found):
             file.write(f"{event} {found}\\n")
 sys.addaudithook(look)
 """
-"""Every address that Python code of the server looks up or connects to, but this machine's."""
+"""Logs every address outside this machine that the server's Python code looks up or connects to."""
 
 
 @dataclass
 class Page:
-    """A running `talkies app`. folder: its working folder. outside: what it asked for on other machines."""
+    """A running `talkies app`. folder: its working folder. outside: a log of its requests to other machines."""
 
     process: subprocess.Popen[str]
     address: str
@@ -88,7 +88,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 @contextmanager
 def serving(folder: Path, *words: str, root: str = "") -> Iterator[Page]:
-    """Serve the page from a folder until the test is over. root: as it was given by --root-path."""
+    """Serve the page from a folder until the test is over. root: the value of --root-path."""
     assert (APP / "gradio").is_dir(), "gradio is not in .venv/app: `make test-slow` sets it up"
     watch, temporary, work = folder / "watch", folder / "tmp", folder / "work"
     for each in (watch, temporary, work):
@@ -141,14 +141,14 @@ class Visitor(chromium.Chromium):
         self.resize(1360, 1600)
         self.open(page.open_address)
         self.until("document.querySelector('#go')")
-        self.until("localStorage.getItem('talkies')")  # what the page remembers comes after it
+        self.until("localStorage.getItem('talkies')")  # the page restores the stored choices after this
         self.run("await new Promise(done => setTimeout(done, 500))")
 
     def until(self, condition: str, seconds: float = 30) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.run(f"return !!({condition})"):
-            assert time.monotonic() < end, f"not in {seconds} s: {condition}\n{self.text('body')[-2000:]}"
+            assert time.monotonic() < end, f"not true within {seconds} s: {condition}\n{self.text('body')[-2000:]}"
             time.sleep(0.1)
 
     def text(self, selector: str) -> str:
@@ -158,7 +158,7 @@ class Visitor(chromium.Chromium):
         self.run(f"document.querySelector({selector!r}).click()")
 
     def write(self, selector: str, text: str) -> None:
-        """Write into a control as its user does, and leave it."""
+        """Type into a control as a user does, then leave it."""
         self.run(
             f"const control = document.querySelector({selector!r} + ' textarea, ' + {selector!r} + ' input');"
             f"control.focus(); control.value = {text!r};"
@@ -168,10 +168,10 @@ class Visitor(chromium.Chromium):
         )
 
     def choose(self, picture: Path | None = None, clip: Path | None = None) -> None:
-        """Choose files, and wait until the page has looked at them."""
+        """Choose files, and wait until the page has checked them."""
         for kind, file in (("images", picture), ("driving", clip)):
             if file is not None:
-                # One that is there has its control's input replaced by its name.
+                # Once a file is chosen, its name replaces the control's input.
                 self.run(f"const x = document.querySelector('#{kind}-file button[aria-label=Clear]'); if (x) x.click()")
                 self.until(f"document.querySelector('#{kind}-file input[type=file]')")
                 self.until(f"!document.querySelector('#{kind}-check .finding, #{kind}-check .wrong')")

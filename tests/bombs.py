@@ -1,4 +1,4 @@
-"""Small files that cost much, and damaged ones that look as if they did; made when asked for."""
+"""Small files that are expensive to read, and damaged ones that look so; each is made on demand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 def scans(path: Path, side: int = 3000, count: int = 8000) -> Path:
-    """A progressive JPEG whose last scan stands in it thousands of times; each is a walk over all of its blocks."""
+    """A progressive JPEG that repeats its last scan thousands of times; each scan walks over all blocks."""
     written = io.BytesIO()
     Image.new("RGB", (side, side), (90, 120, 150)).save(written, "JPEG", progressive=True, quality=80)
     data = written.getvalue()
@@ -23,7 +23,7 @@ def scans(path: Path, side: int = 3000, count: int = 8000) -> Path:
 
 
 def boxes(data: bytes, kind: bytes) -> list[int]:
-    """Return where the content of an mp4's boxes of a kind begins, behind version and flags."""
+    """Return where the content of each mp4 box of a kind begins, after version and flags."""
     found = []
     place = data.find(kind)
     while place >= 0:
@@ -33,7 +33,7 @@ def boxes(data: bytes, kind: bytes) -> list[int]:
 
 
 def patched(path: Path, kind: bytes, offset: int, value: int, name: str = "plain.mp4") -> Path:
-    """A clip with a number of four bytes changed in the first box of a kind."""
+    """A clip with one four-byte number changed in the first box of a kind."""
     data = bytearray(clips.get(name).read_bytes())
     place = boxes(bytes(data), kind)[0] + offset
     data[place : place + 4] = struct.pack(">I", value)
@@ -47,12 +47,12 @@ def endless_times(path: Path) -> Path:
 
 
 def no_time_scale(path: Path) -> Path:
-    """A clip whose time scale is 0: ffmpeg takes 1 for it, so that its 60 pictures last 1,001 seconds each."""
+    """A clip whose time scale is 0: ffmpeg uses 1 instead, so each of its 60 frames lasts 1,001 seconds."""
     return patched(path, b"mdhd", 8, 0)
 
 
 def zip_bomb(path: Path, name: str, size: int, head: bytes = b"") -> Path:
-    """A zip with one record of zeros, a thousandth of its size when packed."""
+    """A zip with one record of zeros, which is packed to a thousandth of its size."""
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open(name, "w", force_zip64=True) as record,

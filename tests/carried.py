@@ -1,4 +1,4 @@
-"""A run folder that is carried to a cluster: the laptop's side, with a stand-in for ssh."""
+"""A run folder that is copied to a cluster: the laptop's side, with a stand-in for ssh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Chromium without a window, spoken to over a pipe (Chrome DevTools Protocol), for looking at pages."""
+"""A real, headless Chromium for testing pages, controlled through a pipe (Chrome DevTools Protocol)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def find() -> str | None:
 
 
 class Chromium:
-    """One browser with one page. `errors` collects what went wrong in the page, `requests` all it asked for."""
+    """One browser with one page. `errors` collects the page's errors, `requests` all addresses it requested."""
 
     def __init__(self, profile: Path, *options: str) -> None:
         program = find()
@@ -29,7 +29,7 @@ class Chromium:
         there, self._write = os.pipe()
         self._read, back = os.pipe()
 
-        def pass_the_pipe() -> None:  # the protocol wants file descriptors 3 (it reads) and 4 (it writes)
+        def pass_the_pipe() -> None:  # Chromium reads from file descriptor 3 and writes to 4
             reader, writer = os.dup(there), os.dup(back)
             os.dup2(reader, 3)
             os.dup2(writer, 4)
@@ -131,12 +131,12 @@ class Chromium:
         return answer["result"].get("value")
 
     def give(self, selector: str, *files: Path) -> None:
-        """Choose files in a control, as its dialogue would."""
+        """Choose files in a control, as its file dialogue would."""
         node = self.call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")["result"]
         self.call("DOM.setFileInputFiles", files=[str(file) for file in files], objectId=node["objectId"])
 
     def point(self, x: float, y: float) -> None:
-        """Move the mouse to a place of the window, in pixels."""
+        """Move the mouse to a position in the window, in pixels."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def click(self, x: float, y: float) -> None:
@@ -159,13 +159,13 @@ class Chromium:
             )
 
     def look(self, path: Path, *, width: int = 1360, height: int = 900, dark: bool = False) -> None:
-        """Save what a window of this size shows, as PNG."""
+        """Save a screenshot of a window of this size as PNG."""
         self.resize(width, height, dark=dark)
         self.run("await new Promise(done => setTimeout(done, 600))")
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def resize(self, width: int, height: int, *, dark: bool = False, still: bool = False) -> None:
-        """Set the window's size in pixels, and whether its reader prefers the dark, and little motion."""
+        """Set the window's size in pixels, and whether the reader prefers dark colours and reduced motion."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )

@@ -1,7 +1,7 @@
-"""Small real clips, each with one of the traps that films in the wild hold; made by ffmpeg when first asked for.
+"""Small real clips, each with one trap found in real-world films; ffmpeg makes a clip when it is first needed.
 
-Every picture shows its own number (eight black or white fields), so that a test can tell which one it sees; the
-sound is noise of a known seed in syllables, so that its place in time can be measured to a fraction of a millisecond.
+Every frame shows its own number (eight black or white fields), so a test can tell which frame it sees. The sound is
+noise of a known seed in syllables, so its position in time can be measured to a fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from talkies.media.ffmpeg import ffmpeg_path
 
 WIDTH, HEIGHT = 96, 64
-RATE = 44100  # samples a second of every made sound
+RATE = 44100  # samples per second of every generated sound
 
 _recipes: dict[str, Callable[[Path], None]] = {}
 
@@ -35,7 +35,7 @@ def folder() -> Path:
 
 @cache
 def get(name: str) -> Path:
-    """Return the clip of this name, making it first if it is not there yet."""
+    """Return the clip of this name, and make it first if it does not exist yet."""
     path = folder() / name
     _recipes[name](path)
     return path
@@ -46,7 +46,7 @@ def names() -> list[str]:
 
 
 def ffmpeg(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
-    """Run ffmpeg (with -y); it must succeed. Return its stdout."""
+    """Run ffmpeg (with -y), which must succeed; return its stdout."""
     command = [ffmpeg_path(), "-hide_banner", "-v", "error", "-nostdin", "-y", *map(str, arguments)]
     return subprocess.run(command, input=stdin, stdout=subprocess.PIPE, check=True).stdout
 
@@ -72,7 +72,7 @@ def frames(count: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
 
 
 def raw(rate: str, width: int = WIDTH, height: int = HEIGHT) -> list[str]:
-    """ffmpeg's arguments that read `frames` from stdin."""
+    """Arguments that make ffmpeg read `frames` from stdin."""
     size = f"{width}x{height}"
     return ["-threads", "1", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate, "-i", "pipe:0"]
 
@@ -82,7 +82,7 @@ X264 = ["-threads", "1", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", 
 
 @cache
 def noise(seconds: float = 4.0) -> NDArray[np.float32]:
-    """The sound of every clip: mono, 44,100 a second, syllables of low-passed noise."""
+    """The sound of every clip: syllables of low-pass noise, mono, at 44,100 Hz."""
     generator = np.random.default_rng(7)
     count = round(seconds * RATE)
     spectrum = np.fft.rfft(generator.normal(size=count))
@@ -108,14 +108,14 @@ def wav(seconds: float = 2.0, skip: float = 0.0, channels: int = 1) -> Path:
 
 
 def decoded_sound(path: Path) -> NDArray[np.float32]:
-    """Return a file's sound, mono, 44,100 a second, from time 0 of its clock on (silence before it starts)."""
+    """Return a file's sound, mono, at 44,100 Hz, from time 0 of the file's clock (silence before it starts)."""
     shape = f"aresample={RATE}:async=1:min_hard_comp=0.02:first_pts=0"
     data = ffmpeg("-copyts", "-i", f"file:{path}", "-map", "0:a:0", "-af", shape, "-ac", "1", "-f", "f32le", "pipe:1")
     return np.frombuffer(data, np.float32)
 
 
 def delay(sound: NDArray[np.float32], since: float = 0.0) -> float:
-    """Return how many seconds `sound` lies behind the noise from `since` on (negative: ahead), by correlation."""
+    """Measure by correlation how many seconds `sound` lags the noise that starts at `since` (negative: leads)."""
     known = noise()[round(since * RATE) :]
     size = 1 << (len(sound) + len(known)).bit_length()
     product = np.fft.irfft(np.fft.rfft(sound, size) * np.conj(np.fft.rfft(known, size)), size)
@@ -132,12 +132,12 @@ def recipe(name: str) -> Callable[[Callable[[Path], None]], Callable[[Path], Non
 
 
 def film(path: Path, *options: str | Path, count: int = 60, rate: str = "30000/1001", sound: bool = True) -> None:
-    """Write a clip of numbered pictures with two seconds of noise; `options` come before the output's name."""
+    """Write a clip of numbered frames with two seconds of noise; `options` come before the output's name."""
     heard = ["-i", wav(), "-map", "0:v", "-map", "1:a"] if sound else []
     ffmpeg(*raw(rate), *heard, *X264, *options, path, stdin=frames(count))
 
 
-# --- plain ones in every container ---
+# --- plain clips in every container ---
 
 
 @recipe("plain.mp4")
@@ -167,7 +167,7 @@ def _(path: Path) -> None:
 
 @recipe("plain.avi")
 def _(path: Path) -> None:
-    """AVI has no presentation times; B-frames make its decoding times one behind."""
+    """AVI has no presentation times; with B-frames its decoding times are one frame late."""
     film(path, "-c:v", "mpeg4", "-q:v", "3", "-c:a", "libmp3lame", rate="25", count=50)
 
 
@@ -212,7 +212,7 @@ def _(path: Path) -> None:
 
 @recipe("phone.mp4")
 def _(path: Path) -> None:
-    """Variable: 2 s in 45 pictures, the first half at 30 a second, the second at 15; see `phone_times`."""
+    """Variable frame rate: 45 frames in 2 s, first at 30 a second, then at 15; see `phone_times`."""
     times = phone_times()
     choose = "+".join(f"eq(N,{i})*{round(t * 90000)}" for i, t in enumerate(times))
     film(path, "-vf", f"settb=1/90000,setpts='{choose}'", "-fps_mode", "passthrough", "-enc_time_base", "1/90000",
@@ -220,7 +220,7 @@ def _(path: Path) -> None:
 
 
 def phone_times() -> list[float]:
-    """When each picture of phone.mp4 begins, seconds."""
+    """When each frame of phone.mp4 begins, in seconds."""
     return [i / 30 + 0.004 * (i % 3) for i in range(30)] + [1 + i / 15 + 0.007 * (i % 2) for i in range(15)]
 
 
@@ -236,13 +236,13 @@ def _(path: Path) -> None:
 
 @recipe("cut.mp4")
 def _(path: Path) -> None:
-    """Cut by an edit list inside a group of pictures: what lies before is decoded but not shown."""
+    """An edit list cuts inside a group of pictures: the frames before the cut are decoded but not shown."""
     ffmpeg("-ss", "0.7", "-i", get("plain.mp4"), "-c", "copy", path)
 
 
 @recipe("fragments.mp4")
 def _(path: Path) -> None:
-    """As browsers record: no edit list, so that the picture starts two frames after the sound."""
+    """As browsers record: no edit list, so the picture starts two frames after the sound."""
     ffmpeg("-i", get("plain.mp4"), "-c", "copy", "-movflags", "frag_keyframe+empty_moov", path)
 
 
@@ -268,7 +268,7 @@ def _(path: Path) -> None:
 
 @recipe("longer-flac.mkv")
 def _(path: Path) -> None:
-    """As longer.mp4; packets of 93 ms cannot be cut within a frame."""
+    """Like longer.mp4; packets of 93 ms cannot be cut to within one frame."""
     ffmpeg(*raw("30"), "-i", wav(4.0), *X264, "-c:a", "flac", "-frame_size", "4096", path, stdin=frames(30))
 
 
@@ -293,7 +293,7 @@ def _(path: Path) -> None:
 
 @recipe("turned.mp4")
 def _(path: Path) -> None:
-    """A phone held upright: stored lying, with a note to turn it."""
+    """From a phone held upright: stored in landscape, with a rotation tag."""
     ffmpeg("-display_rotation", "90", "-i", get("plain.mp4"), "-c", "copy", path)
 
 
@@ -386,7 +386,7 @@ def _(path: Path) -> None:
 
 @recipe("alpha.webm")
 def _(path: Path) -> None:
-    """Left half opaque red, right half transparent (black below)."""
+    """Left half opaque red, right half transparent (black underneath)."""
     picture = np.zeros((64, 64, 4), np.uint8)
     picture[:, :32] = (200, 30, 30, 255)
     ffmpeg("-f", "rawvideo", "-pix_fmt", "rgba", "-s", "64x64", "-r", "25", "-i", "pipe:0", "-c:v", "libvpx", "-b:v",
@@ -395,7 +395,7 @@ def _(path: Path) -> None:
 
 @recipe("loop.gif")
 def _(path: Path) -> None:
-    """Delays of 5, 10 and 20 hundredths; the right half transparent."""
+    """Delays of 5, 10 and 20 hundredths of a second; the right half is transparent."""
     from PIL import Image
 
     pictures = []
@@ -413,7 +413,7 @@ def _(path: Path) -> None:
 
 @recipe("many.mkv")
 def _(path: Path) -> None:
-    """A cover, subtitles, silence as the first sound, the noise as the default sound, then the film."""
+    """A cover picture, subtitles, a silent first sound, the noise as the default sound, then the film."""
     subtitles = folder() / "words.srt"
     subtitles.write_text("1\n00:00:00,000 --> 00:00:01,000\nStream #0:0: Video: h264, yuv420p, 9x9, 25 fps\n")
     cover = folder() / "cover.png"
@@ -458,13 +458,13 @@ def _(path: Path) -> None:
 
 @recipe("headless.mov")
 def _(path: Path) -> None:
-    """The index stands at the end and is gone."""
+    """The index was at the end of the file and is missing."""
     _cut_short("plain.mov", path, 0.6)
 
 
 @recipe("scratched.mp4")
 def _(path: Path) -> None:
-    """A file whose picture data was overwritten from the second half of the first group on."""
+    """The picture data is overwritten from the second half of the first group of pictures on."""
     data = bytearray(get("plain.mp4").read_bytes())
     middle = data.index(b"mdat") + (len(data) - data.index(b"mdat")) // 3
     data[middle:] = np.random.default_rng(1).integers(0, 256, len(data) - middle, np.uint8).tobytes()

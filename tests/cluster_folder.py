@@ -1,4 +1,4 @@
-"""The test cluster as the tests use it: brought up once, an image built for it, clones in which its user works."""
+"""The test cluster as the tests use it: started once, with an image built for it and clones for its user."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ sys.path.insert(0, str(REPOSITORY / "scripts/testcluster"))
 import cluster as testcluster
 
 VENV = "/home/ada/venv"
-"""The user's light installation, as docs/cluster.md has her make it."""
+"""The user's installation without PyTorch, as docs/cluster.md describes it."""
 UID = testcluster.USERS["ada"]
 SECONDS = "slurm-init-seconds-before-status-checks: "
-"""In the profile: how soon Snakemake looks at its jobs. Clones look sooner than a real cluster would like."""
+"""Profile key: how soon Snakemake checks its jobs. Clones check sooner than a real cluster should."""
 
 
 class Cluster:
-    """A cluster of this test session in a folder of its own; `source` is a clone of the repository's last commit."""
+    """A cluster of this test session in its own folder; `source` is a clone of the repository's last commit."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,8 +41,8 @@ class Cluster:
         self.source = self.home / "source"
 
     def up(self, *, accounting: bool = False) -> None:
-        """Bring it up, with the sources and the cache of images in sight."""
-        if testcluster.is_up(self.folder):  # brought up before, by a developer's wish
+        """Start the cluster, which can see the sources and the cache of images."""
+        if testcluster.is_up(self.folder):  # a developer started it before and keeps it running
             shutil.rmtree(self.source, ignore_errors=True)
         else:
             testcluster.bring_up(self.folder, [testcluster.CACHE], accounting=accounting)
@@ -62,15 +62,15 @@ class Cluster:
         return done.stdout
 
     def root(self, command: str, **options) -> str:
-        """Run a line of shell on the login node as root."""
+        """Run a shell command on the login node as root."""
         return self.run("sh", "-c", command, user="root", **options)
 
     def on_nodes(self, command: str) -> None:
-        """Run a line of shell as root on both nodes, in their own namespaces."""
+        """Run a shell command as root on both nodes, in their own namespaces."""
         self.run("srun", "--nodes=2", "--ntasks=2", "--mem=100", "sh", "-c", command, user="root")
 
     def node(self, name: str, action: str) -> None:
-        """Pull a node's plug (down), or put it in again (up)."""
+        """Cut a node off as if unplugged (down), or connect it again (up)."""
         subprocess.run([*entering_root(self.folder), "/etc/testcluster/node.sh", action, name], check=True)
 
     def jobs(self) -> list[dict[str, str]]:
@@ -81,12 +81,12 @@ class Cluster:
         return [dict(zip(keys, (part.strip() for part in line.split("|")), strict=False)) for line in lines]
 
     def idle(self) -> bool:
-        """Tell whether no job waits or runs."""
+        """Return whether no job waits or runs."""
         return not self.run("squeue", "--noheader", "--states=PD,R,CG", "-o", "%i").split()
 
     def install(self) -> None:
-        """Install the package for the user as docs/cluster.md has her do it: light, in a venv; its packages cached."""
-        # Those of the lock, so that what is tested does not change from day to day.
+        """Install the package for the user as docs/cluster.md says: without PyTorch, in a venv. Packages are cached."""
+        # The locked versions, so that the tests use the same packages every day.
         lock = (self.source / "requirements/dev.lock").read_text()
         pins = "\n".join(re.findall(r"(?m)^[\w.-]+==[^\\\n]+", lock)) + "\n"
         (self.home / "pins.txt").write_text(pins)
@@ -107,7 +107,7 @@ class Cluster:
             part.rename(kept)
 
     def image(self) -> str:
-        """Return the path (in the cluster) of the image, built where its sources changed."""
+        """Return the image's path in the cluster; rebuild the image if its sources changed."""
         parts = [self.source / name for name in ("containers", "src", "workflow", "profiles", "pyproject.toml")]
         parts += [self.source / "scripts/build_container.py"]
         image = testcluster.CACHE / f"talkies-{digest(parts)}.sif"
@@ -121,7 +121,7 @@ class Cluster:
         return f"/home/{image.name}"
 
     def build(self, *options: str) -> str:
-        """Run scripts/build_container.py as root on the local base, with this machine's pip settings."""
+        """Run scripts/build_container.py as root on the local base image, with this machine's pip settings."""
         base = testcluster.image_base()
         mirrors = [f"--bind={path}" for path in sorted(testcluster.local_folders(testcluster.pip_settings()))]
         options = ("--base", str(base), "--torch-index", "''", "--compression", "lz4", *mirrors, *options)
@@ -131,7 +131,7 @@ class Cluster:
 
 
 def both(*steps: Callable[[], object]) -> None:
-    """Do two things at once, which wait for the network and unpack on a core each; say how long each took."""
+    """Run steps in parallel, since each waits for the network and unpacks on one core; print how long each took."""
 
     def timed(step: Callable[[], object]) -> None:
         began = time.monotonic()
@@ -144,12 +144,12 @@ def both(*steps: Callable[[], object]) -> None:
 
 
 def entering_root(folder: Path) -> list[str]:
-    """Return the command line's start that runs something on the login node as root."""
+    """Return the start of a command line that runs something on the login node as root."""
     return testcluster.entering(folder, user="root")
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """Return a short digest of files and folders: names and contents."""
+    """Return a short digest of files and folders, of both names and contents."""
     found = hashlib.sha256()
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
@@ -164,19 +164,19 @@ def clone(source: Path, target: Path) -> None:
 
 
 def ended(process: subprocess.Popen) -> str:
-    """Wait for a run; return what it printed. It must succeed."""
+    """Wait for a run, which must succeed; return what it printed."""
     output = process.communicate(timeout=1500)[0]
     assert process.returncode == 0, output[-9000:]
     return output
 
 
 def own(path: Path, uid: int = UID) -> None:
-    """Give a folder and all in it to the cluster's user."""
+    """Make the cluster's user the owner of a folder and everything in it."""
     subprocess.run(["chown", "-R", f"{uid}:{uid}", path], check=True)
 
 
 class SameSource(RunFolder):
-    """A run folder on this machine, run by the commit that the cluster's image and clones are made of."""
+    """A run folder on this machine, run with the same commit as the cluster's image and clones."""
 
     source = REPOSITORY
 
@@ -185,7 +185,7 @@ class SameSource(RunFolder):
 
 
 class ClusterRun(RunFolder):
-    """A clone in the cluster user's home, with pictures and clips of its own, run on the cluster or looked at."""
+    """A clone with its own pictures and clips in the cluster user's home, to run on the cluster or inspect."""
 
     def __init__(self, path: Path, cluster: Cluster) -> None:
         super().__init__(path)
@@ -194,7 +194,7 @@ class ClusterRun(RunFolder):
 
     @classmethod
     def clone(cls, cluster: Cluster, name: str, pictures: int, clips: int, frames: int = 8, **settings) -> ClusterRun:
-        """Make a clone with some pictures and clips, configured for the cluster and the processor."""
+        """Make a clone with some pictures and clips, configured to run on the cluster's CPUs."""
         path = cluster.home / "ada" / name
         shutil.rmtree(path, ignore_errors=True)
         clone(cluster.source, path)
@@ -208,7 +208,7 @@ class ClusterRun(RunFolder):
         return run
 
     def configure(self, **settings) -> None:
-        """Write config.yaml: like any run's, on the processor: the GPUs here compute nothing."""
+        """Write config.yaml as for any run, but with device cpu, because this cluster's GPUs are fake."""
         super().configure(**({"model": {"device": "cpu"}} | settings))
 
     def start(self, *command: str, **options) -> subprocess.Popen:
@@ -220,29 +220,29 @@ class ClusterRun(RunFolder):
         )
 
     def run(self, *command: str) -> subprocess.CompletedProcess:
-        """Run a program as `start` does, to its end."""
+        """Run a program as `start` does, and wait for its end."""
         process = self.start(*command)
         output, _ = process.communicate(timeout=1500)
         return subprocess.CompletedProcess(command, process.returncode, output, "")
 
     def snakemake(self, *arguments: str, ok: bool = True) -> str:
-        """Run the literal command, with nothing else but what a test adds; return what it printed."""
+        """Run exactly `snakemake --profile slurm`, plus the test's arguments; return what it printed."""
         result = self.run("snakemake", "--profile", "slurm", *arguments)
         assert (result.returncode == 0) == ok, f"exit {result.returncode}\n{result.stdout[-9000:]}"
         return result.stdout
 
     def while_animating(self, *options: str) -> subprocess.Popen:
-        """Start the literal command; return when the workers have animated a film."""
+        """Start `snakemake --profile slurm`; return when the workers have animated a film."""
         process = self.start("snakemake", "--profile", "slurm", *options)
         wait_for(lambda: process.poll() is not None or self.events("animated"), 600)
         assert process.poll() is None, process.communicate()[0][-6000:]
         return process
 
     def kill_worker(self, shard: str) -> None:
-        """Kill the worker that animates a shard, wherever it is.
+        """Kill the worker that animates a shard, on whatever node it runs.
 
-        Its lock says nothing of its end, and counts as a dead worker's when it was not renewed for two minutes: it is
-        made as old, so that nobody waits for that.
+        The killed worker leaves its lock, which counts as stale when it has not been renewed for two minutes. The lock
+        is made to look old, so that nothing waits for that.
         """
         self.cluster.root(f"pkill -KILL -f 'talkies shard [a]nimate {shard}[.]'")
         with suppress(FileNotFoundError):
@@ -254,10 +254,10 @@ class ClusterRun(RunFolder):
         return [f"{clip}/{picture.stem}" for clip in clips for picture in sorted((self.path / "images").iterdir())]
 
     def verified(self) -> None:
-        """Assert that every pair's film is there, whole, by talkies' own check and by ours, and nothing else."""
+        """Assert that every pair's film is there and whole, by our check and by `talkies verify`, and nothing else."""
         self.whole(self.pairs())
         self.talkies("verify")
-        # What Snakemake's own killed jobs leave in /tmp is its own.
+        # Only talkies' own folders count: killed jobs of Snakemake may leave others in /tmp.
         self.cluster.on_nodes('test -z "$(ls -d /tmp/talkies-*-*-* /scratch/talkies-*-* 2>/dev/null)"')
 
     def computed(self) -> Counter[str]:
@@ -266,7 +266,7 @@ class ClusterRun(RunFolder):
 
 
 def draw_inputs(path: Path, pictures: int, clips: int, frames: int) -> None:
-    """Write a run's pictures and clips: the same ones each time, all different."""
+    """Write a run's pictures and clips: all different, and the same ones each time."""
     (path / "images").mkdir(parents=True)
     (path / "driving").mkdir()
     for number in range(pictures):
@@ -277,24 +277,24 @@ def draw_inputs(path: Path, pictures: int, clips: int, frames: int) -> None:
 
 
 def decoded(film: Path) -> str:
-    """Return the digests of a film's decoded frames and samples."""
+    """Return the digests of a film's decoded frames and sound samples."""
     told = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", str(film), "-map", "0", "-f", "streamhash", "-"]
     return subprocess.run(told, capture_output=True, text=True, check=True).stdout
 
 
 def temporary_folder() -> Path:
-    """Return a new folder on a disk, for a cluster."""
+    """Return a new folder for a cluster, on a real disk."""
     return Path(tempfile.mkdtemp(prefix="talkies-cluster-", dir="/var/tmp"))
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of which a cluster may have had mounts."""
+    """Remove a folder in which a cluster may have had mounts."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def brought_up(*, accounting: bool = False) -> Iterator[Cluster]:
-    """A new cluster, gone afterwards; or the one in the folder that TALKIES_TESTCLUSTER names, which stays up."""
+    """Start a cluster and remove it afterwards, or use and keep the one in the folder $TALKIES_TESTCLUSTER."""
     try:
         testcluster.check()
         both(testcluster.base_root, testcluster.image_base)
@@ -312,5 +312,5 @@ def brought_up(*, accounting: bool = False) -> Iterator[Cluster]:
             testcluster.bring_down(folder)
             remove(folder)
     if not kept:
-        assert not folder.exists(), "the cluster left something"
+        assert not folder.exists(), "the cluster left its folder behind"
         assert str(folder) not in Path("/proc/mounts").read_text()

@@ -1,4 +1,4 @@
-"""What the tests of the workflow share."""
+"""Fixtures that the tests of the workflow share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from run_folder import RunFolder, make_clip
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory) -> RunFolder:
-    """A run of three pictures and two clips in two shards, finished once; tests work on copies of it."""
+    """A finished run of three pictures and two clips in two shards, made once; tests work on copies of it."""
     run = RunFolder.create(tmp_path_factory.mktemp("finished") / "run")
     run.configure(pairs_per_job=3)
     run.snakemake()
@@ -44,10 +44,10 @@ def _prepared(tmp_path_factory) -> RunFolder:
 
 @pytest.fixture
 def long_run(_prepared, tmp_path) -> RunFolder:
-    """A run long enough to be interrupted: three pictures and a clip of 120 frames, its motion known."""
+    """A run long enough to interrupt: three pictures and a clip of 120 frames whose motion is already detected."""
     return _prepared.copy(tmp_path / "run")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest, so that at the end no core waits for one."""
+    """Run the longest tests first, so that no core waits for one of them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)

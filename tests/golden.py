@@ -1,7 +1,7 @@
-"""The golden networks: weights and images rebuilt from numpy alone, and the original implementation's outputs on them.
+"""The golden networks: weights and images rebuilt with numpy alone, and the original implementation's outputs.
 
-Weights follow a rule of each entry's name and shape, images a rule of their size and number, so the files in
-data/golden hold outputs only. The originals' forward passes made them (MIT licence, Aliaksandr Siarohin).
+Weights follow from each entry's name and shape, images from their size and number, so the files in data/golden hold
+only outputs. The original code's forward pass made them (MIT licence, Aliaksandr Siarohin).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAMES = tuple(sorted(path.stem.removeprefix("golden_") for path in FOLDER.glob("
 
 @dataclass(frozen=True)
 class Golden:
-    """One network and what the original says of it.
+    """One network and the outputs of the original implementation.
 
     parameters: model_params in the yaml's shape. entries: each state-dict entry's [shape, type].
     expected: the original's outputs. source: [1, 3, H, W]; driving: [T, 3, H, W], float32 in (0, 1).
@@ -40,7 +40,7 @@ class Golden:
     driving: Tensor
 
     def model(self) -> FirstOrderModel:
-        """Build the network with the seeded weights, set to inference."""
+        """Build the network with the seeded weights, in inference mode."""
         model = build_model(self.parameters)
         model.load_state_dict(seeded_weights(model))
         return model.requires_grad_(False).eval()
@@ -52,7 +52,7 @@ class Golden:
 
 
 def load(name: str) -> Golden:
-    """Read one golden network's facts and rebuild its images."""
+    """Read one golden network's data and rebuild its images."""
     with np.load(FOLDER / f"golden_{name}.npz", allow_pickle=False) as file:
         expected = dict(file)
     side = int(np.ravel(expected["size"])[0])

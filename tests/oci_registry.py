@@ -1,4 +1,4 @@
-"""A registry of one image: what of the OCI distribution specification a pull of an oras:// address asks for.
+"""A registry of one image: the part of the OCI distribution specification that a pull from oras:// needs.
 
 python oci_registry.py IMAGE.sif prints the digest of the image's manifest, and serves it on 127.0.0.1:5000.
 """

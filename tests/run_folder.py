@@ -1,4 +1,4 @@
-"""A run folder as a user has it, and what a test asks of it. Pictures and clips are tiny, everything else is real."""
+"""A run folder as a user has it, with helpers for tests. Pictures and clips are tiny; everything else is real."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RED, GREEN, BLUE = (220, 40, 40), (40, 200, 60), (50, 80, 230)
 
 
 def draw_picture(path: Path, colour: tuple[int, int, int], size: int = 64) -> None:
-    """Write a picture that looks like no other colour's: a disc on a gradient."""
+    """Write a disc on a gradient, which differs for each colour."""
     y, x = np.mgrid[0:size, 0:size] / size
     disc = ((x - 0.5) ** 2 + (y - 0.5) ** 2 < 0.09)[..., None]
     picture = np.where(disc, np.array(colour), 255 * np.stack([x, y, 1 - x], -1) * 0.6)
@@ -68,7 +68,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, images: Iterable[str] = ("red", "green", "blue"), clips: Iterable[str] = ("a", "b")):
-        """Lay out a run folder; every picture and clip differs from the others."""
+        """Create a run folder in which every picture and clip differs from the others."""
         (path / "images").mkdir(parents=True)
         (path / "driving").mkdir()
         rng = np.random.default_rng(1)
@@ -82,22 +82,22 @@ class RunFolder:
         return run
 
     def configure(self, **settings) -> None:
-        """Write config.yaml: the folders, crops and runs without a look at faces, and what a test sets."""
+        """Write config.yaml: the folders, no face detection, and the settings of a test."""
         base = {"images": "images", "driving": "driving", "crop": "center", "threads": 1, "check": False}
         (self.path / "config.yaml").write_text(yaml.safe_dump(base | settings))
 
     def copy(self, path: Path, *, times: bool = True) -> RunFolder:
-        """Copy the whole folder, with its files' times or without."""
+        """Copy the whole folder, with or without its files' times."""
         shutil.copytree(self.path, path, symlinks=True, copy_function=shutil.copy2 if times else shutil.copyfile)
         return RunFolder(path)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of a user's shell: the programs on the path, little else."""
+        """Return the environment of a user's shell: the programs on the path and little else."""
         keep = {k: v for k, v in os.environ.items() if k in ("HOME", "LANG", "TMPDIR", "LC_ALL")}
         return keep | {"PATH": f"{BIN}:/usr/bin:/bin", "XDG_CACHE_HOME": str(self.path / ".cache")}
 
     def start(self, *command: str, **options) -> subprocess.Popen:
-        """Start a program in the run folder, in a process group of its own."""
+        """Start a program in the run folder, in its own process group."""
         return subprocess.Popen(
             [str(BIN / command[0]), *command[1:]],
             cwd=self.path,
@@ -111,7 +111,7 @@ class RunFolder:
         )
 
     def run(self, *command: str) -> subprocess.CompletedProcess:
-        """Run a program in the run folder; its output, both streams together, is in .stdout."""
+        """Run a program in the run folder; .stdout of the result holds both streams."""
         process = self.start(*command)
         try:
             output, _ = process.communicate(timeout=400)
@@ -121,7 +121,7 @@ class RunFolder:
         return subprocess.CompletedProcess(command, process.returncode, output, "")
 
     def snakemake(self, *arguments: str, ok: bool = True) -> str:
-        """Run the shipped Snakefile; return what it printed. It must succeed (or, with ok=False, fail)."""
+        """Run the shipped Snakefile, which must succeed (or fail, with ok=False); return what it printed."""
         result = self.run("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), *arguments)
         assert (result.returncode == 0) == ok, f"exit {result.returncode}\n{result.stdout[-6000:]}"
         return result.stdout
@@ -132,10 +132,10 @@ class RunFolder:
         assert (result.returncode == 0) == ok, f"exit {result.returncode}\n{result.stdout[-6000:]}"
         return result.stdout
 
-    # --- what there is ---
+    # --- what the folder contains ---
 
     def events(self, kind: str) -> list[str]:
-        """Return the journal's pairs (or takes) of a kind of event: animated, remuxed, motion."""
+        """Return the pairs (or takes) of the journal's events of a kind: animated, remuxed, motion."""
         found = []
         for path in sorted((self.path / ".talkies/journal").glob("*.jsonl")):
             for line in path.read_text().splitlines():
@@ -145,11 +145,11 @@ class RunFolder:
         return [name for _, name in sorted(found)]
 
     def forget_events(self) -> None:
-        """Empty the journal, so that the next `events` tells of what comes."""
+        """Empty the journal, so that `events` returns only later events."""
         shutil.rmtree(self.path / ".talkies/journal", ignore_errors=True)
 
     def films(self) -> dict[str, bytes]:
-        """Return the finished films by pair, as bytes."""
+        """Return the bytes of the finished films by pair."""
         results = self.path / "results"
         return {
             f"{film.parent.name}/{film.stem}": film.read_bytes()
@@ -171,7 +171,7 @@ class RunFolder:
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.json"))}
 
     def debris(self) -> list[str]:
-        """Return what no step may leave behind: temporary files, locks, silent films."""
+        """Return the files that no step may leave behind: temporary files, locks, silent films."""
         found = [p for p in self.path.rglob(".*.part") if p.is_file()]
         found += [p for p in (self.path / ".talkies/locks").glob("*") if p.is_file()]
         found += [p for p in (self.path / ".talkies/locks").glob(".*") if p.is_file()]
@@ -179,7 +179,7 @@ class RunFolder:
         return sorted(str(p.relative_to(self.path)) for p in found)
 
     def whole(self, pairs: Iterable[str]) -> None:
-        """Assert that exactly these pairs' films are there, whole, and nothing half-made beside them."""
+        """Assert that exactly these pairs' films exist and are whole, and that no half-made files are left."""
         assert sorted(self.films()) == sorted(pairs)
         for pair in pairs:
             facts = self.record(pair)["file"]
@@ -190,7 +190,7 @@ class RunFolder:
 
 
 def jobs_in(output: str, rule: str) -> int:
-    """Return how many jobs of a rule a run tells: in the console's own line, or in Snakemake's table."""
+    """Return how many jobs of a rule a run reports, in talkies' console line or in Snakemake's table."""
     for line in output.splitlines():
         if line.startswith("talkies: jobs: "):
             counts = dict(each.split() for each in line.removeprefix("talkies: jobs: ").split(", "))
@@ -205,12 +205,12 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "what was waited for did not come"
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.02)
 
 
 def write_weights(path: Path, preset: str = "vox-256") -> None:
-    """Write a safetensors file of a preset's names and shapes, its numbers a hole."""
+    """Write a safetensors file with a preset's names and shapes, and a hole in place of the numbers."""
     import torch
 
     from talkies.fomm.model import build_model

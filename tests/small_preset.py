@@ -1,4 +1,4 @@
-"""A small published preset, small-64, whose checkpoint has 3 MB; as a program, `talkies` that knows it."""
+"""A small published preset, small-64, with a checkpoint of 3 MB. As a program: `talkies` with this preset."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ PRESET = presets.Preset(NAME, 64, "center", FILE, golden.load("tiny64").paramete
 
 
 def write_checkpoint(path: Path, *, seed: int = 0, legacy: bool = True, more: int = 650_000) -> bytes:
-    """Write a checkpoint as the original's trainer does, other weights for each seed; return its bytes.
+    """Write a checkpoint as the original's trainer does, with different weights for each seed; return its bytes.
 
-    more: numbers of a discriminator beside the two networks.
+    more: how many numbers a discriminator adds to the two networks.
     """
     import torch
 

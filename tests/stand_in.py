@@ -1,7 +1,7 @@
-"""A stand-in for another animation program, with the command line of the published First Order Motion Model's demo.py.
+"""A stand-in for another animation program, with the command line of demo.py of the First Order Motion Model.
 
-It mixes the picture into the driving video's frames, at the rate rounded to a whole number as that program writes it,
-and misbehaves as it is told by --do. Run by path: it needs imageio-ffmpeg alone.
+It mixes the picture into the driving video's frames, rounds the frame rate to a whole number as that program does,
+and misbehaves as --do says. Run it by its path: it needs only imageio-ffmpeg.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def mixed(source: str, driving: str, output: str, side: int, rate: int | None, f
     graph = f"[0:v]{shape}[a];[1:v]{shape}[b];[b][a]blend=all_mode=average:shortest=1,format=yuv420p"
     stated = ["-r", str(rate)] if rate else []
     inputs = ["-loop", "1", "-i", source, "-i", driving]
-    if rate:  # as many frames as the clip has, at a whole rate
+    if rate:  # all frames of the clip, at a whole rate
         graph += f",setpts=N/{rate}/TB"
         inputs = ["-loop", "1", "-framerate", "30", "-i", source, "-r", "30", "-i", driving]
     count = ["-frames:v", str(frames)] if frames else []

@@ -1,4 +1,4 @@
-"""A whole First Order Motion Model in miniature: 64 pixels, few features, seeded weights, a millisecond a frame."""
+"""A complete but tiny First Order Motion Model: 64 pixels, few features, seeded weights, 1 ms per frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDE = 64
 
 
 def tiny_model(*, jacobians: bool = True) -> FirstOrderModel:
-    """Build the network with weights that follow from their names, set to inference."""
+    """Build the network with weights that follow from their names, in inference mode."""
     hourglass = {"block_expansion": 8, "max_features": 16, "num_blocks": 2}
     preset = Preset(
         "tiny",

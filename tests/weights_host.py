@@ -1,6 +1,6 @@
-"""A host of weights that behaves as told: breaks off, stalls, lies, answers with a page, changes its file, redirects.
+"""A host of weights that misbehaves on demand: breaks off, stalls, lies, sends a page, changes a file, redirects.
 
-It is an HTTP server of this machine. As an HTTPS proxy it also plays the real hosts, whose names its certificate holds.
+It is an HTTP server on this machine. As an HTTPS proxy it also plays the real hosts, which its certificate names.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PIECE = 1 << 16
 
 @dataclass
 class File:
-    """What stands under an address, and what goes wrong on its way.
+    """The file at an address, and what goes wrong during its transfer.
 
-    breaks: places in the file at which the connection ends, each once. stalls: places at which nothing more comes, each
-    once. announces: what is added to the true length. ranges: whether a part can be asked for. if_range: whether a part
-    of another file than the client began with is refused. version: the ETag; None: none, and no date.
+    breaks: offsets at which the connection ends, each once. stalls: offsets at which no more data comes, each once.
+    announces: number added to the true length. ranges: whether the client can ask for a part. if_range: whether the
+    host refuses a part if the file is not the one the client began with. version: the ETag; None: no ETag, no date.
     """
 
     content: bytes
@@ -40,16 +40,16 @@ class File:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     then: Callable[[], None] | None = None
-    """Called when a break was reached."""
+    """Called when a break is reached."""
 
 
 class Host:
-    """The server: `files` by address (with the host's name where it plays a real one), and what it was asked for."""
+    """The server: `files` by address (with the host's name if it plays a real host), and the requests it received."""
 
     def __init__(self) -> None:
         self.files: dict[str, File] = {}
         self.asked: list[tuple[str, str | None]] = []
-        """Addresses and ranges of the transfers, without the looks at the head alone."""
+        """Addresses and ranges of the transfers, without requests that only look at the head."""
         self.looks = 0
         self.tls: ssl.SSLContext | None = None
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"host": self}))
@@ -72,7 +72,7 @@ class Host:
 
 @contextmanager
 def host() -> Iterator[Host]:
-    """Give a host that is gone at the end."""
+    """Provide a host that stops at the end."""
     made = Host()
     try:
         yield made
@@ -81,7 +81,7 @@ def host() -> Iterator[Host]:
 
 
 def certificate(folder: Path, names: list[str]) -> tuple[ssl.SSLContext, Path]:
-    """Make a certificate for these names; return what a server needs, and the file that a client must trust."""
+    """Make a certificate for these names; return what a server needs and the file a client must trust."""
     key, file = folder / "key.pem", folder / "certificate.pem"
     alternative = ",".join(f"DNS:{name}" for name in names)
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=stand-in"]
@@ -139,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in file.headers.items():
             self.send_header(key, value)
         self.end_headers()
-        # A client that goes on where it broke off asks once for all of it, and reads none of that.
+        # A client that resumes asks for the whole file again first, and reads none of it.
         real = transfer and (asked is not None or sum(range_ is None for _, range_ in self.host.asked) == 1)
         for place in range(start, total, PIECE):
             end = min(place + PIECE, total)
@@ -156,5 +156,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def http_date(seconds: float | None = None) -> str:
-    """Return a time as Last-Modified tells it."""
+    """Return a time in the format of Last-Modified."""
     return formatdate(time.time() if seconds is None else seconds, usegmt=True)

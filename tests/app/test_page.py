@@ -44,8 +44,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[app_page.Visit
 
 @pytest.fixture
 def visitor(page: app_page.Page, browser: app_page.Visitor) -> app_page.Visitor:
-    """The browser with the page as a new visitor sees it."""
-    browser.open(f"{page.address}/manifest.json")  # of the same origin, and no page that would remember again
+    """A browser that shows the page as a new visitor sees it."""
+    browser.open(f"{page.address}/manifest.json")  # same origin, but no page that would fill localStorage again
     browser.run("localStorage.clear()")
     browser.errors.clear()
     browser.requests.clear()
@@ -131,10 +131,10 @@ def test_a_long_film_is_cancelled_within_a_batch(
     visitor.choose(ADA, tmp_path / "long.mp4")
     visitor.animate()
     visitor.until("/[0-9]+ of [0-9]{4} frames, about .* left/.test(document.querySelector('#queue').innerText)")
-    visitor.animate()  # a second one waits
+    visitor.animate()  # the second film waits
     visitor.until("document.querySelector('#queue').innerText.includes('waiting, 1 film before it')")
     number = visitor.run("return Number(document.querySelector('#queue').innerText.match(/([0-9]+)\\. ada-long/)[1])")
-    visitor.press_button("#stop")  # the one that was asked for last
+    visitor.press_button("#stop")  # cancels the film that was requested last
     visitor.until(f"document.querySelector('#queue').innerText.includes('{number}. ada-long: cancelled')")
     assert list(page.temporary.glob(f"talkies-*/film-{number - 1}"))
     visitor.until("!document.querySelector('#stop').disabled")
@@ -143,7 +143,7 @@ def test_a_long_film_is_cancelled_within_a_batch(
     visitor.until(f"document.querySelector('#queue').innerText.includes('{number - 1}. ada-long: cancelled')", 30)
     assert visitor.text("#film").strip() == "cancelled"
     assert not list(page.temporary.glob(f"talkies-*/film-{number - 1}"))
-    assert not list(page.temporary.glob("talkies-*-animate-*")), "what was half made"
+    assert not list(page.temporary.glob("talkies-*-animate-*")), "nothing half-made is left"
 
 
 def test_a_reload_loses_nothing(visitor: app_page.Visitor, page: app_page.Page) -> None:
@@ -254,7 +254,7 @@ def test_it_fits_the_window_and_the_readers_colours(
 
 
 def test_only_the_page_is_asked_for(page: app_page.Page, visitor: app_page.Visitor) -> None:
-    """By the browser, whatever it was shown before, and by the server."""
+    """Neither the browser nor the server asks any other host for anything."""
     visitor.choose(ADA, ANNA)
     visitor.write("#end", "0.2")
     visitor.animate()
@@ -266,7 +266,7 @@ def test_only_the_page_is_asked_for(page: app_page.Page, visitor: app_page.Visit
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):
-    """Shows a page under a path of its own, as Open OnDemand does."""
+    """A proxy that serves the page below a path prefix, as Open OnDemand does."""
 
     prefix = "/rnode/node1/7860"
     port = 0
@@ -302,7 +302,7 @@ def test_behind_a_proxy_with_a_path_of_its_own(browser: app_page.Visitor, tmp_pa
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
             threading.Thread(target=proxy.serve_forever, daemon=True).start()
             shown = dataclasses.replace(served, address=f"http://127.0.0.1:{proxy.server_address[1]}{Proxy.prefix}")
-            browser.open("about:blank")  # no other page asks for anything now
+            browser.open("about:blank")  # so that no other page sends requests from now on
             browser.run("await new Promise(done => setTimeout(done, 300))")
             browser.errors.clear()
             browser.requests.clear()
@@ -316,7 +316,7 @@ def test_behind_a_proxy_with_a_path_of_its_own(browser: app_page.Visitor, tmp_pa
             browser.open("about:blank")
             proxy.shutdown()
     foreign = [each for each in browser.requests if not each.startswith((shown.address, "data:", "blob:", "about:"))]
-    assert {each.rpartition("/")[2] for each in foreign} <= {"manifest.json", "favicon.ico"}, "gradio's, at the root"
+    assert {each.rpartition("/")[2] for each in foreign} <= {"manifest.json", "favicon.ico"}, "Gradio's, at the root"
     assert not [each for each in browser.errors if "404" not in each]
 
 

@@ -1,4 +1,4 @@
-"""What is chosen on the page as keys of a config.yaml, and written into run folders; films one after another."""
+"""Choices on the page become keys of config.yaml and go into run folders; films are made one after another."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_key_is_set_and_the_others_stay(config: dict, flow: bool, name: str, v
     assert yaml.safe_load(run_folder.with_key(text, ("audio",), value)) == {**config, "audio": value}
 
 
-# --- what is typed ---
+# --- typed values ---
 
 
 @pytest.mark.parametrize("text", ["-1", "1e9", "x", "nan", "1.2.3", "9" * 30])
@@ -200,12 +200,12 @@ def test_films_one_after_another_with_one_model(tmp_path: Path, monkeypatch) -> 
         begun = time.monotonic()
         open_one.cancel(long.number)
         assert finished(long) == "cancelled"
-        assert time.monotonic() - begun < 5, "within a batch"
+        assert time.monotonic() - begun < 5, "cancelled within a batch"
         assert finished(broken) == "failed"
         assert "lies outside its picture" in broken.reason
         assert loads == [("demo", None)]
         assert sorted(path.name for path in open_one.folder.iterdir()) == ["film-1", "film-2", "uploads"]
-        assert finished(open_one.submit(chosen(end=Fraction(1, 10)))) == "done", "after one that was cancelled"
+        assert finished(open_one.submit(chosen(end=Fraction(1, 10)))) == "done", "later films are still made"
     assert not open_one.folder.exists()
 
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: films, exit codes, and one line on stderr for whatever goes wrong."""
+"""The command line as a user sees it: films, exit codes, and one line on stderr for every error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLAIN = ("--crop-source", "center", "--crop-driving", "center", "--threads", "1"
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """`main` takes the signals for itself, as a program may; a test gives them back."""
+    """Restore the signal handlers that `main` replaces."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     yield
     for number, handler in before.items():
@@ -41,7 +41,7 @@ def _handlers() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a picture, a clip with sound, and nothing else; the working folder."""
+    """The working folder, with only a picture and a clip with sound."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     draw_picture(tmp_path / "who.png", (220, 40, 40))
@@ -89,7 +89,7 @@ def test_each_movement_gives_another_film(folder: Path) -> None:
     for name, words in ways.items():
         assert animate("--no-audio", *words, output=f"{name}.mp4") == 0
         films[name] = pictures(f"{name}.mp4")
-    assert np.array_equal(films["a"], films["d"]), "the first frame is the usual one"
+    assert np.array_equal(films["a"], films["d"]), "the first frame is the default"
     for other in "bc":
         assert np.abs(films["a"] - films[other]).max() > 10
     assert animate("--best-frame", "auto", output="e.mp4") == 0
@@ -119,7 +119,7 @@ def test_animate_replaces_an_earlier_film(folder: Path) -> None:
 
 
 def test_animate_makes_many_films_in_a_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By every choice of a run folder; what stands is not made again."""
+    """The options of a run folder apply, and existing films are not made again."""
     (folder / "more").mkdir()
     draw_picture(folder / "more" / "red.png", (200, 40, 40))
     (folder / "more" / "text.jpg").write_text("words")
@@ -152,7 +152,7 @@ def test_animate_makes_many_films_in_a_folder(folder: Path, capsys: pytest.Captu
 
 
 def fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
-    """Run a command that must fail with one line that holds these words, and leave all files as they were."""
+    """Assert that a command fails with one line that contains these words, and changes no file."""
     before = {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
     capsys.readouterr()
     assert main(arguments) == 1
@@ -304,7 +304,7 @@ def test_a_signal_ends_it_and_leaves_nothing(folder: Path, number: signal.Signal
         env={**os.environ, "TMPDIR": str(temporary)},
         start_new_session=True,
     )
-    wait_for(lambda: [path for path in temporary.rglob("*.mp4*") if not path.is_symlink()])  # the film is begun
+    wait_for(lambda: [path for path in temporary.rglob("*.mp4*") if not path.is_symlink()])  # the film has been started
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number

@@ -1,7 +1,7 @@
-"""Every message for a person who must act names the file or key and says what to do; the page of cures knows it.
+"""Every message that asks a user to act names the file or key and says what to do; the docs quote real messages.
 
-The messages are read out of the source: whatever is raised as TalkiesError or InputError, an f-string's fields as a
-mark. So a new one is looked at as soon as it is written.
+The messages are read from the source: every raised TalkiesError or InputError, with a mark for each field of an
+f-string. So a new message is checked as soon as it is written.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ FIELD = "\0"
 SOURCES = sorted((REPOSITORY / "src/talkies").rglob("*.py"))
 RAISED = ("TalkiesError", "InputError")
 EXPLAINING = ("_why_not_", "_explain")
-"""Functions that return the reason: their messages are looked at for themselves."""
+"""Functions that return a reason: their messages are checked separately."""
 STEP = re.compile(
     r"(?:^|[:;,.?(] |\b(?:and|or|then|first) |`)"
     r"(?:build|call|choose|clean|convert|copy|download|fetch|fill|get|give|go|install|load|make|mend|move|name|open|put|reinstall|remove"
     r"|rename|run|save|scale|set|shorten|stop|take|try|unpack|wait|write)\b|\bmust\b|--\w",
     re.IGNORECASE,
 )
-"""A next step: an order at the head of a clause, or an option to give."""
+"""A next step: a command at the start of a clause, or an option to give."""
 NAMES = re.compile(
     rf"{FIELD}|config\.yaml|run folder|\b(?:clip|network|motion|workers?|GPU|pairs|ffmpeg|rsync|ssh)\b|docker|image"
 )
-"""What is at fault: a file or key that is filled in, or a thing of which there is one."""
+"""What is at fault: a filled-in file or key, or a thing of which there is only one."""
 
 
 def template(node: ast.expr, known: dict[str, str]) -> str:
-    """Return the text of a string expression, with a mark for what is filled in and module constants resolved."""
+    """Return the text of a string expression, with a mark for each field and the values of module constants."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
@@ -51,7 +51,7 @@ def template(node: ast.expr, known: dict[str, str]) -> str:
 
 
 def constants(tree: ast.Module) -> dict[str, str]:
-    """Return a module's constants that are strings."""
+    """Return a module's string constants."""
     found: dict[str, str] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -62,14 +62,14 @@ def constants(tree: ast.Module) -> dict[str, str]:
 
 
 def reasons(function: ast.AST, name: str) -> Iterator[ast.expr]:
-    """Return what a function puts into a variable, both sides of a choice."""
+    """Return the values that a function assigns to a variable; both sides of a conditional expression."""
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
             yield from (node.value.body, node.value.orelse) if isinstance(node.value, ast.IfExp) else (node.value,)
 
 
 def local_texts(function: ast.FunctionDef, known: dict[str, str]) -> dict[str, str]:
-    """Return a function's variables that hold a text with words: each with its last text."""
+    """Return a function's local variables that hold a text with words, each with its last text."""
     found = {}
     for node in ast.walk(function):
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -81,11 +81,11 @@ def local_texts(function: ast.FunctionDef, known: dict[str, str]) -> dict[str, s
 
 
 EVERYWHERE = {name: text for path in SOURCES for name, text in constants(ast.parse(path.read_text())).items()}
-"""Constants that one module may have of another."""
+"""Constants that one module may import from another."""
 
 
 def messages(path: Path) -> Iterator[tuple[str, str]]:
-    """Return the place and the text of each message that a module raises or gives as a reason."""
+    """Return the location and text of each message that a module raises or gives as a reason."""
     tree = ast.parse(path.read_text())
     for function in [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]:
         known = EVERYWHERE | constants(tree) | local_texts(function, constants(tree))
@@ -96,7 +96,7 @@ def messages(path: Path) -> Iterator[tuple[str, str]]:
         for node in ast.walk(function):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in RAISED):
                 continue
-            ahead = FIELD if node.func.id == "InputError" else ""  # it puts the file's name before the reason
+            ahead = FIELD if node.func.id == "InputError" else ""  # InputError puts the file's name before the reason
             given = node.args[-1]
             values = list(reasons(function, given.id)) if isinstance(given, ast.Name) else [given]
             for value in values:
@@ -122,9 +122,9 @@ def test_the_messages_are_found() -> None:
 @pytest.mark.parametrize(("place", "text"), ASKED, ids=[f"{place} {text[:40]!r}" for place, text in ASKED])
 def test_a_message_names_the_fault_and_a_next_step(place: str, text: str) -> None:
     shown = text.replace(FIELD, "...")
-    assert "\n" not in text, f"{place}: more than a line: {shown}"
-    assert NAMES.search(text), f"{place}: neither file nor key is named: {shown}"
-    assert STEP.search(text), f"{place}: what is to be done is not said: {shown}"
+    assert "\n" not in text, f"{place}: more than one line: {shown}"
+    assert NAMES.search(text), f"{place}: names neither a file nor a key: {shown}"
+    assert STEP.search(text), f"{place}: does not say what to do: {shown}"
 
 
 def test_the_check_sees_what_is_missing() -> None:
@@ -160,7 +160,7 @@ def test_a_wrong_setting_is_named_with_a_next_step(settings: dict, key: str) -> 
     assert "\n" not in message
 
 
-# --- what the system says: no right, no such file, no room ---------------------------------------------------
+# --- errors of the system: no permission, no such file, no space ---------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,11 +186,11 @@ def test_a_mistake_at_the_terminal(words: list[str], tmp_path: Path, monkeypatch
     assert STEP.search(line), line
 
 
-# --- the page of cures ---------------------------------------------------------------------------------------
+# --- the troubleshooting page --------------------------------------------------------------------------------
 
 
 def strings() -> set[str]:
-    """Return every string of the sources, f-strings with marks, and the Makefile's text."""
+    """Return every string in the sources, f-strings with marks, and the Makefile's text."""
     found = {(REPOSITORY / "Makefile").read_text()}
     for path in SOURCES:
         tree = ast.parse(path.read_text())
@@ -212,4 +212,4 @@ def test_the_page_of_cures_quotes_what_is_said() -> None:
     for message in quoted:
         parts = [re.escape(part) for part in message.split("...")]
         pattern = re.compile(r"[^\n]*?".join(parts))
-        assert any(pattern.search(text) for text in known), f"nothing says {message!r} (any more)"
+        assert any(pattern.search(text) for text in known), f"no source contains {message!r} (any more)"

@@ -1,4 +1,4 @@
-"""Weights files as people meet them: the published kinds load as they are, all else gets one clear line."""
+"""Weights files as users have them: the published kinds load as they are, anything else gives one clear line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def model() -> FirstOrderModel:
 
 
 def split(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return a state dict as the original's trainer saves it: one dict a network."""
+    """Return a state dict as the original's trainer saves it: one dict per network."""
     return {
         network: {name.split(".", 1)[1]: t for name, t in state.items() if name.startswith(network)}
         for network in ("generator", "kp_detector")
@@ -42,7 +42,7 @@ def split(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def trained(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return all that the original's trainer leaves in a checkpoint: three networks, three optimizers, the epoch."""
+    """Return everything the original's trainer saves in a checkpoint: three networks, three optimizers, the epoch."""
     discriminator = torch.nn.Sequential(torch.nn.Conv2d(13, 8, 4), torch.nn.InstanceNorm2d(8, affine=True))
     parts: dict[str, Any] = {**split(state), "discriminator": discriminator.state_dict(), "epoch": 99}
     for name in ("generator", "kp_detector", "discriminator"):
@@ -52,7 +52,7 @@ def trained(state: Mapping[str, Tensor]) -> dict[str, Any]:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         adam = optimizer.state_dict()
-        # PyTorch of that time keyed the state by the parameters' addresses.
+        # PyTorch at that time used the parameters' addresses as keys of the state.
         adam["state"] = {140_000_000_000_000 + 8 * key: value for key, value in adam["state"].items()}
         parts[f"optimizer_{name}"] = adam
     return parts
@@ -63,7 +63,7 @@ def save_zip(content: object, path: Path) -> None:
 
 
 def save_legacy(content: object, path: Path) -> None:
-    """Save as PyTorch did before 1.6, which is how the published files are."""
+    """Save in PyTorch's format from before 1.6, like the published files."""
     torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
@@ -72,7 +72,7 @@ Save = Callable[[object, Path], None]
 
 
 def complaint(path: Path, preset: Any = PARAMETERS) -> str:
-    """Return what loading says, after checking that it is one line that names the file."""
+    """Return the error message of loading, which must be one line that names the file."""
     with pytest.raises(TalkiesError) as caught:
         talkies.load_model(preset, checkpoint=path)
     message = str(caught.value)
@@ -142,7 +142,7 @@ def test_safetensors_give_the_same_outputs(model: FirstOrderModel, tmp_path: Pat
 def test_half_halves_and_stays_near(model: FirstOrderModel, tmp_path: Path) -> None:
     state = dict(model.state_dict())
     name = "generator.first.norm.running_var"
-    state[name] = torch.full_like(state[name], 1e6)  # past float16's largest: kept as it is
+    state[name] = torch.full_like(state[name], 1e6)  # above float16's maximum: kept as it is
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     save_safetensors(state, whole)
     save_safetensors(state, half, half=True)
@@ -179,7 +179,7 @@ def test_a_published_preset_asks_for_its_file(tmp_path: Path, monkeypatch: pytes
         talkies.load_model("vox-adv-256")
 
 
-# ---- what does not, and what is said -------------------------------------------------------------------------------
+# ---- what does not load, and the messages --------------------------------------------------------------------------
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_truncated_safetensors(model: FirstOrderModel, tmp_path: Path) -> None:
 
 
 class Payload:
-    """What a hostile checkpoint holds: unpickling it the ordinary way runs its command."""
+    """The content of a hostile checkpoint: normal unpickling runs its command."""
 
     def __init__(self, evidence: Path) -> None:
         self.evidence = evidence
@@ -284,7 +284,7 @@ def test_code_in_a_checkpoint_is_not_run(model: FirstOrderModel, tmp_path: Path,
     assert "nothing in it was run" in complaint(path)
     assert not evidence.exists()
     torch.load(path, weights_only=False)
-    assert evidence.exists()  # so the file above was a real one
+    assert evidence.exists()  # so the file was really hostile
 
 
 def test_code_in_a_bare_pickle_is_not_run(tmp_path: Path) -> None:
@@ -420,5 +420,5 @@ def test_a_damaged_byte_is_survived(tmp_path: Path, small_files: list[bytes], da
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "damaged.pth.tar"
     path.write_bytes(bytes(content))
-    with contextlib.suppress(TalkiesError):  # or the damage is in a weight, and it loads
+    with contextlib.suppress(TalkiesError):  # no error if the damage only changes a weight
         assert all(isinstance(t, Tensor) for t in load_checkpoint(path).values())

@@ -1,4 +1,4 @@
-"""Planes made on the network's device: those that ffmpeg makes of the same frames."""
+"""Planes made on the network's device equal those that ffmpeg makes from the same frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURES = sorted((REPOSITORY / "examples/images").iterdir())
 
 
 def by_ffmpeg(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a frame's planes as the writer has ffmpeg make them, uint8 [H * 3 / 2, W]."""
+    """Return a frame's planes as the writer's ffmpeg makes them, uint8 [H * 3 / 2, W]."""
     height, width, _ = frame.shape
     command = [ffmpeg_path(), "-loglevel", "error", "-f", "rawvideo", "-pixel_format", "rgb24"]
     command += ["-video_size", f"{width}x{height}", "-i", "pipe:0", "-vf"]
@@ -42,12 +42,12 @@ def test_pictures_become_ffmpegs_planes(path: Path) -> None:
     frame = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
     difference = yuv420p(as_tensor(frame))[0].numpy().astype(int) - by_ffmpeg(frame)
     assert np.abs(difference).max() <= 1
-    assert abs(difference.mean()) < 0.05, "no level is favoured"
+    assert abs(difference.mean()) < 0.05, "the errors are not biased"
 
 
 @pytest.mark.parametrize("size", [(256, 256), (64, 96), (32, 32), (130, 66)])
 def test_noise_of_any_even_size_becomes_ffmpegs_planes(size: tuple[int, int]) -> None:
-    """Edges too: beyond them ffmpeg repeats the last pixel."""
+    """Also at the edges, beyond which ffmpeg repeats the last pixel."""
     frame = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     difference = yuv420p(as_tensor(frame))[0].numpy().astype(int) - by_ffmpeg(frame)
     assert np.abs(difference).max() <= 2

@@ -1,4 +1,4 @@
-"""The engine: the frames the network gives, whatever the batch; a film whole or not at all; memory that stays."""
+"""The engine: the network's frames for any batch size, films whole or not at all, and constant memory."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_each_movement_gives_other_frames(engine: Engine, motion: Motion) -> Non
     ]
     films = [frames_of(engine, motion, way, picture()).tobytes() for way in ways]
     assert len(set(films[:4])) == 4
-    assert films[4] == films[1], "of the driver's own poses nothing is scaled"
+    assert films[4] == films[1], "absolute poses are not scaled"
 
 
 def test_the_best_frame_leaves_the_source_as_it_is(engine: Engine, motion: Motion) -> None:
@@ -94,7 +94,7 @@ def test_the_best_frame_leaves_the_source_as_it_is(engine: Engine, motion: Motio
 
 
 def test_the_best_frame_is_found(engine: Engine, motion: Motion) -> None:
-    """A source that is the clip's own sixth frame has the pose of that frame."""
+    """The source is the clip's sixth frame, so it has that frame's pose."""
     image = clip(7)[5]
     found = frames_of(engine, motion, Movement(best_frame="auto"), image)
     assert np.array_equal(found, frames_of(engine, motion, Movement(best_frame=5), image))
@@ -119,7 +119,7 @@ def test_motion_of_other_weights_is_refused(engine: Engine, motion: Motion, tmp_
 @pytest.mark.parametrize("side", [32, 100, 256])
 def test_a_picture_of_another_side_is_brought_to_the_networks(engine: Engine, motion: Motion, side: int) -> None:
     other, own = (frames_of(engine, motion, Movement(), picture(s), name=str(s)) for s in (side, 64))
-    assert np.abs(other.astype(float) - own).mean() < 8, "one picture, a little softer or sharper"
+    assert np.abs(other.astype(float) - own).mean() < 8, "the same picture, a little softer or sharper"
 
 
 def test_a_sources_features_are_computed_once_for_all_its_films(
@@ -153,12 +153,12 @@ def test_a_film_has_the_clips_frames_and_exact_rate(engine: Engine, motion: Moti
     )
     future.result()
     assert told == [3, 3, 1]
-    assert ended == [True], "`done` is called when the film stands there"
+    assert ended == [True], "`done` is called once the film exists"
     film = media.probe(path)
     assert (film.frames, film.rate, film.width, film.height, film.sound) == (7, RATE, 256, 256, None)
     shown = np.stack(list(media.read_frames(film)))
     expected = frames_of(engine, motion, Movement(), picture())
-    assert np.abs(shown.astype(float) - expected).mean() < 6, "these frames in this order, but for the encoder's loss"
+    assert np.abs(shown.astype(float) - expected).mean() < 6, "these frames in this order, apart from encoding loss"
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -176,7 +176,7 @@ def test_pairs_one_after_the_other_come_out_apart(engine: Engine, motion: Motion
         distance = {other: np.abs(shown - frames).mean() for other, frames in expected.items()}
         assert distance[name] < 6
         assert distance[name] == min(distance.values())
-    assert np.abs(expected["a"].astype(float) - expected["b"]).mean() > 8, "the two are told apart by this"
+    assert np.abs(expected["a"].astype(float) - expected["b"]).mean() > 8, "the two films differ clearly"
 
 
 class Failing(media.FrameWriter):
@@ -202,7 +202,7 @@ def test_an_encoders_error_comes_out_and_leaves_nothing(engine: Engine, motion: 
     assert done == []
     assert list(tmp_path.iterdir()) == []
     engine.film("p", picture(), motion, Movement(), writer_for(tmp_path / "b.mp4")).result()
-    assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"], "the engine goes on"
+    assert [path.name for path in tmp_path.iterdir()] == ["b.mp4"], "the engine still works"
 
 
 def test_a_folder_that_vanishes_is_an_error_of_the_film(engine: Engine, motion: Motion, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_the_last_film_is_ended_when_the_engine_is_left(model: FirstOrderModel, 
 
 
 class Slow(media.FrameWriter):
-    """Takes its time, as the encoder does beside a fast GPU; tells when it begins and ends."""
+    """A slow writer, like the encoder next to a fast GPU; it notes when it begins and ends."""
 
     told: list[str]
     pause = 0.05
@@ -278,7 +278,7 @@ class SlowAndFailing(Slow, Failing):
 
 
 class Jobs:
-    """Jobs of one picture and clip, whose films are named by letters; what was told of them as they were made."""
+    """Jobs of one picture and one clip, with letters as names of their films, and notes of what happened to them."""
 
     def __init__(self, folder: Path, motion: Motion) -> None:
         self.told: list[str] = []
@@ -316,9 +316,9 @@ def test_where_encoders_are_slow_several_films_are_open_and_come_in_order(
         sum(1 if line.endswith("begins") else -1 for line in jobs.told[: number + 1])
         for number in range(len(jobs.told))
     ]
-    assert 3 <= max(open_at_once) <= 4, "a film for each core, and one that comes to its end"
+    assert 3 <= max(open_at_once) <= 4, "a film for each core, and one that is finishing"
     assert {media.probe(path).frames for path in jobs.folder.iterdir()} == {7}
-    assert 0.5 * took < sum(jobs.seconds) <= took, "each has its share of the time"
+    assert 0.5 * took < sum(jobs.seconds) <= took, "each film counts its share of the time"
 
 
 def test_an_encoder_that_fails_takes_no_other_film_with_it(
@@ -330,7 +330,7 @@ def test_an_encoder_that_fails_takes_no_other_film_with_it(
         made.extend(job.name for job, _ in engine.films(asked))
     assert made[0] == "a"
     assert "b" not in made
-    assert len(made) < 9, "no more are begun"
+    assert len(made) < 9, "no further films are started"
     assert sorted(path.name for path in jobs.folder.iterdir()) == [f"{name}.mp4" for name in made]
 
 
@@ -362,7 +362,7 @@ def test_a_stop_leaves_no_part_of_the_films_that_are_open(
     with pytest.raises(Stopped):
         make()
     standing = {path.stem for path in jobs.folder.iterdir()}
-    assert {"a", "b"} <= standing < set("abcdefgh"), "what was at its end may have come to it"
+    assert {"a", "b"} <= standing < set("abcdefgh"), "films that were nearly done may be finished"
     assert {media.probe(path).frames for path in jobs.folder.iterdir()} == {7}
 
 
@@ -395,8 +395,8 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
         command = [sys.executable, "-c", MEASURED, str(frames), str(tmp_path / "a.mp4")]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    short = peak(160)  # by then the queues to the encoder are full
-    # The allocator of a busy machine may hold more once; frames that were kept would be there each time.
+    short = peak(160)  # enough to fill the queues to the encoder
+    # On a busy machine the allocator may hold more memory once; frames that are kept would show each time.
     assert any((long := peak(500)) < 1.1 * short for _ in range(2)), f"{short} kB for 160 frames, {long} kB for 500"
 
 
@@ -418,8 +418,8 @@ def test_auto_takes_half_precision_only_where_processor_and_weights_bear_it(
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(measured)))
         decibels[:] = measured
         assert choose_precision(model, "auto") == expected
-        assert decibels == [], "looked at only where it matters"
-    assert choose_precision(model, "fp16") == "fp16", "asked for by name, it is taken"
+        assert decibels == [], "measured only where it matters"
+    assert choose_precision(model, "fp16") == "fp16", "an explicit precision is used"
 
 
 def test_fidelity_is_measured_once_for_weights_and_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_fidelity_is_measured_once_for_weights_and_processor(monkeypatch: pytest
     monkeypatch.setattr(device, "_processor_flags", lambda: ["another"])
     assert [choose_precision(one, "auto") for _ in range(2)] == ["fp32", "fp32"]
     one.weights_digest = None
-    assert [choose_precision(one, "auto") for _ in range(2)] == ["bf16", "fp32"], "nobody knows these weights again"
+    assert [choose_precision(one, "auto") for _ in range(2)] == ["bf16", "fp32"], "without a digest nothing is kept"
 
 
 def test_fidelity_is_measured_where_it_can_not_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -454,7 +454,7 @@ def test_fidelity_is_that_of_the_weights(model: FirstOrderModel) -> None:
     close = fidelity(model, torch.bfloat16)
     assert 20 < close < 80
     wild = tiny_model()
-    wild.generator.final.weight *= 1e4  # hardly a pixel is not saturated, and rounding tips them over
+    wild.generator.final.weight *= 1e4  # nearly all pixels are saturated, and rounding flips them
     assert fidelity(wild, torch.bfloat16) < close - 5
     wild.generator.final.weight.fill_(float("nan"))
     assert fidelity(wild, torch.bfloat16) == float("-inf")
@@ -518,7 +518,7 @@ def test_the_batch_follows_a_gpus_free_memory() -> None:
 def test_a_compiled_engine_sees_one_shape_and_makes_the_same_frames(
     engine: Engine, model: FirstOrderModel, motion: Motion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch.compile itself needs a C++ compiler and half a minute: in its place stands what looks at the shapes."""
+    """A stand-in notes the shapes, because torch.compile itself needs a C++ compiler and half a minute."""
     expected = frames_of(engine, motion, Movement(), picture())
     shapes: list[int] = []
 
@@ -552,7 +552,7 @@ def test_a_given_gpu_that_does_not_work_is_an_error(monkeypatch: pytest.MonkeyPa
     with pytest.raises(TalkiesError, match="--device cpu") as caught:
         choose_device(wanted)
     assert "\n" not in str(caught.value)
-    assert choose_device("cpu") == torch.device("cpu"), "asked for by name, the processor is taken"
+    assert choose_device("cpu") == torch.device("cpu"), "an explicit cpu is used"
 
 
 @no_gpu
@@ -576,7 +576,7 @@ NEW = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120"
         (NEW, (7, 0), "--variant cu126"),  # V100
         (NEW, (9, 0), None),
         (NEW, (12, 1), None),
-        (NEW, (13, 0), None),  # by the PTX of 12.0
+        (NEW, (13, 0), None),  # runs through the PTX of 12.0
         ("sm_90a", (8, 0), "--variant cu126"),
         (OLD, (3, 5), "no image of ours"),
         ("", (8, 0), None),

@@ -1,4 +1,4 @@
-"""The choice between the demo preset's two networks: what is called a photograph, and what follows from it."""
+"""The choice between the demo preset's two networks: what counts as a photograph, and what depends on that."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_each_picture_and_clip_has_the_network_that_fits_it() -> None:
         made = demo.generate(picture, kp, kp).prediction
         assert torch.equal(made, demo.generate(demo.encode(picture), kp, kp).prediction)
         assert torch.equal(made, alone.generate(picture, kp, kp).prediction)
-    # A clip keeps the network that its first frame tells, whatever it shows later.
+    # The first frame decides a clip's network, whatever the clip shows later.
     clip = [face("nora.jpg"), *[face("ada.png")] * 9]
     value = detect_motion(demo, clip, Fraction(25), batch=4).value
     assert np.array_equal(value, detect_motion(photographs, clip, Fraction(25), batch=4).value)
@@ -87,13 +87,13 @@ def test_the_engine_tells_which_network_makes_a_film() -> None:
 
 
 def test_lids_shut_further_than_they_are_seen_to_in_photographs_alone() -> None:
-    """A film of the choosing preset is that of the network it chose, frame by frame: eyes and all."""
+    """The preset that chooses makes the same frames as the network it chose, eyes included."""
     clip = [face("nora.jpg"), np.roll(face("nora.jpg"), 4, 0)]
     for name, only in (("nora.jpg", "demo-photographs"), ("ada.png", "demo-drawings")):
         films = []
         for preset in ("demo", only):
             model = talkies.load_model(preset)
-            # The clip's own network is not what is asked about: one motion for both.
+            # The clip's network is not the subject here, so both use one motion.
             motion = detect_motion(talkies.load_model("demo-photographs"), clip, Fraction(25))
             motion = replace(motion, weights=model.weights_digest)
             with Engine(model, precision="fp32", threads=1) as engine:
@@ -110,11 +110,11 @@ def test_a_mirrored_photograph_has_the_mirrored_keypoints() -> None:
     assert mirror is not None
     picture = frames_to_tensor(face("nora.jpg")[None])
     kp, other = photographs.keypoints(picture), photographs.keypoints(picture.flip(3))
-    # Within what looks at other sizes differ by: these are not mirrored pixel for pixel.
+    # The tolerance is the difference between input sizes, since the results are not exactly mirrored.
     assert kp.jacobian is not None
     assert other.jacobian is not None
     turn = torch.diag(torch.tensor([-1.0, 1.0]))
     torch.testing.assert_close(kp.value, other.value[:, mirror] @ turn, rtol=0, atol=0.02)
     torch.testing.assert_close(kp.jacobian, turn @ other.jacobian[:, mirror] @ turn, rtol=0, atol=0.1)
-    left, right = kp.value[0, 11], kp.value[0, 12]  # the mouth's corners, by the picture's sides
+    left, right = kp.value[0, 11], kp.value[0, 12]  # the mouth's corners, named by the picture's sides
     assert float(left[0]) < float(right[0])

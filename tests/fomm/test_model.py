@@ -1,4 +1,4 @@
-"""The network against the original's outputs, and the properties its parts must have."""
+"""The network's outputs match the original's, and its parts have the required properties."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from talkies.fomm.model import PRESETS, FirstOrderModel, Generated, Keypoints, b
 from talkies.fomm.model.layers import AntiAliasDownsample, coordinate_grid, gaussian_heatmap, inverse_2x2, warp
 
 KEYPOINT_TOLERANCE = 1e-4
-LOGIT_TOLERANCE = 1e-3  # of the logits' own scale
+LOGIT_TOLERANCE = 1e-3  # relative to the logits' scale
 
 
 class Run:
-    """One golden network, run once for all the tests that look at it."""
+    """One golden network, run once for all its tests."""
 
     def __init__(self, name: str) -> None:
         self.golden = golden.load(name)
@@ -41,7 +41,7 @@ class Run:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Run these small networks on one thread: more would only wait for one another."""
+    """Run these small networks on one thread; more threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -101,7 +101,7 @@ def test_transferred_motion(run: Run) -> None:
 
 
 def test_adapted_scale(run: Run) -> None:
-    """The transferred movement is the driving's times sqrt(source hull's area / initial hull's area)."""
+    """The transferred movement is the driver's, times sqrt(source hull's area / initial hull's area)."""
     moved = (run.transferred.value - run.kp_source.value).flatten()
     driving = (run.kp_driving.value - run.kp_driving.value[:1]).flatten()
     scale = float(moved @ driving / (driving @ driving))
@@ -226,7 +226,7 @@ def test_training_reaches_every_parameter(run: Run) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        # A bias under batch norm has no effect on the output, so its gradient is nothing but rounding.
+        # A bias before batch norm has no effect on the output, so its gradient is only rounding error.
         if not name.endswith(".bias"):
             assert parameter.grad.abs().max() > 0, name
 
@@ -296,7 +296,7 @@ def test_every_preset_builds(name: str) -> None:
 
 
 def test_the_published_networks_are_two() -> None:
-    """Seven are one network at inference; mgif alone shares one jacobian map between its keypoints."""
+    """All but mgif are the same network at inference; mgif shares one jacobian map between its keypoints."""
     shapes = {
         name: {key: tuple(t.shape) for key, t in on_paper(name).state_dict().items()}
         for name, preset in PRESETS.items()
@@ -311,7 +311,7 @@ def test_the_published_networks_are_two() -> None:
 
 
 def test_the_full_network_has_the_tiny_ones_names() -> None:
-    """The golden tiny128 has vox-adv's topology, only narrower."""
+    """The golden tiny128 has vox-adv's topology, but is narrower."""
     assert set(on_paper("vox-adv-256").state_dict()) == set(golden.load("tiny128").entries)
 
 
@@ -384,7 +384,7 @@ def test_coordinate_grid_runs_from_corner_to_corner(height: int, width: int) -> 
 
 
 def keeping_model(reduction: int = 1) -> FirstOrderModel:
-    """A small network that keeps what is visible, and takes all of it for that."""
+    """A small network that keeps visible parts of the source, and takes every part as visible."""
     parameters = copy.deepcopy(golden.load("tiny64").parameters)
     parameters["common_params"]["reduction"] = reduction
     parameters["generator_params"]["keep_visible"] = True
@@ -400,8 +400,8 @@ def test_what_is_visible_and_still_stays_as_it_is() -> None:
     kp = model.keypoints(source)
     result = model.generate(source, kp, kp)
     assert furthest(result.prediction, source) < 1e-4
-    assert furthest(result.logits.sigmoid(), source) > 0.1  # not for being painted so
-    # What is hidden is the painted picture.
+    assert furthest(result.logits.sigmoid(), source) > 0.1  # the painted picture itself differs from the source
+    # Hidden parts come from the painted picture.
     torch.nn.init.constant_(model.generator.dense_motion_network.occlusion.bias, -50)
     hidden = model.generate(source, kp, kp)
     assert furthest(hidden.prediction, hidden.logits.sigmoid()) < 1e-6
@@ -421,7 +421,7 @@ def test_what_is_visible_is_as_sharp_as_its_source_where_the_network_works_at_ha
     torch.nn.init.constant_(model.generator.dense_motion_network.mask.bias[:1], -50)
     moved = model.generate(source, kp, Keypoints(kp.value - 8 / 128, kp.jacobian)).prediction
     assert furthest(moved[..., 16:-16, 16:-16], source[..., 20:-12, 20:-12]) < 1e-3
-    # What is hidden is painted at half the side.
+    # Hidden parts are painted at half the side.
     torch.nn.init.constant_(model.generator.dense_motion_network.occlusion.bias, -50)
     hidden = model.generate(source, kp, kp).prediction
     assert furthest(F.avg_pool2d(hidden, 2), result.logits.sigmoid()) < 0.1
@@ -463,7 +463,7 @@ def test_warp_by_whole_pixels_shifts(dx: int, dy: int) -> None:
 
 
 def test_warp_keeps_coordinates_in_full_precision() -> None:
-    """Half-precision coordinates at 256 pixels would be off by up to a pixel; the features may be half."""
+    """At 256 pixels, half-precision coordinates would be wrong by up to a pixel; features may be half precision."""
     x = torch.rand(1, 1, 256, 256)
     grid = coordinate_grid(256, 256, x)[None]
     assert furthest(warp(x.bfloat16(), grid).float(), warp(x.bfloat16().float(), grid)) < 0.005
@@ -500,10 +500,10 @@ def test_sparse_motions_follow_both_poses(dx: float, dy: float, turn: float) -> 
 
     still = network.sparse_motions(Keypoints(value[:1], jacobian[:1]), Keypoints(value[1:], jacobian[1:]), 8, 8)
     moved_value, moved_jacobian = value @ a.T + b, a @ jacobian
-    # A T(z) at the grid's points z, from the moved poses' motion, which is affine in z.
+    # A T(z) at the grid's points z, from the motion of the moved poses, which is affine in z.
     grid = coordinate_grid(8, 8, value)
     source, driving = moved_value[0], moved_value[1]
     linear = moved_jacobian[0] @ torch.linalg.inv(moved_jacobian[1])
     at_moved = source[:, None, None] + torch.einsum("kij,khwj->khwi", linear, grid @ a.T + b - driving[:, None, None])
     assert furthest(at_moved, still[0, 1:] @ a.T + b) < 1e-9
-    assert furthest(still[0, 0], grid) < 1e-12  # the background stands still
+    assert furthest(still[0, 0], grid) < 1e-12  # the background does not move

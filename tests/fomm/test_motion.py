@@ -1,4 +1,4 @@
-"""Motion: found in any batches, saved without pickles, refused where it does not fit, transferred by the formula."""
+"""Motion: detected in batches of any size, saved without pickles, refused if unfit, transferred by the formula."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(
         return
     expected = some_motion()
     assert np.array_equal(loaded.value, expected.value)
-    # A changed name in the archive makes a field unknown, and only the jacobians may be missing.
+    # A changed name in the archive makes a field unknown; only the jacobians may be missing.
     assert loaded.jacobian is None or np.array_equal(loaded.jacobian, expected.jacobian)
     assert replace(loaded, value=expected.value, jacobian=None) == replace(expected, jacobian=None)
 
@@ -264,7 +264,7 @@ def test_absolute_motion_is_the_drivers_own() -> None:
 def test_relative_motion_follows_the_formula(adapt_scale: bool) -> None:
     moved = transfer_motion(SOURCE, DRIVING, INITIAL, relative=True, adapt_scale=adapt_scale)
     scale = math.sqrt(fan_area(SOURCE.value[0]) / fan_area(INITIAL.value[0])) if adapt_scale else 1.0
-    assert abs(scale - 1) > 0.01 or not adapt_scale, "this scale tells whether it is applied"
+    assert abs(scale - 1) > 0.01 or not adapt_scale, "the scale is far enough from 1 to show"
     for n in range(5):
         for k in range(6):
             s, d, d0 = (kp.value[i, k].double() for kp, i in ((SOURCE, 0), (DRIVING, n), (INITIAL, 0)))
@@ -302,14 +302,14 @@ def test_a_wandering_driver_takes_no_head_further_than_its_reach(x: float, y: fl
     moved = transfer_motion(SOURCE, wandering, INITIAL, adapt_scale=False, reach=0.35)
     away = moved.value - SOURCE.value
     assert float(away.abs().max()) < 0.35 + 1e-6
-    assert torch.allclose(away, away[:, :1].expand_as(away), atol=1e-5)  # the face itself stays as it is
-    if max(abs(x), abs(y)) < 0.1:  # and a head that stays about its place goes where the driver's goes
+    assert torch.allclose(away, away[:, :1].expand_as(away), atol=1e-5)  # the face keeps its shape
+    if max(abs(x), abs(y)) < 0.1:  # small movements are followed closely
         assert torch.allclose(away, torch.tensor([x, y]).expand_as(away), atol=0.01)
 
 
 @given(st.floats(0.2, 3.0), st.floats(0, 1.2), st.sampled_from([1.0, 1.5]))
 def test_an_eye_shuts_as_far_as_its_drivers_whatever_their_sizes(size: float, open_: float, gain: float) -> None:
-    """Lids `size` times as far apart in the driver as in the source; the driver's come to be open_ of that apart."""
+    """The driver's lids are `size` times as far apart as the source's; then their distance is multiplied by open_."""
     lids = torch.tensor([[[0.2, -0.1], [0.2, 0.1], [-0.5, 0.4], [0.5, 0.4]]])
     wide = lids * torch.tensor([1.0, size])
     wide[:, 2:] = lids[:, 2:]
@@ -320,7 +320,7 @@ def test_an_eye_shuts_as_far_as_its_drivers_whatever_their_sizes(size: float, op
     ).value
     factor = min(max(1 / size, 0.5), 1.25)
     gap = float(moved[0, 1, 1] - moved[0, 0, 1])
-    change, shut = 0.2 * size * (open_ - 1) * factor, 0.2 * SHUT  # no lid passes the other
+    change, shut = 0.2 * size * (open_ - 1) * factor, 0.2 * SHUT  # the lids never cross
     assert gap == pytest.approx(max(shut, 0.2 + change * (gain if change < 0 else 1)), abs=1e-5)
     if 0.8 <= size <= 2 and gain == 1:
         assert gap == pytest.approx(max(shut, 0.2 * open_), abs=1e-5)
@@ -336,7 +336,7 @@ points = st.lists(st.tuples(coordinate, coordinate), min_size=1, max_size=9).map
 
 
 def fan_area(value: torch.Tensor) -> float:
-    """The hull's area by brute force: all lines between two points that have nothing on their right, by shoelace."""
+    """The hull's area by brute force: the shoelace formula over all point pairs with no point on their right."""
     rows = sorted({(float(x), float(y)) for x, y in value.double()})
     twice = 0.0
     for a in rows:
@@ -344,7 +344,7 @@ def fan_area(value: torch.Tensor) -> float:
             if a == b:
                 continue
             turns = [(b[0] - a[0]) * (p[1] - a[1]) - (b[1] - a[1]) * (p[0] - a[0]) for p in rows]
-            # An edge with points on it counts in its parts, not as a whole too.
+            # An edge with points on it counts only through its parts.
             on = [p for p, turn in zip(rows, turns, strict=True) if turn == 0 and min(a, b) < p < max(a, b)]
             if min(turns) >= 0 and max(turns) > 0 and not on:
                 twice += a[0] * b[1] - a[1] * b[0]

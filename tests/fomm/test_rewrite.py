@@ -1,4 +1,4 @@
-"""The fast form against the untouched network: every preset, every option, and networks of any other measure."""
+"""The fast form equals the original network for every preset and option, and for networks of other sizes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def pictures(side: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def both(model: FirstOrderModel, source: Tensor, driving: Tensor) -> tuple[Generated, Generated]:
-    """Find keypoints by a network and by its fast form, check that they agree, and run both with the former."""
+    """Check that a network and its fast form find the same keypoints; run both with the network's keypoints."""
     fast = rewritten(model)
     kp, fast_kp = model.keypoints(driving), fast.keypoints(driving)
     assert (kp.value - fast_kp.value).abs().max() < 2e-5
@@ -66,7 +66,7 @@ def both(model: FirstOrderModel, source: Tensor, driving: Tensor) -> tuple[Gener
 
 
 def assert_same(slow: Generated, quick: Generated) -> None:
-    """At most one level of a byte apart, and the parts as near as rounding leaves them."""
+    """Assert that frames differ by at most one level of 255, and intermediate results only by rounding."""
     levels = [(each.prediction * 255).round() for each in (slow, quick)]
     assert (levels[0] - levels[1]).abs().max() <= 1
     assert (slow.logits - quick.logits).abs().max() < 1e-3 * max(1.0, float(slow.logits.abs().max()))
@@ -157,7 +157,7 @@ def test_the_network_itself_is_left_as_it_is() -> None:
 
 
 def test_half_precision_folds_before_it_rounds() -> None:
-    """The fast form in bfloat16 is no further from float32 than the network itself in bfloat16 is."""
+    """In bfloat16 the fast form is about as close to float32 as the network itself."""
     facts = golden.load("tiny64")
     model = facts.model()
     kp_source, kp_driving = model.keypoints(facts.source), model.keypoints(facts.driving)
@@ -214,7 +214,7 @@ def test_a_minimal_filter_is_a_filter_of_three_taps(points: tuple[float, ...]) -
 
 @pytest.mark.parametrize(("height", "width"), [(2, 4), (8, 20), (5, 8), (4, 6)])
 def test_half_winograds_convolution_is_the_same_convolution(height: int, width: int) -> None:
-    """In float32, which shows that the identity is exact; sides that no tiles fill take the usual way."""
+    """In float32, to show that the identity is exact; sizes that tiles do not fill use the normal convolution."""
     conv = nn.Conv2d(64, 32, 3, padding=1)
     x = torch.randn(3, 64, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -242,7 +242,7 @@ def test_a_bottleneck_of_many_channels_gives_the_same_frames() -> None:
 
 
 def test_a_bottleneck_of_many_channels_in_half_precision_stays_near() -> None:
-    """Fewer products round more than the network itself in bfloat16 does: 3 dB more at the most."""
+    """With fewer products it rounds more than the network itself in bfloat16, by at most 3 dB."""
     model = of_many_channels(MANY_CHANNELS[torch.bfloat16])
     fast = rewritten(model, torch.bfloat16)
     assert any(isinstance(part, _HalfWinograd) for part in fast.modules())
@@ -268,7 +268,7 @@ def test_a_bottleneck_of_many_channels_in_half_precision_stays_near() -> None:
 def test_bags_of_four_are_bilinear_samples(
     count: int, channels: int, height: int, width: int, several: bool, masked: bool, reach: float
 ) -> None:
-    """Also far outside, where there is nothing, and with a source for each frame."""
+    """Also far outside the features, where all is zero, and with one source per frame."""
     generator = torch.Generator().manual_seed(height * width)
     features = torch.rand(count if several else 1, channels, height, width, generator=generator)
     deformation = (torch.rand(count, 5, 4, 2, generator=generator) * 2 - 1) * reach

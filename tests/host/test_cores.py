@@ -1,4 +1,4 @@
-"""How many threads a job takes: what SLURM, a cgroup or the affinity gave it, and never more."""
+"""How many threads a job uses: as many as SLURM, a cgroup or the CPU affinity allow, and never more."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from talkies.host.cores import available_threads
 
 @pytest.fixture(autouse=True)
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of six cores, all of them ours; the folder of its cgroups."""
+    """A machine with six cores that we may all use; the folder of its cgroups."""
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(6)))
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
@@ -29,7 +29,7 @@ def write(path: Path, text: str) -> None:
 def test_without_a_limit_all_cores_are_taken(cgroups: Path) -> None:
     assert available_threads() == 6, "no cgroups at all"
     write(cgroups / "own", "0::/job\n")
-    assert available_threads() == 6, "no file of the quota"
+    assert available_threads() == 6, "no quota file"
     write(cgroups / "job/cpu.max", "max 100000\n")
     assert available_threads() == 6
 
@@ -52,7 +52,7 @@ def test_a_containers_own_quota_counts_where_the_path_is_the_machines(cgroups: P
 
 def test_the_quota_of_older_cgroups_counts(cgroups: Path) -> None:
     write(cgroups / "own", "9:memory:/job\n4:cpu,cpuacct:/job\n0::/\n")
-    write(cgroups / "cpu/cpu.cfs_quota_us", "-1\n")  # none
+    write(cgroups / "cpu/cpu.cfs_quota_us", "-1\n")  # no quota
     write(cgroups / "cpu/cpu.cfs_period_us", "100000\n")
     assert available_threads() == 6
     write(cgroups / "cpu/job/cpu.cfs_quota_us", "300000\n")

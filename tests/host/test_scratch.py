@@ -1,4 +1,4 @@
-"""The scratch disk: which one is taken, what is copied to it, what a full one does, and that nothing stays there."""
+"""The scratch disk: which one is used, what is copied to it, what happens if it is full, and its cleanup."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A real disk of its own: a tmpfs of 24 MB."""
+    """A separate real disk: a tmpfs of 24 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "talkies-test", folder], capture_output=True)
@@ -208,14 +208,14 @@ with own_folder(sys.argv[1], Path(sys.argv[2])) as folder:
 
 
 def holder(name: str, disk: Path, **options) -> tuple[subprocess.Popen[str], Path]:
-    """Start a process that has a folder of its own on a disk; return both."""
+    """Start a process that has its own folder on a disk; return both."""
     command = [sys.executable, "-c", HOLDER, name, str(disk)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
     return process, Path(process.stdout.readline().strip())
 
 
 def test_what_killed_processes_left_goes_with_any_later_one_and_a_living_ones_stays(tmp_path: Path) -> None:
-    """Of whatever run and shard; another machine's, another user's and other folders are not ours to remove."""
+    """From any run and shard. Folders of other machines, of other users and with other names stay too."""
     (killed, left), (alive, used) = holder("run1-pairs-0001", tmp_path), holder("run2-pairs-0007", tmp_path)
     host = socket.gethostname().partition(".")[0]
     foreign = [tmp_path / name for name in ("talkies-elsewhere-1-x", f"talkies-{host}-of-bob", "mine", "talkies")]
@@ -292,7 +292,7 @@ def test_the_cache_is_the_users_own_and_nobody_elses(tmp_path: Path, monkeypatch
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert own_cache() == tmp_path / "home/.cache/talkies"
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert own_cache() == tmp_path / ".talkies/cache", "in an image the run folder is the home"
+    assert own_cache() == tmp_path / ".talkies/cache", "in an image, HOME is the run folder"
     monkeypatch.setenv("HOME", "/proc/nowhere")
     assert own_cache() is None
     keep_compiled()
@@ -407,7 +407,7 @@ def test_a_scratch_disk_that_fills_up_loses_nothing(long_run: RunFolder, disk: P
     assert [path.name for path in disk.iterdir()] == ["of another user"]
     long_run.configure(scratch=str(disk))
     output = long_run.snakemake(ok=False)
-    assert "about 2.4 MB needed" in output, "said before beginning"
+    assert "about 2.4 MB needed" in output, "reported before the work begins"
     (disk / "of another user").unlink()
     long_run.snakemake()
     assert sorted(long_run.events("animated")) == LONG, "each film was made once"

@@ -1,4 +1,4 @@
-"""Why jobs ended, by what SLURM and the worker leave in their logs; limits of partitions; the queue."""
+"""Why jobs ended, according to the logs of SLURM and the worker; limits of partitions; the queue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WORKER = "talkies: error: "
 
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """SLURM's commands as scripts; returns what writes one."""
+    """Return a function that writes a script in place of a SLURM command."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     (tmp_path / "bin").mkdir()
@@ -148,7 +148,7 @@ def test_nodes_whose_gpus_are_too_small_are_left_out(commands) -> None:
     commands("sinfo", f"cat <<END\n{NODES}\nEND")
     assert slurm.nodes_with_less(2000) == []
     assert slurm.nodes_with_less(20_000) == ["n1"]
-    assert slurm.nodes_with_less(50_000) == ["n1", "n2"], "of n3 nothing is known, and n4 has none"
+    assert slurm.nodes_with_less(50_000) == ["n1", "n2"], "n3's GPU memory is unknown, and n4 has no GPU"
     assert slurm.nodes_with_less(50_000, "gpu,big") == ["n1", "n2"]
     assert slurm.nodes_with_less(90_000, "big") == ["n5"]
     slurm.check_gpus(90_000)

@@ -1,8 +1,8 @@
-"""Damage small real files by a seed, and run `talkies crop` on each: pictures and clips of every format we take.
+"""Damage small real pictures and clips of every supported format by a seed, and run `talkies crop` on each.
 
     python fuzz.py pictures|clips FIRST STEP COUNT FOLDER
 
-prints a line of JSON before and after each file. The process that runs this is watched and bounded by test_fuzz.py.
+prints a line of JSON before and after each file. test_fuzz.py watches this process and limits it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE
 
 
 def made_pictures() -> dict[str, bytes]:
-    """Return a small picture of every format, and of the kinds of pixels that are decoded in other ways."""
+    """Return a small picture of every format, and one of each kind of pixels that is decoded differently."""
     picture_decoder._register_heif()
     y, x = np.mgrid[:48, :64]
     rgba = np.stack([x * 4, y * 5, (x * y) % 256, 255 - x * 3], -1).astype(np.uint8)
@@ -71,7 +71,7 @@ def made_pictures() -> dict[str, bytes]:
 
 
 def made_clips() -> dict[str, bytes]:
-    """Return a small clip of every container, and of the kinds that are read in other ways."""
+    """Return a small clip in every container, and one of each kind that is read differently."""
     files = {name: clips.get(name).read_bytes() for name in CLIPS}
     for name, options in {
         "a.mpg": ["-c:v", "mpeg2video", "-c:a", "mp2"],
@@ -91,7 +91,7 @@ def originals(kind: str) -> dict[str, bytes]:
 
 
 def damage(data: bytes, random: Random) -> tuple[str, bytes]:
-    """Return what was done to a file, and the file; half of the blows fall on its first kilobyte, where headers are."""
+    """Return what was done to a file, and the file. Half of the damage hits the first kilobyte, with the headers."""
     made = bytearray(data)
 
     def place(room: int = 1) -> int:
@@ -142,23 +142,23 @@ def damage(data: bytes, random: Random) -> tuple[str, bytes]:
 
 
 def peak() -> float:
-    """Return the most memory that this process, its decoder of pictures or one of its children held, in GB."""
+    """Return the peak memory of this process, its picture decoder or one of its children, in GB."""
     decoder = pictures._decoder._process
-    # Not this process's ru_maxrss: that holds the peak of the process that started it too.
+    # Not this process's ru_maxrss: it includes the peak of the parent process.
     own = [Path(f"/proc/{who}/status").read_text() for who in ("self", decoder and decoder.pid) if who]
     peaks = [int(status.partition("VmHWM:")[2].split()[0]) for status in own]
     return max(*peaks, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1e6
 
 
 def run(kind: str, seed: int, folder: Path) -> None:
-    """Damage one file, crop it through the command, and say what became of it."""
+    """Damage one file, crop it with the command, and return the outcome."""
     random = Random(f"{kind} {seed}")
     names = sorted(originals(kind))
     name = names[seed % len(names)]
     what, data = damage(originals(kind)[name], random)
     path = folder / f"{seed}-{name}"
     if kind == "pictures" and path.suffix == ".gif":
-        path = path.with_suffix(".png")  # to the command a .gif is a clip; what is in it decides how it is read
+        path = path.with_suffix(".png")  # the command takes a .gif for a clip; the content decides how the file is read
     path.write_bytes(data)
     facts = {"seed": seed, "file": path.name, "damage": what}
     print(json.dumps(facts), flush=True)

@@ -1,4 +1,4 @@
-"""The page of `talkies app` asked by hand, as its page never would: no token, other pages, foreign files."""
+"""Hand-made requests to `talkies app` that its page never sends: no token, other pages, foreign files."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[app_page.Page]:
 
 
 def ask_control(page: app_page.Page, control: str, data: list[Any], session: str = "hostile") -> str:
-    """Call a control's function as the page would, with any values; return all that the server says."""
+    """Call a control's function as the page does, with any values; return the server's whole answer."""
     config = json.loads(page.ask("/config")[1])
     (component,) = [each["id"] for each in config["components"] if each["props"].get("elem_id") == control]
     number = next(each["id"] for each in config["dependencies"] if [component, "change"] in map(list, each["targets"]))
-    # Which of a control's functions looks at the file: the one with so many inputs.
+    # The number of inputs tells which of a control's functions checks the file.
     fitting = [
         each["id"]
         for each in config["dependencies"]
@@ -171,7 +171,7 @@ def test_a_bomb_costs_the_page_nothing(page: app_page.Page, tmp_path: Path) -> N
 
 
 def is_too_large(send: Callable[[], tuple[int, bytes]]) -> bool:
-    """Send a body; tell whether it is refused, which may be before all of it was sent."""
+    """Send a body and return whether it is refused, possibly before all of it was sent."""
     try:
         return send()[0] == 413
     except OSError:  # the server has closed the connection

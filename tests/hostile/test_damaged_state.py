@@ -1,4 +1,4 @@
-"""All of .talkies may be damaged or removed at any time: no command falls over it, and the next run mends it."""
+"""Anything in .talkies may be damaged or removed at any time: no command crashes, and the next run repairs it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def state(run: RunFolder) -> list[Path]:
-    """Return all files of .talkies; not the links of the report, which lead to the results."""
+    """Return all files in .talkies, except the report's links, which lead to the results."""
     files = sorted((run.path / ".talkies").rglob("*"))
     return [path for path in files if path.is_file() and not path.is_symlink()]
 
 
 def twisted(value: Any, *, leaves: bool) -> Any:
-    """Return a JSON value of other types: its members, or all that it holds."""
+    """Return a JSON value with its type changed, or (leaves) with the type of every value in it changed."""
     if leaves and isinstance(value, dict) and value:
         return {name: twisted(inner, leaves=True) for name, inner in value.items()}
     if leaves and isinstance(value, list) and value:
@@ -72,7 +72,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 def command(run: RunFolder, *words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a talkies command here; it may fail, and then says in a line why."""
+    """Run a talkies command here; if it fails, it must say why in one line."""
     monkeypatch.chdir(run.path)
     code = main(words)
     told = "".join(capsys.readouterr())
@@ -87,7 +87,7 @@ def command(run: RunFolder, *words: str, monkeypatch: pytest.MonkeyPatch, capsys
 def mended(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, goes_on: bool = True
 ) -> None:
-    """Assert that nothing falls over what is damaged, that the next run mends it, and (goes_on) that work can go on."""
+    """Assert that no command crashes, that the next run repairs the damage, and (goes_on) that later work succeeds."""
     films = run.films()
 
     def talkies(*words: str) -> str:
@@ -134,7 +134,7 @@ def test_all_of_the_runs_memory_at_once(
 
 
 def kinds(run: RunFolder) -> dict[str, Path]:
-    """Return a file of each kind: by folder and suffix, and each of those directly in .talkies."""
+    """Return one file for each folder and suffix, and every file directly in .talkies."""
     found: dict[str, Path] = {}
     for path in state(run):
         below = path.relative_to(run.path / ".talkies")
@@ -149,12 +149,12 @@ def kinds(run: RunFolder) -> dict[str, Path]:
 def test_each_kind_of_file_alone(
     full: RunFolder, tmp_path: Path, half: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each kind once, the damages in turn: all of them with all kinds take an hour."""
+    """Each kind of file gets one damage, in turn: all combinations would take an hour."""
     assert len(kinds(full)) > 20
     for number, path in enumerate(kinds(full).values()):
         damage = list(DAMAGE)[(number // 2) % len(DAMAGE)]
         place = tmp_path / str(number) / path.relative_to(full.path)
-        if number % 2 != half or path.suffix == ".jsonl":  # the journal is emptied
+        if number % 2 != half or path.suffix == ".jsonl":  # the journal is empty anyway
             continue
         run = full.copy(tmp_path / str(number))
         run.forget_events()
@@ -170,7 +170,7 @@ def test_each_kind_of_file_alone(
 
 
 def flip(path: Path, place: int) -> None:
-    """Change a byte; size and time stay."""
+    """Change a byte, but keep the file's size and time."""
     status = path.stat()
     with path.open("r+b") as file:
         file.seek(place)
@@ -181,14 +181,14 @@ def flip(path: Path, place: int) -> None:
 
 
 def test_what_verify_finds_the_next_run_makes_again(run: RunFolder) -> None:
-    """A byte that is another one, size and time kept; a record that is emptied, cut, a list, of other types."""
+    """A film with one changed byte, and records that are empty, a list, or of other types."""
     good = run.films()
     flip(run.film("a/red"), 2000)
     run.film("a/green").with_suffix(".json").write_bytes(b"")
     run.film("a/blue").with_suffix(".json").write_text("[]")
     wrong_types(run.film("b/red").with_suffix(".json"), leaves=False)
     wrong_types(run.film("b/green").with_suffix(".json"), leaves=True)
-    assert NOTHING in run.snakemake(), "nothing that can be seen without reading films and records"
+    assert NOTHING in run.snakemake(), "the damage shows only when films and records are read"
     told = run.talkies("verify", ok=False)
     assert "5 of 6 films are not as they should be: run snakemake again, which makes them" in told
     assert "a/red: altered since it was made" in told

@@ -1,8 +1,8 @@
-"""Every key of config.yaml, and every column of the pairs table, with every kind of value it allows, really run.
+"""Run every key of config.yaml and every column of the pairs table with every kind of value that it allows.
 
-What is run is read out of the schemas, so that a new key is run as soon as it is there; one for which no value can be
-told from its rule fails until the schema gives examples (or FILES a file). A run takes the n-th value of every key:
-some twenty runs see them all. What acts on a cluster alone is looked at by a dry run with its profile too.
+The values come from the schemas, so a new key is tested at once. A key whose rule gives no value fails until the schema
+has examples for it, or FILES a file. The n-th run takes the n-th value of every key, so about twenty runs cover all.
+Keys that only matter on a cluster are also checked by a dry run with the cluster's profile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RATE, FRAMES = 4, 6
 
 
 def weights(folder: Path, preset: str) -> str:
-    """Write weights that fit a preset; return their file's name."""
+    """Write weights that fit a preset; return the file's name."""
     name = f"{preset}.safetensors"
     save_safetensors(seeded_weights(FirstOrderModel(PRESETS[preset])), folder / name, half=True)
     return name
@@ -45,22 +45,22 @@ FILES: dict[str, Callable[[Path], list[str]]] = {
     "scratch": lambda folder: [str(folder), "$HOME"],
     "files.NAME.audio": lambda folder: [SOUND],
 }
-"""The keys whose values are files or folders: those that the run folder has for them."""
+"""Keys whose values are files or folders, with those that exist in the run folder."""
 ELSEWHERE: dict[str, list[Any]] = {"engine": ["fomm"], "engines": [None, ["fomm"]]}
-"""Keys of which more is run elsewhere: other programs by tests/stages/test_programs.py."""
+"""Keys that other tests cover further: other programs are in tests/stages/test_programs.py."""
 REVERSED = {"model.precision"}
-"""Keys whose values are taken from the last, so that fp16, slow on a processor, meets the smallest network."""
+"""Keys whose values are taken in reverse, so that fp16, slow on a CPU, runs with the smallest network."""
 
 
-# --- values of a rule ------------------------------------------------------------------------------------
+# --- values that a rule allows ---------------------------------------------------------------------------
 
 
 class NoValue(Exception):
-    """A key for which no value can be told."""
+    """A key whose rule gives no value."""
 
 
 def values(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
-    """Return values that a rule allows: one for each that it tells apart, and of numbers the bounds."""
+    """Return values that a rule allows: one of each kind, and the bounds of numbers."""
     if name in ELSEWHERE:
         return ELSEWHERE[name]
     if "$ref" in rule:
@@ -105,8 +105,8 @@ def _values_of(kind: str, name: str, rule: Mapping[str, Any], whole: Mapping[str
 
 
 def _sections(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
-    """Return sections whose n-th has the n-th value of each key, or the usual one where it has fewer."""
-    if "properties" not in rule:  # one for each file
+    """Return sections: the n-th has the n-th value of each key, or the default if the key has fewer values."""
+    if "properties" not in rule:  # a section for each file
         entries = values(f"{name}.NAME", rule["additionalProperties"], whole, folder)
         return [{}, *({PICTURE: entry, CLIP: entry} for entry in entries)]
     prefix = f"{name}." * bool(name)
@@ -123,7 +123,7 @@ def _sections(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], fold
 
 
 def configurations(folder: Path) -> list[dict[str, Any]]:
-    """Return the contents of config.yaml that together have every value of every key."""
+    """Return contents for config.yaml that together contain every value of every key."""
     whole = config.schema("config")
     return values("", whole, whole, folder)
 
@@ -132,7 +132,7 @@ ALL = configurations(Path("/nowhere"))
 
 
 def folder_of(path: Path) -> RunFolder:
-    """Lay out a run folder: two pictures and a clip with two faces each, a sound, a table of the columns' values."""
+    """Create a run folder: two pictures and a clip with two faces each, a sound, and a table of the columns' values."""
     run = RunFolder.create(path, images=[], clips=[])
     both = Image.new("RGB", (512, 256))
     both.paste(Image.open(REPOSITORY / "examples/images/ada.png").convert("RGB").resize((256, 256)), (0, 0))
@@ -187,7 +187,7 @@ def test_every_value_runs(number: int, tmp_path: Path) -> None:
     if settings["first"] is None:
         assert not told["to_make"], told
         assert f"{len(told['done'])} films are whole" in run.talkies("verify")
-    else:  # so many were made, and the next run makes the next ones, as is said
+    else:  # the run makes that many, and the next run makes the announced ones
         assert len(told["done"]) == settings["first"], told
         assert len(told["to_make"]) <= settings["first"], told
         before = set(told["done"])

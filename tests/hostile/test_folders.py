@@ -1,4 +1,4 @@
-"""Folders and links that no image could be shown: in the way only where jobs run in one."""
+"""Folders and links that can't be mounted in an image: a problem only if jobs run in one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from talkies.run.outside import folders_outside
 
 @pytest.fixture
 def awkward(tmp_path: Path) -> RunFolder:
-    """A run with a picture linked from "Photos, 2020", one linked to the root of the disk, and one to nowhere."""
+    """A run with one picture linked from the folder "Photos, 2020", and one link to a missing file in /."""
     run = RunFolder.create(tmp_path / "run", images=[], clips=["a"])
     (tmp_path / "Photos, 2020").mkdir()
     draw_picture(tmp_path / "Photos, 2020/anna.png", (200, 40, 90))
@@ -24,7 +24,7 @@ def awkward(tmp_path: Path) -> RunFolder:
 
 def test_without_an_image_the_linked_picture_is_animated(awkward: RunFolder) -> None:
     assert "2 pairs" in awkward.snakemake("-n")
-    output = awkward.snakemake(ok=False)  # the link to nowhere is told as what it is: a picture that can't be read
+    output = awkward.snakemake(ok=False)  # the broken link is reported as a picture that can't be read
     assert "images/gone.png: " in output
     assert "can't be shown to the image" not in output
     awkward.whole(["a/anna"])

@@ -1,4 +1,4 @@
-"""Hundreds of damaged pictures and clips: each is made or refused in one line that names it; none hangs or bursts."""
+"""Hundreds of damaged pictures and clips: each works or is refused in one line, without hanging or filling memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 
 FUZZ = Path(__file__).with_name("fuzz.py")
 AT_ONCE = 2
-SECONDS = 120  # for one file, on a machine where much else runs: then it hangs
+SECONDS = 120  # more than this for one file, even on a busy machine, counts as hanging
 MEMORY = 1.9  # GB, of the command and of each process that it starts
 PASSING = ("try again", "unexpected", "out of memory", "memory to decode", "No space", "Cannot allocate", "run again")
-"""What is said of the machine. It is well here, so it is a wrong word about a file."""
+"""Messages that blame the machine. The machine is fine here, so such a message about a file is wrong."""
 
 
 def outcome(facts: dict) -> str:
@@ -33,7 +33,7 @@ def outcome(facts: dict) -> str:
 
 
 def fuzz(kind: str, count: int, folder: Path) -> dict[str, list[dict]]:
-    """Run `count` seeds in some processes at once; return what became of them, by outcome."""
+    """Run `count` seeds in parallel processes; return the results by outcome."""
     names = ("made", "refused clearly", "hung", "over memory", "unexpected")
     found: dict[str, list[dict]] = {name: [] for name in names}
     threads = [threading.Thread(target=work, args=(kind, first, count, folder, found)) for first in range(AT_ONCE)]
@@ -45,7 +45,7 @@ def fuzz(kind: str, count: int, folder: Path) -> dict[str, list[dict]]:
 
 
 def work(kind: str, first: int, count: int, folder: Path, found: dict[str, list[dict]]) -> None:
-    """Run every second seed in a process, and in another after one that did not come to its end."""
+    """Run every AT_ONCE-th seed in one process, and start a new process if one dies or hangs."""
     own = folder / str(first)
     own.mkdir()
     while first < count:
@@ -54,7 +54,7 @@ def work(kind: str, first: int, count: int, folder: Path, found: dict[str, list[
             process = subprocess.Popen(
                 [sys.executable, FUZZ, kind, *map(str, (first, AT_ONCE, count)), own],
                 stdout=subprocess.PIPE,
-                bufsize=0,  # so that what is there to read is not here already
+                bufsize=0,  # so that select() sees all unread output
                 stderr=errors,
                 start_new_session=True,
             )
@@ -75,7 +75,7 @@ def work(kind: str, first: int, count: int, folder: Path, found: dict[str, list[
 
 
 def next_line(process: subprocess.Popen[bytes]) -> bytes | None:
-    """Return the next line that a process prints, nothing at its end, None when it is silent for too long."""
+    """Return the next line that a process prints, b"" at its end, or None if it prints nothing for too long."""
     assert process.stdout is not None
     if not select.select([process.stdout], [], [], SECONDS)[0]:
         return None
@@ -94,7 +94,7 @@ def check(kind: str, count: int, folder: Path) -> None:
     for name in ("hung", "over memory", "unexpected"):
         assert not found[name], json.dumps(found[name][:5], indent=1)
     assert len(found["made"]) + len(found["refused clearly"]) == count
-    assert min(len(found["made"]), len(found["refused clearly"])) > count // 20  # the damage is neither nothing nor all
+    assert min(len(found["made"]), len(found["refused clearly"])) > count // 20  # some files survive and some do not
 
 
 @pytest.mark.parametrize(("kind", "count"), [("pictures", 63), ("clips", 20)])

@@ -1,4 +1,4 @@
-"""Pictures, clips, weights, motions that are damaged, dear, or no files at all: each is refused in one line, soon."""
+"""Pictures, clips, weights and motions that are damaged, expensive or not files: each is soon refused in one line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from talkies.media.pictures import read_picture
 
 
 def talkies(*words: str | Path, cwd: Path, seconds: float = 60) -> str:
-    """Run the command as a user does; it must fail with one line, which is returned."""
+    """Run the command as a user does. It must fail with one line, which is returned."""
     ended = subprocess.run([BIN / "talkies", *words], cwd=cwd, capture_output=True, text=True, timeout=seconds)
     assert ended.returncode == 1, ended.stdout + ended.stderr
     (line,) = ended.stderr.splitlines()
@@ -37,7 +37,7 @@ def talkies(*words: str | Path, cwd: Path, seconds: float = 60) -> str:
     return line
 
 
-# --- what is no file ---
+# --- devices and pipes ---
 
 
 def fifo(path: Path) -> None:
@@ -62,7 +62,7 @@ NO_FILES = [fifo, device, bound_socket, loop]
 
 @pytest.mark.parametrize("make", NO_FILES)
 def test_what_is_no_file_is_refused_at_once(tmp_path: Path, monkeypatch, make: Callable[[Path], None]) -> None:
-    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
     path = Path("a.mp4")
     make(path)
     begun = time.monotonic()
@@ -97,7 +97,7 @@ def test_a_pairs_table_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_run_passes_over_what_is_no_file_and_makes_the_rest(tmp_path: Path) -> None:
-    """Also a damaged clip whose reader asks for 34 GB: planning goes on, the good clip beside it gets its film."""
+    """Planning also survives a damaged clip whose reader asks for 34 GB, and the good clip gets its film."""
     run = RunFolder.create(tmp_path / "run", ["red"], ["good"])
     run.configure(check=True)
     os.mkfifo(run.path / "images/pipe.png")
@@ -118,7 +118,7 @@ def test_a_run_passes_over_what_is_no_file_and_makes_the_rest(tmp_path: Path) ->
         assert f"{name}: {reason}" in said
 
 
-# --- a file's own fault, and the machine's ---
+# --- errors caused by a file, and by the machine ---
 
 
 def test_a_damaged_clip_that_asks_for_all_memory_is_its_own_fault(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_damaged_clip_that_asks_for_all_memory_is_its_own_fault(tmp_path: Path
 
 
 def test_memory_that_the_machine_lacks_is_no_fault_of_the_clip(tmp_path: Path) -> None:
-    """With `ulimit -d` below what the limit would allow, nobody can tell: another run may succeed."""
+    """If `ulimit -d` is below our own limit, the cause is unknown, and another run may succeed."""
     code = f"""
 import resource
 from talkies.media import probe
@@ -164,7 +164,7 @@ def test_ffmpeg_runs_under_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_clip_that_takes_too_much_time_is_its_own_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """ffmpeg is killed by its limit of processor time, which tells it from being killed by others."""
+    """ffmpeg is killed by its limit of CPU time, which differs from a kill by someone else."""
     noise = ["-f", "lavfi", "-i", "testsrc2=s=1280x720:r=50", "-frames:v", "500", "-c:v", "mpeg4", "-q:v", "2"]
     clips.ffmpeg(*noise, tmp_path / "a.mp4")
     clip = probe(tmp_path / "a.mp4")
@@ -176,7 +176,7 @@ def test_a_clip_that_takes_too_much_time_is_its_own_fault(monkeypatch: pytest.Mo
     assert 0 < len(found) < 100_000
 
 
-# --- small files that cost much ---
+# --- small files that are expensive to read ---
 
 
 def test_frames_are_no_more_than_were_counted(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ MOTION = "from talkies.fomm.motion import Motion; load = Motion.load"
 
 
 def refused(path: Path, load: str) -> str:
-    """Load a file in a process of its own: it must be refused soon and take little memory. Return the line."""
+    """Load a file in its own process, which must refuse it soon and with little memory; return the line."""
     code = MEASURED.format(load=load)
     said = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     line, seconds, megabytes = said.stdout.splitlines()
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_24_gigabytes_of_nothing_is_refused(tmp_path: Path) -> N
     path = tmp_path / "a.safetensors"
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + size)  # a hole: nothing of it is on the disk
+        file.truncate(8 + len(header) + size)  # a hole that takes no space on the disk
     assert "24.0 GB are too many" in refused(path, CHECKPOINT)
 
 
@@ -265,7 +265,7 @@ def test_a_motion_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_picture_that_stops_its_decoder_costs_that_picture_alone(tmp_path: Path) -> None:
-    """A run of three pictures, one of which takes its decoder's time; the others' films are made."""
+    """A run of three pictures, one of which uses up its decoder's time; the films of the others are made."""
     run = RunFolder.create(tmp_path / "run", ["red", "blue"], [])
     make_clip(run.path / "driving/a.mp4", frames=3)
     bombs.scans(run.path / "images/scans.jpg", 1200, 20_000)

@@ -1,4 +1,4 @@
-"""A run killed at any moment: the whole group of its processes at once, again and again, and every film afterwards."""
+"""A run is killed at random moments, its whole process group at once, again and again; then every film is whole."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARGUMENTS = ("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"))
 
 
 def decoded(film: Path) -> tuple[int, int]:
-    """Return the numbers of a film's frames and bytes of sound, all of them decoded without a complaint."""
+    """Decode a film without errors; return the number of its frames and of its bytes of sound."""
     clip = media.probe(film)
     frames = sum(1 for _ in media.read_frames(clip))
     command = [media.ffmpeg_path(), "-v", "error", "-xerror", "-nostdin", "-i", str(film), "-map", "0"]
@@ -33,7 +33,7 @@ def decoded(film: Path) -> tuple[int, int]:
 
 
 def make_run(folder: Path) -> RunFolder:
-    """Lay out a run of four pictures and three clips in shards of three pairs, its scratch on a disk beside it."""
+    """Create a run of four pictures and three clips in shards of three pairs, with a scratch folder beside it."""
     run = RunFolder.create(folder / "run", images=["one", "two", "three", "four"], clips=[])
     for number, name in enumerate("abc"):
         make_clip(run.path / f"driving/{name}.mp4", frames=20 + 10 * number, tone=300 + 200 * number)
@@ -45,13 +45,13 @@ def make_run(folder: Path) -> RunFolder:
 @pytest.mark.longest
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
-    """The seed chooses the moments; settings change between, so that films are replaced while they are killed."""
+    """The seed chooses the moments. Settings change in between, so some kills happen while films are replaced."""
     chance = random.Random(SEED)
     run = make_run(tmp_path)
     settings = {"pairs_per_job": 3, "check": True, "scratch": str(tmp_path / "scratch"), "gallery": {"mosaic": 4}}
     killed, looked_at = [], 0
     for number in range(KILLS):
-        if number and number % 3 == 0:  # from here on other films are asked for
+        if number and number % 3 == 0:  # from here on the settings ask for other films
             settings |= [{"audio": False}, {"motion": {"relative": False}}, {"audio": True}][number // 3 - 1]
             run.configure(**settings)
         process = run.start(*ARGUMENTS)
@@ -64,7 +64,7 @@ def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
             killed.append(round(moment, 1))
         for film in run.path.glob("results/*/*.mp4"):
             if ".kept-" not in film.name:
-                decoded(film)  # nothing half-made is ever under a final name
+                decoded(film)  # no half-made film ever has a final name
                 looked_at += 1
     assert len(killed) > KILLS // 2, killed
     print(f"{len(killed)} kills, after seconds: {killed}; {looked_at} films decoded between them")
@@ -81,6 +81,6 @@ def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
         assert sound > 0
     assert run.debris() == []
     assert list((tmp_path / "scratch").iterdir()) == []
-    assert not list((run.path / "results").rglob("*.kept-*")), "nothing of ours is taken for the user's"
+    assert not list((run.path / "results").rglob("*.kept-*")), "our own films are never taken for the user's"
     assert "Nothing to be done" in run.snakemake()
     decoded(run.path / "results/index_files/mosaics/a.mp4")

@@ -1,4 +1,4 @@
-"""Settings that nobody means well: each is answered by one clear line and exit code 1, soon, and nothing is made."""
+"""Hostile settings: each gives one clear line and exit code 1, soon, and nothing is made."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ TABLES: dict[str, tuple[str, str]] = {
     "end before start": ("image\tdriving\tstart\tend\nred\ta\t2\t1", "line 2: end: "),
 }
 BY_SNAKEMAKE = ("aliases", "nested", "braces in results", "results is a file")
-"""One of each kind: it says what `talkies` says of all."""
+"""One of each kind; `talkies` itself is tested with all of them."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def write(run: RunFolder, name: str) -> str:
-    """Write what a case has in config.yaml, or in its table; return what the line must say."""
+    """Write a case's config.yaml or pairs table; return the pattern that the line must match."""
     text, words = CASES.get(name) or ("pairs: pairs.tsv", TABLES[name][1])
     if name not in CASES:
         (run.path / "pairs.tsv").write_text(TABLES[name][0])
@@ -105,7 +105,7 @@ def test_talkies_says_it_in_a_line(name: str, laid_out: RunFolder, monkeypatch, 
     monkeypatch.chdir(laid_out.path)
     began = time.monotonic()
     assert main(["check", "--no-poses"]) == 1
-    assert time.monotonic() - began < 20, "seconds, on however busy a machine"
+    assert time.monotonic() - began < 20, "seconds, even on a busy machine"
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("talkies: error: ")
     assert "unexpected" not in line
@@ -121,7 +121,7 @@ def test_snakemake_says_it_in_a_line(name: str, laid_out: RunFolder) -> None:
     assert len(said) == 1, output
     assert "Traceback" not in output
     assert said[0].startswith("talkies: error: "), output
-    assert len(output.splitlines()) == 2, "Snakemake's line of its profile, and this"
+    assert len(output.splitlines()) == 2, "this line, and Snakemake's line about its profile"
     assert not (laid_out.path / "results").exists()
 
 
@@ -171,7 +171,7 @@ trees = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dicti
 
 
 def answered_in_a_line(act, *, seconds: float = 1.0) -> None:
-    """Do something that must end in a value or a TalkiesError of one line; by the processor's time, soon."""
+    """Call something that must soon (in CPU time) return a value or raise a TalkiesError of one line."""
     began = time.process_time()
     try:
         act()
@@ -206,7 +206,7 @@ def parse_table(folder: Path, text: str) -> None:
 @given(st.dictionaries(keys, trees, max_size=5))
 def test_any_tree_of_settings(tmp_path: Path, tree: dict) -> None:
     answered_in_a_line(lambda: config.complete(tree))
-    with contextlib.suppress(yaml.YAMLError, ValueError):  # not every tree can be written
+    with contextlib.suppress(yaml.YAMLError, ValueError):  # not every tree can be written as YAML
         parse_config(tmp_path, yaml.safe_dump(tree, allow_unicode=True))
 
 

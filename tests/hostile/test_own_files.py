@@ -1,4 +1,4 @@
-"""What stands in the results and is not ours: it is never removed or replaced; what is in the way is kept aside."""
+"""Files in the results that talkies did not make are never removed or replaced; those in the way are moved aside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def write(path: Path, content: bytes = MINE) -> Path:
 
 
 def kept(path: Path) -> list[bytes]:
-    """Return the contents of what was kept aside of a file."""
+    """Return the contents of a file's copies that were moved aside."""
     return [found.read_bytes() for found in path.parent.glob(f"{path.stem}.kept-*{path.suffix}")]
 
 
@@ -48,7 +48,7 @@ def test_a_run_leaves_what_was_there_before_it(tmp_path: Path) -> None:
         assert f"{path.relative_to(run.path)} was not made by talkies: kept as {path.stem}.kept-" in output
     assert media.probe(run.film("a/one")).frames == 5
     assert run.record("a/one")["pair"] == "a/one"
-    # And once: what comes later moves nothing more, and removes nothing.
+    # This happens only once: later runs move and remove nothing more.
     before = sorted(results.rglob("*"))
     draw_picture(run.path / "images/two.png", (9, 99, 9))
     assert "kept as" not in run.snakemake()
@@ -60,7 +60,7 @@ def test_a_run_leaves_what_was_there_before_it(tmp_path: Path) -> None:
 
 
 def test_what_is_no_longer_shown_goes_and_nothing_else(run: RunFolder) -> None:
-    """Private pages that are not needed any more, pictures and mosaics that no page shows."""
+    """Private pages that are no longer needed go, and so do pictures and mosaics that no page shows."""
     plan = run.path / ".talkies/plan.json"
     before = plan.read_text()
     told = json.loads(before)
@@ -89,7 +89,7 @@ def test_what_is_no_longer_shown_goes_and_nothing_else(run: RunFolder) -> None:
 
 
 def test_a_page_that_was_edited_is_kept(run: RunFolder) -> None:
-    """Also where the run's memory is gone."""
+    """Also if .talkies is gone."""
     page, picture = run.path / "results/index.html", run.path / "results/index_files/sources/red.png"
     page.write_text(page.read_text().replace("</h1>", " of our summer</h1>"))
     edited = page.read_bytes()
@@ -103,13 +103,13 @@ def test_a_page_that_was_edited_is_kept(run: RunFolder) -> None:
     assert kept(picture) == [painted]
     draw_picture(run.path / ".talkies/sources/red.png", (3, 2, 1))
     assert "is gone or damaged and is made again" in run.talkies("gallery")
-    assert (kept(page), kept(picture)) == ([edited], [painted]), "our own are replaced"
+    assert (kept(page), kept(picture)) == ([edited], [painted]), "our own files are replaced without a copy"
     run.whole(sorted(run.films()))
 
 
 @pytest.mark.parametrize("link", ["index_files", "index_files/sources", "index_files/driving"])
 def test_a_link_is_never_followed(run: RunFolder, tmp_path: Path, link: str) -> None:
-    """The user's folder behind a link among the page's files: another run may show pictures of the same names."""
+    """A link among the page's files leads to a folder of the user, which holds files of the same names."""
     place, theirs = run.path / "results" / link, tmp_path / "theirs"
     place.rename(tmp_path / "was here")
     names = ["red.png", "a.mp4", "letters.txt", "sources/red.png", "sources/old.png"]
@@ -155,7 +155,7 @@ def test_a_film_that_the_user_worked_on_is_kept_when_it_is_made_again(run: RunFo
 
 
 def test_clean_removes_our_films_alone(run: RunFolder) -> None:
-    """Of pairs that are gone: a film that was altered since is the user's."""
+    """Films of removed pairs go, except one that was changed since: it counts as the user's."""
     mine = write(run.path / "results/a/.mine.part")
     (run.path / "images/red.png").unlink()
     run.snakemake()

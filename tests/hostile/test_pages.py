@@ -1,4 +1,4 @@
-"""The pages in a real browser: all they use is allowed, and code that slipped into them would not run."""
+"""The pages in a real browser: everything they use is allowed, and injected code would not run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ return {time: video.currentTime, error: video.error && video.error.message, pict
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A finished run whose names and title are markup that would run."""
+    """A finished run whose names and title contain markup with code."""
     run = RunFolder.create(tmp_path_factory.mktemp("pages") / "run", images=[], clips=[])
     for name in NAMES:
         (run.path / "images" / f"{name}.png").write_bytes(_picture(run.path))
@@ -80,7 +80,7 @@ def test_the_gallery_plays_and_breaks_no_rule(made: RunFolder, browser: chromium
     assert told["time"] > 0
     assert told["pictures"]
     assert all(told["pictures"])
-    assert told["title"] == told["heading"] == TITLE, "shown, not run"
+    assert told["title"] == told["heading"] == TITLE, "markup is shown, not run"
     browser.run("document.querySelector('.enlarge').click(); await new Promise(done => setTimeout(done, 1000))")
     assert browser.run("return document.querySelector('#stage-talkie').readyState") > 0
     assert browser.run("return window.broken") == []

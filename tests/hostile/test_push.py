@@ -1,4 +1,4 @@
-"""What a push may remove at the other end: what an earlier push of this run brought, as it was brought, and no more."""
+"""A push may remove at the other end only files that an earlier push of this run brought, if they are unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYOUTS = {
 
 
 def lay_out(folder: Path, layout: str) -> Staged:
-    """Make a run folder with two pictures and a clip, and the stand-in for ssh beside it."""
+    """Create a run folder with two pictures and a clip, and a stand-in for ssh beside it."""
     settings = LAYOUTS[layout]
     run = Staged(folder / "laptop")
     for key in settings.values():
@@ -62,7 +62,7 @@ def test_only_what_a_push_brought_goes(tmp_path: Path, layout: str, where: str) 
     said = run.stage("push", "--delete", target)
     assert before - files(there) == ({gone} if may_go else set())
     assert (f"removed there: {gone}" in said.splitlines()) == may_go
-    assert "theirs.png" in said, "what would be animated there is told"
+    assert "theirs.png" in said, "foreign files that would be animated there are named"
     assert all(path.read_bytes() == b"worth keeping" for path in (*films, *foreign))
     assert "removed there" not in run.stage("push", "--delete", target)
 
@@ -77,15 +77,15 @@ def test_what_has_changed_there_or_is_another_runs_stays(tmp_path: Path) -> None
     other = Staged(tmp_path / "other")
     shutil.copytree(run.path, other.path, ignore=shutil.ignore_patterns("two.png", ".talkies"))
     other.stage("push", "--delete", str(there))
-    assert (there / "media/two.png").exists(), "the other run folder's push did not bring it"
+    assert (there / "media/two.png").exists(), "the other run folder did not push this file"
     (there / ".talkies/pushed.json").write_text("[" * 100_000)
     (run.path / "media/two.png").unlink()
     run.stage("push", "--delete", str(there))
-    assert (there / "media/two.png").exists(), "nobody knows any more what was brought"
+    assert (there / "media/two.png").exists(), "the list of pushed files is lost"
 
 
 def test_a_pull_brings_no_link_that_leads_out(tmp_path: Path) -> None:
-    """Where the other end sends links as they are, as an old or a hostile one may."""
+    """Even if the other end sends links unchanged, as an old or hostile one may."""
     run, there = lay_out(tmp_path, "nested"), tmp_path / "there"
     run.stage("push", str(there))
     for name in ("media/out/a", ".snakemake/metadata"):
@@ -127,6 +127,6 @@ def test_what_a_killed_stage_left_goes_with_the_next(tmp_path: Path) -> None:
     left = list(temporary.glob("talkies-*"))
     os.killpg(alive.pid, signal.SIGKILL)
     alive.wait()
-    assert left, "a living one's folders stay"
+    assert left, "a running process keeps its folder"
     subprocess.run(command, cwd=run.path, env=environment, check=True)
     assert [path.name for path in temporary.iterdir()] == ["mine"]

@@ -1,4 +1,4 @@
-"""What is installed is what was locked: every package's bytes are known by their digest, PyTorch's too."""
+"""Only locked packages are installed: each one's bytes, also PyTorch's, must match a digest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_each_package_has_a_version_and_digests(lock: Path) -> None:
 
 
 def test_nothing_else_is_installed_unasked() -> None:
-    """The Makefile and the image install by digests, but for a PyTorch that the user names, and talkies itself."""
+    """The Makefile and the image install by digest, except talkies itself and a PyTorch that the user chooses."""
     text = (REPOSITORY / "Makefile").read_text() + (REPOSITORY / "containers/Dockerfile").read_text()
     installs = [
         line.strip() for line in text.splitlines() if re.search(r"(\$\(PIP\)|bin/pip) install|pip.* install", line)

@@ -1,4 +1,4 @@
-"""Crops: square, around the face, never squeezed, shifted before they are padded."""
+"""Crops are square, around the face, never squeezed, and shifted before they are padded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def astronaut() -> np.ndarray:
 
 
 def still(path: Path, pictures: list[np.ndarray], rate: str = "10") -> Path:
-    """A clip of these pictures."""
+    """Write a clip of these pictures."""
     height, width = pictures[0].shape[:2]
     data = b"".join(picture.tobytes() for picture in pictures)
     clips.ffmpeg(*clips.raw(rate, width, height), *clips.X264, path, stdin=data)
@@ -106,7 +106,7 @@ def test_fitted_box_is_inside_or_centred(x: float, y: float, side: int, width: i
             assert 0 <= start <= length - side
             if side / 2 <= wanted <= length - side / 2:
                 assert abs(start + side / 2 - wanted) <= 0.5
-        else:  # too small a picture: the same margin on both sides, never more than half of the box
+        else:  # the picture is too small: equal margins on both sides, each at most half of the box
             left, right = -start, start + side - length
             assert left >= 0
             assert right >= 0
@@ -159,7 +159,7 @@ def circle(height: int, width: int, radius: int = 20) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(120, 60), (60, 120), (100, 100), (61, 97)])
 @pytest.mark.parametrize("request_", ["none", "center", "20,10,30,50"])
 def test_nothing_is_squeezed(shape: tuple[int, int], request_: str) -> None:
-    """A disc stays as wide as it is high, at the scale of the box."""
+    """A disc stays as wide as high, scaled like the box."""
     image, made = crop_picture(circle(*shape, radius=12), parse(request_), name="a.png", size=256)
     assert image.shape == (256, 256, 3)
     inside = image[..., 0] > 127
@@ -303,7 +303,7 @@ def test_one_box_holds_the_face_of_every_frame(tmp_path: Path) -> None:
     clip = probe(still(tmp_path / "a.mp4", [moved(60 + step) for step in steps], "4"))
     made = find_crop(clip, parse("face"))
     assert (made.found, made.faces, made.warning) == (True, 1, None)
-    # the head's face lies at about (44, 33), 89 x 112 of the pasted part
+    # in the pasted part the face is at about (44, 33), 89 x 112 pixels
     assert made.box.x <= 60 + 44
     assert made.box.x + made.box.side >= 60 + 30 + 44 + 89
     assert made.box.side == pytest.approx(1.2 * 119, rel=0.15)
@@ -318,7 +318,7 @@ def test_short_clips_are_fine(tmp_path: Path) -> None:
 
 
 def test_a_face_that_moves_away_ends_its_tube(tmp_path: Path) -> None:
-    """Six frames on the left, two on the right: the box is that of the longer stay."""
+    """Six frames on the left, then two on the right: the box follows the longer stay."""
     clip = probe(still(tmp_path / "a.mp4", [moved(0)] * 6 + [moved(200)] * 2, "4"))
     made = find_crop(clip, parse("face"))
     assert made.faces == 2

@@ -1,4 +1,4 @@
-"""Media: what is read, written and heard is what is in the file, whatever the file."""
+"""Media: frames and sound are read and written correctly, whatever the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FRAME = 1 / 29.97  # seconds
 
 
 def shown(clip: media.Clip, **options: object) -> list[int]:
-    """The numbers of the pictures that are read."""
+    """Return the numbers of the frames that are read."""
     return [clips.number(frame) for frame in read_frames(clip, **options)]  # type: ignore[arg-type]
 
 
@@ -84,7 +84,7 @@ def test_variable_rate_keeps_time() -> None:
     assert abs(len(numbers) / clip.rate - clip.duration) <= 1 / clip.rate
     for i, number in enumerate(numbers):
         late = float(i / clip.rate) - times[number]
-        assert -0.5 / clip.rate - 0.001 <= late <= 1 / 15 + 0.007 + 0.5 / clip.rate  # the picture that stands then
+        assert -0.5 / clip.rate - 0.001 <= late <= 1 / 15 + 0.007 + 0.5 / clip.rate  # the frame shown at that time
 
 
 def test_rates_above_sixty_are_divided() -> None:
@@ -400,7 +400,7 @@ def test_reader_that_is_closed_early_leaves_no_process() -> None:
 
 
 def test_reader_streams() -> None:
-    """A decoder that is not asked for frames waits: its frames are not piled up here."""
+    """The decoder waits until frames are asked for, so they do not pile up in memory."""
     clip = probe(clips.get("untagged-hd.mp4"))
     frames = read_frames(clip, rate=Fraction(3000))  # 360 frames of 0.7 MB
     next(frames)
@@ -547,7 +547,7 @@ def test_writer_whose_encoder_dies_is_no_fault_of_the_clip(tmp_path: Path) -> No
 
 
 def test_full_disk_is_an_os_error(tmp_path: Path) -> None:
-    """A limit on file sizes stands in for the full disk: ffmpeg's write fails in the same place."""
+    """A limit on file sizes replaces the full disk: ffmpeg's write fails in the same place."""
     code = f"""
 import resource, signal, sys
 import numpy as np
@@ -601,13 +601,13 @@ def test_same_frames_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def silent(path: Path, clip: media.Clip, **segment: object) -> Path:
-    """What the engine makes: a film of as many frames as read_frames gives."""
+    """Write a silent film as the engine does, with the frames that read_frames gives."""
     write(path, list(read_frames(clip, **segment)), clip.rate)  # type: ignore[arg-type]
     return path
 
 
 def sound_span(path: Path) -> tuple[float, float]:
-    """When a film's sound begins and ends, seconds of its clock."""
+    """Return when a film's sound begins and ends, in seconds of its clock."""
     sound = probe(path).sound
     assert sound is not None
     return float(sound.start), float(sound.end)
@@ -638,7 +638,7 @@ def test_sound_stays_where_it_was(tmp_path: Path, name: str, way: str) -> None:
     facts = remux(film, clip, tmp_path / "talkie.mp4")
     assert facts.sound == way
     assert facts.frames == clip.frames
-    # where the clip itself, as decoded, has its sound
+    # the sound's position in the clip itself
     before = clips.delay(clips.decoded_sound(clip.path)) - float(clip.start)
     after = clips.delay(clips.decoded_sound(tmp_path / "talkie.mp4"))
     assert abs(after - before) < 0.005
@@ -731,7 +731,7 @@ def test_picture_stream_is_copied(tmp_path: Path) -> None:
     clip = probe(clips.get("plain.mp4"))
     film = silent(tmp_path / "s.mp4", clip)
     remux(film, clip, tmp_path / "t.mp4")
-    remux(tmp_path / "t.mp4", clip, tmp_path / "again.mp4")  # from a talkie: other sound, same picture
+    remux(tmp_path / "t.mp4", clip, tmp_path / "again.mp4")  # replaces the sound, keeps the picture
     pictures = [list(read_frames(probe(tmp_path / name))) for name in ("s.mp4", "t.mp4", "again.mp4")]
     assert np.array_equal(pictures[0], pictures[1])
     assert np.array_equal(pictures[0], pictures[2])
@@ -747,7 +747,7 @@ def test_sound_of_a_truncated_clip(tmp_path: Path) -> None:
 
 
 def test_damaged_sound_gives_what_can_be_decoded(tmp_path: Path) -> None:
-    """WMA cannot be copied; its second half is rubbish."""
+    """The second half of the sound is damaged, and WMA cannot be copied."""
     data = bytearray(clips.get("plain.wmv").read_bytes())
     for i in range(len(data) // 2, len(data), 7):
         data[i] ^= 0x5A
@@ -769,7 +769,7 @@ def test_sound_that_ends_before_its_packets_say_is_named(tmp_path: Path, caplog:
 
 
 def test_sound_of_a_film_longer_than_the_segment(tmp_path: Path) -> None:
-    """The sound ends with the segment, the picture is not cut."""
+    """The sound ends with the segment, but the picture is not cut."""
     clip = probe(clips.get("plain.mp4"))
     film = silent(tmp_path / "s.mp4", clip)
     facts = remux(film, clip, tmp_path / "t.mp4", end=1)
@@ -778,7 +778,7 @@ def test_sound_of_a_film_longer_than_the_segment(tmp_path: Path) -> None:
 
 
 def test_sound_that_is_rubbish_is_named(tmp_path: Path) -> None:
-    """Packets of noise under the name of AAC: either they are carried as they are, or the clip is named."""
+    """Random packets labelled as AAC are either copied as they are, or refused with the clip's name."""
     clip = probe(clips.get("scratched.mp4"))
     film = silent(tmp_path / "s.mp4", clip)
     try:

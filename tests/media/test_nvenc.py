@@ -1,4 +1,4 @@
-"""A GPU's encoder: taken where one opens, and nowhere else. Here a stand-in of ffmpeg encodes in its place."""
+"""The GPU's encoder is used only where it opens. Here a stand-in for ffmpeg encodes instead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(media.probe(sys.argv[1]).frames, film.encoding._asdict())
 
 @pytest.mark.parametrize("has_one", [True, False])
 def test_nvenc_is_taken_where_it_opens(tmp_path: Path, has_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in notes what it was asked, and lets x264 do what nvenc is asked for; without, ffmpeg finds no GPU."""
+    """The stand-in logs its arguments and encodes with x264 instead of nvenc, or fails like an ffmpeg without a GPU."""
     asked = tmp_path / "asked"
     stand_in = tmp_path / "ffmpeg"
     stand_in.write_text(

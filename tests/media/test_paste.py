@@ -1,4 +1,4 @@
-"""The animated square in its picture: blended at its border, and outside it not a pixel changes but by the codec."""
+"""The animated square pasted into its picture: the border is blended, and outside only the codec changes pixels."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_frame_is_blended_inwards_from_the_squares_border() -> None:
 
 def test_a_square_at_the_pictures_edge_and_beyond_it_has_no_border_there() -> None:
     picture = np.full((100, 300, 3), 200, np.uint8)
-    box = Box(150, -25, 150)  # the picture is not as high as the square
+    box = Box(150, -25, 150)  # the picture is lower than the square
     mask = paste.feathered_mask(box, 300, 100)
     whole = paste.paste(np.zeros((256, 256, 3), np.uint8), picture, box, mask)
     assert (whole[:, 299] == 0).all()
@@ -103,7 +103,7 @@ def test_a_run_shows_whole_pictures_or_larger_squares_without_the_network(run: R
     assert "6 films are whole" in run.talkies("verify")
     picture = painting(300, 202)
     assert np.abs(decoded(run.film("a/red"))[:, :, :47] - picture[:, :47]).mean() < 4
-    # Other sound settings copy the stream that is shown; the bare squares are gone and are made again.
+    # New sound settings copy the shown stream. The plain squares no longer exist and are made again.
     run.configure(pairs_per_job=3, files={"red.png": {"paste_back": True}}, upscale=512, audio=False)
     run.snakemake()
     assert run.events("animated") == []

@@ -1,4 +1,4 @@
-"""The process that decodes pictures: what it costs, how it ends, and that one bad picture is one bad picture."""
+"""The process that decodes pictures: its cost, its end, and that a bad picture does not affect others."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     Image.fromarray(noise(40, 60)).save(tmp_path / "a.png")
-    read_picture(tmp_path / "a.png")  # the process runs
+    read_picture(tmp_path / "a.png")  # starts the process
     return tmp_path / "a.png"
 
 
 @pytest.fixture
 def slow(tmp_path: Path) -> Path:
-    """A small picture that takes many seconds."""
+    """A small picture that takes many seconds to decode."""
     return bombs.scans(tmp_path / "slow.jpg", 2000)
 
 
@@ -51,7 +51,7 @@ def test_one_process_reads_all_pictures(picture: Path) -> None:
     pixels = [read_picture(picture) for _ in range(3)]
     assert child() == first
     assert all(np.array_equal(each, noise(40, 60)) for each in pixels)
-    pixels[0][:] = 0  # each is the reader's own
+    pixels[0][:] = 0  # each result is a separate copy
     assert np.array_equal(pixels[1], noise(40, 60))
 
 
@@ -92,7 +92,7 @@ def test_process_that_died_between_pictures_is_started_anew(picture: Path, numbe
 def test_process_that_dies_over_a_picture(
     picture: Path, slow: Path, number: int, error: type[TalkiesError], words: str
 ) -> None:
-    """A crash and too much time are the picture's fault, what comes from outside is not; the next one is read."""
+    """A crash or a timeout is blamed on the picture, a kill from outside is not; the next picture is read."""
     threading.Timer(0.3, os.kill, (child(), number)).start()
     with pytest.raises(error, match=words) as caught:
         read_picture(slow)
@@ -176,7 +176,7 @@ def test_other_pictures_come_whole_and_a_damaged_jpeg_is_named(tmp_path: Path) -
 
 
 def test_nothing_is_opened_but_the_file_given(tmp_path: Path, picture: Path) -> None:
-    """The name may lead elsewhere a moment later: the decoder has the open file."""
+    """The decoder gets the open file, because the name may soon lead elsewhere."""
     link = tmp_path / "link.png"
     link.symlink_to(picture)
     with link.open("rb") as file:
@@ -202,7 +202,7 @@ def test_a_folder_of_the_users_lends_it_no_modules(tmp_path: Path, picture: Path
 
 
 def modes() -> dict[str, Callable[[], bytes]]:
-    """Pictures of over a band, in every kind of pixels, as files."""
+    """Return functions that make files of pictures larger than one band, one for every kind of pixels."""
     height, width = 2300, 2000
     rgba = noise(height, width, 4)
     rgba[..., 3] = np.linspace(0, 255, width).astype(np.uint8)
@@ -229,7 +229,7 @@ def modes() -> dict[str, Callable[[], bytes]]:
 
 @pytest.mark.parametrize("mode", modes())
 def test_large_pictures_are_what_the_whole_would_be(tmp_path: Path, mode: str) -> None:
-    """A picture of several bands is the same as its parts, read one by one."""
+    """A picture of several bands equals its parts, read one by one."""
     path = tmp_path / "whole"
     path.write_bytes(modes()[mode]())
     whole = read_picture(path)
@@ -239,7 +239,7 @@ def test_large_pictures_are_what_the_whole_would_be(tmp_path: Path, mode: str) -
         cuts = [0, 700, 1990, 2010, 2300]
         for top, bottom in itertools.pairwise(cuts):
             part = image.crop((0, top, 2000, bottom))
-            if mode == "F":  # white is told by the largest value, which each part must hold
+            if mode == "F":  # the largest value defines white, so each part must contain it
                 array = np.array(part)
                 array[0, 0] = np.asarray(image).max()
                 part = Image.fromarray(array)
@@ -291,7 +291,7 @@ except Exception as error:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "P", "CMYK", "F", "turned"])
 def test_largest_pictures_stay_below_what_a_job_asks_for(tmp_path: Path, mode: str) -> None:
-    """10,900 x 10,900: read and cropped, both processes together (shared memory counted once) take less than 2 GB."""
+    """To read and crop 10,900 x 10,900, both processes take less than 2 GB in all, shared memory counted once."""
     side = 10_900
     path = tmp_path / "a"
     exif = Image.Exif()
@@ -307,7 +307,7 @@ def test_largest_pictures_stay_below_what_a_job_asks_for(tmp_path: Path, mode: s
 
 @pytest.mark.slow
 def test_a_picture_whose_decoder_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
-    """JPEG 2000 keeps every sample in 4 bytes."""
+    """JPEG 2000 takes 4 bytes per sample."""
     path = tmp_path / "a.jp2"
     Image.new("RGBA", (10_900, 10_900)).save(path)
     said = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True).stdout

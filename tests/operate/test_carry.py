@@ -1,4 +1,4 @@
-"""To a cluster and back: what goes over, that it is whole, that nothing of either side is lost, that nothing is remade.
+"""To a cluster and back: what is copied, that it is whole, and that nothing is lost on either side or made again.
 
 The cluster is a folder, or a host behind a stand-in for ssh that runs the remote command on this machine.
 """
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason="NOT TESTED: s
 
 @pytest.fixture
 def laptop(finished: RunFolder, tmp_path: Path) -> Staged:
-    """A folder with the finished run's inputs, times included, and nothing made."""
+    """A folder with only the inputs of the finished run, including their times."""
     path = tmp_path / "laptop"
     hidden = shutil.ignore_patterns("results", ".*")
     shutil.copytree(finished.path, path, symlinks=True, ignore=hidden)
@@ -36,11 +36,11 @@ def laptop(finished: RunFolder, tmp_path: Path) -> Staged:
 
 @pytest.fixture
 def cluster(finished: RunFolder, tmp_path: Path) -> RunFolder:
-    """The same run on the cluster, where it was finished."""
+    """The same run, finished, on the cluster."""
     return finished.copy(tmp_path / "remote home" / "my run") if (tmp_path / "remote home").exists() else None
 
 
-# --- there -------------------------------------------------------------------------------------------------
+# --- push --------------------------------------------------------------------------------------------------
 
 
 def test_a_push_carries_the_inputs_and_what_config_names(laptop: Staged, tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_what_an_engine_needs_goes_with_it(laptop: Staged, tmp_path: Path) -> No
     assert "push: 0 files carried" in laptop.stage("push", str(there))
     (laptop.path / "musetalk.sif").touch()
     laptop.configure(engine="musetalk")
-    assert "examples" not in laptop.stage("push", str(there)), "the package there brings its own"
+    assert "examples" not in laptop.stage("push", str(there)), "the package there has its own"
 
 
 def test_weights_that_config_names_by_their_preset_go_with_it(
     laptop: Staged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the laptop's own folder of weights into the run folder there, where the preset finds them."""
+    """They go from the laptop's folder of weights into the run folder there, where the preset finds them."""
     kept = tmp_path / ".cache/talkies/weights"
     kept.mkdir(parents=True)
     (tmp_path / ".cache/talkies").chmod(0o700)
@@ -183,11 +183,11 @@ def test_links_to_pictures_go_as_pictures(laptop: Staged, tmp_path: Path) -> Non
         assert copy.read_bytes() == (laptop.path / name).read_bytes()
 
 
-# --- back --------------------------------------------------------------------------------------------------
+# --- pull --------------------------------------------------------------------------------------------------
 
 
 def test_after_a_pull_a_local_snakemake_finds_nothing_to_do(laptop: Staged, cluster: RunFolder) -> None:
-    # As the metadata of a run in an image says, which differs from that of a run without.
+    # Metadata of a run in an image differs from that of a run without one.
     for path in (cluster.path / ".snakemake/metadata").rglob("*"):
         if path.is_file():
             path.write_text(path.read_text().replace('"software_stack_hash": "', '"software_stack_hash": "0'))
@@ -206,7 +206,7 @@ def test_after_a_pull_a_local_snakemake_finds_nothing_to_do(laptop: Staged, clus
     laptop.forget_events()
     draw_picture(laptop.path / "images/new.png", (1, 200, 200))
     laptop.snakemake()
-    assert sorted(laptop.events("animated")) == ["a/new", "b/new"], "and what changes is noticed"
+    assert sorted(laptop.events("animated")) == ["a/new", "b/new"], "changes are still noticed"
 
 
 def test_what_a_pull_replaces_is_kept(laptop: Staged, cluster: RunFolder) -> None:
@@ -222,7 +222,7 @@ def test_what_a_pull_replaces_is_kept(laptop: Staged, cluster: RunFolder) -> Non
     assert laptop.films()["a/red"] == cluster.films()["a/red"]
     cluster_has = files(cluster.path)
     laptop.stage("pull", str(cluster.path))
-    assert files(cluster.path) == cluster_has, "nothing is changed there"
+    assert files(cluster.path) == cluster_has, "a pull changes nothing there"
 
 
 def test_results_on_another_disk_at_either_end(laptop: Staged, cluster: RunFolder, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_there_over_ssh_made_there_and_back(laptop: Staged, tmp_path: Path) -> N
 
 
 def test_a_transfer_that_broke_off_goes_on_where_it_was(laptop: Staged, cluster: RunFolder) -> None:
-    """The line breaks within 3 MB: what came is kept under a hidden name, and the next call completes the file."""
+    """The connection breaks after 3 MB. The part is kept under a hidden name, and the next call completes the file."""
     large = cluster.path / "results/a/large.mp4"
     large.write_bytes(os.urandom(8_000_000))
     cut = "import os\nleft = 3000000\nwhile left > 0 and (d := os.read(0, 65536)): left -= os.write(1, d)"

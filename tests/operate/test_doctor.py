@@ -1,4 +1,4 @@
-"""The doctor on a login node, a compute node, in the image: the command line real, the site's programs stood in for."""
+"""The doctor on a login node, on a compute node and in the image: the real command, with stand-ins for the programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLUSTER = {
 
 
 class Site:
-    """A place: the programs on its path, its variables, a run folder, and what the doctor says of it."""
+    """A machine: the programs on its path, its variables, a run folder, and what the doctor says about it."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.bin, self.run = root / "bin", root / "run"

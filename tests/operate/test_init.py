@@ -1,6 +1,6 @@
-"""A run folder made by `talkies init`, and the reference of its settings: complete, nothing overwritten, and it runs.
+"""`talkies init` makes a complete run folder that runs, and overwrites nothing; the settings reference is complete.
 
-The real Snakemake reads the Snakefile that was written, which uses the workflow as a module.
+The real Snakemake reads the written Snakefile, which uses the workflow as a module.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def test_a_new_folder_has_all_a_run_needs(tmp_path: Path) -> None:
     folder = tmp_path / "portraits"
     assert files_in(folder) == FILES
     assert {"images", "driving", "profiles", "slurm"} == {path.name for path in folder.iterdir() if path.is_dir()}
-    assert (folder / "slurm").readlink() == Path("profiles/slurm"), "what snakemake --profile slurm looks for"
+    assert (folder / "slurm").readlink() == Path("profiles/slurm"), "`snakemake --profile slurm` looks for this"
     assert "portraits/images" in said
     assert "snakemake -n" in said
 
@@ -45,7 +45,7 @@ def test_nothing_of_the_users_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "images").write_text("a file")
     (tmp_path / "slurm").mkdir()
     said = RunFolder(tmp_path).talkies("init", ".", "--examples", ok=False)
-    assert "images" in said, "the example pictures find no folder"
+    assert "images" in said, "the example pictures have no folder"
     (tmp_path / "images").unlink()
     said = RunFolder(tmp_path).talkies("init", ".", "--examples")
     assert (tmp_path / "config.yaml").read_text() == "images: mine\n"
@@ -78,7 +78,7 @@ def test_it_runs_with_rules_and_handlers_of_ones_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     assert "my own start" in done.stdout
     run.whole(["song/me"])
-    assert not (folder / ".talkies/run.json").exists(), "the end is noted too"
+    assert not (folder / ".talkies/run.json").exists(), "the end of the run is noted too"
     assert "Nothing to be done" in run.run("snakemake", "--config", "crop=center", "threads=1").stdout
 
 
@@ -94,7 +94,7 @@ def test_a_dry_run_for_a_cluster(tmp_path: Path) -> None:
 
 
 def names(rules: dict, above: str = "") -> set[str]:
-    """Return every key of a schema, dotted, by its own walk: also those below one of several ways to give a key."""
+    """Return every dotted key of a schema, by a separate walk that also enters the alternatives of a key."""
     found = set()
     for name, rule in rules["properties"].items():
         ways = [named(choice) for choice in [rule, *rule.get("anyOf", [])]]
@@ -107,7 +107,7 @@ def names(rules: dict, above: str = "") -> set[str]:
 
 
 def named(rule: dict) -> dict:
-    """Return a rule, or the one that its $ref names."""
+    """Return a rule, or the rule that its $ref names."""
     return config.schema("config")["$defs"][rule["$ref"].rpartition("/")[2]] if "$ref" in rule else rule
 
 

@@ -1,6 +1,6 @@
-"""Weights from hosts that break off, stall, lie, change and send pages: whole and right, or nothing, and a line why.
+"""Weights from hosts that break off, stall, lie, change files and send pages: either correct files, or a clear line.
 
-The hosts are this machine's (weights_host.py); the transfer, the readers and the programs are the real ones.
+The hosts run on this machine (weights_host.py); the transfer, the readers and the programs are real.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ PAGE = File(b"<!DOCTYPE html><title>Quota exceeded</title>", headers={"Content-T
 
 @pytest.fixture(scope="module")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """Two checkpoints of the same length and form, with other numbers."""
+    """Two checkpoints of the same size and structure, with different numbers."""
     folder = tmp_path_factory.mktemp("checkpoints")
     return [write_checkpoint(folder / str(seed), seed=seed) for seed in (0, 1)]
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of weights; the small preset is known, and nobody waits for long."""
+    """The folder of weights, with the small preset registered and short waiting times."""
     monkeypatch.setenv("TALKIES_WEIGHTS", str(tmp_path / "kept"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -76,7 +76,7 @@ def from_host(web: Host, **options: object) -> Fetched:
 
 
 def refusal(web: Host, caplog: pytest.LogCaptureFixture, here: Path, **options: object) -> str:
-    """Return why a fetch from the host fails, after checking that nothing lies here under a final name."""
+    """Return why a fetch from the host fails, after checking that no file has a final name."""
     caplog.clear()
     with pytest.raises(TalkiesError, match=f"{NAME}: its weights did not come.*--from URL") as caught:
         from_host(web, **options)
@@ -175,7 +175,7 @@ def test_convert_leaves_the_smaller_file_with_the_same_weights(here: Path, web: 
     assert load_model(NAME).weights_digest == fetched.weights
     digest = hashlib.sha256(contents[0]).hexdigest()
     assert fetched.sha256 == digest
-    assert from_host(web, sha256=digest).source is None, "what it was converted from is what was asked for"
+    assert from_host(web, sha256=digest).source is None, "a file converted from the requested one is accepted"
     fetched.path.unlink()
     web.files["/w.pth.tar"] = File(contents[1])
     with pytest.raises(TalkiesError):
@@ -201,7 +201,7 @@ def test_a_mirrors_safetensors_are_known_by_their_name(here: Path, web: Host, co
     assert from_host(web).sums == "as in weights.lock"
 
 
-# --- a bad line ----------------------------------------------------------------------------------------------
+# --- a bad connection ----------------------------------------------------------------------------------------
 
 
 def test_a_transfer_that_breaks_off_goes_on(here: Path, web: Host, contents: list[bytes]) -> None:
@@ -237,7 +237,7 @@ def test_what_came_of_it_stays_for_the_next_call(
 
 
 def in_part(here: Path) -> int:
-    """Return the bytes that came of a file so far."""
+    """Return how many bytes of a file have arrived so far."""
     return sum(path.stat().st_size for path in here.rglob("*.part"))
 
 
@@ -274,11 +274,11 @@ def test_two_at_once_share_one_download(here: Path, web: Host, contents: list[by
     wait_for(lambda: not file.stalls, 30)
     second = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "is at work on fetching weights" in second.stderr.readline()
-    web.over.set()  # the connection ends, and the first goes on
+    web.over.set()  # ends the connection, and the first process resumes
     assert "source http" in first.communicate()[0]
     assert "source none: it was here already" in second.communicate()[0]
     assert (first.returncode, second.returncode) == (0, 0)
-    assert len(web.asked) == 2, "the first's, before and after the stall"
+    assert len(web.asked) == 2, "only the first asks, before and after the stall"
 
 
 def test_redirects_are_followed(here: Path, web: Host, contents: list[bytes], caplog) -> None:
@@ -297,7 +297,7 @@ def test_a_host_that_is_not_there(here: Path, web: Host, caplog) -> None:
     assert refusal(web, caplog, here) == "can't reach the host (Connection refused)"
 
 
-# --- a host that can't go on in the middle, or has another file by then ------------------------------------------
+# --- a host that can't resume, or has a different file by then ---------------------------------------------------
 
 
 def test_a_host_that_knows_no_ranges_begins_anew(here: Path, web: Host, contents: list[bytes]) -> None:
@@ -336,7 +336,7 @@ def test_of_a_file_without_a_version_no_part_is_kept(here: Path, web: Host, cont
     assert ranges(web) == [None, None]
 
 
-# --- not what was asked for --------------------------------------------------------------------------------------
+# --- wrong files -------------------------------------------------------------------------------------------------
 
 
 def test_a_page_is_refused_and_the_next_source_is_asked(
@@ -357,7 +357,7 @@ def test_a_page_is_refused_and_the_next_source_is_asked(
 def test_a_host_that_announces_too_little_is_found_out(
     here: Path, web: Host, tmp_path: Path, caplog, monkeypatch, legacy: bool, less: int
 ) -> None:
-    """Also where no PyTorch is installed: the head of a file tells how long it must be."""
+    """Also without PyTorch: the head of a file gives its required length."""
     monkeypatch.setattr(weights, "find_spec", lambda name: None if name == "torch" else name)
     web.files["/w.pth.tar"] = File(write_checkpoint(tmp_path / "own", legacy=legacy), announces=-less)
     assert refusal(web, caplog, here).startswith("damaged, or a download cut short")
@@ -448,7 +448,7 @@ def test_a_file_that_changed_here_is_refused_at_every_door(here: Path, web: Host
     web.files["/w.pth.tar"] = File(contents[0])
     path = from_host(web).path
     os.utime(path)
-    check_unchanged(path)  # another time, the same bytes
+    check_unchanged(path)  # the time differs, the bytes do not
     path.write_bytes(contents[1])
     for door in (lambda: load_model(NAME), lambda: from_host(web), lambda: check_unchanged(path)):
         with pytest.raises(TalkiesError, match="has changed since it was fetched"):
@@ -457,7 +457,7 @@ def test_a_file_that_changed_here_is_refused_at_every_door(here: Path, web: Host
     assert from_host(web).path.read_bytes() == contents[0]
 
 
-# --- the hosts that are known --------------------------------------------------------------------------------------
+# --- the known hosts -----------------------------------------------------------------------------------------------
 
 GITHUB, ASSETS = "github.com", "release-assets.githubusercontent.com"
 DRIVE, CONTENT = "drive.google.com", "drive.usercontent.google.com"
@@ -473,7 +473,7 @@ LISTING = f"""<html><head><title>checkpoints</title></head><body>
 
 @pytest.fixture
 def internet(web: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """The known hosts, played by this machine as a proxy."""
+    """A proxy on this machine that plays the known hosts."""
     if not shutil.which("openssl"):
         pytest.skip("NOT TESTED: the pages of the real hosts (openssl is not installed)")
     web.tls, trusted = certificate(tmp_path, [GITHUB, ASSETS, DRIVE, CONTENT, YANDEX, DOWNLOADER])
@@ -594,9 +594,9 @@ def test_a_preset_that_was_fetched_is_planned_as_the_file_named_by_its_path(tmp_
     by_preset, by_path = plans
     assert by_preset.settings == by_path.settings
     assert Specs(by_preset).film("a/red") == Specs(by_path).film("a/red")
-    assert by_preset.outside == [str(tmp_path / "kept")], "an image is shown the folder"
+    assert by_preset.outside == [str(tmp_path / "kept")], "the folder is mounted in an image"
     jobs = Plan.load(_saved(by_preset))
-    assert jobs.settings.model.checkpoint == str(file), "a job is told the file, and asks no network"
+    assert jobs.settings.model.checkpoint == str(file), "a job gets the file's path and needs no network"
 
 
 def _saved(plan: Plan) -> Path:

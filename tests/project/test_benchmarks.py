@@ -1,4 +1,4 @@
-"""What is measured against is what it says: the reference loop gives the original's own frames."""
+"""The reference loop of the benchmarks gives the frames of the original implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_reference_loop_gives_the_originals_frames(name: str) -> None:
     source = facts.source[0].permute(1, 2, 0).numpy()
     driving = list(facts.driving.permute(0, 2, 3, 1).numpy())
     made = np.stack(reference.animate(facts.model(), source, driving))
-    # Stored are the logits of all frames, before the sigmoid that hides what is saturated.
+    # The logits of all frames are stored, because the sigmoid hides differences between saturated pixels.
     expected = torch.from_numpy(facts.expected["logits"]).sigmoid().permute(0, 2, 3, 1).numpy()
     assert made.shape == expected.shape
     assert np.abs(made - expected).max() < 1e-3

@@ -1,6 +1,6 @@
-"""The README and the pages of docs/: their links lead somewhere, and their commands are what the programs take.
+"""The README and the pages of docs/: their links work, and the programs accept their commands.
 
-What can be run here is run, in the order in which it stands; the rest is parsed by the program that it calls.
+Commands that can run here are run in the order of the page. The others are only parsed by their program.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ OTHERS = (
     "shpc",
     "cat",
 )
-"""Programs whose commands are only looked at by the shell: they need a cluster, a registry or another folder."""
+"""Programs whose commands only the shell checks, because they need a cluster, a registry or another folder."""
 
 
 def blocks(page: Path) -> Iterator[str]:
-    """Return a page's blocks of code, fenced or indented, without their indent."""
+    """Return a page's code blocks, fenced or indented, without their indent."""
     text = page.read_text()
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     plain = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -66,13 +66,13 @@ def is_shell(block: str) -> bool:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Return the commands of lines of shell as words: those after && and behind srun count for themselves."""
+    """Split lines of shell into commands of words; a command after && or srun counts as a separate one."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         while words:
             end = words.index("&&") if "&&" in words else len(words)
             command, words = words[:end], words[end + 1 :]
-            if command[0] == "srun":  # what it starts on the node
+            if command[0] == "srun":  # the command that srun starts on the node
                 command = command[next((i for i, word in enumerate(command) if word in OURS), 0) :]
             yield command
 
@@ -96,17 +96,17 @@ COMMANDS = all_commands()
 
 
 class Parsed(Exception):
-    """Raised in a program once it has understood its arguments."""
+    """Raised in a program once it has parsed its arguments."""
 
 
 def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the program of a command parse its arguments, and do nothing else."""
+    """Make the program of a command parse its arguments and do nothing else."""
     program, *arguments = words
     quiet = contextlib.redirect_stdout(io.StringIO())
     if program == "talkies":
         commands_known = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
         if len(arguments) == 1 and arguments[0] in commands_known:
-            return  # a mention
+            return  # only a mention of the command
         with quiet, contextlib.suppress(SystemExit if {"-h", "--help"} & {*arguments} else ()):
             build_parser().parse_args(arguments)
     elif program == "snakemake":
@@ -139,7 +139,7 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     ("page", "words"), COMMANDS, ids=[f"{page}: {shlex.join(words)}"[:80] for page, words in COMMANDS]
 )
 def test_a_command_is_understood_by_its_program(page: str, words: list[str], monkeypatch) -> None:
-    assert words[0] in OURS + OTHERS, f"{page}: what program is {words[0]!r}?"
+    assert words[0] in OURS + OTHERS, f"{page}: unknown program {words[0]!r}"
     monkeypatch.chdir(REPOSITORY)
     if words[0] in OURS:
         parse(words, monkeypatch)
@@ -219,7 +219,7 @@ def test_ecosystem_files_agree_with_the_project() -> None:
     assert f"## {talkies.__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
     assert {"cff-version", "title", "message", "authors"} <= set(citation)
-    assert "version" not in citation, "the version stands in src/talkies/__init__.py alone"
+    assert "version" not in citation, "the version is only in src/talkies/__init__.py"
     revisions = {
         repo["repo"].rpartition("/")[2]: repo["rev"]
         for repo in yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
@@ -230,7 +230,7 @@ def test_ecosystem_files_agree_with_the_project() -> None:
     assert "container:" in (REPOSITORY / "workflow/Snakefile").read_text()
 
 
-# --- what can be run, is run ---------------------------------------------------------------------------------
+# --- commands that can run here ------------------------------------------------------------------------------
 
 
 def test_the_readmes_python_runs(monkeypatch) -> None:
@@ -245,7 +245,7 @@ def test_the_readmes_python_runs(monkeypatch) -> None:
 
 
 def shell(run: RunFolder, lines: str) -> subprocess.CompletedProcess:
-    """Run lines of shell in a folder as its user would."""
+    """Run lines of shell in a folder as its user does."""
     return subprocess.run(
         ["bash", "-c", lines],
         cwd=run.path,
@@ -258,7 +258,7 @@ def shell(run: RunFolder, lines: str) -> subprocess.CompletedProcess:
 
 
 def slowed_down(clip: Path, target: Path) -> None:
-    """Write a clip of 46 s and 23 frames, with sound, of one of 4 s: a face that is seen, and little to compute."""
+    """Make a clip of 46 s and 23 frames, with sound, from one of 4 s: it shows a face and needs little computing."""
     graph = ["-filter:v", "setpts=12*PTS,fps=1/2", "-frames:v", "23"]
     words = ["-v", "error", "-i", str(clip), "-f", "lavfi", "-i", "sine=duration=46", "-map", "0:v", "-map", "1:a"]
     subprocess.run([media.ffmpeg_path(), *words, *graph, str(target)], check=True)

@@ -1,4 +1,4 @@
-"""The image: its definition follows from the Dockerfile, two builds are equal, buildah takes the Dockerfile too."""
+"""The image: its definition follows from the Dockerfile, two builds are equal, and buildah accepts the Dockerfile."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_definition_is_what_the_dockerfile_gives() -> None:
 def test_the_image_is_locked_to_what_is_tested_here() -> None:
     inside = (REPOSITORY / "containers/requirements.lock").read_text().splitlines()
     here = (REPOSITORY / "requirements/dev.lock").read_text().splitlines()
-    # A name and its version; what else needs a package decides on which systems, after the semicolon.
+    # Compare names and versions only: the part after the semicolon depends on what else needs the package.
     pins, known = (
         {line.rstrip("\\ ").partition(" ;")[0] for line in lines if "==" in line and not line.startswith((" ", "#"))}
         for lines in (inside, here)
@@ -59,7 +59,7 @@ def test_the_base_is_pinned() -> None:
 
 
 def test_two_contexts_are_equal(tmp_path: Path) -> None:
-    """The wheel too: it is built for the image, twice, and has the same bytes."""
+    """Also the wheel, which is built for the image twice and has the same bytes."""
     found = []
     for number in (1, 2):
         folder = tmp_path / str(number)
@@ -71,7 +71,7 @@ def test_two_contexts_are_equal(tmp_path: Path) -> None:
 
 
 def test_fetched_weights_go_in_by_their_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They lie where the image's own talkies finds them: in the folder `weights` of its environment."""
+    """They are in the folder `weights` of the image's environment, where its talkies finds them."""
     monkeypatch.setenv("TALKIES_WEIGHTS", str(tmp_path))
     command = [sys.executable, str(BUILD), "--context", str(tmp_path / "build"), "--checkpoint", "vox-256"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The package's rooms: each knows only those below it, and no file is too large to be read at once."""
+"""The package's rooms (its subpackages and modules): each imports only those below it, and no file is too large."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LONGEST = 450
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the rooms that a file imports from, also inside functions."""
+    """Yield the rooms that a file imports from, inside functions too."""
     package = path.relative_to(PACKAGE).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
@@ -50,7 +50,7 @@ def test_only_fomm_imports_torch() -> None:
 
 
 def lines_of_code(path: Path) -> int:
-    """Return a file's lines without comments, docstrings and empty ones."""
+    """Return how many lines a file has without comments, docstrings and empty lines."""
     text = path.read_text()
     silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
     code = set()

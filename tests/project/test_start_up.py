@@ -1,4 +1,4 @@
-"""A login node's view: the package and its command line start without PyTorch, and the wheel brings all a run needs."""
+"""As on a login node: the package and its command start without PyTorch, and the wheel has all that a run needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAVY = ("torch", "jinja2", "snakemake", "scipy", "safetensors")
 
 
 def imported_by(*code: str) -> set[str]:
-    """Return the top-level modules that are loaded in a fresh Python after it ran this code."""
+    """Return the top-level modules that a new Python has loaded after it ran this code."""
     script = "; ".join([*code, "import sys; print('\\n'.join(sys.modules), file=sys.stderr)"])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in done.stderr.split()}

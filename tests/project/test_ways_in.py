@@ -1,4 +1,4 @@
-"""Other ways to a run than `make` and `talkies init`: snakedeploy, conda, GitHub's runners."""
+"""Ways to a run other than `make` and `talkies init`: snakedeploy, conda, GitHub's runners."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_conda_environment_installs_this_package() -> None:
 @pytest.mark.longest
 @pytest.mark.slow
 def test_a_folder_made_by_snakedeploy_runs(tmp_path: Path) -> None:
-    """The repository is cloned, deployed as the catalog tells, and taken by Snakemake from its history."""
+    """Clone the repository and deploy it as the workflow catalog says; Snakemake loads it from the git history."""
     clone, folder = tmp_path / "talkies", tmp_path / "deployed"
     subprocess.run(["git", "clone", "-q", REPOSITORY, clone], check=True)
     subprocess.run(["git", "-C", clone, "tag", "deployed"], check=True)
@@ -45,7 +45,7 @@ def test_a_folder_made_by_snakedeploy_runs(tmp_path: Path) -> None:
     subprocess.run([python, "-m", "pip", "install", "-q", SNAKEDEPLOY], check=True)
     deploy = [python.with_name("snakedeploy"), "deploy-workflow", clone, folder, "--tag", "deployed"]
     subprocess.run(deploy, check=True)
-    # For a clone on this machine snakedeploy leaves the Snakefile's path relative, which leads nowhere.
+    # For a local clone snakedeploy writes a relative path to the Snakefile, which does not exist.
     snakefile = folder / "workflow/Snakefile"
     written = snakefile.read_text()
     assert '"workflow/Snakefile"' in written

@@ -1,4 +1,4 @@
-"""The gallery: what is written and when, and how the page behaves in a real browser."""
+"""The gallery: which files are written and when, and how the page behaves in a real browser."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_nothing_changed_writes_nothing(run: Run) -> None:
     before = states(run.results)
     time.sleep(0.02)
     for path in (run.folder / "work").rglob("*.*"):
-        os.utime(path)  # a time alone is no change
+        os.utime(path)  # a new time alone is not a change
     run.build(*reversed(entries))
     assert states(run.results) == before
 
@@ -130,7 +130,7 @@ def test_only_what_changed_is_copied(run: Run) -> None:
     entries = [run.entry("anna", "ada"), run.entry("anna", "bruno")]
     run.build(*entries)
     before = states(run.results / "index_files")
-    run.file("work/sources/ada.png", b"picture ADA")  # as long as before
+    run.file("work/sources/ada.png", b"picture ADA")  # same length as before
     run.build(*entries)
     after = states(run.results / "index_files")
     assert {path.name for path in after if after[path] != before[path]} == {"ada.png", ".written"}
@@ -204,7 +204,7 @@ def test_a_clip_shown_in_two_segments_has_two_previews(run: Run) -> None:
 @pytest.mark.parametrize("name", NASTY)
 def test_nasty_names(run: Run, name: str) -> None:
     page = run.build(run.entry(name, name, name), title=name)
-    assert len(re.findall(r"<script", page)) == 3  # the page's own: the look, the data and the program
+    assert len(re.findall(r"<script", page)) == 3  # the page's own scripts: the look, the data and the program
     assert len(re.findall(r"</script", page)) == 3
     assert name in [html.unescape(found) for found in re.findall("<h1>(.*)</h1>", page)] or "\n" in name
     addresses = [row[5] for row in data_of(page)["pairs"]] + [c[4] for c in data_of(page)["clips"]]
@@ -231,7 +231,7 @@ def test_any_reason_and_title(tmp_path_factory: pytest.TempPathFactory, text: st
 
 def test_no_address_leaves_the_folder(run: Run) -> None:
     page = run.build(run.entry("anna", "ada"))
-    own = page.replace("http://www.w3.org/2000/svg", "")  # a name in a drawing, nothing that is fetched
+    own = page.replace("http://www.w3.org/2000/svg", "")  # a namespace name in a drawing, not an address to fetch
     assert not re.findall(r"https?://|//\w+\.", own.split("<script")[0])
     assert "AI-generated" in page
 
@@ -258,7 +258,7 @@ def real_entry(run: Run, driving: str, image: str, colour: str = "maroon", *, pr
 
 
 def colours(path: Path, places: list[tuple[int, int]]) -> list[str]:
-    """Name the colours of a film's middle frame at these places."""
+    """Return the names of the colours at these places in a film's middle frame."""
     clip = media.probe(path)
     frame = list(media.read_frames(clip))[clip.frames // 2]
     known: dict[str, Any] = {name: ImageColor.getrgb(name) for name in ("maroon", "navy", "gold", "teal", "black")}
@@ -266,7 +266,7 @@ def colours(path: Path, places: list[tuple[int, int]]) -> list[str]:
 
 
 def test_posters_show_a_moment_that_moves(run: Run) -> None:
-    """A clip that is still, then moves, then fades to black: the poster is of the second part, and is made once."""
+    """A clip is still, then moves, then fades to black: the poster shows the second part, and is made once."""
     entry = real_entry(run, "anna", "ada")
     drawn = "drawbox=x=64:w=128:y=64:h=128:color=white:t=fill:enable='lt(t,0.4)'"
     drawn += ",drawbox=x=0:w=96:y=0:h=256:color=gold:t=fill:enable='between(t,0.4,0.7)',fade=out:st=0.75:d=0.1"
@@ -287,7 +287,7 @@ def test_posters_show_a_moment_that_moves(run: Run) -> None:
 
 def test_mosaics_hold_the_first_talkies_of_each_clip_and_are_made_once(run: Run) -> None:
     entries = [real_entry(run, "anna", name, c) for name, c in (("ada", "maroon"), ("bob", "navy"), ("cat", "gold"))]
-    entries += [real_entry(run, "otto", "ada")]  # alone: nothing to show at once
+    entries += [real_entry(run, "otto", "ada")]  # only one film, so no mosaic
     page = build_gallery(run.results, entries, title="Talkies", mosaic=2)
     assert [clip[6] for clip in data_of(page.read_text())["clips"]] == ["index_files/mosaics/anna.mp4", None]
     mosaic = run.results / "index_files/mosaics/anna.mp4"
@@ -332,7 +332,7 @@ def test_a_report_carries_what_others_see(run: Run) -> None:
     index = {f"index_files/{path}" for path in run.copies()}
     assert shown == {"index.html"} | films | index
     assert not [name for name in shown if "me." in name]
-    moved = run.folder.rename(run.folder.with_name("moved"))  # links hold where the run folder is moved to
+    moved = run.folder.rename(run.folder.with_name("moved"))  # links still work after the run folder is moved
     assert (moved / "work/report/anna/ada.mp4").read_bytes() == (moved / "results/anna/ada.mp4").read_bytes()
     with pytest.raises(TalkiesError, match="not empty"):
         lay_out_report(moved / "results", [], moved / "work/report")
@@ -344,7 +344,7 @@ class TestMosaicCommand:
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def test_films_side_by_side_in_step_with_one_sound(self, tmp_path: Path) -> None:
-        """Five films, each black but for one flash with a click at the same time: so they lie, and so it is heard."""
+        """Five black films, each with one flash and one click at the same moment, show positions, timing and sound."""
         films = []
         for number in range(5):
             films.append(tmp_path / f"{number}.mp4")
@@ -429,7 +429,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Chrom
 
 
 def film(path: Path, colour: str, *, seconds: float = 6, changes: float = 100) -> Path:
-    """Write a film of one colour with a tone; `changes` seconds after its beginning something enters the picture."""
+    """Write a film of one colour with a tone; after `changes` seconds a white area appears."""
     path.parent.mkdir(parents=True, exist_ok=True)
     enters = ["-vf", f"drawbox=w=128:color=white:t=fill:enable='gte(t,{changes})'"]
     inputs = ["-f", "lavfi", "-i", f"color={colour}:s=256x256:r=25:d={seconds}"]
@@ -455,7 +455,7 @@ def film(path: Path, colour: str, *, seconds: float = 6, changes: float = 100) -
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two clips and three pictures with real media, one pair failed, and names that want care."""
+    """Two clips and three pictures with real media, one failed pair, and names that need escaping."""
     run = Run(tmp_path_factory.mktemp("a run & more #1"))
     entries = []
     for driving, colour in (("<script>alert(1)</script>"[:-9], "teal"), ("otto 100%? #2", "olive")):
@@ -478,7 +478,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Serve a folder as a web server does; give its address."""
+    """Serve a folder over HTTP; yield its address."""
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -487,7 +487,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def show(browser: chromium.Chromium, which: str) -> None:
-    """Choose what the page shows, where it offers that."""
+    """Choose what the page shows; fail if the page does not offer it."""
     assert browser.run(
         f"const option = document.querySelector('#which [value={which}]'); if (option.disabled) return false;"
         "option.selected = true; option.parentElement.onchange(); return true"
@@ -526,7 +526,7 @@ class TestPage:
             "await Promise.all(images.map(image => image.decode()));"
             "return images.map(i => [i.closest('.source, .driving, .talkie').className, i.naturalWidth])"
         )
-        # Of the one that failed there is no talkie.
+        # The failed pair has no talkie.
         assert sorted(images) == [["driving", 256]] * 6 + [["source", 256]] * 6 + [["talkie", 256]] * 5
 
     def test_a_card_shows_its_film_at_the_moment_of_the_poster(self, browser: chromium.Chromium, page: Path) -> None:
@@ -586,7 +586,7 @@ class TestPage:
         assert warned == "source blurred: take a sharper one"
 
     def fetch_chosen(self, browser: chromium.Chromium, folder: Path) -> dict[str, bytes]:
-        """Download the script and run it; return the films that it brings."""
+        """Download the script and run it; return the films that it fetches."""
         browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
         browser.run("document.querySelector('#download').click()")
         wait_for(lambda: (folder / "chosen.sh").exists(), 10)
@@ -611,7 +611,7 @@ class TestPage:
         films = {name: (page.parent / name).read_bytes() for name in names}
         assert self.fetch_chosen(browser, tmp_path / "copied") == films
         before = list(browser.requests)
-        with serving(page.parent) as address:  # another origin, with stars of its own
+        with serving(page.parent) as address:  # another origin, which has its own stars
             browser.open(f"{address}/index.html")
             cards(browser)
             for number in (1, 3):
@@ -619,16 +619,16 @@ class TestPage:
             assert self.fetch_chosen(browser, tmp_path / "fetched") == films
             browser.open(page)
         asked = browser.requests[len(before) :]
-        assert all(url.startswith((f"{address}/", "file:", "data:", "blob:")) for url in asked), "of the server alone"
+        assert all(url.startswith((f"{address}/", "file:", "data:", "blob:")) for url in asked), "only this server"
         browser.requests[:] = before
         elsewhere = page.parent / "elsewhere" / "index.html"
         elsewhere.parent.mkdir()
         elsewhere.write_text(page.read_text())
         browser.open(elsewhere)
-        assert browser.run("return document.querySelector('#download').hidden"), "another run's stars are its own"
+        assert browser.run("return document.querySelector('#download').hidden"), "each run has its own stars"
         browser.open(page)
         browser.run("localStorage.clear()")
-        browser.errors.clear()  # the films are not elsewhere
+        browser.errors.clear()  # the copied page finds no films beside it
 
     def test_chosen_colours_are_remembered(self, browser: chromium.Chromium, page: Path) -> None:
         paper = "return getComputedStyle(document.body).backgroundColor"
@@ -687,7 +687,7 @@ class TestPage:
         assert not talkie["muted"]
         assert talkie["time"] > 0.5
         assert abs(driving["time"] - talkie["time"]) < 0.15
-        # Another card stops this one.
+        # Playing another card stops this one.
         browser.run("document.querySelectorAll('.talkie .play')[1].click()")
         assert "br\"u'no & co.mp4" in {video["name"].rpartition("/")[2] for video in browser.run(playing)}
         assert len([video for video in browser.run(playing) if not video["muted"]]) == 1
@@ -708,7 +708,7 @@ class TestPage:
         assert browser.run(both) == [["driving", True], ["talkie", True]]
         browser.click(x, y)
         assert browser.run(both) == [["driving", True], ["talkie", False]]
-        browser.point(1, 1)  # what is listened to goes on
+        browser.point(1, 1)  # a film with sound goes on playing
         assert browser.run("await new Promise(d => setTimeout(d, 400));" + both) == [
             ["driving", True],
             ["talkie", False],
@@ -762,7 +762,7 @@ class TestPage:
         assert sort("driving") == by_clip
 
     def test_everything_has_a_name(self, browser: chromium.Chromium) -> None:
-        """As a screen reader has it: all that can be used says what it is, and nothing else is called so."""
+        """For screen readers: every control has a name, and the names of each card's controls are unique."""
         cards(browser)
         tree = browser.call("Accessibility.getFullAXTree")["nodes"]
         usable = [
@@ -792,7 +792,7 @@ class TestPage:
             "return document.querySelector('#stage').open && document.querySelector('#stage-name').textContent.trim()"
         )
         assert browser.run(name) == "ada with <script>alert(1)"
-        browser.press("Enter")  # play together
+        browser.press("Enter")  # plays both films
         times = (
             "await new Promise(d => setTimeout(d, 1800));"
             "const [a, b] = ['talkie', 'driving'].map(n => document.querySelector('#stage-' + n));"
@@ -802,7 +802,7 @@ class TestPage:
         assert state == [False, False, False, True]
         assert talkie > 0.5
         assert abs(talkie - driving) < 0.15
-        # A jump of the talkie takes the driving video along, and so does a pause.
+        # The driving video follows when the talkie jumps or pauses.
         browser.run("const v = document.querySelector('#stage-talkie'); v.pause(); v.currentTime = 3")
         assert browser.run(times) == [True, True, False, True, 3, 3]
         browser.press("ArrowRight")
@@ -822,15 +822,15 @@ class TestPage:
         assert (red + green + blue < 150) == dark
 
     def test_prints_every_card(self, browser: chromium.Chromium) -> None:
-        browser.resize(1360, 300, dark=True)  # most cards are far away and empty
-        # A print by hand waits for its pictures; one asked for by the protocol does not.
+        browser.resize(1360, 300, dark=True)  # most cards are far outside the window and empty
+        # A user's print waits for the pictures; a print through the protocol does not.
         browser.run(
             "dispatchEvent(new Event('beforeprint'));"
             "await Promise.all([...document.querySelectorAll('.card img')].map(i => (i.loading = 'eager', i.decode())))"
         )
         pdf = base64.b64decode(browser.call("Page.printToPDF", printBackground=False)["data"])
         assert browser.run("return [...document.querySelectorAll('.card')].every(c => c.querySelector('img'))")
-        # Chromium writes a picture once, however often it is shown: the source image, and two posters.
+        # Chromium writes each picture only once: the source image and two posters.
         assert pdf.count(b"/Subtype /Image") >= 3
 
 
@@ -882,7 +882,7 @@ def test_ten_thousand_pairs_do_not_stall(run: Run, browser: chromium.Chromium) -
         return slowest"""
     )
     print(f"longest task: {slowest} ms")
-    assert slowest < 3000  # tens of milliseconds on a quiet machine; a stall would be many seconds
+    assert slowest < 3000  # tens of milliseconds on an idle machine; a stall would take many seconds
     assert browser.run(filled) < 120
     assert browser.run("return document.querySelectorAll('.card:not([hidden])').length") == 20
 
@@ -897,8 +897,8 @@ def test_the_report_carries_the_gallery(finished: RunFolder, browser: chromium.C
     folder.forget_events()
     (folder.path / "images/words.png").write_text("no picture")
     folder.configure(pairs_per_job=3, gallery={"mosaic": 2}, files={"blue.png": {"private": True}})
-    folder.snakemake(ok=False)  # the verdict names the picture that is none, and the report is there all the same
-    assert [name for name in folder.events("animated") if "words" not in name] == []  # no film waits for a page
+    folder.snakemake(ok=False)  # the run fails because of words.png, but the report is still made
+    assert [name for name in folder.events("animated") if "words" not in name] == []  # the films exist already
     folder.snakemake("--report", "report.zip")
     with zipfile.ZipFile(folder.path / "report.zip") as packed:
         packed.extractall(tmp_path)
@@ -912,7 +912,7 @@ def test_the_report_carries_the_gallery(finished: RunFolder, browser: chromium.C
     browser.open(tmp_path / "report/report.html")
     link = "[...document.querySelectorAll('a')].find(a => a.textContent === 'Open the gallery')"
     assert browser.run(f"return {link}.getAttribute('href')") == str(index.relative_to(tmp_path / "report"))
-    browser.errors.clear()  # what Snakemake's own page lacks without a network
+    browser.errors.clear()  # errors of Snakemake's own page without a network
     browser.requests.clear()
     browser.open(index)
     assert sorted(cards(browser)) == [f"{name} with {clip}" for name in ("green", "red", "words") for clip in "ab"]
@@ -934,7 +934,7 @@ def test_a_report_of_the_run_alone(finished: RunFolder, tmp_path: Path) -> None:
 
 
 def test_variants_are_told_apart_by_what_their_pairs_ask_for(tmp_path: Path) -> None:
-    """Of a finished folder: pairs of all kinds, with and without sound."""
+    """In a finished folder with pairs of all kinds, with and without sound."""
     folder = RunFolder(shutil.copytree(REPOSITORY / "tests/data/finished_run", tmp_path / "run"))
     folder.talkies("gallery")
     data = data_of((folder.path / "results/private.html").read_text())

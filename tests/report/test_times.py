@@ -1,4 +1,4 @@
-"""The times of a run, a part of its gallery: of all films, whatever failed, drawn in the page itself."""
+"""The times of a run in its gallery: they cover all films, even after failures, and are drawn in the page itself."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_times_are_those_of_records_and_journal(finished: RunFolder, monkeypatch
     assert times.stages["remux"] == pytest.approx(sum(record["remux_seconds"] for record in records))
     assert all(seconds > 0 for seconds in times.stages.values())
     assert sorted(times.shards) == ["pairs-0001", "pairs-0002"]
-    # Each of the two workers loaded the network; those of the motions did so too, for no shard of pairs.
+    # Both workers loaded the network. The motion workers did too, but not for a shard of pairs.
     of_pairs = sum(seconds[0] for seconds in times.shards.values())
     assert 0 < of_pairs < times.stages["load"]
     assert sum(sum(seconds[1:]) for seconds in times.shards.values()) == pytest.approx(
@@ -90,7 +90,7 @@ def test_bars_count_every_pair_and_outlines_stay_in_the_drawing() -> None:
     _, _, outline = told["shards"]["outlines"][-1]
     points = [[float(number) for number in step.split()] for step in re.findall(r"M(\S+ [^h]+)", outline)]
     assert len(points) == 2500
-    assert points == sorted(points), "the longest first: the top of the drawing is y = 0"
+    assert points == sorted(points), "longest first: y = 0 is the top of the drawing"
     assert sum(map(len, (outline for *_, outline in told["shards"]["outlines"]))) < 500_000
 
 

@@ -1,4 +1,4 @@
-"""Choices for single files and pairs: crop, face, segment, mirror, sound, privacy; and what they leave as it was."""
+"""Choices for single files and pairs (crop, face, segment, mirror, sound, privacy), and what they leave unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def frames(path) -> np.ndarray:
 
 
 def pitch(path) -> float:
-    """Return the strongest frequency of a film's sound, hertz."""
+    """Return the strongest frequency of a film's sound, in hertz."""
     sound = clips.decoded_sound(path)
     return float(np.argmax(np.abs(np.fft.rfft(sound))) * clips.RATE / len(sound))
 
@@ -40,8 +40,8 @@ def test_a_films_key_is_made_of_what_it_always_was(finished: RunFolder) -> None:
         preset="demo",
         precision="auto",
         weights=record["model"]["weights_sha256"],
-        film={"size": 256, "crf": 18, "preset": "medium"},  # of films before there was another preset
-        preset_recipe=3,  # of demo; the published presets have none
+        film={"size": 256, "crf": 18, "preset": "medium"},  # the only preset that earlier films had
+        preset_recipe=3,  # only for demo; the published presets have none
     )
     assert record["picture_key"] == key
     assert record["key"] == content_key(picture=key, audio=True, provenance=True)
@@ -77,7 +77,7 @@ def test_choices_in_the_pairs_table(run: RunFolder) -> None:
     assert list(run.path.glob("results/private_files/sources/blue.png"))
     assert NOTHING in run.snakemake()
 
-    # Another song under the same name changes its film's sound and nothing else; nothing private, no private page.
+    # A new song with the same name changes only its film's sound. Without private pairs there is no private page.
     run.forget_events()
     clips.ffmpeg("-f", "lavfi", "-i", "sine=frequency=800:duration=2", run.path / "song.mp3")
     write_table(run, "image driving variant audio", "red a", "red a music song.mp3")
@@ -100,7 +100,7 @@ def test_choices_for_files(run: RunFolder) -> None:
     red = run.record("a/red")
     assert red["source"]["crop"]["box"] == [0, 0, 32]
     assert (red["picture"]["frames"], red["motion"]["relative"]) == (3, False)
-    assert media.probe(run.film("a/red")).sound is not None, "the video's word goes before the picture's"
+    assert media.probe(run.film("a/red")).sound is not None, "the video's setting overrides the picture's"
     assert media.probe(run.film("b/red")).sound is None
     assert media.probe(run.film("b/blue")).sound is not None
     assert NOTHING in run.snakemake()

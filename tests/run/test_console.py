@@ -1,4 +1,4 @@
-"""What a person reads of a run on this machine: little, and nothing that matters is missing."""
+"""The console output of a run on this machine: short, but with everything that matters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lines_of(run: RunFolder, *arguments: str, ok: bool = True) -> list[str]:
 
 
 def complaints(run: RunFolder) -> set[str]:
-    """Return the warnings and errors of all the logs that the jobs have written."""
+    """Return the warnings and errors in all logs of the jobs."""
     told = set()
     for log in (run.path / ".talkies/logs").rglob("*.log"):
         told |= set(re.findall(r"^\S+ \S+ (?:WARNING|ERROR) (.+)$", log.read_text(), re.MULTILINE))
@@ -48,11 +48,11 @@ def test_a_dry_run_tells_its_plan(run: RunFolder) -> None:
     assert "nothing was made" in lines[3]
     assert len(lines) == 4
     told = run.snakemake("-n", "-p")
-    assert "rule animate:" in told, "Snakemake's own words, where they are asked for"
+    assert "rule animate:" in told, "Snakemake's own output, on request"
     assert "exec talkies shard animate" in told
     assert "rule animate:" in run.snakemake("-n", "--verbose")
     quiet = run.snakemake("-n", "--quiet").splitlines()
-    assert len(quiet) == 2, "not more than Snakemake itself would say"
+    assert len(quiet) == 2, "no more than Snakemake itself prints"
     assert [line.partition(" MB; ")[0] for line in quiet] == [line.partition(" MB; ")[0] for line in lines[:2]]
 
 
@@ -84,7 +84,7 @@ def test_a_run_tells_its_stages_and_films(run: RunFolder) -> None:
 
 def test_what_fails_is_told_once_with_its_reason(run: RunFolder) -> None:
     (run.path / "images/broken.png").write_bytes(b"no picture")
-    with (run.path / "driving/b.mp4").open("r+b") as clip:  # its sound comes last
+    with (run.path / "driving/b.mp4").open("r+b") as clip:  # the sound is at the end of the file
         clip.truncate(clip.seek(0, os.SEEK_END) * 3 // 4)
     lines = lines_of(run, ok=False)
     assert len(lines) < 60
@@ -99,7 +99,7 @@ def test_what_fails_is_told_once_with_its_reason(run: RunFolder) -> None:
 
 
 def animate_worker(folder: Path) -> int | None:
-    """Return the process of the worker that animates in a folder."""
+    """Return the process number of the worker that animates in a folder."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes().split(b"\0")
@@ -147,7 +147,7 @@ def test_an_error_is_its_one_line(run: RunFolder) -> None:
 
 
 def test_what_nobody_has_foreseen_is_shown(run: RunFolder) -> None:
-    """A rule of the user's own: what its command writes, how it fails, and where."""
+    """For the user's own rule: the output of its command, the error, and its place."""
     (run.path / "Snakefile").write_text(
         (REPOSITORY / "workflow/run_folder/Snakefile").read_text()
         + "\nrule mine:\n    input: 'config.yaml'\n    output: 'mine.txt'\n"
@@ -158,13 +158,13 @@ def test_what_nobody_has_foreseen_is_shown(run: RunFolder) -> None:
     assert "a word of mine\n" in result.stdout
     assert "no-such-file" in result.stdout
     assert "Error in rule mine:" in result.stdout
-    assert "CalledProcessError in file" in result.stdout, "which line of his it is"
+    assert "CalledProcessError in file" in result.stdout, "the line in the user's Snakefile"
     (run.path / "Snakefile").write_text("this is no Snakefile\n")
     assert f'file "{run.path}/Snakefile", line 1' in run.run("snakemake").stdout
 
 
 def on_terminal(run: RunFolder, *arguments: str) -> tuple[int, str]:
-    """Run snakemake on a terminal; return its exit code and all that it wrote there."""
+    """Run snakemake on a terminal; return its exit code and everything it wrote."""
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(run.path)
@@ -173,7 +173,7 @@ def on_terminal(run: RunFolder, *arguments: str) -> tuple[int, str]:
     while True:
         try:
             read = os.read(terminal, 65536)
-        except OSError:  # Linux' way of telling that the other side is closed
+        except OSError:  # Linux raises this when the other side is closed
             break
         if not read:
             break
@@ -183,7 +183,7 @@ def on_terminal(run: RunFolder, *arguments: str) -> tuple[int, str]:
 
 
 def screen(written: str) -> list[str]:
-    """Return the lines that a terminal shows in the end: it goes up some lines, clears from there, and writes on."""
+    """Return the lines that a terminal shows in the end, after moves up, clearing and new text."""
     lines = [""]
     for part in re.split(r"(\033\[\d+F|\033\[J|\r\n)", written):
         if part == "\r\n":
@@ -211,10 +211,10 @@ def test_on_a_terminal_each_stage_has_a_live_line(run: RunFolder) -> None:
 
 
 def test_the_console_is_a_logger_plugin_of_snakemake(run: RunFolder) -> None:
-    """Asked for by its name it says the same, also where the workflow leaves Snakemake's own: on a cluster."""
+    """Chosen by name it prints the same, also on a cluster, where the workflow keeps Snakemake's own console."""
     usual = lines_of(run, "-n")
     named = lines_of(run, "-n", "--logger", "talkies")
-    assert [named[0], *named[2:]] == [usual[0], *usual[2:]], "but for the disk's free space"
+    assert [named[0], *named[2:]] == [usual[0], *usual[2:]], "all but the disk's free space"
     on_cluster = ("-n", "--default-resources", "slurm_extra=''")
     assert "rule animate:" in run.snakemake(*on_cluster)
     assert len(lines_of(run, *on_cluster, "--logger", "talkies")) == len(usual)

@@ -1,4 +1,4 @@
-"""What a run is said to make is what it makes: the dry run's number, then the workers' own count, after every change.
+"""A run makes what it announces: after every change, the dry run's number equals what the workers count.
 
 Every test changes something in a finished run, asks `snakemake -n` and `talkies status`, runs, and counts.
 """
@@ -23,7 +23,7 @@ ALL = [f"{clip}/{image}" for clip in ("a", "b") for image in ("blue", "green", "
 
 
 def said_to_make(run: RunFolder, *arguments: str) -> int:
-    """Return how many pairs a dry run says are to make; status must say the same."""
+    """Return how many pairs a dry run will make; status must say the same."""
     output = run.snakemake("-n", *arguments)
     told = re.search(r"(\d+) to make", output)
     assert told, output
@@ -33,7 +33,7 @@ def said_to_make(run: RunFolder, *arguments: str) -> int:
 
 
 def what_is_made(run: RunFolder, *arguments: str) -> tuple[list[str], list[str]]:
-    """Run; return the pairs that were animated, and those whose talkies were made."""
+    """Run; return the animated pairs, and the pairs whose talkies were made."""
     run.forget_events()
     run.snakemake(*arguments)
     return run.events("animated"), sorted(run.events("remuxed"))
@@ -145,7 +145,7 @@ def test_a_setting_changed_back_makes_all_again_as_said(run: RunFolder) -> None:
     run.configure(pairs_per_job=3, audio=False)
     assert said_to_make(run) == 6
     run.configure(pairs_per_job=3)
-    assert said_to_make(run) == 0, "nothing has been made with the other setting"
+    assert said_to_make(run) == 0, "nothing was made with the other setting"
     run.configure(pairs_per_job=3, audio=False)
     what_is_made(run)
     run.configure(pairs_per_job=3)
@@ -180,7 +180,7 @@ def test_a_picture_replaced_and_put_back_shows_what_it_shows_now(run: RunFolder,
 
 
 def test_only_the_shards_that_hold_a_changed_picture_start(run: RunFolder) -> None:
-    """One preparing shard is shared by both shards of pairs; here only the second one holds the picture."""
+    """Both shards of pairs share one preparing shard, but only the second one holds the picture."""
     (run.path / "pairs.tsv").write_text("image\tdriving\nblue\ta\ngreen\ta\nred\tb\n")
     run.configure(pairs_per_job=2, pairs="pairs.tsv")
     run.snakemake()
@@ -210,7 +210,7 @@ def test_a_pilot_makes_the_first_that_are_to_make_and_no_other(run: RunFolder) -
 
 @pytest.mark.longest
 def test_a_pictures_old_film_never_stands_for_the_new_one(run: RunFolder) -> None:
-    """The picture is replaced, and its worker killed with -9: the next run makes its film all the same."""
+    """The picture is replaced and its worker killed with SIGKILL; the next run still makes the new film."""
     make_clip(run.path / "driving/a.mp4", frames=60)
     run.snakemake()
     old = run.film("a/red").read_bytes()
@@ -254,7 +254,7 @@ def test_weights_that_are_none_are_refused_before_any_job(run: RunFolder, write,
     for arguments in (["-n"], []):
         output = run.snakemake(*arguments, ok=False)
         assert words in output
-        assert "talkies: jobs: " not in output, "no job was begun"
+        assert "talkies: jobs: " not in output, "no job has started"
     assert words in run.talkies("status", ok=False)
 
 
@@ -263,9 +263,9 @@ def test_weights_that_are_none_are_refused_before_any_job(run: RunFolder, write,
 
 @pytest.fixture
 def old_run(tmp_path) -> RunFolder:
-    """A finished run folder with a plan of format 1, its files' times restored: 15 pairs of all kinds, one fails.
+    """A finished run folder with a plan of format 1 and its files' original times: 15 pairs of all kinds, one failed.
 
-    The weights are a stand-in: nothing that is done may load them.
+    The weights are a stand-in, so nothing may load them.
     """
     folder = REPOSITORY / "tests/data" / "finished_run"
     shutil.copytree(folder, tmp_path / "run", copy_function=shutil.copyfile)
@@ -293,7 +293,7 @@ def test_a_finished_folder_of_plan_format_1_is_taken_over(old_run: RunFolder) ->
     assert "15 pairs in 3 jobs; 0 to make" in output
     assert [jobs_in(output, stage) for stage in STAGES] == [0] * 5
     assert "15 pairs: 14 done, 1 failed, 0 to make" in old_run.talkies("status")
-    output = old_run.snakemake(ok=False)  # for the broken picture
+    output = old_run.snakemake(ok=False)  # because of the broken picture
     assert [jobs_in(output, stage) for stage in STAGES] == [0] * 5
     assert "1 of 15 pairs could not be made" in output
     assert old_run.films() == before
@@ -304,7 +304,7 @@ def test_a_finished_folder_of_plan_format_1_is_taken_over(old_run: RunFolder) ->
 
 
 def test_films_of_an_earlier_encoding_are_done_and_those_of_ones_own_are_not(old_run: RunFolder) -> None:
-    """Its films were made with x264's medium, which is not what talkies takes today."""
+    """The folder's films were made with x264's preset medium, which is no longer the default."""
     from talkies.run.asks import ENCODING
 
     settings = yaml.safe_load((old_run.path / "config.yaml").read_text())
@@ -312,7 +312,7 @@ def test_films_of_an_earlier_encoding_are_done_and_those_of_ones_own_are_not(old
     assert "0 to make" in old_run.snakemake("-n")
     for own in ({"crf": 30}, {"preset": "medium"}):
         old_run.configure(**settings, film=own)
-        assert "15 to make" in old_run.snakemake("-n"), "the one that failed is tried again"
+        assert "15 to make" in old_run.snakemake("-n"), "the failed pair is tried again"
     old_run.configure(**settings)
     assert "0 to make" in old_run.snakemake("-n")
 
@@ -334,12 +334,12 @@ def test_a_setting_of_ones_own_that_changes_makes_the_films_anew(run: RunFolder)
 def test_a_change_in_a_folder_taken_over_makes_what_depends_on_it(old_run: RunFolder) -> None:
     (old_run.path / "results/b/red@close.mp4").unlink()
     old_run.configure(**yaml.safe_load((old_run.path / "config.yaml").read_text()) | {"audio": False})
-    # Of 14 good ones two said for themselves what sound they have.
+    # Two of the 14 good pairs set their own sound.
     assert "13 to make, 1 of them to animate" in old_run.snakemake("-n")
 
 
 def test_the_content_keys_are_what_they_were() -> None:
-    """Each film's keys, made of what its record tells, are the ones in it."""
+    """The keys computed from each film's record equal the keys stored in it."""
     from talkies.run import asks
     from talkies.run.plan import Plan
     from talkies.run.record import content_key

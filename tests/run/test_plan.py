@@ -1,4 +1,4 @@
-"""The plan: what goes into which shard and stays there, and which spec each change of input or setting moves."""
+"""The plan: which pairs go into which shard and stay there, and which specs a changed input or setting changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NONE = Request("none")
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures and clips made once: a and b, of 5 and 9 frames."""
+    """Pictures and two clips, made once: a has 5 frames, b has 9."""
     folder = tmp_path_factory.mktemp("material")
     draw_picture(folder / "picture.png", (200, 40, 40))
     make_clip(folder / "a.mp4", frames=5)
@@ -49,7 +49,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run folder with three pictures and the two clips; the working folder."""
+    """The working folder: a run folder with three pictures and the two clips."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "driving").mkdir()
@@ -65,16 +65,16 @@ def add_picture(name: str, material: Path) -> None:
 
 
 def planned(previous: Plan | None = None, *, on_cluster: bool = False, **settings: Any) -> Plan:
-    """Plan the working folder after a run that had this plan, or none."""
+    """Plan the working folder, after a run with the previous plan if given."""
     base = {"images": "images", "driving": "driving", "crop": "center", "pairs_per_job": 3}
     if previous is not None:
         previous.save()
-    planner.due.cache_clear()  # as another process
+    planner.due.cache_clear()  # as in a new process
     return make_plan(config.complete(base | settings), on_cluster=on_cluster)[0]
 
 
 def finish(plan: Plan, *shards: str) -> None:
-    """Answer all that these shards, or all, ask for, as workers do; the films are empty."""
+    """Save receipts as if workers had finished these shards, or all; the films are empty files."""
     specs, folder = Specs(plan), Folder.of(plan)
     for shard in shards or (*plan.picture_shards, *plan.take_shards, *plan.pair_shards):
         for stage, members, spec in (
@@ -147,14 +147,14 @@ def test_a_damaged_note_of_a_clip_says_nothing(folder: Path, damage: dict) -> No
     PROBES.write_text(json.dumps(noted))
     assert probes.clip_of(Path("driving/a.mp4")) == media.probe(Path("driving/a.mp4"))
     assert planned().takes["a"].frames == frames
-    assert json.loads(PROBES.read_text())["driving/a.mp4"]["clip"]["frames"] == frames, "and it is mended"
+    assert json.loads(PROBES.read_text())["driving/a.mp4"]["clip"]["frames"] == frames, "the cache is repaired"
 
 
 def test_clips_are_probed_at_once_and_none_fails_the_planning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = threading.Barrier(2)
 
     def probe(path: Path) -> media.Clip:
-        both.wait(timeout=60)  # broken, which is another error, unless both are here
+        both.wait(timeout=60)  # raises another error unless both are here
         raise TalkiesError(f"{path}: took too long")
 
     monkeypatch.setattr(probes, "available_threads", lambda: 2)
@@ -168,11 +168,11 @@ def test_a_clip_that_is_none_is_planned_and_fails_later(folder: Path) -> None:
 
 
 def test_the_work_of_a_job_is_capped_by_its_minutes(folder: Path) -> None:
-    # At one frame a second a pair of a is 5 seconds' work, one of b 9.
+    # At one frame a second, a pair with a takes 5 seconds, and one with b takes 9.
     made = planned(frames_per_second=1, job_minutes=0.2, pairs_per_job=100)
     assert [len(names) for names in made.pair_shards.values()] == [2, 1, 1, 1, 1]
     one = planned(frames_per_second=1, job_minutes=0.01, pairs_per_job=100)
-    assert [len(names) for names in one.pair_shards.values()] == [1] * 6, "a pair that is too long has a job of its own"
+    assert [len(names) for names in one.pair_shards.values()] == [1] * 6, "a pair that is too long gets its own job"
 
 
 def test_the_pairs_table_makes_variants_and_takes(folder: Path) -> None:
@@ -189,7 +189,7 @@ def test_the_pairs_table_makes_variants_and_takes(folder: Path) -> None:
     assert made.pairs["b/blue@late"] == Pair("b", "blue", "late", "0.08", "0.2", best_frame=2, audio=False)
     assert made.pairs["b/blue@open"] == Pair("b", "blue", "open", "0.2", best_frame="auto")
     assert {name: take.frames for name, take in made.takes.items()} == {"a": 5, "b@0.08-0.2": 3, "b@0.2-end": 4}
-    assert set(made.sources) == {"red", "blue"}, "green is asked for by no pair"
+    assert set(made.sources) == {"red", "blue"}, "no pair uses green"
 
 
 def test_a_segment_from_the_start_may_say_so(folder: Path) -> None:
@@ -279,7 +279,7 @@ def test_shards_are_worth_15_to_60_minutes(rate: float, pictures: int, clips: in
     deal.deal(made, None, Receipts(), on_cluster=True)
     minutes = [estimate.seconds(made, "animate", shard) / 60 for shard in made.pair_shards]
     assert max(minutes) <= 60
-    assert sum(minute < 15 for minute in minutes) <= 1, "the last one may be shorter"
+    assert sum(minute < 15 for minute in minutes) <= 1, "only the last one may be shorter"
     assert len(made.pair_shards) >= 8
     for stage, shards in (("prepare", made.picture_shards), ("prepare", made.take_shards)):
         assert all(estimate.seconds(made, stage, shard) <= 60 * 60 for shard in shards)
@@ -303,7 +303,7 @@ def test_another_number_of_gpus_deals_out_anew_what_is_not_finished(folder: Path
     assert list(first.pair_shards) == ["pairs-0001"]
     spread = planned(first, on_cluster=True, pairs_per_job=6, gpus=3)
     assert [len(names) for names in spread.pair_shards.values()] == [2, 2, 1, 1]
-    assert "pairs-0001" not in spread.pair_shards, "a name means one thing"
+    assert "pairs-0001" not in spread.pair_shards, "a shard's name is not reused"
     finish(first)
     assert planned(first, pairs_per_job=6, gpus=3).pair_shards == first.pair_shards
 
@@ -320,12 +320,12 @@ def test_the_rate_is_learnt_of_films_of_the_same_kind(folder: Path) -> None:
     )
     assert planned(model={"device": "cpu"}).rate("fomm") == 50
     assert planned(model={"device": "cuda"}).rate("fomm") == 1000
-    assert planned(on_cluster=True).rate("fomm") == 1000, "auto is the GPU that each job asks for"
+    assert planned(on_cluster=True).rate("fomm") == 1000, "auto means the GPU that each job requests"
     assert planned(on_cluster=True, slurm={"gpu": {"gpu": 0}}).rate("fomm") == 50
     assert planned(model={"device": "cpu"}, frames_per_second=7).rate("fomm") == 7
     weights = {"preset": "vox-256", "checkpoint": "w.safetensors", "device": "cpu"}
     write_weights(Path("w.safetensors"))
-    assert planned(model=weights).rate("fomm") == estimate.FRAMES_PER_SECOND, "another network's rate says nothing"
+    assert planned(model=weights).rate("fomm") == estimate.FRAMES_PER_SECOND, "another network's rate does not count"
 
 
 def test_a_pilot_plans_the_first_pairs_to_make_and_those_that_are_done(folder: Path) -> None:
@@ -364,7 +364,7 @@ def test_another_size_of_job_deals_all_out_anew(folder: Path) -> None:
 # --- saved and loaded --------------------------------------------------------------------------------------
 
 
-# By its name it is before the built-in one, which is the usual one all the same.
+# By name it sorts before the built-in engine, which is the default nevertheless.
 BEFORE = {"name": "a", "command": "make {source} {driving} {output}", "side": 64}
 
 
@@ -412,7 +412,7 @@ def specs(made: Plan) -> dict[str, str]:
 
 
 def of(pattern: str) -> set[str]:
-    """Return the names of specs that match: stages, a blank, and the item's name."""
+    """Return the names of specs that match a pattern: the stage, a space and the item's name."""
     names = {f"{clip}/{image}" for clip in "ab" for image in ("blue", "green", "red")}
     every = {f"{stage} {name}" for stage in ("animate", "show", "remux") for name in names}
     every |= {f"prepare {name}" for name in ("blue", "green", "red", "a", "b")} | {"motion a", "motion b", "gallery"}
@@ -482,7 +482,7 @@ def test_a_changed_picture_is_dealt_anew_and_its_neighbours_stay(
     assert second.take_shards == first.take_shards
     assert second.pair_shards == first.pair_shards
     names = {shard: second.receipt("remux", shard) == first.receipt("remux", shard) for shard in second.pair_shards}
-    assert not any(names.values()), "both hold a pair of it"
+    assert not any(names.values()), "both shards hold a pair with the picture"
 
 
 def test_a_removed_file_starts_nothing(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run says of its progress: rate, time left, and the summary at its end, from the workers' journals."""
+"""A run's progress from the workers' journals: the rate, the time left, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from talkies.run.state import State
 
 
 def note(run: RunFolder, file: str, *events: tuple[float, dict]) -> None:
-    """Append events to a journal, as a worker did so many seconds ago."""
+    """Append events to a journal, each as if a worker had written it so many seconds ago."""
     path = run.path / ".talkies/journal" / f"{file}.jsonl"
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as journal:
@@ -30,13 +30,13 @@ def animated(pair: str, seconds: float = 10.0) -> dict:
 
 @pytest.fixture
 def half_way(run: RunFolder) -> RunFolder:
-    """A run at work for 30 seconds: of six pairs one is made, one has failed, one is in the making."""
+    """A run that has worked for 30 seconds: of six pairs one is made, one has failed and one is in progress."""
     claim(run.path / ".talkies/run.json")
     for receipt in run.path.glob(".talkies/receipts/*/pairs-*.json"):
         receipt.unlink()
     (run.path / "results/a/green.mp4").unlink()
     note(run, "run", (30, {"event": "started", "shards": ["pairs-0001", "pairs-0002"]}))
-    note(run, "animate-pairs-0001", (400, animated("a/red", 1.0)))  # of an earlier run
+    note(run, "animate-pairs-0001", (400, animated("a/red", 1.0)))  # from an earlier run
     note(run, "animate-pairs-0001", (29, {"event": "looked", "fresh": ["a/red"]}))
     note(run, "animate-pairs-0001", (20, {"event": "begun", "pair": "a/blue"}), (10, animated("a/blue")))
     note(run, "animate-pairs-0001", (9, {"event": "begun", "pair": "a/green"}))
@@ -58,20 +58,20 @@ def test_rate_and_time_left_come_from_the_films_of_this_run(half_way: RunFolder)
     assert sorted(now["left"]) == ["a/green", "a/red", "b/blue", "b/green"]
     assert now["animated"] == ["a/red"]
     assert (now["seconds_per_frame"], now["seconds_per_pair"]) == (2.0, 10.0)
-    # To animate: a/green, 9 of its 10 s done, b/blue and b/green of 12 s each; then three times a second for sound.
-    # The first shard's sound came 8 s after its last film: so long the last one's job waits, too.
+    # Left: 1 s of a/green (9 of 10 s are done), 12 s each for b/blue and b/green; then three times 1 s for sound.
+    # The first shard's sound came 8 s after its last film, so the last shard's job is expected to wait as long.
     assert now["seconds_left"] == pytest.approx(1 + 2 * 12 + 3 + 8, abs=3)
 
 
 def test_shards_that_wait_for_a_place_count_with_their_wait(half_way: RunFolder, monkeypatch) -> None:
-    """Where one worker makes short films of many shards, most of the time goes into waiting for the next job."""
+    """If one worker makes short films in many shards, most of the time is spent waiting for the next job."""
     monkeypatch.chdir(half_way.path)
     plan = Plan.load()
     later = progress.Watch(plan, ["a/blue", "a/green", "a/red", "b/blue", "b/green", "b/red"]).look().seconds_left
     for journal in (half_way.path / ".talkies/journal").glob("animate-pairs-0002.jsonl"):
         journal.unlink()
     now = progress.Watch(plan, ["a/blue", "a/green", "a/red", "b/blue", "b/green", "b/red"]).look().seconds_left
-    # One more film (of b/red), and the second shard's own wait of 8 s.
+    # One more film (b/red), and the second shard's own wait of 8 s.
     assert now == pytest.approx(1 + 3 * 12 + 3 + 2 * 8, abs=3)
     assert now > later
 
@@ -112,9 +112,9 @@ def test_a_run_says_how_far_it_is_and_ends_with_a_summary(half_way: RunFolder, m
     note(half_way, "animate-pairs-0001", (-1, animated("a/green")))
     wait_for(lambda: any("2 s a frame, 10 s a pair" in line and "left (until" in line for line in said))
     summary = progress.end(plan, over)
-    assert summary[0] == "6 pairs: 0 done, 0 failed, 6 to make", "no receipt tells of any"
+    assert summary[0] == "6 pairs: 0 done, 0 failed, 6 to make", "there are no receipts"
     assert summary[1].startswith("the last run: 0 made in ")
-    assert len(summary) == 2, "there is nothing to look at"
+    assert len(summary) == 2, "there are no films to view"
 
 
 def test_snakemake_ends_with_a_summary_that_names_failures_and_the_gallery(run: RunFolder) -> None:
@@ -126,10 +126,10 @@ def test_snakemake_ends_with_a_summary_that_names_failures_and_the_gallery(run: 
     assert "the films: results/index.html" in output
     status = run.talkies("status")
     assert "s a frame" in status
-    # What failed was told as an error already, and is not told again.
+    # Failures were reported as errors already, and are not repeated.
     summary = [re.sub("^talkies: (error: (?=images))?", "", line) for line in output.splitlines()]
     told = {line.removeprefix("failed: ") for line in status.splitlines()}
-    assert told <= set(summary), "in the same words"
+    assert told <= set(summary), "status uses the same words"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_the_gallery_shows_the_films_that_there_are_while_the_run_goes_on(tmp_pa
     text = page.read_text()
     assert re.search(r"3 pairs: [12] done, 0 failed, [12] to make", text)
     assert "not made" in text
-    assert snakemake.poll() is None, "and the run goes on"
+    assert snakemake.poll() is None, "the run still goes on"
     output, _ = snakemake.communicate(timeout=300)
     assert snakemake.returncode == 0, output
     assert "The run goes on" not in page.read_text()

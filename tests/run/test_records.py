@@ -1,4 +1,4 @@
-"""What a run remembers: keys that change with what they stand for alone, files whole or not at all, honest locks."""
+"""A run's records: keys that change only with their content, files that are whole or absent, and reliable locks."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_files_bytes_are_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut leaves the whole file or the one before it: bytes first, then the name, then the folder."""
+    """A power cut leaves the new or the old file whole: first the bytes are synced, then the name, then the folder."""
     told: list[tuple[str, str]] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -157,7 +157,7 @@ def test_a_page_is_ours_as_we_wrote_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
     page.write_text(page.read_text() + "\n")
     assert not is_ours(page)
-    for number in range(3):  # also within one second
+    for number in range(3):  # even within one second
         page.write_text(f"mine {number}")
         write_page(page, "<html>other</html>")
     assert len(list(tmp_path.glob("index.kept-*.html"))) == 3
@@ -181,16 +181,16 @@ def test_a_file_is_unchanged_by_time_or_by_content(tmp_path: Path, monkeypatch: 
     honest = records.file_digest
     monkeypatch.setattr(records, "file_digest", lambda p: read.append(p) or honest(p))
     assert is_unchanged(path, facts)
-    assert read == [], "size and time say enough"
+    assert read == [], "equal size and time are enough"
     os.utime(path, ns=(1, 1))
-    assert is_unchanged(path, facts), "a copied file has another time"
+    assert is_unchanged(path, facts), "a copied file has a different time"
     assert read == [path]
     path.write_bytes(b"two")
     os.utime(path, ns=(1, 1))
     assert not is_unchanged(path, facts)
     path.write_bytes(b"three")
     assert not is_unchanged(path, facts)
-    assert read == [path, path], "another size says enough"
+    assert read == [path, path], "a different size is enough"
     path.unlink()
     assert not is_unchanged(path, facts)
 
@@ -275,14 +275,14 @@ def holder(path: Path, **options) -> subprocess.Popen[str]:
 
 
 def foreign(path: Path, *, age: float = 0, **facts: object) -> None:
-    """Lay down the lock of a job on another machine."""
+    """Write the lock of a job on another machine."""
     content = {"host": "elsewhere", "pid": 1, "started": "x/1", "namespace": "n", "slurm_job": None, **facts}
     path.write_text(json.dumps(content))
     os.utime(path, (time.time() - age,) * 2)
 
 
 def take_in_vain(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Try for a lock that is held; return what is said while waiting."""
+    """Try to take a lock that is held; return the messages while waiting."""
     said: list[str] = []
 
     class StillWaiting(Exception):
@@ -302,13 +302,13 @@ def take_in_vain(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def take(path: Path) -> list[str]:
-    """Take and release a lock that is free or dead; return what is said."""
+    """Take and release a lock that is free or stale; return the messages."""
     said: list[str] = []
     with lock(path, say=said.append):
         held = read_json(path)
         assert held is not None
         assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
-    assert list(path.parent.iterdir()) == [], "nothing stays"
+    assert list(path.parent.iterdir()) == [], "nothing is left"
     return said
 
 
@@ -358,7 +358,7 @@ def test_a_zombie_holds_no_lock(path: Path) -> None:
     dead = holder(path)
     assert dead.stdout.readline() == "held\n"
     dead.kill()
-    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and its parent has not asked for it
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, but remains a zombie
     assert len(take(path)) == 1
     dead.communicate()
 
@@ -376,7 +376,7 @@ def test_a_process_number_of_another_container_says_nothing(path: Path, monkeypa
 def test_another_machines_lock_holds_while_it_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign(path, age=GONE_SECONDS - 60)
     assert take_in_vain(path, monkeypatch) == ["waiting: process 1 on elsewhere is at work on this shard"]
-    assert not renew(path), "another's lock is not ours to renew"
+    assert not renew(path), "we do not renew another process's lock"
     assert time.time() - path.stat().st_mtime > 60
     foreign(path)
     assert len(held_locks(path.parent)) == 1
@@ -426,7 +426,7 @@ def test_renewing_a_lock_that_is_gone_does_nothing(path: Path) -> None:
 
 
 def squeue(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a stand-in for squeue on the path; return the file that its arguments go to."""
+    """Put a stand-in for squeue on the path; return the file that records its arguments."""
     folder.mkdir()
     program, asked = folder / "squeue", folder / "asked"
     program.write_text(f'#!/bin/sh\nprintf "%s " "$@" >> "{asked}"\n{script}\n')
@@ -444,7 +444,7 @@ def test_the_lock_of_a_job_that_slurm_knows_holds_however_old(
     assert take_in_vain(path, monkeypatch) == [
         "waiting: process 1 on elsewhere (SLURM job 4711) is at work on this shard"
     ]
-    assert asked.read_text().count("--jobs 4711 ") == 1, "the scheduler is not asked twice a second"
+    assert asked.read_text().count("--jobs 4711 ") == 1, "SLURM is asked only once"
     monkeypatch.setattr(locks, "ASK_SECONDS", 0)
     take_in_vain(path, monkeypatch)
     assert asked.read_text().count("--jobs 4711 ") == 4
@@ -501,7 +501,7 @@ def test_a_squeue_that_hangs_says_nothing(path: Path, tmp_path: Path, monkeypatc
 def test_a_job_that_slurm_started_again_does_not_wait_for_itself(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A requeued job keeps its number, so SLURM knows it: it is the one that is asking."""
+    """A requeued job keeps its number, so the running job that SLURM reports is the one that asks."""
     squeue(tmp_path / "bin", "echo RUNNING", monkeypatch)
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")

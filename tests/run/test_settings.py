@@ -1,4 +1,4 @@
-"""Values of config.yaml and of --config: what is read as what, and how a wrong one is told."""
+"""Values of config.yaml and --config: how they are read, and the messages for wrong ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from talkies.run.settings import complete, read
     ],
 )
 def test_a_text_where_none_may_stand_is_read_as_yaml_reads_it(given: dict, key: tuple[str, ...], value: object) -> None:
-    """Snakemake gives values of --config as texts."""
+    """Snakemake passes values of --config as texts."""
     found = complete(given)
     for step in key:
         found = getattr(found, step)
@@ -69,4 +69,4 @@ def test_values_of_the_command_line_are_the_runs(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", images=("red",), clips=("a",))
     run.snakemake("--config", "audio=false", "motion={relative: false}")
     assert run.record("a/red")["motion"]["relative"] is False
-    assert json.loads(run.talkies("status", "--json"))["to_make"] == [], "what was given stays the run's"
+    assert json.loads(run.talkies("status", "--json"))["to_make"] == [], "the given values stay in effect"

@@ -1,4 +1,4 @@
-"""What we use of Snakemake beyond its documentation, asked of the one that is installed: it changes here first."""
+"""The undocumented parts of Snakemake that we use, checked in the installed version: a change shows here first."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_run_on_this_machine(folder: Path) -> None:
     assert told(folder) == {"main": True, "cluster": False, "cores": 2, "image": False}
     assert json.loads((folder / "started.json").read_text()) == {"jobs": ["one", "two"], "images": ["image.sif"]}
     locks = (folder / "locks").read_text().split()
-    assert locks, "a run holds its folder by files there"
+    assert locks, "a run locks its folder with files there"
     assert all(name.endswith(".lock") for name in locks)
     (folder / "one.made").unlink()
     snakemake(folder)
@@ -88,7 +88,7 @@ def test_the_locks_of_a_killed_run_are_removed(folder: Path) -> None:
     left.write_text("one.made\ntwo.made\n")
     (folder / "one.made").unlink()
     code, output = snakemake(folder)
-    assert (code, "LockException" in output) == (1, True), "so a lock is told by its name"
+    assert (code, "LockException" in output) == (1, True), "the name identifies a lock"
     remove = "from talkies.run.snakemake_private import remove_locks; print(remove_locks(), remove_locks())"
     done = subprocess.run([sys.executable, "-c", remove], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
@@ -106,7 +106,7 @@ def test_jobs_in_an_image(folder: Path) -> None:
     told_to_use = ("-n", "--software-deployment-method", "apptainer")
     code, output = snakemake(folder, *told_to_use)
     assert (code, told(folder)["image"]) == (1, True)
-    assert "apptainer" in output.lower(), "where there is none even a dry run is refused"
+    assert "apptainer" in output.lower(), "without apptainer even a dry run is refused"
     assert snakemake(folder, *told_to_use, "--config", "leave_out=1")[0] == 0
     starter = folder / "bin/apptainer"
     starter.parent.mkdir()

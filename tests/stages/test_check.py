@@ -1,4 +1,4 @@
-"""The look at every file before anything is animated: what is seen, said, kept, and that no film waits for it."""
+"""The check of every file before animation: what it finds, reports and keeps, and that no film waits for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = REPOSITORY / "examples"
 
 @pytest.fixture(scope="module")
 def looked(tmp_path_factory) -> RunFolder:
-    """A folder of good and bad files, looked at."""
+    """A folder of good and bad files, after a check."""
     path = tmp_path_factory.mktemp("check") / "run"
     run = RunFolder.create(path, images=[], clips=[])
     run.configure(crop=None, check=True)
@@ -41,7 +41,7 @@ def looked(tmp_path_factory) -> RunFolder:
     ffmpeg = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", anna]
     copy = ["-c:v", "libx264", "-preset", "ultrafast"]
     subprocess.run([*ffmpeg, "-t", "1", *copy, "-c:a", "copy", str(driving / "plain.mp4")], check=True)
-    # Starts with the head turned, which no picture's is.
+    # Starts with a turned head, unlike every picture.
     subprocess.run([*ffmpeg, "-ss", "1.66", *copy, "-an", str(driving / "turned.mp4")], check=True)
     run.output = run.talkies("check", ok=False)
     return run
@@ -95,7 +95,7 @@ def test_problems_come_first_in_the_table_and_on_the_page(looked: RunFolder) -> 
     assert '<p class="said">6 files: 2 good, 3 to look at, 1 unusable</p>' in page
     assert '<p class="said">2 files: 1 good, 1 to look at, 0 unusable</p>' in page
     assert f"{SMALL_SIDE} the film looks soft" in page
-    assert "index.html" not in page, "no gallery is there yet"
+    assert "index.html" not in page, "there is no gallery yet"
     assert page.count("data:image/jpeg") == 7
     assert "<i>" not in page
 
@@ -112,12 +112,12 @@ def test_what_was_seen_is_kept_by_content(looked: RunFolder, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("share", [1, 8])
 def test_a_large_picture_is_told_of_in_its_own_pixels(tmp_path: Path, share: int) -> None:
-    """Also where the face is a small part of it, and it lies on its side in the file."""
+    """Also if the face is a small part of the picture, which is stored rotated."""
     face = Image.open(EXAMPLES / "images/ada.png").convert("RGB").resize((3200 // share, 3200 // share))
     large = Image.new("RGB", (3600, 3200), (120, 130, 140))
     large.paste(face, (100, 200))
     exif = Image.Exif()
-    exif[0x112] = 6  # turned by 90 degrees to be seen
+    exif[0x112] = 6  # shown rotated by 90 degrees
     path = tmp_path / "large.jpg"
     large.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
     _, facts, crops, _ = look(Item("large", str(path), crop.parse("face")))
@@ -140,7 +140,7 @@ def test_sharpness_falls_as_a_picture_is_blurred() -> None:
 
 
 def doubts_of_pictures(run: RunFolder) -> dict[str, list[str]]:
-    """Return the warnings that the gallery's cards carry of each picture."""
+    """Return the warnings about each picture in the gallery's data."""
     page = (run.path / "results/index.html").read_text()
     data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
     return {name: doubts for name, _, doubts, _ in data["pictures"]}
@@ -159,7 +159,7 @@ def test_a_run_checks_beside_its_films_and_a_new_picture_checks_again_without_to
     assert "0 good, 5 to look at, 1 unusable" in (run.path / "results/index.html").read_text()
     small = "small: 64 pixels become 256: take a larger copy of it"
     assert doubts_of_pictures(run) == {"red": [small], "green": [small], "blue": [small], "broken": []}
-    # What an old check said of a picture that was replaced since is not said of the new one.
+    # Warnings about a replaced picture are not shown for the new one.
     draw_picture(run.path / "images/red.png", (9, 9, 9), size=300)
     run.configure(pairs_per_job=3)
     run.snakemake(ok=False)
@@ -171,7 +171,7 @@ def test_a_photograph_for_a_network_of_drawings_and_a_face_that_leaves_its_crop_
     for name in ("astronaut.png", "ada.png"):
         shutil.copy(EXAMPLES / "images" / name, run.path / "images")
     run.configure(crop=None, check=True, model={"preset": "demo-drawings"})
-    walk = "pad=3*iw:ih:iw:0,crop=2*iw/3:ih:if(gt(t\\,0.6)\\,0\\,iw/3):0"  # the face is in one half, then in the other
+    walk = "pad=3*iw:ih:iw:0,crop=2*iw/3:ih:if(gt(t\\,0.6)\\,0\\,iw/3):0"  # the face moves from one half to the other
     command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", str(EXAMPLES / "driving/anna.mp4"), "-t", "1"]
     subprocess.run([*command, "-vf", walk, "-preset", "ultrafast", str(run.path / "driving/walk.mp4")], check=True)
     run.talkies("check")

@@ -1,4 +1,4 @@
-"""Driving videos without a face: refused by a network for faces, unless that is allowed or they are cropped by hand."""
+"""A network for faces refuses driving videos without a face, unless this is allowed or they are cropped by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WHY = "driving/none.mp4: no face in any frame looked at, and demo animates by fa
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A picture, a video without a face, of which a film stands, and one with a face."""
+    """A picture and a video without a face, whose film is already made."""
     run = RunFolder(tmp_path_factory.mktemp("faceless"))
     for name in ("images", "driving"):
         (run.path / name).mkdir()
@@ -30,7 +30,7 @@ def test_only_what_is_to_be_made_is_refused_until_it_is_allowed(folder: RunFolde
     stood = folder.films()
     assert list(stood) == ["none/red"]
     folder.configure(crop="face")
-    assert "0 to make" in folder.snakemake("-n"), "a film that stands is kept"
+    assert "0 to make" in folder.snakemake("-n"), "an existing film is kept"
 
     draw_picture(folder.path / "images" / "blue.png", (30, 30, 200))
     assert "1 to make" in folder.snakemake("-n")
@@ -39,7 +39,7 @@ def test_only_what_is_to_be_made_is_refused_until_it_is_allowed(folder: RunFolde
     assert "1 of 2 pairs could not be made" in output
     assert folder.films() == stood
     assert f"failed: {WHY}" in folder.talkies("status")
-    assert "0 to make" in folder.snakemake("-n", ok=True), "it is answered, and the answer stays"
+    assert "0 to make" in folder.snakemake("-n", ok=True), "the refusal is recorded and stays"
 
     folder.configure(crop="face", faceless="allow")
     assert "1 to make" in folder.snakemake("-n")

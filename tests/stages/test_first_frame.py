@@ -1,4 +1,4 @@
-"""What check says of the frame that motion is counted from, and which it names in its place."""
+"""What `talkies check` says about the frame that motion is counted from, and which better frame it names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from talkies.fomm.model.presets import PRESETS
 HEADS = REPOSITORY / "tests/data/heads"
 RATE = 12
 SAID = "in its first frame, from which motion is counted"
-# What each clip shows, in stills of a rendered head: a pose and its number of frames, one after the other.
+# Each clip is a sequence of stills of a rendered head: a pose and its number of frames.
 SHOWN = {
     "well": [("rest", 9), ("open", 4), ("blink", 4), ("rest", 7)],
     "asleep": [("blink", 5), ("open", 5), ("rest", 7), ("left", 7)],
@@ -38,7 +38,7 @@ def write_clip(path: Path, shown: list[tuple[str, int]], person: int = 2) -> Non
 
 
 def problems(run: RunFolder) -> dict[str, dict[str, str]]:
-    """Return what check says of each driving video's first frame: the text, and what to do."""
+    """Return what check says about each driving video's first frame: the text and the advice."""
     found = json.loads((run.path / ".talkies/check.json").read_text())["files"]
     clips = [item for item in found if item["clip"]]
     return {item["file"]: {p["text"]: p["advice"] for p in item["problems"] if SAID in p["text"]} for item in clips}
@@ -46,7 +46,7 @@ def problems(run: RunFolder) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A picture and a clip for each way to begin."""
+    """A run with a picture, and a clip for each way to begin."""
     run = RunFolder.create(tmp_path_factory.mktemp("first") / "run", images=[], clips=[])
     shutil.copy(HEADS / "1-rest.jpg", run.path / "images")
     for name, shown in SHOWN.items():
@@ -68,7 +68,7 @@ def test_what_stands_against_a_first_frame_is_said_and_a_better_one_is_named(run
         assert f"files: {{{name}.mp4: {{best_frame: {number}}}}} counts from a better one" in advice
         assert advice in output
 
-    # As advised, by the frame, by the start, or by looking at every picture: then nothing is left to say.
+    # The advised frame, the advised start and best_frame: auto each remove the warning.
     asleep = re.search(r"best_frame: (\d+)", *said["asleep"].values())[1]
     start = float(re.search(r"start: ([\d.]+)", *said["turned"].values())[1])
     chosen = {"asleep.mp4": {"best_frame": int(asleep)}, "talks.mp4": {"best_frame": "auto"}}
@@ -76,7 +76,7 @@ def test_what_stands_against_a_first_frame_is_said_and_a_better_one_is_named(run
     run.talkies("check")
     assert all(told == {} for told in problems(run).values()), problems(run)
 
-    # From a start in the middle the frame's number counts from there, as best_frame does; mirrored it is the same.
+    # With a start in the middle, the frame's number counts from there, as in best_frame; mirroring changes nothing.
     begins = 4 / RATE
     run.configure(crop=None, files={"talks.mp4": {"start": begins, "flip": True}})
     run.talkies("check")
@@ -114,7 +114,7 @@ def test_the_parts_of_a_face_are_the_keypoints_that_the_networks_in_the_package_
     lips = (names.index("lip_upper"), names.index("lip_lower"))
     for preset in PRESETS.values():
         if preset.packaged is None:
-            assert preset.parts is None, "of others' keypoints nobody knows what they show"
+            assert preset.parts is None, "the meaning of other networks' keypoints is unknown"
             continue
         assert preset.parts is not None
         assert (preset.parts.forehead, preset.parts.chin) == (names.index("forehead"), names.index("chin"))

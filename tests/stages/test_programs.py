@@ -1,4 +1,4 @@
-"""Other programs as engines: the stand-in with the published program's command line, as a process on this machine."""
+"""Other programs as engines: a stand-in with the published program's command line runs on this machine."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_changed_command_makes_its_films_again_and_nothing_else(folder: RunFol
     folder.snakemake()
     assert "0 to make" in folder.snakemake("-n")
     folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"), motion={"adapt_scale": False})
-    assert "0 to make" in folder.snakemake("-n"), "the command takes no {adapt_scale}: no film depends on it"
+    assert "0 to make" in folder.snakemake("-n"), "without {adapt_scale} in the command no film depends on it"
     folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"), motion={"relative": False})
     assert "4 to make" in folder.snakemake("-n")
     folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}", "--frames 9"))
@@ -107,7 +107,7 @@ def test_what_goes_wrong_is_told_of_its_pair(folder: RunFolder, how: str, reason
     (failed,) = json.loads(folder.talkies("status", "--json"))["failed"].values()
     assert reason in failed
     log = next((folder.path / ".talkies/logs/animate").glob("*.log")).read_text()
-    assert "| model loaded" in log, "what the program writes is in the shard's log"
+    assert "| model loaded" in log, "the program's output is in the shard's log"
 
 
 def test_a_program_that_is_not_there_is_no_fault_of_its_pairs(folder: RunFolder) -> None:
@@ -155,12 +155,12 @@ def test_a_batch_makes_all_films_with_one_start_and_keeps_what_was_finished(fold
     folder.configure(engine=engine("--do stop", f"--calm {tmp_path}/calm", **batch))
     assert "killed by signal 9" in folder.snakemake(ok=False)
     assert len(told(seen)) == 1
-    assert len(list((folder.path / ".talkies/silent").rglob("*.mp4"))) == 1, "the film that was finished stays"
+    assert len(list((folder.path / ".talkies/silent").rglob("*.mp4"))) == 1, "the finished film stays"
     (tmp_path / "calm").touch()
     folder.snakemake()
     starts = told(seen)
     assert len(starts) == 2
-    assert [start["films"] for start in starts] == [4, 3], "what was finished is not asked for again"
+    assert [start["films"] for start in starts] == [4, 3], "the finished film is not requested again"
     assert len(list((folder.path / "results").glob("[ab]/*.mp4"))) == 4
 
 
@@ -179,7 +179,7 @@ def test_two_engines_beside_one_another(folder: RunFolder) -> None:
 
 
 def test_a_program_that_listens_and_names_its_film_itself(folder: RunFolder, tmp_path) -> None:
-    """ffmpeg's own filters behind a shell: a film of its own rate and name, found by a pattern."""
+    """ffmpeg's filters in a shell script: a pattern finds the film, which has a different rate and name."""
     (tmp_path / "show.sh").write_text(
         f'exec {media.ffmpeg_path()} -v error -nostdin -i "$2" '
         '-filter_complex "[0:a]showwaves=s=64x64:r=50,format=yuv420p" '
@@ -204,7 +204,7 @@ def test_whole_pictures_a_checkpoint_a_working_folder_and_a_film_of_another_side
     folder.configure(engine=whole, pairs="pairs.tsv")
     folder.snakemake()
     assert media.probe(folder.path / "results/a/red.mp4").width == 32
-    assert (tmp_path / "work/left.txt").exists(), "it starts in its working folder"
+    assert (tmp_path / "work/left.txt").exists(), "the program starts in its working folder"
     assert len(told(tmp_path / "weights.told")) == 1
     (tmp_path / "weights").write_text("others")
     assert "1 to make" in folder.snakemake("-n")

@@ -1,4 +1,4 @@
-"""What a shard's worker does about what a killed one left."""
+"""What a shard's worker does with files that a killed worker left."""
 
 from __future__ import annotations
 

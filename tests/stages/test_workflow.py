@@ -1,4 +1,4 @@
-"""The workflow as its users run it: what is made, when, how often, and what becomes of failures.
+"""The workflow as users run it: what is made, when and how often, and what happens after failures.
 
 Every test runs the real Snakemake on the shipped Snakefile.
 """
@@ -141,7 +141,7 @@ def test_a_removed_picture_leaves_its_films_until_clean_removes_them(run: RunFol
     (run.path / "images/red.png").unlink()
     output = run.snakemake()
     assert run.events("animated") == []
-    assert jobs_in(output, "prepare") == jobs_in(output, "motion") == 0, "its neighbours are as they were"
+    assert jobs_in(output, "prepare") == jobs_in(output, "motion") == 0, "the other shards have not changed"
     assert run.films() == before
     listing = run.talkies("status")
     assert "4 pairs: 4 done, 0 failed, 0 to make" in listing
@@ -363,7 +363,7 @@ RECEIPT = ".talkies/receipts/animate/pairs-0001.feed.json"
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
 def test_stopped_it_discards_the_unfinished_pair_and_leaves_no_debris(long_run: RunFolder, number: int) -> None:
-    """By a signal, or because its SLURM job has little time left."""
+    """It is stopped by a signal, or because its SLURM job has little time left."""
     if number == signal.SIGTERM:
         worker = animate(long_run)
         wait_for(lambda: long_run.events("animated"))
@@ -416,7 +416,7 @@ def test_what_a_killed_process_left_half_written_goes_as_the_next_run_begins(run
     mine = run.path / ".talkies/receipts/notes.part"
     mine.touch()
     run.snakemake("-n")
-    assert len(run.debris()) == 2, "a dry run only looks"
+    assert len(run.debris()) == 2, "a dry run changes nothing"
     run.film(PAIRS[0]).unlink()
     run.snakemake()
     run.whole(PAIRS)
@@ -459,7 +459,7 @@ def test_the_lock_of_a_dead_worker_is_broken(long_run: RunFolder) -> None:
 
 @pytest.mark.slow
 def test_a_full_disk_is_an_error_that_records_nothing(long_run: RunFolder) -> None:
-    """A limit on file sizes stands for the full disk: the system refuses the write in the same way."""
+    """A limit on file sizes replaces the full disk: the system refuses the write in the same way."""
     worker = long_run.start("talkies", "shard", "animate", "pairs-0001.feed", "--threads", "1", preexec_fn=tiny_files)
     output, _ = worker.communicate(timeout=120)
     assert worker.returncode == 1, output
@@ -582,7 +582,7 @@ def test_weights_swapped_make_everything_anew(run: RunFolder) -> None:
     save_safetensors(weights, run.path / "weights.safetensors")
     run.configure(pairs_per_job=3, model={"checkpoint": "weights.safetensors"})
     run.snakemake()
-    assert run.events("animated") == [], "the same weights from another file are the same weights"
+    assert run.events("animated") == [], "the same weights in another file count as the same"
     weights["generator.final.bias"] += 0.5
     save_safetensors(weights, run.path / "weights.safetensors")
     run.snakemake()

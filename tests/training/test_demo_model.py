@@ -1,8 +1,8 @@
-"""What only a trained network can show: the demo preset moves faces, drawn, rendered or photographed, as drivers move.
+"""Tests of the trained demo preset: drawn, rendered and photographed faces move as their drivers move.
 
-The measures know nothing of the network: drawings and renders (tests/data/heads, made by training/make_test_heads.py)
-tell what a right result would look like, and the result is compared with that picture and with that of another pose.
-The photograph's result is measured by where patches of it have moved.
+The measures do not depend on the network: drawings and renders (tests/data/heads, made by training/make_test_heads.py)
+show the correct result, and each result is compared with that picture and with one of another pose. The photograph's
+result is measured by how far patches of it have moved.
 """
 
 import json
@@ -22,7 +22,7 @@ from talkies.media import crop
 ROOT = REPOSITORY
 SIDE = 256
 HEADS = ROOT / "tests/data/heads"
-SOURCES = (8_000_001, 8_000_004, 8_000_005, 8_000_008)  # seeds that no training draws
+SOURCES = (8_000_001, 8_000_004, 8_000_005, 8_000_008)  # seeds that training never uses
 DRIVER = 8_000_002
 
 
@@ -49,14 +49,14 @@ def rendered_region(person, pose, which):
 
 
 def animate(model, source, driving):
-    """Every driving frame's result [N, 3, H, W], counted from the first driving frame."""
+    """Return the result for every driving frame [N, 3, H, W], with motion counted from the first one."""
     kp_source, kp = model.keypoints(source), model.keypoints(driving)
     moved = talkies.transfer_motion(kp_source, kp, kp[0], reach=model.preset.reach, openings=model.preset.openings)
     return model.generate(source, kp_source, moved).prediction
 
 
 def region(portrait, pose, which):
-    """Bounds (rows, columns) of the left eye (0), right eye (1) or mouth (2) in pixels."""
+    """Return the bounds (rows, columns) of the left eye (0), right eye (1) or mouth (2), in pixels."""
     return bounds(regions(portrait.draw(pose)[1])[which])
 
 
@@ -67,7 +67,7 @@ def bounds(ellipse):
 
 
 def share(result, start, end, where=(slice(None), slice(None))):
-    """How far the result [3, H, W] has gone from one drawing towards another: 0 is the start, 1 the end."""
+    """Return how far the result [3, H, W] has moved from one drawing to another: 0 is the start, 1 the end."""
     rows, columns = where
     result, start, end = (x[:, rows, columns] for x in (result, start, end))
     way = end - start
@@ -80,13 +80,13 @@ def test_a_driver_that_opens_its_mouth_opens_the_results(model):
     driving = draw(driver, shut, wide, shut)
     opened = []
     for seed in SOURCES:
-        # No source whose mouth is shut tells what teeth it has: the truth to compare with has none.
+        # A source with a shut mouth does not show its teeth, so the drawings to compare with have none.
         portrait = Portrait(replace(sample_identity(seed), teeth=0.0), SIDE)
         out = animate(model, draw(portrait, shut), driving)
         truth, mouth = draw(portrait, shut, wide), region(portrait, wide, 2)
         before, during, after = (share(frame, *truth, mouth) for frame in out)
         opened.append(during - before)
-        assert after == pytest.approx(before, abs=0.02)  # and shuts again
+        assert after == pytest.approx(before, abs=0.02)  # the mouth shuts again
     assert min(opened) > 0.3, opened
     assert np.median(opened) > 0.47, opened
 
@@ -112,7 +112,7 @@ def test_swapped_drivers_swap_the_motion(model):
 
 
 def test_mouths_of_the_examples_follow_their_drivers():
-    """Correlation over time of mouth opening, clip against result, at least 0.5 in every pair and over all."""
+    """The mouth openings of clip and result correlate over time by at least 0.5, in every pair and over all."""
     import make_examples
 
     model = talkies.load_model("demo")
@@ -169,7 +169,7 @@ def test_rendered_people_turn_as_their_drivers_do(model):
 
 
 def moved_down(before, after, row, column, size=36, most=30):
-    """How far the patch about (row, column) of one picture [3, H, W] has gone down in another, in pixels."""
+    """Return how many pixels the patch around (row, column) of one picture [3, H, W] is lower in another."""
     half = size // 2
     patch = before[:, row - half : row + half, column - half : column + half]
     found = {
@@ -193,6 +193,6 @@ def test_a_photograph_opens_its_mouth_with_the_drivers(model):
     chin, nose = (205, 130), (118, 132)  # rows and columns in this crop
     for driver in (1, 2, 3):
         shut, wide, again = animate(model, frames([photograph]), rendered(driver, "rest", "open", "rest"))
-        assert moved_down(shut, wide, *chin) >= 6, driver  # the driver's goes down by some 16
+        assert moved_down(shut, wide, *chin) >= 6, driver  # the driver's chin goes down by about 16
         assert abs(moved_down(shut, wide, *nose)) <= 2
         assert float((again - shut).abs().mean()) < 0.005

@@ -1,4 +1,4 @@
-"""The portraits' generator: the same by seed, true landmarks, variety."""
+"""The portrait generator: the same seed gives the same portrait, landmarks are correct, and portraits vary."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def test_landmarks_lie_inside_the_picture():
     for seed in SEEDS:
         _, points = Portrait(sample_identity(seed), 64).draw(sample_pose(rng))
         assert points.shape == (portraits.LANDMARKS, 2)
-        assert np.abs(points).max() < 1.05  # the ear of a head at the picture's edge may just leave it
+        assert np.abs(points).max() < 1.05  # the ear of a head at the edge may lie just outside the picture
 
 
 @pytest.mark.parametrize("seed", SEEDS[:4])
@@ -51,11 +51,11 @@ def test_landmarks_follow_the_pose(seed):
     assert float(landmarks.tilt_measure(at(roll=12))) == pytest.approx(12, abs=3)
     moved = at(shift_x=0.1) - at()
     np.testing.assert_allclose(moved[: portraits.NECK], [[0.2, 0.0]] * portraits.NECK, atol=1e-5)
-    np.testing.assert_allclose(moved[portraits.NECK], [0.1, 0.0], atol=1e-5)  # shoulders follow half the way
+    np.testing.assert_allclose(moved[portraits.NECK], [0.1, 0.0], atol=1e-5)  # shoulders move half as far
 
 
 def test_landmarks_are_where_the_picture_shows_them():
-    # The lids' landmarks bound what a blink changes in the picture.
+    # A blink changes the picture only near the lids' landmarks.
     for seed in SEEDS[:4]:
         portrait = Portrait(sample_identity(seed), 128)
         open_eye, points = portrait.draw(Pose())
@@ -76,7 +76,7 @@ def test_keypoints_and_their_frames_are_well_behaved():
     assert values.shape == (len(SEEDS), len(landmarks.KEYPOINTS), 2)
     assert frames.shape == (len(SEEDS), len(landmarks.KEYPOINTS), 2, 2)
     assert np.linalg.det(frames).min() > 0.2
-    # A head turned by 20 degrees turns every frame by about as much, but the shoulders'.
+    # A head turned by 20 degrees turns every frame by about as much, except the shoulders' frames.
     portrait = Portrait(sample_identity(SEEDS[0]), 32)
     a, b = (landmarks.keypoint_jacobians(portrait.draw(Pose(roll=r))[1]) for r in (0, 20))
     turn = b @ np.linalg.inv(a)
@@ -121,7 +121,7 @@ def test_a_trace_draws_the_same_picture_and_knows_the_background(seed, pose):
         grounds.append((trace.labels == 0).reshape(64, 2, 64, 2).all((1, 3)))
         pictures.append(picture)
     both = grounds[0] & grounds[1]
-    glass = 2  # a tinted glass lets its background shine through without a label
+    glass = 2  # the background shines through tinted glasses, which have no label there
     assert (pictures[0][both] == pictures[1][both]).all(-1).mean() > 1 - glass / 100
 
 

@@ -1,4 +1,4 @@
-"""The demo network's trainer: the same course by seed, and going on after a kill."""
+"""The demo network's trainer: the same seed gives the same training, and it continues after a kill."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def test_a_training_stopped_and_begun_again_takes_the_same_course(tmp_path, sche
     for _ in range(5):
         losses = whole.advance()
         assert all(np.isfinite(value) for value in losses.values())
-    for _ in range(3):  # begun three times, with one or two steps between
+    for _ in range(3):  # started three times, with one or two steps each
         part = train_demo.Trainer(tmp_path / "part", schedule, albums, seed=3)
         for _ in range(min(2, 5 - part.step)):
             part.advance()
@@ -48,7 +48,7 @@ def test_shipped_weights_can_be_trained_further(tmp_path, schedule):
     train_demo.ship(tmp_path, tmp_path / "further.safetensors")
     further = talkies.load_model("demo-drawings", tmp_path / "further.safetensors").state_dict()
     assert any(not torch.equal(value, shipped[name]) for name, value in further.items())
-    # Together with the packaged network for photographs, they are weights of the preset that has both.
+    # With the packaged network for photographs, they form weights of the preset that has both.
     train_demo.ship(tmp_path, tmp_path / "both.safetensors", "drawings")
     both = talkies.load_model("demo", tmp_path / "both.safetensors")
     for name, value in further.items():
@@ -96,7 +96,7 @@ def test_a_renders_true_flow_and_visibility_are_the_least_loss(tmp_path, side):
     assert loss() < 0.01
     assert loss(shift=0.1) > loss() + 0.1
     assert loss(shown=1 - visible) > loss() + 0.1
-    # What is drawn has no true flow: nothing is asked of it.
+    # Drawings have no true flow, so they add no loss.
     batch = replace(batch, rendered=torch.zeros(2))
     assert loss(shift=0.1, shown=1 - visible) == 0
 

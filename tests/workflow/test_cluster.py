@@ -1,7 +1,7 @@
-"""The literal `snakemake --profile slurm` on a real SLURM, in a real image, with everything that goes wrong there.
+"""Exactly `snakemake --profile slurm` on a real SLURM, in a real image, with everything that can go wrong there.
 
-The cluster is scripts/testcluster's: two nodes, four pretended GPUs, an ordinary user. The first tests tell one story
-and are CI's part; those marked slow, here and in test_cluster_due.py, are the rest of `make cluster-test`.
+scripts/testcluster provides the cluster: two nodes, four fake GPUs, an ordinary user. The first tests form one story
+and run in CI; the slow ones, here and in test_cluster_due.py, are the rest of `make cluster-test`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from run_folder import wait_for
 
 pytestmark = pytest.mark.cluster
 
-# --- the story: the literal command, what kills its jobs, and the same results as here ----------------------
+# --- the story: the exact command, killed jobs, and the same results as on this machine ---------------------
 
 PICTURES, CLIPS, FRAMES = 12, 3, 6
 SHARDS = {"threads": 1, "gpus": 4, "pairs_per_job": 9}
 SMALL = ("--torch", "tqdm", "--notest")
-"""An image without PyTorch: small, and otherwise the same."""
+"""An image that differs only in having no PyTorch, and so is small."""
 
 
 @pytest.fixture(scope="module")
 def meanwhile(cluster, tmp_path_factory) -> Iterator[dict[str, Future]]:
-    """Start what needs no SLURM, so that it is done while the first run's jobs are waited for."""
+    """Start everything that needs no SLURM, so that it runs while the first run waits for its jobs."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         yield {
             "here": pool.submit(run_here, cluster, tmp_path_factory.mktemp("here") / "run"),
@@ -50,7 +50,7 @@ def meanwhile(cluster, tmp_path_factory) -> Iterator[dict[str, Future]]:
 
 
 def run_here(cluster: Cluster, path: Path) -> SameSource:
-    """Animate the first run's pictures and clips on this machine, by the same source."""
+    """Animate the first run's pictures and clips on this machine, with the same source code."""
     here = SameSource(path)
     here.source = cluster.source
     draw_inputs(path, PICTURES, CLIPS, FRAMES)
@@ -62,7 +62,7 @@ def run_here(cluster: Cluster, path: Path) -> SameSource:
 
 @pytest.fixture(scope="module")
 def first(cluster, meanwhile) -> dict:
-    """Run 12 pictures x 3 clips; kill one worker and cancel another job while they run; return what was seen."""
+    """Run 12 pictures x 3 clips; meanwhile kill one worker and cancel another job; return what happened."""
     run = ClusterRun.clone(cluster, "first", PICTURES, CLIPS, FRAMES, **SHARDS)
     process = run.start("snakemake", "--profile", "slurm")
     seen: dict[str, dict[str, str]] = {}
@@ -72,7 +72,7 @@ def first(cluster, meanwhile) -> dict:
             if job["user"] == "ada" and job["node"]:
                 seen[job["id"]] = job
         progress = {p.stem.removeprefix("animate-"): len(p.read_text().splitlines()) for p in journals(run)}
-        working = [shard for shard, lines in progress.items() if 4 <= lines < 15]  # of two a film
+        working = [shard for shard, lines in progress.items() if 4 <= lines < 15]  # two lines per film
         if killed is None and working:
             killed = working[0]
             run.kill_worker(killed)
@@ -107,13 +107,13 @@ def test_gpus_are_asked_for_and_had_on_both_nodes(first):
     others = [job for job in first["seen"].values() if "prepare" in job["name"]]
     assert not any("gpu" in job["tres"] + job["tres_node"] for job in others)
     stages = {job["name"].removeprefix("rule_").partition("_")[0] for job in first["seen"].values()}
-    assert stages == {"prepare", "motion", "animate"}, "what follows does not wait in the queue"
+    assert stages == {"prepare", "motion", "animate"}, "later stages do not wait in the queue"
 
 
 def test_the_doctor_looks_at_a_node_and_makes_a_film_there(first):
     done = first["run"].run("talkies", "doctor", "--on", "gpu")
     assert "in the image (n" in done.stdout
-    assert "a GPU is given (CUDA_VISIBLE_DEVICES=" in done.stdout, "and it is none"
+    assert "a GPU is given (CUDA_VISIBLE_DEVICES=" in done.stdout, "the given GPU is fake"
     assert "moving frames and sound" in done.stdout
     assert done.returncode == 1
 
@@ -152,7 +152,7 @@ def test_fetched_results_need_nothing_here(first, tmp_path):
 
 
 def test_a_dry_run_where_apptainer_is_missing(cluster, first):
-    """Without the program, on the login node: a plan, and no run."""
+    """Without apptainer on the login node, a dry run still shows its plan."""
     run = first["run"]
     hidden = "mount --bind /dev/null /usr/bin/apptainer && mount --bind /dev/null /usr/bin/singularity"
     as_ada = f"setpriv --reuid 1000 --regid 1000 --init-groups env HOME=/home/ada PATH={VENV}/bin:/usr/bin:/bin"
@@ -161,7 +161,7 @@ def test_a_dry_run_where_apptainer_is_missing(cluster, first):
 
 
 def test_the_image_alone(cluster):
-    """Read-only, as another user, without HOME, with hostile variables: the image's own talkies answers."""
+    """Read-only, as another user, without HOME and with hostile variables, the image's own talkies still runs."""
     image = cluster.image()
     hostile = "env -u HOME PYTHONPATH=/nowhere PYTHONHOME=/nowhere PATH=/home/ada/venv/bin:/usr/bin:/bin"
     told = cluster.run(
@@ -176,7 +176,7 @@ def test_the_image_alone(cluster):
 
 
 def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(cluster):
-    """Of another shard's worker, and no cache has a name in /tmp that another user could take first."""
+    """Even from another shard's worker. No cache has a name in /tmp that another user could create first."""
     run = ClusterRun.clone(cluster, "killed", 3, 1, frames=400, threads=1)
     here = SameSource(run.path)
     here.source = cluster.source
@@ -194,13 +194,13 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     cluster.run(*srun, "mkdir", "-p", "/tmp/talkies-cache/talkies", user="bob")
     script = f"cd {run.inside} && exec {shlex.join(worker('animate', 'pairs-0001'))}"
     job = cluster.run("sbatch", "--parsable", "--output=/dev/null", *on_n1, "--wrap", script).strip()
-    wait_for(lambda: run.events("loaded"), 300)  # its scratch is open, and films for many seconds are to be made
+    wait_for(lambda: run.events("loaded"), 300)  # its scratch folder exists, and it has many seconds of work left
     holder = json.loads((run.path / ".talkies/locks/pairs-0001.lock").read_text())
-    cluster.run(*srun, "kill", "-KILL", str(holder["pid"]))  # as the end of a job that was cancelled
+    cluster.run(*srun, "kill", "-KILL", str(holder["pid"]))  # as at the end of a cancelled job
     cluster.run("scancel", job)
     wait_for(cluster.idle, 60)
     left = cluster.run(*srun, "sh", "-c", "ls -d /scratch/talkies-n1-*").split()
-    assert left, "nothing was left, so nothing is shown"
+    assert left, "nothing was left, so this test shows nothing"
     cluster.run(*srun, *worker("prepare", "clips-0001"), cwd=run.inside)
     assert cluster.run(*srun, "sh", "-c", "cd /scratch && ls; cd /tmp && find talkies*").split() == [
         "talkies-cache",
@@ -214,20 +214,20 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
 def test_two_builds_are_equal(meanwhile):
     told = meanwhile["two builds"].result()
     builds = [line.split() for line in told.splitlines() if line.startswith("build ")]
-    assert len({words[-1] for words in builds}) == 1, "the file systems' digests"
+    assert len({words[-1] for words in builds}) == 1, "the digests of the file systems differ"
     same = len({words[3].strip(",") for words in builds}) == 1
     assert told.splitlines()[-1].startswith("equal, byte by byte" if same else "equal file systems;")
 
 
 def test_buildah_takes_the_dockerfile(meanwhile):
-    """As Docker and Podman do, and without a daemon."""
+    """As Docker and Podman do, but without a daemon."""
     version, facts = meanwhile["buildah"].result()
     assert version.startswith("talkies ")
     assert "org.opencontainers.image.version" in facts
 
 
 def build_with_buildah(cluster: Cluster) -> tuple[str, str]:
-    """Build the Dockerfile for another user to run; return what its talkies says, and the image's facts."""
+    """Build the Dockerfile so that another user can run it; return its talkies' output and the image's data."""
     cluster.build("--context", "/home/context", *SMALL[:2])
     base = testcluster.image_base()
     buildah = "buildah --root /home/buildah --storage-driver vfs"
@@ -245,7 +245,7 @@ def build_with_buildah(cluster: Cluster) -> tuple[str, str]:
         cluster.root("rm -rf /home/buildah /home/context")
 
 
-# --- the rest of the list -----------------------------------------------------------------------------------
+# --- the other cases ----------------------------------------------------------------------------------------
 
 
 LITTLE = {"threads": 1, "gpus": 2, "pairs_per_job": 4}
@@ -253,7 +253,7 @@ LITTLE = {"threads": 1, "gpus": 2, "pairs_per_job": 4}
 
 @pytest.fixture
 def small(cluster, request) -> Iterator[ClusterRun]:
-    """A clone with 4 pictures and 2 clips, 4 pairs a job; afterwards no job of it is left."""
+    """A clone with 4 pictures and 2 clips, and 4 pairs per job; its jobs are cancelled afterwards."""
     name = request.node.name.removeprefix("test_")[:40]
     yield ClusterRun.clone(cluster, name, 4, 2, **LITTLE)
     cluster.run("scancel", "--user", "ada")
@@ -262,7 +262,7 @@ def small(cluster, request) -> Iterator[ClusterRun]:
 
 @pytest.mark.slow
 def test_the_walltime_ends_a_job(cluster):
-    """A worker stops in time by itself; each attempt goes on where the last stopped."""
+    """A worker stops by itself in time, and each attempt continues where the last one stopped."""
     gpu = {"runtime": 2}
     run = ClusterRun.clone(cluster, "walltime", 12, 1, frames=250, threads=1, gpus=1, slurm={"gpu": gpu})
     told = []
@@ -271,7 +271,7 @@ def test_the_walltime_ends_a_job(cluster):
         told.append(result.stdout)
         if result.returncode == 0:
             break
-        # What is animated waits for its sound; nothing else may be left.
+        # Only animated films that wait for their sound may be left.
         assert [name for name in run.debris() if not name.startswith(".talkies/silent/")] == []
     assert "stopped before the job's time was over" in "".join(told), "no job hit its walltime"
     assert "failed: its time was over: finished films stay" in "".join(told)
@@ -298,7 +298,7 @@ def test_a_memory_kill_is_named_and_only_memory_is_raised(cluster):
     assert "failed: it took more memory than it had asked for: the next attempt asks for more" in output
     memories, limits = zip(*(asked[job] for job in sorted(asked, key=int)[-2:]), strict=True)
     assert memories == ("300M", "600M")
-    assert len(set(limits)) == 1, "no more time, for it was not time that it lacked"
+    assert len(set(limits)) == 1, "the time limit is not raised, since time was not the problem"
     run.verified()
 
 
@@ -317,7 +317,7 @@ def test_a_full_scratch_is_named_and_loses_nothing(cluster, small):
 
 @pytest.mark.slow
 def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
-    """One that is too small is said before a job is sent; one that fills up meanwhile ends the jobs."""
+    """A disk that is too small is reported before any job is submitted; one that fills up later ends the jobs."""
     disk = f"{small.inside}/disk"
     cluster.root(f"mkdir {disk} && mount -t tmpfs -o size=96k,mode=1777 tmpfs {disk}")
     try:
@@ -340,13 +340,13 @@ def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
 
 @pytest.mark.slow
 def test_a_home_that_is_read_only(cluster, small):
-    """The run folder lies elsewhere, and nothing can be written at home, here and on the nodes."""
+    """The run folder is elsewhere, and home is read-only, here and on the nodes."""
     closed = "mount -o remount,ro,bind /home/ada"
     cluster.root(f"mkdir -p /data && cp -a {small.inside} /data/run && mount --bind /home/ada /home/ada && {closed}")
     try:
         cluster.on_nodes(closed)
         cluster.run("sh", "-c", "! touch /home/ada/written")
-        # As docs/cluster.md says: Snakemake itself wants a cache.
+        # Snakemake itself needs a cache, as docs/cluster.md says.
         begin = f"cd /data/run && export XDG_CACHE_HOME=/data/run/.cache PATH={VENV}/bin:$PATH && exec"
         cluster.run("sh", "-c", f"{begin} snakemake --profile slurm")
         assert "8 done" in cluster.run("sh", "-c", f"cd /data/run && {VENV}/bin/talkies status")
@@ -356,7 +356,7 @@ def test_a_home_that_is_read_only(cluster, small):
 
 @pytest.mark.slow
 def test_a_swapped_checkpoint(small):
-    """Other weights under the same name: everything is made anew, once."""
+    """New weights with the same file name: everything is made again, once."""
     from safetensors.numpy import load_file, save_file
 
     weights = small.path / "weights.safetensors"
@@ -369,7 +369,7 @@ def test_a_swapped_checkpoint(small):
     small.forget_events()
     changed = {name: value * 1.01 if value.dtype.kind == "f" else value for name, value in load_file(demo).items()}
     save_file(changed, weights)
-    weights.chmod(0o644)  # what this process wrote for itself alone, another user is to read
+    weights.chmod(0o644)  # so that the cluster's user can read the file
     small.snakemake()
     assert small.computed() == dict.fromkeys(small.pairs(), 1)
     assert all(small.record(pair)["model"]["weights_sha256"] != before[pair] for pair in small.pairs())
@@ -378,7 +378,7 @@ def test_a_swapped_checkpoint(small):
 
 @pytest.mark.slow
 def test_a_gpu_that_is_granted_and_does_not_work(small):
-    """SLURM grants /dev/fakegpu: the job fails in a line and does not compute on the processor in silence."""
+    """SLURM grants /dev/fakegpu: the job fails with one line, and does not silently compute on the CPU."""
     small.configure(**LITTLE, model={"device": "auto"})
     output = small.snakemake("--retries", "0", ok=False)
     assert "GPU" in output

@@ -1,4 +1,4 @@
-"""A cluster that keeps accounts and enforces their limits, and a second user who tries what is not hers."""
+"""A cluster with accounts and enforced limits, and a second user who tries what she has no right to."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_an_account_that_is_not_the_users_is_told_before_and_refused(cluster: Cl
 
 
 def test_a_job_over_its_qos_time_waits_with_the_reason(cluster: Cluster) -> None:
-    """The limit of a QOS is no limit of the partition: SLURM keeps the job, and status says why."""
+    """A QOS limit is not a limit of the partition: SLURM keeps the job waiting, and status says why."""
     run = ClusterRun.clone(cluster, "long", 1, 1, threads=1, slurm=slurm(qos="short", runtime=40))
     process = run.start("snakemake", "--profile", "slurm")
     try:
         wait_for(lambda: "QOSMaxWallDurationPerJobLimit" in cluster.run("squeue", "-u", "ada", "-h", "-o", "%r"), 300)
         assert "waiting 1 (1 QOSMaxWallDurationPerJobLimit)" in run.talkies("status")
     finally:
-        cluster.root("pkill -INT -u ada -f '[s]nakemake --profile slurm'")  # as Ctrl-C: it cancels its jobs
+        cluster.root("pkill -INT -u ada -f '[s]nakemake --profile slurm'")  # like Ctrl-C: snakemake cancels its jobs
         process.communicate(timeout=120)
         wait_for(cluster.idle, 60)
 
@@ -67,7 +67,7 @@ def test_another_user_sees_and_breaks_nothing(cluster: Cluster) -> None:
         seen = cluster.run(*words, "ls /scratch/talkies-*/ /tmp/talkies-*/ 2>&1 || true", user="bob")
         assert "Permission denied" in seen
         assert ".mp4" not in seen
-        assert "can't cd" in cluster.run("true", user="bob", cwd=run.inside, ok=False), "her home is hers"
+        assert "can't cd" in cluster.run("true", user="bob", cwd=run.inside, ok=False), "another user's home is closed"
         assert process.poll() is None
     finally:
         output, _ = process.communicate(timeout=900)

@@ -1,8 +1,8 @@
-"""What a run is said to make is what it makes, also on a cluster: test_due.py's cases, and those only a cluster has.
+"""A run on a cluster also makes what it announces: the cases of test_due.py, and those that only a cluster has.
 
-All tests share one finished run folder, one after the other. Each changes something, asks `snakemake -n` and `talkies
-status` how much is to make, runs the literal `snakemake --profile slurm`, and counts: the films that were computed, the
-talkies that were written, and the jobs that were done, by their receipts.
+All tests use one finished run folder, one after the other. Each changes something, asks `snakemake -n` and `talkies
+status` how much there is to make, runs exactly `snakemake --profile slurm`, and counts the computed films, the written
+talkies, and the finished jobs by their receipts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALL = [*FIRST_CLIP, *SECOND_CLIP]
 
 
 class Said(NamedTuple):
-    """What a dry run says: pairs to make, those of them to animate, and jobs by stage."""
+    """What a dry run says: the pairs to make, how many of them to animate, and the jobs by stage."""
 
     to_make: int
     to_animate: int
@@ -41,7 +41,7 @@ class Said(NamedTuple):
 
 
 def said(run: ClusterRun) -> Said:
-    """Return what a dry run says is to make; status must say the same."""
+    """Return what a dry run says it will make; status must say the same."""
     output = run.snakemake("-n")
     told = re.search(r"(\d+) to make(?:, (\d+) of them to animate)?", output)
     assert told, output
@@ -50,7 +50,7 @@ def said(run: ClusterRun) -> Said:
 
 
 class Made(NamedTuple):
-    """What runs have made: pairs by how often they were animated, by how often written, and receipts by stage."""
+    """What runs have made: how often each pair was animated and written, and the number of receipts by stage."""
 
     animated: Counter[str]
     remuxed: Counter[str]
@@ -67,7 +67,7 @@ class Count:
         self._films, self._receipts = self._stamps(), set(run.receipts())
 
     def made(self, output: str = "") -> Made:
-        """Return what was made; no other film than those of the journal's talkies is another now."""
+        """Return what was made; only films of talkies in the journal may have changed."""
         run = self.run
         remuxed, films = Counter(run.events("remuxed")), self._stamps()
         gone = self._films.keys() - films.keys()
@@ -86,9 +86,9 @@ def once(pairs: Iterable[str]) -> Counter[str]:
 
 
 def run_makes(run: ClusterRun, pairs: Sequence[str], *, animated: Sequence[str] | None = None) -> Made:
-    """Assert that a dry run says that these pairs are to make, and that a run makes each of them once, and no other.
+    """Assert that a dry run announces exactly these pairs, and that a run makes each of them once, and no others.
 
-    animated: those of them whose frames are to be computed; all where it is not given.
+    animated: the pairs whose frames are computed; by default all.
     """
     animated = pairs if animated is None else animated
     before = said(run)
@@ -109,12 +109,12 @@ def assert_finished(run: ClusterRun, failed: int = 0) -> None:
 
 
 def change(run: ClusterRun, **settings: object) -> None:
-    """Change settings, and leave the others as they are."""
+    """Change some settings and keep the others."""
     run.configure(**yaml.safe_load((run.path / "config.yaml").read_text()) | settings)
 
 
 def scribble(path: Path) -> None:
-    """Alter a file and leave its size."""
+    """Change a file, but keep its size."""
     with path.open("r+b") as file:
         file.seek(200)
         file.write(b"scribble")
@@ -127,13 +127,13 @@ def shards_of(run: ClusterRun) -> dict[str, set[str]]:
 
 
 def shards_made(run: ClusterRun, stage: str, before: Iterable[str]) -> set[str]:
-    """Return the shards that have another receipt of a stage than before."""
+    """Return the shards that have a new receipt of a stage."""
     new = set(run.receipts()) - set(before)
     return {name.removeprefix(f"{stage}/").partition(".")[0] for name in new if name.startswith(f"{stage}/")}
 
 
 def kill_workers(run: ClusterRun) -> int:
-    """Kill the workers that hold a lock of a shard of pairs, and nothing beside them; return how many they were."""
+    """Kill only the workers that hold a lock of a shard of pairs; return how many were killed."""
     shards = [path.stem for path in (run.path / ".talkies/locks").glob("pairs-*.lock")]
     for shard in shards:
         run.kill_worker(shard)
@@ -142,7 +142,7 @@ def kill_workers(run: ClusterRun) -> int:
 
 @pytest.fixture(scope="module")
 def finished(cluster: Cluster) -> ClusterRun:
-    """The one folder: three pictures and two clips in three shards of pairs, which share one of pictures."""
+    """The shared folder: three pictures and two clips in three shards of pairs, which share one shard of pictures."""
     run = ClusterRun.clone(cluster, "due", PICTURES, CLIPS, FRAMES, **SETTINGS)
     made = run_makes(run, ALL)
     assert made.jobs == {"prepare": 3, "motion": 2, "animate": 3, "remux": 3}
@@ -152,7 +152,7 @@ def finished(cluster: Cluster) -> ClusterRun:
 
 @pytest.fixture
 def run(cluster: Cluster, finished: ClusterRun) -> Iterator[ClusterRun]:
-    """The one folder, finished; whatever a test leaves, the next one finds it so."""
+    """The shared folder; it is finished again after each test, whatever the test left."""
     yield finished
     cluster.run("scancel", "--user", "ada")
     wait_for(cluster.idle, 60)
@@ -190,7 +190,7 @@ def test_films_deleted_and_altered(run: ClusterRun) -> None:
     shutil.rmtree(run.path / ".snakemake")
     made = run_makes(run, [ALL[0], ALL[5]])
     assert (made.jobs["prepare"], made.jobs["motion"], made.jobs["animate"]) == (0, 0, 2)
-    (kept,) = run.path.glob("results/*/*.kept-*.mp4")  # what somebody has done to a film is not lost
+    (kept,) = run.path.glob("results/*/*.kept-*.mp4")  # a film that someone changed is not lost
     assert kept.read_bytes() == altered
     kept.unlink()
     run.verified()
@@ -217,7 +217,7 @@ def test_a_picture_replaced_and_one_added_start_only_the_shards_that_hold_them(r
 def test_sound_alone_animates_nothing_and_a_picture_removed_and_brought_back_is_as_it_was(
     run: ClusterRun, tmp_path: Path
 ) -> None:
-    """Of the picture that is away nothing is made; when it is back, its films still stand."""
+    """Nothing is made for the removed picture; when it is back, its films are still valid."""
     picture = run.path / "images/picture-02.png"
     away = {pair: run.film(pair).stat().st_mtime_ns for pair in ALL if pair.endswith("picture-02")}
     shutil.move(picture, tmp_path)
@@ -236,9 +236,9 @@ def test_sound_alone_animates_nothing_and_a_picture_removed_and_brought_back_is_
 
 
 def test_receipts_deleted(run: ClusterRun) -> None:
-    """All is looked at anew, and nothing made."""
+    """Everything is checked again, and nothing is made."""
     shutil.rmtree(run.path / ".talkies/receipts")
-    assert said(run).to_make == len(ALL)  # the most that it can be
+    assert said(run).to_make == len(ALL)  # an upper bound
     made = Count(run).made(run.snakemake())
     assert (made.animated, made.remuxed) == ({}, {})
     assert_finished(run)
@@ -249,7 +249,7 @@ def test_receipts_damaged(run: ClusterRun) -> None:
     for stage, text in (("remux", '{"done": '), ("animate", "{}")):
         for path in (run.path / ".talkies/receipts" / stage).glob("*.json"):
             path.write_text(text)
-    assert said(run).to_make == len(ALL)  # the most that it can be
+    assert said(run).to_make == len(ALL)  # an upper bound
     count = Count(run)
     made = count.made(run.snakemake())
     assert (made.animated, made.remuxed) == ({}, {})
@@ -257,7 +257,7 @@ def test_receipts_damaged(run: ClusterRun) -> None:
 
 
 def test_the_talkies_folder_partly_deleted(run: ClusterRun) -> None:
-    """Nothing is made again for it; what a film that is due needs is prepared by its worker."""
+    """Nothing is made again because of this; the worker of a missing film prepares what it needs."""
     for name in ("sources", "motion"):
         shutil.rmtree(run.path / ".talkies" / name)
     (run.path / ".talkies/plan.json").unlink()
@@ -296,7 +296,7 @@ def test_a_worker_is_killed_and_the_old_picture_never_stands_for_the_new_one(run
 
 
 def test_a_setting_changed_and_the_workers_killed_for_memory(run: ClusterRun) -> None:
-    """The network fits not into what they have; what was done before is not done again."""
+    """The network does not fit into their memory. Work that was done before is not repeated."""
     films = run.films()
     change(run, motion={"relative": False}, slurm={"gpu": {"mem_mb": 450}})
     assert said(run)[:2] == (6, 6)
@@ -304,7 +304,7 @@ def test_a_setting_changed_and_the_workers_killed_for_memory(run: ClusterRun) ->
     run.snakemake("--retries", "0", ok=False)
     logs = run.path.glob(".snakemake/slurm_logs/rule_animate/*/*.log")
     assert sum(cause_of(path.read_text()) == (Cause.MEMORY, "") for path in logs) == 3
-    assert len(run.events("looked")) == 3, "a worker was killed before it did anything"
+    assert len(run.events("looked")) == 3, "every worker starts before it is killed"
     assert count.made().remuxed == {}
     assert run.films() == films
     change(run, slurm={})
@@ -318,7 +318,7 @@ def test_a_setting_changed_and_the_workers_killed_for_memory(run: ClusterRun) ->
 
 
 def test_a_setting_changed_back_and_the_main_process_killed(run: ClusterRun) -> None:
-    """Its jobs go on, and put the sound on what they have animated."""
+    """Its jobs continue, and add the sound to the films that they have animated."""
     change(run, motion={"relative": True})
     assert said(run)[:2] == (6, 6)
     count = Count(run)
@@ -348,7 +348,7 @@ def test_a_video_replaced_and_both_killed(run: ClusterRun) -> None:
     animated = run.events("animated")
     before = said(run)
     assert before.to_make == 3
-    assert 3 - len(animated) <= before.to_animate <= 3  # no receipt tells of the silent films of a worker that died
+    assert 3 - len(animated) <= before.to_animate <= 3  # a dead worker leaves no receipt for its silent films
     run.snakemake()
     made = count.made()
     assert (made.animated, made.remuxed) == (once(FIRST_CLIP), once(FIRST_CLIP))
@@ -359,7 +359,7 @@ def test_a_video_replaced_and_both_killed(run: ClusterRun) -> None:
 def test_a_node_is_lost_and_a_worker_killed_and_both_are_tried_again_while_a_second_snakemake_is_refused(
     cluster: Cluster, run: ClusterRun
 ) -> None:
-    """SLURM itself starts the lost node's jobs anew, and Snakemake the killed worker's."""
+    """SLURM itself restarts the lost node's jobs, and Snakemake restarts the killed worker's job."""
     change(run, motion={"best_frame": 2})
     assert said(run)[:2] == (6, 6)
     count = Count(run)
@@ -373,13 +373,13 @@ def test_a_node_is_lost_and_a_worker_killed_and_both_are_tried_again_while_a_sec
         other = run.run("snakemake", "--profile", "slurm")
         assert other.returncode != 0
         assert "lock" in other.stdout.lower()
-        # Not the node's own state: "down" is told only for a moment where the job is still being taken off it.
+        # Do not wait for the node's own state: it is "down" only briefly while its job is removed.
         wait_for(lambda: (left["id"], "R") not in [(job["id"], job["state"]) for job in cluster.jobs()], 120)
     finally:
         cluster.node(lost, "up")
     made = count.made(ended(process))
     assert "Trying to restart job" in made.output, made.output[-9000:]
-    assert len(run.events("looked")) >= 5, "two of three jobs were to begin anew"
+    assert len(run.events("looked")) >= 5, "two of the three jobs start again"
     assert (made.animated, made.remuxed) == (once(ALL), once(ALL))
     assert_finished(run)
     run.verified()

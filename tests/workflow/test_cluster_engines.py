@@ -1,4 +1,4 @@
-"""Another program in its own image as the engine of `snakemake --profile slurm`, on the test cluster."""
+"""On the test cluster, another program in its own image is the engine of `snakemake --profile slurm`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from talkies import media
 pytestmark = pytest.mark.cluster
 
 ONE = "python3 stand_in.py --source_image {source} --driving_video {driving} --result_video {output} --rest 4"
-MANY = "python3 stand_in.py --jobs {jobs} --rest 12"  # longer than SLURM takes to end a job
+MANY = "python3 stand_in.py --jobs {jobs} --rest 12"  # rest longer than SLURM takes to end a job
 REST = "{gpu:|--cpu} --side 64 --told /told/starts"
 PAIRS = 6
 
 
 @pytest.fixture(scope="module")
 def program(cluster: Cluster) -> Path:
-    """The stand-in's image: no talkies and no PyTorch in it."""
+    """The stand-in's image, without talkies and PyTorch."""
     context = cluster.home / "program"
     context.mkdir(exist_ok=True)
     shutil.copy(REPOSITORY / "tests/stand_in.py", context)
@@ -43,7 +43,7 @@ def program(cluster: Cluster) -> Path:
 
 @pytest.fixture(scope="module")
 def address(cluster: Cluster, program: Path) -> Iterator[str]:
-    """The same image as a registry has it."""
+    """The address of the same image in a registry."""
     shutil.copy(REPOSITORY / "tests/oci_registry.py", program.parent)
     words = ("python3", "/home/program/oci_registry.py", f"/home/program/{program.name}")
     command = testcluster.entering(cluster.folder, *words, user="root")
@@ -54,9 +54,9 @@ def address(cluster: Cluster, program: Path) -> Iterator[str]:
 
 
 def folder(cluster: Cluster, program: Path, name: str, command: str, gpu: dict | None = None, **keys) -> ClusterRun:
-    """A clone of 3 pictures and 2 clips whose films that image makes, in two jobs with a GPU each.
+    """Make a clone of 3 pictures and 2 clips whose films that image makes, in two jobs with a GPU each.
 
-    gpu: what they ask of SLURM besides. keys: of the engine.
+    gpu: further SLURM settings of these jobs. keys: settings of the engine.
     """
     told = cluster.home / "ada" / f"told-{name}"
     told.mkdir(exist_ok=True)
@@ -79,14 +79,14 @@ def starts(run: ClusterRun) -> list[dict]:
 def nothing_left(run: ClusterRun) -> None:
     wait_for(run.cluster.idle, 60)
     run.cluster.root("! pgrep -f '[s]tand_in.py'")
-    # A killed worker's folder goes with the next process there that makes one.
+    # The next process that makes a folder on a node removes that of a killed worker.
     sweep = f"{VENV}/bin/python -c 'from talkies.host.scratch import own_folder as own; own(\"test\").__enter__()'"
     run.cluster.run("srun", "--nodes=2", "--ntasks=2", "--mem=500", "sh", "-c", sweep)
     run.cluster.on_nodes('test -z "$(ls -d /tmp/talkies-*-*-* /scratch/talkies-*-* 2>/dev/null)"')
 
 
 def made(run: ClusterRun) -> None:
-    """Assert that every film is there, from that image, with its clip's frames and its sound."""
+    """Assert that every film exists, comes from that image, and has its clip's frames and sound."""
     run.whole(run.pairs())
     run.talkies("verify")
     for pair in run.pairs():
@@ -101,7 +101,7 @@ def made(run: ClusterRun) -> None:
 
 
 def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program: Path, address: str) -> None:
-    """The image is pulled when the run begins, and no job needs the registry; nodes of small GPUs are left out."""
+    """The image is pulled when the run begins, and no job needs the registry. Nodes with small GPUs are not used."""
     run = folder(cluster, program, "single", ONE, image=address, gpu_mem_mb=50_000)
     needed = "a job needs a GPU with 50000 MB of memory, and the largest of the default partition has 40000 MB"
     assert needed in run.snakemake("-n", ok=False)
@@ -111,7 +111,7 @@ def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program
     process = run.while_animating()
     jobs = [job for job in cluster.jobs() if job["id"] not in earlier and "animate" in job["name"]]
     assert all("gres/gpu" in job["tres"] + job["tres_node"] for job in jobs), jobs
-    assert {job["node"] for job in jobs} <= {"n2", ""}, "that of 40 GB"
+    assert {job["node"] for job in jobs} <= {"n2", ""}, "only the node with 40 GB"
     assert jobs
     first = len(starts(run))
     run.kill_worker(max(run.path.glob(".talkies/journal/animate-*.jsonl"), key=os.path.getmtime).stem.partition("-")[2])
@@ -120,7 +120,7 @@ def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program
     assert len(starts(run)) > first
     assert set(run.computed().values()) == {1}, output[-3000:]
     for start in starts(run):
-        assert start["seen"]["CUDA_VISIBLE_DEVICES"], "a GPU that the job has is the program's too"
+        assert start["seen"]["CUDA_VISIBLE_DEVICES"], "the program gets the job's GPU"
         assert "--cpu" not in start["argv"]
         assert start["seen"]["APPTAINER_CONTAINER"].endswith(f"{address.rpartition(':')[2]}.sif")
         assert start["folder"] == "/app"
@@ -132,17 +132,17 @@ def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program
 
 @pytest.mark.slow
 def test_a_batch_in_its_image_whose_run_is_killed_goes_on(cluster: Cluster, program: Path) -> None:
-    """With a share of a GPU each."""
+    """Each job has a share of a GPU."""
     run = folder(cluster, program, "batch", MANY, {"gres": "shard:1"}, batch=True)
     process = run.while_animating()
     cluster.root("pkill -KILL -f 'bin/[s]nakemake --profile slurm'")
     process.communicate()
-    cluster.run("scancel", "--signal=KILL", "--user=ada")  # without grace, in which they might finish
+    cluster.run("scancel", "--signal=KILL", "--user=ada")  # without grace time, so that they cannot finish
     nothing_left(run)
     before, first = run.computed(), len(starts(run))
     assert 0 < len(before) < PAIRS
     assert "Nothing to be done" not in run.snakemake()
     made(run)
-    assert set(run.computed().values()) == {1}, "what was finished stays"
+    assert set(run.computed().values()) == {1}, "finished films stay"
     assert sum(start["films"] for start in starts(run)[first:]) == PAIRS - len(before)
     nothing_left(run)

@@ -1,7 +1,7 @@
-"""The cluster's profile without a cluster: what jobs ask of SLURM, what their image sees, what is checked before.
+"""The SLURM profile without a cluster: what jobs request, what their image sees, and what is checked before.
 
-The image's command (apptainer) is a stand-in that notes how it was called and runs what it was given, without an
-image. Real SLURM and Apptainer: tests/cluster.
+apptainer is a stand-in that logs its arguments and runs the given command without an image. Tests with the real SLURM
+and Apptainer are in test_cluster.py.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ INSTALL = REPOSITORY / "scripts/install_profile"
 
 
 class ClusterFolder(RunFolder):
-    """A run folder on a machine that has the stand-in for apptainer; more: further variables of the environment."""
+    """A run folder on a machine with the stand-in for apptainer. more: further environment variables."""
 
     def __init__(self, path: Path, programs: Path | None = None, **more: str) -> None:
         super().__init__(path)
@@ -57,7 +57,7 @@ class ClusterFolder(RunFolder):
         return {**given, "TALKIES_TEST_CALLS": str(self.path / "calls.jsonl"), **self.more}
 
     def calls(self) -> list[tuple[list[str], list[str]]]:
-        """Return the arguments and the binds of each start of an image."""
+        """Return the arguments and binds of each start of an image."""
         lines = (self.path / "calls.jsonl").read_text().splitlines()
         return [(arguments, binds.split(",")) for arguments, binds in map(json.loads, lines)]
 
@@ -72,7 +72,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What of the repository a run needs, as a clone has it."""
+    """The parts of a clone of the repository that a run needs."""
     path = tmp_path / "clone"
     path.mkdir()
     for name in ("workflow", "profiles", "examples"):
@@ -90,12 +90,12 @@ def small(path: Path, programs: Path | None = None, **more: str) -> ClusterFolde
 
 
 def resources(output: str, rule: str) -> dict[str, str]:
-    """Return what the first job of a rule asks for, of a dry run's output."""
+    """Return the resources of a rule's first job in a dry run's output."""
     block = output.split(f"\nrule {rule}:\n")[1].split("\n\n")[0]
     return dict(part.split("=", 1) for part in re.search(r"resources: (.*)", block)[1].split(", "))
 
 
-# --- the literal words -------------------------------------------------------------------------------------
+# --- the exact command -------------------------------------------------------------------------------------
 
 
 def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
@@ -131,7 +131,7 @@ TIME = "talkies: error: stopped before the job's time was over; what was finishe
 
 @pytest.fixture
 def limited(tmp_path: Path, programs: Path) -> ClusterFolder:
-    """A run folder on a login node with a partition of 70 minutes and 10,000 MB, and one of more."""
+    """A run folder on a login node with one partition of 70 minutes and 10,000 MB, and a larger one."""
     bin_folder = tmp_path / "bin"
     shutil.copytree(programs, bin_folder)
     partitions = "printf 'small*|1:10:00|10000\\nlarge|infinite|900000\\n'"
@@ -144,7 +144,7 @@ def limited(tmp_path: Path, programs: Path) -> ClusterFolder:
 
 
 def asked_after(run: ClusterFolder, *logs: str) -> tuple[int, int]:
-    """Return the memory and the minutes that an animating job asks for after attempts with these logs."""
+    """Return the memory and minutes that an animating job requests after attempts with these logs."""
     kept = run.path / ".snakemake/slurm_logs/rule_animate"
     shutil.rmtree(kept, ignore_errors=True)
     (kept / "pairs-0001.of-the-last").mkdir(parents=True)
@@ -164,8 +164,8 @@ def test_an_attempt_asks_for_more_of_what_the_last_ones_lacked_and_never_for_mor
     assert asked_after(limited, TIME) == (memory, 2 * minutes)
     assert asked_after(limited, "slurmstepd-n1: error: *** JOB 5 ON n1 CANCELLED AT x ***") == (memory, minutes)
     assert asked_after(limited, MEMORY, TIME) == (8000, 2 * minutes)
-    assert asked_after(limited, MEMORY, MEMORY) == (10_000, minutes), "the largest node has no more"
-    assert asked_after(limited, *[TIME] * 9) == (memory, 70), "the partition allows no more"
+    assert asked_after(limited, MEMORY, MEMORY) == (10_000, minutes), "the largest node has this much"
+    assert asked_after(limited, *[TIME] * 9) == (memory, 70), "the partition allows this much"
     limited.configure(slurm={"gpu": {"slurm_partition": "small,large"}})
     assert asked_after(limited, MEMORY, MEMORY) == (12_000, minutes)
     assert asked_after(limited, *[TIME] * 9) == (memory, 10 * minutes)
@@ -175,7 +175,7 @@ def test_what_config_names_is_asked_for_as_it_stands(limited: ClusterFolder) -> 
     limited.configure(slurm={"cpu": {"runtime": 7, "mem_mb": 900, "qos": "short"}, "gpu": {"gpu_model": "a100"}})
     output = limited.snakemake("--profile", "slurm", "-n", "--attempt", "3")
     assert resources(output, "animate")["gpu_model"] == "a100"
-    assert resources(output, "animate")["gpu"] == "1", "what config.yaml does not name is asked for still"
+    assert resources(output, "animate")["gpu"] == "1", "resources that config.yaml does not name are still requested"
     assert {"runtime": "7", "mem_mb": "900", "qos": "short"}.items() <= resources(output, "remux").items()
 
 
@@ -300,7 +300,7 @@ def test_an_image_whose_version_is_not_told_is_not_checked(tmp_path, programs, m
         container.check_image(str(image), None)
 
 
-# --- what it sees ------------------------------------------------------------------------------------------
+# --- what the image sees -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -320,7 +320,7 @@ def test_folders_outside_the_run_folder_are_seen_in_the_image(tmp_path: Path, pr
     calls = run.calls()
     jobs = list((run.path / ".talkies/benchmarks").rglob("*.tsv"))
     assert {"gallery", "report.tsv", "verdict.tsv"} <= {job.name for job in jobs} | {job.parent.name for job in jobs}
-    assert len(calls) == len(jobs), "every job runs in the image"
+    assert len(calls) == len(jobs), "every job must run in the image"
     for arguments, binds in calls:
         assert "--nv" in arguments
         assert set(binds) == {
@@ -341,13 +341,13 @@ def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert outside(**ours) == []
     assert outside(**{**ours, "results": "../far/deep"}) == [f"{far}/deep"]
     assert outside(**{**ours, "results": str(far), "driving": f"{far}/deep/deeper"}) == [str(far)], (
-        "one holds the other"
+        "one contains the other"
     )
     write_weights(far / "weights/w.pth")
     (far / "tables/p.tsv").touch()
     weights = {"model": {"preset": "vox-256", "checkpoint": f"{far}/weights/w.pth"}}
     assert outside(**ours, **weights, pairs=f"{far}/tables/p.tsv") == [f"{far}/tables", f"{far}/weights"]
-    # A link in the run folder, to a link, to a folder; and a picture that is a link to a link.
+    # A link in the run folder to a link to a folder, and a picture that is a link to a link.
     (far / "middle").symlink_to("deep")
     (here / "results").symlink_to(far / "middle")
     assert outside(**ours) == [f"{far}/deep", f"{far}/middle"]
@@ -355,7 +355,7 @@ def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (far / "weights/one.png").symlink_to(far / "tables/one.png")
     (here / "images/one.png").symlink_to(far / "weights/one.png")
     assert outside(**ours) == [f"{far}/{name}" for name in ("deep", "middle", "tables", "weights")]
-    (here / "images/loop.png").symlink_to("loop.png")  # its preparation says what is wrong with it
+    (here / "images/loop.png").symlink_to("loop.png")  # the prepare stage reports this error
     assert outside(**ours) == [f"{far}/{name}" for name in ("deep", "middle", "tables", "weights")]
 
 
@@ -377,7 +377,7 @@ def test_binds_are_added_to_those_of_the_user(tmp_path, programs, monkeypatch) -
     container.bind([tmp_path / "in", tmp_path / "not there"], "$USER_DISK/local", environment)
     expected = f"/data:/mnt,{tmp_path}/in,{tmp_path}/local,{tmp_path}/slurm"
     assert environment["APPTAINER_BIND"] == expected
-    # In the job step SLURM's variables are gone.
+    # SLURM's variables are missing in the job step.
     del environment["SLURM_TMPDIR"]
     container.bind([tmp_path / "in"], None, environment)
     assert environment["SLURM_TMPDIR"] == f"{tmp_path}/slurm"
@@ -439,7 +439,7 @@ def test_a_pilot_makes_the_first_pairs_and_going_on_makes_the_others(tmp_path: P
     output = run.snakemake("--config", "first=2")
     assert "2 pairs in 1 job (a pilot, first: 2)" in output
     run.whole(["a/blue", "a/green"])
-    assert "6 pairs: 2 done, 0 failed, 4 to make" in run.talkies("status"), "the whole, not the pilot alone"
+    assert "6 pairs: 2 done, 0 failed, 4 to make" in run.talkies("status"), "all pairs, not only the pilot"
     before = run.films()
     run.forget_events()
     run.snakemake()
@@ -456,7 +456,7 @@ def test_a_pilot_in_a_finished_folder_takes_nothing_away(run: RunFolder) -> None
     assert run.events("animated") == []
     assert "no longer asked for" not in run.talkies("status")
     assert "0 files" in run.talkies("clean")
-    shutil.rmtree(run.path / ".talkies/receipts")  # as after a run that ended early
+    shutil.rmtree(run.path / ".talkies/receipts")  # as after an interrupted run
     run.snakemake("--config", "first=1")
     assert "no longer asked for" not in run.talkies("status")
     assert "0 files" in run.talkies("clean")
