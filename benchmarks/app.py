@@ -1,4 +1,4 @@
-"""Make films in a row as the page of `talkies app` does, and print each one's seconds and the process' memory.
+"""Make films one after another as the page of `talkies app` does, and print each film's seconds and memory.
 
 python benchmarks/app.py [--films 10] [--seconds 4] [--threads N]
 """
@@ -18,7 +18,7 @@ from talkies.engines import FOMM, Movement
 
 
 def memory() -> float:
-    """Return what this process holds in memory, MB."""
+    """Return the memory that this process uses now, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 

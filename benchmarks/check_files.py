@@ -1,4 +1,4 @@
-"""Time `talkies check` on hundreds of files, made of the examples: cold, and again with what was found kept.
+"""Time `talkies check` on hundreds of files made from the examples: the first time, and again with stored results.
 
 python benchmarks/check_files.py [--pictures 300] [--clips 100]
 

@@ -1,11 +1,11 @@
-"""Time x264's presets on a drawn talkie and, where one is given, a real clip: processor time, size, likeness.
+"""Time x264's presets on a drawn talkie and, if one is given, a real clip: processor time, size, similarity.
 
     python benchmarks/encode.py [CLIP] [--frames 250] [--rounds 3] [--presets medium faster veryfast]
 
-The talkie is the bundled network's, of the examples, as it leaves the network. Processor seconds are those of ffmpeg
-alone, which encodes and then counts the film's frames: the least of some rounds in turns, one thread. SSIM is ffmpeg's,
-of luma and chroma against the frames that were given. The first row is RGB, which ffmpeg converts; the others are
-planes.
+The talkie is the bundled network's raw output for one of the examples. Processor seconds are those of ffmpeg alone,
+which encodes the film and then counts its frames, with one thread. Presets take turns, and the lowest time of all
+rounds counts. SSIM is ffmpeg's, of luma and chroma, against the frames that were given. In the first row, ffmpeg gets
+RGB and converts it; in the others it gets planes.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def talkie(count: int) -> np.ndarray:
 
 
 def real(path: Path, count: int) -> np.ndarray:
-    """Return a clip's frames, uint8 [count, 256, 256, 3], its middle square."""
+    """Return a clip's frames, cropped to the middle square, uint8 [count, 256, 256, 3]."""
     clip = media.probe(path)
     box = crop.find_crop(clip, crop.parse("center")).box
     return to_and_fro(np.stack(list(media.read_frames(clip, box=box, size=FILM_SIZE))[:count]), count)
 
 
 def to_and_fro(frames: np.ndarray, count: int) -> np.ndarray:
-    """Return so many frames: these, then back again, as long as need be."""
+    """Return ``count`` frames: these, played forwards and backwards as often as needed."""
     turn = np.concatenate([np.arange(len(frames)), np.arange(len(frames) - 2, 0, -1)])
     return frames[np.resize(turn, count)]
 
@@ -67,7 +67,7 @@ def planes_of(frames: np.ndarray) -> np.ndarray:
 
 
 def encode(frames: np.ndarray, path: Path, preset: str, crf: int) -> float:
-    """Write a film; return the processor seconds of the ffmpegs that wrote it and looked at it."""
+    """Write a film; return the processor seconds of the ffmpeg processes that wrote and checked it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with media.FrameWriter(path, RATE, preset=preset, crf=crf, threads=1) as film:
         for frame in frames:
@@ -77,7 +77,7 @@ def encode(frames: np.ndarray, path: Path, preset: str, crf: int) -> float:
 
 
 def ssim(planes: np.ndarray, film: Path) -> float:
-    """Return ffmpeg's SSIM of a film against the planes that it was made of."""
+    """Return ffmpeg's SSIM of a film against the planes that it was made from."""
     given = ["-f", "rawvideo", "-pixel_format", "yuv420p", "-video_size", f"{FILM_SIZE}x{FILM_SIZE}"]
     command = [ffmpeg_path(), "-hide_banner", *given, "-framerate", str(RATE), "-i", "pipe:0", "-i", file_url(film)]
     done = subprocess.run(

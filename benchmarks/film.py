@@ -2,8 +2,9 @@
 
     python benchmarks/film.py [--model demo] [--frames 96] [--long 2000] [--rounds 3] [--threads 2]
 
-A whole film is a clip decoded, its keypoints found, its frames rendered and encoded. Inference alone is the same
-computation, clip in memory, nothing written. Peak memory is that of a process that makes one whole film.
+For a whole film, a clip is decoded, its keypoints are found, and its frames are rendered and encoded. Inference alone
+is the same computation with the clip in memory and nothing written. Peak memory is that of a process that makes one
+whole film.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ RATE = Fraction(25)
 
 
 def make_clip(path: Path, side: int, frames: int, first: int = 0) -> None:
-    """Write a clip of the network's side: a pattern that sways, over and over, from one of its 48 frames on."""
+    """Write a clip of the network's size: a moving pattern that repeats every 48 frames. first: its first frame."""
     _, drawn = images(side, 48)
     with media.FrameWriter(path, RATE, preset="ultrafast") as writer:
         for number in range(frames):
@@ -47,7 +48,7 @@ def whole(engine: Engine, clip: Path, picture: np.ndarray, out: Path) -> None:
 
 
 def alone(engine: Engine, frames: list[np.ndarray], picture: np.ndarray) -> None:
-    """Compute what a film needs and write nothing."""
+    """Do the computation for a film, but write nothing."""
     motion = detect_motion(engine.model, frames, RATE, batch=engine.batch)
     for _ in engine.predict(engine.prepare("picture", picture), motion, Movement()):
         pass

@@ -1,11 +1,11 @@
-"""Time a frame: the engine, in every precision that is native here, against the reference. Prints a Markdown table.
+"""Time a frame: the engine, in every precision that this machine supports, against the reference. Prints a table.
 
     python benchmarks/frames.py [--model vox-adv-256] [--frames 8] [--rounds 3] [--threads 2]
 
-Each contestant is a process of its own, as the C library's memory is tuned for a whole process. They take turns, round
-by round, and rest while another is at work; the medians' ratios are of one run on one machine. Seeded weights: how
-fast a network is does not depend on them, how it bears rounding does. A frame is its keypoints and its rendering.
-With --threads 1 the processor's seconds are counted instead of the clock's: a measure for machines that are not idle.
+Each contestant runs in a separate process, since the C library's memory is tuned for a whole process. They take turns
+in each round, and only one works at a time. So the medians, and their ratios, come from one run on one machine. Weights
+are seeded: speed does not depend on them, but the effect of rounding does. The time of a frame includes its keypoints
+and its rendering. With --threads 1, processor seconds are counted instead of wall time, for machines that are not idle.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def images(side: int, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def compete(name: str, preset: str, weights: str, frames: int, threads: int, out: Path) -> None:
-    """One contestant: at each line of stdin, make the frames and print the seconds; keep what was made last."""
+    """Run one contestant: for each line of stdin, make the frames and print the seconds; save the last frames."""
     clock = time.perf_counter if threads > 1 else time.process_time
     torch.set_num_threads(threads)
     if name != REFERENCES[0]:
@@ -68,7 +68,7 @@ def compete(name: str, preset: str, weights: str, frames: int, threads: int, out
 
     else:
         fast = load_model(preset, weights)
-        fast.photographs = None  # the reference knows the first network alone
+        fast.photographs = None  # the reference has only the first network
         engine = Engine(fast, precision=name, threads=threads)
         picture, clip = images(engine.model.preset.size, frames)
         prepared = engine.prepare("picture", picture)
@@ -77,7 +77,7 @@ def compete(name: str, preset: str, weights: str, frames: int, threads: int, out
             motion = detect_motion(engine.model, clip, Fraction(25), batch=engine.batch)
             return np.concatenate(list(engine.predict(prepared, motion, Movement())))
 
-    make()  # the first time is not the others'
+    make()  # the first run is slower than the others
     print("ready", flush=True)
     for _ in sys.stdin:
         begun = clock()
@@ -107,7 +107,7 @@ def main() -> None:
             command = [sys.executable, __file__, "--model", args.model, "--frames", str(args.frames)]
             command += ["--threads", str(args.threads), "--compete", name, str(weights), str(outs[name])]
             workers[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            assert workers[name].stdout.readline().strip() == "ready"  # one after the other: each alone
+            assert workers[name].stdout.readline().strip() == "ready"  # start them one after another
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(args.rounds):
             for name, worker in workers.items():
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def table(preset: str, seconds: dict[str, list[float]], made: dict[str, np.ndarray]) -> str:
-    """Return the table: milliseconds, two ratios, and how the frames differ from the reference's."""
+    """Return the table: milliseconds, two ratios, and the difference between the frames and the reference's frames."""
     milliseconds = {name: 1000 * median(each) for name, each in seconds.items()}
     exact = to_film(made["reference"])
     lines = [
@@ -141,7 +141,7 @@ def table(preset: str, seconds: dict[str, list[float]], made: dict[str, np.ndarr
 
 
 def to_film(frames: np.ndarray) -> np.ndarray:
-    """Return frames as a film has them, uint8 of 256 x 256, whichever way they came."""
+    """Return frames as in a film, uint8 of 256 x 256, from any of the contestants."""
     if frames.dtype == np.uint8:
         return frames
     large = resized(torch.from_numpy(frames).permute(0, 3, 1, 2), FILM_SIZE)

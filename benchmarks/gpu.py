@@ -1,12 +1,12 @@
-"""Time the engine on this machine's GPU, each choice against the others, and print the tables to send with a report.
+"""Time the engine on this machine's GPU with each of its options, and print the tables to send with a report.
 
     python benchmarks/gpu.py [--model vox-adv-256 --checkpoint P] [--frames 256] [--batches 8 32] [--device cpu]
 
-Without a checkpoint the network has seeded weights, but the demo's: how fast it is does not depend on them. First how
-long a job takes to come to its first frames; then, for each precision, memory layout and batch, with and without
-torch.compile (which replays the generator as a CUDA graph): frames a second, keypoints included, beside the published
-demo's loop on the same device, the GPU's peak memory, and how far the frames are from that loop's. --device cpu runs
-the same program without a GPU.
+Without a checkpoint, the network has seeded weights, except the demo network; speed does not depend on them. The first
+table shows how long a job takes until its first frames. The second shows, for each precision, memory layout and batch,
+with and without torch.compile (which replays the generator as a CUDA graph): frames a second including keypoints,
+compared with the published demo's loop on the same device; the GPU's peak memory; and the difference between the frames
+and those of that loop. --device cpu runs the same program without a GPU.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ next(engine.predict(source, motion, Movement())); told("frames of the next batch
 
 
 def published(model: FirstOrderModel, clip: list[np.ndarray], picture: np.ndarray) -> np.ndarray:
-    """Return the demo's frames of a clip on the model's device, uint8: one at a time, the picture encoded each time."""
+    """Return the published demo's frames of a clip, uint8: one at a time, and the picture is encoded for each frame."""
     made = []
     preset = model.preset
     with torch.no_grad():
@@ -90,7 +90,7 @@ def time_engine(
             motion = detect_motion(engine.model, frames, Fraction(25), batch=engine.batch)
             return np.concatenate(list(engine.predict(prepared, motion, Movement())))
 
-        for _ in range(2):  # the first is compiled, or finds its algorithms
+        for _ in range(2):  # the first run compiles, or selects algorithms
             make(clip[: engine.batch])
         if cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -125,7 +125,7 @@ def main() -> None:
         weights = args.checkpoint or checkpoint(args.model, Path(folder))
         subprocess.run([sys.executable, "-c", START, args.model, str(weights), args.device], check=True)
         model = load_model(args.model, weights, device=device)
-        model.photographs = None  # the first network alone
+        model.photographs = None  # use only the first network
         plain = build_model(args.model)
         plain.load_state_dict(load_checkpoint(weights))
     picture, clip = images(model.preset.size, args.frames)

@@ -1,13 +1,13 @@
 """Time the network's rendering in OpenVINO against the engine's fast form. Prints a Markdown table.
 
-    pip install openvino nncf          # for this trial alone; the package does not need them
+    pip install openvino nncf          # only for this trial; the package does not need them
     PYTHONPATH=src python benchmarks/openvino_trial.py [--model vox-adv-256] [--batch 8] [--rounds 5] [--int8]
 
-One thread each, processor seconds, in turns, the least of the rounds: a measure for machines that are not idle.
-OpenVINO gets the graph with every identity but Winograd's products, which it can't see through, and its own sampling.
---int8: 8-bit integers, calibrated by NNCF on other sources and frames than those measured; "painting": only where
-pixels are painted, dense motion and the last convolution as they are. The demo network is given drawn portraits.
-PSNR is from the engine in float32, over the frames of four sources.
+Each uses one thread, they take turns, and the lowest processor seconds of all rounds count; so the machine need not be
+idle. OpenVINO gets the graph with all of the engine's rewrites except Winograd's products, which it can't optimise, and
+with its own sampling. --int8: 8-bit integers, calibrated by NNCF on sources and frames that are not measured;
+"painting" leaves dense motion and the last convolution in floating point. The demo network gets drawn portraits. PSNR
+is against the engine in float32, over the frames of four sources.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CALIBRATED_ON, MEASURED_ON = range(7_000_000, 7_000_032), range(1_000_000, 1_000
 
 
 class Rendering(nn.Module):
-    """The generator's rendering with tensors alone for arguments."""
+    """The generator's rendering, with only tensors as arguments."""
 
     def __init__(self, model: FirstOrderModel) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Rendering(nn.Module):
 
 
 def load(preset: str) -> FirstOrderModel:
-    """Return a preset's network, of seeded weights where the package has none."""
+    """Return a preset's network, with seeded weights if the package has none."""
     if preset == "demo":
         return load_model(preset)
     model = build_model(preset)
@@ -59,7 +59,7 @@ def load(preset: str) -> FirstOrderModel:
 
 
 def arguments(model: FirstOrderModel, batch: int, seed: int) -> list[Tensor]:
-    """Return what a batch of frames of a drawn source is rendered from."""
+    """Return the inputs for rendering a batch of frames of a drawn source."""
     side = model.preset.size
     if model.preset.name == "demo":
         rng, portrait = np.random.default_rng(seed), Portrait(sample_identity(seed), side)
@@ -71,11 +71,11 @@ def arguments(model: FirstOrderModel, batch: int, seed: int) -> list[Tensor]:
     kp, made = model.keypoints(pictures), model.encode(pictures[:1])
     moved = transfer_motion(kp[0], kp[slice(1, None)], kp[1])
     tensors = [made.features, made.small, pictures[:1], kp[0].value, kp[0].jacobian, moved.value, moved.jacobian]
-    return [tensor.clone() for tensor in tensors]  # clones: OpenVINO traces no tensors of inference mode
+    return [tensor.clone() for tensor in tensors]  # clones: OpenVINO can't trace tensors from inference mode
 
 
 def engine(model: FirstOrderModel, precision: str) -> Run:
-    """Return the engine's rendering in a precision."""
+    """Return the engine's rendering in the given precision."""
     fast = Rendering(rewrite.rewritten(model, DTYPES[precision]))
 
     def run(given: list[Tensor]) -> np.ndarray:
@@ -86,14 +86,14 @@ def engine(model: FirstOrderModel, precision: str) -> Run:
 
 
 def compiled(graph: ov.Model, precision: str) -> Run:
-    """Return OpenVINO's rendering in a precision ("f32", "bf16")."""
+    """Return OpenVINO's rendering in the given precision ("f32", "bf16")."""
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     network = ov.Core().compile_model(graph, "CPU", settings)
     return lambda given: network([tensor.numpy() for tensor in given])[0]
 
 
 def quantized(graph: ov.Model, batches: list[list[Tensor]], kept: list[str]) -> ov.Model:
-    """Return the graph in 8-bit integers but for the modules kept, calibrated on batches."""
+    """Return the graph in 8-bit integers, calibrated on batches. kept: modules that stay in floating point."""
     import nncf
 
     data = nncf.Dataset([[tensor.numpy() for tensor in batch] for batch in batches])
@@ -102,7 +102,7 @@ def quantized(graph: ov.Model, batches: list[list[Tensor]], kept: list[str]) -> 
 
 
 def table(preset: str, runs: dict[str, Run], given: list[list[Tensor]], batch: int, rounds: int) -> str:
-    """Return the least milliseconds a frame of each, its ratio to the engine's float32, and its PSNR from it."""
+    """Return the table: lowest milliseconds a frame, ratio to the engine in float32, and PSNR against that."""
     made = {name: np.stack([run(each) for each in given]) for name, run in runs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):

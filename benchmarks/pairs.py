@@ -2,10 +2,10 @@
 
     python benchmarks/pairs.py [--model vox-adv-256] [--pictures 8] [--clips 2] [--frames 96] [--references 4]
 
-Both decode, find keypoints, render and encode; the shard's time is that of its motion and its animate stage, each a
-process that loads the model, once in each precision. Cropping and sound are outside of both. The reference's pairs are
-all alike, and each is a process of its own: some of them, spread over all and timed before, between and after the
-shards, stand for the rest. Memory is the largest resident set of one process.
+Both decode, find keypoints, render and encode. The shard's time is that of its motion and animate stages; each is a
+process that loads the model, once in each precision. Cropping and sound are not part of either. The reference runs one
+process for each pair, and all take about the same time. So only some pairs are timed, spread over all of them, before,
+between and after the shards. Memory is the largest resident set of one process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def lay_out(folder: Path, args: argparse.Namespace, precision: str) -> list[tupl
         Image.fromarray((pattern * 255).round().astype(np.uint8)).save(pictures[-1])
     for number in range(args.clips):
         clips.append(folder / "driving" / f"c{number}.mp4")
-        make_clip(clips[-1], side, args.frames, first=number)  # no clip is another's copy
+        make_clip(clips[-1], side, args.frames, first=number)  # so that no two clips are equal
     model = {"preset": args.model, "checkpoint": None, "precision": precision, "device": "cpu"}
     if args.model != "demo":
         model["checkpoint"] = str(checkpoint(args.model, folder))
@@ -54,7 +54,7 @@ def lay_out(folder: Path, args: argparse.Namespace, precision: str) -> list[tupl
 
 
 def run(folder: Path, *command: str) -> Cost:
-    """Run a program of this environment in the folder."""
+    """Run a program of this Python environment in the folder."""
     return measure([str(BIN / command[0]), *command[1:]], folder)
 
 

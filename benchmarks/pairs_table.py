@@ -1,4 +1,4 @@
-"""Time how long a pairs table takes to be read, checked and made into pairs: a million lines by default.
+"""Time the reading of a pairs table: its lines are read, checked and turned into pairs; a million by default.
 
 python benchmarks/pairs_table.py --lines 1000000
 """

@@ -1,9 +1,9 @@
-"""Time what it costs to decode pictures in a process beside: the same pictures, decoded here and there in turn.
+"""Time the cost of decoding pictures in a second process: the same pictures are decoded in each process in turn.
 
 python benchmarks/pictures.py [--pictures 300] [--rounds 3]
 
-Pictures as in check_files.py: JPEGs of 640, 1,200, 2,000 and 3,000 pixels in turn. The process' start counts. Each is
-also cropped to its face, as `prepare` does: that is the time of 300 pictures.
+Pictures are as in check_files.py: JPEGs of 640, 1,200, 2,000 and 3,000 pixels in turn. The start of the process counts.
+The second measure also crops each picture to its face, as `prepare` does.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from check_files import make_pictures
 
 from talkies.media import crop, picture_decoder, pictures
 
-picture_decoder._allow = lambda seconds: None  # this process is not to be ended
+picture_decoder._allow = lambda seconds: None  # never let it end this process
 logging.getLogger("talkies").setLevel(logging.ERROR)
 
 
 def here(path: Path) -> np.ndarray:
-    """Decode a picture in this process, its pixels through the same shared memory."""
+    """Decode a picture in this process, and pass its pixels through the same shared memory."""
     with path.open("rb") as file:
         (width, height), shared = picture_decoder.decode(file)
     pixels = mmap.mmap(shared, width * height * 3)
@@ -38,14 +38,14 @@ def here(path: Path) -> np.ndarray:
 
 
 def measure(files: list[Path], read: Callable[[Path], np.ndarray], *, cropped: bool) -> tuple[float, float]:
-    """Return the seconds, and those of processor time, of this process and the one beside it."""
+    """Return the seconds of wall time, and of processor time in both processes."""
     begun, before = time.perf_counter(), processor_time()
     for path in files:
         picture = read(path)
         if cropped:
             crop.crop_picture(picture, "face", name=path)
     took = time.perf_counter() - begun
-    pictures._decoder.stop()  # its time counts when it has ended
+    pictures._decoder.stop()  # its processor time is known only after its end
     return took, processor_time() - before
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         make_pictures(Path(name), args.pictures)
         files = sorted(Path(name).iterdir())
-        crop.find_faces(here(files[0]))  # the detector is loaded
+        crop.find_faces(here(files[0]))  # load the detector before timing
         print(f"| {args.pictures} pictures | in this process | in one beside | more |\n|---|---|---|---|")
         for what, cropped in (("decoded", False), ("decoded and cropped", True)):
             times: list[tuple[tuple[float, float], tuple[float, float]]] = []

@@ -2,9 +2,9 @@
 
 python benchmarks/pilot.py [--pictures 3] [--clips 1] [--frames 100] [--source CLONE]
 
-It needs what scripts/testcluster needs (root, Debian's packages). The queue there is empty, so the queue's part is what
-SLURM takes to begin a job; at a busy site each wave of jobs waits anew, so the number of waves counts as well.
---source runs another commit's clone by its own tests/, to compare.
+It needs the same as scripts/testcluster (root, Debian's packages). The queue there is empty, so the queue's share is
+only the time that SLURM needs to start a job. At a busy site each wave of jobs waits again, so the number of waves
+matters too. --source runs a clone of another commit with its own tests/, to compare.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def split(cluster, run) -> None:
-    """Run the literal command; print in which phase its wall time went, and what the queue saw."""
+    """Run the literal command; print the wall time of each phase, and the jobs seen in the queue."""
     began = time.time()
     process = run.start("snakemake", "--profile", "slurm")
     samples: list[tuple[float, str, frozenset[str]]] = []
@@ -69,7 +69,7 @@ def split(cluster, run) -> None:
         if moment >= whole:
             phase = "tail"
         elif phase == "running":
-            # Work from the first line that a worker of these jobs writes; before that they start.
+            # Work begins with the first line that a worker of these jobs writes; before that, they start.
             begun = next(at for at, _, these in samples if these & running)
             first_work[running] = first_work.get(running, False) or any(begun <= at <= moment for at in works)
             phase = "work" if first_work[running] else "start"

@@ -1,9 +1,9 @@
-"""Time all of a film but the network, whose frames come from a tensor at once: is the encoder the limit?
+"""Time a film without the network, whose frames come from a tensor instead: is the encoder the limit?
 
     taskset -c 0,1 python benchmarks/pipeline.py [CLIP] [--films 12] [--frames 250] [--rounds 3] [--preset P]
 
-Films of a drawn talkie, or of a clip, are made by the engine as a job of the workflow makes them. What is printed is
-the clock's frames a second, and where the processor's time goes: the engine (its colours, the pipe) and the ffmpegs.
+The engine makes films of a drawn talkie, or of a clip, as in a job of the workflow. It prints frames a second of wall
+time, and the processor time of the engine (converting colours, writing to the pipe) and of ffmpeg.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def used(who: int) -> float:
 
 
 def without_network(engine: Engine, frames: np.ndarray) -> None:
-    """Have the engine take its frames from these, uint8 [n, 256, 256, 3], over and over."""
+    """Replace the network's output with these frames, uint8 [n, 256, 256, 3], repeated."""
     ready = torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(255).contiguous()
     at = 0
 
@@ -86,7 +86,7 @@ def main() -> None:
 
             engine.prepare("source", frames[0])
             without_network(engine, frames)
-            torch.set_num_threads(1)  # a GPU would convert colours: threads that wait for each other would hide it
+            torch.set_num_threads(1)  # with a GPU it would convert colours; waiting threads would hide the cost
             began, own, theirs = time.perf_counter(), used(resource.RUSAGE_SELF), used(resource.RUSAGE_CHILDREN)
             assert all(fault is None for _, fault in engine.films(map(job, range(args.films))))
             count = args.films * args.frames

@@ -2,9 +2,10 @@
 
     python benchmarks/reference.py SOURCE DRIVING OUT.mp4 --model vox-adv-256 --checkpoint P
 
-One pair a process, one frame at a time, each frame encoding the source anew, channels first, batch norms by
-themselves, the C library's memory as it is; all frames of the clip and of the film are in memory, as float64 where
-the demo has them so. Picture and clip are square. tests/project/test_benchmarks.py holds the loop to the golden data.
+One process makes one pair, one frame at a time, and encodes the source again for each frame. Layout is channels first,
+batch norms are not folded, and the C library's memory is not tuned. All frames of the clip and of the film are in
+memory, as float64 wherever the demo uses that. Picture and clip are square. tests/project/test_benchmarks.py checks
+the loop against the golden data.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def load(preset: str, checkpoint: str | Path) -> FirstOrderModel:
 
 
 def normalize(source: Keypoints, driving: Keypoints, initial: Keypoints) -> Keypoints:
-    """Transfer motion as the demo does with --relative and --adapt_scale: everything anew for each frame."""
+    """Transfer motion as the demo does with --relative and --adapt_scale: compute everything again for each frame."""
     scale = np.sqrt(hull_area(source.value[0])) / np.sqrt(hull_area(initial.value[0]))
     value = (driving.value - initial.value) * scale + source.value
     if driving.jacobian is None:
@@ -42,7 +43,7 @@ def normalize(source: Keypoints, driving: Keypoints, initial: Keypoints) -> Keyp
 
 
 def animate(model: FirstOrderModel, source: NDArray, driving: list[NDArray]) -> list[NDArray[np.float32]]:
-    """Return the film's frames, [H, W, 3] in [0, 1] each, for a picture and a clip of such."""
+    """Return the film's frames. Picture and all frames are [H, W, 3] in [0, 1]."""
     with torch.no_grad():
         predictions = []
         picture = torch.tensor(source[np.newaxis].astype(np.float32)).permute(0, 3, 1, 2)
@@ -57,7 +58,7 @@ def animate(model: FirstOrderModel, source: NDArray, driving: list[NDArray]) -> 
 
 
 def tune_malloc() -> None:
-    """Have glibc keep freed memory: the one thing that the second ratio of each table grants the reference."""
+    """Make glibc keep freed memory: the only tuning of the reference, for the second ratio of each table."""
     libc = ctypes.CDLL("libc.so.6")
     for parameter, value in ((-4, 0), (-1, 1 << 30), (-2, 64 << 20)):
         libc.mallopt(parameter, value)

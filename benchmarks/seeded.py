@@ -1,6 +1,6 @@
-"""Weights and pictures that follow from a rule alone, for networks whose trained weights are not at hand.
+"""Weights and pictures computed by fixed rules, for networks without trained weights.
 
-Weights follow a rule of each entry's name and shape, pictures a rule of their size and number.
+Weights depend only on each entry's name and shape, pictures only on their size and number.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FRAMES_A_TURN = 48  # the driving pattern is periodic: frame 48 looks like frame
 
 
 def seeded_weights(model: FirstOrderModel) -> dict[str, Tensor]:
-    """Return a state dict whose every entry follows from its name and shape; anti-alias kernels stay as built."""
+    """Return a state dict: each entry depends only on its name and shape; anti-alias kernels are not changed."""
     return {
         name: tensor if name.endswith("down.weight") else torch.from_numpy(_entry(name, tensor.shape)).to(tensor.dtype)
         for name, tensor in model.state_dict().items()
@@ -36,12 +36,12 @@ def _entry(name: str, shape: torch.Size) -> NDArray[Any]:
         return rng.normal(0, 0.1, shape)
     if name.endswith(".bias"):
         bias = rng.normal(0, 0.05, shape)
-        if name == "kp_detector.jacobian.bias":  # jacobians near the identity, as a trained network's are
+        if name == "kp_detector.jacobian.bias":  # jacobians near the identity, as in a trained network
             bias = bias + np.tile([1, 0, 0, 1], shape[0] // 4)
         return bias
     if len(shape) == 1:
         return rng.uniform(0.8, 1.2, shape)
-    deviation = np.sqrt(2 / np.prod(shape[1:]))  # He: the signal keeps its size through any depth
+    deviation = np.sqrt(2 / np.prod(shape[1:]))  # He: the signal keeps its size at any depth
     if name == "kp_detector.jacobian.weight":
         deviation *= 0.02
     return rng.normal(0, deviation, shape)
@@ -53,7 +53,7 @@ def source_image(height: int, width: int) -> NDArray[np.float32]:
 
 
 def driving_frame(height: int, width: int, t: int) -> NDArray[np.float32]:
-    """Return frame t of the driving clip, [height, width, 3] in (0, 1): one pattern that sways, turns and breathes."""
+    """Return frame t of the driving clip, [height, width, 3] in (0, 1): a pattern that shifts, turns and scales."""
     a = 2 * np.pi * t / FRAMES_A_TURN
     shift = (0.08 * np.sin(a), 0.05 * np.sin(2 * a))
     return _pattern(height, width, seed=51, shift=shift, turn=0.15 * np.sin(a), scale=1 + 0.04 * (1 - np.cos(a)))
@@ -68,7 +68,7 @@ def _pattern(
     turn: float = 0.0,
     scale: float = 1.0,
 ) -> NDArray[np.float32]:
-    """Six waves and five blobs a colour, moved by shift (in sides), turn (radians) and scale about the middle."""
+    """Draw six waves and five blobs a colour, moved by shift (in sides), turn (radians) and scale about the middle."""
     rng = np.random.default_rng(1000 + seed)
     frequency = rng.uniform(-4, 4, (3, 6, 2))
     phase = rng.uniform(0, 2 * np.pi, (3, 6))

@@ -1,4 +1,4 @@
-"""Time the start: `talkies animate` on a clip of one frame, and a dry run of the examples. Medians of warm caches.
+"""Time the start: `talkies animate` on a clip of one frame, and a dry run of the examples. Medians with warm caches.
 
 python benchmarks/start_up.py [--rounds 5]
 """
@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 
 
 def seconds(command: list[str], rounds: int) -> list[float]:
-    """Run a program some times after a first one; return each time."""
+    """Run a program once, then ``rounds`` times; return the time of each of these."""
     found = []
     for _ in range(rounds + 1):
         begun = time.perf_counter()

@@ -1,10 +1,10 @@
-"""Time a node full of workers: how many threads of a worker make the most frames of a core's second?
+"""Time a node full of workers: with how many threads per worker does each core make the most frames a second?
 
     python benchmarks/threads.py [--model vox-adv-256] [--precision fp32] [--threads 1 2 4] [--frames 48] [--rounds 3]
 
-All cores work at once, as on a cluster's node that has no GPU: a worker for each `threads` of them, kept to its own
-cores, and each with its own network. Frames are the network's, keypoints included. Without a checkpoint the network has
-seeded weights, but the demo's.
+All cores work at once, as on a cluster node without a GPU. Each worker has `threads` cores for itself, and its own
+network. The time of a frame includes its keypoints. Without a checkpoint, the network has seeded weights, except the
+demo network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WAIT_SECONDS = 120
 
 
 def work(cores: list[int], args: argparse.Namespace, ready: Barrier, answers: Any) -> None:
-    """Make the frames on these cores, round by round, when all workers are ready; answer with the seconds and MB."""
+    """Make the frames on these cores in each round, when all workers are ready; send the seconds and MB back."""
     os.sched_setaffinity(0, cores)
     from seeded import seeded_weights
 

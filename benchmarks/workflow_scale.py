@@ -1,10 +1,10 @@
 """Measure how the workflow grows: dry runs of many pairs, probing, the look at finished films, jobs of many pairs.
 
-    python benchmarks/workflow_scale.py            # all of it; the real runs take a quarter of an hour
+    python benchmarks/workflow_scale.py            # all parts; the real runs take a quarter of an hour
     python benchmarks/workflow_scale.py dry-run    # one of: dry-run, million, films, tail, run
 
-Prints markdown tables (docs/scale.md). Pictures and videos are links to one of the examples: planning does not look
-inside pictures, and probes each video of its own name.
+Prints Markdown tables (docs/scale.md). Pictures and videos are links to one of the examples. Planning does not look
+inside pictures, and it probes each video separately because its name differs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SNAKEMAKE = [
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took: wall and processor seconds, and the largest resident set of one process, MB."""
+    """The cost of a command: wall and processor seconds, and the largest resident set of one process in MB."""
 
     wall: float
     cpu: float
@@ -46,7 +46,7 @@ class Cost:
 
 
 def measure(command: list[str], folder: Path) -> Cost:
-    """Run a command in a process of its own; RuntimeError with its last lines where it fails."""
+    """Run a command in a separate process. Raises RuntimeError with its last lines if it fails."""
     begun = time.monotonic()
     with tempfile.TemporaryFile("w+") as output:
         child = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
@@ -72,7 +72,7 @@ def make_folder(folder: Path, pictures: int, clips: int, clip: Path | None = Non
 
 
 def dry_runs(folder: Path) -> None:
-    """Dry runs of 10,000 and 100,000 pairs, and what probing adds to the first."""
+    """Measure dry runs of 10,000 and 100,000 pairs, and the time that probing adds to the first run."""
     print("| pairs | pairs_per_job | jobs of pairs | CPU seconds | wall seconds | MB |\n|---|---|---|---|---|---|")
     probing = 0.0
     for pictures, clips, per_job in ((100, 100, 20), (1000, 100, 20), (1000, 100, None)):
@@ -91,7 +91,7 @@ def dry_runs(folder: Path) -> None:
 
 
 def planned(run: Path) -> Plan:
-    """Return the plan of a run folder as its dry run makes it."""
+    """Return the plan of a run folder, as a dry run makes it."""
     before = Path.cwd()
     os.chdir(run)
     try:
@@ -101,7 +101,7 @@ def planned(run: Path) -> Plan:
 
 
 def million(folder: Path) -> None:
-    """A million pairs as ten run folders of 100,000, and as one."""
+    """Measure a million pairs, as ten run folders of 100,000 and as one."""
     print("| pairs | as | CPU seconds | wall seconds | MB |\n|---|---|---|---|---|")
     for pictures, name in ((1000, "one batch of ten, 1,000 pictures x 100 videos"), (10_000, "all in one run folder")):
         run = make_folder(folder / f"million-{pictures}", pictures, 100)
@@ -112,7 +112,7 @@ def million(folder: Path) -> None:
 
 
 def films(folder: Path) -> None:
-    """The look at 100,000 finished films at a start: empty files, for nothing but listings is read."""
+    """Measure the check for 100,000 finished films at a start. The films are empty files: only folders are listed."""
     run = make_folder(folder / "films", 1000, 100)
     made = planned(run)
     os.chdir(run)
@@ -139,7 +139,7 @@ def films(folder: Path) -> None:
 
 
 def tail(folder: Path) -> None:
-    """What runs where Snakemake does at a run's end, at 10,000 finished films: links of one film and its record."""
+    """Measure the rules beside Snakemake at a run's end, with 10,000 films: links to one film and its record."""
     small = make_folder(folder / "one", 1, 1)
     measure([*SNAKEMAKE, "--quiet"], small)
     (one,) = (small / "results").glob("*/*.mp4")
@@ -169,7 +169,7 @@ def tail(folder: Path) -> None:
 
 
 def runs(folder: Path) -> None:
-    """Real runs of a one-frame clip with the demo preset: 2,000 pairs in jobs of many, and 40 in jobs of one."""
+    """Measure real runs of a one-frame clip with the demo preset: 2,000 pairs, many per job, and 40, one per job."""
     clip = folder / "one-frame.mp4"
     original = sorted((ROOT / "examples/driving").glob("*.mp4"))[0]
     cut = ["-y", "-v", "error", "-i", str(original), "-frames:v", "1", "-an", str(clip)]
@@ -191,7 +191,7 @@ PARTS = {"dry-run": dry_runs, "million": million, "films": films, "tail": tail, 
 
 
 def main() -> None:
-    """Measure the parts that are asked for, or all."""
+    """Measure the given parts, or all."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=", ".join(PARTS))
     args = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Make the example pictures and clips: drawn portraits, rendered people, and drawn performers who speak.
+"""Make the example pictures and clips: drawn portraits, rendered people, and clips of drawn performers who speak.
 
     python scripts/make_examples.py [--astronaut scikit_image-*.whl] [--assets FOLDER]
 
 writes examples/images, examples/driving and tests/data/driving_truth.json (what the performers did in every frame).
 Every run writes the same pixels. The astronaut (NASA, public domain) comes from a scikit-image wheel (`pip download
-scikit-image --no-deps`), and stays unchanged if none is given. The rendered people, who do not exist, need the
-renderer's assets (docs/demo-model.md), and stay unchanged without them.
+scikit-image --no-deps`). The rendered people do not exist; they need the renderer's assets (docs/demo-model.md).
+Without --astronaut or --assets, these pictures stay unchanged.
 """
 
 from __future__ import annotations
@@ -60,21 +60,21 @@ PERFORMERS = {
 
 
 def ease(t: np.ndarray, start: float, end: float) -> np.ndarray:
-    """0 before ``start``, 1 after ``end``, smooth between."""
+    """Return 0 before ``start``, 1 after ``end``, and a smooth step between."""
     x = np.clip((t - start) / (end - start), 0, 1)
     return x * x * (3 - 2 * x)
 
 
 def bump(t: np.ndarray, centre: float, half: float) -> np.ndarray:
-    """A hill of height 1 and half width ``half`` seconds."""
+    """Return a smooth bump of height 1 around ``centre``, ``half`` seconds wide on each side."""
     return np.cos(np.clip((t - centre) / half, -1, 1) * np.pi / 2) ** 2
 
 
 def perform(t: np.ndarray, seconds: float, shift: float, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """The performer's motion at the times ``t`` (seconds): a curve for each field of Pose.
+    """Return the performer's motion at the times ``t`` (seconds): a curve for each field of Pose.
 
-    The clip starts still, looking straight ahead with the mouth shut, since relative motion counts from there. It ends
-    near that pose.
+    The clip starts still, looking straight ahead with the mouth shut, since relative motion is measured from there. It
+    ends near that pose.
     """
     awake = ease(t, 0.15, 0.7) * (1 - ease(t, seconds - 0.45, seconds - 0.05))
     w = 2 * np.pi * (t + shift)
@@ -106,7 +106,7 @@ def perform(t: np.ndarray, seconds: float, shift: float, rng: np.random.Generato
 
 
 def speak(seconds: float, mouth: np.ndarray, rate: Fraction, voice: float, rng: np.random.Generator) -> np.ndarray:
-    """Speech-like tones, int16 [samples]: harmonics of a gliding voice through two moving formants.
+    """Return speech-like sound, int16 [samples]: harmonics of a gliding voice through two moving formants.
 
     Loudness and the first formant follow ``mouth`` (one value a frame).
     """
@@ -129,7 +129,7 @@ def speak(seconds: float, mouth: np.ndarray, rate: Fraction, voice: float, rng: 
 
 
 def write_clip(path: Path, frames: list[np.ndarray], rate: Fraction, sound: np.ndarray) -> None:
-    """H.264 and AAC in mp4; one thread and no version stamps, so that every run writes the same bytes."""
+    """Write H.264 and AAC in mp4, with one thread and no version stamps, so that every run writes the same bytes."""
     raw_sound = path.with_suffix(".pcm")
     raw_sound.write_bytes(sound.tobytes())
     side = frames[0].shape[0]
@@ -190,7 +190,7 @@ def make_clips() -> None:
 
 
 def make_astronaut(wheel: Path) -> None:
-    """The top of scikit-image's astronaut at 320x320: small, and the face fills a third of the width."""
+    """Write the top of scikit-image's astronaut at 320x320: small, and the face fills a third of the width."""
     with zipfile.ZipFile(wheel) as archive:
         image = Image.open(io.BytesIO(archive.read("skimage/data/astronaut.png"))).convert("RGB")
     image.crop((64, 0, 384, 320)).save(IMAGES / "astronaut.png", optimize=True)

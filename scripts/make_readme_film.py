@@ -2,7 +2,7 @@
 
     python scripts/make_readme_film.py [--clip anna] [--images astronaut nora ada cat] [--seconds 3]
 
-The cropped driving video is on the left, beside it the talkies of some pictures, all in step.
+The cropped driving video is on the left. Beside it are the talkies of some pictures, all in step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Albums of training pictures: drawn portraits or rendered heads, made once, kept in parts, and read in batches.
+"""Albums of training pictures: drawn portraits or rendered heads, made once, stored in parts, and read in batches.
 
-A group is FAMILY identities who all take the same POSES poses, so that one can be driven by another and the right
-result is still known. Groups are made in parts of PART; asking for more groups makes only the parts that are missing.
+A group is FAMILY identities, all in the same POSES poses. So one identity can drive another, and the correct result
+is known. Groups are made in parts of PART groups. If you ask for more groups, only the missing parts are made.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from torch import Tensor
 
 from talkies.fomm.model import Keypoints
 
-SIDE = 128  # the network's own
-FAMILY = 4  # identities of a group, all drawn in the same poses
-POSES = 8  # poses of a group, the first NEAR of them near to looking ahead
+SIDE = 128  # of the pictures, in pixels; the network's side
+FAMILY = 4  # identities in a group, all in the same poses
+POSES = 8  # poses in a group; the first NEAR of them look nearly straight ahead
 NEAR = 3
-MARKS = 192  # places on a drawn figure that are followed from pose to pose
-GROUND = 64  # side of the maps: background, flow, visibility
-PART = 40  # groups kept in one pair of files
+MARKS = 192  # points on a drawn figure that are tracked from pose to pose
+GROUND = 64  # side of the maps of background, flow and visibility
+PART = 40  # groups stored together
 SPOILED = 0.5  # share of driving pictures with blur, noise and JPEG
-COVERED = 0.2  # of driving pictures, by a hand or a thing
-COARSE = 0.12  # of driving pictures, as small clips are
-SPOILED_SOURCES = 0.15  # of sources: more of them teach the generator to smooth, and texture goes with the noise
-FLOW_UNIT = 8192  # flows are stored as 16-bit integers, so many to a unit of [-1, 1] coordinates: up to 4 units
+COVERED = 0.2  # share of driving pictures in which a hand or a thing covers part of the face
+COARSE = 0.12  # share of driving pictures that look like a small clip, enlarged
+SPOILED_SOURCES = 0.15  # share of sources; with more, the generator learns to smooth away texture along with noise
+FLOW_UNIT = 8192  # flows are stored as 16-bit integers: this many to one unit of [-1, 1] coordinates, up to 4 units
 Group = dict[str, np.ndarray]
 
 
 def near_pose(rng: np.random.Generator) -> Pose:
-    """What a portrait or the first frame of a clip looks like: nearly straight ahead, whatever mouth and eyes do."""
+    """Draw a random pose as in a portrait or a clip's first frame: nearly straight ahead; mouth and eyes may vary."""
     pose = sample_pose(rng)
     calm = {"yaw": 0.25, "pitch": 0.25, "roll": 0.3, "shift_x": 0.6, "shift_y": 0.6, "brow": 0.4}
     values = dict(zip(POSE_NAMES, pose.as_array().tolist(), strict=True))
@@ -52,7 +52,7 @@ def near_pose(rng: np.random.Generator) -> Pose:
 
 
 def draw_group(group: int, seed: int = 0) -> Group:
-    """One group of drawn portraits, as the arrays of Part without their first axis."""
+    """Draw one group of portraits. Returns the arrays of Part, without their first axis."""
     rng = np.random.default_rng([seed, group, 5])
     poses = [near_pose(rng) if k < NEAR else sample_pose(rng) for k in range(POSES)]
     members = []
@@ -77,14 +77,15 @@ def draw_group(group: int, seed: int = 0) -> Group:
 
 
 def follow_marks(traces: list[Trace], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Places on an identity's shapes, the same in all its drawings.
+    """Choose points on an identity's shapes and track them through all its drawings.
 
-    Returns where they lie, float32 [POSES, MARKS, 2] in [-1, 1], and in which drawings each is seen, bool. Most lie
-    on the shapes' edges, where a wrong motion shows; those of lids and lips have landmarks of their own.
+    Returns their positions, float32 [POSES, MARKS, 2] in [-1, 1], and whether each is visible in each drawing, bool
+    [POSES, MARKS]. Most points are on the edges of shapes, where wrong motion is easy to see. Lids and lips are left
+    out: they have landmarks.
     """
     common = set.intersection(*({(key, len(s[1])) for key, s in trace.shapes.items()} for trace in traces))
     keys = sorted(key for key, corners in common if corners > 1 and not key[0].startswith(("eye", "mouth")))
-    # An edge is chosen by its length in the first drawing, which most nearly looks ahead.
+    # Longer edges are chosen more often. Lengths are from the first drawing, which looks nearly straight ahead.
     edges = [(key, k) for key in keys for k in range(len(traces[0].shapes[key][1]))]
     steps = [np.diff(c, axis=0, append=c[:1]) for c in (traces[0].shapes[key][1] for key in keys)]
     length = np.linalg.norm(np.concatenate(steps), axis=1).clip(1, len(traces[0].labels) / 4)
@@ -111,28 +112,28 @@ def follow_marks(traces: list[Trace], rng: np.random.Generator) -> tuple[np.ndar
 
 @dataclass(frozen=True)
 class Part:
-    """G groups and what is known of their pictures, uint8 [G, FAMILY, POSES, SIDE, SIDE, 3].
+    """The pictures of G groups, uint8 [G, FAMILY, POSES, SIDE, SIDE, 3], and their ground truth.
 
-    Drawn figures know marks and seen; rendered ones know neck, flow and visible; the others are None.
+    Drawn figures have marks and seen. Rendered ones have flow and visible. What a part does not have is None.
     """
 
     pictures: np.ndarray
     points: np.ndarray  # [G, FAMILY, POSES, LANDMARKS, 2]
-    ground: np.ndarray  # how much of each place is background, of 255: [G, FAMILY, POSES, GROUND, GROUND]
+    ground: np.ndarray  # share of background, 0..255: [G, FAMILY, POSES, GROUND, GROUND]
     values: np.ndarray  # [G, FAMILY, POSES, K, 2]
     jacobians: np.ndarray  # [G, FAMILY, POSES, K, 2, 2]
     regions: np.ndarray  # [G, FAMILY, POSES, 3, 4]
-    marks: np.ndarray | None = None  # places on the figure, [G, FAMILY, POSES, MARKS, 2]
-    seen: np.ndarray | None = None  # whether each is seen there, bool [G, FAMILY, POSES, MARKS]
-    flow: np.ndarray | None = None  # [G, FAMILY, target pose, source pose, GROUND, GROUND, 2] of 1 / FLOW_UNIT
-    visible: np.ndarray | None = None  # whether the source shows it, bits: [..., GROUND, GROUND / 8]
+    marks: np.ndarray | None = None  # points on the figure, [G, FAMILY, POSES, MARKS, 2]
+    seen: np.ndarray | None = None  # whether each mark is visible, bool [G, FAMILY, POSES, MARKS]
+    flow: np.ndarray | None = None  # [G, FAMILY, target pose, source pose, GROUND, GROUND, 2], in 1 / FLOW_UNIT
+    visible: np.ndarray | None = None  # whether the source shows this place, as bits: [..., GROUND, GROUND / 8]
 
 
-LARGE = ("pictures", "flow", "visible")  # kept in files of their own, which are mapped and not read
+LARGE = ("pictures", "flow", "visible")  # each is a separate file, which is memory-mapped
 
 
 def make_part(stem: Path, draw: Callable[[int], Group], groups: Sequence[int], processes: int) -> None:
-    """Make one part's files, unless they stand; that of what is known is written last."""
+    """Make the files of one part, unless they exist. The .npz file is written last, so it marks a complete part."""
     known_path = stem.with_name(stem.name + ".npz")
     if known_path.exists():
         return
@@ -161,7 +162,7 @@ def load_part(stem: Path) -> Part:
         if path.exists():
             arrays[name] = np.load(path, mmap_mode="r")
     jacobians = keypoint_jacobians(arrays["points"]).astype(np.float32)
-    # A camera that comes nearer makes shoulders larger; a drawing's stay as they are.
+    # In renders, shoulders grow as the camera comes nearer. In drawings they keep their size.
     if "neck" in arrays:
         jacobians[..., list(KEYPOINTS).index("neck"), :, :] = np.eye(2) * arrays.pop("neck")[..., None, None]
     return Part(
@@ -173,7 +174,7 @@ def load_part(stem: Path) -> Part:
 
 
 class Album:
-    """All groups of one kind of figures. gentle: colours are changed as light and cameras do, not as paint may."""
+    """All groups of one kind of figure. gentle: change colours as light and cameras do, not as freely as paint."""
 
     def __init__(self, parts: list[Part], gentle: bool = False) -> None:
         self.parts, self.gentle = parts, gentle
@@ -183,12 +184,12 @@ class Album:
         return len(self._where)
 
     def __getitem__(self, group: int) -> tuple[Part, int]:
-        """The part that holds a group, and its place there."""
+        """Return the part that holds a group, and the group's index in it."""
         return self._where[group]
 
 
 def make_album(folder: Path, groups: int, seed: int, processes: int | None = None) -> Album:
-    """Drawn portraits: about 10 ms a picture and core."""
+    """Return an album of drawn portraits. Drawing takes about 10 ms a picture on one core."""
     return assemble(folder, "drawn", functools.partial(draw_group, seed=seed), groups, seed, processes)
 
 
@@ -196,7 +197,7 @@ def assemble(
     folder: Path, kind: str, draw: Callable[[int], Group], groups: int, seed: int, processes: int | None = None,
     gentle: bool = False,
 ) -> Album:  # fmt: skip
-    """The album of the first ``groups`` groups that ``draw`` makes, kept in ``folder``."""
+    """Return the album of the first ``groups`` groups that ``draw`` makes, stored in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for first in range(0, groups, PART):
@@ -209,33 +210,36 @@ def assemble(
 
 @dataclass(frozen=True)
 class Batch:
-    """N examples at one side. Pictures [N, 3, side, side] in [0, 1]; keypoints are the true ones."""
+    """N examples of one size. Pictures are [N, 3, side, side] in [0, 1]. Keypoints are the true ones.
 
-    source: Tensor  # spoiled as inputs are
-    driving: Tensor  # of A itself or of B
-    initial: Tensor  # the same performer in the source's pose
-    target: Tensor  # clean
+    A is the identity in the source picture. The performer is A itself, or B, another identity of the same group.
+    """
+
+    source: Tensor  # A; some are spoiled, like real inputs
+    driving: Tensor  # the performer in the target's pose
+    initial: Tensor  # the performer in the source's pose
+    target: Tensor  # A in the target's pose, clean
     kp_source: Keypoints
     kp_driving: Keypoints
     kp_initial: Keypoints
     kp_target: Keypoints
     regions: Tensor  # the target's, [N, 3, 4]
     source_regions: Tensor
-    source_points: Tensor  # landmarks and what lies between them, [N, M, 2]
+    source_points: Tensor  # landmarks, and points between them, [N, M, 2]
     target_points: Tensor
-    source_marks: Tensor  # places on the figure that are seen in both pictures, [N, MARKS, 2]
+    source_marks: Tensor  # points on the figure, [N, MARKS, 2]
     target_marks: Tensor
-    both_seen: Tensor  # float [N, MARKS]
-    source_ground: Tensor  # background, [N, 1, GROUND, GROUND] in [0, 1]
+    both_seen: Tensor  # whether a mark is visible in both pictures, float [N, MARKS]
+    source_ground: Tensor  # share of background, [N, 1, GROUND, GROUND] in [0, 1]
     target_ground: Tensor
-    flow: Tensor  # where in the source each place of the target lies, [N, GROUND, GROUND, 2] in [-1, 1]
-    visible: Tensor  # whether the source shows it, float [N, 1, GROUND, GROUND]
-    rendered: Tensor  # float [N], whether flow and visible are known; where not they are 0
-    own: np.ndarray  # bool [N], whether A drives itself
+    flow: Tensor  # the position in the source of each place of the target, [N, GROUND, GROUND, 2] in [-1, 1]
+    visible: Tensor  # whether the source shows that place, float [N, 1, GROUND, GROUND]
+    rendered: Tensor  # whether flow and visible are known (they are 0 if not), float [N]
+    own: np.ndarray  # whether A drives itself, bool [N]
 
 
 def draw_batch(albums: Sequence[tuple[Album, float]], step: int, size: int, side: int, seed: int) -> Batch:
-    """The batch of a step, each example out of one of the albums by their shares: the same for a seed and step."""
+    """Return the batch of a step. Each example is from an album chosen by its share. Depends only on seed and step."""
     rng = np.random.default_rng([seed, step, 11])
     shares = np.array([share for _, share in albums])
     chosen = [albums[k][0] for k in rng.choice(len(albums), size, p=shares / shares.sum())]
@@ -244,7 +248,7 @@ def draw_batch(albums: Sequence[tuple[Album, float]], step: int, size: int, side
     own = rng.random(size) < 0.5
     b = np.where(own, a, (a + rng.integers(1, FAMILY, size)) % FAMILY)
     i = np.where(rng.random(size) < 0.65, rng.integers(0, NEAR, size), rng.integers(0, POSES, size))
-    # Now and then nothing moves: the picture must then stay as it is.
+    # In some examples nothing moves, so the picture must stay the same.
     j = np.where(rng.random(size) < 0.1, i, (i + rng.integers(1, POSES, size)) % POSES)
     jitters = [_jitter(rng, chosen[n % size].gentle) for n in range(2 * size)]
 
@@ -317,7 +321,7 @@ def draw_batch(albums: Sequence[tuple[Album, float]], step: int, size: int, side
 
 
 def _jitter(rng: np.random.Generator, gentle: bool) -> tuple[np.ndarray, np.ndarray, float]:
-    """A change of colour: a matrix that turns hue and saturation, gains per channel, gamma."""
+    """Return a random change of colour: a matrix for hue and saturation, a gain per channel, and a gamma."""
     channels = np.eye(3)[rng.permutation(3)] if rng.random() < (0.07 if gentle else 0.3) else np.eye(3)
     keep = rng.uniform(0.6, 1.2)
     if gentle and rng.random() < 0.07:

@@ -1,7 +1,7 @@
-"""Hands and other things that come between a camera and a face, and cameras that see little of it.
+"""Cover a face with a hand or another thing, or make its picture coarse.
 
-A driver who covers the mouth still has one, where the landmarks say: pictures that drive are covered now and then, and
-the result that is asked for stays the same.
+A driver who covers their mouth still has one, where the landmarks are. So some driving pictures are covered, and the
+target stays the same.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Pen = ImageDraw.ImageDraw
-LARGE = 3  # covers are drawn so many times as large, and shrunk
+LARGE = 3  # covers are drawn this many times larger, then shrunk
 SKINS = np.array([[255, 220, 190], [236, 188, 150], [205, 150, 110], [160, 110, 75], [105, 70, 48]], np.float64)
 
 
 def cover(picture: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A hand, or something plain, before a face: uint8 [side, side, 3] in and out; landmarks [L, 2] in [-1, 1]."""
+    """Cover a face with a hand or a plain thing: uint8 [side, side, 3] in and out; landmarks [L, 2] in [-1, 1]."""
     side = len(picture)
     at = (landmarks[int(rng.integers(len(landmarks)))] + rng.normal(0, 0.08, 2) + 1) / 2 * side * LARGE
-    width = float(np.ptp(landmarks[:17, 0])) / 2 * side * LARGE  # of the face
+    width = float(np.ptp(landmarks[:17, 0])) / 2 * side * LARGE  # width of the face
     shape = Image.new("L", (side * LARGE, side * LARGE), 0)
-    lines = Image.new("L", shape.size, 0)  # shadows between fingers, an edge's shade
+    lines = Image.new("L", shape.size, 0)  # shadows between fingers, shade along an edge
     pen, shade = ImageDraw.Draw(shape), ImageDraw.Draw(lines)
     if rng.random() < 0.7:
         _hand(pen, shade, at, width * rng.uniform(0.75, 1.15), rng)
@@ -39,14 +39,14 @@ def cover(picture: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator) 
     light = 1 + rng.normal(0, 0.15) * axis[:, None] + rng.normal(0, 0.15) * axis[None]
     grain = rng.normal(0, rng.uniform(0, 0.05), (side, side))
     body = colour * rng.uniform(0.75, 1.15) * (light + grain - rng.uniform(0.2, 0.6) * dark)[..., None]
-    cast = np.roll(mask, rng.integers(0, 5, 2), (0, 1))[..., None] * rng.uniform(0, 0.35)  # its shadow on the face
+    cast = np.roll(mask, rng.integers(0, 5, 2), (0, 1))[..., None] * rng.uniform(0, 0.35)  # shadow on the face
     mask = mask[..., None]
     return (picture * (1 - cast) * (1 - mask) + body * mask).clip(0, 255).astype(np.uint8)
 
 
 def _hand(pen: Pen, shade: Pen, at: np.ndarray, size: float, rng: np.random.Generator) -> None:
-    """An arm from below or a side, a palm, two to five fingers more or less together."""
-    turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.25 else rng.normal(0, 0.8)  # 0: fingers up
+    """Draw an arm, a palm and one to four fingers, close together or spread; often a thumb."""
+    turn = rng.uniform(-np.pi, np.pi) if rng.random() < 0.25 else rng.normal(0, 0.8)  # 0: fingers point up
     up, right = np.array([np.sin(turn), -np.cos(turn)]), np.array([np.cos(turn), np.sin(turn)])
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -77,7 +77,7 @@ def _hand(pen: Pen, shade: Pen, at: np.ndarray, size: float, rng: np.random.Gene
 
 
 def _thing(pen: Pen, shade: Pen, at: np.ndarray, size: float, rng: np.random.Generator) -> None:
-    """A cup, a microphone, a bar at the picture's edge: an ellipse, or four corners."""
+    """Draw an ellipse or a four-cornered shape, for a cup, a microphone or a bar."""
     angle, flat = rng.uniform(0, np.pi), rng.uniform(0.3, 1)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corners = 4 if rng.random() < 0.5 else 24
@@ -89,7 +89,7 @@ def _thing(pen: Pen, shade: Pen, at: np.ndarray, size: float, rng: np.random.Gen
 
 
 def coarsen(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A small or poor clip, enlarged: uint8 [side, side, 3] in and out."""
+    """Shrink a picture and enlarge it again, as in a small or poor clip: uint8 [side, side, 3] in and out."""
     side = len(picture)
     small = round(side / rng.uniform(1.3, 2.6))
     image = Image.fromarray(picture).resize((small, small), Image.Resampling.BOX)

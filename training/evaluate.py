@@ -1,12 +1,12 @@
-"""Measure the demo network on drawn portraits it has never seen, at its own side, and print the tables.
+"""Measure the demo network on drawn portraits it has never seen, at the network's size, and print the tables.
 
     python training/evaluate.py [--quick] [--weights FILE] [--folder build/training]
 
-The test set is fixed: 200 held-out identities (seeds from 1,000,000), each a source that looks nearly ahead and two
-driving poses out of the trainer's whole range, without noise. Every measure stands beside two baselines: the source
-copied, and the mean of source and driving (which knows the answer by half). Landmarks in results are read by a
-regressor, and likeness by an embedding, that are trained here, once, on other seeds and apart from the network; how
-well each does by itself stands beside.
+The test set is fixed: 200 held-out identities (seeds from 1,000,000). Each has a source that looks nearly ahead and
+two driving poses from the trainer's whole range, without noise. Each measure is given for two baselines too: a copy of
+the source, and the mean of source and driving (which contains half of the answer). A regressor reads the landmarks of
+results, and an embedding measures likeness. Both are trained here, once, on other seeds, separately from the network.
+The tables also show the errors of the regressor and of the embedding.
 """
 
 from __future__ import annotations
@@ -56,14 +56,15 @@ from talkies.media.film import FILM_SIZE
 
 SIDE = 128
 TEST_SEED, REGRESSOR_SEED, EMBEDDING_SEED = 1_000_000, 5_000_000, 6_000_000
-# What the regressor reads: outline, brows, nose, every lid and inner lip, the outer lips' middle and corners.
+# The landmarks that the regressor reads: outline, brows, nose, all of lids and inner lips, middle and corners of the
+# outer lips.
 READ = np.array(
     [0, 2, 5, 8, 11, 14, 16, 17, 19, 21, 22, 24, 26, 29, *range(33, 49), 51, 54, 57, 60, *range(63, 71), FOREHEAD]
 )
 
 
 class LandmarkReader:
-    """Reads landmarks off pictures; trained on drawings whose landmarks are known."""
+    """Reads landmarks from pictures. It is trained on drawings, whose landmarks are known."""
 
     def __init__(self) -> None:
         torch.manual_seed(REGRESSOR_SEED)
@@ -73,7 +74,7 @@ class LandmarkReader:
         )  # fmt: skip
 
     def train(self, steps: int, batch: int = 16) -> None:
-        """Supervised on fresh identities; pictures are spoiled and softened, since results will be soft."""
+        """Train on new identities in each step. Some pictures are spoiled or blurred, since results are soft."""
         optimizer = torch.optim.Adam(self.network.parameters(), lr=2e-3)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.1)
         self.network.train()
@@ -104,7 +105,7 @@ class LandmarkReader:
 
     @torch.inference_mode()
     def __call__(self, frames: Tensor) -> np.ndarray:
-        """[N, 3, SIDE, SIDE] -> landmarks [N, LANDMARKS, 2], NaN where it does not read."""
+        """[N, 3, SIDE, SIDE] -> landmarks [N, LANDMARKS, 2]; NaN for landmarks that are not in READ."""
         found = torch.cat([self.network(part).value for part in frames.split(32)]).numpy()
         out = np.full((len(found), LANDMARKS, 2), np.nan, np.float32)
         out[:, READ] = found
@@ -112,7 +113,7 @@ class LandmarkReader:
 
 
 class IdentityReader:
-    """An embedding of who is seen, whatever the pose: trained to find the same identity among others."""
+    """Embeds the identity in a picture, in any pose. It is trained to find the same identity among others."""
 
     VIEWS = 6
 
@@ -130,14 +131,17 @@ class IdentityReader:
 
     @classmethod
     def draw(cls, number: int) -> np.ndarray:
-        """One identity in VIEWS poses, a third of them spoiled and half of them softened: results are soft too."""
+        """Draw one identity in VIEWS poses. About a third of the pictures are spoiled."""
         rng = np.random.default_rng([EMBEDDING_SEED, number])
         portrait = Portrait(sample_identity(EMBEDDING_SEED + number), SIDE)
         pictures = [portrait.draw(sample_pose(rng))[0] for _ in range(cls.VIEWS)]
         return np.stack([spoil(x, rng) if rng.random() < 0.3 else x for x in pictures])
 
     def train(self, steps: int, identities: int = 800, batch: int = 32) -> None:
-        """Cross entropy over the batch: a view's nearest among the others' second views must be its own."""
+        """Train by cross entropy over the batch: a view must be nearest to the other view of its identity.
+
+        Every second step sees softened pictures, since results are soft.
+        """
         with multiprocessing.Pool(torch.get_num_threads()) as pool:
             drawn = np.stack(pool.map(self.draw, range(identities), chunksize=8))
         optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
@@ -178,7 +182,7 @@ Reader = TypeVar("Reader", "LandmarkReader", "IdentityReader")
 
 
 def load_trained(reader: Reader, name: str, folder: Path, steps: int) -> Reader:
-    """The trained network of ``folder``, trained now if there is none."""
+    """Load the trained network from ``folder``. Train it first if there is none."""
     path = folder / f"{name}-{steps}.pt"
     if path.exists():
         reader.network.load_state_dict(torch.load(path, weights_only=True))
@@ -196,18 +200,18 @@ def as_frames(pictures: list[np.ndarray]) -> Tensor:
 
 
 def true_keypoints(points: np.ndarray) -> Keypoints:
-    """What the detector was taught to find, of drawings' landmarks [N, LANDMARKS, 2]."""
+    """Return the keypoints that the detector should find in drawings with landmarks [N, LANDMARKS, 2]."""
     found = keypoint_values(points), keypoint_jacobians(points)
     return Keypoints(*(torch.from_numpy(x.astype(np.float32)) for x in found))
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean distance of the read landmarks, in pixels."""
+    """Return the mean distance between the landmarks of READ, in pixels."""
     return float(np.linalg.norm(a[..., READ, :] - b[..., READ, :], axis=-1).mean() * SIDE / 2)
 
 
 def gradient_energy(frames: Tensor, region: Tensor) -> float:
-    """Mean absolute difference of neighbours inside a region."""
+    """Return the mean absolute difference between neighbouring pixels in a region."""
     across = (frames.diff(dim=3).abs() * region[..., 1:]).sum() + (frames.diff(dim=2).abs() * region[:, :, 1:]).sum()
     return float(across / region.sum())
 
@@ -215,7 +219,7 @@ def gradient_energy(frames: Tensor, region: Tensor) -> float:
 def evaluate_reconstruction(
     model: FirstOrderModel, reader: LandmarkReader, likeness: IdentityReader, identities: int
 ) -> list[tuple[str, ...]]:
-    """An identity moved by itself: rows of the table."""
+    """Let each identity drive itself. Returns the rows of the table."""
     faces: list[Tensor] = []
     sums: dict[str, list[float]] = {}
 
@@ -269,7 +273,7 @@ def evaluate_reconstruction(
             f"{a / b:.2f} of the copy's; {less:.2f} less own error",
         )
     )
-    # Distance to the same identity in the same pose, truly drawn; to the next identity of the set for comparison.
+    # Distance to a real drawing of the same identity in the same pose; for comparison, to the next identity.
     embedded = torch.cat(faces, 1)
     truth = embedded[0]
     away = [float((x - truth).norm(dim=1).mean()) for x in embedded[1:]]
@@ -293,14 +297,14 @@ MEASURES = {"mouth": mouth_opening, "eyes": eye_opening, "yaw": yaw_measure, "ti
 
 
 def correlate(read: np.ndarray, truth: dict[str, np.ndarray]) -> dict[str, float]:
-    """Correlation over time between what a result shows and what the performer did."""
+    """Return the correlation over time between the motion in a result and the performer's true motion."""
     truth = {**truth, "eyes": (truth["eye_left"] + truth["eye_right"]) / 2, "tilt": truth["roll"]}
     with np.errstate(all="ignore"):
         return {k: float(np.nan_to_num(np.corrcoef(measure(read), truth[k])[0, 1])) for k, measure in MEASURES.items()}
 
 
 def animate(model: FirstOrderModel, source: Tensor, driving: Tensor) -> Tensor:
-    """Relative motion from the first frame, as the program's own defaults have it."""
+    """Animate with relative motion from the first frame, as `talkies` does by default."""
     kp_source, kp = model.keypoints(source), model.keypoints(driving)
     demo = PRESETS["demo"]
     moved = talkies.transfer_motion(kp_source, kp, kp[0], reach=demo.reach, openings=demo.openings)
@@ -312,7 +316,10 @@ def animate(model: FirstOrderModel, source: Tensor, driving: Tensor) -> Tensor:
 def evaluate_transfer(
     model: FirstOrderModel, reader: LandmarkReader, pairs: int, sheet: Path | None
 ) -> dict[str, list[float]]:
-    """Held-out performers drive held-out pictures: correlations of each pair; a sheet of source, driving, result."""
+    """Let held-out performers drive held-out pictures. Returns the correlations of each pair.
+
+    sheet: a picture file to write, with source, driving and result of each pair; or None.
+    """
     found: dict[str, list[float]] = {k: [] for k in MEASURES}
     cells = []
     for k in range(pairs):
@@ -338,12 +345,12 @@ def evaluate_transfer(
 
 
 def calm_pose(rng: np.random.Generator) -> Pose:
-    """A portrait's pose: nearly ahead, eyes open, mouth shut."""
+    """Return a random pose as in a portrait: nearly straight ahead, eyes open, mouth shut."""
     return replace(near_pose(rng), mouth=0.0, eye_left=0.85, eye_right=0.85)
 
 
 def read_clip(path: Path) -> list[np.ndarray]:
-    """The frames of a clip, scaled to SIDE."""
+    """Return the frames of a clip, scaled to SIDE."""
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
         "-v",
@@ -358,15 +365,15 @@ def read_clip(path: Path) -> list[np.ndarray]:
 
 
 def evaluate_examples(model: FirstOrderModel, reader: LandmarkReader) -> dict[str, dict[str, float]]:
-    """Every drawn example picture driven by every example clip: correlations by pair."""
+    """Animate every drawn example picture with every example clip. Returns the correlations of each pair."""
     truth = json.loads((ROOT / "tests/data/driving_truth.json").read_text())
     found = {}
     for clip, acts in truth.items():
-        # Every third frame tells as much and takes a third of the time.
+        # Every third frame is enough, and takes a third of the time.
         driving = as_frames(read_clip(ROOT / "examples/driving" / clip)[::3])
         curves = {k: np.array(v)[::3] for k, v in acts.items() if isinstance(v, list)}
         for path in sorted((ROOT / "examples/images").iterdir()):
-            if path.name not in PICTURES:  # photographs and renders: the regressor knows no such
+            if path.name not in PICTURES:  # photographs and renders: the regressor is not trained on them
                 continue
             image = Image.open(path)
             if image.mode == "RGBA":
@@ -378,7 +385,7 @@ def evaluate_examples(model: FirstOrderModel, reader: LandmarkReader) -> dict[st
 
 
 def speed(model: FirstOrderModel) -> float:
-    """Frames a second of FILM_SIZE through the network's fast form, batches of 8, keypoints included."""
+    """Return the frames a second at FILM_SIZE: the optimised network, batches of 8, with keypoint detection."""
     frames = torch.rand(8, 3, FILM_SIZE, FILM_SIZE)
     model = rewritten(model)
     kp = model.keypoints(frames)

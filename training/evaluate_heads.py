@@ -1,9 +1,9 @@
-"""Measure the demo network on rendered heads it has never seen, at its own side, and print a table.
+"""Measure the demo network on rendered heads it has never seen, at the network's size, and print a table.
 
     python training/evaluate_heads.py --assets FOLDER [--weights FILE ...] [--groups 24]
 
-Held-out people (seeds from 1,000,000) drive themselves and each other between two poses; the renderer knows the right
-picture, and where each place has gone. Shares are of the source copied.
+Held-out people (seeds from 1,000,000) drive themselves and each other between two poses. The renderer gives the correct
+picture and the true flow. Shares are relative to a copy of the source.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ BATCHES, SIZE = 16, 12
 
 
 def energy(frames: Tensor, region: Tensor) -> Tensor:
-    """Mean absolute difference of neighbours inside a region."""
+    """Return the mean absolute difference between neighbouring pixels in a region."""
     across = frames.diff(dim=3)[:, :, 1:].abs() + frames.diff(dim=2)[..., 1:].abs()
     return (across * region[:, :, 1:, 1:]).sum() / region.sum()
 
 
 @torch.inference_mode()
 def measure(model: FirstOrderModel, batch: Batch) -> dict[str, tuple[float, float]]:
-    """Error and what it is a share of, for each measure."""
+    """Return two numbers for each measure: the error, and what to divide it by."""
     source, driving, initial = (model.kp_detector(x) for x in (batch.source, batch.driving, batch.initial))
     out = model.generator(batch.source, source, transfer(source, driving, initial, batch.own))
     error, copy = (out.prediction - batch.target).abs(), (batch.source - batch.target).abs()

@@ -2,9 +2,10 @@
 
     python training/first_frames.py [--assets FOLDER] [--people 20]
 
-Each person performs as the examples' performers do, after a first frame in one of several poses. A clip of each goes
-through the look that check takes. Prints, for each pose, how often each fault was said, and of how many of the frames
-that were named instead the truth is open eyes, a shut mouth and a straight head. --assets: see docs/demo-model.md.
+Each person performs like the performers of the examples, after a first frame in one of several poses. Each clip is
+checked as `talkies check` does. The table shows for each pose how often each fault was reported, how often a better
+frame was named, and how many of those frames really have open eyes, a shut mouth and a straight head. --assets: see
+docs/demo-model.md.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
 from make_examples import perform
 
 SIDE, RATE, FRAMES, HELD = 256, 8, 24, 2
-SEED = 9_000_000  # of no training, example or test
+SEED = 9_000_000  # not used for training, examples or tests
 FAULTS = ("eyes shut", "mouth open", "head turned")
 Draw = Callable[[Pose], np.ndarray]
 
 
 def beginnings(rng: np.random.Generator, scale: float) -> dict[str, Pose]:
-    """First frames by what is to be said of them."""
+    """Return the poses of the first frames, by name."""
 
     def rest(**more: float) -> Pose:
         yaw, pitch, roll = rng.normal(0, 4, 3)
@@ -69,7 +70,7 @@ def write_clip(path: Path, frames: list[np.ndarray]) -> None:
 
 
 def measure(draw: Draw, seed: int, model: FirstOrderModel, folder: Path, said: dict[str, Counter[str]]) -> None:
-    """Add what is said of one person's clips."""
+    """Check one person's clips and add the results to the counts in ``said``."""
     rng = np.random.default_rng(seed)
     scale = float(rng.uniform(0.9, 1.1))
     acts = perform(np.arange(FRAMES) / RATE, FRAMES / RATE, float(rng.uniform(0, 5)), rng)

@@ -13,9 +13,9 @@ from head_raster import trace_flow
 from heads import CANVAS, Head, Posture, View
 from portraits import sample_pose
 
-GRINS = 0.2  # of postures
-SLACK = 0.002  # of depth, for what lies on the surface that is shown
-# How far each unit goes where a face does something out of the ordinary.
+GRINS = 0.2  # share of postures
+SLACK = 0.002  # tolerance in depth: a point this close behind the visible surface counts as visible
+# The largest value of each face unit in an unusual expression.
 UNITS = {
     "mouthFunnel": 0.6, "mouthPucker": 0.7, "mouthUpperUp": 0.5, "mouthLowerDown": 0.5, "mouthStretch": 0.5,
     "mouthPress": 0.5, "mouthRollLower": 0.6, "mouthRollUpper": 0.5, "noseSneer": 0.5, "eyeSquint": 0.6,
@@ -25,9 +25,9 @@ UNITS = {
 
 
 def sample_posture(rng: np.random.Generator, near: bool) -> Posture:
-    """A pose over the range of real clips, whose faces are larger and move further than drawings' do.
+    """Draw a random posture from the range of real clips: faces are larger and move further than in drawings.
 
-    A fifth grin, teeth shut; a fifth smile with their teeth showing; a third do something out of the ordinary.
+    A fifth of the postures grin with closed teeth, a fifth smile and show their teeth, a third are unusual expressions.
     """
     pose = near_pose(rng) if near else sample_pose(rng)
     pose = replace(pose, yaw=1.1 * pose.yaw, pitch=1.1 * pose.pitch, shift_y=pose.shift_y + 0.02)
@@ -50,13 +50,13 @@ def sample_posture(rng: np.random.Generator, near: bool) -> Posture:
         units["eyeSquint"] = float(rng.uniform(0, 0.5))
     elif kind < GRINS + 0.53:
         units = {name: float(rng.uniform(0, most)) for name, most in UNITS.items() if rng.random() < 0.18}
-        if pose.mouth > 0.1 and rng.random() < 0.3:  # works only against an open jaw
+        if pose.mouth > 0.1 and rng.random() < 0.3:  # has an effect only if the jaw is open
             units["mouthClose"] = pose.mouth * float(rng.uniform(0.2, 0.8))
     return Posture(pose, units, lean=float(np.clip(rng.normal(0, 0.25), -0.6, 0.6)))
 
 
 def flows(head: Head, views: list[View]) -> tuple[np.ndarray, np.ndarray]:
-    """From every target to every source: int16 [POSES, POSES, GROUND, GROUND, 2], and visibility as bits."""
+    """Return the flow from each target to each source, int16 [POSES, POSES, GROUND, GROUND, 2], and visibility bits."""
     count = len(views)
     flow = np.zeros((count, count, GROUND, GROUND, 2), np.float32)
     visible = np.zeros((count, count, GROUND, GROUND), np.uint8)
@@ -71,7 +71,7 @@ def flows(head: Head, views: list[View]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def render_group(group: int, assets: Path, seed: int = 0) -> Group:
-    """One group of rendered heads, as the arrays of Part without their first axis."""
+    """Render one group of heads. Returns the arrays of Part, without their first axis, and neck (see load_part)."""
     rng = np.random.default_rng([seed, group, 5])
     postures = [sample_posture(rng, k < NEAR) for k in range(POSES)]
     members = []
@@ -94,6 +94,9 @@ def render_group(group: int, assets: Path, seed: int = 0) -> Group:
 
 
 def render_album(folder: Path, assets: Path | None, groups: int, seed: int, processes: int | None = None) -> Album:
-    """Rendered heads: about 50 ms a picture and core. assets: head_mesh.py; not needed where the album stands."""
+    """Return an album of rendered heads. Rendering takes about 50 ms a picture on one core.
+
+    assets: see head_mesh.py; not needed if the album exists.
+    """
     draw = functools.partial(render_group, assets=assets, seed=seed)
     return assemble(folder, "heads", draw, groups, seed, processes, gentle=True)

@@ -1,6 +1,6 @@
-"""Who is rendered: the shape, skin, hair, glasses, light and background of a made-up person, drawn from a seed.
+"""Make up a person from a seed: shape, skin, hair, glasses, light and background.
 
-Shapes are mixed of MakeHuman's, skins of twenty photographed ones; nobody is anybody.
+Shapes are mixed from MakeHuman's shapes, and skins from twenty photographed ones. No result is a real person.
 """
 
 # ruff: noqa: RUF005 (arrays are added here, not lists joined)
@@ -35,7 +35,7 @@ IRISES = (
     (0.09, 0.16, 0.25),
     (0.14, 0.17, 0.19),
 )
-HAIR_SHARES = {  # by sex; the others hide an eye
+HAIR_SHARES = {  # by sex; the styles left out hide an eye
     "female": {"short01": 0.1, "short02": 0.1, "short04": 0.1, "long01": 0.36, "ponytail01": 0.28, "afro01": 0.06},
     "male": {"short01": 0.32, "short02": 0.28, "short04": 0.25, "long01": 0.05, "afro01": 0.1},
 }
@@ -52,7 +52,7 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class Camera:
-    """How light becomes a picture."""
+    """How the camera turns light into a picture."""
 
     distance: float  # in heads
     exposure: float
@@ -72,12 +72,12 @@ def pick(rng: Rng, options: tuple | list):
 
 
 def colourful(rng: Rng, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    """Any hue, linear light."""
+    """Return a random colour of any hue, in linear light."""
     return linear(colorsys.hsv_to_rgb(rng.random(), rng.uniform(*saturation), rng.uniform(*value)))
 
 
 def tinted(rng: Rng, spread: float) -> np.ndarray:
-    """A factor per channel between warm and cold."""
+    """Return a random factor per channel that makes colours warmer or colder."""
     return np.exp(rng.normal(0, spread) * np.array([1, 0, -1], np.float32))
 
 
@@ -87,7 +87,7 @@ def triple(values: np.ndarray) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Person:
-    """What the shape and the looks have in common. Shares of race, sex and age sum to 1 each."""
+    """What decides both shape and looks: shares of race, sex and age. Those of races, and those of ages, sum to 1."""
 
     races: dict[str, float]
     female: float
@@ -108,7 +108,7 @@ def sample_person(rng: Rng) -> Person:
 
 
 def sample_shape(rng: Rng, mesh: HeadMesh, person: Person) -> np.ndarray:
-    """The head at rest, [V, 3]: macros mixed, face targets lightly (more of them give caricatures)."""
+    """Return the head at rest, [V, 3]. Body targets are mixed fully, face targets weakly, to avoid caricatures."""
     weights = np.zeros(len(mesh.targets), np.float32)
     heavy, strong = (rng.dirichlet((1.2, 0.5, 0.5)) for _ in range(2))
     for sex, sex_share in zip(SEXES, (person.female, 1 - person.female), strict=True):
@@ -126,7 +126,7 @@ def sample_shape(rng: Rng, mesh: HeadMesh, person: Person) -> np.ndarray:
         part = name.split("/")[0]
         low, high = next(((a, b) for a, b in OPPOSITES if name.endswith(a)), (None, None))
         if low and name.removesuffix(low) + high in mesh.shapes:
-            # Both sides of the face get nearly the same.
+            # Both sides of the face get nearly the same amount.
             both = name.removesuffix(low).replace("/l-", "/").replace("/r-", "/")
             if both not in drawn:
                 drawn[both] = float(np.clip(rng.normal(0, 1), -2, 2)) * strength if rng.random() < 0.55 else 0.0
@@ -146,7 +146,7 @@ def sample_shape(rng: Rng, mesh: HeadMesh, person: Person) -> np.ndarray:
 
 
 def sample_skin(rng: Rng, mesh: HeadMesh, person: Person) -> tuple[np.ndarray, np.ndarray, float]:
-    """A texture [3, 512, 512], its mean colour, and how dark that is, 0..5."""
+    """Return a texture [3, 512, 512], the skin's colour, and how dark that is, 0..5."""
     race = max(person.races, key=person.races.__getitem__) if rng.random() < 0.8 else pick(rng, RACES)
     age = "old" if person.ages["old"] > 0.62 else "middleage" if person.ages["old"] > 0.25 else "young"
     kind = f"{age}_{'darkskinned' if race == 'african' else 'lightskinned'}_{person.sex}_"
@@ -181,7 +181,7 @@ def sample_looks(rng: Rng, person: Person, skin: np.ndarray, tone: float, bald: 
     bearded = not woman and not child and rng.random() < 0.5
     full = rng.random() < 0.8
     iris = pick(rng, IRISES[:3] if person.races["caucasian"] < 0.5 else IRISES)
-    rise = u(0.06, 0.22)  # a brow's slope and bend belong together: drawn apart they look angry
+    rise = u(0.06, 0.22)  # slope and bend of a brow depend on each other: chosen separately, they look angry
     return Looks(
         seed=float(rng.integers(1, 1000)),
         soft=(u(0.25, 0.5), u(0.12, 0.25), u(0.08, 0.2)), shine=u(0.02, 0.14) * (0.6 if tone < 3 else 1),
@@ -205,7 +205,7 @@ def sample_looks(rng: Rng, person: Person, skin: np.ndarray, tone: float, bald: 
 
 
 def sample_lights(rng: Rng) -> Lights:
-    """Soft, usual or hard: a key light, a weak one from elsewhere, and what comes from all around."""
+    """Return a key light, a weaker fill light from elsewhere, and ambient light; soft, medium or hard."""
     u = rng.uniform
     kind = rng.random()
     if kind < 0.3:
@@ -237,7 +237,7 @@ def sample_camera(rng: Rng) -> Camera:
 
 
 def draw_backdrop(rng: Rng, side: int) -> np.ndarray:
-    """What stands still behind: a wall, a room out of focus, lights, leaves. Linear [side, side, 3]."""
+    """Draw the still background, as of a wall, a blurred room or leaves. Linear light, [side, side, 3]."""
     u = rng.uniform
     kind = rng.random()
     axis = np.linspace(-0.5, 0.5, side, dtype=np.float32)
@@ -260,7 +260,7 @@ def draw_backdrop(rng: Rng, side: int) -> np.ndarray:
             (draw.rectangle if rng.random() < 0.75 else draw.ellipse)((x, y, x + w, y + h), fill=colour)
         field = linear(np.asarray(image.filter(ImageFilter.GaussianBlur(u(0.4, 6))), np.float32) / 255)
     else:
-        # Noise of several sizes between two or three colours: leaves, walls, cloth, stone.
+        # Noise of several sizes between two colours: leaves, walls, cloth, stone.
         field = np.zeros((side, side, 1), np.float32)
         cells = int(rng.integers(2, 6))
         fall = u(0.45, 0.9)
@@ -276,12 +276,12 @@ def draw_backdrop(rng: Rng, side: int) -> np.ndarray:
 
 
 def make_glasses(rng: Rng, mesh: HeadMesh, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vertices [G, 3] and triangles of two rims, a bridge and temples before these eyes."""
+    """Return vertices [G, 3] and triangles of glasses that fit a head: two rims, a bridge and two temples."""
     inner, outer, upper, lower = (shape[mesh.landmarks[k]] for k in (41, 45, 43, 47))
     width, middle = outer[0] - inner[0], (inner[0] + outer[0]) / 2
     rx = width * between(rng, 0.78, 1.05)
     ry = rx * between(rng, 0.62, 0.95)
-    round_ = between(rng, 0.45, 1.0)  # 1 an ellipse, less a box
+    round_ = between(rng, 0.45, 1.0)  # 1: an ellipse; smaller: closer to a box
     thick = between(rng, 0.02, 0.05)
     x0 = max(middle, rx + 0.03)
     y0 = (upper[1] + lower[1]) / 2 - ry * between(rng, 0.05, 0.2)

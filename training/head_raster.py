@@ -1,7 +1,7 @@
-"""Triangles to pixels: depth buffer, normals, what lies in the open (compiled by numba).
+"""Draw triangles as pixels: depth buffer, normals, visibility and flow (compiled by numba).
 
-A screen point is (x, y, depth) with pixels for units and depth growing towards the viewer. uv are texture places with
-v upwards; textures are looked up bilinearly.
+A screen point is (x, y, depth) in pixels; depth grows towards the viewer. uv are places in a texture, with v upwards;
+textures are interpolated bilinearly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LASH_COVER = 0.33  # share of pixels that a sheet of lashes covers
 
 @njit(cache=True, fastmath=True)
 def chance(a: int, b: int) -> float:
-    """A number in [0, 1] that two integers always have in common."""
+    """Return a pseudo-random number in [0, 1], always the same for the same two integers."""
     h = (a * 374761393 + b * 668265263) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     return ((h ^ (h >> 16)) & 0xFFFF) / 65535.0
@@ -25,7 +25,7 @@ def chance(a: int, b: int) -> float:
 
 @njit(cache=True, fastmath=True)
 def noise(x: float, y: float) -> float:
-    """Smooth noise in [0, 1], a bump a unit."""
+    """Return smooth noise in [0, 1], with about one bump per unit."""
     i, j = math.floor(x), math.floor(y)
     fx, fy = x - i, y - j
     fx, fy = fx * fx * (3 - 2 * fx), fy * fy * (3 - 2 * fy)
@@ -35,14 +35,14 @@ def noise(x: float, y: float) -> float:
 
 @njit(cache=True, fastmath=True)
 def step(a: float, b: float, x: float) -> float:
-    """0 at a, 1 at b, smoothly between; a may be larger than b."""
+    """Return 0 at a, 1 at b, and a smooth step between. a may be larger than b."""
     t = min(max((x - a) / (b - a), 0.0), 1.0)
     return t * t * (3 - 2 * t)
 
 
 @njit(cache=True, fastmath=True)
 def look_up(texture: np.ndarray, u: float, v: float) -> float:
-    """A texture [H, W] at a place; it repeats."""
+    """Return the value of a texture [H, W] at a place. The texture repeats."""
     height, width = texture.shape
     x = max((u % 1.0) * width - 0.5, 0.0)
     y = max((1 - v % 1.0) * height - 0.5, 0.0)
@@ -57,8 +57,8 @@ def look_up(texture: np.ndarray, u: float, v: float) -> float:
 def rasterise(screen, triangles, material, uv, alpha, least, seed, cull, depth, face, shares):
     """Draw triangles into depth [n, n], face [n, n] (-1: none) and shares [n, n, 2] of the second and third corner.
 
-    Hair is there where its alpha passes a threshold drawn anew for each pixel, so that thin hair is thin; cull: leave
-    out what turns its back, but for what is open on both sides.
+    Hair is drawn where its alpha passes a random threshold, new for each pixel, so thin hair looks thin. cull: leave
+    out triangles that face away, except hair, teeth, lashes, tongue and glasses, which are visible from both sides.
     """
     side = depth.shape[0]
     for t in range(triangles.shape[0]):
@@ -97,7 +97,7 @@ def rasterise(screen, triangles, material, uv, alpha, least, seed, cull, depth, 
 
 
 def buffers(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Empty depth, face and shares for `rasterise`."""
+    """Return empty depth, face and shares buffers for `rasterise`."""
     return (
         np.full((side, side), -1e9, np.float32),
         np.full((side, side), -1, np.int32),
@@ -107,7 +107,7 @@ def buffers(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @njit(cache=True, fastmath=True)
 def normals(points, triangles, vertex, count):
-    """Unit normals [count, 3] of vertices; points [C, 3] are corners, vertex [C] tells whose."""
+    """Return unit normals [count, 3] of vertices. points [C, 3] are the corners, vertex [C] the vertex of each."""
     out = np.zeros((count, 3), np.float32)
     for t in range(triangles.shape[0]):
         i, j, k = triangles[t]
@@ -127,7 +127,7 @@ def normals(points, triangles, vertex, count):
 
 @njit(cache=True, fastmath=True)
 def add_open(screen, depth, bias, weight, total):
-    """Add weight to total for each corner that nothing hides from where depth was drawn."""
+    """Add weight to total for each corner that is not hidden in the view of this depth buffer."""
     side = depth.shape[0]
     for i in range(screen.shape[0]):
         x, y = int(screen[i, 0]), int(screen[i, 1])
@@ -148,10 +148,10 @@ def trace_flow(
     flow,
     visible,
 ):
-    """For each place of a coarse grid on the target, where the source shows it and whether it does.
+    """Find, for each place of a coarse grid on the target, its position in the source and whether it is visible there.
 
-    face, shares: the target's buffers; there: the source's screen points of all corners, with its depth and face
-    buffers. flow [n, n, 2] in [-1, 1]; visible uint8 [n, n]. Background stays where it is.
+    face, shares: the target's buffers. there, there_depth, there_face: the source's screen points of all corners, and
+    its depth and face buffers. Writes flow [n, n, 2] in [-1, 1] and visible uint8 [n, n]. Background does not move.
     """
     count = flow.shape[0]
     every = target_side // count
@@ -168,12 +168,12 @@ def trace_flow(
             i, j, k = triangles[t]
             b1, b2 = shares[y, x, 0], shares[y, x, 1]
             b0 = 1 - b1 - b2
-            # The grid's place is a corner of this pixel: half a pixel away from its centre, in both pictures.
+            # A place of the grid is a corner of this pixel, half a pixel from its centre, in both pictures.
             sx = b0 * there[i, 0] + b1 * there[j, 0] + b2 * there[k, 0] - 0.5
             sy = b0 * there[i, 1] + b1 * there[j, 1] + b2 * there[k, 1] - 0.5
             sz = b0 * there[i, 2] + b1 * there[j, 2] + b2 * there[k, 2]
             flow[row, column, 0], flow[row, column, 1] = sx / side * 2 - 1, sy / side * 2 - 1
-            # Hidden only where all that is shown around lies nearer: a steep surface hides nothing of itself.
+            # Hidden only if all visible pixels around it are nearer: a steep surface must not hide itself.
             farthest = 1e9
             cx, cy = math.floor(sx + 0.5), math.floor(sy + 0.5)
             for ny in range(cy - 1, cy + 2):

@@ -1,7 +1,7 @@
-"""What colour each pixel of a rendered head has: skin, eyes, teeth, hair, cloth under lights (compiled by numba).
+"""Colour the pixels of a rendered head: skin, eyes, teeth, hair and cloth, under lights (compiled by numba).
 
-Colours and lights are linear. Brows, beard, hairline and neckline are functions of a place on the mesh at rest
-("place": decimetres), so they need no textures of their own.
+Colours and lights are linear. Brows, beard, hairline and neckline are functions of the position on the mesh at rest
+(in decimetres), so they need no textures.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from head_raster import chance, look_up, noise, step
 from numba import njit
 
 Colour = tuple[float, float, float]
-EYE_CENTRE = (0.3077, 7.2841, 1.2453)  # of the left eyeball at rest
+EYE_CENTRE = (0.3077, 7.2841, 1.2453)  # centre of the left eyeball at rest
 PLAIN, ACROSS, UPRIGHT, MOTTLED = range(4)  # patterns of cloth
 
 
 class Looks(NamedTuple):
-    """What an identity looks like, whatever its shape."""
+    """What an identity looks like, apart from its shape."""
 
     seed: float
-    soft: Colour  # how far light of each colour reaches round the skin's edges
+    soft: Colour  # how far light of each colour reaches into the skin's shaded side
     shine: float
     gloss: float  # exponent of the skin's highlight
     grain: float
@@ -40,11 +40,11 @@ class Looks(NamedTuple):
     brow_bend: float
     brow_thick: float
     brow_dense: float
-    beard: float  # how dense, 0 none
+    beard: float  # density, 0 for none
     beard_jaw: float
     beard_moustache: float
     beard_cheek: float
-    stubble: float  # how dense the hair on the skull itself is
+    stubble: float  # density of the very short hair on the skull
     hairline: float
     hair: Colour
     hair_shine: float
@@ -54,7 +54,7 @@ class Looks(NamedTuple):
     pupil_size: float
     eye_shine: float
     tooth: Colour
-    tooth_width: float  # teeth a radian
+    tooth_width: float  # teeth per radian
     cloth: Colour
     neckline: float
     neck_slope: float
@@ -65,7 +65,7 @@ class Looks(NamedTuple):
 
 
 class Lights(NamedTuple):
-    """Directions are towards the light. Ambient light is a constant and a slope along each axis."""
+    """Lights. Directions point towards the light. Ambient light is a constant plus a slope along each axis."""
 
     key: Colour
     key_from: Colour
@@ -90,7 +90,7 @@ def times(a: Colour, t: float) -> Colour:
 
 @njit(cache=True, fastmath=True)
 def brow_cover(x: float, y: float, looks: Looks) -> float:
-    """How much of the skin a brow covers at (|x|, y): hairs along an arch, thinner outwards."""
+    """Return how much of the skin a brow covers at (|x|, y): hairs along an arch, thinner at the outer end."""
     along = (x - looks.brow_from) / (looks.brow_to - looks.brow_from)
     if not -0.12 < along < 1.12:
         return 0.0
@@ -105,7 +105,7 @@ def brow_cover(x: float, y: float, looks: Looks) -> float:
 
 @njit(cache=True, fastmath=True)
 def beard_cover(x: float, y: float, z: float, lips: float, looks: Looks) -> float:
-    """How much a beard covers: below the jaw's line, over the upper lip, up the cheeks, not on the lips."""
+    """Return how much a beard covers: along the jaw, above the upper lip and on the cheeks, but not on the lips."""
     side = 0.25 * step(0.3, 0.75, x)
     jaw = step(6.95 + side, 6.55 + side, y)
     moustache = step(0.30, 0.2, x) * step(6.84, 6.79, y + 0.12 * x) * step(6.60, 6.66, y)
@@ -118,7 +118,7 @@ def beard_cover(x: float, y: float, z: float, lips: float, looks: Looks) -> floa
 
 @njit(cache=True, fastmath=True)
 def stubble_cover(x: float, y: float, z: float, looks: Looks) -> float:
-    """How much very short hair covers: above a line that falls from the forehead to the neck, not on the ears."""
+    """Return how much very short hair covers: above a line from the forehead down to the neck; hardly on the ears."""
     over = y - (looks.hairline - 1.15 * step(1.15, 0.35, z) + 0.1 * (noise(x * 9, z * 9 + looks.seed) - 0.5))
     cover = step(-0.06, 0.1, over) * looks.stubble * (0.55 + 0.7 * noise(x * 70 + looks.seed, y * 60 + z * 60))
     if abs(x) > 0.66 and z < 0.75 and y < 7.35:
@@ -128,7 +128,7 @@ def stubble_cover(x: float, y: float, z: float, looks: Looks) -> float:
 
 @njit(cache=True, fastmath=True)
 def skin_colour(u, v, x, y, z, skin, lips, lids, mouth, looks):
-    """Colour and shine of skin and of what grows on it."""
+    """Return the colour and shine of skin, with the hair that grows on it."""
     c = look_up(skin[0], u, v), look_up(skin[1], u, v), look_up(skin[2], u, v)
     shine = looks.shine
     fine = noise(x * 90 + looks.seed, y * 90 + z * 40) - 0.5
@@ -172,7 +172,7 @@ def cloth_colour(x, y, z, edge, looks):
 
 @njit(cache=True, fastmath=True)
 def eye_colour(x, y, z, left, looks):
-    """White, iris with fibres and a dark rim, pupil: by the angle from where the eye looks when at rest."""
+    """Return the colour of white, iris or pupil, by the angle from the direction in which the eye looks at rest."""
     dx, dy, dz = x - (EYE_CENTRE[0] if left else -EYE_CENTRE[0]), y - EYE_CENTRE[1], z - EYE_CENTRE[2]
     away = math.acos(min(max(dz / (math.sqrt(dx * dx + dy * dy + dz * dz) + 1e-9), -1.0), 1.0))
     veins = noise(x * 40, y * 40)
@@ -191,7 +191,7 @@ def eye_colour(x, y, z, left, looks):
 
 @njit(cache=True, fastmath=True)
 def tooth_colour(x, y, z, looks):
-    """A row of teeth: lines between them, darker at the sides, gums above the upper and below the lower."""
+    """Return the colour of a row of teeth: lines between them, darker at the sides, gums above and below."""
     angle = math.atan2(x, z - 0.85)
     near_gap = abs((angle * looks.tooth_width) % 1.0 - 0.5) * 2
     shade = (1 - 0.16 * step(0.8, 1.0, near_gap)) * (1 - 0.35 * step(0.5, 1.1, abs(angle)))
@@ -201,7 +201,7 @@ def tooth_colour(x, y, z, looks):
 
 @njit(cache=True, fastmath=True)
 def lit(light: Colour, facing: float, soft: Colour, share: float) -> Colour:
-    """Light on a surface that may go a little round its edge."""
+    """Return the light on a surface. soft: how far light of each colour reaches into the shaded side."""
     r = max((facing + soft[0]) / (1 + soft[0]), 0.0) * light[0] * share
     g = max((facing + soft[1]) / (1 + soft[1]), 0.0) * light[1] * share
     b = max((facing + soft[2]) / (1 + soft[2]), 0.0) * light[2] * share
@@ -210,7 +210,7 @@ def lit(light: Colour, facing: float, soft: Colour, share: float) -> Colour:
 
 @njit(cache=True, fastmath=True)
 def in_light(px, py, pz, x, y, shadow, to_shadow, bias, soft):
-    """Share of eight places about this one, on the shadow map, that the key light reaches."""
+    """Return the share of eight points around this one, on the shadow map, that the key light reaches."""
     side = shadow.shape[0]
     sx = px * to_shadow[0, 0] + py * to_shadow[0, 1] + pz * to_shadow[0, 2] + to_shadow[0, 3]
     sy = px * to_shadow[1, 0] + py * to_shadow[1, 1] + pz * to_shadow[1, 2] + to_shadow[1, 3]
@@ -230,7 +230,7 @@ def shade(
     face, shares, triangles, material, points, normal, uv, rest, open_, skin, lips, lids, mouth, brightness,
     looks, lights, shadow, to_shadow, bias, out,
 ):  # fmt: skip
-    """Colour every pixel that shows a triangle: out [n, n, 3], linear light."""
+    """Colour every pixel that shows a triangle. Writes out [n, n, 3], linear light."""
     side = face.shape[0]
     for y in range(side):
         for x in range(side):
@@ -274,7 +274,7 @@ def shade(
                 soft, opened, reached = (0.2, 0.15, 0.15), 0.25 + 0.75 * opened, 0.45 + 0.55 * reached
             elif m == TEETH:
                 c, shine, gloss = tooth_colour(rx, ry, rz, looks), 0.2, 50.0
-                opened, reached = 0.25 + 0.75 * opened, 0.4 + 0.6 * reached  # they are a little translucent
+                opened, reached = 0.25 + 0.75 * opened, 0.4 + 0.6 * reached  # teeth are a little translucent
             elif m == TONGUE:
                 c = times((0.36, 0.12, 0.11), 0.8 + 0.4 * noise(rx * 40, rz * 40))
                 shine, gloss = 0.15, 30.0
@@ -286,7 +286,7 @@ def shade(
                 soft = (0.35, 0.35, 0.35)
             facing = nx * lights.key_from[0] + ny * lights.key_from[1] + nz * lights.key_from[2]
             key = lit(lights.key, facing, soft, reached)
-            if m == SKIN:  # light that reaches a shadow's edge has gone through skin
+            if m == SKIN:  # at the edge of a shadow, some red light comes through the skin
                 key = key[0] + 0.07 * (1 - reached) * max(facing, 0.0) * lights.key[0], key[1], key[2]
             facing_fill = nx * lights.fill_from[0] + ny * lights.fill_from[1] + nz * lights.fill_from[2]
             fill = lit(lights.fill, facing_fill, soft, 0.3 + 0.7 * opened)

@@ -1,7 +1,8 @@
-"""Render heads that can be taken for small photographs: a wide variety of people, from a seed, in any pose.
+"""Render heads that look like small photographs: a wide variety of people, from a seed, in any pose.
 
-:func:`sample_head` draws from a seed who is seen, :meth:`Head.render` shows that person in a Posture: a portrait's pose
-(portraits.py) and what else a real face does. Landmarks are those of the drawn portraits, in the same coordinates.
+:func:`sample_head` makes up a person from a seed. :meth:`Head.render` shows that person in a Posture: a pose as for
+drawn portraits (portraits.py), and other motions of a real face. Landmarks are the same as those of drawn portraits,
+in the same coordinates.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from PIL import Image, ImageFilter
 from portraits import CROWN, EYES_AT_REST, LANDMARKS, NECK, PUPILS, Pose
 
 CANVAS = 2  # the canvas is this much larger than the picture
-SHADOW_SIDE, OPEN_SIDE = 160, 72  # of the maps of shadow and of what lies in the open
-FACE_SHARE = 0.69  # of the picture's side, from chin to crown, at scale 1 (as portraits.py has it)
+SHADOW_SIDE, OPEN_SIDE = 160, 72  # sides of the maps for shadows and for ambient light
+FACE_SHARE = 0.69  # share of the picture's side from chin to crown at scale 1, as in portraits.py
 SKULL_ABOVE = 7.5  # height of the skull's vertices at rest
 
 
 @dataclass(frozen=True)
 class Posture:
-    """A pose and the face units beside it (names of head_mesh's, 0..1); lean: left against right, -1..1."""
+    """A pose, and more face units (HeadMesh.units, 0..1). lean: more motion on the person's left (1) or right (-1)."""
 
     pose: Pose = field(default_factory=Pose)
     units: dict[str, float] = field(default_factory=dict)
@@ -46,10 +47,10 @@ class Posture:
 
 @dataclass(frozen=True)
 class View:
-    """A rendered picture and what flow is traced from.
+    """A rendered picture, and what is needed to trace flow.
 
-    picture: uint8 [size, size, 3]; landmarks: [LANDMARKS, 2] in [-1, 1]; ground: background, [size, size] in [0, 1].
-    screen: [C, 3], all corners on the canvas; depth, face, shares: the canvas' buffers (head_raster.py).
+    picture: uint8 [size, size, 3]. landmarks: [LANDMARKS, 2] in [-1, 1]. ground: share of background, [size, size] in
+    [0, 1]. screen: all corners on the canvas, [C, 3]. depth, face, shares: the canvas's buffers (head_raster.py).
     """
 
     picture: np.ndarray
@@ -62,7 +63,7 @@ class View:
 
 
 def unit_weights(mesh: HeadMesh, posture: Posture) -> np.ndarray:
-    """How much each face unit is used, [U]. The person's left is the picture's right."""
+    """Return the weight of each face unit, [U]. The person's left is the picture's right."""
     pose, weights = posture.pose, np.zeros(len(mesh.unit_targets), np.float32)
 
     def use(name: str, amount: float) -> None:
@@ -79,7 +80,7 @@ def unit_weights(mesh: HeadMesh, posture: Posture) -> np.ndarray:
         use(f"mouthFrown{side}", 0.8 * max(-pose.smile, 0))
         use(f"browOuterUp{side}", 0.8 * max(pose.brow, 0))
         use(f"browDown{side}", 0.9 * max(-pose.brow, 0))
-        # Lids follow the look; the eyes themselves are turned apart.
+        # Lids follow the gaze; the eyeballs are turned elsewhere (_expressed).
         use(f"eyeLookDown{side}", 0.7 * max(pose.gaze_y, 0) * (1 - max(shut, 0)))
         use(f"eyeLookUp{side}", 0.7 * max(-pose.gaze_y, 0) * (1 - max(shut, 0)))
         for name, amount in posture.units.items():
@@ -92,7 +93,7 @@ def unit_weights(mesh: HeadMesh, posture: Posture) -> np.ndarray:
 
 
 def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
-    """The rotation of a pose's angles, degrees: first yaw, then nod, then tilt (clockwise in the picture)."""
+    """Return the rotation matrix of a pose's angles in degrees: first yaw, then pitch, then roll (clockwise)."""
     y, p, r = (math.radians(a) for a in (yaw, pitch, roll))
     about_y = np.array([[math.cos(y), 0, math.sin(y)], [0, 1, 0], [-math.sin(y), 0, math.cos(y)]])
     about_x = np.array([[1, 0, 0], [0, math.cos(p), -math.sin(p)], [0, math.sin(p), math.cos(p)]])
@@ -101,7 +102,7 @@ def turned(yaw: float, pitch: float, roll: float) -> np.ndarray:
 
 
 def _sphere(count: int) -> np.ndarray:
-    """Directions spread over the front and the sides, [count, 3]."""
+    """Return directions spread over the front and the sides, [count, 3]."""
     k = np.arange(count) + 0.5
     polar, turn = np.arccos(1 - 1.75 * k / count), np.pi * (1 + 5**0.5) * k
     out = np.column_stack([np.cos(turn) * np.sin(polar), np.sin(turn) * np.sin(polar) + 0.15, np.cos(polar)])
@@ -112,7 +113,7 @@ DIRECTIONS = _sphere(10)
 
 
 def across(direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two unit vectors that span the plane a direction looks at."""
+    """Return two unit vectors that span the plane perpendicular to a direction."""
     x = np.cross([0, 1, 0], direction)
     x /= np.linalg.norm(x) + 1e-9
     return x, np.cross(direction, x)
@@ -132,10 +133,10 @@ class Head:
         shares = HAIR_SHARES[person.sex]
         name = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
         self.hair: HairCards | None = None if bald else mesh.hair[name]
-        self.hair_turns = 1.0 if name in SHORT_HAIR else 0.0  # else as what it lies on
+        self.hair_turns = 1.0 if name in SHORT_HAIR else 0.0  # long hair turns like what it lies on
         self.hair_size = between(rng, 0.7, 1.25)
         self.lights, self.camera = sample_lights(rng), sample_camera(rng)
-        self.shoulders = between(rng, 0.4, 1.0)  # how far they go with a head that shifts
+        self.shoulders = between(rng, 0.4, 1.0)  # share of the head's shift that the shoulders follow
         glasses = make_glasses(rng, mesh, self.shape) if rng.random() < 0.14 else None
         self.glasses = None if glasses is None else glasses[0]
         self.backdrop = draw_backdrop(rng, size)
@@ -147,7 +148,7 @@ class Head:
         self.pivot = np.array([0, chin + 0.22 * self.height, self.middle[2] - 0.35 * self.height], np.float32)
 
     def _join(self, glasses: np.ndarray | None) -> None:
-        """Skin, hair and glasses as one list of corners and triangles."""
+        """Join skin, hair and glasses into one list of corners and one of triangles."""
         mesh, hair = self.mesh, self.hair
         corner, uv, rest = [mesh.corner], [mesh.uv], [mesh.rest[mesh.corner]]
         triangles, material = [mesh.triangles], [mesh.material]
@@ -171,7 +172,7 @@ class Head:
         self.brightness = hair.brightness if hair is not None else np.ones((2, 2), np.float32)
 
     def _expressed(self, posture: Posture) -> tuple[np.ndarray, np.ndarray]:
-        """All vertices with the posture's expression, head upright, and how far each turns with the head."""
+        """Return all vertices with the posture's expression, head upright, and how far each turns with the head."""
         mesh, pose = self.mesh, posture.pose
         shape = self.shape + (unit_weights(mesh, posture) @ mesh.unit_targets).reshape(-1, 3)
         for ball, inwards in zip(mesh.eyeballs, (-1.7, 1.7), strict=True):
@@ -190,14 +191,14 @@ class Head:
         return np.concatenate(parts), np.concatenate(turns)
 
     def render(self, posture: Posture) -> View:
-        """Show the head; the landmarks are true for hidden places too."""
+        """Render the head. The landmarks are correct for hidden places too."""
         pose, mesh = posture.pose, self.mesh
         side = self.size * CANVAS
         points, turns = self._expressed(posture)
         turns = turns[:, None].astype(np.float32)
         turn, lean = turned(pose.yaw, pose.pitch, pose.roll), turned(0.12 * pose.yaw, 0, 0.12 * pose.roll)
         away = points - self.pivot
-        unit = FACE_SHARE * side / self.height * pose.scale  # pixels a decimetre
+        unit = FACE_SHARE * side / self.height * pose.scale  # pixels per decimetre
         shift = np.array([pose.shift_x, -pose.shift_y, 0]) * side / unit
         points = away @ turn.T * turns + away @ lean.T * (1 - turns) + self.pivot - self.middle
         points = (points + shift * (turns + (1 - turns) * self.shoulders)).astype(np.float32)
@@ -224,7 +225,7 @@ class Head:
         return View(self._developed(light), self._landmarks(screen, pose, side), ground, on, depth, face, shares)
 
     def _shadow(self, at: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """The depth that the key light sees, and the map from points to it, [3, 4]."""
+        """Return the depth map seen from the key light, and the matrix from points to it, [3, 4]."""
         towards = np.array(self.lights.key_from)
         x, y = across(towards)
         scale = SHADOW_SIDE / (2.6 * self.height)
@@ -237,7 +238,7 @@ class Head:
         return depth, to_shadow
 
     def _open(self, at: np.ndarray, normal: np.ndarray, seed: int) -> np.ndarray:
-        """How much of its surroundings each corner sees, [C] in [0, 1]."""
+        """Return how open each corner is to ambient light, [C] in [0, 1]."""
         seen, all_ = np.zeros(len(at), np.float32), np.zeros(len(at), np.float32)
         scale = OPEN_SIDE / (2.6 * self.height)
         for direction in DIRECTIONS:
@@ -254,7 +255,7 @@ class Head:
         return opened
 
     def _developed(self, light: np.ndarray) -> np.ndarray:
-        """Light as this camera takes it, uint8."""
+        """Return the picture that this camera takes of the light, uint8."""
         c = self.camera
         x = light * c.exposure * c.white
         grey = x.mean(-1, keepdims=True)
@@ -270,10 +271,10 @@ class Head:
         for k, vertex in enumerate(mesh.landmarks):
             if vertex is not None:
                 out[k] = screen[vertex, :2]
-        # A pupil is the eyeball's foremost vertex at rest.
+        # A pupil is the vertex of the eyeball that is in front at rest.
         for place, ball in zip((PUPILS.stop - 1, PUPILS.start), mesh.eyeballs, strict=True):
             out[place] = screen[ball[np.argmax(mesh.rest[ball, 2])], :2]
-        # The outline is whichever of some vertices stands out furthest.
+        # A landmark of the outline is the candidate vertex that stands out furthest.
         r = math.radians(pose.roll)
         for k, (angle, vertices) in mesh.outline.items():
             candidates = screen[vertices, :2]
@@ -284,7 +285,7 @@ class Head:
 
 
 def _halved(canvas: np.ndarray) -> np.ndarray:
-    """A canvas at the picture's side: the mean of CANVAS x CANVAS pixels."""
+    """Shrink a canvas to the picture's size: each pixel is the mean of CANVAS x CANVAS pixels."""
     height, width = canvas.shape[:2]
     return canvas.reshape(height // CANVAS, CANVAS, width // CANVAS, CANVAS, *canvas.shape[2:]).mean(
         (1, 3), dtype=np.float32

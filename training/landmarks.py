@@ -1,4 +1,4 @@
-"""From a portrait's landmarks to what trains the network: keypoints, their affine frames, regions that count.
+"""Turn a portrait's landmarks into what trains the network: keypoints, their jacobians, and regions of eyes and mouth.
 
 All coordinates are in [-1, 1], (x, y), as portraits.py gives them.
 """
@@ -25,8 +25,8 @@ from portraits import (
     sample_identity,
 )
 
-# Each keypoint is the mean of a few landmarks: the head's outline, nose and brows carry the head, and each lid, lip,
-# corner of the mouth and pupil has one of its own. The crown carries hair and hat, the neck the shoulders.
+# Each keypoint is the mean of its landmarks. Outline, nose and brows move the head; each lid, lip, corner of the mouth
+# and pupil has its own keypoint. The crown moves hair and hat, the neck moves the shoulders.
 KEYPOINTS: dict[str, tuple[int, ...]] = {
     "chin": (8,),
     "cheek_left": (3,),
@@ -49,7 +49,7 @@ KEYPOINTS: dict[str, tuple[int, ...]] = {
     "neck": (NECK,),
 }
 
-# The landmarks that move as a keypoint does, so that its motion should be the one chosen there.
+# The landmarks that move like a keypoint: there, the network should choose the motion of that keypoint.
 FOLLOWERS: dict[str, tuple[int, ...]] = {
     "chin": (6, 7, 8, 9, 10),
     "cheek_left": (0, 1, 2, 3, 4),
@@ -72,32 +72,32 @@ FOLLOWERS: dict[str, tuple[int, ...]] = {
     "neck": (NECK,),
 }
 
-# What moves with the skull and the jaw, and not with the lids, which would make frames collapse when an eye shuts.
+# Landmarks that move with the skull and the jaw. With those of the lids, frames would collapse when an eye shuts.
 _STEADY = np.array([*range(0, 17), 17, 19, 21, 22, 24, 26, *range(27, 33), 33, 37, 41, 45, 51, 57, FOREHEAD], dtype=int)
 _REACH = 0.34  # radius, in [-1, 1] units, of the neighbourhood that a keypoint's affine frame is fitted to
-# The outline turns otherwise than the face before it, and what hangs on it (hair, hat, ears) is far from it.
+# The outline turns differently from the face in front of it, and what moves with it (hair, hat, ears) is far away.
 _OUTLINE = np.array([*range(0, 17), CROWN])
 _OUTLINE_REACH = 0.55
 
 
 def keypoint_values(landmarks: np.ndarray) -> np.ndarray:
-    """Keypoints [..., K, 2] of landmarks [..., LANDMARKS, 2]."""
+    """Return the keypoints [..., K, 2] of landmarks [..., LANDMARKS, 2]."""
     return np.stack([landmarks[..., list(which), :].mean(-2) for which in KEYPOINTS.values()], -2)
 
 
 @cache
 def _template() -> np.ndarray:
-    """The mean face, [LANDMARKS, 2]: the reference frame that jacobians are counted from."""
+    """Return the mean face, [LANDMARKS, 2], the reference for jacobians."""
     faces = [Portrait(sample_identity(3_000_000 + k), 32).draw(Pose())[1] for k in range(100)]
     return np.mean(faces, axis=0)
 
 
 def keypoint_jacobians(landmarks: np.ndarray) -> np.ndarray:
-    """How each keypoint's neighbourhood lies against the mean face's: [..., K, 2, 2].
+    """Return how each keypoint's neighbourhood is turned and stretched relative to the mean face, [..., K, 2, 2].
 
-    A weighted least-squares affine fit of the steady landmarks near the keypoint (for one on the head's outline, of
-    the outline's), drawn a little towards the fit of them all, so that every matrix is far from singular. Shoulders
-    neither turn nor grow.
+    This is a weighted least-squares affine fit to the steady landmarks near the keypoint; for keypoints on the head's
+    outline, to landmarks of the outline. All landmarks have a small weight, which keeps every matrix far from singular.
+    The neck's matrix is the identity, since drawn shoulders neither turn nor grow.
     """
     face = _affine_frames(landmarks, _STEADY, _REACH)
     outline = _affine_frames(landmarks, _OUTLINE, _OUTLINE_REACH)
@@ -125,7 +125,7 @@ def _affine_frames(landmarks: np.ndarray, which: np.ndarray, reach: float) -> np
 
 @cache
 def neighbours() -> np.ndarray:
-    """Pairs of steady landmarks near each other, [M, 2]: what lies between two of them moves with them."""
+    """Return pairs of steady landmarks near each other, [M, 2]. Points between the two of a pair move with them."""
     template = _template()
     pairs = [
         (a, b)
@@ -137,14 +137,14 @@ def neighbours() -> np.ndarray:
 
 
 def mouth_opening(landmarks: np.ndarray) -> np.ndarray:
-    """Gap between the inner lips over the mouth's width: 0 when shut. [...]."""
+    """Return the gap between the inner lips divided by the mouth's width, [...]; 0 when shut."""
     lips = landmarks[..., LIPS_INNER, :]
     gap = np.linalg.norm(lips[..., [1, 2, 3], :] - lips[..., [7, 6, 5], :], axis=-1).mean(-1)
     return gap / np.linalg.norm(lips[..., 0, :] - lips[..., 4, :], axis=-1)
 
 
 def eye_opening(landmarks: np.ndarray) -> np.ndarray:
-    """Gap between the lids over the eye's width, mean of both eyes: 0 when shut. [...]."""
+    """Return the gap between the lids divided by the eye's width, as the mean of both eyes, [...]; 0 when shut."""
     openings = []
     for eye in (EYE_LEFT, EYE_RIGHT):
         lids = landmarks[..., eye, :]
@@ -154,7 +154,7 @@ def eye_opening(landmarks: np.ndarray) -> np.ndarray:
 
 
 def yaw_measure(landmarks: np.ndarray) -> np.ndarray:
-    """Where the nose stands between the cheeks, along the eyes' line: about 0 when looking ahead. [...]."""
+    """Return the nose's position between the cheeks, along the line of the eyes, [...]; about 0 when looking ahead."""
     axis = _eye_axis(landmarks)
     middle = landmarks[..., [2, 14], :].mean(-2)
     width = np.linalg.norm(landmarks[..., 2, :] - landmarks[..., 14, :], axis=-1)
@@ -162,7 +162,7 @@ def yaw_measure(landmarks: np.ndarray) -> np.ndarray:
 
 
 def tilt_measure(landmarks: np.ndarray) -> np.ndarray:
-    """The eyes' line against the horizontal, degrees, clockwise positive. [...]."""
+    """Return the angle from the horizontal to the line of the eyes, in degrees, positive if clockwise, [...]."""
     axis = _eye_axis(landmarks)
     return np.degrees(np.arctan2(axis[..., 1], axis[..., 0]))
 
@@ -175,9 +175,9 @@ def _eye_axis(landmarks: np.ndarray) -> np.ndarray:
 
 
 def regions(landmarks: np.ndarray) -> np.ndarray:
-    """Ellipses around left eye, right eye and mouth: [..., 3, 4] as centre x, y and radii x, y.
+    """Return ellipses around the left eye, right eye and mouth: [..., 3, 4] as centre x, y and radii x, y.
 
-    An eye's covers its brow-side lid and what a blink uncovers; the mouth's covers both lips with a margin.
+    An eye's ellipse covers the upper lid and what a blink uncovers. The mouth's covers both lips, with a margin.
     """
     out = []
     for which, grow_x, grow_y, low in (

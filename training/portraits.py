@@ -1,14 +1,14 @@
-"""Draw portraits: faces of wide variety in any pose, with their true landmarks, from a seed.
+"""Draw portraits from a seed: many kinds of faces in any pose, with their true landmarks.
 
-A portrait is drawn in two steps. :func:`sample_identity` draws from a seed who is seen (skin, hair, hat, glasses,
-animal or cup with a face, style of drawing, background); :class:`Portrait` then draws that identity in any
-:class:`Pose`. The face is a set of curves on an ellipsoid, turned in three dimensions and projected without
-perspective, so yaw and nod show as parallax; everything is painted back to front with Pillow polygons on a canvas
-of twice the size, which is then halved.
+A portrait is drawn in two steps. :func:`sample_identity` makes up an identity from a seed: skin, hair, hat, glasses,
+an animal or a cup with a face, style of drawing, background. :class:`Portrait` then draws that identity in any
+:class:`Pose`. The face is a set of curves on an ellipsoid, which is turned in three dimensions and projected without
+perspective, so yaw and pitch show as parallax. Everything is painted from back to front, with Pillow polygons, on a
+canvas of twice the size, which is then halved.
 
-Units: the head's own frame has x to the right of the picture, y down, z to the viewer; the face is about two units
-wide and two and a half high. Landmarks are returned in [-1, 1] with (-1, -1) the outer corner of the top left pixel,
-(x, y), which is what the network calls a keypoint's value up to half a pixel.
+Units: in the head's frame, x points to the right of the picture, y down, and z to the viewer. The face is about two
+units wide and two and a half high. Landmarks are (x, y) in [-1, 1], where (-1, -1) is the outer corner of the top left
+pixel. The network's keypoint values use the same coordinates, up to half a pixel.
 """
 
 # ruff: noqa: RUF005 (arrays are added here, not lists joined)
@@ -34,19 +34,20 @@ PUPILS = slice(49, 51)
 LIPS_OUTER = slice(51, 63)  # left corner, 5 upper, right corner, 5 lower (right to left)
 LIPS_INNER = slice(63, 71)  # left corner, 3 upper, right corner, 3 lower (right to left)
 FOREHEAD = 71
-CROWN = 72  # the top of the head's outline, under hair and hat
-NECK = 73  # where the neck meets the shoulders, also of those who have none
+CROWN = 72  # top of the head's outline, under hair and hat
+NECK = 73  # where the neck meets the shoulders, even if the figure has none
 LANDMARKS = 74
 
-EYES_AT_REST = 0.85  # how far open an eye is that neither stares nor sleeps
+EYES_AT_REST = 0.85  # how far an eye is normally open
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the head is and what the face does.
+    """The position of the head and the expression of the face.
 
-    Shifts are fractions of the picture's side, angles are degrees (positive yaw looks to the picture's right, positive
-    pitch nods down, positive roll turns clockwise), scale 1 lets the face fill 69 % of the side from chin to crown.
+    Shifts are fractions of the picture's side. Angles are in degrees: positive yaw looks to the picture's right,
+    positive pitch nods down, positive roll turns clockwise. At scale 1, the face fills 69 % of the side from chin to
+    crown.
     """
 
     shift_x: float = 0.0
@@ -64,7 +65,7 @@ class Pose:
     brow: float = 0.0  # -1 frowning .. 1 raised
 
     def as_array(self) -> np.ndarray:
-        """The 13 numbers in the order of POSE_NAMES, float32."""
+        """Return the 13 numbers in the order of POSE_NAMES, float32."""
         return np.array(astuple(self), np.float32)
 
 
@@ -72,7 +73,7 @@ POSE_NAMES = tuple(f.name for f in fields(Pose))
 
 
 def sample_pose(rng: np.random.Generator) -> Pose:
-    """A random pose; mouth and eyes open and shut often, since small moves are what a network learns last."""
+    """Return a random pose. Mouth and eyes vary often, since a network learns small motions last."""
     mouth = 0.0 if rng.random() < 0.3 else float(rng.uniform(0.0, 1.0))
     kind = rng.random()
     if kind < 0.45:
@@ -116,7 +117,7 @@ OBJECTS = ("moon", "cup", "pumpkin", "robot", "sun", "egg")
 
 @dataclass(frozen=True)
 class Identity:
-    """Who is drawn. Lengths are in head units, colours 8-bit RGB."""
+    """The identity that is drawn. Lengths are in head units, colours are 8-bit RGB."""
 
     seed: int
     kind: str  # human, fantasy, an animal or an object
@@ -130,7 +131,7 @@ class Identity:
     outline: float  # line width in head units, 0 for none
     half_width: float
     half_height: float
-    boxy: float  # 1 an ellipse, towards 0.5 a box
+    boxy: float  # 1: an ellipse; towards 0.5: a box
     jaw: float  # how much narrower the jaw is, 0..0.35
     ears: float
     eye_x: float
@@ -164,7 +165,7 @@ class Identity:
     beard: str
     freckles: int
     blush: float
-    light: float  # -1 light from the left .. 1 from the right
+    light: float  # -1: light from the left .. 1: from the right
     shade: float  # 0..1
     background: str
 
@@ -202,7 +203,7 @@ HAIRS: tuple[Colour, ...] = (
 
 
 def sample_identity(seed: int, kind: str | None = None, style: str | None = None) -> Identity:
-    """Draw an identity from ``seed``; ``kind`` and ``style`` may be given to ask for one in particular."""
+    """Make up an identity from ``seed``. ``kind`` and ``style`` replace the random ones if given."""
     rng = np.random.default_rng([seed, 77])
     u = rng.uniform
     pick = lambda options, p=None: options[int(rng.choice(len(options), p=p))]  # noqa: E731
@@ -275,7 +276,7 @@ def sample_identity(seed: int, kind: str | None = None, style: str | None = None
         skin = _lighter(skin, u(0.2, 0.6))
     brow_colour = _darker(hair, 0.25) if person else _darker(skin, u(0.5, 0.8))
     if sum(abs(a - b) for a, b in zip(brow_colour, skin, strict=True)) < 90:
-        brow_colour = _darker(skin, 0.55)  # a brow nobody can see has no true place
+        brow_colour = _darker(skin, 0.55)  # a brow must be visible, or its landmarks mean nothing
     return Identity(
         seed=seed, kind=kind, style=style, skin=skin, hair=hair, iris=iris, lip=lip, cloth=cloth, ink=ink,
         outline=outline, half_width=half_width, half_height=half_height, boxy=boxy, jaw=jaw,
@@ -315,9 +316,10 @@ _CANVAS = 2  # the canvas is this much larger than the picture
 class Trace:
     """A drawing and how it was made.
 
-    picture and landmarks as of :meth:`Portrait.draw`. shapes: by the name of its part and its number there, each
-    shape's label and its corners [n, 2] in canvas pixels; the same names in every pose, but for eyes and mouth, of
-    which some are drawn only while open. labels: int32 [canvas, canvas], whose shape is seen; 0 is the background.
+    picture, landmarks: as from :meth:`Portrait.draw`. shapes: (name of a part, number of the shape in it) -> the
+    shape's label, and its corners [n, 2] in canvas pixels. Every pose has the same shapes, except that some shapes of
+    eyes and mouth are drawn only when open. labels: label of the visible shape at each pixel, int32 [canvas, canvas];
+    0 is the background.
     """
 
     picture: np.ndarray
@@ -327,7 +329,7 @@ class Trace:
 
 
 class Portrait:
-    """One identity, ready to be drawn at ``size`` pixels in any pose."""
+    """One identity, ready to draw at ``size`` pixels in any pose."""
 
     def __init__(self, identity: Identity, size: int = 128) -> None:
         self.identity = identity
@@ -362,7 +364,7 @@ class Portrait:
         return np.asarray(image), (landmarks / self._side * 2 - 1).astype(np.float32)
 
     def trace(self, pose: Pose) -> Trace:
-        """Draw as :meth:`draw` does, and tell besides where every shape lies and which is seen at each pixel."""
+        """Draw like :meth:`draw`. Returns also where every shape is, and which shape is visible at each pixel."""
         image = self._backdrop.copy()
         brush = _Brush(image, pose, self._side, self.identity)
         brush.labels = Image.new("I", image.size)
@@ -375,8 +377,8 @@ class Portrait:
         )
 
     def mask(self, pose: Pose) -> np.ndarray:
-        """The figure without its background: uint8 [size, size], 255 inside."""
-        # Painted over two different grounds, the figure is where the two pictures agree.
+        """Return the mask of the figure: uint8 [size, size], 255 inside, 0 in the background."""
+        # Paint the figure on two different backgrounds: it is where the two pictures agree.
         pictures = []
         for ground in ((255, 0, 255), (0, 255, 0)):
             image = Image.new("RGB", (self._side, self._side), ground)
@@ -420,7 +422,7 @@ class Portrait:
         )  # fmt: skip
 
     def _head_curve(self, pose: Pose, angle: np.ndarray) -> tuple[np.ndarray, float]:
-        """The head's outline [n, 3] at ``angle`` from the chin, and how far the chin has dropped."""
+        """Return the head's outline [n, 3] at ``angle`` from the chin, and how far the open mouth lowers the chin."""
         i = self.identity
         s, c = np.sin(angle), np.cos(angle)
         x = -i.half_width * np.sign(s) * np.abs(s) ** i.boxy
@@ -432,7 +434,7 @@ class Portrait:
         return np.stack([x, y, np.zeros_like(x)], 1), drop
 
     def _paint_back(self, brush: _Brush, pose: Pose, outer: np.ndarray) -> None:
-        """Everything behind the head: shoulders, neck, back hair, ears."""
+        """Paint everything behind the head: shoulders, neck, back hair, ears."""
         i = self.identity
         w, h = i.half_width, i.half_height
         unit = brush.unit
@@ -520,7 +522,7 @@ class Portrait:
             brush.fill((ear - middle) * 0.6 + middle, inner)
 
     def _paint_surface(self, brush: _Brush, outer: np.ndarray) -> None:
-        """What lies on the skin: light and shadow, strokes of the brush or pencil, freckles, cheeks."""
+        """Paint what is on the skin: light and shadow, strokes of brush or pencil, freckles, blush."""
         i = self.identity
         w, h = i.half_width, i.half_height
         if i.style in ("shaded", "painterly"):
@@ -644,7 +646,7 @@ class Portrait:
         return p
 
     def _paint_mouth(self, brush: _Brush, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-        """Lips, teeth, tongue and the dark behind them; returns the 12 outer and 8 inner landmarks."""
+        """Paint lips, teeth, tongue and the dark behind them. Returns the 12 outer and 8 inner landmarks."""
         i = self.identity
         t, arch = _MOUTH, _MOUTH_ARCH
         half = i.mouth_w * (1 + 0.16 * pose.smile - 0.14 * pose.mouth)
@@ -696,7 +698,7 @@ class Portrait:
         return p_outer[pick_outer], p_inner[pick_inner]
 
     def _paint_eye(self, brush: _Brush, pose: Pose, side: int, opening: float) -> tuple[np.ndarray, np.ndarray]:
-        """One eye; returns its 8 lid landmarks and its pupil, in canvas pixels."""
+        """Paint one eye. Returns its 8 lid landmarks and its pupil, in canvas pixels."""
         i = self.identity
         t, arch = _LID, _LID_ARCH
         centre = np.array([side * i.eye_x, i.eye_y])
@@ -760,7 +762,7 @@ class Portrait:
         brush.stroke(np.stack(inner), i.glasses_colour, 0.045)
 
     def _paint_front(self, brush: _Brush, pose: Pose, outer: np.ndarray) -> None:
-        """Hair before the forehead, and hats."""
+        """Paint the hair in front of the forehead, and hats."""
         i = self.identity
         w, h = i.half_width, i.half_height
         style = i.hair_style
@@ -828,7 +830,7 @@ class Portrait:
 
 
 class _Brush:
-    """Paints curves of the head's frame onto a canvas for one pose."""
+    """Paints curves given in the head's frame onto a canvas, in one pose."""
 
     def __init__(self, image: Image.Image, pose: Pose, side: int, identity: Identity) -> None:
         self.side = side
@@ -839,23 +841,23 @@ class _Brush:
         self._outline = identity.outline
         self._draw = ImageDraw.Draw(image)
         self._image = image
-        self.part = "back"  # what is being painted
+        self.part = "back"  # the part that is being painted
         self.labels: Image.Image | None = None  # where to note which shape each pixel shows
         self.shapes: dict[tuple[str, int], tuple[int, np.ndarray]] = {}
         self._w2, self._h2 = identity.half_width**2, identity.half_height**2
         yaw, pitch, roll = (math.radians(a) for a in (pose.yaw, pose.pitch, pose.roll))
         sy, cy, sp, cp = math.sin(yaw), math.cos(yaw), math.sin(pitch), math.cos(pitch)
         turn = np.array([[math.cos(roll), -math.sin(roll)], [math.sin(roll), math.cos(roll)]]) * unit
-        # Nodding lowers what stands forward: row y takes +z sin(pitch).
+        # Nodding lowers what is in front: row y gets +z sin(pitch).
         self._surface = (turn @ np.array([[cy, 0, sy], [-sy * sp, cp, cy * sp]])).T
-        # A head's outline hardly narrows when it turns, as it is deep as well as wide.
+        # A head's outline hardly narrows when it turns, since a head is about as deep as it is wide.
         self._silhouette = (turn @ np.array([[0.65 + 0.35 * cy, 0, sy], [0, 0.65 + 0.35 * cp, sp]])).T
         self._centre = np.array([side * (0.5 + pose.shift_x), side * (0.5 + pose.shift_y)])
-        self.feet = side * 0.5 * (1 + np.array([pose.shift_x, pose.shift_y]))  # shoulders follow the head half the way
-        self._pivot = np.array([0.0, 0.0, 0.22])  # the neck lies behind the face, so that a turn shifts the head
+        self.feet = side * 0.5 * (1 + np.array([pose.shift_x, pose.shift_y]))  # shoulders move half as far as the head
+        self._pivot = np.array([0.0, 0.0, 0.22])  # the neck is behind the face, so a turn shifts the head
 
     def _note(self, corners: np.ndarray) -> int:
-        """Keep a shape's corners under the next number of its part; return its label."""
+        """Store a shape's corners under the next number of its part. Returns its label."""
         number = sum(part == self.part for part, _ in self.shapes)
         self.shapes[self.part, number] = (len(self.shapes) + 1, corners)
         return len(self.shapes)
@@ -894,7 +896,7 @@ class _Brush:
         )
 
     def stroke(self, pixels: np.ndarray, colour: Colour, width: float) -> None:
-        """A line through canvas pixels; ``width`` in head units."""
+        """Draw a line through canvas pixels. ``width`` is in head units."""
         thick = max(1, round(width * self.unit))
         joint = "curve" if thick > 4 else None
         self._draw.line(pixels.ravel().tolist(), fill=colour, width=thick, joint=joint)
@@ -906,7 +908,7 @@ class _Brush:
         self.stroke(self.place(points), colour, width)
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour, points: int = 20) -> None:
-        """An ellipse that lies on the face."""
+        """Fill an ellipse on the face."""
         ring = _CIRCLE if points >= 20 else _CIRCLE[:: 20 // points]
         self.fill(self.on_face(ring * [rx, ry] + [x, y]), colour)
 
@@ -921,17 +923,17 @@ class _Brush:
         self.dot(self.place(np.array([point]))[0], radius, colour)
 
     def glaze(self, pixels: np.ndarray, colour: Colour, alpha: int) -> None:
-        """A polygon that lets shine through what it covers."""
+        """Fill a polygon with a transparent colour."""
         ImageDraw.Draw(self._image, "RGBA").polygon(pixels.ravel().tolist(), fill=(*colour, alpha))
 
 
 def _crosses(outline: np.ndarray, surface: np.ndarray) -> bool:
-    """Whether joining the outline's end to the curve's start would cross the shape."""
+    """Return whether a line from the outline's end to the curve's start would cross the shape."""
     return bool(abs(outline[-1, 0] - surface[0, 0]) > abs(outline[-1, 0] - surface[-1, 0]))
 
 
 def _smooth(points: np.ndarray, steps: int = 5) -> np.ndarray:
-    """An open Catmull-Rom curve through [n, 3] control points."""
+    """Return an open Catmull-Rom curve through [n, 3] control points."""
     padded = np.concatenate([points[:1], points, points[-1:]])
     t = np.linspace(0, 1, steps, endpoint=False)[:, None, None]
     a, b, c, d = padded[:-3], padded[1:-2], padded[2:-1], padded[3:]
@@ -940,7 +942,7 @@ def _smooth(points: np.ndarray, steps: int = 5) -> np.ndarray:
 
 
 def _draw_backdrop(identity: Identity, side: int, rng: np.random.Generator) -> Image.Image:
-    """The background, which stands still while the figure moves."""
+    """Draw the background, which does not move with the figure."""
     u = rng.uniform
     base = _hsv(u(0, 1), u(0.02, 0.6), u(0.25, 0.98))
     other = _hsv(u(0, 1), u(0.05, 0.7), u(0.2, 0.98))
@@ -992,7 +994,7 @@ def _draw_backdrop(identity: Identity, side: int, rng: np.random.Generator) -> I
 
 
 def spoil(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What happens to pictures on their way to us: blur, noise, JPEG. uint8 [h, w, 3] in and out."""
+    """Add common picture faults at random: blur, noise, JPEG artefacts. uint8 [h, w, 3] in and out."""
     image = Image.fromarray(picture)
     kind = rng.random()
     if kind < 0.35:

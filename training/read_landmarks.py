@@ -1,4 +1,4 @@
-"""Read faces' landmarks off pictures with mediapipe, which needs an environment of its own (numpy < 2).
+"""Read the landmarks of faces in pictures with mediapipe, which needs its own environment (numpy < 2).
 
     python training/read_landmarks.py FRAMES.npy LANDMARKS.npy
 

@@ -2,17 +2,17 @@
 
     python training/train_demo.py --folder build/training --schedule 64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4
 
-Killed at any moment and started again with the same words it goes on from its last checkpoint; the batch of step n
-depends on the seed and n alone, so the course is the same. With --start it does not begin with an untrained network
-but with weights of the same preset: the shipped ones, to train them further. Stages of the schedule are
+You can kill it at any time. Started again with the same arguments, it continues from its last checkpoint. The batch of
+step n depends only on the seed and n, so the result is the same. With --start, training begins with existing weights of
+the same preset, for example the shipped ones, instead of an untrained network. Stages of the schedule are
 side:steps:batch:rate:keypoints (true or found):every (see Stage).
 
-A step shows the network an identity A in one pose (the source) and asks for A in another (the target). The motion
-comes half the time from A itself, as in the paper, and half the time from somebody else, B, who was drawn in the very
-same poses: the target is then what relative motion from B to A ought to give, so that transfer between identities is
-trained and not hoped for. Keypoints and jacobians are supervised by the true landmarks; in the early stages the
-generator is given the true ones, later those that the detector finds, and gradients then flow through both. The
-paper's equivariance under affine and thin-plate maps is asked of the detector on every few steps.
+A step gives the network an identity A in one pose (the source) and asks for A in another pose (the target). In half of
+the examples, A itself drives the motion, as in the paper. In the others, another identity B drives it, in the same two
+poses. The target is then the correct result of relative motion from B to A, so transfer between identities is trained
+directly. Keypoints and jacobians are supervised by the true landmarks. In early stages, the generator gets the true
+keypoints; later it gets those that the detector finds, and gradients flow through both. Every few steps, the paper's
+equivariance loss under affine and thin-plate maps trains the detector too.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ from talkies.fomm.model.checkpoint_head import SECOND
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 SCHEDULE = "64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4,128:1500:6:6e-4:found:1"
-HELD_OUT = 900_000  # seeds of the contact sheet's identities; the training's start at 0
-Albums = list[tuple[Album, float]]  # each with its share of the examples
+HELD_OUT = 900_000  # first seed of the identities in contact sheets; seeds for training start at 0
+Albums = list[tuple[Album, float]]  # each album with its share of the examples
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the schedule.
+    """A stage of the schedule.
 
-    detected: whether the generator is given the keypoints that the detector finds, or the true ones. every: one step
-    of so many trains all networks, the others the dense motion or the detector alone.
+    detected: True if the generator gets the keypoints that the detector finds, False if it gets the true ones. every:
+    one step in this many trains all networks; the others train only the dense motion or only the detector.
     """
 
     side: int
@@ -83,7 +83,7 @@ class Stage:
 
 
 def parse_schedule(text: str) -> list[Stage]:
-    """'64:3000:12:1e-3:true:3,128:3000:8:6e-4:found:1' -> stages."""
+    """Parse a schedule such as '64:3000:12:1e-3:true:3,128:3000:8:6e-4:found:1' into stages."""
     stages = []
     for part in text.split(","):
         side, steps, batch, rate, whose, every = part.split(":")
@@ -93,7 +93,7 @@ def parse_schedule(text: str) -> list[Stage]:
 
 
 def stage_at(stages: list[Stage], step: int) -> tuple[Stage, int]:
-    """The stage of a step, and how far into it the step is."""
+    """Return the stage of a step, and the step's number in that stage."""
     for stage in stages:
         if step < stage.steps:
             return stage, step
@@ -102,7 +102,7 @@ def stage_at(stages: list[Stage], step: int) -> tuple[Stage, int]:
 
 
 def learning_rate(stages: list[Stage], step: int) -> float:
-    """Warm over 100 steps; the last stage falls along a cosine to a twentieth."""
+    """Return the learning rate: it warms up over 100 steps, and in the last stage falls to a twentieth on a cosine."""
     stage, within = stage_at(stages, step)
     rate = stage.rate * min(1.0, (step + 1) / 100)
     if stage is stages[-1]:
@@ -112,10 +112,10 @@ def learning_rate(stages: list[Stage], step: int) -> float:
 
 @torch.no_grad()
 def pass_through(generator: Generator) -> None:
-    """Let an untrained generator show what the warp brings, nearly unchanged, so that it starts sharp.
+    """Make an untrained generator output the warped source nearly unchanged, so that training starts sharp.
 
-    The first three features carry red, green and blue, the residual blocks add nothing yet, and the last layer
-    turns the three features back into a picture (5 x - 2.5 is a fair logit of x).
+    The first three features hold red, green and blue. The residual blocks add almost nothing yet. The last layer turns
+    the three features back into a picture (5 x - 2.5 is a good approximation of the logit of x).
     """
     middle = generator.first.conv.kernel_size[0] // 2
     first, final = generator.first.conv, generator.final
@@ -132,10 +132,10 @@ def pass_through(generator: Generator) -> None:
 
 
 def set_training(model: FirstOrderModel) -> None:
-    """Training mode, but for the generator's own normalisation.
+    """Set training mode, except for batch norms in the generator's first layer and bottleneck.
 
-    That keeps its initial statistics, mean 0 and variance 1, and so is an affine map per channel: statistics of a
-    small batch would shift colours from step to step, which the generator can't undo.
+    Those keep their initial statistics, mean 0 and variance 1, so each is an affine map per channel. The statistics of
+    small batches would shift colours from step to step, and the generator can't undo that.
     """
     model.train()
     for part in (model.generator.first, model.generator.bottleneck):
@@ -145,7 +145,7 @@ def set_training(model: FirstOrderModel) -> None:
 
 
 def guide(out: Generated | DenseMotion, batch: Batch) -> dict[str, Tensor]:
-    """What the drawings say of deformation, masks and occlusion."""
+    """Return the losses of deformation, masks and occlusion."""
     return {
         "flow": 4 * flow_loss(out.deformation, batch),
         "masks": 0.03 * mask_loss(out.mask, batch),
@@ -155,7 +155,7 @@ def guide(out: Generated | DenseMotion, batch: Batch) -> dict[str, Tensor]:
 
 
 def network(detector: int | None = None, reduction: int = 1) -> FirstOrderModel:
-    """A demo network, untrained, at the album's side; ``detector``: its detector's width, that for drawings if None."""
+    """Build an untrained demo network at the album's size. detector: width of its detector; None: as for drawings."""
     parameters = deepcopy(PRESETS["demo-drawings"].parameters)
     parameters["common_params"]["reduction"] = reduction
     if detector:
@@ -164,7 +164,7 @@ def network(detector: int | None = None, reduction: int = 1) -> FirstOrderModel:
 
 
 def open_network(weights: Path, reduction: int = 1) -> FirstOrderModel:
-    """The network of these weights, whatever its detector's width, ready to be used."""
+    """Load the network of these weights, with a detector of any width, ready for use."""
     entries = entries_of(weights)
     model = network(len(entries["kp_detector.predictor.encoder.down_blocks.0.conv.weight"]) // 2, reduction)
     model.load_state_dict(entries)
@@ -172,15 +172,15 @@ def open_network(weights: Path, reduction: int = 1) -> FirstOrderModel:
 
 
 def entries_of(weights: Path) -> dict[str, Tensor]:
-    """One network's weights; of a file of two, as the package's, FILE:photographs or FILE:drawings names one."""
+    """Return the weights of one network. If the file has two, name one by FILE:photographs or FILE:drawings."""
     file, _, which = str(weights).partition(":")
     return part_of(load_checkpoint(file), PRESETS[f"demo-{which or 'drawings'}"])
 
 
 def widened(entries: Mapping[str, Tensor], model: FirstOrderModel) -> dict[str, Tensor]:
-    """Weights of a narrower network for this one, which then computes the same.
+    """Return weights with which this model computes the same as a narrower network with weights ``entries``.
 
-    What is new listens to everything, with the untrained network's weights, and nothing listens to it yet.
+    New channels read all inputs, with the untrained network's weights, but nothing reads the new channels yet.
     """
     out = {}
     for name, new in model.state_dict().items():
@@ -192,7 +192,7 @@ def widened(entries: Mapping[str, Tensor], model: FirstOrderModel) -> dict[str, 
         places = [torch.arange(n) for n in old.shape]
         if old.ndim == 4 and old.shape[1] != new.shape[1]:
             inputs, wider = old.shape[1], new.shape[1]
-            if ".decoder.up_blocks." in name and ".up_blocks.0." not in name:  # what came up, then what was skipped
+            if ".decoder.up_blocks." in name and ".up_blocks.0." not in name:  # upsampled, then skipped features
                 places[1] = torch.cat([torch.arange(inputs // 2), wider // 2 + torch.arange(inputs // 2)])
             elif ".predictor." not in name:  # the heads read the last block and the picture's three colours
                 places[1] = torch.cat([torch.arange(inputs - 3), wider - 3 + torch.arange(3)])
@@ -203,7 +203,7 @@ def widened(entries: Mapping[str, Tensor], model: FirstOrderModel) -> dict[str, 
 
 
 class Trainer:
-    """The state of a training and how a step changes it."""
+    """The state of a training run, and its steps."""
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class Trainer:
             self.step = state["step"]
 
     def save(self) -> None:
-        """Write the state beside its place, then rename: never half a file."""
+        """Write the state to a temporary file, then rename it, so that the file is never incomplete."""
         temporary = self.path.with_suffix(".part")
         torch.save(
             {
@@ -252,13 +252,13 @@ class Trainer:
         temporary.replace(self.path)
 
     def advance(self) -> dict[str, float]:
-        """One step; returns its losses."""
+        """Train one step. Returns its losses."""
         stage, _ = stage_at(self.stages, self.step)
         batch = draw_batch(self.albums, self.step, stage.batch, stage.side, self.seed)
         rng = np.random.default_rng([self.seed, self.step, 12])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stages, self.step)
-        # Motion and detector have the most to learn and cost the least, and nothing is right where keypoints are wrong.
+        # Dense motion and detector learn the most and cost the least, and without good keypoints nothing else is right.
         if self.step % stage.every == 0:
             losses = self._whole(batch, stage, rng)
         elif self.step % stage.every == 1:
@@ -269,17 +269,17 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
-        if torch.isfinite(norm):  # one bad batch must not end a night's work
+        if torch.isfinite(norm):  # one bad batch must not ruin the run
             self.optimizer.step()
         self._follow()
         self.step += 1
         return {k: float(v.detach()) for k, v in losses.items()}
 
     def _whole(self, batch: Batch, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Losses of detector, dense motion and generator together."""
+        """Return the losses of detector, dense motion and generator together."""
         others = np.flatnonzero(~batch.own)
         n = stage.batch
-        # One pass of the detector sees every picture; an identity that drives itself needs no initial frame.
+        # The detector runs once, on all pictures. An identity that drives itself needs no initial frame.
         frames = torch.cat([batch.source, batch.driving, batch.initial[others]])
         true = _join(batch.kp_source, batch.kp_driving, _pick(batch.kp_initial, others))
         if not stage.detected:
@@ -298,7 +298,7 @@ class Trainer:
         weight = 1 + 8 * torch.maximum(
             region_weight(batch.regions, stage.side), 0.3 * region_weight(batch.source_regions, stage.side)
         )
-        # Most of what is hidden lies outside the regions, and there only the decoder can mend anything.
+        # Most hidden places are outside the regions, and only the decoder can fill them.
         hidden = F.interpolate(1 - out.occlusion.detach(), size=stage.side, mode="bilinear", align_corners=False)
         weight = weight + 4 * hidden
         losses["picture"] = picture_loss(out.prediction, batch.target, weight)
@@ -311,12 +311,12 @@ class Trainer:
         return losses
 
     def _detector(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of the detector alone."""
+        """Return the loss of the detector alone."""
         found = self.model.kp_detector(torch.cat([batch.source, batch.driving]))
         return {"keypoints": keypoint_loss(found, _join(batch.kp_source, batch.kp_driving))}
 
     def _motion(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of the dense motion alone: guided by the drawings, and the source, warped, against the target."""
+        """Return the losses of the dense motion alone: those of `guide`, and the warped source against the target."""
         network = self.model.generator.dense_motion_network
         moved = transfer(batch.kp_source, batch.kp_driving, batch.kp_initial, batch.own)
         out = network(network.shrink(batch.source), batch.kp_source, moved)
@@ -332,7 +332,7 @@ class Trainer:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Let the averaged weights follow, faster at the start."""
+        """Update the averaged weights, faster at the start."""
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         mine, theirs = self.average.state_dict(), self.model.state_dict()
         for name, value in mine.items():
@@ -356,7 +356,7 @@ def _slice(kp: Keypoints, start: int, stop: int) -> Keypoints:
 
 @torch.no_grad()
 def contact_sheet(model: FirstOrderModel, path: Path, side: int, albums: Albums) -> dict[str, float]:
-    """Held-out identities driven by others: rows of source, driving, result, truth, occlusion; returns measures."""
+    """Write a picture of held-out examples: source, driving, result, target and occlusion of each. Returns measures."""
     batch = draw_batch(albums, 0, 24, side, 99)
     kp_source, kp_driving, kp_initial = (model.kp_detector(x) for x in (batch.source, batch.driving, batch.initial))
     moved = transfer(kp_source, kp_driving, kp_initial, batch.own)
@@ -381,9 +381,9 @@ def contact_sheet(model: FirstOrderModel, path: Path, side: int, albums: Albums)
 
 
 def ship(folder: Path, path: Path, which: str | None = None) -> None:
-    """Write the averaged weights of a training's last checkpoint in half precision, as the package carries them.
+    """Write the averaged weights of the last checkpoint in half precision, as in the package.
 
-    which: "drawings" or "photographs", to write them together with the package's other network; None: alone.
+    which: "drawings" or "photographs": add the package's other network to the file; None: write these weights alone.
     """
     state = torch.load(folder / "state.pt", weights_only=True)
     mine = state["average"]
@@ -423,7 +423,7 @@ def main() -> None:
     def albums(groups: int, heads: int, seed: int) -> Albums:
         made = [(make_album(args.folder, groups, seed, args.threads), args.drawn_share)] if groups else []
         if heads:
-            from head_album import render_album  # asks for numba, which drawings do without
+            from head_album import render_album  # needs numba, drawings do not
 
             made.append((render_album(args.folder, args.assets, heads, seed, args.threads), 1 - args.drawn_share))
         return made

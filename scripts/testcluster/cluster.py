@@ -8,9 +8,9 @@
     cluster.py down                     end it; only the cached base stays
 
 Scheduling, accounts, limits and containers are real; the GPUs are character devices that compute nothing.
-It needs root, Linux namespaces, overlay and /dev/fuse, and Debian's archive. All of it runs in namespaces of its
-own over a Debian root of its own: the machine's files, packages and services are not touched. It writes into the
-folder of --folder, whose home/ is the cluster's /home, shared by all nodes.
+It needs root, Linux namespaces, overlay and /dev/fuse, and Debian's archive. The cluster runs in its own namespaces
+and its own Debian root, so it does not touch the machine's files, packages and services. It writes into the folder
+given by --folder; home/ in it is the cluster's /home, shared by all nodes.
 """
 
 from __future__ import annotations
@@ -147,13 +147,13 @@ def check() -> None:
 
 def base_root() -> Path:
     """Return the cached Debian root of all nodes; make it from packages if needed."""
-    # Only unstable has Apptainer; everything else, also what it needs, comes from the release.
-    # unstable's index has a date, which must not fail on a machine with a wrong clock.
+    # Only unstable has Apptainer. Everything else, including its dependencies, comes from the release.
+    # unstable's index has an expiry date, which must not fail on a machine with a wrong clock.
     sources = f"deb {MIRROR} {SUITE} main\ndeb [check-valid-until=no] {MIRROR} unstable main\n"
     sources += f"deb {MIRROR} {IMAGE_SUITE} main\n"
     users = "; ".join(f'chroot "$1" useradd --create-home --uid {uid} -s /bin/bash {u}' for u, uid in USERS.items())
-    # The release's slurmdbd gets no answer through its MariaDB's library (11.8.9: "exceeds maximum number of columns
-    # (=0)"); through that of the release before it does.
+    # The release's slurmdbd fails with its own MariaDB library (11.8.9: "exceeds maximum number of columns (=0)").
+    # It works with the library of the release before.
     older = f"cd /opt && apt-get download libmariadb3/{IMAGE_SUITE} && dpkg -x libmariadb3_*.deb libmariadb"
     hooks = (users, f"chroot \"$1\" sh -c '{older} && rm *.deb'")
     options = [f'--aptopt=APT::Default-Release "{SUITE}"', *(f"--customize-hook={hook}" for hook in hooks)]
@@ -161,9 +161,9 @@ def base_root() -> Path:
 
 
 def image_base() -> Path:
-    """Return a Debian root with Python to build images on, in the place of the address that the Dockerfile names.
+    """Return a Debian root with Python, used as the base of images in place of the Dockerfile's.
 
-    It has this machine's pip settings and certificates, and the folders that they name, empty, to be bound.
+    It has this machine's pip settings and certificates, and empty folders on which to bind the folders they name.
     """
     root = debian("image-base", IMAGE_SUITE, IMAGE_PACKAGES, [], f"deb {MIRROR} {IMAGE_SUITE} main\n")
     settings = pip_settings()
@@ -357,7 +357,7 @@ StorageLoc=slurm_acct_db
         path = upper / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.lstrip())
-    (upper / "etc/slurm/slurmdbd.conf").chmod(0o600)  # slurmdbd takes no other
+    (upper / "etc/slurm/slurmdbd.conf").chmod(0o600)  # slurmdbd accepts no other mode
     if not accounting:
         (upper / "etc/testcluster/accounts").unlink()
     (upper / "etc/munge").mkdir(mode=0o700)
@@ -402,7 +402,7 @@ def local_folders(settings: dict[str, str]) -> set[Path]:
 
 
 def free_ports() -> list[int]:
-    """Return ports that nobody listens on, so that two clusters live side by side."""
+    """Return ports that nobody listens on, so that two clusters can run at once."""
     sockets = [socket.socket() for _ in range(PORTS)]
     try:
         for each in sockets:
@@ -452,7 +452,7 @@ def entering(folder: Path, *command: str, user: str = "ada", cwd: str | None = N
     environment = [f"HOME={home}", f"USER={user}", f"LOGNAME={user}", "SHELL=/bin/bash", "LANG=C.UTF-8"]
     environment.append("PATH=/usr/local/bin:/usr/bin:/bin" + (":/usr/local/sbin:/usr/sbin:/sbin" if uid == "0" else ""))
     if uid == "0":
-        environment.append("APPTAINER_USERNS=1")  # rootless also for root: the other way wants more than there may be
+        environment.append("APPTAINER_USERNS=1")  # rootless mode for root too; the other needs more rights
     words = ["nsenter", "--target", children[0], "--mount", "--uts", "--pid"]
     words += ["setpriv", "--reuid", uid, "--regid", uid, "--init-groups", "env", "-i", *environment]
     return [*words, "sh", "-c", 'cd "$1" && shift && exec "$@"', "sh", cwd or home, *command]

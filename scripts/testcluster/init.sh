@@ -1,6 +1,6 @@
 #!/bin/sh
-# Process 1 of the test cluster: becomes the login node, starts SLURM's controller and both nodes, and reaps what dies.
-# Started by cluster.py in namespaces of its own, so everything here ends with it. $1: the cluster's folder.
+# Process 1 of the test cluster: becomes the login node, starts SLURM's controller and both nodes, reaps dead processes.
+# cluster.py starts it in new namespaces, so everything here ends with it. $1: the cluster's folder.
 set -e
 folder=$1
 
@@ -14,7 +14,7 @@ for device in null zero full random urandom tty fuse; do
     touch "$root/dev/$device"
     mount --bind "/dev/$device" "$root/dev/$device" 2>/dev/null || rm "$root/dev/$device"
 done
-# The host's /dev/fuse is often root's alone; apptainer needs it for an ordinary user.
+# On the host, often only root may use /dev/fuse. Apptainer needs it as an ordinary user.
 umount "$root/dev/fuse" 2>/dev/null && rm -f "$root/dev/fuse"
 mknod -m 666 "$root/dev/fuse" c 10 229
 for number in 0 1; do mknod -m 666 "$root/dev/fakegpu$number" c 1 3; done
@@ -55,7 +55,7 @@ fi
 setpriv --reuid munge --regid munge --clear-groups munged >/dev/null 2>&1 </dev/null
 if test -f /etc/testcluster/accounts; then
     mkdir -p /run/mysqld && chown mysql: /run/mysqld
-    # One of its own, whatever the base's packages have set up: no network, its data in this cluster's folder.
+    # This cluster's own database, without network, whatever the packages of the base have set up.
     mariadb-install-db --user=mysql --datadir=/var/lib/accounts --skip-test-db >/var/log/mariadb.log 2>&1
     setsid mariadbd --no-defaults --user=mysql --datadir=/var/lib/accounts --socket=/run/mysqld/mysqld.sock \
         --skip-networking --innodb-buffer-pool-size=64M --innodb-lock-wait-timeout=900 >>/var/log/mariadb.log 2>&1 </dev/null &

@@ -5,8 +5,8 @@ set -e
 node=$2
 case $1 in
 up)
-    # The outer process waits; killing it kills the node with all it runs. What is mounted for all later comes to the
-    # nodes too; what is mounted on one stays there.
+    # The outer process waits; killing it kills the node with all its processes. Later mounts on the login node appear
+    # on the nodes too; mounts on a node stay there.
     setsid unshare --mount --propagation slave --pid --uts --fork --kill-child=KILL "$0" run "$node" >"/var/log/slurm/$node.out" 2>&1 </dev/null &
     echo $! >"/run/node-$node.pid"
     ;;

@@ -154,7 +154,7 @@ def end_run():
 
 
 def check_means():
-    """Check, before any job is sent, the disk space and the jobs' image with its version."""
+    """Check the disk space, and the jobs' image and its version, before any job is sent."""
     if LACK_OF_ROOM and LACK_OF_ROOM.certain:
         raise TalkiesError(str(LACK_OF_ROOM))
     if LACKS_RUNTIME:
