@@ -124,7 +124,7 @@ def remux_file(chosen: argparse.Namespace) -> None:
 
     check_output(chosen.output, ".mp4", chosen.film, chosen.driving)
     facts = media.remux(chosen.film, media.probe(chosen.driving), chosen.output, start=chosen.start, end=chosen.end)
-    print(json.dumps(facts, default=str))
+    print(json.dumps(to_plain(facts)))
 
 
 def mosaic_films(chosen: argparse.Namespace) -> None:
