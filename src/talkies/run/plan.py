@@ -37,16 +37,20 @@ class Row(Struct, array_like=True, omit_defaults=True):
     own: dict[str, Any] = {}
 
 
-class Stored(Struct, kw_only=True, omit_defaults=True):
-    """A plan's file: `Plan`'s fields; the pairs stand in their shards."""
+IN_FILE = {"picture_shards": "pictures", "take_shards": "clips", "rows": "shards"}
+"""Fields that have another name in a plan's file."""
+
+
+class Stored(Struct, kw_only=True, omit_defaults=True, rename=IN_FILE):
+    """A plan's file: `Plan`'s fields, and for each shard of pairs its rows."""
 
     format: int
     settings: Settings
     sources: dict[str, Source]
     takes: dict[str, Take]
-    pictures: dict[str, list[str]]
-    clips: dict[str, list[str]]
-    shards: dict[str, list[Row]]
+    picture_shards: dict[str, list[str]]
+    take_shards: dict[str, list[str]]
+    rows: dict[str, list[Row]]
     receipts: dict[str, dict[str, str]]
     outside: list[str]
     sounds: dict[str, list[int]]
@@ -55,6 +59,10 @@ class Stored(Struct, kw_only=True, omit_defaults=True):
     rates: dict[str, float | int]
     given: dict[str, Any]
     joined: bool = False
+
+
+ALIKE = [name for name in Stored.__struct_fields__ if name not in ("format", "rows")]
+"""The fields that `Plan` and its file have in common."""
 
 
 class _Head(Struct):
@@ -178,25 +186,8 @@ class Plan:
     def save(self, path: Path = PLAN) -> None:
         """Write the plan, where it is another than what is there."""
         usual = usual_pair(self.settings)
-        stored = Stored(
-            format=FORMAT,
-            settings=self.settings,
-            sources=self.sources,
-            takes=self.takes,
-            pictures=self.picture_shards,
-            clips=self.take_shards,
-            shards={
-                shard: [_row(self.pairs[name], usual) for name in names] for shard, names in self.pair_shards.items()
-            },
-            receipts=self.receipts,
-            outside=self.outside,
-            sounds=self.sounds,
-            weights=self.weights,
-            programs=self.programs,
-            rates=self.rates,
-            given=self.given,
-            joined=self.joined,
-        )
+        rows = {shard: [_row(self.pairs[name], usual) for name in names] for shard, names in self.pair_shards.items()}
+        stored = Stored(format=FORMAT, rows=rows, **{name: getattr(self, name) for name in ALIKE})
         content = to_json(stored)
         with suppress(OSError):
             if path.read_bytes() == content:
@@ -224,26 +215,10 @@ class Plan:
 
     @classmethod
     def _of(cls, stored: Stored, *, without_specs: bool) -> Plan:
-        plan = cls(
-            settings=stored.settings,
-            sources=stored.sources,
-            takes=stored.takes,
-            pairs={},
-            picture_shards=stored.pictures,
-            take_shards=stored.clips,
-            receipts=stored.receipts,
-            outside=stored.outside,
-            sounds=stored.sounds,
-            weights=stored.weights,
-            programs=stored.programs,
-            rates=stored.rates,
-            given=stored.given,
-            joined=stored.joined,
-            without_specs=without_specs,
-        )
+        plan = cls(pairs={}, without_specs=without_specs, **{name: getattr(stored, name) for name in ALIKE})
         usual = usual_pair(stored.settings)
         choices, fields = choices_of(usual), asdict(usual)
-        for shard, rows in stored.shards.items():
+        for shard, rows in stored.rows.items():
             pairs = [
                 typed({**fields, "driving": row.driving, "image": row.image, **row.own}, Pair)
                 if row.own
