@@ -293,8 +293,11 @@ def cut(image: Frame, box: Box) -> Frame:
     return np.pad(part, outside, mode="edge") if any(map(any, outside)) else part
 
 
-def resize(image: Frame, size: int | tuple[int, int]) -> Frame:
+def resize(image: Frame, size: int | tuple[int, int], *, quick: bool = False) -> Frame:
     """Scale uint8 [H,W,3] to a side, or to (width, height), with Lanczos (a = 3, widened when it shrinks).
+
+    quick: average blocks of pixels first where that leaves at least 1.4 times the wanted size: half the time, by a
+    few grey levels less exact.
 
     The original scales with skimage (Gaussian blur, then bilinear), which is a little softer, by a few grey levels.
     """
@@ -304,7 +307,8 @@ def resize(image: Frame, size: int | tuple[int, int]) -> Frame:
     wanted = (size, size) if isinstance(size, int) else size
     if (image.shape[1], image.shape[0]) == wanted:
         return np.ascontiguousarray(image)
-    return np.array(Image.fromarray(image).resize(wanted, Image.Resampling.LANCZOS))
+    gap = 1.4 if quick else None
+    return np.array(Image.fromarray(image).resize(wanted, Image.Resampling.LANCZOS, reducing_gap=gap))
 
 
 # --- faces -----------------------------------------------------------------------------------------------
@@ -333,16 +337,16 @@ def is_faceless(clip: Clip, *, start: Fraction | float | None = None, end: Fract
     return not any(find_faces(frame, side) for frame in frames for side in OTHER_SIDES)
 
 
-def find_faces(image: Frame, side: int = 0) -> list[Face]:
+def find_faces(image: Frame, side: int = 0, *, quick: bool = False) -> list[Face]:
     """Return the faces in a picture, uint8 [H,W,3]: x, y, width, height in its pixels.
 
-    side: larger pictures are shrunk to this side; 0: the usual one.
+    side: larger pictures are shrunk to this side; 0: the usual one. quick: shrink as `resize` does quickly.
     """
     import numpy as np
 
     height, width = image.shape[:2]
     small = small_size(width, height, side)
-    data = np.ascontiguousarray(resize(image, small))
+    data = np.ascontiguousarray(resize(image, small, quick=quick))
     found = _detector()(small[0], small[1], data.tobytes())
     across, down = width / small[0], height / small[1]
     return [
@@ -401,7 +405,7 @@ def _find_tubes(clip: Clip, frames: Iterable[Frame], seen: list[list[Face]], *, 
         looked += 1
         free = list(tubes)
         are_large = quick and seen and _are_large(seen[0], frame)
-        seen.append((find_faces(frame, OTHER_SIDES[0]) if are_large else []) or find_faces(frame))
+        seen.append((find_faces(frame, OTHER_SIDES[0], quick=True) if are_large else []) or find_faces(frame))
         for x, y, w, h in seen[-1]:
             face = (x * across, y * down, w * across, h * down)
             same = max(free, key=lambda tube, face=face: overlap(tube.first, face), default=None)  # type: ignore[misc]

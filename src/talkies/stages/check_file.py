@@ -145,7 +145,7 @@ def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
     faces: list[list[crop.Face]] = []
     cut = crop.follow(clip, frames, item.crop, faces, quick=True)
     box = crop.scaled(cut.box, scale)
-    crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE) for frame in frames])
+    crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE, quick=True) for frame in frames])
     crops = crops[:, :, ::-1].copy() if item.flip else crops
     facts = ClipFacts(
         width=clip.width,
