@@ -27,10 +27,11 @@ from talkies.media.crop import Request
 from talkies.run import deal, estimate, planner, probes
 from talkies.run import settings as config
 from talkies.run.asks import Specs
-from talkies.run.folder import HOME, PROBES, Folder
+from talkies.run.folder import HOME, LOCKS, PROBES, Folder
+from talkies.run.lock import lock
 from talkies.run.pairs import Pair, Source, Take, take_name
 from talkies.run.plan import Plan
-from talkies.run.planner import make_plan
+from talkies.run.planner import make_plan, start_run
 from talkies.run.receipts import Receipts
 from talkies.run.record import Answer, Receipt
 
@@ -366,6 +367,23 @@ def test_another_size_of_job_deals_all_out_anew(folder: Path) -> None:
 
 # By name it sorts before the built-in engine, which is the default nevertheless.
 BEFORE = {"name": "a", "command": "make {source} {driving} {output}", "side": 64}
+
+
+def test_pairs_of_a_living_worker_are_not_given_to_another_shard(folder: Path) -> None:
+    """Two workers could write one film. Shards that keep their pairs may wait for their worker."""
+    first = planned()
+    first.save()
+    again = planned(first, pairs_per_job=2)
+    assert set(first.pair_shards["pairs-0001"]) & {
+        name for s in list(again.pair_shards)[1:] for name in again.pair_shards[s]
+    }
+    with lock(LOCKS / "pairs-0001.lock", say=print):
+        start_run(first)
+        with pytest.raises(TalkiesError, match=r"a worker of an earlier run is still at work \(pairs-0001"):
+            start_run(again)
+        assert Plan.load().pair_shards == first.pair_shards, "the plan stays that of the worker"
+    start_run(again)
+    assert Plan.load().pair_shards == again.pair_shards
 
 
 @pytest.mark.parametrize("engines", [None, ["fomm", BEFORE]], ids=["one engine", "two engines"])
