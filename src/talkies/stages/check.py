@@ -62,7 +62,8 @@ def examine(
             advance(1)
         else:
             unseen[item] = path
-    for looked in _look_at_all(list(unseen), workers):
+    # Videos first: they take longest, and at the end no core shall wait for one.
+    for looked in _look_at_all(sorted(unseen, key=lambda item: not item.clip), workers):
         item, facts, crops, thumb = looked
         if model and weights and crops is not None and not isinstance(facts, Unreadable):
             from ..fomm.motion import frames_to_tensor
