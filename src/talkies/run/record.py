@@ -168,7 +168,7 @@ R = TypeVar("R", bound=Record)
 class Recorded(Generic[R]):
     """A file and the record (JSON) beside it, which is authoritative.
 
-    kind: of the record; one that is no such counts as missing.
+    kind: the type of the record. A record that does not fit it counts as missing.
     """
 
     path: Path

@@ -44,7 +44,7 @@ def look(plan: Plan, receipts: Receipts, due: str) -> State:
 
 
 class _Look:
-    # A spec is worked out only where a receipt tells of the item: in a new folder none does, of a million pairs.
+    # A spec is computed only for an item that a receipt names: in a new folder of a million pairs, for none.
 
     def __init__(self, plan: Plan, receipts: Receipts, due: str) -> None:
         self.plan, self.receipts, self.due = plan, receipts, due
@@ -126,9 +126,8 @@ class _Look:
         if stage == "show" and not shown:
             return False
         receipt = self.receipts.read(stage, shard)
-        if name not in receipt.asked:
-            return True
-        if not receipt.answers(name, self.specs.shown(name) if stage == "show" else self.specs.film(name)):
+        spec = self.specs.shown if stage == "show" else self.specs.film
+        if name not in receipt.asked or not receipt.answers(name, spec(name)):
             return True
         if name in receipt.failed or self._is_carried(shard, name):
             return False

@@ -20,6 +20,7 @@ from ..files import digest, file_digest, from_json, read_stamped, to_plain, whol
 from ..fomm.model.presets import DEMO_WEIGHTS, PRESETS
 from ..run.asks import compared
 from ..run.folder import HOME
+from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.record import content_key
 from .check_file import ClipFacts, Item, Look, PictureFacts, Unreadable, look
@@ -62,7 +63,7 @@ def examine(
             advance(1)
         else:
             unseen[item] = path
-    # Videos first: they take longest, and at the end no core shall wait for one.
+    # Videos take longest. Done first, they leave no core idle at the end.
     for looked in _look_at_all(sorted(unseen, key=lambda item: not item.clip), workers):
         item, facts, crops, thumb = looked
         if model and weights and crops is not None and not isinstance(facts, Unreadable):
@@ -79,18 +80,28 @@ def examine(
         looks[item] = looked
         advance(1)
     preset = PRESETS[plan.settings.model.preset]
-    animated = {name for pair in plan.pairs.values() if pair.engine == FOMM for name in (pair.source, pair.take)}
-    shown = {name for pair in plan.pairs.values() if not pair.private for name in (pair.source, pair.take)}
+    # A picture and a take may have one name.
+    animated = {each for pair in plan.pairs.values() if pair.engine == FOMM for each in _inputs(pair)}
+    shown = {each for pair in plan.pairs.values() if not pair.private for each in _inputs(pair)}
     findings = []
     for item, looked in looks.items():
-        finding = findings_of(looked, preset if item.name in animated else None, plan.settings.faceless == "allow")
-        finding.private = item.name not in shown
+        finding = findings_of(
+            looked, preset if (item.name, item.clip) in animated else None, plan.settings.faceless == "allow"
+        )
+        finding.private = (item.name, item.clip) not in shown
         findings.append(finding)
     if weights:
-        usable = {each.item.name: each for each in findings if not isinstance(each.facts, Unreadable)}
-        warn_of_first_frames(plan, usable, weights)
-        compare_poses(plan, usable, weights)
+        takes = {each.item.name: each for each in findings if isinstance(each.facts, ClipFacts)}
+        pictures = {
+            each.item.name: each for each in findings if isinstance(each.facts, PictureFacts) and not each.item.clip
+        }
+        warn_of_first_frames(plan, takes, weights)
+        compare_poses(plan, pictures, takes, weights)
     return sorted(findings, key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
+
+
+def _inputs(pair: Pair) -> tuple[tuple[str, bool], tuple[str, bool]]:
+    return (pair.source, False), (pair.take, True)
 
 
 def _kept(item: Item, path: Path, weights: str | None) -> Look | None:

@@ -82,10 +82,10 @@ def _pose_of_frame(network: FirstOrderModel, item: Item, facts: ClipFacts, numbe
     return np.array(find_poses(network, frames[:, :, ::-1].copy() if item.flip else frames)[0])
 
 
-def warn_of_first_frames(plan: Plan, findings: dict[str, Finding], weights: str) -> None:
+def warn_of_first_frames(plan: Plan, takes: dict[str, Finding], weights: str) -> None:
     """Warn of takes whose first frame is a bad one to start from, and name a better one."""
-    for take in {take for _, take in compared(plan)} & findings.keys():
-        item, facts = findings[take].item, findings[take].facts
+    for take in {take for _, take in compared(plan)} & takes.keys():
+        item, facts = takes[take].item, takes[take].facts
         assert isinstance(facts, ClipFacts)
         first = facts.first_frame[weights]
         if first.better is None:
@@ -94,25 +94,25 @@ def warn_of_first_frames(plan: Plan, findings: dict[str, Finding], weights: str)
         at = float(Fraction(item.start or 0) + first.better / Fraction(facts.rate))
         better = f"{{{item.file_name}: {{best_frame: {first.better}}}}}"
         advice = f"in config.yaml, files: {better} counts from a better one, {{start: {at:.2f}}} begins there"
-        findings[take].problems.append(Problem(DOUBTFUL, text, advice))
+        takes[take].problems.append(Problem(DOUBTFUL, text, advice))
 
 
-def compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> None:
+def compare_poses(plan: Plan, pictures: dict[str, Finding], takes: dict[str, Finding], weights: str) -> None:
     """Add a finding to each take whose first frame is far from pictures' poses, with a nearer frame."""
     import numpy as np
 
     held = {
         name: np.array(finding.facts.poses[weights][0])
-        for name, finding in findings.items()
+        for name, finding in pictures.items()
         if isinstance(finding.facts, PictureFacts)
     }
     moved: dict[str, list[str]] = {}
     for image, take in compared(plan):
-        if image in findings and take in findings:
+        if image in pictures and take in takes:
             moved.setdefault(take, []).append(image)
     far: dict[str, list[tuple[str, float]]] = {}
     for take, images in moved.items():
-        facts = findings[take].facts
+        facts = takes[take].facts
         assert isinstance(facts, ClipFacts)
         if facts.first_frame[weights].faults:
             continue  # a better first frame comes first
@@ -122,12 +122,10 @@ def compare_poses(plan: Plan, findings: dict[str, Finding], weights: str) -> Non
             nearest = int(distances.argmin())
             if distances[0] > POSE_FAR and distances[nearest] < POSE_NEARER * distances[0]:
                 far.setdefault(take, []).append((image, nearest / float(Fraction(facts.sampled_rate))))
-    for take, pictures in far.items():
-        names = [printable(image) for image, _ in pictures[:3]] + ["..."] * (len(pictures) > 3)
-        seconds = sorted(when for _, when in pictures)[len(pictures) // 2] + float(
-            Fraction(findings[take].item.start or 0)
-        )
-        count = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}"
+    for take, those in far.items():
+        names = [printable(image) for image, _ in those[:3]] + ["..."] * (len(those) > 3)
+        seconds = sorted(when for _, when in those)[len(those) // 2] + float(Fraction(takes[take].item.start or 0))
+        count = f"{len(those)} picture{'s' * (len(those) != 1)}"
         text = f"its first frame's pose is far from that of {count} ({', '.join(names)})"
         advice = f"motion: best_frame: auto, or let it start where the head is held alike, about {seconds:.1f} s"
-        findings[take].problems.append(Problem(DOUBTFUL, text, advice))
+        takes[take].problems.append(Problem(DOUBTFUL, text, advice))
