@@ -181,3 +181,16 @@ def test_a_photograph_for_a_network_of_drawings_and_a_face_that_leaves_its_crop_
     run.configure(model={"preset": "demo"})
     run.talkies("check")
     assert texts(run, "astronaut") == ""
+
+
+def test_a_picture_and_a_driving_video_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", images=[], clips=[])
+    shutil.copy(EXAMPLES / "images/ada.png", run.path / "images/me.png")
+    command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-ss", "1.66", "-i", str(EXAMPLES / "driving/anna.mp4")]
+    subprocess.run([*command, "-preset", "ultrafast", str(run.path / "driving/me.mp4")], check=True)
+    run.configure(crop=None, check=True)
+    for _ in ("anew", "from what is kept"):
+        run.talkies("check")
+        found = {item["clip"]: item for item in json.loads((run.path / ".talkies/check.json").read_text())["files"]}
+        assert found[False]["problems"] == []
+        assert "head turned in its first frame" in found[True]["problems"][0]["text"]
