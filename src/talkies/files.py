@@ -270,7 +270,7 @@ def keep_aside(path: Path) -> Path:
         if not os.path.lexists(aside):
             break
     path.rename(aside)
-    log.warning("%s was not made by talkies: kept as %s", printable(path), printable(aside.name))
+    log.warning("%s is not as talkies made it: kept as %s", printable(path), printable(aside.name))
     return aside
 
 

@@ -3,15 +3,15 @@ rule animate:
     input:
         needed("animate"),
     output:
-        ".talkies/receipts/animate/{receipt}.json",
+        ".talkies/done/animate/{name}",
     log:
-        ".talkies/logs/animate/{receipt}.log",
+        ".talkies/logs/animate/{name}.log",
     benchmark:
-        ".talkies/benchmarks/animate/{receipt}.tsv"
+        ".talkies/benchmarks/animate/{name}.tsv"
     container:
         image_to_animate
     threads: THREADS
     resources:
         **job("animate", "gpu"),
     shell:
-        "exec talkies shard animate {wildcards.receipt} --threads {threads} --log {log:q}"
+        "exec talkies shard animate {wildcards.name} --threads {threads} --log {log:q}"

@@ -8,30 +8,31 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from talkies.errors import TalkiesError
+from talkies import stages
 from talkies.host import container as image
 from talkies.host import slurm
-from talkies.run import console, estimate, planner, programs, progress, snakemake_private
+from talkies.run import console, estimate, folder, planner, programs, progress, snakemake_private
 from talkies.run import plan as planning
 from talkies.run import settings as settings_file
-from talkies.run.folder import WORKERS_LOG
-from talkies.run.receipts import ALL, shard_of
+from talkies.run.folder import shard_of
 
 
 def make_plan():
     """Return the plan, its state and the lack of disk space: the main process makes them, jobs read the plan."""
     try:
         if not snakemake_private.is_main_process(workflow):
-            return planning.Plan.load(), None, None
+            return planning.Plan.load(stages.table), None, None
         if planner.unlock_after_kill():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
         given = settings_file.given(config, Path("config.yaml"))
-        plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
+        plan, state = planner.make_plan(
+            settings_file.complete(config), stages.table, on_cluster=ON_CLUSTER, given=given
+        )
         if SUBMITS and plan.settings.slurm.gpu.get("gpu", 1):
-            for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.pair_shards}:
+            for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.shards["pairs"]}:
                 slurm.check_gpus(megabytes, plan.settings.slurm.gpu.get("slurm_partition", ""))
         if IN_IMAGE and plan.settings.container is not None:
             image.check_bindable(plan.outside)
-        planner.mend_plan(plan)
         logger.info(f"talkies: {estimate.describe(plan, state, on_cluster=ON_CLUSTER)}")
         lack = estimate.lack_of_room(plan, state)
         if lack is not None:
@@ -68,19 +69,22 @@ SHOWN = ".talkies/report/gallery"
 REPORTED = [SHOWN] if PLAN.settings.gallery.report else []
 
 
-def receipt(stage, shard=ALL):
-    """Return the path of a stage's receipt: an existing one, or a new one if something is due."""
-    return f".talkies/receipts/{stage}/{PLAN.receipt(stage, shard)}.json"
+def done(stage, name):
+    """Return the path of the empty file that says that a job's work is done."""
+    return str(folder.done(stage, name))
 
 
 def needed(stage):
-    """Return a stage's input function, which gives the receipts of the stages above."""
-    return lambda wildcards: [receipt(*each) for each in PLAN.needs(stage, shard_of(wildcards.receipt))]
+    """Return a stage's input function: the jobs that make what the due items of a shard are made from."""
+    return lambda wildcards: [
+        done(above, PLAN.name(shard)) for above, shard in PLAN.needs(stage, shard_of(wildcards.name))
+    ]
 
 
-CHECKED = [receipt("check")] if PLAN.settings.check else []
-GALLERY = receipt("gallery")
-FILMS_DONE = [receipt("remux", shard) for shard in PLAN.pair_shards]
+# Only jobs with something due are asked for, so a finished run asks for none.
+CHECKED = [done("check", PLAN.pages["check"])] if PLAN.settings.check else []
+GALLERY = done("gallery", PLAN.pages["gallery"])
+WORK_DONE = [done(stage.name, name) for stage in PLAN.stages for name in PLAN.jobs(stage.name)]
 
 
 def bind():
@@ -93,20 +97,20 @@ bind()  # on a cluster, each job reads this file again on its node
 
 
 wildcard_constraints:
-    receipt=r"((pictures|clips|pairs)-\d+|all)(\.[0-9a-f]+)?",
+    name=r"((pictures|clips|pairs)-\d+|all)\.[0-9a-f]+",
 
 
 onstart:
     try:
         check_means()
-        planner.start_run(PLAN)
+        planner.start_run(PLAN, STATE)
         if ON_CLUSTER:
             FAILED.append(slurm.Failures())
         how = {"ended": FAILED[-1].news} if ON_CLUSTER else {"show": show}
         if CONSOLE:
-            CONSOLE.follow(WORKERS_LOG)
+            CONSOLE.follow(folder.WORKERS_LOG)
             how["often"] = CONSOLE.is_live
-        RUNNING.append(progress.start(PLAN, STATE, shards_to_make(), say, say_progress, **how))
+        RUNNING.append(progress.start(PLAN, STATE, say, say_progress, **how))
         bind()  # on this machine: the results' folder may be new
     except TalkiesError as error:
         raise WorkflowError(str(error)) from None
@@ -134,12 +138,6 @@ def show():
     """Write the gallery of the finished films during a run on this machine."""
     command = ["nice", "talkies", "gallery", "--going", "--log", ".talkies/logs/gallery-going.log"]
     subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def shards_to_make():
-    """Return the shards of pairs in this run's jobs."""
-    wanted = {shard_of(wildcards.get("receipt", "")) for wildcards in snakemake_private.wildcards_of_jobs(workflow)}
-    return [shard for shard in PLAN.pair_shards if shard in wanted]
 
 
 def end_run():
@@ -171,7 +169,7 @@ def check_means():
 
 def image_to_animate(wildcards):
     """Return the image of an animating job; None if its engine is a program, which has its own image."""
-    return None if PLAN.by_program(shard_of(wildcards.receipt)) else PLAN.settings.container
+    return None if PLAN.by_program(shard_of(wildcards.name)) else PLAN.settings.container
 
 
 def job(stage, kind="cpu"):
@@ -245,5 +243,5 @@ def partitions(kind):
 
 def shard_of_job(wildcards):
     """Return the shard of a job; None if it is about the whole run."""
-    shard = shard_of(wildcards.get("receipt", ALL))
-    return None if shard == ALL else shard
+    shard = shard_of(wildcards.get("name", planner.ALL))
+    return None if shard == planner.ALL else shard

@@ -1,36 +1,36 @@
 # The check of every file. No other job waits for it or is run again because of it.
 rule check:
     output:
-        ".talkies/receipts/check/{receipt}.json",
+        ".talkies/done/check/{name}",
     log:
-        ".talkies/logs/check/{receipt}.log",
+        ".talkies/logs/check/{name}.log",
     benchmark:
-        ".talkies/benchmarks/check/{receipt}.tsv"
+        ".talkies/benchmarks/check/{name}.tsv"
     priority: 100
     threads: THREADS
     resources:
         **job("check"),
     shell:
-        "exec talkies check --receipt {wildcards.receipt} --threads {threads} --log {log:q}"
+        "exec talkies check --job --threads {threads} --log {log:q}"
 
 
 # The gallery, then the verdict, which fails if a pair could not be made. They take seconds but could wait in the queue
 # for hours, so on a cluster they run where Snakemake runs; except with mosaics, which are encoded.
 rule gallery:
     input:
-        FILMS_DONE,
+        WORK_DONE,
         check=CHECKED,
     output:
-        ".talkies/receipts/gallery/{receipt}.json",
+        ".talkies/done/gallery/{name}",
     log:
-        ".talkies/logs/gallery/{receipt}.log",
+        ".talkies/logs/gallery/{name}.log",
     benchmark:
-        ".talkies/benchmarks/gallery/{receipt}.tsv"
+        ".talkies/benchmarks/gallery/{name}.tsv"
     localrule: not PLAN.settings.gallery.mosaic
     resources:
         **job("gallery"),
     shell:
-        "exec talkies gallery --receipt {wildcards.receipt} --log {log:q}"
+        "exec talkies gallery --job --log {log:q}"
 
 
 # The files of `snakemake --report report.zip`: links to everything in the page, since films are not declared outputs.
@@ -65,4 +65,4 @@ rule verdict:
         ".talkies/benchmarks/verdict.tsv"
     localrule: True
     shell:
-        "exec talkies verdict --receipt {output:q} --log {log:q}"
+        "exec talkies verdict --output {output:q} --log {log:q}"

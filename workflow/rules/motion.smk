@@ -3,13 +3,13 @@ rule motion:
     input:
         needed("motion"),
     output:
-        ".talkies/receipts/motion/{receipt}.json",
+        ".talkies/done/motion/{name}",
     log:
-        ".talkies/logs/motion/{receipt}.log",
+        ".talkies/logs/motion/{name}.log",
     benchmark:
-        ".talkies/benchmarks/motion/{receipt}.tsv"
+        ".talkies/benchmarks/motion/{name}.tsv"
     threads: THREADS
     resources:
         **job("motion", "gpu"),
     shell:
-        "exec talkies shard motion {wildcards.receipt} --threads {threads} --log {log:q}"
+        "exec talkies shard motion {wildcards.name} --threads {threads} --log {log:q}"

@@ -3,13 +3,14 @@ rule show:
     input:
         needed("show"),
     output:
-        ".talkies/receipts/show/{receipt}.json",
+        ".talkies/done/show/{name}",
     log:
-        ".talkies/logs/show/{receipt}.log",
+        ".talkies/logs/show/{name}.log",
     benchmark:
-        ".talkies/benchmarks/show/{receipt}.tsv"
+        ".talkies/benchmarks/show/{name}.tsv"
     priority: 50  # finish films before others are started
+    localrule: PLAN.joined
     resources:
         **job("show"),
     shell:
-        "exec talkies shard show {wildcards.receipt} --log {log:q}"
+        "exec talkies shard show {wildcards.name} --log {log:q}"

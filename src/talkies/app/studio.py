@@ -33,7 +33,7 @@ from ..run import programs
 from ..run.folder import CONFIG
 from ..run.settings import read
 from ..stages.animate import open_engine, open_program
-from ..stages.prepare import write_png
+from ..stages.crop import write_png
 from ..stages.work import Progress
 from .choices import Choices, Network
 
@@ -292,7 +292,7 @@ class Studio:
 
     def _opener(self, choices: Choices) -> Any:
         def of_program(folder: Path) -> Any:
-            return open_program(program_named(choices.engine), threads=self._threads, within=folder)
+            return open_program(program_named(choices.engine), {}, threads=self._threads, within=folder)
 
         def of_network(_: Path) -> AbstractContextManager[Any]:
             return nullcontext(self._engine(choices.network))

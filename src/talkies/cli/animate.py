@@ -67,9 +67,6 @@ def add_commands(commands: Commands) -> None:
 
 def animate(chosen: argparse.Namespace) -> None:
     """Make films of pictures and driving videos; TalkiesError if any could not be made."""
-    from ..operate.films import make_films
-    from ..run.progress import by_reason, some
-
     for path in filter(None, (chosen.checkpoint, chosen.audio, chosen.pairs)):
         if not Path(path).is_file():
             raise TalkiesError(f"{printable(path)}: no such file: mend its name")
@@ -79,14 +76,37 @@ def animate(chosen: argparse.Namespace) -> None:
     if one:
         given = [*chosen.source, *chosen.driving, *filter(None, [chosen.audio])]
         check_output(chosen.output, ".mp4", *given)
+    _make(_of_all(chosen), _of_clips(chosen), chosen.source, chosen.driving, chosen, one=one)
+
+
+def make_one(of_all: dict[str, Any], chosen: argparse.Namespace) -> None:
+    """Make one film with another engine. of_all: settings as in config.yaml, with the engine."""
+    crops = {"images": chosen.crop_source, "driving": chosen.crop_driving}
+    of_all |= {"crop": {kind: _box(text) for kind, text in crops.items()}, "motion": _motion(chosen)}
+    own = {key: float(value) for key in ("start", "end") if (value := getattr(chosen, key)) is not None}
+    _make(of_all, own, [chosen.source], [chosen.driving], chosen, one=True)
+
+
+def _make(
+    of_all: dict[str, Any],
+    of_clips: dict[str, Any],
+    pictures: list[Path],
+    clips: list[Path],
+    chosen: argparse.Namespace,
+    *,
+    one: bool,
+) -> None:
+    from ..operate.films import make_films
+    from ..run.progress import by_reason, some
+
     with progress_bar() as progress:
         plan, state = make_films(
-            _of_all(chosen),
-            _of_clips(chosen),
-            chosen.source,
-            chosen.driving,
+            of_all,
+            of_clips,
+            pictures,
+            clips,
             None if one else chosen.output,
-            device=chosen.device,
+            device=getattr(chosen, "device", None),
             threads=chosen.threads,
             progress=progress,
             take=partial(_take, chosen.output, chosen.output.absolute()) if one else None,
@@ -133,17 +153,21 @@ def _of_all(chosen: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": model,
         "crop": {kind: _box(text) for kind, text in crops.items()},
-        "motion": {
-            "relative": not chosen.absolute,
-            "adapt_scale": not chosen.no_adapt_scale,
-            "best_frame": chosen.best_frame,
-        },
+        "motion": _motion(chosen),
         "multi_face": chosen.all_faces,
         "paste_back": chosen.paste_back,
         "upscale": 512 if chosen.upscale else None,
         "audio": not chosen.no_audio,
         "provenance": not chosen.no_provenance,
         **({"pairs": str(chosen.pairs.absolute())} if chosen.pairs else {}),
+    }
+
+
+def _motion(chosen: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "relative": not chosen.absolute,
+        "adapt_scale": not chosen.no_adapt_scale,
+        "best_frame": chosen.best_frame,
     }
 
 

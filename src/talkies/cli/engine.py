@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..engines import FOMM
 from ..errors import TalkiesError
-from .arguments import Commands, best_frame, check_output, count, progress_bar, segment_arguments
+from .arguments import Commands, best_frame, check_output, count, segment_arguments
 
 
 def add_commands(commands: Commands) -> None:
@@ -61,24 +61,18 @@ def _show(chosen: argparse.Namespace) -> None:
 
 
 def _try(chosen: argparse.Namespace) -> None:
-    from ..engines import Movement
-    from ..media import crop
-    from ..operate import one_film
-    from ..stages.animate import open_program
+    from ..files import to_plain
+    from ..run import programs
+    from ..run.folder import CONFIG
+    from ..run.settings import read
+    from .animate import make_one
 
     check_output(chosen.output, ".mp4", chosen.source, chosen.driving)
-    program = one_film.program_named(chosen.name)
-    wanted = one_film.Wanted(
-        chosen.source,
-        chosen.driving,
-        program.name,
-        crop.parse(chosen.crop_source or program.crop),
-        crop.parse(chosen.crop_driving or program.crop),
-        chosen.start,
-        chosen.end,
-        Movement(not chosen.absolute, not chosen.no_adapt_scale, chosen.best_frame),
-    )
-    with progress_bar() as progress:
-        one_film.make_film(
-            wanted, chosen.output, lambda folder: open_program(program, threads=chosen.threads, within=folder), progress
-        )
+    config = read(CONFIG) if CONFIG.exists() else {}
+    here = programs.choose(config.get("engine"), config.get("engines"))
+    program = here.get(chosen.name) or programs.choose(chosen.name, None)[chosen.name]
+    if program is None:
+        raise TalkiesError(f"{chosen.name} is the built-in engine: take talkies animate")
+    programs.check_files({chosen.name: program})
+    programs.fetch_images({chosen.name: program})
+    make_one({"engine": to_plain(program)}, chosen)

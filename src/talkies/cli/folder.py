@@ -50,7 +50,7 @@ def add_commands(commands: Commands) -> None:
     look.add_argument("--json", action="store_true")
     look.add_argument("--no-poses", action="store_true", help="do not compare poses, for which the network is loaded")
     look.add_argument("--threads", type=count, metavar="N", help="files looked at at once (default: one a core)")
-    look.add_argument("--receipt", help=argparse.SUPPRESS)
+    look.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
     look.add_argument("--log", type=Path, help=argparse.SUPPRESS)
 
     state = commands.add("status", status, "Say how far the run in this folder is, what failed, what is superfluous.")
@@ -124,14 +124,14 @@ def check(chosen: argparse.Namespace) -> int:
     """Check every picture and driving video before anything is animated; print what is wrong and what to do."""
     from ..host.cores import available_threads
     from ..report import check_page
-    from ..run.asks import Specs
+    from ..run import ledger
     from ..run.plan import Plan
-    from ..run.planner import current_plan
-    from ..run.receipts import answer_all
+    from ..run.planner import current_plan, finish_page
+    from ..stages import table
     from ..stages.check import examine, items_of
-    from ..stages.check_problems import FAILS
+    from ..stages.check_problems import FAILS, NOTE
 
-    plan = Plan.load() if chosen.receipt else current_plan()[0]
+    plan = Plan.load(table) if chosen.job else current_plan(table)[0]
     workers = chosen.threads or available_threads()
     items = items_of(plan)
     with progress_bar() as progress:
@@ -139,9 +139,11 @@ def check(chosen: argparse.Namespace) -> int:
         model = None if chosen.no_poses else _network(plan)
         findings = examine(plan, model=model, workers=workers, advance=progress.advance)
     check_page.save(findings)
-    page = check_page.write_page(findings, Path(plan.settings.results), gallery=bool(chosen.receipt))
-    if chosen.receipt:  # in a run, the gallery and the verdict report what is wrong
-        answer_all("check", chosen.receipt, Specs(plan).check())
+    page = check_page.write_page(findings, Path(plan.settings.results), gallery=chosen.job)
+    doubtful = sum(any(problem.level != NOTE for problem in finding.problems) for finding in findings)
+    ledger.note(ledger.RUN, ledger.Checked(said=check_page.summary(findings), doubtful=doubtful))
+    if chosen.job:  # in a run, the gallery and the verdict report what is wrong
+        finish_page(plan, "check", plan.page_keys["check"])
         log.info("%s: %s", check_page.summary(findings), printable(page))
         return 0
     if chosen.json:
@@ -182,11 +184,12 @@ def status(chosen: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from ..run.planner import current_plan, is_running
-    from ..run.progress import Watch, status_of
+    from ..run.progress import status_of
+    from ..stages import table
 
     while True:
-        plan, state = current_plan()
-        now = status_of(plan, state, Watch(plan, state.to_make).look(), running=is_running())
+        plan, state = current_plan(table)
+        now = status_of(plan, state, running=is_running())
         if chosen.json:
             print(json.dumps(asdict(now), default=str, indent=None if chosen.watch else 1))
         else:
@@ -208,7 +211,7 @@ def _say_status(now: Any) -> None:
         print(f"on the cluster: {now.queue}")
     if run.running:
         print(f"in the making: {some(run.running)}")
-    for line in failures(now.failed):
+    for line in (*failures(now.failed), *now.said):
         print(line)
     for each in now.at_work:
         print(f"at work: {each}")
@@ -220,8 +223,9 @@ def verify(chosen: argparse.Namespace) -> None:
     """Compare every film with its record: digest, frames, sound."""
     from ..run import upkeep
     from ..run.planner import at_work, current_plan
+    from ..stages import table
 
-    plan, state = current_plan()
+    plan, state = current_plan(table)
     wrong = upkeep.verify(plan, state, busy=bool(at_work()))
     for name, reason in wrong.items():
         print(f"{printable(name)}: {reason}")
@@ -237,10 +241,11 @@ def forget(chosen: argparse.Namespace) -> None:
     """Let the next run make pairs again."""
     from ..run import upkeep
     from ..run.planner import current_plan
+    from ..stages import table
 
     if not chosen.pairs and not chosen.failed:
         raise TalkiesError("name the pairs to forget (driving/image, or driving/ for all of a video), or give --failed")
-    names = upkeep.forget(*current_plan(), chosen.pairs, failed=chosen.failed)
+    names = upkeep.forget(*current_plan(table), chosen.pairs, failed=chosen.failed)
     print(f"{counted(len(names), 'pair')} forgotten: the next snakemake makes them again")
 
 
@@ -248,8 +253,9 @@ def clean(chosen: argparse.Namespace) -> None:
     """Remove films whose pair is gone, and leftovers of killed workers."""
     from ..run import upkeep
     from ..run.planner import current_plan
+    from ..stages import table
 
-    paths = upkeep.leftovers(current_plan()[0])
+    paths = upkeep.leftovers(current_plan(table)[0])
     for path in paths:
         print(printable(path))
     if not chosen.dry_run:

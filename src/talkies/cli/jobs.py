@@ -20,8 +20,8 @@ STOP_SECONDS = 120
 def add_commands(commands: Commands) -> None:
     """Add these commands."""
     work = commands.add("shard", shard, "Do one stage of a shard of the plan (the workflow's own command).")
-    work.add_argument("stage", choices=["prepare", "motion", "animate", "show", "remux"])
-    work.add_argument("receipt", metavar="RECEIPT", help="the shard and the name of its receipt: SHARD.DUE")
+    work.add_argument("stage")
+    work.add_argument("name", metavar="NAME", help="of the job: SHARD.NONCE")
     work.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: as config.yaml says")
     work.add_argument("--threads", type=count, metavar="N")
     work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
@@ -31,37 +31,34 @@ def add_commands(commands: Commands) -> None:
         "--report", type=Path, metavar="DIR", help="lay out in a new folder, as links, what the page for others shows"
     )
     page.add_argument("--going", action="store_true", help="say on the page that the run goes on")
-    page.add_argument("--receipt", help=argparse.SUPPRESS)
+    page.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
     page.add_argument("--log", type=Path)
     judge = commands.add("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
-    judge.add_argument("--receipt", type=Path, required=True)
+    judge.add_argument("--output", type=Path, required=True)
     judge.add_argument("--log", type=Path)
 
 
 def shard(chosen: argparse.Namespace) -> None:
-    """Do one stage of one shard of the plan, and write its receipt."""
-    from importlib import import_module
-
+    """Do one stage of one shard of the plan."""
     from msgspec.structs import replace
 
+    from ..run.folder import shard_of
     from ..run.plan import Plan
-    from ..run.receipts import NAME, shard_of
-    from ..stages import remux
+    from ..stages import table
     from ..stages.animate import load_engine
-    from ..stages.work import work
+    from ..stages.work import do_job
 
-    plan = Plan.load()
+    plan = Plan.load(table)
     plan.settings = replace(plan.settings, scratch=chosen.scratch or plan.settings.scratch)
-    known = plan.picture_shards | plan.take_shards if chosen.stage in ("prepare", "motion") else plan.pair_shards
-    if not NAME.fullmatch(chosen.receipt) or shard_of(chosen.receipt) not in known:
-        raise TalkiesError(f"{printable(chosen.receipt)}: no shard of the plan; run snakemake again")
-    stage = import_module(f"..stages.{chosen.stage}", __package__).STAGE
+    stage = plan.table.get(chosen.stage)
+    if stage is None or shard_of(chosen.name) not in plan.shards[stage.of]:
+        raise TalkiesError(
+            f"{printable(chosen.stage)} {printable(chosen.name)}: no job of the plan: run snakemake again"
+        )
     _stop_in_time()
     engine = load_engine(plan, device=chosen.device, threads=chosen.threads)
     with progress_bar() as progress:
-        work(stage, plan, chosen.receipt, engine=engine, progress=progress)
-        if chosen.stage == "animate" and plan.joined:
-            work(remux.STAGE, plan, plan.receipt("remux", shard_of(chosen.receipt)), progress=progress)
+        do_job(stage, plan, chosen.name, engine=engine, progress=progress)
 
 
 def _stop_in_time() -> None:
@@ -81,55 +78,56 @@ def gallery(chosen: argparse.Namespace) -> None:
     from ..report.entries import entries_of
     from ..report.gallery import build_galleries, lay_out_report
     from ..report.times import measure
-    from ..run.asks import Specs
-    from ..run.folder import Folder
+    from ..run.folder import Folder, done
+    from ..run.ledger import Ledger
     from ..run.plan import Plan
-    from ..run.progress import Watch, status_of
-    from ..run.receipts import ALL, Receipts, answer_all
+    from ..run.planner import finish_page, page_key
+    from ..run.progress import status_of
     from ..run.state import look
-    from ..stages.prepare import mend_shown
+    from ..stages import table
     from ..stages.work import holding
 
-    plan = Plan.load()
-    results, wanted = Folder.of(plan).results, plan.settings.gallery
-    state = look(plan, Receipts(), "none")
-    mend_shown(plan, [name for name in plan.pairs if name not in state.failed])
+    plan = Plan.load(table)
+    results, wanted, ledger = Folder.of(plan).results, plan.settings.gallery, Ledger.read()
+    plan.learn(ledger)
+    state = look(plan, ledger)
     entries = entries_of(plan, state)
     if chosen.report:
         lay_out_report(results, entries, chosen.report)
         return
     with holding("gallery"):  # the page of an active run is written repeatedly
-        if chosen.going and Folder.receipt("gallery", plan.receipt("gallery", ALL)).exists():
+        if chosen.going and done("gallery", plan.pages["gallery"]).exists():
             return  # the run's final page exists
         going = None
         if chosen.going:
-            now = status_of(plan, state, Watch(plan, state.to_make).look(), running=True)
-            going = f"The run goes on: {now.count}. Reload this page to see more."
+            going = f"The run goes on: {status_of(plan, state, running=True).count}. Reload this page to see more."
         for page in build_galleries(
             results,
             entries,
             title=wanted.title,
             mosaic=None if going else wanted.mosaic,
-            times=measure(plan),
+            times=measure(plan, ledger),
             check=check_line(results),
             going=going,
         ):
             log.info("gallery: %s", printable(page))
-        if chosen.receipt:
-            answer_all("gallery", chosen.receipt, Specs(plan).gallery(plan.receipts))
+        if chosen.job:
+            finish_page(plan, "gallery", page_key(plan, state, "gallery"))
 
 
 def verdict(chosen: argparse.Namespace) -> None:
     """End the workflow: fail, naming every pair that could not be made and why; else write the verdict."""
     from ..files import write_json
     from ..run.folder import GALLERY_PAGE, Folder
+    from ..run.ledger import Ledger
     from ..run.plan import Plan
     from ..run.progress import by_reason, some
-    from ..run.receipts import Receipts
     from ..run.state import look
+    from ..stages import table
 
-    plan = Plan.load()
-    state = look(plan, Receipts(), "none")
+    plan, ledger = Plan.load(table), Ledger.read()
+    plan.learn(ledger)
+    state = look(plan, ledger)
     if state.failed:
         for reason, names in by_reason(state.failed).items():
             log.error("%s (%s: %s)", reason, counted(len(names), "pair"), some(names))
@@ -139,5 +137,5 @@ def verdict(chosen: argparse.Namespace) -> None:
         )
     if state.to_make:
         raise TalkiesError(f"{some(state.to_make)}: changed while the run was at work: run snakemake again")
-    write_json(chosen.receipt, {"pairs": len(plan.pairs), "failed": 0})
+    write_json(chosen.output, {"pairs": len(plan.pairs), "failed": 0})
     log.info("%s done: %s", counted(len(plan.pairs), "pair"), printable(Folder.of(plan).results / GALLERY_PAGE))

@@ -76,7 +76,7 @@ def crop_file(chosen: argparse.Namespace) -> None:
     from .. import media
     from ..host.scratch import own_folder
     from ..media import crop
-    from ..stages.prepare import write_png
+    from ..stages.crop import write_png
 
     request = crop.parse(chosen.mode)
     if chosen.file.suffix.lower() in media.PICTURE_SUFFIXES and chosen.file.suffix.lower() not in media.CLIP_SUFFIXES:

@@ -94,6 +94,9 @@ class Request:
 
 LARGEST_FACE = Request("face")
 
+FACELESS = "no face in any frame looked at"
+"""The reason for refusing a driving video, unless config.yaml allows it."""
+
 
 @dataclass(frozen=True)
 class Crop:

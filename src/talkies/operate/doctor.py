@@ -450,7 +450,7 @@ def _programs(others: Mapping[str, Program]) -> Iterator[Finding]:
             continue
         network = "" if program.network or container.can_cut_network(str(file)) else "; it can't be cut off the network"
         size = file.stat().st_size / 1e9
-        yield "ok", subject, f"{printable(file)}, {size:.2f} GB, sha256 {programs.digest_of(file)}{network}"
+        yield "ok", subject, f"{printable(file)}, {size:.2f} GB, sha256 {file_digest(file)}{network}"
 
 
 def _outside(place: str, settings: Settings | None) -> Iterator[Finding]:

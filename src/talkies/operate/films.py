@@ -8,15 +8,14 @@ from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import media
+from .. import media, stages
 from ..errors import TalkiesError, printable
 from ..files import open_regular
 from ..host.scratch import own_folder
 from ..run import planner, settings
 from ..run.pairs import by_stem
-from ..run.receipts import Receipts
 from ..run.state import State, look
-from ..stages import animate, motion, prepare, remux, show
+from ..stages import animate
 from ..stages.work import Progress, work
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talkies")
 
-STAGES = (prepare.STAGE, motion.STAGE, animate.STAGE, show.STAGE, remux.STAGE)
 RESULTS = ".films"
 """The results' folder in the temporary run folder, if no other is given."""
 
@@ -62,17 +60,15 @@ def make_films(
             (folder / path.name).symlink_to(path.absolute())
         inputs = (by_stem(Path(path.name) for path in pictures), by_stem(Path(path.name) for path in clips))
         with chdir(folder), _errors_left_to_us():
-            plan, _ = planner.make_plan(settings.complete(wanted), inputs=inputs)
+            plan, state = planner.make_plan(settings.complete(wanted), stages.table, inputs=inputs)
             if results is None and len(plan.pairs) != 1:
                 raise TalkiesError(f"{len(plan.pairs)} films are asked for: name a folder for them, not a file")
-            planner.start_run(plan)
+            planner.start_run(plan, state)
             engine = _loaded_once(animate.load_engine(plan, device=device, threads=threads))
-            for stage in STAGES:
-                of_inputs = stage.name in ("prepare", "motion")
-                for shard in [*plan.picture_shards, *plan.take_shards] if of_inputs else plan.pair_shards:
-                    if plan.items(stage.name, shard):
-                        work(stage, plan, plan.receipt(stage.name, shard), engine=engine, progress=progress)
-            state = look(plan, Receipts(plan), "none")
+            for stage in plan.stages:
+                for shard in plan.tasks[stage.name]:
+                    work(stage, plan, shard, engine=engine, progress=progress)
+            state = look(plan)
             if take:
                 take(plan, state)
     return plan, state
@@ -90,7 +86,7 @@ def _files(given: Sequence[Path], lister: Callable[[Path], list[Path]]) -> list[
         elif not path.exists():
             raise TalkiesError(f"{printable(path)}: no such file: mend its name")
         else:
-            with suppress(OSError):  # the stage prepare reports it
+            with suppress(OSError):  # the stage that reads it reports it
                 open_regular(path).close()
             found.append(path)
     return list(dict.fromkeys(found))

@@ -20,11 +20,10 @@ from ..media import crop
 from ..media.paste import paste_film
 from ..program import Program
 from ..run import programs
-from ..run.asks import ENCODING
 from ..run.folder import CONFIG
 from ..run.settings import read
-from ..stages.animate import film_facts, picture_of, why_refused
-from ..stages.prepare import write_png
+from ..stages.animate import ENCODING, film_facts, picture_of, why_refused
+from ..stages.crop import write_png
 from ..stages.remux import SOURCE_TYPE, provenance
 from ..stages.work import Progress
 

@@ -12,6 +12,7 @@ from ..engines import FOMM
 from ..files import fits, read_json
 from ..media.crop import Request
 from ..run.folder import Folder
+from ..run.inputs import stamp_of
 from ..run.pairs import Pair, Source, Take, usual_pair
 from ..run.plan import Plan
 from ..run.record import Prepared, PreparedTake, Recorded
@@ -162,7 +163,11 @@ def _of_check(finding: dict[str, Any] | None, wanted: Source | Take) -> Iterable
     """
     if finding is None or not fits(finding["stamp"], [list, str]):
         return
-    if [finding["file"], finding["stamp"][0], finding["crop"]] != [wanted.file, wanted.stamp, wanted.crop.plain]:
+    if [finding["file"], finding["stamp"][0], finding["crop"]] != [
+        wanted.file,
+        stamp_of(Path(wanted.file)),
+        wanted.crop.plain,
+    ]:
         return
     for problem in finding["problems"]:
         if problem["level"] == DOUBTFUL:

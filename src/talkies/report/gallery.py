@@ -22,7 +22,8 @@ from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..files import LEFT, beside, file_digest, fits, keep_aside, parse_json, publish, whole, write_json
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE
-from ..run.record import Record, Recorded, Talkie, content_key, file_facts
+from ..run.plan import digest
+from ..run.record import Record, Recorded, Talkie, file_facts
 from .entries import Entry
 from .page import fill, is_ours, pages, write_page
 from .posters import draw_poster, moment_of
@@ -384,7 +385,7 @@ def _mosaics(written: _Written, entries: Sequence[Entry], most: int | None) -> d
 def _make_mosaic(written: _Written, mosaic: Recorded[Record], shown: Sequence[Entry]) -> None:
     """Make a mosaic that is missing or shows other films."""
     films = [entry.film for entry in shown if entry.film]
-    key = content_key(mosaic=[_digest(film) for film in films])
+    key = digest([_digest(film) for film in films])
     if mosaic.fresh(key) and written.has(mosaic.path) and written.has(mosaic.record_path):
         return
     with _part(mosaic.path) as part:

@@ -1,35 +1,26 @@
 """The times of a run, a part of its gallery: of pairs, of stages, and of shards.
 
-They come from the records beside the films and the prepared files, so they cover all results, whichever run made
-them. Only the times of loading the network come from the journals. They name no file.
+They come from the ledger, so they cover all results, whichever run made them. They name no file.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
 from ..run.estimate import duration
-from ..run.folder import JOURNALS, Folder
-from ..run.journal import Journal, Loaded
+from ..run.ledger import Ledger
 from ..run.plan import Plan
-from ..run.record import FoundMotion, Prepared, PreparedTake, Recorded
 
-STAGES = {
-    "prepare": "crop",
-    "motion": "find motion",
-    "load": "load the network",
-    "animate": "animate",
-    "remux": "put the sound on",
-}
-"""The stages in their order, as the page calls them."""
-OF_SHARDS = ("load", "animate", "remux")
-"""The work of a shard of pairs, as its workers note it."""
+LOAD = "load"
+"""The loading of engines, beside the stages."""
+COLOURS = 7
+"""Of stages, in gallery.css; the same for the same place in the table."""
 WIDE = 20
 """If the slowest pair takes this many times the median, the time axis is logarithmic."""
 WIDTH, HEIGHT = 1000, 200
@@ -40,58 +31,29 @@ WIDTH, HEIGHT = 1000, 200
 class Times:
     """The times of a run's work, in seconds of one worker.
 
-    films: frames and seconds of each animated film. stages: totals by stage. shards: by shard of pairs, in the order
-    of OF_SHARDS.
+    films: frames and seconds of each animated film. stages: totals by stage. shards: by shard of pairs, what loading
+    engines and each stage of pairs took.
     """
 
     films: list[tuple[int, float]]
     stages: dict[str, float]
-    shards: dict[str, list[float]]
+    shards: dict[str, dict[str, float]]
 
 
-def measure(plan: Plan) -> Times:
-    """Collect the times from the records and journals of a plan's files; files without a time are left out."""
-    run = Folder.of(plan)
-    films: list[tuple[int, float]] = []
-    shards = {shard: [0.0] * len(OF_SHARDS) for shard in plan.pair_shards}
-    loads = 0.0
-    for shard, seconds in _loads():
-        loads += seconds
-        if shard in shards:
-            shards[shard][0] += seconds
-    for shard, names in plan.pair_shards.items():
-        for name in names:
-            record = run.talkie(plan.pairs[name]).record()
-            if record is None:
-                continue
-            animated, remuxed = _usable(record.seconds), _usable(record.remux_seconds)
-            if animated:
-                films.append((record.picture.frames, animated))
-            shards[shard][1] += animated
-            shards[shard][2] += remuxed
-    stages = {
-        "prepare": _sum(map(run.source, plan.sources)) + _sum(map(run.driving, plan.takes)),
-        "motion": _sum(map(run.motion, plan.takes)),
-        "load": loads,
-        "animate": sum(seconds[1] for seconds in shards.values()),
-        "remux": sum(seconds[2] for seconds in shards.values()),
-    }
-    return Times(films, stages, {shard: times for shard, times in shards.items() if any(times)})
-
-
-def _loads() -> Iterator[tuple[str, float]]:
-    """Yield the shard and the seconds of each loading of the network."""
-    for event in Journal.read(JOURNALS):
-        if isinstance(event, Loaded):
-            yield event.shard, max(0.0, event.seconds)
-
-
-def _usable(seconds: float) -> float:
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
-
-
-def _sum(files: Iterable[Recorded[Prepared] | Recorded[PreparedTake] | Recorded[FoundMotion]]) -> float:
-    return sum(_usable(record.seconds) for file in files if (record := file.record()))
+def measure(plan: Plan, ledger: Ledger) -> Times:
+    """Collect the times of a plan's files from the ledger; files without a time are left out."""
+    films = [(e.frames, e.seconds) for e in ledger.films() if e.item in plan.pairs and e.seconds > 0]
+    stages = {LOAD: sum(ledger.loads.values())} | {stage.name: 0.0 for stage in plan.stages}
+    shards = {shard: {LOAD: ledger.loads.get(shard, 0.0)} for shard in plan.shards["pairs"]}
+    for stage in plan.stages:
+        for item in plan.everything(stage.of):
+            seconds = ledger.seconds.get((stage.name, item), 0.0)
+            if math.isfinite(seconds) and seconds > 0:
+                stages[stage.name] += seconds
+                if stage.of == "pairs":
+                    times = shards[plan.shard_of(stage, item)]
+                    times[stage.name] = times.get(stage.name, 0.0) + seconds
+    return Times(films, stages, {shard: times for shard, times in shards.items() if any(times.values())})
 
 
 # --- drawings --------------------------------------------------------------------------------------------
@@ -100,15 +62,21 @@ def _sum(files: Iterable[Recorded[Prepared] | Recorded[PreparedTake] | Recorded[
 def drawn(times: Times) -> dict[str, Any]:
     """Return the values of times.html: texts, and outlines of bars in units of WIDTH x HEIGHT, from the top left."""
     whole = sum(times.stages.values())
-    most = max(times.stages.values()) or 1.0
+    most = max(times.stages.values(), default=0.0) or 1.0
     return {
         "work": duration(whole),
         "stages": [
-            (name, STAGES[name], round(WIDTH * seconds / most), duration(seconds), f"{seconds / (whole or 1):.0%}")
-            for name, seconds in times.stages.items()
+            (
+                f"c{number % COLOURS}",
+                name,
+                round(WIDTH * seconds / most),
+                duration(seconds),
+                f"{seconds / (whole or 1):.0%}",
+            )
+            for number, (name, seconds) in enumerate(times.stages.items())
         ],
         "pairs": _pairs(times.films) if times.films else None,
-        "shards": _shards(list(times.shards.values())) if times.shards else None,
+        "shards": _shards(times) if times.shards else None,
         "size": (WIDTH, HEIGHT),
     }
 
@@ -143,18 +111,22 @@ def _pairs(films: Sequence[tuple[int, float]]) -> dict[str, Any]:
     }
 
 
-def _shards(shards: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _shards(times: Times) -> dict[str, Any]:
     """Return the shards side by side, the longest first: one outline for each stage, for any number of shards."""
-    ordered = sorted(shards, key=sum, reverse=True)
-    totals = [sum(each) for each in ordered]
+    ordered = sorted(times.shards.values(), key=lambda each: sum(each.values()), reverse=True)
+    totals = [sum(each.values()) for each in ordered]
     across, up = WIDTH / len(ordered), HEIGHT / totals[0]
     outlines = []
-    for stage in range(len(OF_SHARDS)):
+    below = [0.0] * len(ordered)
+    for colour, stage in enumerate(times.stages):
         steps = []
         for number, each in enumerate(ordered):
-            left, bottom = number * across, HEIGHT - up * sum(each[:stage])
-            steps.append(f"M{left:.1f} {bottom:.1f}h{across:.1f}v{-up * each[stage]:.1f}h{-across:.1f}z")
-        outlines.append((OF_SHARDS[stage], STAGES[OF_SHARDS[stage]], "".join(steps)))
+            if seconds := each.get(stage):
+                left, bottom = number * across, HEIGHT - up * below[number]
+                steps.append(f"M{left:.1f} {bottom:.1f}h{across:.1f}v{-up * seconds:.1f}h{-across:.1f}z")
+                below[number] += seconds
+        if steps:
+            outlines.append((f"c{colour % COLOURS}", stage, "".join(steps)))
     mean = fmean(totals)
     return {
         "outlines": outlines,

@@ -25,7 +25,8 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from ..errors import counted
 from . import snakemake_private
 from .estimate import duration
-from .receipts import ALL, shard_of
+from .folder import shard_of
+from .planner import ALL
 
 TICK_SECONDS = 0.5
 """Seconds between two reads of the workers' messages."""
@@ -189,7 +190,7 @@ class Console(LogHandlerBase):
             return self._plan(told["stats"])
         if kind == "job_info":
             if not self.common_settings.dryrun:
-                self._begin(told["jobid"], told["rule_name"], told["wildcards"].get("receipt", ALL))
+                self._begin(told["jobid"], told["rule_name"], told["wildcards"].get("name", ALL))
             return []
         if kind == "job_finished":
             return self._finish(told["job_id"], failed=False)

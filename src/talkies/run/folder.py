@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .journal import Journal
 from .record import Film, FoundMotion, Prepared, PreparedTake, Recorded, Talkie
 
 if TYPE_CHECKING:
@@ -16,20 +15,20 @@ if TYPE_CHECKING:
 HOME = Path(".talkies")
 """What the run remembers; all of it can be made again."""
 PLAN = HOME / "plan.json"
-PROBES = HOME / "probes.json"
-FACES = HOME / "faces.json"
+INPUTS = HOME / "inputs.json"
+"""What is known of each input file, by path, size and time."""
 RUN = HOME / "run.json"
 """Names the Snakemake process that runs in this folder."""
 LOCKS = HOME / "locks"
-RECEIPTS = HOME / "receipts"
+LEDGER = HOME / "ledger"
+DONE = HOME / "done"
 LOGS = HOME / "logs"
 WORKERS_LOG = LOGS / "workers.log"
 """What the workers of the last run on this machine wrote to stderr."""
 BENCHMARKS = HOME / "benchmarks"
-JOURNALS = HOME / "journal"
-RUNS = Journal(JOURNALS / "run.jsonl")
-"""Starts and ends of the folder's runs."""
 CONFIG = Path("config.yaml")
+OWN_STAGES = Path("stages")
+"""Stages that the user adds (docs/extending.md)."""
 
 GALLERY_PAGE, PRIVATE_PAGE, CHECK_PAGE = "index.html", "private.html", "check.html"
 TAKEN_NAMES = (GALLERY_PAGE, "index_files", PRIVATE_PAGE, "private_files", CHECK_PAGE)
@@ -63,30 +62,33 @@ class Folder:
         return Recorded(HOME / "motion" / f"{take}.npz", FoundMotion)
 
     @staticmethod
-    def silent(pair: Pair) -> Recorded[Film]:
-        """Return a pair's silent film, which is kept until its talkie is made."""
-        return Recorded(HOME / "silent" / pair.driving / f"{pair.stem}.mp4", Film)
-
-    @staticmethod
-    def shown(pair: Pair) -> Recorded[Film]:
-        """Return a pair's silent film set into its picture or enlarged; it is kept until the talkie is made."""
-        return Recorded(HOME / "shown" / pair.driving / f"{pair.stem}.mp4", Film)
+    def film(stage: str, pair: Pair) -> Recorded[Film]:
+        """Return the silent film that a stage makes of a pair; it is kept until the pair's talkie is made."""
+        return Recorded(HOME / "films" / stage / pair.driving / f"{pair.stem}.mp4", Film)
 
     def talkie(self, pair: Pair) -> Recorded[Talkie]:
         """Return a pair's film in the results."""
         return Recorded(self.results / pair.driving / f"{pair.stem}.mp4", Talkie)
 
     @staticmethod
-    def receipt(stage: str, name: str) -> Path:
-        """Return the path of a stage's receipt by its name (SHARD.DUE)."""
-        return RECEIPTS / stage / f"{name}.json"
-
-    @staticmethod
-    def journal(stage: str, shard: str) -> Journal:
-        """Return a stage's journal for a shard."""
-        return Journal(JOURNALS / f"{stage}-{shard}.jsonl")
-
-    @staticmethod
     def lock(shard: str) -> Path:
         """Return the lock that a shard's worker holds."""
         return LOCKS / f"{shard}.lock"
+
+
+def done(stage: str, name: str) -> Path:
+    """Return the empty file that says that a job's work is done. name: SHARD.NONCE."""
+    return DONE / stage / name
+
+
+def shard_of(name: str) -> str:
+    """Return the shard of a job's name."""
+    return name.partition(".")[0]
+
+
+def remove_older(stage: str, name: str) -> None:
+    """Remove what jobs of the same shard left under other names: done files, logs, benchmarks."""
+    for folder in (DONE, LOGS, BENCHMARKS):
+        for path in (folder / stage).glob(f"{shard_of(name)}.*"):
+            if not path.name.startswith(name):
+                path.unlink(missing_ok=True)

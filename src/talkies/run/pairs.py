@@ -16,10 +16,9 @@ from msgspec.structs import asdict, astuple, replace
 from .. import media
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..files import read_stamped, write_json
 from ..media import crop
 from ..media.crop import LARGEST_FACE, Request
-from .folder import FACES, TAKEN_NAMES
+from .folder import TAKEN_NAMES
 from .keys import Frame, Settings
 from .settings import read_pairs
 
@@ -29,10 +28,9 @@ LONGEST_NAME = 160
 
 @dataclass(frozen=True)
 class Source:
-    """A picture: its path, its file's size and time, and how it is cropped (a mode, or a box [x, y, width, height])."""
+    """A picture: its path, and how it is cropped (a mode, or a box [x, y, width, height])."""
 
     file: str
-    stamp: list[int]
     crop: Request
 
 
@@ -42,7 +40,6 @@ class Take:
 
     driving: str
     file: str
-    stamp: list[int]
     crop: Request
     start: str | None = None
     end: str | None = None
@@ -284,14 +281,19 @@ def _sound_file(name: str, settings: Settings, where: str) -> str:
     )
 
 
-def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], settings: Settings) -> list[Pair]:
-    """Return the pairs, with one for each face of a picture that is cropped to its face and has several."""
+def each_face(
+    pairs: Iterable[Pair], images: Mapping[str, Path], settings: Settings, faces: Callable[[str], int]
+) -> list[Pair]:
+    """Return the pairs, with one for each face of a picture that is cropped to its face and has several.
+
+    faces: returns the number of faces in a picture.
+    """
     files = {
         images[pair.image]
         for pair in pairs
         if (pair.crop or settings.crop_of(images[pair.image], "images")) == LARGEST_FACE
     }
-    counts = _count_faces(files)
+    counts = {path: faces(str(path)) for path in sorted(files)}
     found: list[Pair] = []
     for pair in pairs:
         count = counts.get(images[pair.image], 0) if pair.crop in (None, LARGEST_FACE) else 0
@@ -299,8 +301,10 @@ def each_face(pairs: Iterable[Pair], images: Mapping[str, Path], settings: Setti
             found.append(pair)
             continue
         prefix = f"{pair.variant}-" if pair.variant else ""
-        faces = range(1, count + 1)
-        found += [replace(pair, crop=Request("face", number), variant=f"{prefix}face{number}") for number in faces]
+        found += [
+            replace(pair, crop=Request("face", number), variant=f"{prefix}face{number}")
+            for number in range(1, count + 1)
+        ]
     return found
 
 
@@ -325,35 +329,8 @@ def check_squares(settings: Settings, pairs: Iterable[Pair]) -> None:
             )
 
 
-def _count_faces(files: Iterable[Path]) -> dict[Path, int]:
-    """Return the number of faces in each picture; earlier counts are kept in .talkies/faces.json."""
-    known = read_stamped(FACES, int)
-    fresh: dict[str, tuple[list[int], int]] = {}
-    for path in sorted(files):
-        stamp = stamp_of(path)
-        entry = known.get(str(path))
-        if entry is None or entry[0] != stamp:
-            try:
-                entry = stamp, len(crop.find_faces(media.read_picture(path)))
-            except (TalkiesError, OSError, MemoryError):
-                continue  # the stage prepare reports what is wrong with it
-        fresh[str(path)] = entry
-    if fresh != known:
-        write_json(FACES, fresh)
-    return {Path(name): entry[1] for name, entry in fresh.items()}
-
-
 def _parse_crop(spec: Any, where: str) -> Request:
     try:
         return crop.parse(spec)
     except TalkiesError as error:
         raise TalkiesError(f"{where}: {error}") from None
-
-
-def stamp_of(path: Path) -> list[int]:
-    """Return a file's size and time, which show that it was replaced, even by an older file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return []  # a broken link: the stage prepare reports it
-    return [status.st_size, status.st_mtime_ns]

@@ -1,32 +1,50 @@
-"""The plan of a run: sources, takes, pairs and their shards. Real runs write it to .talkies/plan.json."""
+"""The plan of a run: pictures, takes and pairs, their keys, their shards, and the jobs that have something to do.
+
+The main process makes it when Snakemake starts; a real run writes it to .talkies/plan.json, and its jobs read that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from ..engines import FOMM
 from ..errors import TalkiesError
-from ..files import from_json, parse_json, to_json, typed, write_whole
-from ..fomm.model.presets import demo_digest
+from ..files import from_json, to_json, typed, write_whole
 from ..program import Program
-from .asks import is_shown
-from .estimate import FRAMES_PER_SECOND, animating_seconds
 from .folder import PLAN
-from .keys import Kind, Settings
-from .pairs import Pair, Source, Take, choices_of, stamp_of, usual_pair
-from .programs import Contents
+from .inputs import stamp_of
+from .keys import Settings
+from .ledger import Ledger
+from .pairs import Pair, Source, Take, choices_of, usual_pair
+from .stage import Kind, NotSeen, Stage, Table
 
-FORMAT = 3
-Weights = str | list[int] | None
-"""What tells a network's weights from others without loading them: a digest, or size and time."""
+RECIPE = 1
+"""Part of every key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
+Contents = dict[str, str | None]
+"""The digests of an engine's files, by what they are to it; None where it has none."""
+
+
+def digest(value: Any) -> str:
+    """Return the digest of a value of lists, dictionaries, texts and numbers."""
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
+
+
+class Task(Struct):
+    """A job with something to do. needs: the stages and shards whose jobs are before it. seconds: by estimate."""
+
+    items: int
+    seconds: float
+    needs: list[tuple[str, str]]
 
 
 class Row(Struct, array_like=True, omit_defaults=True):
@@ -37,72 +55,181 @@ class Row(Struct, array_like=True, omit_defaults=True):
     own: dict[str, Any] = {}
 
 
-IN_FILE = {"picture_shards": "pictures", "take_shards": "clips", "rows": "shards"}
-"""Fields that have another name in a plan's file."""
+class Stored(Struct, kw_only=True, omit_defaults=True):
+    """A plan's file: `Plan`'s fields, but for the pairs, which are rows by shard."""
 
-
-class Stored(Struct, kw_only=True, omit_defaults=True, rename=IN_FILE):
-    """A plan's file: `Plan`'s fields, and for each shard of pairs its rows."""
-
-    format: int
     settings: Settings
     sources: dict[str, Source]
     takes: dict[str, Take]
-    picture_shards: dict[str, list[str]]
-    take_shards: dict[str, list[str]]
+    pictures: dict[str, list[str]]
+    clips: dict[str, list[str]]
     rows: dict[str, list[Row]]
-    receipts: dict[str, dict[str, str]]
-    outside: list[str]
-    sounds: dict[str, list[int]]
-    weights: Weights
+    contents: dict[str, str]
+    weights: str
     programs: dict[str, Contents]
-    rates: dict[str, float | int]
+    rates: dict[str, float]
     given: dict[str, Any]
+    outside: list[str]
+    tasks: dict[str, dict[str, Task]]
+    pages: dict[str, str]
+    page_keys: dict[str, str]
+    nonce: str
     joined: bool = False
 
 
-ALIKE = [name for name in Stored.__struct_fields__ if name not in ("format", "rows")]
+ALIKE = [name for name in Stored.__struct_fields__ if name not in ("pictures", "clips", "rows")]
 """The fields that `Plan` and its file have in common."""
-
-
-class _Head(Struct):
-    format: int
 
 
 @dataclass
 class Plan:
     """The whole plan.
 
-    picture_shards, take_shards: the shards of preparation and motion; pair_shards: those of pairs. receipts: the name
-    of each shard's receipt, by stage. outside: folders outside the run folder that its jobs read or write. sounds:
-    size and time of the sound files of pairs. weights: identifies the network's weights without loading them;
-    programs: the same for images and checkpoints of other engines, by engine. rates: expected frames a second of each
-    engine. given: settings that the command line changed. joined: the animating jobs add the sound too, so that a
-    shard waits once for a node.
+    stages: the table of stages. shards: items by shard, by the kind of item. contents: digests of the input files that
+    are known, by path. weights: the digest of the built-in engine's; programs: those of other engines' files. rates:
+    expected frames a second of each engine. given: settings that the command line changed. outside: folders outside
+    the run folder that its jobs read or write. tasks: the jobs with something to do, by stage and shard. pages: the
+    names of the jobs about the whole run; page_keys: what they show, at plan time. nonce: the ending of this plan's
+    job names. joined: the first job of a shard
+    of pairs does the later stages too, so that a shard waits once for a node.
     """
 
+    stages: Sequence[Stage]
     settings: Settings
     sources: dict[str, Source]
     takes: dict[str, Take]
     pairs: dict[str, Pair]
-    picture_shards: dict[str, list[str]] = field(default_factory=dict)
-    take_shards: dict[str, list[str]] = field(default_factory=dict)
-    pair_shards: dict[str, list[str]] = field(default_factory=dict)
-    receipts: dict[str, dict[str, str]] = field(default_factory=dict)
-    outside: list[str] = field(default_factory=list)
-    sounds: dict[str, list[int]] = field(default_factory=dict)
-    weights: Weights = None
+    shards: dict[Kind, dict[str, list[str]]] = field(default_factory=lambda: {"pictures": {}, "takes": {}, "pairs": {}})
+    contents: dict[str, str] = field(default_factory=dict)
+    weights: str = ""
     programs: dict[str, Contents] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
+    outside: list[str] = field(default_factory=list)
+    tasks: dict[str, dict[str, Task]] = field(default_factory=dict)
+    pages: dict[str, str] = field(default_factory=dict)
+    page_keys: dict[str, str] = field(default_factory=dict)
+    nonce: str = ""
     joined: bool = False
-    without_specs: bool = False
-    """Whether it was read from a plan of format 1, whose receipts have no specs."""
+    _keys: dict[tuple[str, str], str | None] = field(default_factory=dict)
+
+    # --- items and stages ----------------------------------------------------------------------------------
+
+    @cached_property
+    def table(self) -> dict[str, Stage]:
+        """The stages by name."""
+        return {stage.name: stage for stage in self.stages}
+
+    @cached_property
+    def of_pairs(self) -> list[Stage]:
+        """The stages of pairs, in order: the last one makes the film in the results."""
+        return [stage for stage in self.stages if stage.of == "pairs"]
 
     @property
-    def is_pilot(self) -> bool:
-        """Whether only the first pairs to make are planned (`first`)."""
-        return self.settings.first is not None
+    def last(self) -> Stage:
+        """The stage that makes the film in the results."""
+        return self.of_pairs[-1]
+
+    @property
+    def first(self) -> Stage:
+        """The stage that computes a pair's pixels."""
+        return self.of_pairs[0]
+
+    def everything(self, kind: Kind) -> Iterable[str]:
+        """Return all items of a kind."""
+        kinds: dict[Kind, Iterable[str]] = {"pictures": self.sources, "takes": self.takes, "pairs": self.pairs}
+        return kinds[kind]
+
+    def items(self, stage: Stage, shard: str) -> list[str]:
+        """Return the items of a shard that go through a stage."""
+        return [item for item in self.shards[stage.of].get(shard, []) if stage.wanted(self, item)]
+
+    @cached_property
+    def _shards_of(self) -> dict[Kind, dict[str, str]]:
+        return {
+            kind: {item: shard for shard, items in shards.items() for item in items}
+            for kind, shards in self.shards.items()
+        }
+
+    def shard_of(self, stage: Stage, item: str) -> str:
+        """Return the shard of an item."""
+        return self._shards_of[stage.of][item]
+
+    def chain(self, name: str) -> list[Stage]:
+        """Return the stages that a pair goes through, in order."""
+        return [stage for stage in self.of_pairs if stage.wanted(self, name)]
+
+    def before(self, stage: Stage, item: str) -> Stage | None:
+        """Return the stage that makes the film that this one takes; None for the first."""
+        found = None
+        for each in self.of_pairs if stage.of == "pairs" else ():
+            if each.name == stage.name:
+                return found
+            found = each if each.wanted(self, item) else found
+        return None
+
+    def inputs(self, stage: Stage, item: str) -> list[tuple[Stage, str]]:
+        """Return the items of pictures and takes that an item is made from, with their stages."""
+        found = []
+        for name in stage.needs(self, item):
+            need = self.table[name]
+            if stage.of == "pairs":
+                pair = self.pairs[item]
+                found.append((need, pair.source if need.of == "pictures" else pair.take))
+            else:
+                found.append((need, item))
+        return found
+
+    # --- keys ----------------------------------------------------------------------------------------------
+
+    def key(self, stage: Stage, item: str) -> str | None:
+        """Return an item's key: equal keys mean equal pixels and samples. None while an input was never read."""
+        about = stage.name, item
+        if about not in self._keys:
+            try:
+                before = self.before(stage, item)
+                self._keys[about] = digest([RECIPE, stage.name, stage.asks(self, item), self._above(before, item)])
+            except NotSeen:
+                self._keys[about] = None
+        return self._keys[about]
+
+    def known_key(self, stage: str, item: str) -> str:
+        """Return the key of an item by the name of its stage; NotSeen while an input was never read."""
+        return self._above(self.table[stage], item) or ""
+
+    def _above(self, stage: Stage | None, item: str) -> str | None:
+        key = self.key(stage, item) if stage is not None else ""
+        if key is None:
+            raise NotSeen
+        return key or None
+
+    def files(self) -> Iterator[tuple[Stage, str, str]]:
+        """Yield the stage, the item and the path of each of the user's files."""
+        for stage in self.stages:
+            if stage.reads_files:
+                inputs: Mapping[str, Source | Take] = self.sources if stage.of == "pictures" else self.takes
+                for name, wanted in inputs.items():
+                    yield stage, name, wanted.file
+
+    def content(self, file: str) -> str:
+        """Return the digest of an input file; NotSeen if it was never read."""
+        if file not in self.contents:
+            raise NotSeen
+        return self.contents[file]
+
+    def learn(self, ledger: Ledger) -> None:
+        """Take over what workers have read of the inputs since the plan was made."""
+        for stage, name, file in self.files():
+            read = ledger.contents.get((stage.name, name))
+            if read and list(read[:2]) == stamp_of(Path(file)):
+                self.contents[file] = read[2]
+        self.forget_keys()
+
+    def forget_keys(self) -> None:
+        """Compute all keys anew, after contents became known."""
+        self._keys.clear()
+
+    # --- engines -------------------------------------------------------------------------------------------
 
     @property
     def engines(self) -> dict[str, Program | None]:
@@ -114,181 +241,107 @@ class Plan:
         """The engines that are other programs, by name."""
         return self.settings.programs
 
-    def rate(self, engine: str) -> float:
-        """Return the expected frames a second of an engine."""
-        return self.rates.get(engine, FRAMES_PER_SECOND)
-
-    def seconds_of(self, pair: Pair) -> float:
-        """Return the expected seconds for a pair's film."""
-        return animating_seconds(self, pair)
-
-    @cached_property
-    def shard_of_source(self) -> dict[str, str]:
-        """The shard that prepares each source."""
-        return {name: shard for shard, names in self.picture_shards.items() for name in names}
-
-    @cached_property
-    def shard_of_take(self) -> dict[str, str]:
-        """The shard that prepares each take."""
-        return {take: shard for shard, takes in self.take_shards.items() for take in takes}
-
     @cached_property
     def moving_takes(self) -> set[str]:
         """The takes whose motion is computed: those that the built-in engine uses."""
-        if len(self.engines) == 1:
-            return set(self.takes) if FOMM in self.engines else set()
         return {pair.take for pair in self.pairs.values() if pair.engine == FOMM}
 
     def by_program(self, shard: str) -> bool:
         """Return whether a program animates a shard, not the built-in engine."""
-        return any(self.pairs[name].engine != FOMM for name in self.pair_shards.get(shard, []))
+        return any(self.pairs[name].engine != FOMM for name in self.shards["pairs"].get(shard, []))
 
-    def is_shown(self, name: str) -> bool:
-        """Return whether a pair's talkie shows more than the animated square."""
-        return is_shown(self.pairs[name], self.settings)
+    @property
+    def is_pilot(self) -> bool:
+        """Whether only the first pairs to make are planned (`first`)."""
+        return self.settings.first is not None
 
-    def receipt(self, stage: str, shard: str) -> str:
-        """Return the name of a shard's receipt."""
-        return self.receipts[stage][shard]
+    # --- jobs ----------------------------------------------------------------------------------------------
 
-    def items(self, stage: str, shard: str) -> Sequence[str]:
-        """Return the items of a shard that a stage works on: sources, takes or pairs."""
-        if stage == "show":
-            return [name for name in self.pair_shards[shard] if self.is_shown(name)]
-        if stage == "motion":
-            return [take for take in self.take_shards.get(shard, []) if take in self.moving_takes]
-        for shards in (self.pair_shards, self.take_shards, self.picture_shards):
-            if shard in shards:
-                return shards[shard]
-        return []
-
-    def comes_from(self, stage: str, shard: str, item: str) -> list[tuple[str, str, str]]:
-        """Return the items of the stages above that an item is made from, as stage, shard, item."""
-        if stage == "motion":
-            return [("prepare", shard, item)]
-        if stage == "animate":
-            pair = self.pairs[item]
-            source, take = pair.source, pair.take
-            # The built-in engine computes a take's motion once for all pictures; programs get the clip itself.
-            of_take = "motion" if pair.engine == FOMM else "prepare"
-            return [("prepare", self.shard_of_source[source], source), (of_take, self.shard_of_take[take], take)]
-        if stage == "show":
-            return [("animate", shard, item)]
-        if stage == "remux":
-            return [("show" if self.is_shown(item) else "animate", shard, item)]
-        return []
+    def name(self, shard: str) -> str:
+        """Return the name of a shard's jobs."""
+        return f"{shard}.{self.nonce}"
 
     def needs(self, stage: str, shard: str) -> list[tuple[str, str]]:
-        """Return the stages and shards whose receipts a stage of a shard reads."""
-        items = self.items(stage, shard)
-        return sorted({above[:2] for item in items for above in self.comes_from(stage, shard, item)})
+        """Return the stages and shards whose jobs are before a job."""
+        task = self.tasks.get(stage, {}).get(shard)
+        return task.needs if task else []
+
+    def jobs(self, stage: str) -> list[str]:
+        """Return the names of a stage's jobs."""
+        return [self.name(shard) for shard in self.tasks.get(stage, {})]
+
+    # --- the file ------------------------------------------------------------------------------------------
 
     def save(self, path: Path = PLAN) -> None:
-        """Write the plan, where it is another than what is there."""
+        """Write the plan."""
         usual = usual_pair(self.settings)
-        rows = {shard: [_row(self.pairs[name], usual) for name in names] for shard, names in self.pair_shards.items()}
-        stored = Stored(format=FORMAT, rows=rows, **{name: getattr(self, name) for name in ALIKE})
-        content = to_json(stored)
-        with suppress(OSError):
-            if path.read_bytes() == content:
-                return
-        write_whole(path, content)
+        rows = {
+            shard: [_row(self.pairs[name], usual) for name in names] for shard, names in self.shards["pairs"].items()
+        }
+        write_whole(
+            path,
+            to_json(
+                Stored(
+                    rows=rows,
+                    pictures=self.shards["pictures"],
+                    clips=self.shards["takes"],
+                    **{name: getattr(self, name) for name in ALIKE},
+                )
+            ),
+        )
 
     @classmethod
-    def load(cls, path: Path = PLAN) -> Plan:
-        """Read a plan; TalkiesError if there is none or another version of talkies wrote it."""
+    def load(cls, table: Table, path: Path = PLAN) -> Plan:
+        """Read a plan; TalkiesError if there is none that can be read."""
         try:
-            content = path.read_bytes()
-            known = from_json(content, _Head).format
-        except (OSError, ValueError):
+            stored = from_json(path.read_bytes(), Stored)
+        except OSError:
             raise TalkiesError(f"{path}: no plan here: go into the run folder, and run snakemake there first") from None
-        if known not in (1, 2, FORMAT):
-            raise TalkiesError(f"{path}: a plan of format {known}, not {FORMAT}: run snakemake again")
-        try:
-            stored = from_json(content, Stored) if known == FORMAT else typed(_brought_up(parse_json(content)), Stored)
-            plan = cls._of(stored, without_specs=known == 1)
-            if plan._is_complete():
-                return plan
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError):
-            pass
-        raise TalkiesError(f"{path}: a damaged plan: run snakemake again")
-
-    @classmethod
-    def _of(cls, stored: Stored, *, without_specs: bool) -> Plan:
-        plan = cls(pairs={}, without_specs=without_specs, **{name: getattr(stored, name) for name in ALIKE})
+        except ValueError:
+            raise TalkiesError(f"{path}: a damaged plan: run snakemake again") from None
+        plan = cls(table(stored.settings), pairs={}, **{name: getattr(stored, name) for name in ALIKE})
+        plan.shards["pictures"], plan.shards["takes"] = stored.pictures, stored.clips
         usual = usual_pair(stored.settings)
         choices, fields = choices_of(usual), asdict(usual)
-        for shard, rows in stored.rows.items():
-            pairs = [
-                typed({**fields, "driving": row.driving, "image": row.image, **row.own}, Pair)
-                if row.own
-                else Pair(row.driving, row.image, *choices)
-                for row in rows
-            ]
-            plan.pair_shards[shard] = [pair.name for pair in pairs]
-            plan.pairs.update(zip(plan.pair_shards[shard], pairs, strict=True))
-        if without_specs:
-            plan.sounds, plan.weights = stamps_of_sounds(plan.pairs.values()), weights_of(stored.settings)
-        return plan
+        with suppress(ValueError):
+            for shard, rows in stored.rows.items():
+                pairs = [
+                    typed({**fields, "driving": row.driving, "image": row.image, **row.own}, Pair)
+                    if row.own
+                    else Pair(row.driving, row.image, *choices)
+                    for row in rows
+                ]
+                plan.shards["pairs"][shard] = [pair.name for pair in pairs]
+                plan.pairs.update((pair.name, pair) for pair in pairs)
+            if plan._is_complete():
+                return plan
+        raise TalkiesError(f"{path}: a damaged plan: run snakemake again")
 
     def _is_complete(self) -> bool:
         """Return whether every name in the plan exists there."""
-        shards = {**self.picture_shards, **self.take_shards, **self.pair_shards}
         return (
-            self.shard_of_source.keys() == self.sources.keys()
-            and self.shard_of_take.keys() == self.takes.keys()
-            and all(pair.source in self.sources and pair.take in self.takes for pair in self.pairs.values())
-            and all(pair.engine in self.engines for pair in self.pairs.values())
+            self._shards_of["pictures"].keys() == self.sources.keys()
+            and self._shards_of["takes"].keys() == self.takes.keys()
+            and all(
+                pair.source in self.sources and pair.take in self.takes and pair.engine in self.engines
+                for pair in self.pairs.values()
+            )
             and self.others.keys() == self.programs.keys()
-            and (self.without_specs or self._names_all(shards))
         )
 
-    def _names_all(self, shards: Iterable[str]) -> bool:
-        """Return whether each shard's last receipt has a name."""
-        named = set(self.receipts.get("prepare", {})) | set(self.receipts.get("remux", {}))
-        return named.issuperset(shards)
 
-
-def stored_plan() -> Plan | None:
-    """Return the folder's plan, or None if there is none that this version can continue from."""
+def stored_plan(table: Table) -> Plan | None:
+    """Return the folder's plan, or None if there is none that can be read."""
     try:
-        return Plan.load()
+        return Plan.load(table)
     except TalkiesError:
         return None
 
 
-def stamps_of_sounds(pairs: Iterable[Pair]) -> dict[str, list[int]]:
-    """Return size and time of the pairs' sound files."""
-    return {audio: stamp_of(Path(audio)) for audio in sorted({p.audio for p in pairs if isinstance(p.audio, str)})}
-
-
-def weights_of(settings: Settings) -> Weights:
-    """Return what identifies the network's weights without loading them.
-
-    This is a checkpoint's size and time, or, for weights in the package, their digest.
-    """
-    checkpoint = settings.model.checkpoint
-    return stamp_of(Path(checkpoint)) if checkpoint else demo_digest()
-
-
-def _brought_up(value: dict[str, Any]) -> dict[str, Any]:
-    """Return what a plan of format 1 or 2 holds as one of today's.
-
-    In them crops stand as config.yaml has them, an engine's keys have no name in them, and the built-in one has none;
-    those of before there were other engines have no rates. Engines are sorted there: the first is the one that no pair
-    names, because it is the usual one.
-    """
-    settings = value["settings"]
-    engines = settings.get("engines", {FOMM: {}})
-    stated = {
-        row[2]["engine"] for rows in value["shards"].values() for row in rows if len(row) > 2 and "engine" in row[2]
-    }
-    order = sorted(engines, key=lambda name: name in stated)
-    named = {name: {**engines[name], "name": name} if engines[name] else None for name in order}
-    crop = dict.fromkeys(get_args(Kind), "face")  # what was asked for, each source and take tells
-    of_format_1: dict[str, Any] = {"receipts": {}, "sounds": {}, "weights": None, "given": {}}
-    of_engines = {"programs": {}, "rates": {FOMM: value.get("rate")}}
-    return of_format_1 | of_engines | value | {"settings": {**settings, "engines": named, "crop": crop}}
+def compared(plan: Plan) -> list[tuple[str, str]]:
+    """Return which takes move which pictures by motion relative to the first frame, where poses matter."""
+    pairs = plan.pairs.values()
+    return sorted({(p.source, p.take) for p in pairs if p.relative and p.best_frame is None and p.engine == FOMM})
 
 
 def _row(pair: Pair, usual: Pair) -> Row:

@@ -1,7 +1,6 @@
-"""Makes the plan, once when Snakemake starts, from the settings, the folders and the receipts.
+"""Makes the plan, once when Snakemake starts, from the settings, the folders and the ledger.
 
-Jobs read .talkies/plan.json, which real runs write. Commands that look at a folder between runs make a new plan, so
-that they show what the next run would do.
+Commands that look at a folder between runs make a new plan, so that they show what the next run would do.
 """
 
 from __future__ import annotations
@@ -14,41 +13,43 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..files import LEFT, read_json
-from . import probes, programs, snakemake_private
+from ..files import LEFT, read_json, to_plain
+from ..fomm.model.presets import demo_digest
+from ..host.container import ADDRESS
+from ..program import Program
+from . import ledger as ledgers
 from . import settings as config
-from .deal import deal
+from . import snakemake_private
 from .estimate import rates
-from .folder import CONFIG, HOME, LOCKS, RECEIPTS, RUN
+from .folder import CHECK_PAGE, CONFIG, DONE, GALLERY_PAGE, HOME, LOCKS, RUN, Folder, done, remove_older
+from .inputs import Inputs, stamp_of
 from .keys import Settings
+from .ledger import Ledger, Made, Started, note
 from .lock import claim, held_locks, is_abandoned
 from .outside import folders_outside
-from .pairs import (
-    Pair,
-    Source,
-    Take,
-    by_each_engine,
-    check_squares,
-    each_face,
-    list_inputs,
-    list_pairs,
-    stamp_of,
-)
-from .plan import Plan, stamps_of_sounds, stored_plan, weights_of
-from .receipts import Receipts
-from .state import State, look
+from .pairs import Pair, Source, Take, by_each_engine, check_squares, each_face, list_inputs, list_pairs
+from .plan import Contents, Plan, Task, digest, stored_plan
+from .shards import deal
+from .stage import Table
+from .state import Look, State, look, with_something_made
+
+ALL = "all"
+"""The one item of the jobs about the whole run."""
+PAGES = {"check": CHECK_PAGE, "gallery": GALLERY_PAGE}
+"""The jobs about the whole run, and their pages in the results."""
 
 
 @cache
-def due() -> str:
-    """Return the ending of this process's new receipt names: always the same, though a Snakefile may be read
-    twice."""
+def nonce() -> str:
+    """Return the ending of this process's job names: always the same, though a Snakefile may be read twice."""
     return secrets.token_hex(4)
 
 
 def make_plan(
     settings: Settings,
+    table: Table,
     *,
     on_cluster: bool = False,
     given: Mapping[str, Any] | None = None,
@@ -56,68 +57,68 @@ def make_plan(
 ) -> tuple[Plan, State]:
     """Read the folders, plan the run, and compare it with what is there.
 
-    settings: complete (config.complete). on_cluster: jobs are sent to a cluster, so each gets more work. given:
-    settings of the command line. inputs: pictures and videos by name, instead of the folders of the settings. Raises
-    TalkiesError that names the key, file or line at fault.
+    settings: complete (config.complete). table: returns the stages. on_cluster: jobs are sent to a cluster, so each
+    gets more work. given: settings of the command line. inputs: pictures and videos by name, instead of the folders of
+    the settings. Raises TalkiesError that names the key, file or line at fault.
     """
-    previous = stored_plan()
-    receipts = Receipts(previous)
+    stages = table(settings)
+    previous, ledger, known = stored_plan(table), Ledger.read(), Inputs()
     images, clips = inputs or list_inputs(settings)
     pairs = list_pairs(settings, images, clips)
     if settings.multi_face:
-        pairs = each_face(pairs, images, settings)
+        pairs = each_face(pairs, images, settings, known.faces)
     if len(settings.engines) > 1:
         pairs = by_each_engine(pairs, settings.engines)
     check_squares(settings, pairs)
     plan = Plan(
+        stages,
         settings=settings,
         sources=_sources(pairs, images, settings),
         takes=_takes(pairs, clips, settings),
         pairs={pair.name: pair for pair in pairs},
-        outside=_outside(settings, pairs),
-        sounds=stamps_of_sounds(pairs),
-        weights=weights_of(settings),
-        programs=programs.stamps(settings.programs),
-        rates=rates(settings, receipts, on_cluster=on_cluster),
+        weights=_weights(settings, known),
+        programs={name: _contents_of(program, known) for name, program in settings.programs.items()},
+        rates=rates(settings, ledger, on_cluster=on_cluster),
         given=dict(given or {}),
+        outside=_outside(settings, pairs),
+        nonce=nonce(),
     )
+    _count_frames(plan, known)
+    _read_contents(plan, ledger, known)
+    seen = Look(plan, ledger)
     if plan.is_pilot:
-        _keep_pilot(plan, previous, receipts)
-    _count_frames(plan)
-    deal(plan, previous, receipts, on_cluster=on_cluster)
-    state = look(plan, receipts, due())
-    plan.receipts = state.receipts
-    plan.joined = on_cluster and all(_is_animated_anew(plan, shard) for shard in plan.pair_shards)
+        _keep_pilot(plan, seen.state())
+    known.save(keep=plan.is_pilot)
+    deal(plan, previous, ledger, on_cluster=on_cluster)
+    state = seen.state()
+    _assign_tasks(plan, state)
+    plan.joined = on_cluster and all(
+        shard in plan.tasks[plan.first.name] for stage in plan.of_pairs for shard in plan.tasks[stage.name]
+    )
+    _name_pages(plan, state, ledger)
     return plan, state
 
 
-def _is_animated_anew(plan: Plan, shard: str) -> bool:
-    """Return whether a shard's talkies need animating, with no stage between animate and remux."""
-    animated, remuxed = (plan.receipt(stage, shard).endswith(due()) for stage in ("animate", "remux"))
-    return not remuxed or (animated and not plan.items("show", shard))
-
-
-def current_plan() -> tuple[Plan, State]:
+def current_plan(table: Table) -> tuple[Plan, State]:
     """Return the plan of this folder under the current settings, and its state.
 
     While a run is active, this is its plan. Otherwise it follows config.yaml and the settings of the last run's
     command line.
     """
-    stored = stored_plan()
+    stored = stored_plan(table)
     if stored is not None and (is_running() or not CONFIG.exists()):
-        return stored, look(stored, Receipts(stored), "none")
+        ledger = Ledger.read()
+        stored.learn(ledger)
+        return stored, look(stored, ledger)
     if not CONFIG.exists():
         raise TalkiesError("there is no config.yaml here: go into the run folder, or make one: talkies init FOLDER")
     given = stored.given if stored is not None else {}
-    return make_plan(config.complete(config.read(CONFIG) | given), given=given)
+    return make_plan(config.complete(config.read(CONFIG) | given), table, given=given)
 
 
-def _keep_pilot(plan: Plan, previous: Plan | None, receipts: Receipts) -> None:
+def _keep_pilot(plan: Plan, state: State) -> None:
     """Reduce a pilot's plan to the pairs that are done and the first ones to make."""
-    deal(plan, previous, receipts)
-    state = look(plan, receipts, "none")
-    to_make = set(state.to_make)
-    chosen = {*state.done, *[name for name in plan.pairs if name in to_make][: plan.settings.first]}
+    chosen = {*state.done, *state.to_make[: plan.settings.first]}
     plan.pairs = {name: pair for name, pair in plan.pairs.items() if name in chosen}
     sources, takes = ({getattr(pair, of) for pair in plan.pairs.values()} for of in ("source", "take"))
     plan.sources = {name: source for name, source in plan.sources.items() if name in sources}
@@ -130,7 +131,7 @@ def _sources(pairs: Iterable[Pair], images: Mapping[str, Path], settings: Settin
         file = images[image]
         if name in images and name != image:
             raise TalkiesError(f"{printable(images[name])}: named like a crop of {image}: rename it")
-        sources[name] = Source(str(file), stamp_of(file), pair.crop or settings.crop_of(file, "images"))
+        sources[name] = Source(str(file), pair.crop or settings.crop_of(file, "images"))
     return sources
 
 
@@ -142,16 +143,16 @@ def _takes(pairs: Iterable[Pair], clips: Mapping[str, Path], settings: Settings)
             raise TalkiesError(f"{printable(clips[name])}: named like a segment of {driving}: rename it")
         file = clips[driving]
         cut = pair.driving_crop or settings.crop_of(file, "driving")
-        takes[name] = Take(driving, str(file), stamp_of(file), cut, pair.start, pair.end, flip=pair.flip)
+        takes[name] = Take(driving, str(file), cut, pair.start, pair.end, flip=pair.flip)
     return takes
 
 
-def _count_frames(plan: Plan) -> None:
+def _count_frames(plan: Plan, known: Inputs) -> None:
     """Set each take's number of frames.
 
-    A clip that can't be read counts as empty here: the stage prepare reports what is wrong with it.
+    A clip that can't be read counts as empty here: the stage that cuts it reports what is wrong with it.
     """
-    clips = probes.probe_all({take.file for take in plan.takes.values()}, keep=plan.is_pilot)
+    clips = known.clips(take.file for take in plan.takes.values())
     for name, take in plan.takes.items():
         clip = clips[take.file]
         if clip is not None:
@@ -159,6 +160,40 @@ def _count_frames(plan: Plan) -> None:
             left = max(0, clip.frames - round(since * clip.rate))
             frames = left if until is None else min(clip.frames, round((until - since) * clip.rate))
             plan.takes[name] = replace(take, frames=frames)
+
+
+def _read_contents(plan: Plan, ledger: Ledger, known: Inputs) -> None:
+    """Set the contents of the input files from which something was made; sound files are read at once."""
+    for stage, item, file in plan.files():
+        if read := ledger.contents.get((stage.name, item)):
+            known.learn(file, list(read[:2]), read[2])
+    sounds = {pair.audio for pair in plan.pairs.values() if isinstance(pair.audio, str)}
+    known.read({*with_something_made(plan, ledger), *sounds})
+    files = {file for _, _, file in plan.files()} | sounds
+    plan.contents = {file: content for file in files if (content := known.content(file))}
+
+
+def _weights(settings: Settings, known: Inputs) -> str:
+    """Return the digest of the built-in engine's weights: of a checkpoint's file, or of those in the package."""
+    checkpoint = settings.model.checkpoint
+    if FOMM not in settings.engines:
+        return ""
+    if checkpoint is None:
+        return demo_digest()
+    known.read([checkpoint])
+    return known.content(checkpoint) or ""
+
+
+def _contents_of(program: Program, known: Inputs) -> Contents:
+    """Return the digests of a program's image and checkpoint."""
+    found: Contents = {"image": None, "checkpoint": None}
+    for what, file in (("image", program.image), ("checkpoint", program.checkpoint)):
+        if file is not None and ADDRESS.match(file):
+            found[what] = file.rpartition("@")[2]
+        elif file is not None:
+            known.read([file])
+            found[what] = known.content(file)
+    return found
 
 
 def _outside(settings: Settings, pairs: Iterable[Pair]) -> list[str]:
@@ -170,20 +205,65 @@ def _outside(settings: Settings, pairs: Iterable[Pair]) -> list[str]:
     return folders
 
 
+def _assign_tasks(plan: Plan, state: State) -> None:
+    """Give each shard with something due its job, after the jobs that make what it is made from."""
+    due = {stage: set(items) for stage, items in state.due.items()}
+    for stage in plan.stages:
+        plan.tasks[stage.name] = {}
+        by_shard: dict[str, list[str]] = {}
+        for item in state.due[stage.name]:
+            by_shard.setdefault(plan.shard_of(stage, item), []).append(item)
+        for shard, items in by_shard.items():
+            needs = set()
+            for item in items:
+                before = plan.before(stage, item)
+                above = [(before, item)] if before else plan.inputs(stage, item)
+                needs |= {(each.name, plan.shard_of(each, one)) for each, one in above if one in due[each.name]}
+            seconds = sum(stage.seconds(plan, item) for item in items)
+            plan.tasks[stage.name][shard] = Task(len(items), seconds, sorted(needs))
+
+
+def _name_pages(plan: Plan, state: State, ledger: Ledger) -> None:
+    """Choose the names of the jobs about the whole run: the last ones if their pages stand, else new ones."""
+    results = Folder.of(plan).results
+    for page, file in PAGES.items():
+        if page == "check" and not plan.settings.check:
+            continue
+        plan.page_keys[page] = key = page_key(plan, state, page)
+        entry = ledger.get(page, ALL)
+        stands = isinstance(entry, Made) and entry.key == key and (results / file).is_file()
+        if page == "gallery" and any(state.due.values()):
+            stands = False
+        there = sorted(path.name for path in (DONE / page).glob(f"{ALL}.*")) if stands else []
+        plan.pages[page] = there[-1] if there else plan.name(ALL)
+
+
+def page_key(plan: Plan, state: State, page: str) -> str:
+    """Return the key of a page about the whole run: of the files as they are now, or of the films and failures."""
+    if page == "check":
+        wanted = to_plain([sorted(plan.sources.items()), sorted(plan.takes.items())])
+        stamps = [[file, stamp_of(Path(file))] for _, _, file in plan.files()]
+        return digest([wanted, stamps, plan.weights, plan.settings.model.preset])
+    films = [[name, plan.key(plan.last, name), plan.pairs[name].private] for name in state.done]
+    check = plan.page_keys.get("check")
+    return digest([to_plain(plan.settings.gallery), films, sorted(state.failed.items()), check])
+
+
 # --- a run begins and ends ---------------------------------------------------------------------------------
 
 
-def start_run(plan: Plan) -> None:
-    """Write the plan when a real run starts. A dry run writes nothing.
+def start_run(plan: Plan, state: State) -> None:
+    """Write the plan when a real run starts, and what was found of files that the ledger did not tell of.
 
     Raises TalkiesError while workers of an earlier run are alive whose pairs the plan deals again, since two workers
     could then write one film. Workers of unchanged shards may go on: the new worker of their shard waits for them.
     """
-    stored, alive = stored_plan(), held_locks(LOCKS)
+    stored, alive = stored_plan(lambda settings: plan.stages), held_locks(LOCKS)
     if stored is not None and alive:
-        at_work = {name for line in alive for name in stored.pair_shards.get(line.partition(":")[0], [])}
-        for shard, names in plan.pair_shards.items():
-            if not set(names) <= set(stored.pair_shards.get(shard, [])) and at_work & set(names):
+        before = stored.shards["pairs"]
+        at_work = {name for line in alive for name in before.get(line.partition(":")[0], [])}
+        for shard, names in plan.shards["pairs"].items():
+            if not set(names) <= set(before.get(shard, [])) and at_work & set(names):
                 raise TalkiesError(f"a worker of an earlier run is still at work ({alive[0]}): wait for it or stop it")
     results = Path(plan.settings.results)
     try:
@@ -193,18 +273,14 @@ def start_run(plan: Plan) -> None:
             f"config.yaml: results: can't make {printable(results)} ({error.strerror}): name another folder"
         ) from None
     if not alive:
-        for left in [*HOME.glob(".*.part"), *RECEIPTS.rglob(".*.part")]:
+        for left in [*HOME.glob(".*.part")]:
             if LEFT.fullmatch(left.name):  # left by killed workers; their next attempt removes what is beside films
                 left.unlink(missing_ok=True)
-    Receipts(stored).take_over()
     plan.save()
+    for shard, events in state.found.items():
+        note(shard, *events)
+    note(ledgers.RUN, Started(items={stage: len(items) for stage, items in state.due.items() if items}))
     claim(RUN)
-
-
-def mend_plan(plan: Plan) -> None:
-    """Write the plan again if that of an earlier run is missing or damaged, even if there is nothing to do."""
-    if RECEIPTS.is_dir() and stored_plan() is None and not at_work():
-        plan.save()
 
 
 def at_work() -> list[str]:
@@ -220,6 +296,21 @@ def is_running() -> bool:
 def end_run() -> None:
     """Note that the run has ended, whatever the outcome."""
     RUN.unlink(missing_ok=True)
+
+
+def finish_page(plan: Plan, page: str, key: str) -> None:
+    """Note that a page about the whole run is written. key: of what it shows."""
+    status = (Folder.of(plan).results / PAGES[page]).stat()
+    note(ledgers.RUN, Made(stage=page, item=ALL, key=key, size=status.st_size, mtime_ns=status.st_mtime_ns))
+    finish(page, plan.pages[page])
+
+
+def finish(stage: str, name: str) -> None:
+    """Say to Snakemake that a job's work is done, and remove what earlier jobs of its shard left."""
+    path = done(stage, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    remove_older(stage, name)
 
 
 def unlock_after_kill() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import msgspec
 
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..files import file_digest, read_stamped, shipped, write_json
+from ..files import shipped
 from ..host.container import ADDRESS, check_address, check_bindable, pull, runtime
 from ..program import Program
 from .folder import HOME
@@ -22,12 +22,8 @@ ENGINES = "engines.yaml"
 """Beside the package's modules."""
 IMAGES = HOME / "images"
 """Images pulled from addresses, unless APPTAINER_CACHEDIR names another place."""
-DIGESTS = HOME / "digests.json"
-"""Digests of images and checkpoints, by path, size and time: the files are large."""
 UNNAMED = "command"
 """The name of an engine without a name."""
-Contents = dict[str, str | list[int] | None]
-"""What tells a program's image and checkpoint from others: a digest, or size and time; None where it has none."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -122,45 +118,3 @@ def image_file(program: Program) -> Path:
         shared = os.environ.get("APPTAINER_CACHEDIR")  # as Snakemake does with the image of its jobs
         return (Path(shared) if shared else IMAGES) / f"{program.image.rpartition(':')[2]}.sif"
     return Path(os.path.abspath(program.image))  # noqa: PTH100 (Path.absolute keeps "..")
-
-
-def stamps(programs: Mapping[str, Program]) -> dict[str, Contents]:
-    """Return, by engine, what identifies its image and checkpoint without reading them: digest, size, time."""
-    return {name: _contents(program, _stamp) for name, program in programs.items()}
-
-
-def digests(program: Program) -> Contents:
-    """Return the digests of a program's image and checkpoint, for content keys."""
-    return _contents(program, digest_of)
-
-
-def _contents(program: Program, of: Callable[[Path], str | list[int]]) -> Contents:
-    image: str | list[int] | None = None
-    if program.image is not None:
-        pinned = ADDRESS.match(program.image)
-        image = program.image.rpartition("@")[2] if pinned else of(Path(program.image))
-    return {"image": image, "checkpoint": None if program.checkpoint is None else of(Path(program.checkpoint))}
-
-
-def _stamp(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
-
-
-def digest_of(path: Path) -> str:
-    """Return a large file's sha256; it is read again only if its size or time has changed."""
-    return _digest_of(path, tuple(_stamp(path)))
-
-
-@cache
-def _digest_of(path: Path, seen: tuple[int, ...]) -> str:
-    noted, stamp = read_stamped(DIGESTS, str), list(seen)
-    known = noted.get(str(path))
-    if known is not None and known[0] == stamp:
-        return known[1]
-    found = file_digest(path)
-    write_json(DIGESTS, {**noted, str(path): [stamp, found]})
-    return found

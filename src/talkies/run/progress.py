@@ -1,27 +1,25 @@
 """The progress of a run: what is done, what is being made, how fast, and about when it will be finished.
 
-It comes from the journals that the workers append to, here or on a cluster; each is read from where the last read
-ended. The scheduler is asked only for the jobs in its queue.
+It is a fold over the ledger, to which the workers append, here or on a cluster; each file is read on from where the
+last read ended. The scheduler is asked only for the jobs in its queue.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 
 from ..errors import TalkiesError, counted, printable
 from ..host.slurm import Queue, queue
-from .estimate import FRAMES_PER_SECOND, LOOK_SECONDS, REMUX_SECONDS, duration
-from .folder import GALLERY_PAGE, JOURNALS, LOCKS, RUNS, Folder
-from .journal import Animated, Begun, Ended, Event, Failed, Looked, Remuxed, Started, events_of
+from . import ledger as ledgers
+from .estimate import duration
+from .folder import CHECK_PAGE, GALLERY_PAGE, LOCKS, Folder
+from .ledger import Begun, Broke, Checked, Ended, Event, Failed, Ledger, Made, Reader, Started, note
 from .lock import held_locks
 from .plan import Plan
-from .receipts import Receipts
 from .state import State, look
 from .upkeep import orphans
 
@@ -35,8 +33,6 @@ SHOW_SECONDS = 3
 """Seconds between updates of the gallery during a run, if there are new films."""
 SHOW_SHARE = 0.05
 """The share of one core's time that the gallery may take during a run."""
-JOBS_BEFORE_FILMS = 3
-"""In this order: prepare, motion, animate."""
 MOST_NAMES = 5
 
 
@@ -45,8 +41,8 @@ class Outlook:
     """The progress of the last run. Times are seconds since 1970, or seconds; None if not known yet.
 
     made, failed, animated, running: pairs since the run started; animated ones wait for their sound. left: pairs that
-    the run's jobs have still to make. seconds_per_frame, seconds_per_pair: of one worker. pairs_per_minute: of all
-    workers together.
+    the run has still to make. seconds_per_frame, seconds_per_pair: of one worker. pairs_per_minute: of all workers
+    together. broke: jobs that ended before their work was done, and why.
     """
 
     started: float | None
@@ -60,6 +56,7 @@ class Outlook:
     seconds_per_pair: float | None
     pairs_per_minute: float | None
     seconds_left: float | None
+    broke: list[str]
 
     @property
     def pace(self) -> str:
@@ -85,19 +82,17 @@ class Outlook:
 
 @dataclass
 class _Events:
-    """The journals' events since the run started: by pair the time, and for its film frames and seconds."""
+    """The ledger's events since the run started, by pair."""
 
     started: float | None = None
     ended: float | None = None
-    shards: set[str] = field(default_factory=set)
-    first_looked: float | None = None
-    last_animated: dict[str, float] = field(default_factory=dict)  # by shard
-    first_remuxed: dict[str, float] = field(default_factory=dict)
-    begun: dict[str, dict[str, float]] = field(default_factory=dict)  # by shard
-    fresh: set[str] = field(default_factory=set)
-    animated: dict[str, tuple[float, int, float]] = field(default_factory=dict)
-    remuxed: dict[str, float] = field(default_factory=dict)
+    begun: dict[str, tuple[str, float]] = field(default_factory=dict)  # shard and time
+    films: dict[str, Made] = field(default_factory=dict)
+    made: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
+    inputs: dict[tuple[str, str], str] = field(default_factory=dict)  # failed, by stage and item
+    broke: dict[tuple[str, str], str] = field(default_factory=dict)
+    seconds: float = 0.0  # of all stages
 
 
 class Watch:
@@ -109,157 +104,97 @@ class Watch:
     def __init__(self, plan: Plan, to_make: Iterable[str]) -> None:
         self.plan = plan
         self._to_make = list(to_make)
-        self._offsets: dict[Path, int] = {}
+        self._reader = Reader()
+        self._since: float | None = None
         self._events = _Events()
-        self._of_shard: dict[str, str] = {}
 
     def look(self) -> Outlook:
         """Read what is new and return the progress."""
-        for event in self._read_on(RUNS.path):
-            if isinstance(event, Started):
-                # A new run: events of older runs are skipped by their time.
-                self._events = _Events(started=event.time, shards=set(event.shards))
-                self._offsets = {RUNS.path: self._offsets[RUNS.path]}
-            else:
-                self._events.ended = event.time
-        since = self._events.started or 0.0
-        for path in sorted(JOURNALS.glob("*.jsonl")) if since else []:
-            if path != RUNS.path:
-                shard = path.stem.partition("-")[2]
-                for event in self._read_on(path):
-                    if event.time >= since:
-                        self._take(event, shard)
+        news = list(self._reader.new())
+        for shard, event in news:
+            if shard == ledgers.RUN and isinstance(event, Started):
+                self._events = _Events(started=event.time)  # events of older runs are left out by their time
+        for shard, event in news:
+            if self._events.started is not None and event.time >= self._events.started:
+                self._take(shard, event)
         return self._outlook(time.time())
 
-    def _read_on(self, path: Path) -> Iterator[Event]:
-        """Yield the events of the lines that were finished since the last read."""
-        try:
-            with path.open("rb") as file:
-                file.seek(self._offsets.get(path, 0))
-                new = file.read()
-        except FileNotFoundError:
-            return
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offsets[path] = self._offsets.get(path, 0) + len(whole)
-        yield from events_of(whole.splitlines())
-
-    def _take(self, event: Event, shard: str) -> None:
-        events = self._events
-        if isinstance(event, Looked):
-            events.begun[shard] = {}
-            events.first_looked = min(events.first_looked or event.time, event.time)
-            events.fresh |= set(event.fresh)
+    def _take(self, shard: str, event: Event) -> None:
+        events, plan = self._events, self.plan
+        if isinstance(event, Ended):
+            events.ended = event.time
+        elif isinstance(event, Broke):
+            events.broke[event.stage, event.shard] = event.reason
+            events.begun = {name: begun for name, begun in events.begun.items() if begun[0] != shard}
         elif isinstance(event, Begun):
-            events.begun.setdefault(shard, {})[event.pair] = event.time
-        elif isinstance(event, Animated):
-            events.begun.get(shard, {}).pop(event.pair, None)
-            events.animated[event.pair] = event.time, event.frames, event.seconds
-            events.last_animated[shard] = event.time
-        elif isinstance(event, Remuxed):
-            events.remuxed[event.pair] = event.time
-            events.first_remuxed.setdefault(shard, event.time)
+            events.begun[event.item] = shard, event.time
+            events.broke.pop((event.stage, shard), None)
+        elif isinstance(event, Made):
+            events.seconds += event.seconds
+            if event.stage == plan.first.name:
+                events.begun.pop(event.item, None)
+                events.films[event.item] = event
+            elif event.stage == plan.last.name:
+                events.made.add(event.item)
         elif isinstance(event, Failed):
-            events.begun.get(shard, {}).pop(event.pair, None)
-            events.failed[event.pair] = event.reason
+            if event.item in plan.pairs:
+                events.begun.pop(event.item, None)
+                events.failed[event.item] = event.reason
+            else:
+                events.inputs[event.stage, event.item] = event.reason
 
-    def _seconds_a_film(self, now: float) -> Callable[[str], float]:
-        """Return the expected seconds for a pair's film, from its engine's latest films."""
-        plan, sums = self.plan, dict[str, tuple[int, float]]()
-        for name, (when, frames, seconds) in self._events.animated.items():
-            if name in plan.pairs and when > now - WINDOW_SECONDS:
-                before = sums.get(plan.pairs[name].engine, (0, 0.0))
-                sums[plan.pairs[name].engine] = before[0] + frames, before[1] + seconds
-        a_frame = {engine: seconds / frames for engine, (frames, seconds) in sums.items() if frames}
-
-        def takes(name: str) -> float:
-            engine = plan.pairs[name].engine
-            return self._frames(name) * a_frame.get(engine, 1 / plan.rate(engine))
-
-        return takes
+    def _failed_above(self, name: str) -> str | None:
+        if not self._events.inputs:
+            return None
+        above = self.plan.inputs(self.plan.first, name)
+        return next((r for stage, item in above if (r := self._events.inputs.get((stage.name, item)))), None)
 
     def _outlook(self, now: float) -> Outlook:
         plan, events = self.plan, self._events
-        films = [film for name, film in events.animated.items() if name in plan.pairs]
-        frames, seconds = sum(film[1] for film in films), sum(film[2] for film in films)
-        running = [name for shard in events.begun.values() for name in shard] if events.ended is None else []
-        left = self._left() if events.ended is None else []
-        to_animate = [n for n in left if n not in events.animated and n not in events.fresh]
-        recent = [film for film in films if film[0] > now - WINDOW_SECONDS]
+        films = [film for name, film in events.films.items() if name in plan.pairs]
+        frames, seconds = sum(film.frames for film in films), sum(film.seconds for film in films)
+        failed = dict(events.failed)
+        failed |= {name: reason for name in self._to_make if (reason := self._failed_above(name))}
+        left = [n for n in self._to_make if n not in events.made and n not in failed] if events.ended is None else []
+        running = list(events.begun) if events.ended is None else []
+        recent = [film for film in films if film.time > now - WINDOW_SECONDS]
         # From the start of the first of them, so that waiting in a queue does not count as slowness.
-        wall = max(now - max(now - WINDOW_SECONDS, min(f[0] - f[2] for f in recent)), 1.0) if recent else 0.0
-        seconds_left: float | None = None
-        learnt = any(rate != FRAMES_PER_SECOND for rate in plan.rates.values())
-        if left and (recent or (running and learnt)):  # not from a mere guess
-            # From the seconds a frame: unfinished films count with the time already spent on them.
-            takes = self._seconds_a_film(now)
-            work = sum(map(takes, to_animate))
-            for films_begun in events.begun.values():
-                work -= sum(min(now - began, takes(n)) for n, began in films_begun.items())
-            workers = max(1, sum(map(bool, events.begun.values())))
-            seconds_left = max(work, 0.0) / workers + REMUX_SECONDS * self._longest_tail(left)
-            # Between a shard's animation and its sound a job waits and starts; so do the jobs that have not started.
-            waiting = {self._of_shard[name] for name in to_animate} - events.begun.keys()
-            seconds_left += self._gap() * (1 + math.ceil(len(waiting) / workers)) + LOOK_SECONDS * len(plan.pairs)
+        wall = max(now - max(now - WINDOW_SECONDS, min(f.time - f.seconds for f in recent)), 1.0) if recent else 0.0
         return Outlook(
             started=events.started,
             ended=events.ended,
-            made=[name for name in events.remuxed if name in plan.pairs],
-            failed=dict(events.failed),
-            animated=[name for name in left if name in events.animated or name in events.fresh],
+            made=[name for name in events.made if name in plan.pairs],
+            failed=failed,
+            animated=[name for name in left if name in events.films],
             running=running,
             left=left,
             seconds_per_frame=seconds / frames if frames else None,
             seconds_per_pair=seconds / len(films) if films else None,
             pairs_per_minute=60 * len(recent) / wall if recent and left else None,
-            seconds_left=seconds_left,
+            seconds_left=self._seconds_left(left, recent, now),
+            broke=[f"{stage} {shard}: {reason}" for (stage, shard), reason in sorted(events.broke.items())],
         )
 
-    def _gap(self) -> float:
-        """Return the seconds from when a job may start to its first pair.
-
-        This is measured on shards that have their sound, or, until there is one, on the first job's start.
-        """
-        events = self._events
-        gaps = [time - events.last_animated[s] for s, time in events.first_remuxed.items() if s in events.last_animated]
-        if gaps := [gap for gap in gaps if gap > 0]:
-            return median(gaps)
-        if events.first_looked is None or events.started is None:
-            return 0.0
-        return max(0.0, events.first_looked - events.started) / JOBS_BEFORE_FILMS
-
-    def _frames(self, name: str) -> int:
-        pair = self.plan.pairs.get(name)
-        return self.plan.takes[pair.take].frames if pair else 0
-
-    def _left(self) -> list[str]:
-        """Return the pairs that the run's jobs have still to make."""
-        events, plan = self._events, self.plan
-        if not self._of_shard:
-            self._of_shard = {name: shard for shard, names in plan.pair_shards.items() for name in names}
-        over = {shard for shard in events.shards if self._is_over(shard)}
-        return [
-            name
-            for name in self._to_make
-            if name not in events.remuxed
-            and name not in events.failed
-            and self._of_shard[name] in events.shards
-            and self._of_shard[name] not in over
-        ]
-
-    def _is_over(self, shard: str) -> bool:
-        """Return whether a shard's last receipt exists: then all of its pairs are done or failed."""
-        return shard in self.plan.pair_shards and Folder.receipt("remux", self.plan.receipt("remux", shard)).exists()
-
-    def _longest_tail(self, left: Iterable[str]) -> int:
-        """Return the pairs of the shard with the most pairs left: they get their sound when all are animated."""
-        waiting = set(left)
-        return max((len(waiting.intersection(names)) for names in self.plan.pair_shards.values()), default=0)
+    def _seconds_left(self, left: list[str], recent: list[Made], now: float) -> float | None:
+        """Return the time left: the work that is left at the pace of the workers at work; None where none is known."""
+        plan, events = self.plan, self._events
+        if not left or not recent:
+            return None
+        expected = sum(plan.first.seconds(plan, film.item) for film in recent)
+        slower = sum(film.seconds for film in recent) / expected if expected else 1.0
+        work = sum(plan.first.seconds(plan, name) for name in left if name not in events.films) * slower
+        for name, (_, began) in events.begun.items():
+            if name in plan.pairs:
+                work -= min(now - began, plan.first.seconds(plan, name) * slower)
+        later = [stage for stage in plan.of_pairs if stage is not plan.first]
+        work += sum(stage.seconds(plan, name) for name in left for stage in later if stage.wanted(plan, name))
+        workers = len({shard for shard, _ in events.begun.values()}) or 1
+        return max(work, 0.0) / workers
 
 
 def start(
     plan: Plan,
     state: State,
-    shards: Iterable[str],
     say: Callable[[str], object],
     say_progress: Callable[[str], object],
     show: Callable[[], object] | None = None,
@@ -267,13 +202,11 @@ def start(
     *,
     often: bool = False,
 ) -> threading.Event:
-    """Note that a run of these shards starts, and report its progress from time to time until the event is set.
+    """Report the progress of a run from time to time until the event is set.
 
-    often: each line replaces the one before.
-    show: updates the gallery; called when there are new films, for at most SHOW_SHARE of the time.
-    ended: returns new lines about failed jobs.
+    often: each line replaces the one before. show: updates the gallery; called when there are new films, for at most
+    SHOW_SHARE of the time. ended: returns new lines about failed jobs.
     """
-    RUNS.note(Started(shards=sorted(shards)))
     over = threading.Event()
 
     def speak() -> None:
@@ -311,12 +244,10 @@ def _count(plan: Plan, state: State, now: Outlook) -> str:
     return ", ".join(words)
 
 
-def end(plan: Plan, over: threading.Event | None) -> list[str]:
+def end(plan: Plan, over: threading.Event) -> list[str]:
     """Note that the run has ended, and return its summary: pairs, failures and why, time, pace, where the films are."""
-    if over is None:
-        return []
     over.set()
-    RUNS.note(Ended())
+    note(ledgers.RUN, Ended())
     try:
         return list(_summary(plan))
     except (TalkiesError, OSError):
@@ -324,12 +255,16 @@ def end(plan: Plan, over: threading.Event | None) -> list[str]:
 
 
 def _summary(plan: Plan) -> Iterator[str]:
-    state = look(plan, Receipts(), "none")
+    ledger = Ledger.read()
+    plan.learn(ledger)
+    state = look(plan, ledger)
     now = Watch(plan, state.to_make).look()
     yield count(plan, state)
     if now.so_far:
         yield now.so_far
     yield from failures(state.failed)
+    yield from unfinished(state, now)
+    yield from doubts(plan, ledger.checked)
     page = Folder.of(plan).results / GALLERY_PAGE
     if page.exists() and state.done:
         yield f"the films: {printable(page)}"
@@ -345,45 +280,43 @@ def count(plan: Plan, state: State) -> str:
 class Status:
     """The state of a run folder, as `talkies status` shows it. orphans: films whose pair is no longer wanted.
 
-    queue: the folder's jobs on a cluster.
+    queue: the folder's jobs on a cluster. due: how many items each stage is to make. said: lines about jobs that ended
+    before their work was done, and about the check.
     """
 
     pairs: int
     done: list[str]
     failed: dict[str, str]
     to_make: list[str]
+    due: dict[str, int]
     orphans: list[Path]
     at_work: list[str]
     count: str
     run: Outlook
     queue: Queue | None
+    said: list[str]
 
 
-def status_of(plan: Plan, state: State, run: Outlook, *, running: bool) -> Status:
-    """Return the state of a plan's pairs.
-
-    running: a run is at work; pairs that its workers have finished count as done, though no receipt has them yet.
-    """
-    at_work = held_locks(LOCKS)
-    made, failed = set(state.to_make).intersection(run.made if running else ()), dict(state.failed)
-    if running:
-        failed |= {name: reason for name, reason in run.failed.items() if name in plan.pairs}
-    done = [*state.done, *(name for name in state.to_make if name in made)]
-    to_make = [name for name in state.to_make if name not in made and name not in failed]
-    begun = sorted(set(run.running).intersection(to_make)) if running else []
-    parts = [f"{len(run.animated)} of them animated"] * bool(run.animated and running)
+def status_of(plan: Plan, state: State, *, running: bool) -> Status:
+    """Return the state of a plan's pairs. running: a run is at work."""
+    run = Watch(plan, state.to_make).look()
+    begun = sorted(set(run.running).intersection(state.to_make)) if running else []
+    animated = len(set(state.to_make) - set(state.to_animate))
+    parts = [f"{animated} of them animated"] * bool(animated)
     parts += [f"{len(begun)} in the making"] * bool(begun)
-    said = count(plan, State(done, failed, to_make)) + (f" ({', '.join(parts)})" if parts else "")
+    said = count(plan, state) + (f" ({', '.join(parts)})" if parts else "")
     return Status(
-        len(plan.pairs),
-        done,
-        failed,
-        to_make,
-        [f.path for f in orphans(plan)],
-        at_work,
-        said,
-        replace(run, running=begun),
-        queue(Path.cwd()),
+        pairs=len(plan.pairs),
+        done=state.done,
+        failed=state.failed,
+        to_make=state.to_make,
+        due={stage: len(items) for stage, items in state.due.items() if items},
+        orphans=[film.path for film in orphans(plan)],
+        at_work=held_locks(LOCKS),
+        count=said,
+        run=replace(run, running=begun),
+        queue=queue(Path.cwd()),
+        said=[*unfinished(state, run), *doubts(plan, Ledger.read([ledgers.RUN]).checked)],
     )
 
 
@@ -399,6 +332,19 @@ def failures(failed: dict[str, str]) -> Iterator[str]:
     """Return what failed, a line for each reason."""
     for reason, names in by_reason(failed).items():
         yield f"failed: {reason} ({counted(len(names), 'pair')}: {some(names)})"
+
+
+def unfinished(state: State, run: Outlook) -> Iterator[str]:
+    """Yield a line for each job of the last run that ended before its work was done, while something is to make."""
+    if any(state.due.values()):
+        for each in run.broke:
+            yield f"not finished: {each}"
+
+
+def doubts(plan: Plan, checked: Checked | None) -> Iterator[str]:
+    """Yield a line about the files with something wrong, if there are any."""
+    if checked is not None and checked.doubtful and plan.settings.check:
+        yield f"{checked.said}: {printable(Folder.of(plan).results / CHECK_PAGE)}"
 
 
 def some(names: list[str]) -> str:

@@ -1,45 +1,26 @@
-"""What a run keeps in files: content keys, the record beside each film, receipts.
-
-A record (JSON) beside a file says what it was made from (its content key) and what it is (size, mtime, sha256). A
-receipt says which items of a shard are done or failed, and has nothing that changes from run to run.
-"""
+"""The record (JSON) beside a file: what it was made from (its key), and what it is (size, mtime, sha256)."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 from msgspec.structs import replace
 
-from ..errors import TalkiesError
 from ..files import (
-    canonical_json,
     file_digest,
-    from_json,
     keep_aside,
     read_json,
-    to_json,
     to_plain,
     typed,
     write_json,
-    write_whole,
 )
 from ..media.crop import Crop
 from ..media.sound import SoundFacts
-
-T = TypeVar("T")
-RECIPE = 1
-"""Part of every content key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
-
-
-def content_key(**parts: Any) -> str:  # any JSON value
-    """Return the sha256 (hex) of everything that decides a result, and of the recipe's version."""
-    return hashlib.sha256(canonical_json({"recipe": RECIPE, **parts})).hexdigest()
 
 
 class FileFacts(Struct, frozen=True):
@@ -62,7 +43,7 @@ UNWRITTEN = FileFacts(-1, -1, "")
 class Record(Struct, frozen=True, kw_only=True):
     """The JSON beside a file: what it was made from, and what it is.
 
-    key: the content key; None: made again whatever the settings ask. file: the file's own facts. facts: what talkies
+    key: the key; None: made again whatever the settings ask. file: the file's own facts. facts: what talkies
     itself does not read, for people and other programs; in JSON they stand beside the others.
     """
 
@@ -75,6 +56,16 @@ class Record(Struct, frozen=True, kw_only=True):
         """The record as values for JSON."""
         own = to_plain(self)
         return {**own.pop("facts"), **own}
+
+    @property
+    def spent(self) -> float:
+        """The seconds that making the file took."""
+        return 0.0
+
+    @property
+    def length(self) -> int:
+        """The frames that were made for it."""
+        return 0
 
     @classmethod
     def of(cls, value: Mapping[str, object]) -> Self:
@@ -94,6 +85,11 @@ class Prepared(Record, frozen=True, kw_only=True):
     crop: Crop
     seconds: float = 0.0
 
+    @property
+    def spent(self) -> float:
+        """The seconds that making the file took."""
+        return self.seconds
+
 
 class PreparedTake(Prepared, frozen=True, kw_only=True):
     """Of a cropped take. rate: frames a second, a fraction as text. sound: whether it has any."""
@@ -104,6 +100,11 @@ class PreparedTake(Prepared, frozen=True, kw_only=True):
     variable_rate: bool
     truncated: bool
 
+    @property
+    def length(self) -> int:
+        """The frames that were made for it."""
+        return self.frames
+
 
 class FoundMotion(Record, frozen=True, kw_only=True):
     """Of a take's keypoints. weights: the digest of the network's. rate: frames a second, a fraction as text."""
@@ -112,6 +113,16 @@ class FoundMotion(Record, frozen=True, kw_only=True):
     frames: int
     rate: str
     seconds: float = 0.0
+
+    @property
+    def spent(self) -> float:
+        """The seconds that making the file took."""
+        return self.seconds
+
+    @property
+    def length(self) -> int:
+        """The frames that were made for it."""
+        return self.frames
 
 
 class FilmPicture(Struct, frozen=True, omit_defaults=True):
@@ -132,9 +143,19 @@ class Film(Record, frozen=True, kw_only=True):
     picture: FilmPicture
     seconds: float = 0.0
 
+    @property
+    def spent(self) -> float:
+        """The seconds that making the file took."""
+        return self.seconds
+
+    @property
+    def length(self) -> int:
+        """The frames that were made for it."""
+        return self.picture.frames
+
 
 class Talkie(Film, frozen=True, kw_only=True):
-    """Of a film in the results. picture_key: the content key of the silent film that it shows; pair: its name;
+    """Of a film in the results. picture_key: the key of the silent film that it shows; pair: its name;
     remux_seconds: what adding the sound took; digital_source_type: as in its tag."""
 
     picture_key: str | None
@@ -142,6 +163,11 @@ class Talkie(Film, frozen=True, kw_only=True):
     pair: str = ""
     remux_seconds: float = 0.0
     digital_source_type: str = ""
+
+    @property
+    def spent(self) -> float:
+        """The seconds that making the file took."""
+        return self.remux_seconds
 
 
 def file_facts(path: Path) -> FileFacts:
@@ -187,7 +213,7 @@ class Recorded(Generic[R]):
             return None
 
     def fresh(self, key: str, *, name: str = "key") -> R | None:
-        """Return the record if it has this content key and the file matches it, else None."""
+        """Return the record if it has this key and the file matches it, else None."""
         record = self.record()
         fits = record is not None and getattr(record, name) == key and is_unchanged(self.path, record.file)
         return record if fits else None
@@ -210,10 +236,10 @@ class Recorded(Generic[R]):
             write_json(self.record_path, replace(record, **dict.fromkeys(keys)).plain)
 
     def keep_foreign(self, seen: tuple[int, int] | None = None) -> None:
-        """Move aside a file or record that would be replaced but is not ours.
+        """Move aside a file or record that would be replaced but is not as talkies made it.
 
-        A file is ours if it matches its record, or has the size and time of `seen`, (bytes, nanoseconds), as a worker
-        last saw it.
+        seen: the file's size and time (ns) when a worker last made it: killed between a new record and its film, it
+        leaves a film that does not match its record.
         """
         if os.path.lexists(self.path):
             status = self.path.lstat()
@@ -227,90 +253,3 @@ class Recorded(Generic[R]):
         """Remove the file and its record, if they exist."""
         self.path.unlink(missing_ok=True)
         self.record_path.unlink(missing_ok=True)
-
-
-class Answer(Struct, frozen=True, omit_defaults=True):
-    """What a receipt tells of an item that is done, of each stage its own.
-
-    sha256: of a prepared file. weights: the digest of those by which a motion was found. picture_key: the content key
-    of what a silent film shows. file: a talkie's size and time (ns). shows: the spec of what it shows.
-    """
-
-    sha256: str | None = None
-    weights: str | None = None
-    picture_key: str | None = None
-    file: tuple[int, int] | None = None
-    shows: str | None = None
-
-
-class _Told(Struct):
-    done: dict[str, Raw]
-    failed: dict[str, str]
-    asked: dict[str, str] = {}
-
-
-class Receipt(Struct):
-    """The results of a shard's items: facts for each good item, a reason for each failed one.
-
-    asked: the spec under which each item was done or failed.
-    """
-
-    done: dict[str, Answer] = {}
-    failed: dict[str, str] = {}
-    asked: dict[str, str] = {}
-
-    def save(self, path: Path) -> None:
-        """Write the receipt, items by name: equal receipts are equal bytes."""
-        write_whole(path, to_json(Receipt(_by_name(self.done), _by_name(self.failed), _by_name(self.asked))))
-
-    @classmethod
-    def read(cls, path: Path) -> Receipt | None:
-        """Read a receipt; None if it is missing or damaged, which is treated alike.
-
-        An item whose entry has another shape is left out.
-        """
-        try:
-            told = from_json(path.read_bytes(), _Told)
-        except (OSError, ValueError):
-            return None
-        receipt = cls({}, told.failed, told.asked)
-        for item, facts in told.done.items():
-            try:
-                receipt.done[item] = from_json(facts, Answer)
-            except ValueError:
-                receipt.drop(item)
-        return receipt
-
-    @classmethod
-    def load(cls, path: Path) -> Receipt:
-        """Read a receipt; TalkiesError if it is missing or damaged."""
-        found = cls.read(path)
-        if found is None:
-            raise TalkiesError(f"{path}: this receipt is missing or damaged: run snakemake again")
-        return found
-
-    def answers(self, item: str, spec: str) -> bool:
-        """Return whether an item is done or failed under this spec."""
-        return self.asked.get(item) == spec and (item in self.done or item in self.failed)
-
-    def shown(self, item: str) -> str:
-        """Return the content key of what the silent film of an item that is done shows."""
-        key = self.done[item].picture_key
-        assert key is not None, "receipts are read with what their stage tells"
-        return key
-
-    def drop(self, item: str) -> None:
-        """Forget an item."""
-        for part in (self.done, self.failed, self.asked):
-            part.pop(item, None)
-
-    def doubt(self, item: str) -> bool:
-        """Remove an item's spec; return whether it had one. Its file's facts stay."""
-        was = bool(self.asked.get(item))
-        if was:
-            self.asked[item] = ""
-        return was
-
-
-def _by_name(part: dict[str, T]) -> dict[str, T]:
-    return dict(sorted(part.items()))

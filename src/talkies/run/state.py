@@ -1,186 +1,163 @@
-"""Which pairs are done, failed and still to make under the current settings, for all commands and pages.
+"""What stands, what failed and what is to be made under a plan: for planning, workers, commands and pages.
 
-A pair is done if its shard's receipt has it under its current spec, and its film exists. A pair that is neither done
-nor failed is due. A shard with something due gets a new receipt name, so that Snakemake runs its job: what is shown
-about a run is what the run does.
+An item stands if its file is there, as its ledger entry or, without one, its record says, under its key of now. A pair
+is done if its film stands, whatever else is gone; else its chain of stages is walked up to the first film that stands,
+and what lies below is due.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..files import read_json
-from .asks import Specs
-from .folder import CHECK_PAGE, GALLERY_PAGE, Folder
+from .folder import Folder
+from .ledger import Failed, Ledger, Made
 from .plan import Plan
-from .receipts import ALL, STAGES, Receipts
-from .record import Answer
+from .record import Prepared, R, Recorded, Talkie
+from .stage import Stage
 
-FACELESS = "no face in any frame looked at"
-"""The reason for refusing a driving video, unless config.yaml allows it."""
 Listing = dict[str, tuple[int, int]]
 """A folder's files: size and time (ns) by name."""
+Entry = Made | Failed | None
 
 
 @dataclass
 class State:
-    """The state of a plan's pairs. receipts: their names, by stage and shard."""
+    """The pairs that are done, those that failed and why, and the items that each stage is to make, by its name.
+
+    found: the ledger entries of files that only their records told of, by shard.
+    """
 
     done: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    due: dict[str, list[str]] = field(default_factory=dict)
     to_make: list[str] = field(default_factory=list)
     to_animate: list[str] = field(default_factory=list)
-    """The pairs to make whose pixels must be computed."""
-    receipts: dict[str, dict[str, str]] = field(default_factory=dict)
+    found: dict[str, list[Made]] = field(default_factory=dict)
 
 
-def look(plan: Plan, receipts: Receipts, due: str) -> State:
-    """Compare a plan with its folder. due: the ending of new receipt names."""
-    return _Look(plan, receipts, due).look()
+class Look:
+    """Compares a plan with its folder and ledger. Folders are listed once."""
 
-
-class _Look:
-    # A spec is computed only for an item that a receipt names: in a new folder of a million pairs, for none.
-
-    def __init__(self, plan: Plan, receipts: Receipts, due: str) -> None:
-        self.plan, self.receipts, self.due = plan, receipts, due
-        self.folder, self.specs = Folder.of(plan), Specs(plan)
-        self.state = State(receipts={stage: {} for stage in (*STAGES, "check", "gallery")})
+    def __init__(self, plan: Plan, ledger: Ledger) -> None:
+        self.plan, self.ledger = plan, ledger
+        self.folder = Folder.of(plan)
+        self.found: dict[str, list[Made]] = {}
         self._listings: dict[Path, Listing] = {}
-        if plan.settings.faceless == "allow":
-            receipts.forgive(FACELESS)
+        self._answers: dict[tuple[str, str], Entry] = {}
 
-    def look(self) -> State:
-        plan, state = self.plan, self.state
-        animated: list[str] = []
-        for shard, names in plan.pair_shards.items():
-            lacking = [name for name in names if not self._is_answered(shard, name)]
-            state.to_make += lacking
-            self._name("remux", shard, fresh=bool(lacking))
-            for stage in ("animate", "show"):
-                # Snakemake runs again what depends on a newer file: that file must be a receipt.
-                if self.receipts.time(stage, shard) > self.receipts.time("remux", shard):
-                    self.receipts.read(stage, shard)
-            if plan.items("show", shard):
-                self._name("show", shard, fresh=any(self._lacks("show", shard, name) for name in lacking))
-            self._name("animate", shard, fresh=any(self._lacks("animate", shard, name) for name in lacking))
-            state.to_animate += [name for name in lacking if self._is_to_animate(shard, name)]
-            if state.receipts["animate"][shard].endswith(self.due):
-                animated += names
-        self._inputs([plan.pairs[name].source for name in animated], [plan.pairs[name].take for name in animated])
-        if plan.settings.check:
-            self._whole("check", self.specs.check(), CHECK_PAGE)
-        self._whole("gallery", self.specs.gallery(state.receipts), GALLERY_PAGE)
+    def answer(self, stage: Stage, item: str) -> Entry:
+        """Return the entry of an item that stands or failed under its key of now; None: it is to be made."""
+        about = stage.name, item
+        if about not in self._answers:
+            self._answers[about] = self._answer(stage, item)
+        return self._answers[about]
+
+    def _answer(self, stage: Stage, item: str) -> Entry:
+        entry, key = self.ledger.get(stage.name, item), self.plan.key(stage, item)
+        if key is None:
+            return None
+        if isinstance(entry, Failed):
+            return entry if entry.key == key and not self._is_retried(entry) else None
+        recorded = stage.file(self.folder, self.plan, item)
+        there = self.status(recorded.path)
+        if there is None:
+            return None
+        if isinstance(entry, Made) and (entry.size, entry.mtime_ns) == there:
+            return entry if entry.key == key and self.status(recorded.record_path) else None
+        # The ledger was lost or the item forgotten, or the file was touched, copied or altered: its record tells.
+        record = recorded.fresh(key)
+        if record is None:
+            return None
+        made = made_of(stage, item, recorded, record)
+        self.found.setdefault(self.plan.shard_of(stage, item), []).append(made)
+        return made
+
+    def _is_retried(self, failed: Failed) -> bool:
+        return failed.unless is not None and getattr(self.plan.settings, failed.unless[0]) == failed.unless[1]
+
+    def carried(self, stage: Stage, name: str) -> bool:
+        """Return whether the film in the results shows what a stage makes of a pair, under any sound."""
+        last = self.plan.last
+        entry, key = self.ledger.get(last.name, name), self.plan.key(stage, name)
+        if key is None or stage is last:
+            return False
+        recorded = last.file(self.folder, self.plan, name)
+        there = self.status(recorded.path)
+        if there is None:
+            return False
+        if isinstance(entry, Made) and (entry.size, entry.mtime_ns) == there:
+            return entry.shows == key
+        return recorded.fresh(key, name="picture_key") is not None
+
+    def stands(self, stage: Stage, item: str) -> bool:
+        """Return whether an item need not be made: its file stands, or the film in the results carries it."""
+        return isinstance(self.answer(stage, item), Made) or (stage.of == "pairs" and self.carried(stage, item))
+
+    def failure(self, stage: Stage, item: str) -> str | None:
+        """Return why an item can't be made: it failed itself, or what it is made from; None if that is not known."""
+        entry = self.answer(stage, item)
+        if isinstance(entry, Failed):
+            return entry.reason
+        if entry is not None:
+            return None
+        before = self.plan.before(stage, item)
+        if before is not None:
+            return None if self.stands(before, item) else self.failure(before, item)
+        for above in self.plan.inputs(stage, item):
+            if reason := self.failure(*above):
+                return reason
+        return None
+
+    def state(self) -> State:
+        """Return the state of the whole plan."""
+        plan, state = self.plan, State(due={stage.name: [] for stage in self.plan.stages}, found=self.found)
+        for name in plan.pairs:
+            if isinstance(self.answer(plan.last, name), Made):
+                state.done.append(name)
+            elif reason := self.failure(plan.last, name):
+                state.failed[name] = reason
+            else:
+                for stage in self.due_chain(name):
+                    state.due[stage.name].append(name)
+        state.to_make, state.to_animate = state.due[plan.last.name], state.due[plan.first.name]
+        self._inputs(state)
         return state
 
-    def _whole(self, stage: str, spec: str, page: str) -> None:
-        """Choose the receipt's name of a page about the whole run, which is beside the films."""
-        stands = self.receipts.read(stage, ALL).answers(ALL, spec) and self._is_there(self.folder.results / page)
-        self._name(stage, ALL, fresh=not stands)
+    def due_chain(self, name: str) -> list[Stage]:
+        """Return the stages that a pair whose film does not stand has still to go through, the last first."""
+        due = []
+        for stage in reversed(self.plan.chain(name)):
+            if self.stands(stage, name):
+                break
+            due.append(stage)
+        return due
 
-    # --- pairs ---------------------------------------------------------------------------------------------
+    def _inputs(self, state: State) -> None:
+        """Add the pictures and takes that due pairs need, and those that the gallery shows beside finished ones."""
+        plan = self.plan
+        wanted: dict[tuple[str, str], None] = {}
+        for name in state.due[plan.first.name]:
+            for stage, item in plan.inputs(plan.first, name):
+                wanted[stage.name, item] = None
+        shown = [plan.pairs[name] for name in plan.pairs if name not in state.failed]
+        for stage in plan.stages:
+            if stage.reads_files:
+                items = (pair.source if stage.of == "pictures" else pair.take for pair in shown)
+                wanted |= {(stage.name, item): None for item in items}
+        # A stage of takes may itself need an earlier one.
+        for stage in reversed([stage for stage in plan.stages if stage.of != "pairs"]):
+            for item in [item for name, item in wanted if name == stage.name]:
+                if self.answer(stage, item) is None and not self.failure(stage, item):
+                    state.due[stage.name].append(item)
+                    wanted |= {(above.name, each): None for above, each in plan.inputs(stage, item)}
 
-    def _is_answered(self, shard: str, name: str) -> bool:
-        """Note a pair that is done or failed under its current spec; return whether it is."""
-        talkies = self.receipts.read("remux", shard)
-        if name not in talkies.asked or talkies.asked[name] != self.specs.talkie(name):
-            return False
-        if name in talkies.failed:
-            self.state.failed[name] = talkies.failed[name]
-            return True
-        if name in talkies.done and self._stands(name, talkies.done[name]):
-            self.state.done.append(name)
-            return True
-        return False
-
-    def _stands(self, name: str, told: Answer) -> bool:
-        """Return whether a talkie is the file in its receipt: by size and time, else by its record."""
-        pair = self.plan.pairs[name]
-        talkie = self.folder.talkie(pair)
-        there = self._listing(talkie.path.parent)
-        found = there.get(talkie.path.name)
-        if found is None or talkie.record_path.name not in there:
-            return False
-        if told.file == found:
-            return True
-        if told.file is None or told.file[0] != found[0]:
-            return False
-        record = (read_json(talkie.record_path) or {}).get("file")
-        return isinstance(record, dict) and (record.get("size"), record.get("mtime_ns")) == found
-
-    def _is_carried(self, shard: str, name: str, *, bare: bool = False) -> bool:
-        """Return whether the talkie already shows the wanted pictures (bare: the square alone), under any sound."""
-        told = self.receipts.read("remux", shard).done.get(name)
-        if told is None:
-            return False
-        wanted = self.specs.film(name) if bare else self.specs.shown(name)
-        return told.shows == wanted and self._stands(name, told)
-
-    def _lacks(self, stage: str, shard: str, name: str) -> bool:
-        """Return whether a stage has something to do for a pair whose talkie must be made."""
-        shown = self.plan.is_shown(name)
-        if stage == "show" and not shown:
-            return False
-        receipt = self.receipts.read(stage, shard)
-        spec = self.specs.shown if stage == "show" else self.specs.film
-        if name not in receipt.asked or not receipt.answers(name, spec(name)):
-            return True
-        if name in receipt.failed or self._is_carried(shard, name):
-            return False
-        if stage == "animate" and shown and not self._lacks("show", shard, name):
-            return False
-        pair = self.plan.pairs[name]
-        made = self.folder.shown(pair) if stage == "show" else self.folder.silent(pair)
-        if self._is_there(made.path):
-            return False
-        return not (stage == "animate" and shown and self._is_carried(shard, name, bare=True))
-
-    def _is_to_animate(self, shard: str, name: str) -> bool:
-        """Return whether a pair's pixels must be computed: no talkie and no silent film has them."""
-        if self._is_carried(shard, name) or self._is_carried(shard, name, bare=True):
-            return False
-        if self.plan.is_shown(name) and not self._lacks("show", shard, name):
-            return False
-        animated = self.receipts.read("animate", shard)
-        if name not in animated.asked or not animated.answers(name, self.specs.film(name)):
-            return True
-        return name not in animated.failed and not self._is_there(self.folder.silent(self.plan.pairs[name]).path)
-
-    # --- pictures and takes --------------------------------------------------------------------------------
-
-    def _inputs(self, sources: Iterable[str], takes: Iterable[str]) -> None:
-        """Choose the receipts' names of prepared files; only those that something due needs are compared.
-
-        The files themselves are not: a worker that finds one missing or damaged makes it again.
-        """
-        plan, specs = self.plan, self.specs
-        wanted, taken = set(sources), set(takes)
-        for shard, names in plan.picture_shards.items():
-            self._prepared("prepare", shard, wanted.intersection(names), specs.source)
-        for shard, names in plan.take_shards.items():
-            self._prepared("prepare", shard, taken.intersection(names), specs.driving)
-            if plan.items("motion", shard):
-                self._prepared("motion", shard, taken.intersection(plan.items("motion", shard)), specs.motion)
-
-    def _prepared(self, stage: str, shard: str, needed: Iterable[str], spec: Callable[[str], str]) -> None:
-        """Choose the name of a receipt of prepared files: a new one if a needed file is due."""
-        receipt = self.receipts.read(stage, shard)
-        lacking = [name for name in needed if not receipt.answers(name, spec(name))]
-        self._name(stage, shard, fresh=bool(lacking))
-
-    # --- files ---------------------------------------------------------------------------------------------
-
-    def _name(self, stage: str, shard: str, *, fresh: bool) -> None:
-        """Choose a receipt's name: a new one, or the existing one."""
-        there = None if fresh else self.receipts.name(stage, shard)
-        self.state.receipts[stage][shard] = there or f"{shard}.{self.due}"
-
-    def _is_there(self, path: Path) -> bool:
-        return path.name in self._listing(path.parent)
+    def status(self, path: Path) -> tuple[int, int] | None:
+        """Return the size and time (ns) of a file; None if it is not there."""
+        return self._listing(path.parent).get(path.name)
 
     def _listing(self, folder: Path) -> Listing:
         # Size and time come with the listing's own attributes where the file system sends both together
@@ -195,3 +172,36 @@ class _Look:
                             found[entry.name] = status.st_size, status.st_mtime_ns
             self._listings[folder] = found
         return self._listings[folder]
+
+
+def look(plan: Plan, ledger: Ledger | None = None) -> State:
+    """Return the state of a plan; ledger: if it was read before."""
+    return Look(plan, ledger or Ledger.read()).state()
+
+
+def made_of(stage: Stage, item: str, recorded: Recorded[R], record: R, *, by: str = "") -> Made:
+    """Return the ledger entry of a file that stands as its record says."""
+    status = recorded.path.stat()
+    original = record.original if isinstance(record, Prepared) else None
+    return Made(
+        stage=stage.name,
+        item=item,
+        key=record.key or "",
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        seconds=record.spent,
+        frames=record.length,
+        by=by,
+        shows=record.picture_key if isinstance(record, Talkie) else None,
+        read=(original.size, original.mtime_ns, original.sha256) if original else None,
+    )
+
+
+def with_something_made(plan: Plan, ledger: Ledger) -> Iterable[str]:
+    """Return the input files from which something was made: their content is compared at plan time."""
+    look = Look(plan, ledger)
+    yield from (file for stage, item, file in plan.files() if ledger.get(stage.name, item))
+    for name, pair in plan.pairs.items():
+        if (plan.last.name, name) in ledger.entries or look.status(plan.last.file(look.folder, plan, name).record_path):
+            yield plan.sources[pair.source].file
+            yield plan.takes[pair.take].file

@@ -9,11 +9,12 @@ from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..files import LEFT, file_digest
 from .folder import HOME, LOCKS, TAKEN_NAMES, Folder
+from .ledger import Forgotten, Ledger, note
 from .lock import held_locks
 from .plan import Plan
-from .receipts import STAGES, distrust
 from .record import Recorded, Talkie
-from .state import State
+from .stage import Stage
+from .state import Look, State
 
 
 def orphans(plan: Plan) -> Iterator[Recorded[Talkie]]:
@@ -68,7 +69,7 @@ def _fault(talkie: Recorded[Talkie]) -> str | None:
         return "its record is damaged"
     try:
         if file_digest(talkie.path) != record.file.sha256:
-            return "altered since it was made"
+            return "altered since it was made, and kept under another name"
         clip = media.probe(talkie.path)
         if clip.frames != record.picture.frames:
             return f"{clip.frames} frames, its record says {record.picture.frames}"
@@ -92,26 +93,32 @@ def forget(plan: Plan, state: State, names: Iterable[str], *, failed: bool = Fal
         if not matching:
             raise TalkiesError(f"{printable(name)}: no pair of this run: name it driving/image, as its film is")
         chosen |= matching
+    look = Look(plan, Ledger.read())
     for name in sorted(chosen):
         _forget(plan, name)
-        if name in state.failed:
-            # A picture or clip that failed is read again too; a good one is not.
-            pair = plan.pairs[name]
-            distrust("prepare", pair.source, if_failed=True)
-            distrust("prepare", pair.take, clip=True, if_failed=True)
-            distrust("motion", pair.take, if_failed=True)
+        for stage, item in plan.inputs(plan.first, name) if name in state.failed else ():
+            _forget_failed(plan, look, stage, item)
     return sorted(chosen)
 
 
+def _forget_failed(plan: Plan, look: Look, stage: Stage, item: str) -> None:
+    """Let a picture or clip that failed be read again; a good one is not."""
+    if look.failure(stage, item):
+        note(plan.shard_of(stage, item), Forgotten(stage=stage.name, item=item))
+    for above in plan.inputs(stage, item):
+        _forget_failed(plan, look, *above)
+
+
 def _forget(plan: Plan, name: str) -> None:
-    """Let the next run make one pair again: its content keys are emptied, and its receipts forget it."""
-    folder, pair = Folder.of(plan), plan.pairs[name]
-    talkie = folder.talkie(pair)
-    talkie.blank()
-    folder.silent(pair).remove()
-    folder.shown(pair).remove()
-    for stage in STAGES[2:]:
-        distrust(stage, name)
+    """Let the next run make one pair again: its film's keys are emptied, its silent films are removed."""
+    folder = Folder.of(plan)
+    for stage in plan.of_pairs:
+        recorded = stage.file(folder, plan, name)
+        if stage is plan.last:
+            recorded.blank()
+        else:
+            recorded.remove()
+    note(plan.shard_of(plan.last, name), *(Forgotten(stage=stage.name, item=name) for stage in plan.of_pairs))
 
 
 def leftovers(plan: Plan) -> list[Path]:
@@ -122,14 +129,15 @@ def leftovers(plan: Plan) -> list[Path]:
     found: list[Path] = []
     for film in orphans(plan):
         found += [film.path, film.record_path]
-    wanted: dict[str, set[str]] = {"sources": set(plan.sources), "driving": set(plan.takes), "motion": set(plan.takes)}
-    if not plan.is_pilot:
-        for folder, stems in wanted.items():
-            found += [p for p in _files(HOME / folder) if p.stem not in stems]
-        for folder in ("silent", "shown"):
-            files = ((p, f"{p.parent.name}/{p.name.removesuffix(p.suffix)}") for p in _files(HOME / folder))
-            found += [p for p, name in files if name not in plan.pairs]
-    for folder_path in (HOME, Folder.of(plan).results):
+    folder = Folder.of(plan)
+    keep, roots = set(), set()
+    for stage in [] if plan.is_pilot else plan.stages:
+        for item in plan.everything(stage.of) if stage is not plan.last else ():
+            recorded = stage.file(folder, plan, item)
+            keep |= {recorded.path, recorded.record_path}
+            roots.add(recorded.path.parents[-3])  # below HOME
+    found += [path for root in sorted(roots) for path in _files(root) if path not in keep]
+    for folder_path in (HOME, folder.results):
         found += [p for p in folder_path.rglob(".*.part") if p.is_file() and LEFT.fullmatch(p.name)]
     found += [p for p in LOCKS.glob("*") if p.is_file()]  # left by killed workers: none is alive
     return [path for path in dict.fromkeys(found) if path.exists()]

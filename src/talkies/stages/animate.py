@@ -12,34 +12,26 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec.structs import asdict
+
 from .. import __version__, media
 from ..command import CommandEngine
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import InputError, TalkiesError, counted, printable
 from ..fomm.model.presets import PRESETS
-from ..media.crop import Crop, is_faceless
+from ..media.crop import FACELESS, Crop, is_faceless
 from ..media.film import FILM_SIZE
 from ..program import Program
-from ..run import asks, programs
-from ..run.journal import Animated, Begun, Looked
+from ..run import programs
+from ..run.estimate import maker
+from ..run.inputs import clip_of
+from ..run.keys import Settings
 from ..run.pairs import Pair
-from ..run.plan import Plan
-from ..run.probes import clip_of
-from ..run.record import (
-    Answer,
-    Film,
-    FilmPicture,
-    FoundMotion,
-    Original,
-    PreparedTake,
-    Record,
-    content_key,
-    is_unchanged,
-)
-from ..run.state import FACELESS
-from .motion import detect_take
-from .prepare import mend, probe_copy, seconds, sound_digest
-from .work import UNFINISHED_BYTES, Bench, Outcome, Stage, flipped, holding, say_again, since
+from ..run.plan import Contents, Plan
+from ..run.record import Film, FilmPicture, FoundMotion, Original, PreparedTake, Record, is_unchanged
+from ..run.stage import Stage
+from .cut import probe_copy, seconds
+from .work import UNFINISHED_BYTES, Bench, Unwanted, begin, since
 
 if TYPE_CHECKING:
     from ..engines import Engine, MotionEngine
@@ -48,49 +40,90 @@ if TYPE_CHECKING:
 log = logging.getLogger("talkies")
 
 
-def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
-    """Make the films that exist neither as a silent film nor in a talkie."""
-    missing: list[tuple[Pair, str]] = []
-    fresh: list[str] = []
+ENCODING: dict[str, Any] = {"crf": 18, "preset": "veryfast", "encoder": "x264"}
+"""How films are encoded by default (`FrameWriter`)."""
+PAIR_SECONDS = 0.3
+"""For each film, in addition to its frames: opening and closing it, its record."""
+
+
+def encoding(settings: Settings) -> dict[str, Any]:
+    """Return how a run's films are encoded: crf, preset, encoder."""
+    own = {name: value for name, value in asdict(settings.film).items() if value is not None}
+    if own.get("encoder") == "nvenc":  # where nvenc can't be opened, x264 is used with its default preset
+        own.pop("preset", None)
+    return ENCODING | own
+
+
+def _asks(plan: Plan, name: str) -> Any:
+    pair = plan.pairs[name]
+    program = plan.others.get(pair.engine)
+    if program is not None:
+        return [_asks_of_program(plan, pair, program), encoding(plan.settings)]
+    model = plan.settings.model
+    return [
+        plan.known_key("crop", pair.source),
+        plan.known_key("motion", pair.take),
+        # Absolute motion uses the driving keypoints themselves: no scale and no first frame.
+        [pair.adapt_scale, pair.best_frame or 0] if pair.relative else "absolute",
+        [model.precision, PRESETS[model.preset].recipe],
+        encoding(plan.settings),
+    ]
+
+
+def _asks_of_program(plan: Plan, pair: Pair, program: Program) -> Any:
+    """Return what decides a program's film. A setting that its command does not use changes nothing."""
+    source, take = plan.sources[pair.source], plan.takes[pair.take]
+    chosen = {
+        "relative": pair.relative,
+        "adapt_scale": pair.adapt_scale,
+        "find_best_frame": pair.best_frame == "auto",
+        "best_frame": pair.best_frame if isinstance(pair.best_frame, int) else 0,
+    }
+    inputs: list[Any] = [plan.known_key("crop", pair.source), plan.known_key("cut", pair.take)]
+    if program.input == "whole":
+        inputs = [plan.content(source.file), plan.content(take.file), take.start, take.end, take.flip]
+    keys = ("command", "workdir", "input", "side", "output_side", "result", "batch")
+    return [
+        inputs,
+        {name: value for name, value in chosen.items() if program.uses(name)},
+        plan.content(pair.audio) if isinstance(pair.audio, str) and program.uses("audio") else None,
+        {**plan.programs[pair.engine], **{key: getattr(program, key) for key in keys}},
+    ]
+
+
+def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Film | InputError]]:
+    missing: list[Pair] = []
     faceless: dict[str, str | None] = {}
-    lost = _mend(bench, names)
-    for name, reason in lost.items():
-        yield name, InputError("", reason)
     for name in names:
-        if name in lost:
-            continue
         pair = bench.plan.pairs[name]
-        try:
-            key = picture_key(bench, pair)
-        except InputError as error:
-            yield name, error
-            continue
-        if stands(bench, pair, key):
-            fresh.append(name)
-            yield name, Answer(picture_key=key)
-        elif refusal := _refusal(bench, pair, faceless):
-            yield name, InputError("", refusal)
+        if refusal := _refusal(bench, pair, faceless):
+            yield name, Unwanted("", refusal, ("faceless", "allow"))
         else:
-            missing.append((pair, key))
-    bench.journal.note(Looked(fresh=fresh))
+            missing.append(pair)
     if missing:
         # Ordered by picture, since a picture's features are kept from one film to the next.
-        missing.sort(key=lambda item: (item[0].engine, item[0].source, item[0].name))
-        frames = [_take_facts(bench, pair).frames for pair, _ in missing]
+        missing.sort(key=lambda pair: (pair.engine, pair.source, pair.name))
+        frames = [_take_facts(bench, pair).frames for pair in missing]
         bench.progress.start(sum(frames), "frames")
         bench.scratch.require(2 * max(frames) * UNFINISHED_BYTES)
-        for engine, alike in groupby(missing, key=lambda item: item[0].engine):
+        for engine, alike in groupby(missing, key=lambda pair: pair.engine):
             yield from _animate_pairs(bench, engine, list(alike))
-    pairs = counted(len(names), "pair")
-    if fresh:
-        log.info("%s: %d of %s are there already", bench.shard, len(fresh), pairs)
+
+
+def _seconds(plan: Plan, name: str) -> float:
+    pair = plan.pairs[name]
+    return PAIR_SECONDS + plan.takes[pair.take].frames / plan.rates[pair.engine]
 
 
 STAGE = Stage(
     "animate",
-    spec=lambda specs, shard, name: specs.film(name),
-    files=lambda bench, name: bench.folder.silent(bench.plan.pairs[name]),
+    "pairs",
+    file=lambda folder, plan, name: folder.film("animate", plan.pairs[name]),
+    asks=_asks,
     make=_make,
+    seconds=_seconds,
+    # The built-in engine computes a take's motion once for all pictures; programs get the clip itself.
+    needs=lambda plan, name: ("crop", "motion") if plan.pairs[name].engine == FOMM else ("crop", "cut"),
 )
 
 
@@ -104,7 +137,7 @@ def _refusal(bench: Bench, pair: Pair, known: dict[str, str | None]) -> str | No
     if pair.engine != FOMM or preset.crop != "face" or settings.faceless == "allow":
         return None
     if pair.take not in known:
-        cut = bench.take(pair.take).crop
+        cut = bench.record("cut", pair.take).crop
         clip, ends = clip_of(Path(take.file)), (seconds(take.start), seconds(take.end))
         known[pair.take] = why_refused(clip, cut, *ends, preset.name, "set faceless: allow in config.yaml")
         if known[pair.take]:
@@ -127,81 +160,13 @@ def why_refused(
     )
 
 
-def _mend(bench: Bench, names: Sequence[str]) -> dict[str, str]:
-    """Make missing or damaged inputs of pairs again; return the pairs for which that failed, with the reason."""
-    pairs = [bench.plan.pairs[name] for name in names]
-    takes = dict.fromkeys(pair.take for pair in pairs)
-    lost = mend(bench, dict.fromkeys(pair.source for pair in pairs), takes)
-    for take in dict.fromkeys(pair.take for pair in pairs if pair.engine == FOMM):
-        if (take, True) not in lost and not bench.folder.motion(take).whole():
-            say_again(bench.folder.motion(take))
-            try:
-                with holding(bench.plan.shard_of_take[take]):
-                    detect_take(bench, take)
-            except InputError as error:
-                lost[take, True] = str(error)
-            finally:
-                bench.scratch.release()
-    causes = {pair.name: lost.get((pair.source, False)) or lost.get((pair.take, True)) for pair in pairs}
-    return {name: reason for name, reason in causes.items() if reason}
-
-
-def picture_key(bench: Bench, pair: Pair) -> str:
-    """Return the content key of a pair's pixels.
-
-    It depends on contents, not on names, places or times; the records of source and take have the digests.
-    """
-    plan = bench.plan
-    program = plan.others.get(pair.engine)
-    if program is not None:
-        asked = asks.film_of_program(
-            pair,
-            plan.sources[pair.source],
-            plan.takes[pair.take],
-            program,
-            plan.settings,
-            picture=bench.source(pair.source).original.sha256,
-            driving=bench.take(pair.take).original.sha256,
-            sound=sound_digest(pair.audio) if isinstance(pair.audio, str) and program.uses("audio") else None,
-            contents=programs.digests(program),
-        )
-        return content_key(**asked)
-    return content_key(
-        **asks.film(
-            pair,
-            plan.sources[pair.source],
-            plan.takes[pair.take],
-            plan.settings,
-            picture=bench.source(pair.source).original.sha256,
-            driving=bench.take(pair.take).original.sha256,
-            weights=bench.motion(pair.take).weights,
-        )
-    )
-
-
-def shown_key(plan: Plan, pair: Pair, key: str) -> str:
-    """Return the content key of the film that a talkie shows, given that of its pixels."""
-    shown = asks.is_shown(pair, plan.settings)
-    return content_key(**asks.shown(pair, plan.settings, key)) if shown else key
-
-
-def stands(bench: Bench, pair: Pair, key: str) -> bool:
-    """Return whether a pair's pixels exist: as a silent film, or in its talkie (as wanted, or the square alone)."""
-    if bench.folder.silent(pair).fresh(key) is not None:
-        return True
-    shown = shown_key(bench.plan, pair, key)
-    talkie = bench.folder.talkie(pair)
-    if any(talkie.fresh(each, name="picture_key") is not None for each in {shown, key}):
-        return True
-    return shown != key and bench.folder.shown(pair).fresh(shown) is not None
-
-
 def _take_facts(bench: Bench, pair: Pair) -> FoundMotion | PreparedTake:
     """Return the record with a take's frames and rate: that of its motion, if the engine computes motion."""
-    return bench.motion(pair.take) if pair.engine == FOMM else bench.take(pair.take)
+    found: FoundMotion | PreparedTake = bench.record("motion" if pair.engine == FOMM else "cut", pair.take)
+    return found
 
 
-def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]]) -> Iterator[tuple[str, Outcome]]:
+def _animate_pairs(bench: Bench, name: str, missing: Sequence[Pair]) -> Iterator[tuple[str, Film | InputError]]:
     """Make silent films with one engine; yield each when it is finished, or with the error in its inputs."""
     folder, scratch = bench.folder, bench.scratch
     engine = bench.engine(name, scratch.folder)
@@ -211,21 +176,22 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
 
     # All before the first film, so that from here on nothing is read from the shared disk.
     sources = {
-        source: staged(folder.source(source).path, bench.source(source))
-        for source in {pair.source for pair, _ in missing}
+        source: staged(folder.source(source).path, bench.record("crop", source))
+        for source in {pair.source for pair in missing}
     }
-    takes = {pair.take for pair, _ in missing if pair.engine == FOMM}
-    motions = {take: staged(folder.motion(take).path, bench.motion(take)) for take in takes}
+    takes = {pair.take for pair in missing if pair.engine == FOMM}
+    motions = {take: staged(folder.motion(take).path, bench.record("motion", take)) for take in takes}
+    made: dict[str, Film] = {}
 
     def jobs() -> Iterator[FilmJob]:
-        for number, (pair, key) in enumerate(missing):
-            silent, facts = folder.silent(pair).path, _take_facts(bench, pair)
+        for number, pair in enumerate(missing):
+            silent, facts = bench.stage.file(folder, bench.plan, pair.name).path, _take_facts(bench, pair)
             silent.parent.mkdir(parents=True, exist_ok=True)
-            bench.journal.note(Begun(pair=pair.name))
+            begin(bench, pair.name)
             writer = media.FrameWriter(
                 silent,
                 Fraction(facts.rate),
-                **asks.encoding(bench.plan.settings),
+                **encoding(bench.plan.settings),
                 # The number of films encoded at once; if they are few, they share the cores.
                 threads=max(1, engine.threads // len(missing)),
                 part=scratch.unfinished(f"{number}.mp4"),
@@ -241,20 +207,19 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[tuple[Pair, str]])
                 facts.frames,
                 Movement(pair.relative, pair.adapt_scale, pair.best_frame),
                 writer,
-                done=partial(_record_film, bench, engine, pair, key, writer, time.monotonic()),
+                done=partial(_record_film, bench, engine, pair, writer, time.monotonic(), made),
                 progress=bench.progress.advance,
             )
 
-    keys = {pair.name: key for pair, key in missing}
     with engine:
         for job, fault in engine.films(jobs()):
-            yield job.name, fault or Answer(picture_key=keys[job.name])
+            yield job.name, fault or made[job.name]
 
 
 def _material(bench: Bench, pair: Pair) -> Material:
     """Return a pair's files and crops, for engines that read the files themselves."""
     plan = bench.plan
-    source, take = bench.source(pair.source), bench.take(pair.take)
+    source, take = bench.record("crop", pair.source), bench.record("cut", pair.take)
     picture, wanted = Path(plan.sources[pair.source].file), plan.takes[pair.take]
     if not is_unchanged(picture, source.original):
         raise TalkiesError(f"{printable(picture)}: it has changed since it was looked at; run snakemake again")
@@ -272,24 +237,34 @@ def _material(bench: Bench, pair: Pair) -> Material:
 
 
 def _record_film(
-    bench: Bench, engine: Engine, pair: Pair, key: str, writer: media.FrameWriter, began: float, took: float | None
+    bench: Bench,
+    engine: Engine,
+    pair: Pair,
+    writer: media.FrameWriter,
+    began: float,
+    made: dict[str, Film],
+    took: float | None,
 ) -> None:
     took = since(began) if took is None else round(took, 3)
-    source, take = bench.source(pair.source), bench.take(pair.take)
+    source, take = bench.record("crop", pair.source), bench.record("cut", pair.take)
     facts = film_facts(
         {"crop": source.crop, **_public(source.original)},
         {
             "crop": take.crop,
             "segment": [pair.start, pair.end],
-            **flipped(bench.plan.takes[pair.take]),
+            **({"flip": True} if bench.plan.takes[pair.take].flip else {}),
             **_public(take.original),
         },
         Movement(pair.relative, pair.adapt_scale, pair.best_frame),
         engine,
         network=pair.source if pair.engine == FOMM else None,
     )
-    bench.folder.silent(pair).describe(Film(key=key, picture=picture_of(writer), seconds=took, facts=facts))
-    bench.journal.note(Animated(pair=pair.name, frames=writer.frames, seconds=took))
+    engine_facts: Any = facts
+    device = engine_facts["model" if pair.engine == FOMM else "engine"].get("device", "")
+    bench.by = maker(pair.engine, bench.plan.settings.model.preset, str(device))
+    recorded = bench.stage.file(bench.folder, bench.plan, pair.name)
+    film = Film(key=bench.key(pair.name), picture=picture_of(writer), seconds=took, facts=facts)
+    made[pair.name] = recorded.describe(film)
     log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
 
 
@@ -343,7 +318,7 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
     def load(name: str, within: Path | None) -> Engine:
         program = plan.others.get(name)
         if program is not None:
-            return open_program(program, threads=threads, within=within)
+            return open_program(program, plan.programs[name], threads=threads, within=within)
         model = plan.settings.model
         return open_engine(
             model.preset,
@@ -356,17 +331,15 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
     return load
 
 
-def open_program(program: Program, *, threads: int | None = None, within: Path | None = None) -> Engine:
-    """Return a program as an engine; TalkiesError if its image is not here."""
+def open_program(
+    program: Program, contents: Contents, *, threads: int | None = None, within: Path | None = None
+) -> Engine:
+    """Return a program as an engine; TalkiesError if its image is not here. contents: the digests of its files."""
     image = programs.image_file(program) if program.image else None
     if image is not None and not image.exists():
         raise TalkiesError(f"{printable(program.image or '')}: it is not here: run snakemake again, which pulls it")
-    told = {"command": program.command, "image": program.image, "side": program.side}
-
-    def facts() -> dict[str, Any]:
-        return {**told, "sha256": programs.digests(program)}
-
-    return CommandEngine(program, image=image, threads=threads, within=within, facts=facts)
+    told = {"command": program.command, "image": program.image, "side": program.side, "sha256": contents}
+    return CommandEngine(program, image=image, threads=threads, within=within, facts=lambda: told)
 
 
 def open_engine(

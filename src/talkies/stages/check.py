@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING
 
 from ..engines import FOMM
 from ..errors import InputError
-from ..files import digest, file_digest, from_json, read_stamped, to_plain, whole, write_json
+from ..files import file_digest, from_json, read_stamped, to_plain, whole, write_json
 from ..fomm.model.presets import DEMO_WEIGHTS, PRESETS
-from ..run.asks import compared
 from ..run.folder import HOME
 from ..run.pairs import Pair
-from ..run.plan import Plan
-from ..run.record import content_key
+from ..run.plan import Plan, compared, digest
 from .check_file import ClipFacts, Item, Look, PictureFacts, Unreadable, look
 from .check_poses import compare_poses, find_poses, look_at_first_frame, warn_of_first_frames
 from .check_problems import Finding, findings_of
@@ -138,7 +136,7 @@ def _path(item: Item, sha256: str | None) -> Path:
         "segment": [item.start, item.end],
     }
     looked |= {"clip": item.clip, "flip": item.flip}
-    return FINDINGS / f"{content_key(kind='check', recipe_of_check=RECIPE, **looked)[:24]}.json"
+    return FINDINGS / f"{digest([RECIPE, looked])}.json"
 
 
 def _digests(items: Iterable[Item]) -> dict[str, str | None]:

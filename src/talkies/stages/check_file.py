@@ -21,7 +21,7 @@ from ..fomm.model.looks import is_photograph
 from ..media import crop
 from ..media.crop import Request
 from ..media.film import FILM_SIZE
-from ..run.probes import clip_of
+from ..run.inputs import clip_of
 
 if TYPE_CHECKING:
     from ..media.pictures import Frame

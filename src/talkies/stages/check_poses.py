@@ -12,9 +12,8 @@ from ..errors import InputError, printable
 from ..fomm.first_frame import Usual
 from ..media import crop
 from ..media.film import FILM_SIZE
-from ..run.asks import compared
-from ..run.plan import Plan
-from ..run.probes import clip_of
+from ..run.inputs import clip_of
+from ..run.plan import Plan, compared
 from .check_file import ClipFacts, FirstFrame, Item, PictureFacts
 from .check_problems import DOUBTFUL, Finding, Problem
 

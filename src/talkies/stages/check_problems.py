@@ -8,8 +8,8 @@ from fractions import Fraction
 
 from ..files import to_plain
 from ..fomm.model.presets import Preset
+from ..media.crop import FACELESS
 from ..media.film import FILM_SIZE
-from ..run.state import FACELESS
 from .check_file import SAMPLES, ClipFacts, Facts, Item, Look, Unreadable
 
 SMALL_SIDE = 128

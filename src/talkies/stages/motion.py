@@ -6,16 +6,16 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
-from ..run import asks
-from ..run.journal import Found
-from ..run.record import Answer, FoundMotion, content_key
-from .prepare import probe_copy, seconds
-from .work import Bench, Outcome, Progress, Stage, since
+from ..run.plan import Plan
+from ..run.record import FoundMotion
+from ..run.stage import Stage
+from .cut import probe_copy, seconds
+from .work import Bench, Progress, since
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,40 +25,30 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("talkies")
 
+TAKE_SECONDS = 1.0
 
-def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, Outcome]]:
+
+def _asks(plan: Plan, name: str) -> Any:
+    return [plan.known_key("cut", name), plan.settings.model.preset, plan.weights]
+
+
+def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, FoundMotion | InputError]]:
     bench.progress.start(sum(bench.plan.takes[take].frames for take in takes), "frames")
     for take in takes:
         try:
-            record = detect_take(bench, take)
-            yield take, Answer(weights=record.weights)
+            yield take, _find(bench, take)
         except InputError as error:
             yield take, error
         finally:
             bench.scratch.release()
 
 
-STAGE = Stage(
-    "motion",
-    spec=lambda specs, shard, take: specs.motion(take),
-    files=lambda bench, take: bench.folder.motion(take),
-    make=_make,
-)
-
-
-def detect_take(bench: Bench, name: str) -> FoundMotion:
-    """Compute and save the keypoints of one take, unless that is done; return its record."""
-    take, target = bench.plan.takes[name], bench.folder.motion(name)
-    driving = bench.take(name)
-    engine = cast("MotionEngine", bench.engine(FOMM, None))
-    content, box = driving.original.sha256, driving.crop.box
-    asked = asks.motion(take, content=content, box=box, **engine.identity())
-    key = content_key(**asked)
-    record = target.fresh(key)
-    if record is not None:
-        return record
+def _find(bench: Bench, name: str) -> FoundMotion:
+    """Compute and save the keypoints of one take; return its record."""
     began = time.monotonic()
-    clip = probe_copy(Path(take.file), bench.scratch, content)
+    take, target, driving = bench.plan.takes[name], bench.folder.motion(name), bench.record("cut", name)
+    engine = cast("MotionEngine", bench.engine(FOMM, None))
+    clip = probe_copy(Path(take.file), bench.scratch, driving.original.sha256)
     frames = media.excerpt_frames(
         clip,
         box=driving.crop.box,
@@ -71,13 +61,26 @@ def detect_take(bench: Bench, name: str) -> FoundMotion:
     target.path.parent.mkdir(parents=True, exist_ok=True)
     found.save(target.path)
     took = since(began)
-    bench.journal.note(Found(take=name, frames=found.frames, seconds=took))
     log.info("motion of %s: %d frames in %.1f s", printable(name), found.frames, took)
     facts = dict(engine.identity())
     weights = str(facts.pop("weights"))
     return target.describe(
-        FoundMotion(key=key, weights=weights, frames=found.frames, rate=str(clip.rate), seconds=took, facts=facts)
+        FoundMotion(
+            key=bench.key(name), weights=weights, frames=found.frames, rate=str(clip.rate), seconds=took, facts=facts
+        )
     )
+
+
+STAGE = Stage(
+    "motion",
+    "takes",
+    file=lambda folder, plan, take: folder.motion(take),
+    asks=_asks,
+    make=_make,
+    seconds=lambda plan, take: TAKE_SECONDS + plan.takes[take].frames / plan.rates[FOMM],
+    needs=lambda plan, take: ("cut",),
+    wanted=lambda plan, take: take in plan.moving_takes,
+)
 
 
 def _counted(frames: Iterator[NDArray[np.uint8]], progress: Progress) -> Iterator[NDArray[np.uint8]]:

@@ -6,24 +6,25 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .. import media
 from ..engines import FOMM
-from ..errors import InputError, TalkiesError, printable
+from ..errors import InputError, printable
 from ..files import whole
-from ..run import asks
-from ..run.asks import Specs
-from ..run.journal import Remuxed
+from ..run.ledger import Made
 from ..run.pairs import Pair
-from ..run.receipts import Receipts, distrust
-from ..run.record import Answer, Film, Talkie, content_key
-from .prepare import probe_copy, seconds, sound_digest
-from .work import Bench, Outcome, Stage, since
+from ..run.plan import Plan
+from ..run.record import Talkie
+from ..run.stage import Stage
+from .cut import probe_copy, seconds
+from .work import Bench, since
 
 log = logging.getLogger("talkies")
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC digital source type vocabulary."""
+REMUX_SECONDS = 1.0
 
 
 def provenance(engine: str) -> str:
@@ -32,32 +33,23 @@ def provenance(engine: str) -> str:
     return f"AI-generated: a still picture animated by talkies ({name}); digitalSourceType={SOURCE_TYPE}"
 
 
-def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Outcome]]:
-    clips, specs = Clips(bench), Specs(bench.plan)
-    before = Receipts().read("remux", bench.shard)
+def _asks(plan: Plan, name: str) -> Any:
+    audio = plan.pairs[name].audio
+    return [{"file": plan.content(audio)} if isinstance(audio, str) else audio, plan.settings.provenance]
+
+
+def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Talkie | InputError]]:
+    clips = _Clips(bench)
     bench.progress.start(len(names), "films")
     for name in names:
-        pair = bench.plan.pairs[name]
-        ((stage, shard, _),) = bench.plan.comes_from("remux", bench.shard, name)
-        shown = bench.above[stage, shard].shown(name)
         try:
-            remux_pair(bench, pair, shown, clips, before.done.get(name, Answer()).file)
-            status = bench.folder.talkie(pair).path.stat()
-            yield name, Answer(file=(status.st_size, status.st_mtime_ns), shows=specs.shown(name))
+            yield name, _remux(bench, bench.plan.pairs[name], clips)
         except InputError as error:
             yield name, error
         bench.progress.advance(1)
 
 
-STAGE = Stage(
-    "remux",
-    spec=lambda specs, shard, name: specs.talkie(name),
-    files=lambda bench, name: bench.folder.talkie(bench.plan.pairs[name]),
-    make=_make,
-)
-
-
-class Clips:
+class _Clips:
     """The driving videos of a shard, copied to the scratch disk and probed once for all their pairs, one at a
     time."""
 
@@ -74,42 +66,24 @@ class Clips:
         path = Path(self._bench.plan.takes[pair.take].file)
         if self._last is None or self._last.path != path:
             self._bench.scratch.release(but=path)
-            known = self._bench.folder.driving(pair.take).record()
-            self._last = probe_copy(path, self._bench.scratch, known.original.sha256 if known else None)
+            self._last = probe_copy(path, self._bench.scratch, self._bench.plan.content(str(path)))
         return self._last
 
 
-def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: tuple[int, int] | None = None) -> None:
-    """Make one talkie, unless it exists.
-
-    picture_key: the content key of the film it shows. seen: the talkie's size and time as a worker last saw it.
-    """
+def _remux(bench: Bench, pair: Pair, clips: _Clips) -> Talkie:
+    """Make one talkie; return its record."""
     began = time.monotonic()
-    folder, settings = bench.folder, bench.plan.settings
-    talkie, scratch = folder.talkie(pair), bench.scratch
-    sound_file = sound_digest(pair.audio) if isinstance(pair.audio, str) else None
-    key = content_key(**asks.talkie(pair, settings, picture=picture_key, sound=sound_file))
-    record = talkie.fresh(key)
-    if record is not None:
-        if record.file.mtime_ns != talkie.path.stat().st_mtime_ns:
-            talkie.describe(record)
-        _remove_silent(bench, pair)
-        return
-    silent = folder.shown(pair) if bench.plan.is_shown(pair.name) else folder.silent(pair)
-    made: Film | None = silent.fresh(picture_key)
-    picture = silent.path
-    if made is None:  # only sound or tags differ: the pictures are copied from the talkie itself
-        made, picture = talkie.fresh(picture_key, name="picture_key"), talkie.path
-    if made is None:
-        ((stage, _, _),) = bench.plan.comes_from("remux", bench.shard, pair.name)
-        distrust(stage, pair.name)
-        raise TalkiesError(f"{printable(pair.name)}: its silent film is gone; run snakemake again to make it")
+    plan, talkie, scratch = bench.plan, bench.folder.talkie(pair), bench.scratch
+    made, picture = bench.film(pair.name)
+    before = plan.before(bench.stage, pair.name)
+    assert before is not None, "a talkie shows a film"
     picture = picture.resolve()  # a link is moved aside
-    take = bench.plan.takes[pair.take]
+    take = plan.takes[pair.take]
     scratch.require(2 * picture.stat().st_size)
     clip = clips.of(pair)
     start, end = (None, None) if isinstance(pair.audio, str) else (seconds(take.start), seconds(take.end))
-    talkie.keep_foreign(seen)
+    entry = bench.look.ledger.get(bench.stage.name, pair.name)
+    talkie.keep_foreign((entry.size, entry.mtime_ns) if isinstance(entry, Made) else None)
     talkie.path.parent.mkdir(parents=True, exist_ok=True)
     with whole(talkie.path) as part:
         sound = media.remux(
@@ -118,14 +92,14 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: t
             part,
             start=start,
             end=end,
-            comment=provenance(pair.engine) if settings.provenance else None,
+            comment=provenance(pair.engine) if plan.settings.provenance else None,
             part=scratch.unfinished("talkie.mp4"),
         )
         # The record first, so that a film under its final name always has one.
-        talkie.describe(
+        record = talkie.describe(
             Talkie(
-                key=key,
-                picture_key=picture_key,
+                key=bench.key(pair.name),
+                picture_key=plan.known_key(before.name, pair.name),
                 pair=pair.name,
                 picture=made.picture,
                 seconds=made.seconds,
@@ -136,11 +110,15 @@ def remux_pair(bench: Bench, pair: Pair, picture_key: str, clips: Clips, seen: t
             ),
             of=part,
         )
-    _remove_silent(bench, pair)
-    bench.journal.note(Remuxed(pair=pair.name, sound=sound.sound))
     log.info("%s: done, sound: %s", printable(pair.name), sound.sound or "none")
+    return record
 
 
-def _remove_silent(bench: Bench, pair: Pair) -> None:
-    bench.folder.silent(pair).remove()
-    bench.folder.shown(pair).remove()
+STAGE = Stage(
+    "remux",
+    "pairs",
+    file=lambda folder, plan, name: folder.talkie(plan.pairs[name]),
+    asks=_asks,
+    make=_make,
+    seconds=lambda plan, name: REMUX_SECONDS,
+)

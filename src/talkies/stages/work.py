@@ -1,8 +1,8 @@
-"""The worker of every stage: lock, scratch, failures of the stages above, receipt.
+"""The worker of every stage: lock, scratch, what an item is made from, its ledger.
 
-It holds its shard's lock, makes the items, and writes a receipt. An item with a bad input (InputError) gets its
-reason in the receipt, and the others go on. Any other error (memory, disk, a signal, a GPU) ends the worker without a
-receipt, so that the job is run again.
+It holds its shard's lock, makes the items of the shard that are due, and notes each in the ledger. An item with a bad
+input (InputError) is noted with its reason, and the others go on. Any other error (memory, disk, a signal, a GPU) ends
+the worker before its job is done, so that the job is run again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,27 +20,16 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, TalkiesError, printable
 from ..files import PART, stem_of
 from ..host.scratch import Scratch, open_scratch
-from ..run import asks, receipts
-from ..run.asks import Specs
 from ..run.estimate import BYTES_PER_FRAME
-from ..run.folder import Folder
-from ..run.journal import Failed, Journal, Loaded
+from ..run.folder import Folder, shard_of
+from ..run.inputs import stamp_of, unreadable
+from ..run.ledger import Begun, Broke, Event, Failed, Ledger, Loaded, note
 from ..run.lock import held
-from ..run.pairs import Source, Take, stamp_of
 from ..run.plan import Plan
-from ..run.receipts import shard_of
-from ..run.record import (
-    Answer,
-    FoundMotion,
-    Original,
-    Prepared,
-    PreparedTake,
-    R,
-    Receipt,
-    Record,
-    Recorded,
-    content_key,
-)
+from ..run.planner import finish
+from ..run.record import Film, Record, Recorded
+from ..run.stage import Stage
+from ..run.state import Look, made_of
 
 if TYPE_CHECKING:
     from ..engines import Engine
@@ -62,23 +51,33 @@ class Progress:
     advance: Callable[[int], None] = lambda frames: None
 
 
+class Unwanted(InputError):
+    """An input that is refused unless a setting has another value. unless: the setting and that value."""
+
+    def __init__(self, path: str | Path, reason: str, unless: tuple[str, str]) -> None:
+        self.unless = unless
+        super().__init__(path, reason)
+
+
+def _no_engine(name: str, within: Path | None) -> Engine:
+    raise RuntimeError("this stage asks for no network")
+
+
 @dataclass
 class Bench:
-    """What a stage works with: plan, folder, one shard, scratch, journal, progress and engine.
+    """What a stage works with: plan, folder, one shard, scratch, ledger, progress and engine.
 
-    engine: opens an engine by name, once, and gives it a folder for its files. stage, shard: those at work.
+    engine: opens an engine by name, once, and gives it a folder for its files. by: the engine at work, as the ledger
+    names it.
     """
 
     plan: Plan
     stage: Stage
     shard: str
-    journal: Journal
-    engine: Opener = field(default_factory=lambda: _no_engine)
+    engine: Opener = _no_engine
     progress: Progress = field(default_factory=Progress)
     scratch: Scratch = field(default_factory=Scratch)
-    _sources: dict[str, Prepared] = field(default_factory=dict)
-    _takes: dict[str, PreparedTake] = field(default_factory=dict)
-    _motions: dict[str, FoundMotion] = field(default_factory=dict)
+    by: str = ""
 
     @cached_property
     def folder(self) -> Folder:
@@ -86,143 +85,154 @@ class Bench:
         return Folder.of(self.plan)
 
     @cached_property
-    def above(self) -> dict[tuple[str, str], Receipt]:
-        """The receipts that this stage of the shard reads, by stage and shard."""
-        needs = self.plan.needs(self.stage.name, self.shard)
-        return {(stage, shard): receipts.load(stage, self.plan.receipt(stage, shard)) for stage, shard in needs}
+    def look(self) -> Look:
+        """What stands of this shard and of what it is made from."""
+        plan = self.plan
+        shards = {self.shard}
+        for item in plan.items(self.stage, self.shard):
+            chain = plan.chain(item)[0] if self.stage.of == "pairs" else self.stage
+            todo = [(chain, item)]
+            while todo:
+                todo = [above for each in todo for above in plan.inputs(*each)]
+                shards |= {plan.shard_of(*above) for above in todo}
+        ledger = Ledger.read(shards)
+        plan.learn(ledger)
+        return Look(plan, ledger)
 
-    def source(self, name: str) -> Prepared:
-        """Return the record of a prepared picture; TalkiesError if it does not stand: `mend` makes it again."""
-        if name not in self._sources:
-            self._sources[name] = _needed(self.standing_source(name), self.folder.source(name))
-        return self._sources[name]
+    def key(self, item: str) -> str:
+        """Return an item's key."""
+        return self.plan.known_key(self.stage.name, item)
 
-    def take(self, name: str) -> PreparedTake:
-        """Return the record of a prepared take; TalkiesError if it does not stand."""
-        if name not in self._takes:
-            self._takes[name] = _needed(self.standing_take(name), self.folder.driving(name))
-        return self._takes[name]
-
-    def motion(self, name: str) -> FoundMotion:
-        """Return the record of a take's keypoints; TalkiesError if they are missing or damaged."""
-        if name not in self._motions:
-            recorded = self.folder.motion(name)
-            self._motions[name] = _needed(recorded.whole(), recorded)
-        return self._motions[name]
-
-    def standing_source(self, name: str) -> Prepared | None:
-        """Return the record of a prepared picture that is whole, with the wanted crop, and from the current input."""
-        wanted, record = self.plan.sources[name], self.folder.source(name).whole()
+    def record(self, stage: str, item: str) -> Any:
+        """Return the record of what a stage made of an item, whole; TalkiesError if it is gone or damaged."""
+        recorded = self.plan.table[stage].file(self.folder, self.plan, item)
+        record = recorded.whole()
         if record is None:
-            return None
-        key = content_key(**asks.source(wanted, record.original.sha256))
-        return record if record.key == key and _is_current(record.original, wanted) else None
+            raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
+        return record
 
-    def standing_take(self, name: str) -> PreparedTake | None:
-        """Return the record of a prepared take that is whole, with the wanted crop, and from the current input."""
-        wanted, record = self.plan.takes[name], self.folder.driving(name).whole()
-        if record is None:
-            return None
-        key = content_key(**asks.driving(wanted, record.original.sha256))
-        return record if record.key == key and _is_current(record.original, wanted) else None
+    def film(self, name: str) -> tuple[Film, Path]:
+        """Return the film that the stage before made of a pair: its record and file, alone or in the talkie."""
+        plan = self.plan
+        before = plan.before(self.stage, name)
+        assert before is not None, "the first stage makes its own film"
+        key, silent = plan.known_key(before.name, name), before.file(self.folder, plan, name)
+        record = silent.fresh(key)
+        if record is not None:
+            return record, silent.path
+        talkie = self.folder.talkie(plan.pairs[name])
+        carried = talkie.fresh(key, name="picture_key")
+        if carried is None:
+            raise TalkiesError(f"{printable(name)}: its silent film is gone; run snakemake again to make it")
+        return carried, talkie.path
 
-
-def _needed(record: R | None, recorded: Recorded[R]) -> R:
-    if record is None:
-        raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
-    return record
-
-
-def _is_current(original: Original, wanted: Source | Take) -> bool:
-    # Not only the time in the plan: the file may have been replaced meanwhile.
-    return [original.size, original.mtime_ns] in (wanted.stamp, stamp_of(Path(wanted.file)))
-
-
-def say_again(recorded: Recorded[Any]) -> None:
-    """Log that a prepared file is made again."""
-    log.warning("%s: it is gone or damaged and is made again", printable(recorded.path))
-
-
-Outcome = Answer | InputError
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a shard.
-
-    spec: of an item of a shard. files: the files it writes, to find leftovers of killed workers beside them. make:
-    makes the items that are left, and yields each one's receipt entry, in any order.
-    """
-
-    name: str
-    spec: Callable[[Specs, str, str], str]
-    files: Callable[[Bench, str], Recorded[Any]]
-    make: Callable[[Bench, list[str]], Iterator[tuple[str, Outcome]]]
+    def note(self, *events: Event) -> None:
+        """Append events to the shard's ledger."""
+        note(self.shard, *events)
 
 
 def work(
-    stage: Stage, plan: Plan, name: str, *, engine: Opener | None = None, progress: Progress | None = None
-) -> Receipt:
-    """Do one stage of the shard in a receipt's name, and write that receipt.
+    stage: Stage, plan: Plan, shard: str, *, engine: Opener = _no_engine, progress: Progress | None = None
+) -> dict[str, str]:
+    """Make the items of a shard that are due in one stage; return those that failed, with the reason.
 
-    Files with the right content key are not made again. Raises TalkiesError, OSError and others that end the job
-    without a receipt.
+    What stands is not made again, and what an item is made from is made first where it is missing. Raises TalkiesError,
+    OSError and others that end the job before its work is done.
     """
+    bench = Bench(plan, stage, shard, progress=progress or Progress())
+    bench.engine = _noting(engine, bench)
+    failed: dict[str, str] = {}
+    try:
+        with holding(shard):
+            due = [item for item in plan.items(stage, shard) if _is_due(bench, item)]
+            with working(bench, due):
+                due = _with_inputs(bench, due, failed)
+                failed |= _make(bench, due)
+    except Exception as error:
+        bench.note(Broke(stage=stage.name, shard=shard, reason=" ".join(str(error).split()) or type(error).__name__))
+        raise
+    return failed
+
+
+def do_job(
+    stage: Stage, plan: Plan, name: str, *, engine: Opener = _no_engine, progress: Progress | None = None
+) -> None:
+    """Do a job of the plan: one stage of the shard in its name, or all stages of pairs where they are joined."""
     shard = shard_of(name)
-    journal = Folder.journal(stage.name, shard)
-    bench = Bench(plan, stage, shard, journal, _noting(engine or _no_engine, journal, shard), progress or Progress())
-    items, specs = plan.items(stage.name, shard), Specs(plan)
-    result = Receipt()
-    with working(bench, [stage.files(bench, item).path for item in items]):
-        for item in items:
-            reason = _failed_above(bench, item)
-            if reason is not None:
-                _answer(bench, result, specs, item, InputError("", reason))
-        for item, outcome in stage.make(bench, [item for item in items if item not in result.failed]):
-            _answer(bench, result, specs, item, outcome)
-        _save(bench, result, name)
-    return result
+    stages = [stage]
+    if plan.joined and stage is plan.first:
+        stages = [each for each in plan.of_pairs if shard in plan.tasks[each.name]]
+    for each in stages:
+        work(each, plan, shard, engine=engine, progress=progress)
+        finish(each.name, name)
 
 
-def _failed_above(bench: Bench, item: str) -> str | None:
-    for stage, shard, cause in bench.plan.comes_from(bench.stage.name, bench.shard, item):
-        receipt = bench.above[stage, shard]
-        if cause in receipt.failed:
-            return receipt.failed[cause]
-        if cause not in receipt.done:
-            path = Folder.receipt(stage, bench.plan.receipt(stage, shard))
-            raise TalkiesError(f"{printable(path)}: has no entry of {printable(cause)}: run snakemake again")
-    return None
+def _is_due(bench: Bench, item: str) -> bool:
+    look, stage, plan = bench.look, bench.stage, bench.plan
+    if stage.of != "pairs":
+        return look.answer(stage, item) is None
+    if look.answer(plan.last, item) is not None or look.failure(plan.last, item):
+        return False
+    return any(each is stage for each in look.due_chain(item))
 
 
-def _answer(bench: Bench, result: Receipt, specs: Specs, item: str, outcome: Outcome) -> None:
-    result.asked[item] = bench.stage.spec(specs, bench.shard, item)
-    if isinstance(outcome, InputError):
-        reason = str(outcome) if outcome.path else outcome.reason
-        result.failed[item] = reason
-        if item in bench.plan.pairs:  # progress counts pairs, not the pictures and clips that fail above them
-            bench.journal.note(Failed(pair=item, reason=reason))
-        if outcome.path:
-            log.error("%s", reason)
-    else:
-        result.done[item] = outcome
+def _with_inputs(bench: Bench, items: list[str], failed: dict[str, str]) -> list[str]:
+    """Return the items whose inputs stand; make inputs that are missing or damaged, which happens only by accident.
+
+    The lock of the input's shard makes sure that one worker does it.
+    """
+    plan = bench.plan
+    for stage, each in dict.fromkeys(above for item in items for above in plan.inputs(bench.stage, item)):
+        recorded = stage.file(bench.folder, plan, each)
+        if bench.look.failure(stage, each) or recorded.fresh(plan.key(stage, each) or "none"):
+            continue
+        log.warning("%s: it is gone or damaged and is made again", printable(recorded.path))
+        shard = plan.shard_of(stage, each)
+        other = Bench(plan, stage, shard, bench.engine, scratch=bench.scratch)
+        with holding(shard):
+            _make(other, _with_inputs(other, [each], {}))
+        bench.scratch.release()
+        bench.__dict__.pop("look", None)
+    good = []
+    for item in items:
+        reason = bench.look.failure(bench.stage, item)
+        if reason:
+            failed[item] = reason
+        else:
+            good.append(item)
+    return good
 
 
-def _save(bench: Bench, result: Receipt, name: str) -> None:
-    """Write the receipt, with older receipts' entries of items that are not in the plan now, and remove the older
-    ones."""
-    before = receipts.Receipts().read(bench.stage.name, bench.shard)
-    for item, spec in before.asked.items():
-        if item not in result.asked:
-            result.asked[item] = spec
-            if item in before.done:
-                result.done[item] = before.done[item]
-            if item in before.failed:
-                result.failed[item] = before.failed[item]
-    result.save(Folder.receipt(bench.stage.name, name))
-    receipts.remove_older(bench.stage.name, name)
-    if bench.stage.name in ("prepare", "motion"):
-        receipts.doubt_elsewhere(bench.stage.name, bench.shard, result.done)
+def _make(bench: Bench, items: list[str]) -> dict[str, str]:
+    """Make items and note each in the ledger; return those that failed, with the reason."""
+    plan, stage, failed = bench.plan, bench.stage, {}
+    for item, outcome in stage.make(bench, items) if items else ():
+        if isinstance(outcome, InputError):
+            failed[item] = reason = str(outcome) if outcome.path else outcome.reason
+            bench.note(_failure(bench, item, outcome, reason))
+            if outcome.path:
+                log.error("%s", reason)
+            continue
+        recorded = stage.file(bench.folder, plan, item)
+        bench.note(made_of(stage, item, recorded, outcome, by=bench.by))
+        if stage is plan.last:
+            for each in plan.of_pairs[:-1]:
+                each.file(bench.folder, plan, item).remove()
+    return failed
+
+
+def _failure(bench: Bench, item: str, error: InputError, reason: str) -> Failed:
+    """Return the ledger entry of an item that can't be made: it counts while its input stays as it is."""
+    plan, stage, read = bench.plan, bench.stage, None
+    if stage.reads_files:
+        file = (plan.sources if stage.of == "pictures" else plan.takes)[item].file
+        size, mtime_ns = stamp_of(Path(file))
+        if file not in plan.contents:
+            plan.contents[file] = unreadable((size, mtime_ns))
+            plan.forget_keys()
+        read = size, mtime_ns, plan.contents[file]
+    unless = error.unless if isinstance(error, Unwanted) else None
+    return Failed(stage=stage.name, item=item, key=bench.key(item), reason=reason, unless=unless, read=read)
 
 
 def holding(shard: str) -> AbstractContextManager[None]:
@@ -231,15 +241,15 @@ def holding(shard: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def working(bench: Bench, films: Sequence[Path]) -> Iterator[None]:
-    """Hold the shard's lock, remove killed workers' leftovers, and give the bench its scratch folder."""
-    with holding(bench.shard):
-        sweep(films)
-        try:
-            with open_scratch(bench.plan.settings.scratch, bench.shard) as bench.scratch:
-                yield
-        finally:
-            sweep(films)
+def working(bench: Bench, items: Iterable[str]) -> Iterator[None]:
+    """Remove what killed workers left of these items, and give the bench its scratch folder."""
+    files = [bench.stage.file(bench.folder, bench.plan, item).path for item in items]
+    sweep(files)
+    try:
+        with open_scratch(bench.plan.settings.scratch, bench.shard) as bench.scratch:
+            yield
+    finally:
+        sweep(files)
 
 
 def sweep(films: Sequence[Path]) -> None:
@@ -258,28 +268,24 @@ def sweep(films: Sequence[Path]) -> None:
 
 
 def since(began: float) -> float:
-    """Return the seconds since a monotonic time, rounded for records and journals."""
+    """Return the seconds since a monotonic time, rounded for records and the ledger."""
     return round(time.monotonic() - began, 3)
 
 
-def flipped(take: Take) -> dict[str, bool]:
-    """Return the record's entry of a mirrored take."""
-    return {"flip": True} if take.flip else {}
-
-
-def _noting(engine: Opener, journal: Journal, shard: str) -> Opener:
-    """Return the function, with a journal entry of how long a first call took: it loads the model."""
+def _noting(engine: Opener, bench: Bench) -> Opener:
+    """Return the function, with a ledger entry of how long a first call took: it loads the model."""
     loaded: dict[str, Engine] = {}
 
     def load(name: str, within: Path | None) -> Engine:
         if name not in loaded:
             began = time.monotonic()
             loaded[name] = engine(name, within)
-            journal.note(Loaded(shard=shard, seconds=since(began)))
+            bench.note(Loaded(by=name, seconds=since(began)))
         return loaded[name]
 
     return load
 
 
-def _no_engine(name: str, within: Path | None) -> Engine:
-    raise RuntimeError("this stage asks for no network")
+def begin(bench: Bench, item: str) -> None:
+    """Note that the work on an item has begun."""
+    bench.note(Begun(stage=bench.stage.name, item=item))

@@ -1,0 +1,152 @@
+"""What is known of the files of a run, kept in .talkies/inputs.json by path, size and time: content, facts, faces.
+
+A file whose size or time changed is read again, and an entry that is damaged counts as missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .. import media
+from ..errors import InputError, TalkiesError
+from ..files import file_digest, read_json, write_json
+from ..host.cores import available_threads
+from ..media import crop
+from .folder import INPUTS
+
+AT_ONCE = 8
+"""Files read at once: most of the time is spent waiting for the disk."""
+Stamp = list[int]
+"""A file's size and time (ns), which show that it was replaced, even by an older file."""
+
+
+def stamp_of(path: Path) -> Stamp:
+    """Return a file's size and time; zeros for a file that is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [0, 0]
+    return [status.st_size, status.st_mtime_ns]
+
+
+def unreadable(stamp: Iterable[int]) -> str:
+    """Return what stands for the content of a file that can't be read."""
+    return f"unreadable {' '.join(map(str, stamp))}"
+
+
+class Inputs:
+    """The files of a run. save: write what was learnt; entries of other files are left out, unless `keep`."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Any] = read_json(INPUTS) or {}
+        self._now: dict[str, dict[str, Any]] = {}
+
+    def entry(self, file: str) -> dict[str, Any]:
+        """Return what is known of a file as it is now, to be added to."""
+        if file not in self._now:
+            stamp, known = stamp_of(Path(file)), self._known.get(file)
+            if isinstance(known, dict) and known.get("stamp") == stamp:
+                self._now[file] = dict(known)
+            else:
+                self._now[file] = {"stamp": stamp}
+        return self._now[file]
+
+    def content(self, file: str) -> str | None:
+        """Return the digest of a file's content, if it is known."""
+        known = self.entry(file).get("sha256")
+        return known if isinstance(known, str) else None
+
+    def learn(self, file: str, stamp: Stamp, content: str) -> None:
+        """Take over a digest that a worker has found, if the file is still the same."""
+        entry = self.entry(file)
+        if entry["stamp"] == stamp:
+            entry["sha256"] = content
+
+    def read(self, files: Iterable[str]) -> None:
+        """Read these files' contents, where they are not known."""
+
+        def digest(file: str) -> None:
+            try:
+                self.entry(file)["sha256"] = file_digest(file)
+            except (OSError, InputError):
+                self.entry(file)["sha256"] = unreadable(self.entry(file)["stamp"])
+
+        _at_once(digest, sorted({file for file in files if self.content(file) is None or self._may_be_read(file)}))
+
+    def _may_be_read(self, file: str) -> bool:
+        # Rights can be mended without a change of size or time.
+        return str(self.content(file)).startswith("unreadable") and Path(file).is_file()
+
+    def clips(self, files: Iterable[str]) -> dict[str, media.Clip | None]:
+        """Return the facts about driving videos, probed where they are not known; None for one that can't be used."""
+        media.ffmpeg_path()  # a missing ffmpeg is not the clip's fault
+
+        def find(file: str) -> media.Clip | None:
+            entry = self.entry(file)
+            clip = _clip(file, entry)
+            if clip is None:
+                with suppress(TalkiesError, OSError):
+                    clip = media.probe(Path(file))
+                    entry["clip"] = clip.to_dict()
+            return clip
+
+        names = sorted(set(files))
+        return dict(zip(names, _at_once(find, names), strict=True))
+
+    def faces(self, file: str) -> int:
+        """Return the number of faces in a picture; 0 where it can't be read, which the stage that crops it says."""
+        entry = self.entry(file)
+        if not isinstance(entry.get("faces"), int):
+            try:
+                entry["faces"] = len(crop.find_faces(media.read_picture(Path(file))))
+            except (TalkiesError, OSError, MemoryError):
+                return 0
+        return int(entry["faces"])
+
+    def save(self, *, keep: bool = False) -> None:
+        """Write what is known, if that is new. keep: with the entries of files that were not asked for."""
+        now = {**self._known, **self._now} if keep else self._now
+        if now != self._known:
+            write_json(INPUTS, now)
+            self._known = now
+
+
+def clip_of(path: Path, copy: Path | None = None) -> media.Clip:
+    """Return the facts about a clip; probe it if they are not known. copy: a copy on a faster disk, read instead.
+
+    Messages name the file itself. Raises InputError if it can't be used.
+    """
+    entry = _entries(tuple(stamp_of(INPUTS))).get(str(path))
+    if isinstance(entry, dict) and entry.get("stamp") == stamp_of(path) and (known := _clip(str(path), entry)):
+        return replace(known, copy=copy)
+    try:
+        return replace(media.probe(copy or path), path=path, copy=copy)
+    except InputError as error:
+        raise InputError(path, error.reason) from None
+
+
+@lru_cache(maxsize=1)
+def _entries(stamp: tuple[int, ...]) -> dict[str, Any]:
+    """Return the entries of the file. stamp: its size and time, so that it is read once."""
+    return read_json(INPUTS) or {}
+
+
+def _clip(file: str, entry: dict[str, Any]) -> media.Clip | None:
+    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
+        clip = media.Clip.from_dict(Path(file), entry["clip"])
+        if clip.rate > 0 and clip.frames >= 0:
+            return clip
+    return None
+
+
+def _at_once(work: Callable[[str], Any], files: list[str]) -> list[Any]:
+    if len(files) < 2:
+        return [work(file) for file in files]
+    with ThreadPoolExecutor(min(AT_ONCE, available_threads()), thread_name_prefix="inputs") as pool:
+        return list(pool.map(work, files))

@@ -1,0 +1,89 @@
+"""Crops pictures to squares: what rule crop runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import media
+from ..errors import InputError
+from ..files import file_digest, whole
+from ..host.scratch import FULL, Scratch
+from ..media import crop
+from ..media.film import FILM_SIZE
+from ..run.plan import Plan
+from ..run.record import Original, Prepared
+from ..run.stage import Stage
+from .work import Bench, since
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PICTURE_SECONDS = 1.0
+
+
+def _asks(plan: Plan, name: str) -> Any:
+    source = plan.sources[name]
+    return [plan.content(source.file), source.crop.plain, FILM_SIZE]
+
+
+def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Prepared | InputError]]:
+    bench.progress.start(len(names), "files")
+    for name in names:
+        try:
+            yield name, _crop(bench, name)
+        except InputError as error:
+            yield name, error
+        bench.progress.advance(1)
+
+
+def _crop(bench: Bench, name: str) -> Prepared:
+    """Crop one picture to a square PNG; return its record. InputError if it is unusable."""
+    began = time.monotonic()
+    source, target = bench.plan.sources[name], bench.folder.source(name)
+    path = Path(source.file)
+    original = read_original(bench, path, Scratch())  # a picture is small and read twice: no copy
+    square, cut = crop.crop_picture(media.read_picture(path), source.crop, name=path, size=FILM_SIZE)
+    write_png(target.path, square)
+    return target.describe(Prepared(key=bench.key(name), original=original, crop=cut, seconds=since(began)))
+
+
+STAGE = Stage(
+    "crop",
+    "pictures",
+    file=lambda folder, plan, name: folder.source(name),
+    asks=_asks,
+    make=_make,
+    seconds=lambda plan, name: PICTURE_SECONDS,
+)
+
+
+def read_original(bench: Bench, path: Path, scratch: Scratch) -> Original:
+    """Return an input file's path, size, time and digest, and tell the plan what it contains.
+
+    A large file is read to its end, so it is copied to the scratch disk first. InputError if it can't be read.
+    """
+    plan = bench.plan
+    try:
+        status = path.stat()
+        sha256 = file_digest(scratch.stage_in(path))
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise InputError(path, f"can't be read ({error.strerror}): copy it again") from None
+    if plan.contents.get(str(path)) != sha256:
+        plan.contents[str(path)] = sha256
+        plan.forget_keys()
+    return Original(size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=sha256, file=str(path))
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write uint8 RGB [H, W, 3] as PNG, whole or not at all."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
+        Image.fromarray(picture).save(part, format="PNG")

@@ -1,0 +1,97 @@
+"""Cuts driving videos to squares of a constant rate, with their sound: what rule cut runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from .. import media
+from ..errors import InputError
+from ..host.scratch import Scratch
+from ..media import crop
+from ..media.film import FILM_SIZE
+from ..run.inputs import clip_of
+from ..run.plan import Plan
+from ..run.record import PreparedTake
+from ..run.stage import Stage
+from .crop import read_original
+from .work import UNFINISHED_BYTES, Bench, since
+
+TAKE_SECONDS = 1.0  # probing, opening and closing its files
+TAKE_SECONDS_PER_FRAME = 0.02
+
+
+def _asks(plan: Plan, name: str) -> Any:
+    take = plan.takes[name]
+    return [plan.content(take.file), take.crop.plain, take.start, take.end, take.flip, FILM_SIZE]
+
+
+def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, PreparedTake | InputError]]:
+    bench.progress.start(len(names), "files")
+    for name in names:
+        try:
+            yield name, _cut(bench, name)
+        except InputError as error:
+            yield name, error
+        bench.scratch.release()
+        bench.progress.advance(1)
+
+
+def _cut(bench: Bench, name: str) -> PreparedTake:
+    """Find a take's crop, and write the cropped clip with sound; return its record. InputError if it is unusable."""
+    began = time.monotonic()
+    take, target, scratch = bench.plan.takes[name], bench.folder.driving(name), bench.scratch
+    path = Path(take.file)
+    original = read_original(bench, path, scratch)
+    scratch.require(2 * take.frames * UNFINISHED_BYTES)
+    clip = probe_copy(path, scratch, original.sha256)
+    start, end = seconds(take.start), seconds(take.end)
+    cut = crop.find_crop(clip, take.crop, start=start, end=end)
+    target.path.parent.mkdir(parents=True, exist_ok=True)
+    frames = media.write_excerpt(
+        clip,
+        target.path,
+        box=cut.box,
+        size=FILM_SIZE,
+        start=start,
+        end=end,
+        flip=take.flip,
+        preset="veryfast",
+        parts=(scratch.unfinished("picture.mp4"), scratch.unfinished("sound.mp4")),
+    )
+    return target.describe(
+        PreparedTake(
+            key=bench.key(name),
+            original=original,
+            crop=cut,
+            rate=str(clip.rate),
+            frames=frames,
+            sound=clip.sound is not None,
+            variable_rate=clip.variable,
+            truncated=clip.truncated,
+            seconds=since(began),
+        )
+    )
+
+
+STAGE = Stage(
+    "cut",
+    "takes",
+    file=lambda folder, plan, name: folder.driving(name),
+    asks=_asks,
+    make=_make,
+    seconds=lambda plan, name: TAKE_SECONDS + TAKE_SECONDS_PER_FRAME * plan.takes[name].frames,
+)
+
+
+def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
+    """Copy a clip to the scratch disk, since it is read several times, and return its facts."""
+    return clip_of(path, scratch.stage_in(path, sha256=sha256))
+
+
+def seconds(text: str | None) -> Fraction | None:
+    """Return a segment's start or end in seconds."""
+    return None if text is None else Fraction(text)
