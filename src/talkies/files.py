@@ -129,6 +129,8 @@ def publish(part: Path, path: Path) -> None:
         except OSError as error:  # a full disk may be noticed only here, and the system names no file
             raise OSError(error.errno, error.strerror, str(part)) from None
     try:
+        if path.is_dir() and not path.is_symlink():
+            keep_aside(path)
         part.replace(path)
     except OSError as error:
         if error.errno != errno.EXDEV:

@@ -40,9 +40,14 @@ def digest(value: Any) -> str:
 
 
 class Task(Struct):
-    """A job with something to do. needs: the stages and shards whose jobs are before it. seconds: by estimate."""
+    """A job with something to do.
+
+    items: how many. only: which of its shard's, of pictures and takes; a pair is due if its film does not stand.
+    seconds: by estimate. needs: the stages and shards whose jobs are before it.
+    """
 
     items: int
+    only: list[str]
     seconds: float
     needs: list[tuple[str, str]]
 

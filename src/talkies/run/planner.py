@@ -220,7 +220,8 @@ def _assign_tasks(plan: Plan, state: State) -> None:
                 above = [(before, item)] if before else plan.inputs(stage, item)
                 needs |= {(each.name, plan.shard_of(each, one)) for each, one in above if one in due[each.name]}
             seconds = sum(stage.seconds(plan, item) for item in items)
-            plan.tasks[stage.name][shard] = Task(len(items), seconds, sorted(needs))
+            only = [] if stage.of == "pairs" else items
+            plan.tasks[stage.name][shard] = Task(len(items), only, seconds, sorted(needs))
 
 
 def _name_pages(plan: Plan, state: State, ledger: Ledger) -> None:
@@ -279,8 +280,18 @@ def start_run(plan: Plan, state: State) -> None:
     plan.save()
     for shard, events in state.found.items():
         note(shard, *events)
+    _remove_shown(plan, state)
     note(ledgers.RUN, Started(items={stage: len(items) for stage, items in state.due.items() if items}))
     claim(RUN)
+
+
+def _remove_shown(plan: Plan, state: State) -> None:
+    """Remove silent films whose talkie is done: a worker was killed before it did."""
+    folder, done_pairs = Folder.of(plan), set(state.done)
+    for path in (HOME / "films").glob("*/*/*.mp4"):
+        name = f"{path.parent.name}/{path.stem}"
+        if name in done_pairs:
+            folder.film(path.parts[-3], plan.pairs[name]).remove()
 
 
 def at_work() -> list[str]:

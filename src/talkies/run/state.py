@@ -87,7 +87,7 @@ class Look:
             return False
         recorded = last.file(self.folder, self.plan, name)
         there = self.status(recorded.path)
-        if there is None:
+        if there is None or self.status(recorded.record_path) is None:
             return False
         if isinstance(entry, Made) and (entry.size, entry.mtime_ns) == there:
             return entry.shows == key

@@ -23,7 +23,7 @@ from ..host.scratch import Scratch, open_scratch
 from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder, shard_of
 from ..run.inputs import stamp_of, unreadable
-from ..run.ledger import Begun, Broke, Event, Failed, Ledger, Loaded, note
+from ..run.ledger import Begun, Broke, Event, Failed, Forgotten, Ledger, Loaded, note
 from ..run.lock import held
 from ..run.plan import Plan
 from ..run.planner import finish
@@ -121,8 +121,10 @@ class Bench:
         if record is not None:
             return record, silent.path
         talkie = self.folder.talkie(plan.pairs[name])
-        carried = talkie.fresh(key, name="picture_key")
-        if carried is None:
+        # Its record may already be that of a newer film, if a worker was killed between the two.
+        carried = talkie.record() if self.look.carried(before, name) else None
+        if carried is None or carried.picture_key != key:
+            self.note(*(Forgotten(stage=stage.name, item=name) for stage in (before, plan.last)))
             raise TalkiesError(f"{printable(name)}: its silent film is gone; run snakemake again to make it")
         return carried, talkie.path
 
@@ -170,7 +172,8 @@ def do_job(
 def _is_due(bench: Bench, item: str) -> bool:
     look, stage, plan = bench.look, bench.stage, bench.plan
     if stage.of != "pairs":
-        return look.answer(stage, item) is None
+        task = plan.tasks.get(stage.name, {}).get(bench.shard)
+        return look.answer(stage, item) is None and (task is None or item in task.only)
     if look.answer(plan.last, item) is not None or look.failure(plan.last, item):
         return False
     return any(each is stage for each in look.due_chain(item))
