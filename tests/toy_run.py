@@ -73,9 +73,7 @@ class ToyRun:
         """Return the plan and the state, as `snakemake -n` sees them."""
         planner.nonce.cache_clear()
         inputs._entries.cache_clear()
-        wanted = settings.complete(
-            BASE | self.settings
-        )
+        wanted = settings.complete(BASE | self.settings)
         return planner.make_plan(wanted, lambda _: self.stages, **more)
 
     def run(self, **more: Any) -> Counter[str]:
@@ -117,7 +115,7 @@ class ToyRun:
 
     def debris(self) -> list[Path]:
         """Return what must not be there after a run: temporary files, silent films."""
-        left = [*Path(".").rglob("*.part"), *Path(".talkies/films").rglob("*.mp4"), *Path(".talkies/locks").glob("*.lock")]
+        left = [*Path().rglob("*.part"), *Path(".talkies/films").rglob("*.mp4"), *Path(".talkies/locks").glob("*.lock")]
         return [path for path in left if path.is_file()]
 
     # --- the stages ---
