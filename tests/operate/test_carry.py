@@ -101,7 +101,7 @@ def test_weights_that_config_names_by_their_preset_go_with_it(
     kept.mkdir(parents=True)
     (tmp_path / ".cache/talkies").chmod(0o700)
     write_weights(kept / "vox-cpk.safetensors", "vox-256")
-    note(kept / "vox-cpk.safetensors", kept / "vox-cpk.safetensors", sha256="0" * 64, source=None)
+    note(kept / "vox-cpk.safetensors", kept / "vox-cpk.safetensors", sha256="0" * 64, source="x")
     monkeypatch.setattr(Staged, "environment", lambda run: own(run) | {"XDG_CACHE_HOME": str(tmp_path / ".cache")})
     laptop.configure(model={"preset": "vox-256"})
     there = tmp_path / "there"
