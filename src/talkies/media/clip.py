@@ -88,11 +88,14 @@ class Clip:
 
     @classmethod
     def from_dict(cls, path: Path, found: Mapping[str, Any]) -> Clip:
-        """Return a clip from the values of `to_dict`; ValueError if they are damaged."""
+        """Return a clip from the values of `to_dict`; ValueError or ZeroDivisionError if they are
+        damaged."""
         return msgspec.convert({**found, "path": str(path)}, cls, dec_hook=_from_text)
 
 
 def _from_text(kind: type, value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
     return kind(value)
 
 
