@@ -28,10 +28,6 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 KEY := $(shell { cat requirements/*.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } 2>/dev/null | cksum | tr ' ' '-')
 STAMP := $(VENV)/.set-up-$(KEY)
 
-# Packages for `talkies app`, found by PYTHONPATH: it needs older versions of some packages.
-APP := $(VENV)/app
-APP_STAMP := $(VENV)/.set-up-app-$(shell cksum < requirements/app.lock | tr ' ' '-')
-
 # Tests share the cores, so waiting threads must not spin.
 WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 SHARED := OMP_WAIT_POLICY=passive
@@ -46,13 +42,13 @@ demo: $(STAMP) ## set up, animate the examples, say where the gallery is
 	$(BIN)/snakemake
 	@echo; echo "Open the gallery in a browser:  $$(pwd)/results/index.html"
 
-app: $(APP_STAMP) ## set up, serve a page on which you try one picture and one video
-	PYTHONPATH=$(APP) $(BIN)/talkies app
+app: $(STAMP) ## set up, serve a page on which you try one picture and one video
+	$(BIN)/talkies app
 
 test: $(STAMP) ## set up, run all tests except the slow ones
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not cluster"
 
-test-slow: $(STAMP) $(APP_STAMP) ## run only the slow tests
+test-slow: $(STAMP) ## run only the slow tests
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "slow and not cluster"
 
 cluster-quick: $(STAMP) ## run `snakemake --profile slurm` on a real SLURM, started for it (root, Debian's packages)
@@ -119,20 +115,11 @@ $(STAMP):
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(APP_STAMP): $(STAMP)
-	rm -rf $(APP) $(VENV)/.set-up-app-*
-	$(PIP) install --quiet --require-hashes --target $(APP) -r requirements/app.lock
-	@touch $@
-
 lock: ## resolve the locks of requirements/ and containers/ again (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
-		--overrides requirements/no-torch.txt --extra engine --extra dev --output-file requirements/dev.lock \
+		--overrides requirements/no-torch.txt --extra app --extra dev --output-file requirements/dev.lock \
 		pyproject.toml requirements/build.in requirements/torch.in
-	grep -E '^[A-Za-z0-9._-]+==' requirements/dev.lock | grep -vE '^(pillow|tomlkit)==' | sed 's/ .*//' > requirements/.dev.txt
-	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
-		--constraints requirements/.dev.txt --output-file requirements/app.lock requirements/app.in
-	rm requirements/.dev.txt
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides containers/not-inside.txt --constraints requirements/dev.lock --extra engine \
 		--output-file containers/requirements.lock pyproject.toml requirements/torch.in

@@ -8,13 +8,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from fractions import Fraction
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-from talkies.app.choices import Choices, Network
+from talkies.app.choices import Choices, Form, Maker
 from talkies.app.studio import open_studio
-from talkies.engines import FOMM, Movement
 
 
 def memory() -> float:
@@ -26,7 +24,7 @@ def memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--films", type=int, default=10)
-    parser.add_argument("--seconds", type=Fraction, help="of the driving video (default: all 4)")
+    parser.add_argument("--seconds", type=float, help="of the driving video (default: all 4)")
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     pictures = sorted((ROOT / "examples/images").iterdir())
@@ -36,8 +34,7 @@ def main() -> None:
         print("| film | picture | seconds | MB after it | files, MB |\n|---|---|---|---|---|")
         for number in range(args.films):
             picture = pictures[number % len(pictures)]
-            usual = ("face", None, None, None, args.seconds, Movement(), False, True)
-            job = studio.submit(Choices(picture, clip, FOMM, Network("demo"), *usual))
+            job = studio.submit(Choices(picture, clip, Maker("face"), Form(end=args.seconds)))
             while job.is_open:
                 time.sleep(0.05)
             assert job.state == "done", job.reason

@@ -28,10 +28,11 @@ import seeded
 from portraits import Portrait, sample_identity, sample_pose
 
 from talkies.fomm import rewrite
-from talkies.fomm.device import DTYPES, keep_memory
+from talkies.fomm.device import keep_memory
 from talkies.fomm.model import FirstOrderModel, Keypoints, SourceFeatures, build_model, load_model
 from talkies.fomm.model.generator import MaskedWarp
 from talkies.fomm.motion import frames_to_tensor, transfer_motion
+from talkies.fomm.precision import DTYPES
 
 Run = Callable[[list[Tensor]], np.ndarray]
 CALIBRATED_ON, MEASURED_ON = range(7_000_000, 7_000_032), range(1_000_000, 1_000_004)  # the latter: held out

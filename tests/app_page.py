@@ -12,14 +12,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import chromium
 from run_folder import BIN, REPOSITORY
 
-APP = REPOSITORY / ".venv/app"
+from talkies.app.choices import Choices, Form, Maker
+
+ADA = REPOSITORY / "examples/images/ada.png"
+ANNA = REPOSITORY / "examples/driving/anna.mp4"
 TOKEN = "a-token-of-the-tests"
 OUTSIDE = """
 import os, sys
@@ -39,6 +43,11 @@ sys.addaudithook(look)
 """Logs every address outside this machine that the server's Python code looks up or connects to."""
 
 
+def chosen(picture: Path = ADA, driving: Path = ANNA, maker: Maker | None = None, **fields: Any) -> Choices:
+    """Return the choices of a form with these fields, and the page's usual ones."""
+    return Choices(picture, driving, maker or Maker("face"), Form(**fields))
+
+
 @dataclass
 class Page:
     """A running `talkies app`. folder: its working folder. outside: a log of its requests to other machines."""
@@ -48,22 +57,19 @@ class Page:
     folder: Path
     temporary: Path
     outside: Path
-    cookie: str = field(default="")
 
     @property
-    def open_address(self) -> str:
-        return f"{self.address}/?token={TOKEN}"
+    def cookie(self) -> dict[str, str]:
+        return {"Cookie": f"talkies-{self.address.rpartition(':')[2]}={TOKEN}"}
 
     def ask(
-        self, path: str, body: Any = None, *, cookie: bool = True, headers: dict[str, str] | None = None
+        self, path: str, body: Any = None, *, method: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
         """Send a request, with a body as JSON or bytes; return the answer's status and content."""
-        sent = dict(headers or {})
-        if cookie:
-            sent["Cookie"] = f"talkies-{self.address.rpartition(':')[2]}={TOKEN}"
         if body is not None and not isinstance(body, bytes):
-            body, sent = json.dumps(body).encode(), {"Content-Type": "application/json", **sent}
-        request = urllib.request.Request(self.address + path, data=body, headers=sent)
+            body = json.dumps(body).encode()
+        sent = self.cookie if headers is None else headers
+        request = urllib.request.Request(self.address + path, data=body, headers=sent, method=method)
         try:
             with urllib.request.build_opener(_Stay).open(request, timeout=60) as answer:
                 return answer.status, answer.read()
@@ -72,10 +78,7 @@ class Page:
 
     def upload(self, name: str, content: bytes) -> tuple[int, bytes]:
         """Upload a file as the page does."""
-        mark = "----talkies"
-        head = f'--{mark}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
-        body = head.encode() + content + f"\r\n--{mark}--\r\n".encode()
-        return self.ask("/gradio_api/upload", body, headers={"Content-Type": f"multipart/form-data; boundary={mark}"})
+        return self.ask(f"/files?name={quote(name)}", content)
 
     def temporary_files(self) -> list[Path]:
         return [path for path in self.temporary.rglob("*") if path.is_file()]
@@ -87,15 +90,14 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 @contextmanager
-def serving(folder: Path, *words: str, root: str = "") -> Iterator[Page]:
-    """Serve the page from a folder until the test is over. root: the value of --root-path."""
-    assert (APP / "gradio").is_dir(), "gradio is not in .venv/app: `make test-slow` sets it up"
+def serving(folder: Path, *words: str) -> Iterator[Page]:
+    """Serve the page from a folder until the test is over."""
     watch, temporary, work = folder / "watch", folder / "tmp", folder / "work"
     for each in (watch, temporary, work):
         each.mkdir(parents=True)
     (watch / "sitecustomize.py").write_text(OUTSIDE)
     environment = os.environ | {
-        "PYTHONPATH": f"{watch}:{APP}",
+        "PYTHONPATH": str(watch),
         "TALKIES_TOKEN": TOKEN,
         "TMPDIR": str(temporary),
         "OUTSIDE": str(folder / "outside"),
@@ -112,26 +114,13 @@ def serving(folder: Path, *words: str, root: str = "") -> Iterator[Page]:
         )
     try:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        found = re.fullmatch(rf"The page: (http://\S+){root}/\?token={TOKEN}\n", said)
+        said = process.stdout.readline()  # the socket listens already
+        found = re.fullmatch(rf"The page: (http://\S+)/\?token={TOKEN}\n", said)
         assert found, said + (folder / "log").read_text()
-        page = Page(process, found[1], work, temporary, folder / "outside")
-        _until_served(page)
-        yield page
+        yield Page(process, found[1], work, temporary, folder / "outside")
     finally:
         process.terminate()
         process.wait(60)
-
-
-def _until_served(page: Page) -> None:
-    for _ in range(240):
-        try:
-            page.ask("/manifest.json")
-            return
-        except OSError:
-            assert page.process.poll() is None
-            time.sleep(0.25)
-    raise AssertionError("the page does not answer")
 
 
 class Visitor(chromium.Chromium):
@@ -139,10 +128,8 @@ class Visitor(chromium.Chromium):
 
     def visit(self, page: Page) -> None:
         self.resize(1360, 1600)
-        self.open(page.open_address)
-        self.until("document.querySelector('#go')")
-        self.until("localStorage.getItem('talkies')")  # the page restores the stored choices after this
-        self.run("await new Promise(done => setTimeout(done, 500))")
+        self.open(f"{page.address}/?token={TOKEN}")
+        self.until("document.body.dataset.ready")
 
     def until(self, condition: str, seconds: float = 30) -> None:
         """Wait until an expression is true."""
@@ -151,36 +138,32 @@ class Visitor(chromium.Chromium):
             assert time.monotonic() < end, f"not true within {seconds} s: {condition}\n{self.text('body')[-2000:]}"
             time.sleep(0.1)
 
+    def shows(self, selector: str, text: str, seconds: float = 30) -> None:
+        """Wait until an element shows a text."""
+        self.until(f"document.querySelector({selector!r})?.innerText.includes({json.dumps(text)})", seconds)
+
     def text(self, selector: str) -> str:
-        return self.run(f"const found = document.querySelector({selector!r}); return found ? found.innerText : ''")
+        return self.run(f"return document.querySelector({selector!r})?.innerText ?? ''")
 
     def press_button(self, selector: str) -> None:
         self.run(f"document.querySelector({selector!r}).click()")
 
     def write(self, selector: str, text: str) -> None:
-        """Type into a control as a user does, then leave it."""
+        """Type into a control, or choose in it, as a user does."""
         self.run(
-            f"const control = document.querySelector({selector!r} + ' textarea, ' + {selector!r} + ' input');"
-            f"control.focus(); control.value = {text!r};"
-            "control.dispatchEvent(new Event('input', {bubbles: true}));"
-            "control.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', bubbles: true}));"
-            "control.dispatchEvent(new Event('change', {bubbles: true})); control.blur();"
+            f"const control = document.querySelector({selector!r}); control.value = {json.dumps(text)};"
+            "control.dispatchEvent(new Event('change', {bubbles: true}));"
         )
 
     def choose(self, picture: Path | None = None, clip: Path | None = None) -> None:
         """Choose files, and wait until the page has checked them."""
         for kind, file in (("images", picture), ("driving", clip)):
             if file is not None:
-                # Once a file is chosen, its name replaces the control's input.
-                self.run(f"const x = document.querySelector('#{kind}-file button[aria-label=Clear]'); if (x) x.click()")
-                self.until(f"document.querySelector('#{kind}-file input[type=file]')")
-                self.until(f"!document.querySelector('#{kind}-check .finding, #{kind}-check .wrong')")
-                self.give(f"#{kind}-file input[type=file]", file)
-                self.until(f"document.querySelector('#{kind}-check .finding, #{kind}-check .wrong')")
-
-    def animate(self) -> None:
-        self.press_button("#go")
+                self.run(f"document.querySelector('#{kind} .found').replaceChildren()")
+                self.give(f"#{kind} input[type=file]", file)
+                self.until(f"document.querySelector('#{kind} .found').matches(':has(.fact, .fails)')")
 
     def film(self, seconds: float = 120) -> None:
-        """Wait for the film."""
+        """Make the film, and wait for it."""
+        self.press_button("#go")
         self.until("document.querySelector('#film video.leads')", seconds)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+
+import golden
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -35,6 +38,16 @@ def tiny_model(*, jacobians: bool = True) -> FirstOrderModel:
     )
     torch.set_num_threads(1)
     model = FirstOrderModel(preset)
+    model.load_state_dict(seeded_weights(model))
+    model.weights_digest = weights_digest(model.state_dict())
+    return model.requires_grad_(False).eval()
+
+
+def many_channels(channels: int = 256) -> FirstOrderModel:
+    """Build a network of 64 pixels whose bottleneck is wide enough for Winograd's method."""
+    parameters = copy.deepcopy(golden.load("tiny64").parameters)
+    parameters["generator_params"] |= {"block_expansion": channels // 4, "max_features": channels}
+    model = FirstOrderModel(Preset("wide", SIDE, "center", None, parameters))
     model.load_state_dict(seeded_weights(model))
     model.weights_digest = weights_digest(model.state_dict())
     return model.requires_grad_(False).eval()

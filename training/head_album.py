@@ -60,11 +60,13 @@ def flows(head: Head, views: list[View]) -> tuple[np.ndarray, np.ndarray]:
     count = len(views)
     flow = np.zeros((count, count, GROUND, GROUND, 2), np.float32)
     visible = np.zeros((count, count, GROUND, GROUND), np.uint8)
+    middles = (np.arange(GROUND) + 0.5) * (head.size * CANVAS / GROUND)
+    places = np.stack(np.broadcast_arrays(middles, middles[:, None]), axis=-1)
     for j, target in enumerate(views):
         for i, source in enumerate(views):
             trace_flow(
-                target.face, target.shares, head.triangles, head.size * CANVAS, source.screen, source.depth,
-                source.face, SLACK, flow[j, i], visible[j, i],
+                target.face, target.shares, head.triangles, places, source.screen, source.depth, source.face, SLACK,
+                flow[j, i], visible[j, i],
             )  # fmt: skip
     whole = (flow.clip(-3.9, 3.9) * FLOW_UNIT).round().astype(np.int16)
     return whole, np.packbits(visible, axis=-1)

@@ -136,49 +136,39 @@ def add_open(screen, depth, bias, weight, total):
 
 
 @njit(cache=True, fastmath=True)
-def trace_flow(
-    face,
-    shares,
-    triangles,
-    target_side,
-    there,
-    there_depth,
-    there_face,
-    slack,
-    flow,
-    visible,
-):
-    """Find, for each place of a coarse grid on the target, its position in the source and whether it is visible there.
+def trace_flow(face, shares, triangles, places, there, there_depth, there_face, slack, flow, visible):
+    """Find the position in the source of each place of the target, and whether the source shows it.
 
-    face, shares: the target's buffers. there, there_depth, there_face: the source's screen points of all corners, and
-    its depth and face buffers. Writes flow [n, n, 2] in [-1, 1] and visible uint8 [n, n]. Background does not move.
+    face, shares: the target's buffers. places: [h, w, 2] in pixels of its canvas, from the outer corner. there,
+    there_depth, there_face: the source's screen points of all corners, and its depth and face buffers. Writes flow
+    [h, w, 2] in [-1, 1] and visible uint8 [h, w]. Background does not move, and outside the canvas nothing is known:
+    visible is 2.
     """
-    count = flow.shape[0]
-    every = target_side // count
     side = there_depth.shape[0]
-    for row in range(count):
-        for column in range(count):
-            y, x = row * every + every // 2, column * every + every // 2
-            t = face[y, x]
+    for row in range(places.shape[0]):
+        for column in range(places.shape[1]):
+            px, py = places[row, column, 0], places[row, column, 1]
+            x, y = math.floor(px), math.floor(py)
+            inside = 0 <= x < face.shape[1] and 0 <= y < face.shape[0]
+            t = face[y, x] if inside else -1
             if t < 0:
-                flow[row, column, 0] = (column + 0.5) / count * 2 - 1
-                flow[row, column, 1] = (row + 0.5) / count * 2 - 1
-                visible[row, column] = there_face[y, x] < 0
+                flow[row, column, 0], flow[row, column, 1] = px / side * 2 - 1, py / side * 2 - 1
+                visible[row, column] = there_face[y, x] < 0 if inside else 2
                 continue
             i, j, k = triangles[t]
             b1, b2 = shares[y, x, 0], shares[y, x, 1]
             b0 = 1 - b1 - b2
-            # A place of the grid is a corner of this pixel, half a pixel from its centre, in both pictures.
-            sx = b0 * there[i, 0] + b1 * there[j, 0] + b2 * there[k, 0] - 0.5
-            sy = b0 * there[i, 1] + b1 * there[j, 1] + b2 * there[k, 1] - 0.5
+            sx = b0 * there[i, 0] + b1 * there[j, 0] + b2 * there[k, 0]
+            sy = b0 * there[i, 1] + b1 * there[j, 1] + b2 * there[k, 1]
             sz = b0 * there[i, 2] + b1 * there[j, 2] + b2 * there[k, 2]
-            flow[row, column, 0], flow[row, column, 1] = sx / side * 2 - 1, sy / side * 2 - 1
+            # Shares are those of the pixel's centre; a place is as far from it in both pictures.
+            flow[row, column, 0] = (sx + px - x - 0.5) / side * 2 - 1
+            flow[row, column, 1] = (sy + py - y - 0.5) / side * 2 - 1
             # Hidden only if all visible pixels around it are nearer: a steep surface must not hide itself.
             farthest = 1e9
-            cx, cy = math.floor(sx + 0.5), math.floor(sy + 0.5)
+            cx, cy = math.floor(sx), math.floor(sy)
             for ny in range(cy - 1, cy + 2):
                 for nx in range(cx - 1, cx + 2):
                     if 0 <= nx < side and 0 <= ny < side:
                         farthest = min(farthest, there_depth[ny, nx])
-            inside = 0 <= sx < side and 0 <= sy < side
-            visible[row, column] = inside and sz > farthest - slack
+            visible[row, column] = 0 <= sx < side and 0 <= sy < side and sz > farthest - slack

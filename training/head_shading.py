@@ -191,12 +191,12 @@ def eye_colour(x, y, z, left, looks):
 
 @njit(cache=True, fastmath=True)
 def tooth_colour(x, y, z, looks):
-    """Return the colour of a row of teeth: lines between them, darker at the sides, gums above and below."""
+    """Return the colour of a row of teeth: lines between them, gums above and below, and dark far back at the sides."""
     angle = math.atan2(x, z - 0.85)
     near_gap = abs((angle * looks.tooth_width) % 1.0 - 0.5) * 2
-    shade = (1 - 0.16 * step(0.8, 1.0, near_gap)) * (1 - 0.35 * step(0.5, 1.1, abs(angle)))
+    shade = 1.15 * (1 - 0.42 * step(0.78, 1.0, near_gap))
     gum = max(step(6.78, 6.82, y), step(6.47, 6.43, y))
-    return mix(times(looks.tooth, shade), (0.38, 0.12, 0.11), gum)
+    return times(mix(times(looks.tooth, shade), (0.38, 0.12, 0.11), gum), 1 - 0.95 * step(0.42, 0.88, abs(angle)))
 
 
 @njit(cache=True, fastmath=True)
@@ -276,7 +276,8 @@ def shade(
                 c, shine, gloss = tooth_colour(rx, ry, rz, looks), 0.2, 50.0
                 opened, reached = 0.25 + 0.75 * opened, 0.4 + 0.6 * reached  # teeth are a little translucent
             elif m == TONGUE:
-                c = times((0.36, 0.12, 0.11), 0.8 + 0.4 * noise(rx * 40, rz * 40))
+                back = 0.15 + 0.85 * step(0.95, 1.35, rz)  # light hardly reaches the back of the mouth
+                c = times((0.36, 0.12, 0.11), back * (0.8 + 0.4 * noise(rx * 40, rz * 40)))
                 shine, gloss = 0.15, 30.0
             elif m == FRAME:
                 c, shine, gloss = looks.frame, 0.5, 60.0

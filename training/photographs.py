@@ -108,7 +108,7 @@ def photographs(folder: Path) -> dict[str, np.ndarray]:
 def read_clip(path: Path, covered: range = range(0)) -> np.ndarray:
     """Return FRAMES of a clip without the covered ones, cropped as by `talkies prepare`, uint8 [F, SIDE, SIDE, 3]."""
     clip = media.probe(path)
-    frames = list(media.read_frames(clip, box=crop.find_crop(clip, "face").box, size=SIDE))
+    frames = list(media.read_frames(clip, box=crop.find_crop(clip, crop.parse("face")).box, size=SIDE))
     taken = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
     return np.stack([frames[n] for n in taken if n not in covered])
 

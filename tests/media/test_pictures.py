@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from run_folder import wait_for
 
 from talkies.errors import InputError, Stopped, TalkiesError
-from talkies.media import pictures
+from talkies.media import guarded
 from talkies.media.pictures import read_picture, read_smaller
 
 
@@ -41,7 +41,7 @@ def slow(tmp_path: Path) -> Path:
 
 
 def child() -> int:
-    process = pictures._decoder._process
+    process = guarded._children.idle.queue[-1].process  # the last one used
     assert process is not None
     return process.pid
 
@@ -102,7 +102,8 @@ def test_process_that_dies_over_a_picture(
 
 
 def test_a_process_that_cannot_start_is_no_fault_of_the_picture(picture: Path, monkeypatch) -> None:
-    pictures._decoder.stop()
+    for each in guarded._children.all:
+        each.stop()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(TalkiesError, match="stopped") as caught:
         read_picture(picture)
@@ -130,9 +131,9 @@ def test_stopping_ends_the_process_and_is_not_taken_for_a_bad_picture(picture: P
 def test_process_does_not_outlive_its_parent(picture: Path, slow: Path, busy: bool) -> None:
     code = f"""
 import os, signal, sys, threading
-from talkies.media import pictures
+from talkies.media import guarded, pictures
 pictures.read_picture({str(picture)!r})
-print(pictures._decoder._process.pid, flush=True)
+print(guarded._children.all[-1].process.pid, flush=True)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
 pictures.read_picture({str(slow)!r}) if {busy} else signal.pause()
 """
@@ -181,9 +182,9 @@ def test_nothing_is_opened_but_the_file_given(tmp_path: Path, picture: Path) -> 
     link.symlink_to(picture)
     with link.open("rb") as file:
         link.unlink()
-        answer, shared = pictures._decoder.decode(link, file, 0)
+        answer, shared = guarded._Child().ask(link, file, b'["picture", {}]')
     os.close(shared)
-    assert answer["size"] == answer["own"] == [60, 40]
+    assert answer["value"]["size"] == answer["value"]["own"] == [60, 40]
 
 
 @pytest.mark.parametrize("start", [(), ("-I",)])
@@ -262,12 +263,12 @@ def test_turned_by_exif_in_bands(tmp_path: Path) -> None:
 PEAK = """
 import re, sys, threading, time
 from pathlib import Path
-from talkies.media import crop, pictures
+from talkies.media import crop, guarded, pictures
 peak = 0
 def watch():
     global peak
     while True:
-        process = pictures._decoder._process
+        process = guarded._children.all[-1].process
         total = 0
         for pid in ("self", str(process.pid) if process else None):
             if pid is None:

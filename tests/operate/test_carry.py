@@ -66,8 +66,8 @@ def test_a_push_carries_the_inputs_and_what_config_names(laptop: Staged, tmp_pat
     profiles = {f"profiles/{name}" for name in files(REPOSITORY / "profiles")}
     pictures = {f"images/{colour}.png" for colour in ("red", "green", "blue")}
     wanted = {"config.yaml", "pairs.tsv", "image.sif", "weights/own.safetensors", "driving/a.mp4", "driving/b.mp4"}
-    assert files(target) == wanted | pictures | profiles | {".talkies/pushed.json"}
-    assert f"push: {len(files(target)) - 1} files carried to {target}" in said
+    assert files(target) == wanted | pictures | profiles
+    assert f"push: {len(files(target))} files carried to {target}" in said
     for name in wanted | pictures | profiles:
         here, there = (laptop.path / name).stat(), (target / name).stat()
         assert (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
@@ -101,11 +101,11 @@ def test_weights_that_config_names_by_their_preset_go_with_it(
     kept.mkdir(parents=True)
     (tmp_path / ".cache/talkies").chmod(0o700)
     write_weights(kept / "vox-cpk.safetensors", "vox-256")
-    note(kept / "vox-cpk.safetensors", kept / "vox-cpk.safetensors", sha256="0" * 64, source=None)
+    note(kept / "vox-cpk.safetensors", kept / "vox-cpk.safetensors", sha256="0" * 64, source="x")
     monkeypatch.setattr(Staged, "environment", lambda run: own(run) | {"XDG_CACHE_HOME": str(tmp_path / ".cache")})
     laptop.configure(model={"preset": "vox-256"})
     there = tmp_path / "there"
-    assert "weights/vox-cpk.safetensors" in laptop.stage("push", "-n", str(there)).splitlines()
+    assert "vox-cpk.safetensors" in laptop.stage("push", "-n", str(there)).splitlines()
     assert not there.exists()
     said = laptop.stage("push", str(there))
     assert "outside the run folder" not in said
@@ -113,7 +113,7 @@ def test_weights_that_config_names_by_their_preset_go_with_it(
         kept / "vox-cpk.safetensors"
     ).stat().st_mtime_ns
     assert (there / "weights/weights.lock").read_bytes() == (kept / "weights.lock").read_bytes()
-    assert "push: 0 files carried" in laptop.stage("push", "--delete", str(there))
+    assert "push: 0 files carried" in laptop.stage("push", str(there))
     assert (there / "weights/vox-cpk.safetensors").exists()
     shutil.rmtree(kept)
     monkeypatch.chdir(there)
@@ -146,17 +146,17 @@ def test_only_what_changed_goes_over_also_within_one_second(laptop: Staged, tmp_
     assert (tmp_path / "there/images/red.png").read_bytes() == bytes(data)
 
 
-def test_a_picture_that_is_gone_here_is_told_and_removed_there_on_demand(laptop: Staged, tmp_path: Path) -> None:
-    laptop.stage("push", str(tmp_path / "there"))
+def test_what_is_there_and_not_here_is_named_and_stays(laptop: Staged, tmp_path: Path) -> None:
+    there = tmp_path / "remote home" / "run"
+    laptop.stage("push", "hpc:run")
     (laptop.path / "images/red.png").unlink()
-    said = laptop.stage("push", str(tmp_path / "there"))
-    assert "1 file there and not here, and would be animated too: --delete removes them (images/red.png)" in said
-    assert (tmp_path / "there/images/red.png").exists()
-    assert "would be removed there: images/red.png" in laptop.stage("push", "--delete", "-n", str(tmp_path / "there"))
-    assert (tmp_path / "there/images/red.png").exists()
-    assert "removed there: images/red.png" in laptop.stage("push", "--delete", str(tmp_path / "there"))
-    assert not (tmp_path / "there/images/red.png").exists()
-    assert (tmp_path / "there/images/blue.png").exists()
+    for name in ("images/notes.txt", "images/.hidden.png", "driving/zoe.mp4"):
+        (there / name).write_bytes(b"theirs")
+    before = files(there)
+    said = laptop.stage("push", "hpc:run")
+    assert "images: 1 file there and not here, and would be animated too: red.png" in said
+    assert "driving: 1 file there and not here, and would be animated too: zoe.mp4" in said
+    assert files(there) == before
 
 
 def test_what_lies_elsewhere_is_told(laptop: Staged, tmp_path: Path) -> None:
@@ -187,10 +187,6 @@ def test_links_to_pictures_go_as_pictures(laptop: Staged, tmp_path: Path) -> Non
 
 
 def test_after_a_pull_a_local_snakemake_finds_nothing_to_do(laptop: Staged, cluster: RunFolder) -> None:
-    # Metadata of a run in an image differs from that of a run without one.
-    for path in (cluster.path / ".snakemake/metadata").rglob("*"):
-        if path.is_file():
-            path.write_text(path.read_text().replace('"software_stack_hash": "', '"software_stack_hash": "0'))
     laptop.stage("push", str(cluster.path))
     (cluster.path / ".talkies/locks").mkdir(exist_ok=True)
     (cluster.path / "results/a/.x.mp4.7.part").touch()
@@ -244,9 +240,13 @@ def test_a_pull_waits_for_a_run_here(laptop: Staged, cluster: RunFolder) -> None
     )
 
 
-def test_another_config_there_is_told(laptop: Staged, cluster: RunFolder) -> None:
-    cluster.configure(pairs_per_job=3, audio=False)
-    assert "config.yaml is not the same there" in laptop.stage("pull", str(cluster.path))
+def test_a_pull_brings_no_link_that_leads_out(laptop: Staged, cluster: RunFolder, tmp_path: Path) -> None:
+    (cluster.path / "results/a/secret.mp4").symlink_to("/etc/passwd")
+    (cluster.path / "results/far").symlink_to(tmp_path)
+    (cluster.path / "results/a/same.mp4").symlink_to("red.mp4")
+    laptop.stage("pull", str(cluster.path))
+    brought = [path for path in (laptop.path / "results").rglob("*") if path.is_symlink()]
+    assert [path.name for path in brought] == ["same.mp4"]
 
 
 # --- over ssh ----------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_a_transfer_that_broke_off_goes_on_where_it_was(laptop: Staged, cluster:
     large.write_bytes(os.urandom(8_000_000))
     cut = "import os\nleft = 3000000\nwhile left > 0 and (d := os.read(0, 65536)): left -= os.write(1, d)"
     program(laptop.bin, "ssh", SSH.replace('exec sh -c "$*"', f"sh -c \"$*\" | exec {sys.executable} -c '{cut}'"))
-    assert "run this again, and it continues" in laptop.stage("pull", "hpc:my run", ok=False)
+    assert "call it again, and it continues" in laptop.stage("pull", "hpc:my run", ok=False)
     assert not (laptop.path / "results/a/large.mp4").exists()
     partial = laptop.path / "results/a/.rsync-partial/large.mp4"
     assert 0 < partial.stat().st_size < 8_000_000
@@ -285,52 +285,31 @@ def test_a_transfer_that_broke_off_goes_on_where_it_was(laptop: Staged, cluster:
     assert not list(laptop.path.rglob(".rsync-partial"))
 
 
-def test_what_was_damaged_on_the_way_is_named(laptop: Staged, cluster: RunFolder) -> None:
-    real = shutil.which("rsync")
-    film = "results/a/red.mp4"
-    damage = f"printf x | dd of={film} bs=1 seek=300 conv=notrunc 2>/dev/null"
-    script = f'{real} "$@" || exit\n[ -e {film} ] || exit 0\ncase $* in *dry-run*) exit 0 ;; esac\n'
-    script += f"touch -r {film} .times\n{damage}\ntouch -r .times {film}\n"
-    program(laptop.bin, "rsync", "#!/bin/sh\n" + script)
-    error = laptop.stage("pull", str(cluster.path), ok=False)
-    assert "a/red.mp4 (1 file in all) is not the same on both sides" in error
-
-
 # --- mistakes ----------------------------------------------------------------------------------------------
+
+
+GONE = "rsync ended with code {} (see its message above): call it again"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["pull"], "nothing was pushed from this run folder: name the place: pull HOST:DIR"),
-        (["push", "hpc:"], "hpc:: name a folder of the run's own: HOST:DIR"),
-        (["push", "hpc:~"], "name a folder of the run's own"),
-        (["push", "hpc:$SCRATCH/x"], "give the path itself: ssh HOST 'echo $SCRATCH' tells it"),
-        (["push", "nohost:x"], "nohost: no connection (see ssh's message above): try `ssh nohost`"),
-        (["pull", "hpc:x"], "hpc:x: there is no folder results yet: run snakemake there first"),
+        (["push", "hpc:"], "hpc:: give HOST:DIR, with the folder's own path (ssh HOST pwd tells it)"),
+        (["push", "hpc:~"], "hpc:~: give HOST:DIR"),
+        (["push", "hpc:$SCRATCH/x"], "hpc:$SCRATCH/x: give HOST:DIR"),
+        (["push", "--", "-oProxyCommand=touch hacked:x"], "give HOST:DIR"),
+        (["push", "nohost:x"], GONE.format(255)),
+        (["pull", "hpc:x"], GONE.format(23)),
     ],
 )
 def test_mistakes_are_one_line(laptop: Staged, arguments: list[str], words: str) -> None:
     assert words in laptop.stage(*arguments, ok=False)
 
 
-def test_a_folder_without_config_is_named(laptop: Staged, tmp_path: Path) -> None:
+def test_what_is_missing_here_is_named(laptop: Staged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(laptop.bin, "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    monkeypatch.setattr(Staged, "environment", lambda run: own(run) | {"PATH": str(run.bin)})
+    assert "there is no rsync here: install it: apt" in laptop.stage("push", str(tmp_path / "there"), ok=False)
     (laptop.path / "config.yaml").unlink()
     assert "config.yaml: can't read it" in laptop.stage("push", str(tmp_path / "there"), ok=False)
-
-
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("echo 'rsync  version 2.6.9  protocol version 29'", "rsync here is 2.6.9, older than 3.1.3: install it: apt"),
-        ("exit 127", "there is no usable rsync here: install it: apt install rsync"),
-    ],
-)
-def test_an_rsync_that_will_not_do_is_named(laptop: Staged, tmp_path: Path, script: str, words: str) -> None:
-    program(laptop.bin, "rsync", f"#!/bin/sh\n{script}\n")
-    assert words in laptop.stage("push", str(tmp_path / "there"), ok=False)
-
-
-def test_a_host_without_rsync_is_named(laptop: Staged) -> None:
-    program(laptop.bin, "ssh", SSH.replace('exec sh -c "$*"', 'PATH=/nowhere exec /bin/sh -c "$*"'))
-    assert "there is no usable rsync on hpc: install it" in laptop.stage("push", "hpc:x", ok=False)

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -69,21 +68,6 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_to_come(tmp_path) -> None:
     assert "2 pictures, 1 video: 2 pairs in 1 job; 2 to make" in output
     assert not (run.path / "results").exists()
     assert [p.name for p in (run.path / ".talkies").iterdir()] == ["probes.json"]
-
-
-def test_a_video_is_looked_through_once_for_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
-    run.configure(check=True)
-    log = tmp_path / "asked"
-    wrapper = tmp_path / "ffmpeg"
-    wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {media.ffmpeg_path()} "$@"\n')
-    wrapper.chmod(0o755)
-    usual = run.environment()
-    monkeypatch.setattr(run, "environment", lambda: usual | {"IMAGEIO_FFMPEG_EXE": str(wrapper)})
-    run.snakemake()
-    listings = [line for line in log.read_text().splitlines() if "-c copy -copyinkf" in line]
-    of_inputs = [line for line in listings if "/results/" not in line and ".part" not in line and "silent" not in line]
-    assert len([line for line in of_inputs if "a.mp4" in line]) == 1, of_inputs
 
 
 def test_an_added_picture_makes_its_pairs_alone_in_a_shard_of_its_own(run: RunFolder) -> None:

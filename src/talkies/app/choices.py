@@ -1,155 +1,144 @@
-"""The choices on the page: read from its controls, as a film to make, and as keys of config.yaml."""
+"""The choices of the page's form, and the same choices as keys of config.yaml."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
 
 from ..engines import FOMM, Movement
-from ..errors import TalkiesError, printable
-from ..fomm.model.presets import PRESETS
 from ..media import crop
-from ..operate.one_film import Wanted
 
-LONGEST = 1000  # the most characters of a control's text
+Text = Annotated[str, Meta(max_length=200)]
+Seconds = Annotated[float, Meta(ge=0, le=1_000_000)]
+
+CLIP_KEYS = ("start", "end", "relative", "adapt_scale", "best_frame", "audio", "paste_back")
+"""The keys of a driving video in `files` of config.yaml that are fields of the form."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """Weights that are here: a preset, and its checkpoint unless it was fetched."""
+class Maker:
+    """What makes films: a program by its name, or the built-in engine with the weights that are here.
 
-    preset: str
+    crop: how pictures and videos are cut unless the user says otherwise (see `media.crop`).
+    """
+
+    crop: str
+    preset: str = "demo"
     checkpoint: str | None = None
+    program: str | None = None
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The same as keys of config.yaml; those with their default value are left out."""
+        if self.program is not None:
+            return {"engine": self.program}
+        model = {"preset": self.preset} if self.preset != "demo" else {}
+        model |= {"checkpoint": self.checkpoint} if self.checkpoint else {}
+        return {"model": model} if model else {}
+
+
+class Form(Struct, forbid_unknown_fields=True):
+    """The form as the browser sends it.
+
+    picture, driving: files by the names that `Studio.files` has for them. start, end: seconds, None for all of the
+    clip. An empty crop is the maker's. The other fields are keys of config.yaml; faceless: take a video without a face.
+    """
+
+    picture: Text = ""
+    driving: Text = ""
+    maker: Text = ""
+    picture_crop: Text = ""
+    driving_crop: Text = ""
+    start: Seconds | None = None
+    end: Seconds | None = None
+    relative: bool = True
+    adapt_scale: bool = True
+    best_frame: Annotated[int, Meta(ge=0, le=10**9)] | Literal["auto"] | None = None
+    audio: bool = True
+    paste_back: bool = False
+    faceless: bool = False
+
+    def changed(self, *names: str) -> dict[str, Any]:
+        """Return the fields with these names that have no default value."""
+        usual = Form()
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(usual, name)}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The values of the page's controls.
-
-    faceless: also take a video without a face. usual: the default crop (see `media.crop`). start, end:
-    seconds, None for all of the clip.
-    """
+    """A film to make: picture, driving video and maker, and the rest of the form. Raises TalkiesError for a crop."""
 
     picture: Path
     driving: Path
-    engine: str
-    network: Network
-    usual: str
-    picture_crop: crop.Request | None
-    driving_crop: crop.Request | None
-    start: Fraction | None
-    end: Fraction | None
-    movement: Movement
-    paste_back: bool
-    sound: bool
-    faceless: bool = False
+    maker: Maker
+    form: Form
 
-    def wanted(self) -> Wanted:
-        """Return the film."""
-        usual = crop.parse(self.usual)
-        return Wanted(
-            self.picture,
-            self.driving,
-            self.engine,
-            self.picture_crop or usual,
-            self.driving_crop or usual,
-            self.start,
-            self.end,
-            self.movement,
-            paste_back=self.paste_back,
-            sound=self.sound,
-            needs_face=self.network.preset if self._refuses_faceless() else None,
-        )
+    def __post_init__(self) -> None:
+        self.cut("picture")
+        self.cut("driving")
 
-    def of_run(self) -> dict[str, Any]:
-        """Return the same choices as keys of config.yaml; a box and a segment are settings of a single file."""
-        keys = self.of_engine()
-        crops = {"images": self.picture_crop, "driving": self.driving_crop}
-        keys |= _unless_empty("crop", {kind: cut.plain for kind, cut in crops.items() if cut and not cut.box})
-        keys |= _unless_empty("motion", self._motion()) | self._shown()
-        picture = self.of_picture() if self.picture_crop and self.picture_crop.box else {}
-        clip = _cut(self.driving_crop) if self.driving_crop and self.driving_crop.box else {}
-        files = _unless_empty(self.picture.name, picture) | _unless_empty(self.driving.name, clip | self._segment())
-        return keys | _unless_empty("files", files)
+    @property
+    def title(self) -> str:
+        """The names of picture and driving video, as a file name without suffix."""
+        return f"{self.picture.stem}-{self.driving.stem}"
 
-    def _refuses_faceless(self) -> bool:
-        return self.engine == FOMM and PRESETS[self.network.preset].crop == "face" and not self.faceless
+    @property
+    def segment(self) -> tuple[Fraction | None, Fraction | None]:
+        """Start and end in seconds, None for those of the clip."""
+        return seconds(self.form.start), seconds(self.form.end)
+
+    @property
+    def movement(self) -> Movement:
+        """How the motion is applied."""
+        return Movement(self.form.relative, self.form.adapt_scale, self.form.best_frame)
+
+    @property
+    def needs_face(self) -> bool:
+        """Whether a driving video without a face is refused."""
+        return self.maker.program is None and self.maker.crop == "face" and not self.form.faceless
+
+    @property
+    def engine(self) -> str:
+        """The engine's name."""
+        return self.maker.program or FOMM
+
+    def cut(self, kind: Literal["picture", "driving"]) -> crop.Request:
+        """Return how the picture or the driving video is cut."""
+        return crop.parse(getattr(self.form, f"{kind}_crop") or self.maker.crop)
 
     def of_engine(self) -> dict[str, Any]:
-        """Return the keys of config.yaml that choose engine and network, and what they take."""
-        if self.engine != FOMM:
-            return {"engine": self.engine}
-        chosen = {"preset": self.network.preset, "checkpoint": self.network.checkpoint}
-        keys = _unless_empty("model", {key: value for key, value in chosen.items() if value not in (None, "demo")})
-        return keys | ({"faceless": "allow"} if self.faceless else {})
+        """Return the keys of config.yaml that choose what makes the films, and what it takes."""
+        return self.maker.keys | ({"faceless": "allow"} if self.form.faceless and not self.maker.program else {})
 
-    def of_picture(self) -> dict[str, Any]:
-        """Return the picture's entry in `files` of config.yaml."""
-        return _cut(self.picture_crop)
+    def of_run(self) -> dict[str, Any]:
+        """Return the keys of config.yaml that make films like this one; a box and a segment are a single file's."""
+        picture, clip = self.of_file("picture"), self.of_file("driving")
+        crops = {"images": picture.pop("crop", None), "driving": clip.pop("crop", None)}
+        boxes = [{"crop": cut} if isinstance(cut, list) else {} for cut in crops.values()]
+        keys = self.of_engine() | {
+            "crop": {kind: cut for kind, cut in crops.items() if isinstance(cut, str)},
+            "motion": self.form.changed("relative", "adapt_scale", "best_frame"),
+            **self.form.changed("audio", "paste_back"),
+            "files": _unless_empty(
+                {self.picture.name: boxes[0], self.driving.name: boxes[1] | self.form.changed("start", "end")}
+            ),
+        }
+        return {key: value for key, value in keys.items() if value != {}}
 
-    def of_clip(self) -> dict[str, Any]:
-        """Return the driving video's entry in `files` of config.yaml."""
-        return _cut(self.driving_crop) | self._segment() | self._motion() | self._shown()
-
-    def _motion(self) -> dict[str, Any]:
-        usual = Movement()
-        return {name: value for name, value in vars(self.movement).items() if value != getattr(usual, name)}
-
-    def _shown(self) -> dict[str, Any]:
-        return ({} if self.sound else {"audio": False}) | ({"paste_back": True} if self.paste_back else {})
-
-    def _segment(self) -> dict[str, Any]:
-        ends = {"start": self.start, "end": self.end}
-        return {name: float(value) for name, value in ends.items() if value is not None}
+    def of_file(self, kind: Literal["picture", "driving"]) -> dict[str, Any]:
+        """Return the entry of the picture or of the driving video in `files` of config.yaml."""
+        cut = {"crop": self.cut(kind).plain} if getattr(self.form, f"{kind}_crop") else {}
+        return cut | (self.form.changed(*CLIP_KEYS) if kind == "driving" else {})
 
 
-def _unless_empty(key: str, value: Any) -> dict[str, Any]:
-    return {key: value} if value else {}
+def _unless_empty(entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: entry for name, entry in entries.items() if entry}
 
 
-def _cut(asked: crop.Request | None) -> dict[str, Any]:
-    return {"crop": asked.plain} if asked else {}
-
-
-def usual_crop(preset: str) -> str:
-    """Return a preset's default crop."""
-    return PRESETS[preset].crop
-
-
-def read_crop(text: Any) -> crop.Request | None:
-    """Read a typed crop; None if it is empty, for the network's default."""
-    word = str(text or "").strip()[:LONGEST]
-    return crop.parse(word) if word else None
-
-
-def read_seconds(value: Any, what: str) -> Fraction | None:
-    """Read a control of seconds; None if it is empty. what: its label, for messages."""
-    text = "" if value is None else str(value).strip()
-    if not text:
-        return None
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text):
-        raise TalkiesError(f"{what}: {printable(text)[:60]} is not a number of seconds: write one like 2.5")
-    return Fraction(text)
-
-
-def read_segment(start: Any, end: Any) -> tuple[Fraction | None, Fraction | None]:
-    """Read the start and end of a segment, in seconds."""
-    first, last = read_seconds(start, "start"), read_seconds(end, "end")
-    if last is not None and last <= (first or 0):
-        raise TalkiesError(f"end: {float(last):g} s is not after the start: give a later one")
-    return first or None, last
-
-
-def read_best_frame(text: Any) -> int | str | None:
-    """Read the frame that motion counts from: a number, auto, or empty for the first."""
-    word = str(text if text is not None else "").strip().lower()
-    if word in ("", "first"):
-        return None
-    if word == "auto":
-        return word
-    if not re.fullmatch("[0-9]{1,9}", word):
-        raise TalkiesError(f"best frame: {printable(word)[:60]} is neither auto nor a number: give one")
-    return int(word)
+def seconds(value: float | None) -> Fraction | None:
+    """Return a time as the decimal number that was typed."""
+    return None if value is None else Fraction(str(value))

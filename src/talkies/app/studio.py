@@ -1,18 +1,21 @@
-"""The studio behind the page: it makes films one after another with one loaded model.
+"""The studio behind the page: it checks files and makes films, one after another with one loaded model.
 
 All files are in one folder, which is removed at the end. All visitors share one queue, since they share the machine.
 """
 
 from __future__ import annotations
 
+import base64
 import ctypes
+import io
 import logging
 import re
+import secrets
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,29 +23,30 @@ from typing import Any
 
 from .. import media
 from ..engines import FOMM
-from ..errors import TalkiesError, printable
+from ..errors import TalkiesError, counted, printable
 from ..files import open_input, shipped, write_json
 from ..fomm.model.presets import PRESETS
 from ..fomm.model.published import find_weights
 from ..host.scratch import own_folder
 from ..media import crop
 from ..media.film import FILM_SIZE
-from ..operate.one_film import make_film, program_named
-from ..program import Program
+from ..operate.one_film import Wanted, make_film, program_named
 from ..run import programs
 from ..run.folder import CONFIG
 from ..run.settings import read
 from ..stages.animate import open_engine, open_program
+from ..stages.check_file import ClipFacts, Item, Unreadable, look
+from ..stages.check_problems import FAILS, findings_of
 from ..stages.crop import write_png
 from ..stages.work import Progress
-from .choices import Choices, Network
+from .choices import Choices, Form, Maker, seconds
 
 log = logging.getLogger("talkies")
 
 MOST_WAITING = 20  # films in the queue
 MOST_KEPT = 20  # finished films whose files are kept
-MOST_VISITS = 100  # pages whose choices are remembered
 MOST_UPLOADED = 20  # times the largest upload: all uploads together
+VIEW_SIDE = 720  # pixels of the longer side of the picture in which the crop is shown
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 FILM, RECORD, SOURCE, DRIVER = "film.mp4", "film.json", "source.png", "driver.mp4"
 """A finished film's files: the film, its record, and the crops that are shown beside it."""
@@ -54,7 +58,7 @@ class Cancelled(Exception):
 
 @dataclass
 class Job:
-    """A requested film. total, made: frames, each counted when it is read and when it is made."""
+    """A requested film. total, made: steps of its work. began: when it counted its first (`time.monotonic`)."""
 
     number: int
     choices: Choices
@@ -65,12 +69,7 @@ class Job:
     began: float = 0.0
     seconds: float = 0.0
     reason: str = ""
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def title(self) -> str:
-        """The names of its picture and driving video, as a file name without suffix."""
-        return f"{self.choices.picture.stem}-{self.choices.driving.stem}"
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def is_open(self) -> bool:
@@ -85,13 +84,13 @@ class Job:
         return (time.monotonic() - self.began) / self.made * (self.total - self.made)
 
     def start(self, total: int, _: str) -> None:
-        """Start counting towards `total` frames."""
+        """Start counting towards `total` steps."""
         self.total, self.made, self.began = total, 0, time.monotonic()
         self.advance(0)
 
     def advance(self, count: int) -> None:
-        """Count frames; raises Cancelled if the film was cancelled."""
-        if self.cancelled.is_set():
+        """Count steps; raises Cancelled if the film was cancelled."""
+        if self.stop.is_set():
             raise Cancelled
         self.made += count
 
@@ -99,211 +98,241 @@ class Job:
 class Studio:
     """The queue, its worker, and the files of the page.
 
-    folder: for all files. network: weights to offer in addition to those found. largest: bytes of an upload. Engines,
-    weights and run folders are those of the working folder.
+    folder: for all files. weights: preset and checkpoint to offer in addition to those found. largest: bytes of an
+    upload. load: device, precision and threads of the built-in engine. Engines, weights and run folders are those of
+    the working folder. files: examples and uploads by the names that the page has for them.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        network: Network | None = None,
-        device: str = "auto",
-        precision: str = "auto",
-        threads: int | None = None,
+        weights: tuple[str, str] | None = None,
         largest: int = 500_000_000,
+        threads: int | None = None,
+        **load: str,
     ) -> None:
         self.folder, self.largest = folder, largest
-        self.uploads = folder / "uploads"
-        self.uploads.mkdir()
-        self.visits: dict[str, list[Any]] = {}
-        self.networks = _networks(network)
-        self.engines = _engines()
-        self._load = {"device": device, "precision": precision, "threads": threads}
-        self._threads = threads
-        self._jobs: dict[int, Job] = {}
-        self._waiting: deque[Job] = deque()
-        self._turn = threading.Condition()
-        self._closed = False
-        self._loaded: tuple[Network, Any] | None = None
-        self._worker = threading.Thread(target=self._work, name="films", daemon=True)
-        self._worker.start()
+        self.makers = _makers(weights)
+        examples = {kind: sorted((shipped("examples") / kind).iterdir()) for kind in ("images", "driving")}
+        self.examples = {
+            kind: {path.name: f"example {path.name}" for path in paths} for kind, paths in examples.items()
+        }
+        self.files = {f"example {path.name}": path for paths in examples.values() for path in paths}
+        self.jobs: dict[int, Job] = {}
+        self._load: dict[str, Any] = {"device": "auto", "precision": "auto", **load, "threads": threads}
+        self._lock = threading.Lock()
+        self._loaded: tuple[Maker, Any] | None = None
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="films")
 
     # --- files ---
 
-    def own(self, path: Any) -> Path:
-        """Return the path of an uploaded file; TalkiesError for any other."""
-        found = Path(str(path).replace("\0", "")).resolve()
-        if not found.is_relative_to(self.uploads.resolve()) or not found.is_file():
-            raise TalkiesError(f"{printable(found.name)}: this file is no longer here: choose it again")
-        with open_input(found):  # raises unless it is a regular, readable file that is not empty
-            return found
+    def file(self, name: str) -> Path:
+        """Return a file by the page's name for it, and keep it longer; TalkiesError if it is not here."""
+        path = self.files.get(name)
+        if path is None or not path.exists():
+            raise TalkiesError("this file is no longer here: choose it again")
+        with open_input(path):  # raises unless it is a readable file that is not empty
+            if path.is_relative_to(self.folder):
+                path.touch()
+        return path
 
-    def examples(self) -> dict[str, list[str]]:
-        """Return the names of the examples: pictures under images, videos under driving."""
-        return {kind: sorted(path.name for path in (shipped("examples") / kind).iterdir()) for kind in KINDS}
+    def new_file(self, name: str) -> tuple[str, Path]:
+        """Return the page's name and the path of an upload, named like the visitor's file.
 
-    def example(self, kind: str, name: str) -> Path:
-        """Return an example by its name, like an upload."""
-        if name not in self.examples()[kind]:
-            raise TalkiesError(f"there is no example {printable(str(name))[:60]}: choose one of the list")
-        copy = self.uploads / "examples" / name
-        if not copy.exists():
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(shipped("examples") / kind / name, copy)
-        return copy
+        Raises TalkiesError if there is no room, also after the oldest files that no film waits for were removed.
+        """
+        with self._lock:
+            wanted = [job.choices for job in self.jobs.values() if job.is_open]
+            used = {path for each in wanted for path in (each.picture, each.driving)}
+            uploads = sorted(self.folder.glob("upload-*/*"), key=lambda path: path.stat().st_mtime)
+            size = sum(path.stat().st_size for path in uploads)
+            for path in uploads:
+                if path not in used and size + self.largest > MOST_UPLOADED * self.largest:
+                    size -= path.stat().st_size
+                    shutil.rmtree(path.parent)
+            if size + self.largest > MOST_UPLOADED * self.largest or (
+                shutil.disk_usage(self.folder).free < 2 * self.largest
+            ):
+                raise TalkiesError("no room for more files: cancel films, or start talkies app again")
+            given = secrets.token_hex(16)
+            stem, suffix = Path(printable(Path(name).name)).stem.lstrip(".-"), Path(printable(name)).suffix[:10]
+            folder = self.folder / f"upload-{given}"
+            folder.mkdir()
+            self.files[given] = folder / f"{_cut_to(stem, 150) or 'file'}{suffix}"
+        return given, self.files[given]
 
-    def run_folder(self, name: Any) -> Path:
-        """Return a run folder by name: the working folder (.), or one in it; TalkiesError for any other."""
-        word = str(name or "").strip()
-        if word == "." or (re.fullmatch(r"[\w-][\w. -]{0,99}", word) and not Path(word).is_symlink()):
-            return Path(word)
-        raise TalkiesError(f"{printable(word)[:60]}: give the name of a folder in {printable(Path.cwd())}, or .")
+    # --- what the page shows ---
 
-    def has_room(self) -> bool:
-        """Return whether another upload is allowed, after removing the oldest ones that nobody shows or waits for."""
-        most = MOST_UPLOADED * self.largest
-        with self._turn:
-            wanted = [job.choices for job in self._jobs.values() if job.is_open]
-            shown = [value for values in self.visits.values() for value in values if isinstance(value, str)]
-        kept = {path for each in wanted for path in (each.picture, each.driving)} | {Path(each) for each in shown}
-        files = [path for path in self.uploads.rglob("*") if path.is_file()]
-        size = sum(path.stat().st_size for path in files)
-        for path in sorted(files, key=lambda path: path.stat().st_mtime):
-            if size + self.largest <= most:
-                break
-            if path not in kept:
-                size -= path.stat().st_size
-                path.unlink(missing_ok=True)
-        return size + self.largest <= most and shutil.disk_usage(self.folder).free > 2 * self.largest
+    def maker(self, name: str) -> Maker:
+        """Return what makes the films, by its name on the page."""
+        if name not in self.makers:
+            raise TalkiesError(f"{printable(name)[:60]}: choose one of the list")
+        return self.makers[name]
 
-    # --- visits ---
+    def choices(self, form: Form) -> Choices:
+        """Return the film that a form describes; TalkiesError for what is missing or wrong."""
+        for kind, name in (("picture", form.picture), ("driving video", form.driving)):
+            if not name:
+                raise TalkiesError(f"{kind}: none is chosen yet: choose one first")
+        if form.end is not None and form.end <= (form.start or 0):
+            raise TalkiesError(f"end: {form.end:g} s is not after the start: give a later one")
+        return Choices(self.file(form.picture), self.file(form.driving), self.maker(form.maker), form)
 
-    def remember(self, visit: str, values: list[Any]) -> None:
-        """Keep a page's values for when it is loaded again."""
-        if not re.fullmatch("[0-9a-f]{32}", visit):
-            return
-        with self._turn:
-            self.visits.pop(visit, None)
-            self.visits[visit] = values
-            while len(self.visits) > MOST_VISITS:
-                self.visits.pop(next(iter(self.visits)))
+    def look(self, form: Form, clip: bool) -> dict[str, Any]:
+        """Return the check's findings of the form's picture or (clip) driving video.
 
-    # --- jobs ---
+        view: the whole picture as a JPEG in a data: address. size, box: of picture and crop, in pixels. facts: lines.
+        problems: pairs of level and text. All but the problems are missing if the file can't be used.
+        """
+        maker = self.maker(form.maker)
+        file = self.file(form.driving if clip else form.picture)
+        request = crop.parse((form.driving_crop if clip else form.picture_crop) or maker.crop)
+        start, end = (seconds(form.start), seconds(form.end)) if clip else (None, None)
+        first, last = (None if each is None else str(each) for each in (start, end))
+        item = Item(file.name, str(file), request, clip, first, last)
+        found = findings_of(look(item), None if maker.program else PRESETS[maker.preset], form.faceless)
+        facts, problems = found.facts, []
+        for problem in found.problems:
+            advice = "" if problem.level == FAILS else problem.advice.partition(" in config.yaml")[0]
+            problems.append((problem.level, self.words(f"{problem.text}: {advice}" if advice else problem.text)))
+        if isinstance(facts, Unreadable):
+            return {"problems": problems}
+        if clip:
+            whole = next(iter(media.read_frames(media.probe(file), start=start, end=end)))
+        else:
+            whole = media.read_picture(file)
+        height, width = whole.shape[:2]
+        told = f"{width} × {height} pixels"
+        if isinstance(facts, ClipFacts):
+            told += f", {facts.seconds:g} s, {counted(facts.frames, 'frame')}, sound: {facts.sound or 'none'}"
+        x, y, side = facts.crop.box
+        about = "about " if clip and request.mode == "face" else ""  # a dozen frames were looked at
+        return {
+            "view": _data_address(whole),
+            "size": (width, height),
+            "box": (x, y, side),
+            "facts": [told, f"crop: {about}{side} pixels square at {x},{y}"],
+            "problems": problems,
+        }
 
-    def jobs(self) -> list[Job]:
-        """Return all known films, the newest first."""
-        with self._turn:
-            return sorted(self._jobs.values(), key=lambda job: -job.number)
+    def queue(self) -> list[dict[str, Any]]:
+        """Return all known films as values for JSON, the newest first.
 
-    def job(self, number: Any) -> Job | None:
-        """Return a film by its number."""
-        return self._jobs.get(number)
+        done: the part of the work, 0 to 1; None before it is known. before: open films before it.
+        """
+        told, before = [], 0
+        for job in sorted(self.jobs.values(), key=lambda job: job.number):
+            part = min(1.0, job.made / job.total) if job.total else None
+            told.append(
+                {
+                    **{name: getattr(job, name) for name in ("number", "state", "seconds", "seconds_left", "reason")},
+                    **{"title": job.choices.title, "sound": job.choices.form.audio, "done": part, "before": before},
+                }
+            )
+            before += job.is_open
+        return told[::-1]
+
+    def words(self, text: str) -> str:
+        """Return a message without the folders of uploads: the visitor knows only the file's name."""
+        return re.sub(rf"{re.escape(str(self.folder))}/([^/\s]+/)?", "", text)
+
+    # --- films ---
 
     def submit(self, choices: Choices) -> Job:
         """Request a film; TalkiesError if too many wait."""
-        with self._turn:
-            if len(self._waiting) >= MOST_WAITING:
-                raise TalkiesError(
-                    f"{printable(choices.picture.name)}: {MOST_WAITING} films are before it: wait for them"
-                )
-            number = max(self._jobs, default=0) + 1
-            job = self._jobs[number] = Job(number, choices, self.folder / f"film-{number}")
-            self._waiting.append(job)
-            self._turn.notify()
+        with self._lock:
+            if sum(job.state == WAITING for job in self.jobs.values()) >= MOST_WAITING:
+                raise TalkiesError(f"{choices.title}: {MOST_WAITING} films are before it: wait for them")
+            number = max(self.jobs, default=0) + 1
+            job = self.jobs[number] = Job(number, choices, self.folder / f"film-{number}")
+            self._worker.submit(self._do, job)
         return job
 
-    def cancel(self, number: Any) -> None:
+    def cancel(self, number: int) -> None:
         """Remove a film from the queue, or stop it within a batch of frames."""
-        with self._turn:
-            job = self._jobs.get(number)
-            if job is None or not job.is_open:
-                return
-            job.cancelled.set()
-            if job.state == WAITING:
-                self._waiting.remove(job)
-                job.state = CANCELLED
+        with self._lock:
+            if (job := self.jobs.get(number)) is not None:
+                job.stop.set()
+                job.state = CANCELLED if job.state == WAITING else job.state
 
     def close(self) -> None:
         """Stop the current film, and wait for that."""
-        with self._turn:
-            self._closed = True
-            for job in self._jobs.values():
-                job.cancelled.set()
-            self._turn.notify()
-        self._worker.join(60)
-
-    def _work(self) -> None:
-        while True:
-            with self._turn:
-                while not self._waiting and not self._closed:
-                    self._turn.wait()
-                if self._closed:
-                    self._unload()
-                    return
-                job = self._waiting.popleft()
-                job.state = RUNNING
-            self._do(job)
-            self._tidy()
+        for number in list(self.jobs):
+            self.cancel(number)
+        self._worker.submit(self._unload)
+        self._worker.shutdown()
 
     def _do(self, job: Job) -> None:
+        with self._lock:
+            if job.state == CANCELLED:
+                return
+            job.state = RUNNING
         began = job.began = time.monotonic()
+        state, reason = FAILED, ""
         try:
             self._make(job)
-            job.state = DONE
+            state = DONE
         except Cancelled:
-            job.state = CANCELLED
+            state = CANCELLED
         except TalkiesError as error:
-            job.reason, job.state = self._without_folder(str(error)), FAILED
+            reason = str(error)
         except MemoryError:
-            job.reason, job.state = "out of memory: take a shorter part of the video, or a smaller picture", FAILED
+            reason = "out of memory: take a shorter part of the video, or a smaller picture"
         except Exception as error:  # as on the command line: one line for any error
-            said = self._without_folder(" ".join(str(error).split())[:300])
             log.exception("film %d", job.number)
-            job.reason, job.state = f"unexpected {type(error).__name__}: {said}", FAILED
-        job.seconds = time.monotonic() - began
-        if job.state != DONE:
+            reason = f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        job.seconds, job.reason = time.monotonic() - began, self.words(reason)
+        if state != DONE:
             shutil.rmtree(job.folder, ignore_errors=True)
-        log.info("film %d: %s%s, %.1f s", job.number, job.state, f": {job.reason}" * bool(job.reason), job.seconds)
-
-    def _without_folder(self, text: str) -> str:
-        """Remove the uploads' folders from a message: the user knows only the file's name."""
-        return re.sub(rf"{re.escape(str(self.uploads))}/([^/\s]+/)?", "", text)
+        job.state = state
+        log.info("film %d: %s%s, %.1f s", job.number, state, f": {job.reason}" * bool(reason), job.seconds)
+        with self._lock:
+            for old in [job for job in self.jobs.values() if not job.is_open][:-MOST_KEPT]:
+                del self.jobs[old.number]
+                shutil.rmtree(old.folder, ignore_errors=True)
 
     def _make(self, job: Job) -> None:
         job.advance(0)
         job.folder.mkdir()
-        wanted = job.choices.wanted()
-        made = make_film(wanted, job.folder / FILM, self._opener(job.choices), Progress(job.start, job.advance))
-        write_json(job.folder / RECORD, {"pair": job.title, **made.record})
+        choices = job.choices
+        start, end = choices.segment
+        wanted = Wanted(
+            choices.picture,
+            choices.driving,
+            choices.engine,
+            choices.cut("picture"),
+            choices.cut("driving"),
+            start,
+            end,
+            choices.movement,
+            paste_back=choices.form.paste_back,
+            sound=choices.form.audio,
+            needs_face=choices.maker.preset if choices.needs_face else None,
+        )
+        made = make_film(wanted, job.folder / FILM, self._opener(choices.maker), Progress(job.start, job.advance))
+        write_json(job.folder / RECORD, {"pair": choices.title, **made.record})
         # To show beside the film, with the crops in its record.
-        picture = crop.resize(crop.cut(media.read_picture(wanted.picture), made.picture), FILM_SIZE)
+        picture = crop.resize(crop.cut(media.read_picture(choices.picture), made.picture), FILM_SIZE)
         write_png(job.folder / SOURCE, picture)
         job.advance(0)
-        media.write_excerpt(
-            media.probe(wanted.driving),
-            job.folder / DRIVER,
-            box=made.driving,
-            size=FILM_SIZE,
-            start=wanted.start,
-            end=wanted.end,
-            preset="veryfast",
-        )
+        clip, box = media.probe(choices.driving), made.driving
+        media.write_excerpt(clip, job.folder / DRIVER, box=box, size=FILM_SIZE, start=start, end=end, preset="veryfast")
 
-    def _opener(self, choices: Choices) -> Any:
+    def _opener(self, maker: Maker) -> Any:
         def of_program(folder: Path) -> Any:
-            return open_program(program_named(choices.engine), {}, threads=self._threads, within=folder)
+            return open_program(program_named(maker.program or ""), {}, threads=self._load["threads"], within=folder)
 
         def of_network(_: Path) -> AbstractContextManager[Any]:
-            return nullcontext(self._engine(choices.network))
+            return nullcontext(self._engine(maker))
 
-        return of_network if choices.engine == FOMM else of_program
+        return of_program if maker.program else of_network
 
-    def _engine(self, network: Network) -> Any:
+    def _engine(self, maker: Maker) -> Any:
         """Return the engine with these weights; only the last one stays loaded."""
-        if self._loaded is None or self._loaded[0] != network:
+        if self._loaded is None or self._loaded[0] != maker:
             self._unload()
-            self._loaded = network, open_engine(network.preset, network.checkpoint, **self._load)  # type: ignore[arg-type]
+            self._loaded = maker, open_engine(maker.preset, maker.checkpoint, **self._load)
         return self._loaded[1]
 
     def _unload(self) -> None:
@@ -311,68 +340,52 @@ class Studio:
             self._loaded[1].__exit__(None, None, None)
             self._loaded = None
 
-    def _tidy(self) -> None:
-        """Forget the oldest films, with their files."""
-        with self._turn:
-            over = [job for job in self._jobs.values() if not job.is_open][:-MOST_KEPT]
-            for job in over:
-                del self._jobs[job.number]
-        for job in over:
-            shutil.rmtree(job.folder, ignore_errors=True)
 
-
-KINDS = ("images", "driving")
-
-
-def _networks(more: Network | None) -> dict[str, Network]:
-    """Return the weights that are here, by their names on the page."""
-    found = {}
-    if more is not None:
-        name = f"{more.preset} ({Path(more.checkpoint).name})" if more.checkpoint else more.preset
-        found[name] = more
-    for name, preset in PRESETS.items():
+def _makers(weights: tuple[str, str] | None) -> dict[str, Maker]:
+    """Return what can make films here, by its name on the page: networks whose weights are here, and programs."""
+    found: dict[str, Maker] = {}
+    if weights is not None:
+        preset, checkpoint = weights
+        found[f"{preset} ({Path(checkpoint).name})"] = Maker(PRESETS[preset].crop, preset, checkpoint)
+    for name, known in PRESETS.items():
         with suppress(TalkiesError):
-            if preset.checkpoint is not None:
+            if known.checkpoint is not None:
                 find_weights(name)
-            found.setdefault(name, Network(name))
-    return found
-
-
-def _engines() -> dict[str, Program | None]:
-    """Return the usable engines by name; the built-in one is None."""
-    usable: dict[str, Program | None] = {FOMM: None}
+            found[name] = Maker(known.crop, name)
     names = list(programs.known())
     with suppress(TalkiesError):
         config = read(CONFIG) if CONFIG.exists() else {}
         names = [*programs.choose(config.get("engine"), config.get("engines")), *names]
     for name in names:
         with suppress(TalkiesError):
-            if name not in usable:
-                usable[name] = _ready(name)
-    return usable
+            if name != FOMM and name not in found:
+                program = program_named(name, fetch=False)
+                if program.image is None or programs.image_file(program).is_file():
+                    found[name] = Maker(program.crop, program=name)
+    return found
 
 
-def _ready(name: str) -> Program:
-    """Return an engine whose files are here; nothing is fetched. TalkiesError if a file is missing."""
-    program = program_named(name, fetch=False)
-    if program.image is not None and not programs.image_file(program).is_file():
-        raise TalkiesError(f"engine {name}: its image is not here: fetch it first")
-    return program
+def _cut_to(text: str, most: int) -> str:
+    """Return the beginning of a text, at most this many bytes."""
+    return text.encode()[:most].decode(errors="ignore")
 
 
-def _use_one_arena() -> None:
-    """Let glibc use one memory arena for the threads of all films.
+def _data_address(picture: Any) -> str:
+    """Return a picture, uint8 [H, W, 3], as a small JPEG in an address."""
+    from PIL import Image
 
-    With an arena for each new thread, freed memory would stay there: about 8 MB more for each film.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
+    written, image = io.BytesIO(), Image.fromarray(picture)
+    image.thumbnail((VIEW_SIDE, VIEW_SIDE))
+    image.save(written, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
 @contextmanager
 def open_studio(**options: Any) -> Iterator[Studio]:
     """Give a studio; its folder is removed at the end, also after an error. Arguments: those of `Studio`."""
-    _use_one_arena()
+    # Each new thread would keep about 8 MB of freed memory to itself: let glibc use one arena for all of them.
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX
     with own_folder("app") as folder:
         studio = Studio(folder, **options)
         try:

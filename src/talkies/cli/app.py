@@ -18,7 +18,6 @@ def add_commands(commands: Commands) -> None:
         "--host", default="127.0.0.1", metavar="H", help="address to serve at (default: this machine only)"
     )
     page.add_argument("--port", type=port, default=7860, metavar="N", help="0: any that is free (default: 7860)")
-    page.add_argument("--root-path", type=root_path, default="", metavar="/P", help="where a proxy shows the page")
     page.add_argument("--max-upload", type=count, default=500, metavar="MB", help="largest file taken (default: 500)")
     page.add_argument("--model", choices=list(PRESETS), metavar="NAME", help="the preset of --checkpoint")
     page.add_argument("--checkpoint", metavar="P", help="weights to offer in addition to those found")
@@ -34,18 +33,9 @@ def port(text: str) -> int:
     return int(text)
 
 
-def root_path(text: str) -> str:
-    """Read a path of an address, without its last slash."""
-    import re
-
-    if not re.fullmatch(r"(/[\w.~-]+)*/?", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a path like /rnode/node12/7860")
-    return text.rstrip("/")
-
-
 def app(chosen: argparse.Namespace) -> None:
     """Serve the page until it is stopped."""
-    for module in ("gradio", "torch"):
+    for module in ("starlette", "uvicorn", "torch"):
         if find_spec(module) is None:
             raise TalkiesError(
                 f"{module} is not installed, and the page needs it: install it by pip install 'talkies[app]'"
@@ -53,7 +43,6 @@ def app(chosen: argparse.Namespace) -> None:
     if (chosen.checkpoint is None) != (chosen.model is None):
         given, lacking = ("model", "checkpoint") if chosen.model else ("checkpoint", "model")
         raise TalkiesError(f"--{given}: give --{lacking} too: weights, and the preset they are of")
-    from ..app.choices import Network
     from ..app.serve import choose_token, listen, serve
     from ..app.studio import open_studio
 
@@ -61,7 +50,7 @@ def app(chosen: argparse.Namespace) -> None:
     with (
         listen(chosen.host, chosen.port) as listening,
         open_studio(
-            network=Network(chosen.model, chosen.checkpoint) if chosen.model else None,
+            weights=(chosen.model, chosen.checkpoint) if chosen.model else None,
             device=chosen.device,
             precision=chosen.precision,
             threads=chosen.threads,
@@ -70,6 +59,5 @@ def app(chosen: argparse.Namespace) -> None:
     ):
         host = gethostname() if chosen.host in ("0.0.0.0", "::") else chosen.host
         host = f"[{host}]" if ":" in host else host
-        where = f"http://{host}:{listening.getsockname()[1]}"
-        print(f"The page: {where}{chosen.root_path}/?token={token}", flush=True)
-        serve(studio, listening, token, chosen.root_path)
+        print(f"The page: http://{host}:{listening.getsockname()[1]}/?token={token}", flush=True)
+        serve(studio, listening, token)

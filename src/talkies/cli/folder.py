@@ -38,7 +38,6 @@ def add_commands(commands: Commands) -> None:
     ways = carry.add_subparsers(dest="action", metavar="push|pull", required=True)
     there = ways.add_parser("push", help="carry config.yaml and what it names there, and from a clone the program")
     there.add_argument("place", metavar="HOST:DIR", help="or a folder of this machine")
-    there.add_argument("--delete", action="store_true", help="remove what a push brought there and is not here")
     back = ways.add_parser("pull", help="carry the results here, and what the run remembers")
     back.add_argument("place", metavar="HOST:DIR", nargs="?", help="default: where the last push went")
     for each in (there, back):
@@ -117,7 +116,7 @@ def stage(chosen: argparse.Namespace) -> None:
     """Carry the run folder to a cluster, or its results back."""
     from ..operate.carry import stage as carry
 
-    carry(chosen.action, chosen.place, dry=chosen.dry_run, delete=chosen.action == "push" and chosen.delete)
+    carry(chosen.action, chosen.place, dry=chosen.dry_run)
 
 
 def check(chosen: argparse.Namespace) -> int:

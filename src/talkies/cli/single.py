@@ -58,10 +58,9 @@ def add_commands(commands: Commands) -> None:
     published = [name for name, preset in PRESETS.items() if preset.checkpoint]
     get = actions.add_parser("fetch", help="download the published weights of a preset to where it finds them")
     get.add_argument("preset", choices=published, metavar="PRESET", help=", ".join(published))
-    get.add_argument("--from", dest="source", type=web_address, metavar="URL", help="this link alone, e.g. a mirror")
+    get.add_argument("--from", dest="source", type=web_address, metavar="URL", help="another link, e.g. a mirror's")
     get.add_argument("--to", type=Path, metavar="FILE", help="default: in $TALKIES_WEIGHTS, else in your cache folder")
     get.add_argument("--sha256", type=sha256, metavar="X", help="what the file that comes must have")
-    get.add_argument("--convert", action="store_true", help="keep only what the network uses, as safetensors")
     get.set_defaults(run=fetch_weights)
     show = actions.add_parser("show", help="print the digest of the weights and the presets they fit")
     show.add_argument("file", type=Path)
@@ -161,18 +160,9 @@ def fetch_weights(chosen: argparse.Namespace) -> None:
 
     if chosen.to is not None:
         check_output(chosen.to, chosen.to.suffix.lower())
-    with progress_bar() as progress:
-        fetched = fetch(
-            chosen.preset,
-            source=chosen.source,
-            to=chosen.to,
-            sha256=chosen.sha256,
-            convert=chosen.convert,
-            progress=progress,
-        )
+    fetched = fetch(chosen.preset, source=chosen.source, to=chosen.to, sha256=chosen.sha256)
     print(f"{chosen.preset}: {printable(fetched.path)}")
     print(f"source {fetched.source or 'none: it was here already'}")
     print(f"size {size_text(fetched.size)}")
-    print(f"sha256 {fetched.sha256} ({fetched.sums})")
-    print(f"weights sha256 {fetched.weights or 'not known: PyTorch, which would load them, is not installed here'}")
+    print(f"sha256 {fetched.sha256} ({fetched.checked})")
     print("licence: nobody states one for these weights: ask their authors before you build on them")

@@ -30,10 +30,10 @@ from ..media.encoders import Encoders, Encoding
 from ..media.film import FILM_SIZE, FrameWriter
 from ..media.pictures import read_picture
 from .colours import rgb_bytes, yuv420p
-from .device import DTYPES, choose_precision, free_batch
+from .device import free_batch
 from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfer_motion
-from .rewrite import rewritten
+from .precision import fast_form
 
 log = logging.getLogger("talkies")
 
@@ -77,8 +77,8 @@ class _Begun:
 class Engine:
     """Animates pairs, one after the other, with the fast form of one loaded model.
 
-    A context manager, which ends its encoders. precision: fp32, bf16 or fp16, auto (see `choose_precision`), or None
-    for the model's own. batch: frames that go through the network at once; None chooses by device and memory; it is
+    A context manager, which ends its encoders. precision: fp32, bf16, fp16 or auto (see
+    `fast_form`). batch: frames that go through the network at once; None chooses by device and memory; it is
     halved if the GPU's memory is too small. threads: processor threads of the network, and the number of films
     encoded at once. compiled: let torch.compile fuse the generator and, on a GPU, replay it as a CUDA graph; this
     delays the first batch.
@@ -88,22 +88,21 @@ class Engine:
         self,
         model: FirstOrderModel,
         *,
-        precision: str | None = None,
+        precision: str = "fp32",
         batch: int | None = None,
         threads: int | None = None,
         compiled: bool = False,
     ) -> None:
         self.threads = threads or available_threads()
         torch.set_num_threads(self.threads)
-        dtype = DTYPES[choose_precision(model, precision)] if precision else model.dtype
-        self.model = rewritten(model, dtype)
+        self.model = fast_form(model, precision)
         self.compiled = compiled
         if compiled:
             for network in self.model.networks:
                 render = torch.compile(network.generator.render, mode="reduce-overhead")
                 setattr(network.generator, "render", render)  # noqa: B010  # a method, to mypy
         if batch is None and model.device.type == "cuda":
-            batch = free_batch(model.preset.size, dtype.itemsize, torch.cuda.mem_get_info()[0])
+            batch = free_batch(model.preset.size, self.model.dtype.itemsize, torch.cuda.mem_get_info()[0])
         self.batch = batch or 8
         self._encoders = Encoders(self.threads + 1)  # one for each core, and one more while a film is finished
         self._source: tuple[str, _Prepared] | None = None

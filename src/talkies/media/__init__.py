@@ -1,6 +1,6 @@
 """Media: probe, read and write films through ffmpeg, add sound. It needs no torch and knows nothing of runs."""
 
-from .clip import MAX_RATE, Clip, Sound, SoundFile, Stream, probe, probe_sound, streams, tags
+from .clip import Clip, Sound, SoundFile, probe, probe_sound, tags
 from .excerpt import excerpt_frames, write_excerpt
 from .ffmpeg import ffmpeg_path, ffmpeg_version
 from .film import FILM_SIZE, FrameWriter
@@ -8,6 +8,7 @@ from .folders import CLIP_SUFFIXES, PICTURE_SUFFIXES, list_clips, list_pictures,
 from .frames import Box, read_frames
 from .mosaics import MOSAIC_FILMS, MOSAIC_SIDE, mosaic
 from .pictures import MAX_PIXELS, read_picture, read_smaller
+from .rates import MAX_RATE
 from .sound import remux, write_wav
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "FrameWriter",
     "Sound",
     "SoundFile",
-    "Stream",
     "excerpt_frames",
     "ffmpeg_path",
     "ffmpeg_version",
@@ -37,7 +37,6 @@ __all__ = [
     "read_smaller",
     "remux",
     "sort_folder",
-    "streams",
     "tags",
     "write_excerpt",
     "write_wav",

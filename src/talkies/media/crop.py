@@ -332,9 +332,7 @@ def is_faceless(clip: Clip, *, start: Fraction | float | None = None, end: Fract
 
     In smaller pictures it finds drawn faces that it misses at its usual size.
     """
-    last = min(Fraction(end), clip.duration) if end is not None else clip.duration
-    seconds = max(last - Fraction(start or 0), 1 / clip.rate)
-    rate = min(clip.rate, LOOKS / seconds).limit_denominator(100_000)
+    rate = min(clip.rate, LOOKS / clip.seconds(start, end)).limit_denominator(100_000)
     size = small_size(clip.width, clip.height)
     frames = read_frames(clip, start=start, end=end, size=size, rate=rate)
     return not any(find_faces(frame, side) for frame in frames for side in OTHER_SIDES)
@@ -393,8 +391,7 @@ def _are_large(faces: Sequence[Face], frame: Frame) -> bool:
 
 def _search_rate(clip: Clip, start: Fraction | float | None, end: Fraction | float | None) -> Fraction:
     """Return the frames a second to search for faces."""
-    seconds = min(Fraction(end), clip.duration) if end is not None else clip.duration
-    seconds = max(seconds - Fraction(start or 0), 1 / clip.rate)
+    seconds = clip.seconds(start, end)
     rate = min(clip.rate, Fraction(MOST_FRAMES) / seconds, max(Fraction(FRAMES_A_SECOND), FEWEST_FRAMES / seconds))
     return rate.limit_denominator(100_000)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import TalkiesError, printable
+from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish
-from .clip import list_packets
+from .clip import Clip, read_clip
 from .ffmpeg import SCALING, Ffmpeg, complaint, file_url
 
 if TYPE_CHECKING:
@@ -195,33 +194,12 @@ def mp4_output(part: Path, comment: str | None) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class Film:
-    """The counted facts of a film that we wrote; sizes in pixels."""
-
-    width: int
-    height: int
-    frames: int
-    rate: Fraction  # exact average
-    duration: Fraction
-    sounds: list[tuple[Fraction, Fraction]]  # start and end of each audio stream, seconds
-
-
-def check_film(part: Path, path: Path) -> Film:
-    """Read a film that we wrote. Raises TalkiesError if it does not have exactly one picture stream."""
-    found, ended = list_packets(part, ["v?", "a?"])
-    pictures = [s for s in found if s.facts.get("media_type") == "video"]
-    sounds = [s for s in found if s.facts.get("media_type") == "audio" and s.times]
-    if ended.code or len(pictures) != 1 or not pictures[0].times:
-        raise TalkiesError(f"{printable(path)}: it is not a whole film ({complaint(ended.stderr)}): make it again")
-    width, _, height = pictures[0].facts["dimensions"].partition("x")
-    times = pictures[0]
-    start, end = times.span()
-    return Film(
-        width=int(width),
-        height=int(height),
-        frames=len(times.times),
-        rate=len(times.times) / (end - start),
-        duration=end - start,
-        sounds=[sound.span() for sound in sounds],
-    )
+def check_film(part: Path, path: Path) -> Clip:
+    """Return the facts about a film that we wrote; TalkiesError if it is not whole. part: where it is."""
+    try:
+        film = read_clip(part)
+    except InputError as error:
+        raise TalkiesError(f"{printable(path)}: it is not a whole film ({error.reason}): make it again") from None
+    if film.truncated:
+        raise TalkiesError(f"{printable(path)}: it is not a whole film (it is cut short): make it again")
+    return film

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Generator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ..errors import InputError, TalkiesError, printable
 from ..files import read_through
 from ..host.cores import available_threads
-from .clip import _ALPHA, Clip
+from .clip import Clip
 from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, complaint, input_arguments, seconds_text
 from .pictures import MAX_PIXELS
 
@@ -25,7 +24,6 @@ SECONDS_A_PICTURE = 0.05
 SECONDS_A_PIXEL = 0.25e-6
 """Seconds of processor time that decoding may take, for each picture and each of its pixels (see ffmpeg.SECONDS)."""
 THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memory it may have
-SPARE_FRAMES = 2  # frames that decoding may give in addition to those counted
 
 
 class Box(NamedTuple):
@@ -64,11 +62,10 @@ def read_frames(
     """
     since = Fraction(start or 0)
     rate = rate or clip.rate
-    limit = math.ceil(max(clip.frames / clip.rate - since, Fraction(0)) * rate) + SPARE_FRAMES
-    if end is not None:
-        limit = min(limit, round((Fraction(end) - since) * rate))
+    limit = clip.count(start, end, rate)
     if limit <= 0:
-        raise InputError(clip.path, f"the segment {float(since):g} s to {float(end or 0):g} s has no frame: mend it")
+        asked = f"the segment starts at {float(since):g} s" + ("" if end is None else f" and ends at {float(end):g} s")
+        raise InputError(clip.path, f"{asked}, where the clip, of {float(clip.duration):g} s, has no frame: mend it")
     filters, width, height = _filters(clip, since, rate, limit, box, size)
     skipped = ["-skip_frame", skip] if skip else []
     threads = min(threads or available_threads(), THREADS)
@@ -78,13 +75,10 @@ def read_frames(
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
         *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
     ]
-    until = clip.duration if end is None else min(clip.duration, Fraction(end))
-    return _decode(clip, arguments, (height, width, 3), limit, since, int((until - since) * rate))
+    return _decode(clip, arguments, (height, width, 3), limit)
 
 
-def _decode(
-    clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int, since: Fraction, expected: int
-) -> Generator[Frame, None, None]:
+def _decode(clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit: int) -> Generator[Frame, None, None]:
     import numpy as np
 
     count = 0
@@ -98,15 +92,12 @@ def _decode(
             count += 1
         process.stdout.read()
         code = process.finish()
-    short = code != 0 or clip.truncated or count < expected * 0.9
+    short = code != 0 or clip.truncated or count < limit * 0.9
     if short:
         read_through(clip.file)
     if count == 0:
-        if since >= clip.duration:
-            reason = f"the segment starts at {float(since):g} s but the clip has {float(clip.duration):g} s: mend it"
-        else:
-            reason = process.fault or f"no picture in it can be decoded ({complaint(process.stderr)}): {AGAIN}"
-        raise InputError(clip.path, reason)
+        reason = f"no picture in it can be decoded ({complaint(process.stderr)}): {AGAIN}"
+        raise InputError(clip.path, process.fault or reason)
     if short:
         log.warning("%s: the clip is damaged or cut short; going on with its %d frames", printable(clip.path), count)
 
@@ -122,7 +113,7 @@ def _seek(clip: Clip, since: Fraction) -> list[str]:
 def _decoder(clip: Clip) -> list[str]:
     """Return the option for WebM, the one format whose alpha ffmpeg's own decoder drops."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(clip.codec)
-    return ["-c:v", name] if clip.alpha and name and not _ALPHA.match(clip.pixel_format) else []
+    return ["-c:v", name] if clip.alpha and name else []
 
 
 def _filters(

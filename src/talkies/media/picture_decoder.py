@@ -1,29 +1,23 @@
-"""The process that decodes pictures, so that a picture that crashes it or needs too much harms nothing else.
+"""Decodes pictures, in the child process of `reader`.
 
-It gets open files and returns pixels in shared memory, one picture after the other; it opens nothing by name. Pixels
-are converted in bands, which needs little memory besides the decoder's own. `pictures` starts it.
+Pixels are converted in bands, which needs little memory besides the decoder's own.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import re
-import resource
-import select
-import socket
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ..errors import InputError, printable
-from .limits import limit_memory
-from .pictures import ASKED_BYTES, MAX_PIXELS, TAKEN, size_fault
+from .pictures import MAX_PIXELS, size_fault
+from .reader import allow
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -39,57 +33,8 @@ THREADS = 4  # threads, for decoders that use them
 ON_ITS_SIDE = (5, 6, 7, 8)  # the orientations of EXIF that change width and height
 
 
-def serve(descriptor: int) -> None:
-    """Decode pictures, one for each message on a socket, until its other end closes."""
-    limit_memory()
-    connection = socket.socket(fileno=descriptor)
-    threading.Thread(target=_watch, args=(descriptor,), daemon=True).start()
-    while True:
-        asked, descriptors, _, _ = socket.recv_fds(connection, ASKED_BYTES, 1)
-        if not descriptors:
-            return
-        with suppress(BrokenPipeError, ConnectionResetError):
-            connection.send(TAKEN)
-        with os.fdopen(descriptors[0], "rb") as file:
-            answer, pixels = _answer(file, int(asked))
-        try:
-            socket.send_fds(connection, [json.dumps(answer).encode()], [] if pixels is None else [pixels])
-        except (BrokenPipeError, ConnectionResetError):
-            return
-        finally:
-            if pixels is not None:
-                os.close(pixels)
-
-
-def _watch(descriptor: int) -> None:
-    """End this process when its parent ends, even in the middle of a picture."""
-    poll = select.poll()
-    poll.register(descriptor, 0)  # reports a hang-up, and nothing else
-    poll.poll()
-    os._exit(0)
-
-
-def _answer(file: BinaryIO, side: int) -> tuple[dict[str, Any], int | None]:
-    """Return the picture's size, the file's own and the descriptor of its pixels, or what is wrong with it."""
-    try:
-        size, own, pixels = decode(file, side)
-    except InputError as error:
-        return {"reason": error.reason}, None
-    except MemoryError:
-        return {"heavy": True}, None
-    except Exception as error:  # decoders raise any error on damaged data
-        try:
-            file.seek(0)
-            head = file.read(512)
-            while file.read(1 << 22):
-                pass
-        except OSError as failure:  # the disk, not the picture
-            return {"errno": failure.errno}, None
-        return {"reason": _why_not_a_picture(head, error)}, None
-    return {"size": size, "own": own}, pixels
-
-
-def _why_not_a_picture(head: bytes, error: Exception) -> str:
+def why(head: bytes, error: Exception) -> str:
+    """Return what is wrong with a picture."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, Image.DecompressionBombError):
@@ -101,14 +46,14 @@ def _why_not_a_picture(head: bytes, error: Exception) -> str:
     return f"the picture is damaged or cut short ({printable(str(error))[:120]}); copy or download it again"
 
 
-def decode(file: BinaryIO, side: int = 0) -> tuple[tuple[int, int], tuple[int, int], int]:
+def read(file: BinaryIO, side: int = 0) -> tuple[dict[str, tuple[int, int]], int]:
     """Return a picture's width and height, the file's own, and a descriptor of shared memory: rows of 8 bit sRGB.
 
     side: a JPEG may come at a half, a quarter or an eighth of its size, its longer side no shorter than this; 0: whole.
     """
     from PIL import ExifTags, Image, ImageOps
 
-    _allow(SECONDS)
+    allow(SECONDS)
     head = file.read(12)
     file.seek(0)
     if head[4:8] == b"ftyp":
@@ -119,7 +64,7 @@ def decode(file: BinaryIO, side: int = 0) -> tuple[tuple[int, int], tuple[int, i
         with Image.open(file, formats=[f for f in FORMATS if f in Image.OPEN]) as opened:
             if fault := size_fault(*opened.size):
                 raise InputError("", fault)
-            _allow(SECONDS + SECONDS_A_MEGAPIXEL * math.prod(opened.size) / 1e6)
+            allow(SECONDS + SECONDS_A_MEGAPIXEL * math.prod(opened.size) / 1e6)
             own = opened.size
             shrunk = side and opened.draft(None, (side, 1) if own[0] >= own[1] else (1, side))
             _load(opened)
@@ -132,7 +77,8 @@ def decode(file: BinaryIO, side: int = 0) -> tuple[tuple[int, int], tuple[int, i
                 raise
             except Exception:
                 pass  # unreadable EXIF does not matter
-            return opened.size, own if shrunk else opened.size, _to_shared_memory(opened, profile)
+            pixels = _to_shared_memory(opened, profile)
+            return {"size": opened.size, "own": own if shrunk else opened.size}, pixels
 
 
 def _load(image: PillowImage.Image) -> None:
@@ -144,14 +90,6 @@ def _load(image: PillowImage.Image) -> None:
             raise
         reason = f"its decoder fails ({printable(str(error))[:120]})"
         raise InputError("", f"{reason}: scale it down, as it is large, or copy or download it again") from None
-
-
-def _allow(seconds: float) -> None:
-    """Let this process be killed (SIGXCPU) after `seconds` more seconds of processor time."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    most = math.ceil(used.ru_utime + used.ru_stime + seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 @cache

@@ -11,7 +11,7 @@ from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish, whole
 from .clip import Clip, Sound, SoundFile
 from .ffmpeg import AGAIN, SECONDS, Ffmpeg, complaint, file_url, input_arguments, seconds_for, seconds_text
-from .film import Film, check_film, mp4_output
+from .film import check_film, mp4_output
 
 log = logging.getLogger("talkies")
 
@@ -86,13 +86,12 @@ def remux(
                 if clip and late:  # decoding gave less than the packets promised; there is no more
                     log.warning("%s: its sound is damaged: %s", printable(clip.path), late)
                 publish(part, out)
-                begin, stop = made.sounds[0] if made.sounds else (Fraction(0), Fraction(0))
-                begin = max(begin, Fraction(0))  # priming is before 0 and is not heard
+                heard = made.sound
                 return SoundFacts(
                     sound=way,
-                    codec=None if sound is None or way is None else (sound.codec if way == "copy" else "aac"),
-                    offset=float(begin) if made.sounds else None,
-                    sound_duration=float(stop - begin) if made.sounds else None,
+                    codec=heard.codec if heard else None,
+                    offset=float(heard.start) if heard else None,
+                    sound_duration=float(heard.end - heard.start) if heard else None,
                     duration=float(made.duration),
                     frames=made.frames,
                     bytes=out.stat().st_size,
@@ -137,7 +136,7 @@ def write_wav(
             )
 
 
-def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: Film) -> list[str | None]:
+def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: Clip) -> list[str | None]:
     """Return the ways to add the sound, the best first: "copy", "aac" or None."""
     if sound is None:
         return [None]
@@ -169,32 +168,32 @@ def _remux_arguments(
     # first_pts=0 cuts sound before the first picture and fills with silence what is missing; async fills gaps inside,
     # from 20 ms on (by default from 100 ms, which is three frames).
     rate = sound.sample_rate if sound.sample_rate in (22050, 24000, 32000, 44100, 48000) else 48000
-    layout = "mono" if sound.channels == "mono" else "stereo"
+    layout = "mono" if sound.channels == 1 else "stereo"
     shape = (
         f"aresample={rate}:async=1:min_hard_comp=0.02:first_pts=0,aformat=sample_rates={rate}:channel_layouts={layout}"
     )
     return [*arguments, "-af", f"{shape},atrim=end={seconds_text(until)}", *AAC]
 
 
-def _compare(film: Film, made: Film, sound: Sound | None, until: Fraction) -> str | None:
+def _compare(film: Clip, made: Clip, sound: Sound | None, until: Fraction) -> str | None:
     """Return what is wrong with a film that should have this sound, or None."""
     frame = 1 / film.rate
     if (made.width, made.height, made.frames) != (film.width, film.height, film.frames):
         return f"{made.frames} frames instead of {film.frames}"
     if abs(made.duration - film.duration) > frame:
         return f"{float(made.duration):.3f} s instead of {float(film.duration):.3f} s"
-    if len(made.sounds) != (1 if sound else 0):
-        return f"{len(made.sounds)} sound tracks"
-    if sound and made.sounds[0][1] > until + frame + Fraction(1, 20):  # an encoder fills its last packet
-        return f"sound until {float(made.sounds[0][1]):.3f} s under {float(until):.3f} s of picture"
+    if bool(made.sound) != bool(sound):
+        return "the film got none that can be decoded"
+    if made.sound and made.sound.end > until + frame + Fraction(1, 20):  # an encoder fills its last packet
+        return f"sound until {float(made.sound.end):.3f} s under {float(until):.3f} s of picture"
     return None
 
 
-def _missing(made: Film, sound: Sound | None, origin: Fraction, until: Fraction) -> str | None:
+def _missing(made: Clip, sound: Sound | None, origin: Fraction, until: Fraction) -> str | None:
     """Return which part of the clip's listed sound is not in the film, or None."""
-    if sound is None:
+    if sound is None or made.sound is None:
         return None
-    begin, end = made.sounds[0]
+    begin, end = made.sound.start, made.sound.end
     slack = 1 / made.rate + Fraction(1, 10)  # packets state their length only roughly
     if begin > max(sound.start - origin, Fraction(0)) + slack or end < min(sound.end - origin, until) - slack:
         return f"only {float(begin):.3f} s to {float(end):.3f} s of it could be read"

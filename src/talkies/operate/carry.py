@@ -4,9 +4,8 @@
     talkies stage push HOST:DIR      config.yaml and what it names, and in a clone the program
     talkies stage pull [HOST:DIR]    results, and the run's memory: a `snakemake` here then finds nothing to do
 
-Only changes are transferred, an interrupted transfer continues, and carried files are compared by checksum. -n shows
-what would be carried. A pull deletes nothing: files that it replaces are kept in .talkies/replaced/. DIR may also be
-on this machine, without HOST.
+Only changes are transferred, and an interrupted transfer continues. -n shows what would be carried. Nothing is
+deleted: files that a pull replaces are kept in .talkies/replaced/. DIR may also be on this machine, without HOST.
 """
 
 from __future__ import annotations
@@ -18,18 +17,12 @@ import shutil
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from msgspec.structs import replace
 
 from .. import media
 from ..errors import TalkiesError, counted, printable
-from ..files import fits, parse_json, read_json, shipped, write_json
+from ..files import read_json, shipped, write_json
 from ..fomm.model.published import CARRIED, LOCK
 from ..host.container import ADDRESS
 from ..host.scratch import own_folder
@@ -43,396 +36,173 @@ PROGRAM = (
     *("pyproject.toml", "Makefile", "README.md", "LICENSE"),
 )
 """The parts of a clone that run on a cluster."""
-MEMORY = (str(HOME), ".snakemake/metadata")
-"""A run's memory: receipts, records, and Snakemake's metadata of finished jobs."""
-NOT_CARRIED = ("*.part", "/locks", "/run.json", "/stage.json", "/pushed.json", "/replaced", "/cache")
+NOT_PULLED = ("*.part", "/locks", "/run.json", "/stage.json", "/replaced", "/cache")
 """The parts of a run's memory that belong to one end only."""
 TARGET = HOME / "stage.json"
-"""The target of the last push, and the id of this run folder's pushes there."""
-BROUGHT = HOME / "pushed.json"
-"""At the other end: the id of the run folder, and the files of its pushes, each with its size and time."""
-SAFE = "--safe-links"
-"""Links in the results that lead out of their folder are not ours."""
-OLDEST = (3, 1, 3)
-"""The first rsync that compares and keeps times to the nanosecond, as in the records."""
-INSTALL = "install it: apt install rsync, dnf install rsync, or on a Mac brew install rsync"
+"""The target of the last push."""
+CARRIED_FILE = r"[<>c][fL]\S*"
+"""rsync's code, as a regular expression, of a file or link that it carries."""
+SSH = "ssh -o ControlMaster=auto -o ControlPath=~/.ssh/talkies-%C -o ControlPersist=20"
+"""One connection for all calls, so that ssh asks once for a password or code; it ends by itself."""
 # Times and links, but no owners: those of the cluster apply. Unfinished files are in a hidden folder.
-USUAL = [
-    *("--recursive", "--links", "--copy-unsafe-links", "--times", "--modify-window=-1", "--executability"),
-    *("--compress", "--secluded-args", "--partial-dir=.rsync-partial", "--8-bit-output"),
-]
+USUAL = (
+    *("rsync", "--recursive", "--links", "--times", "--modify-window=-1", "--executability", "--compress"),
+    *("--secluded-args", "--partial-dir=.rsync-partial", "--8-bit-output", "--exclude=__pycache__"),
+)
 
 
-@dataclass(frozen=True)
-class Place:
-    """The run folder's other end: a folder on a host, or on this machine (host None)."""
-
-    host: str | None
-    folder: str
-    shell: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Place:
-        """Read HOST:DIR as rsync does: a colon before the first slash ends a host's name."""
-        host, colon, folder = text.partition(":")
-        if not colon or "/" in host:
-            host, folder = "", str(Path(text).expanduser().resolve())
-        folder = re.sub(r"^~(/|$)", "", folder).rstrip("/")
-        if not folder:
-            raise TalkiesError(f"{printable(text)}: name a folder of the run's own: HOST:DIR")
-        if re.search(r"[$*`\n]", folder) or folder.startswith("~"):
-            raise TalkiesError(f"{printable(text)}: give the path itself: ssh HOST 'echo $SCRATCH' tells it")
-        if host.startswith("-"):
-            raise TalkiesError(f"{printable(text)}: {host} is no host's name: give HOST:DIR")
-        return cls(host or None, folder)
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.folder}" if self.host else self.folder
-
-    def path(self, below: str = "") -> str:
-        """Return the folder, or a folder in it, in rsync's form."""
-        return f"{self}/{below}"
-
-    def run(self, *command: str, quiet: bool = False, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run a command there; its output is in .stdout. given: its stdin. quiet: its stderr is not shown."""
-        ahead = [*self.shell, self.host, shlex.join(command)] if self.host else command
-        complaints = subprocess.DEVNULL if quiet else None
-        return subprocess.run(ahead, input=given, stdout=subprocess.PIPE, stderr=complaints)
-
-
-@contextmanager
-def connected(place: Place) -> Iterator[Place]:
-    """Keep one ssh connection for all transfers, so that ssh asks once for a password or code."""
-    if place.host is None:
-        yield place
-        return
-    if own := os.environ.get("RSYNC_RSH"):
-        yield Place(place.host, place.folder, tuple(shlex.split(own)))
-        return
-    if not shutil.which("ssh"):
-        raise TalkiesError("there is no ssh here: install it: apt install openssh-client")
-    with own_folder("ssh") as folder:
-        options = ("-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/c", "-o", "ControlPersist=60")
-        try:
-            yield Place(place.host, place.folder, ("ssh", *options))
-        finally:
-            end = ["ssh", *options, "-O", "exit", place.host]
-            subprocess.run(end, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=30)
-
-
-def check_rsync(place: Place) -> None:
-    """Check that rsync is on both sides and new enough."""
-    if not shutil.which("rsync"):
-        raise TalkiesError(f"there is no rsync here: {INSTALL}")
-    for where, done in (
-        ("here", subprocess.run(["rsync", "--version"], stdout=subprocess.PIPE)),
-        *([(f"on {place.host}", place.run("rsync", "--version"))] if place.host else []),
-    ):
-        if done.returncode == 255 and where != "here":
-            raise TalkiesError(f"{place.host}: no connection (see ssh's message above): try `ssh {place.host}`")
-        found = re.search(r"version v?(\d+)\.(\d+)\.(\d+)", done.stdout.decode(errors="replace"))
-        if done.returncode or not found:
-            raise TalkiesError(f"there is no usable rsync {where}: {INSTALL}")
-        if tuple(map(int, found.groups())) < OLDEST:
-            raise TalkiesError(f"rsync {where} is {'.'.join(found.groups())}, older than 3.1.3: {INSTALL}")
-
-
-def rsync(place: Place, *arguments: str, names: Sequence[str] | None = None) -> list[tuple[str, str]]:
-    """Run rsync; return what it did (with --dry-run: would do) as pairs of itemized code and name.
-
-    names: the files to take, below the source, as --files-from gives them.
-    """
-    lines = _rsync(place, arguments, names, "%i %n")
-    found = (re.fullmatch(r"(?:\S+ \S+ \[\d+\] )?([<>ch.*]\S{8,}) +(.*)", line) for line in lines)
-    return [(match[1], match[2]) for match in found if match]
-
-
-def sizes_there(place: Place, names: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """Return the size in bytes and the time, as in `local_time`, of those files that exist there."""
-    with own_folder("stage") as nothing:
-        only = ("--dry-run", "--ignore-missing-args", "--no-implied-dirs", place.path(), f"{nothing}/")
-        lines = _rsync(place, only, names, "%l %M %n") if names else []
-    found = (re.fullmatch(r"(\d+) (\S+) (.*)", line) for line in lines)
-    return {match[3]: (int(match[1]), match[2]) for match in found if match}
-
-
-def local_time(seconds: int) -> str:
-    """Return a time in the form of rsync's %M."""
-    return time.strftime("%Y/%m/%d-%H:%M:%S", time.localtime(seconds))
-
-
-def _rsync(place: Place, arguments: Sequence[str], names: Sequence[str] | None, form: str) -> list[str]:
-    """Run rsync; return its log, or (--dry-run) its output, a line for each file in this form."""
-    dry = "--dry-run" in arguments
-    with own_folder("stage") as folder:
-        log, listed = folder / "log", folder / "names"
-        # A dry run writes no log, and a progress bar needs stdout for itself.
-        command = [
-            "rsync",
-            *USUAL,
-            *([f"--out-format={form}"] if dry else [f"--log-file={log}", f"--log-file-format={form}"]),
-        ]
-        if place.host:
-            command += ["--rsh", shlex.join(place.shell)]
-        if sys.stdout.isatty() and not dry:
-            command.append("--info=progress2")
-        if names is not None:
-            listed.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
-            command += ["--from0", f"--files-from={listed}"]
-        ended = subprocess.run([*command, *arguments], stdout=subprocess.PIPE if dry else None)
-        # 24: a file vanished meanwhile, as files of a running run do.
-        if ended.returncode not in (0, 24):
-            raise TalkiesError(
-                f"rsync ended with code {ended.returncode} (see its message above): run this again, and it continues"
-            )
-        said = ended.stdout if dry else log.read_bytes() if log.exists() else b""
-    return said.decode("utf-8", "surrogateescape").splitlines()
-
-
-def carried(done: Sequence[tuple[str, str]]) -> list[str]:
-    """Return the files (and links) whose content rsync transferred."""
-    return [name for code, name in done if code[0] in "<>c" and code[1] in "fL"]
-
-
-def verify(place: Place, source: str, target: str, names: Sequence[str], *options: str) -> None:
-    """Compare by checksum, on both sides, the files that were carried."""
-    if not names:
-        return
-    done = rsync(place, "--dry-run", "--checksum", *options, source, target, names=names)
-    wrong = [name for code, name in done if code[1] in "fL" and (code[0] in "<>c" or "t" in code)]
-    if wrong:
-        raise TalkiesError(
-            f"{printable(wrong[0])} ({counted(len(wrong), 'file')} in all) is not the same on both sides: "
-            "it changed meanwhile or was damaged on its way: call it again"
-        )
-
-
-def inside(key: str, path: str | Path | None) -> str | None:
-    """Return a path of config.yaml below the run folder; None, with a message, if it is elsewhere."""
-    if path is None:
-        return None
-    below = os.path.relpath(path)
-    if below.startswith(".."):
-        print(f"stage: {key}: {printable(path)} is outside the run folder and is not carried: give it there yourself")
-        return None
-    return below
-
-
-def inputs(settings: Settings) -> list[str]:
-    """Return the files that a push carries, as paths below the run folder."""
-    names = ["config.yaml"]
-    for key, folder, lister in (
-        ("images", settings.images, media.list_pictures),
-        ("driving", settings.driving, media.list_clips),
-    ):
-        if inside(key, folder):
-            names += [os.path.relpath(path) for path in lister(folder)]
-    image = settings.container if Path(settings.container or "").is_file() else None
-    for key, path in (("pairs", settings.pairs), ("model.checkpoint", settings.model.checkpoint)):
-        names += filter(None, [inside(key, path)])
-    names += filter(None, [inside("container", image)])
-    names += _of_engines(settings)
-    return list(dict.fromkeys(name for name in names if os.path.lexists(name)))
-
-
-def _of_engines(settings: Settings) -> Iterator[str]:
-    """Yield what programs need of the run folder: image, checkpoint, binds.
-
-    Examples in an installed package are not carried: the package at the other end has them.
-    """
-    examples = shipped("examples")
-    for name, program in settings.programs.items():
-        image = None if program.image is None or ADDRESS.match(program.image) else program.image
-        places = [("image", image), ("checkpoint", program.checkpoint)]
-        places += [("binds", bind.partition(":")[0]) for bind in program.binds]
-        for key, place in places:
-            path = None if place is None else Path(place).expanduser()
-            if path and path.is_relative_to(examples) and not examples.is_relative_to(Path.cwd()):
-                continue
-            if below := inside(f"engine {name}: {key}", path):
-                yield below
-
-
-def weights_elsewhere(stated: Mapping[str, Any], settings: Settings) -> list[Path]:
-    """Return the files of the preset's weights, if they are outside the run folder."""
-    path = Path(settings.model.checkpoint or "")
-    if (stated.get("model") or {}).get("checkpoint") or not path.is_absolute():
-        return []
-    return [each for each in (path, path.with_name(LOCK)) if each.exists()]
-
-
-def push(place: Place, *, dry: bool, delete: bool) -> None:
-    """Carry a run folder's inputs to its other end."""
-    stated = config.read(Path("config.yaml"))
-    settings = config.complete(stated)
-    weights = weights_elsewhere(stated, settings)
-    names = inputs(replace(settings, model=replace(settings.model, checkpoint=None)) if weights else settings)
-    if place.host is None and not dry:
-        Path(place.folder).mkdir(parents=True, exist_ok=True)
-    make = ["--rsync-path", f"mkdir -p {shlex.quote(place.folder)} && rsync"] if place.host and not dry else []
-    program = [name for name in PROGRAM if os.path.lexists(name)]
-    done: list[tuple[str, str]] = []
-    with own_folder("stage") as nothing:
-        absent = dry and place.run("test", "-d", place.folder).returncode != 0
-        where = Place(None, str(nothing)) if absent else place
-        brought = Brought.read(where)
-        # Links in the inputs are carried as files; links of the program stay links.
-        for chosen, links in ((names, ["--copy-links", "--no-implied-dirs"]), (program, [])):
-            if chosen:
-                only = [*links, "--exclude=__pycache__", *(["--dry-run"] if dry else make)]
-                went = rsync(where, *only, "./", where.path(), names=chosen)
-                if not dry:
-                    verify(place, "./", place.path(), carried(went), *links)
-                    brought.add(carried(went) if chosen is names else [])
-                    brought.write(place)
-                done += went
-        if weights:  # into the run folder there, where the preset looks first
-            here, there = f"{weights[0].parent}/", where.path(f"{CARRIED}/")
-            only = ["--copy-links", *(["--dry-run"] if dry else [])]
-            went = rsync(where, *only, here, there, names=[path.name for path in weights])
-            if not dry:
-                verify(place, here, there, carried(went), "--copy-links")
-            done += [(code, f"{CARRIED}/{name}") for code, name in went]
-        tell("push", done, dry, f"to {place}")
-        superfluous(where, settings, brought, dry=dry, delete=delete)
-    if not dry:
-        write_json(TARGET, {"target": str(place), "run": brought.run})
-
-
-@dataclass
-class Brought:
-    """The files that this run folder's pushes brought to the other end, by name: size in bytes and time in seconds.
-
-    Only these are ever removed there, and only if they are unchanged.
-    """
-
-    run: str
-    files: dict[str, list[int]]
-
-    @classmethod
-    def read(cls, place: Place) -> Brought:
-        """Read the list at the other end; an empty one if it belongs to another run folder, or there is none."""
-        run = (read_json(TARGET, {"run": str}) or {"run": uuid.uuid4().hex})["run"]
-        there = place.run("cat", f"{place.folder}/{BROUGHT}", quiet=True).stdout
-        with suppress(ValueError):
-            value = parse_json(there)
-            if fits(value, {"run": str, "files": {"*": [int, int]}}) and value["run"] == run:
-                return cls(run, value["files"])
-        return cls(run, {})
-
-    def add(self, names: Sequence[str]) -> None:
-        """Add files that were carried, without those whose name is not UTF-8, which are never removed."""
-        for name in names:
-            with suppress(UnicodeEncodeError):
-                name.encode()
-                status = Path(name).stat()
-                self.files[os.path.normpath(name)] = [status.st_size, status.st_mtime_ns // 10**9]
-
-    def write(self, place: Place) -> None:
-        """Write the list at the other end, whole or not at all."""
-        with own_folder("stage") as folder:
-            write_json(folder / BROUGHT, {"run": self.run, "files": self.files})
-            rsync(place, "--relative", "--no-implied-dirs", f"{folder}/./{BROUGHT}", place.path())
-
-    def unchanged(self, place: Place, names: Sequence[str]) -> list[str]:
-        """Return those files that are unchanged there."""
-        there = sizes_there(place, names)
-        return [name for name in names if there.get(name) == (self.files[name][0], local_time(self.files[name][1]))]
-
-
-def superfluous(place: Place, settings: Settings, brought: Brought, *, dry: bool, delete: bool) -> None:
-    """Remove, or only list, files that a push carried and that are gone here: they would be animated there.
-
-    Never removed are results, files that no push of this run folder carried, and files that have changed there since.
-    Other files that would be animated there are listed.
-    """
-    results = Path(os.path.normpath(settings.results))
-    gone = [name for name in brought.files if not os.path.lexists(name) and not Path(name).is_relative_to(results)]
-    gone = sorted(brought.unchanged(place, gone))
-    if gone and delete and not dry:
-        given = b"".join(name.encode() + b"\0" for name in gone)
-        if place.run("sh", "-c", 'cd "$1" && xargs -0 rm -f --', "sh", place.folder, given=given).returncode:
-            raise TalkiesError(f"{place}: not all files could be removed (see the message above): remove them there")
-        for name in gone:
-            del brought.files[name]
-        brought.write(place)
-    if gone and delete:
-        for name in gone:
-            print(f"{'would be removed there' if dry else 'removed there'}: {printable(name)}")
-    elif gone:
-        what = "there and not here, and would be animated too: --delete removes them"
-        print(f"stage: {counted(len(gone), 'file')} {what} ({printable(gone[0])}{', ...' if gone[1:] else ''})")
-    for key, folder, suffixes in (
-        ("images", settings.images, media.PICTURE_SUFFIXES),
-        ("driving", settings.driving, media.CLIP_SUFFIXES),
-    ):
-        below = os.path.relpath(folder)
-        if below.startswith("..") or not Path(below).is_dir():
-            continue
-        only = ["--dry-run", "--no-recursive", "--dirs", "--delete", "--existing", "--ignore-existing"]
-        done = rsync(place, *only, f"{below}/", place.path(f"{below}/"))
-        more = [name for code, name in done if code.startswith("*deleting") and not name.startswith(".")]
-        more = [name for name in more if Path(name).suffix.lower() in suffixes]
-        if foreign := [name for name in more if os.path.normpath(f"{below}/{name}") not in gone]:
-            print(
-                f"stage: {key}: {counted(len(foreign), 'file')} there would be animated too; "
-                f"no push brought them as they are: they stay ({printable(foreign[0])}{', ...' if foreign[1:] else ''})"
-            )
-
-
-def pull(place: Place, *, dry: bool) -> None:
-    """Carry a run's results and memory here; files that they replace are kept aside."""
-    if busy := at_work():
-        raise TalkiesError(f"a run is at work in this folder ({busy[0]}): wait for it or stop it")
-    settings = config.load(Path("config.yaml"))
-    results = os.path.relpath(settings.results)
-    if results.startswith(".."):
-        raise TalkiesError(f"config.yaml: results: {settings.results} is outside the run folder: fetch it by hand")
-    if place.run("test", "-d", f"{place.folder}/{results}").returncode:
-        raise TalkiesError(f"{place}: there is no folder {printable(results)} yet: run snakemake there first")
-    if rsync(place, "--dry-run", "--checksum", "--no-times", place.path("config.yaml"), "./config.yaml"):
-        print("stage: config.yaml is not the same there; a snakemake here goes by the one here")
-    aside = HOME / "replaced" / time.strftime("%Y-%m-%d-%H%M%S")
-    done: list[tuple[str, str]] = []
-    # The films first: after an interrupted pull, the memory must not name films that are not here.
-    with own_folder("stage") as nothing:
-        for part in (results, *MEMORY):
-            if not dry:
-                Path(part).mkdir(parents=True, exist_ok=True)
-            there, here = place.path(f"{part}/"), f"{part}/" if Path(part).is_dir() else f"{nothing}/"
-            only = [f"--exclude={pattern}" for pattern in (NOT_CARRIED if part != results else NOT_CARRIED[:1])]
-            keep = ["--backup", f"--backup-dir={aside.absolute() / part}", *(["--dry-run"] if dry else [])]
-            went = rsync(place, *only, *keep, SAFE, there, here)
-            if not dry:
-                verify(place, there, here, carried(went), SAFE)
-            done += [(code, f"{part}/{name}") for code, name in went]
-    tell("pull", done, dry, f"from {place}")
-    replaced = sum(1 for path in aside.rglob("*") if path.is_file())
-    if replaced:
-        print(f"stage: {counted(replaced, 'file')} that differed here: kept in {aside}")
-
-
-def tell(what: str, done: Sequence[tuple[str, str]], dry: bool, where: str) -> None:
-    """Print how many files went, or would go."""
-    names = carried(done)
-    if dry:
-        for name in names:
-            print(printable(name))
-    print(f"stage: {what}: {counted(len(names), 'file')} {'would go' if dry else 'carried'} {where}")
-
-
-def stage(action: str, target: str | None, *, dry: bool = False, delete: bool = False) -> None:
+def stage(action: str, target: str | None, *, dry: bool = False) -> None:
     """Push this run folder to a target (HOST:DIR, or DIR on this machine), or pull its results from there.
 
-    Without a target, a pull uses that of the last push. dry: only show what would be carried. delete: a push also
-    removes files of earlier pushes that are gone here. Raises TalkiesError.
+    Without a target, a pull uses that of the last push. dry: only show what would be carried. Raises TalkiesError.
     """
     text = target or (read_json(TARGET, {"target": str}) or {}).get("target")
     if text is None:
         raise TalkiesError("nothing was pushed from this run folder: name the place: pull HOST:DIR")
-    with connected(Place.parse(text)) as place:
-        check_rsync(place)
-        if action == "push":
-            push(place, dry=dry, delete=delete)
-        else:
-            pull(place, dry=dry)
+    place = _place(str(text))
+    if action == "pull":
+        pull(place, dry=dry)
+        return
+    push(place, dry=dry)
+    if not dry:
+        write_json(TARGET, {"target": place})
+
+
+def push(place: str, *, dry: bool) -> None:
+    """Carry a run folder's inputs to a place, and name what is there and not here."""
+    stated = config.read(Path("config.yaml"))
+    settings = config.complete(stated)
+    weights = Path(settings.model.checkpoint or "")
+    fetched = weights.is_absolute() and not (stated.get("model") or {}).get("checkpoint")
+    names = [*dict.fromkeys(name for name in _inputs(settings, weights=not fetched) if os.path.lexists(name))]
+    # Links in the inputs are carried as files; links within the program stay links.
+    done = _rsync("./", place, names, "--copy-links", "--no-implied-dirs", dry=dry)
+    if program := [name for name in PROGRAM if os.path.lexists(name)]:
+        done += _rsync("./", place, program, "--copy-unsafe-links", dry=dry)
+    if fetched:  # into the run folder there, where the preset looks first
+        files = [path.name for path in (weights, weights.with_name(LOCK)) if path.exists()]
+        done += _rsync(f"{weights.parent}/", f"{place}/{CARRIED}", files, "--copy-links", dry=dry)
+    _tell("push", done, dry, f"to {place}")
+    for key, folder, suffixes in (
+        ("images", settings.images, media.PICTURE_SUFFIXES),
+        ("driving", settings.driving, media.CLIP_SUFFIXES),
+    ):
+        if (below := _inside(folder)) and Path(below).is_dir():
+            only = ("--no-recursive", "--dirs", "--delete", "--existing", "--ignore-existing")
+            there = _rsync(f"./{below}/", f"{place}/{below}", None, *only, dry=True, code=r"\*deleting")
+            if more := [name for name in there if Path(name).suffix.lower() in suffixes and name[0] != "."]:
+                print(
+                    f"stage: {key}: {counted(len(more), 'file')} there and not here, and would be animated too: "
+                    f"{printable(more[0])}{', ...' if more[1:] else ''}"
+                )
+
+
+def pull(place: str, *, dry: bool) -> None:
+    """Carry a run's results and memory here; files that they replace are kept aside."""
+    if busy := at_work():
+        raise TalkiesError(f"a run is at work in this folder ({busy[0]}): wait for it or stop it")
+    results = _inside(config.load(Path("config.yaml")).results)
+    if results is None:
+        raise TalkiesError("config.yaml: results: this folder is outside the run folder: fetch it by hand")
+    aside = HOME / "replaced" / time.strftime("%Y-%m-%d-%H%M%S")
+    done: list[str] = []
+    # The films first: after an interrupted pull, the memory must not name films that are not here.
+    for part, left_out in ((results, NOT_PULLED[:1]), (str(HOME), NOT_PULLED)):
+        keep = ("--safe-links", "--backup", f"--backup-dir={aside.absolute() / part}")
+        done += _rsync(
+            f"{place}/{part}/", f"./{part}", None, *keep, *(f"--exclude={each}" for each in left_out), dry=dry
+        )
+    _tell("pull", done, dry, f"from {place}")
+    if replaced := sum(1 for path in aside.rglob("*") if path.is_file()):
+        print(f"stage: {counted(replaced, 'file')} that differed here: kept in {aside}")
+
+
+def _place(text: str) -> str:
+    """Return a target in rsync's form: HOST:DIR, or an absolute path on this machine."""
+    host, colon, folder = text.partition(":")
+    if not colon or "/" in host:  # as rsync reads it: a colon before the first slash ends a host's name
+        return str(Path(text).expanduser().absolute())
+    folder = re.sub(r"^~(/|$)", "", folder).rstrip("/")
+    if not folder or host.startswith("-") or re.search(r"[$*`\n]|^~", folder):
+        raise TalkiesError(f"{printable(text)}: give HOST:DIR, with the folder's own path (ssh HOST pwd tells it)")
+    return f"{host}:{folder}"
+
+
+def _rsync(
+    source: str, target: str, names: Sequence[str] | None, *more: str, dry: bool, code: str = CARRIED_FILE
+) -> list[str]:
+    """Run rsync; return the files and links that it carried, or with `dry` would carry.
+
+    names: those to take, below the source. code: rsync's code of the files to return, as a regular
+    expression. Raises TalkiesError.
+    """
+    if not shutil.which("rsync"):
+        raise TalkiesError(
+            "there is no rsync here: install it: apt install rsync, dnf install rsync, brew install rsync"
+        )
+    command = [*USUAL, f"--rsh={os.environ.get('RSYNC_RSH', SSH)}", *more]
+    far = re.match(r"[^/]+:(.*)", target)
+    if far and not dry:  # --mkpath is not in every cluster's rsync
+        command += ["--rsync-path", f"mkdir -p {shlex.quote(far[1])} && rsync"]
+    elif not dry:
+        Path(target).mkdir(parents=True, exist_ok=True)
+    with own_folder("stage") as own:
+        log, listed = own / "log", own / "names"
+        # A dry run writes no log, and a progress bar needs stdout for itself.
+        command += ["--dry-run", "--out-format=%i %n"] if dry else [f"--log-file={log}", "--log-file-format=%i %n"]
+        command += ["--info=progress2"] if sys.stdout.isatty() and not dry else []
+        if names is not None:
+            listed.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
+            command += ["--from0", f"--files-from={listed}"]
+        ended = subprocess.run([*command, source, f"{target}/"], stdout=subprocess.PIPE if dry else None)
+        if ended.returncode not in (0, 24):  # 24: a file vanished meanwhile, as files of a running run do
+            raise TalkiesError(
+                f"rsync ended with code {ended.returncode} (see its message above): call it again, and it continues"
+            )
+        said = ended.stdout if dry else log.read_bytes()
+    found = re.findall(rf"^(?:\S+ \S+ \[\d+\] )?{code} +(.*)$", os.fsdecode(said), re.MULTILINE)
+    return [name for name in found if not name.endswith("/")]
+
+
+def _inputs(settings: Settings, *, weights: bool) -> Iterator[str]:
+    """Yield the files that a push carries, as paths below the run folder. weights: also the network's."""
+    yield "config.yaml"
+    for key, folder, lister in (
+        ("images", settings.images, media.list_pictures),
+        ("driving", settings.driving, media.list_clips),
+    ):
+        if _inside(folder, key):
+            yield from map(os.path.relpath, lister(folder))
+    wanted = [("pairs", settings.pairs), ("container", settings.container)]
+    wanted += [("model.checkpoint", settings.model.checkpoint)] if weights else []
+    for name, program in settings.programs.items():
+        wanted += [(f"engine {name}: image", program.image), (f"engine {name}: checkpoint", program.checkpoint)]
+        wanted += [(f"engine {name}: binds", bind.partition(":")[0]) for bind in program.binds]
+    examples = shipped("examples")
+    for key, text in wanted:
+        if text is None or ADDRESS.match(text):
+            continue
+        path = Path(text).expanduser()
+        # Examples in an installed package: the package at the other end has them too.
+        if path.is_relative_to(examples) and not examples.is_relative_to(Path.cwd()):
+            continue
+        if below := _inside(path, key):
+            yield below
+
+
+def _inside(path: str | Path, key: str = "") -> str | None:
+    """Return a path of config.yaml below the run folder; None, with a message if it has a key, if it is elsewhere."""
+    below = os.path.relpath(path)
+    if not below.startswith(".."):
+        return below
+    if key:
+        print(f"stage: {key}: {printable(path)} is outside the run folder and is not carried: give it there yourself")
+    return None
+
+
+def _tell(what: str, names: Sequence[str], dry: bool, where: str) -> None:
+    """Print how many files went, or which would go."""
+    if dry:
+        for name in names:
+            print(printable(name))
+    print(f"stage: {what}: {counted(len(names), 'file')} {'would go' if dry else 'carried'} {where}")

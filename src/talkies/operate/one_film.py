@@ -29,7 +29,7 @@ from ..stages.work import Progress
 
 log = logging.getLogger("talkies")
 
-ALLOW_FACELESS = 'tick "Without a face too"'
+ALLOW_FACELESS = 'tick "Accept a driving video without a face"'
 """How the page takes a driving video in which no face is seen."""
 EngineOpener = Callable[[Path], AbstractContextManager[Any]]
 """Opens an engine, given a folder for its files."""

@@ -64,16 +64,11 @@ def noted(path: Path) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) and isinstance(entry.get("sha256"), str) else None
 
 
-def note(path: Path, file: Path, *, sha256: str, source: str | None, of: str | None = None) -> None:
-    """Write an entry for a path into the weights.lock beside it.
-
-    file: its current place. of: the sha256 of the file that it was converted from.
-    """
+def note(path: Path, file: Path, *, sha256: str, source: str) -> None:
+    """Write an entry for a path into the weights.lock beside it. file: its current place."""
     lock, status = path.with_name(LOCK), file.stat()
-    facts = {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "source": source}
-    known = read_json(lock) or {}
-    if known.get(path.name) != (entry := facts | ({"of": of} if of else {})):
-        write_json(lock, known | {path.name: entry})
+    entry = {"sha256": sha256, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "source": source}
+    write_json(lock, (read_json(lock) or {}) | {path.name: entry})
 
 
 def check_unchanged(path: Path) -> None:
