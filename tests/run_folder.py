@@ -64,7 +64,7 @@ class RunFolder:
     """A folder with config.yaml, images/ and driving/, in which the shipped workflow is run."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.since = path, 0.0
 
     @classmethod
     def create(cls, path: Path, images: Iterable[str] = ("red", "green", "blue"), clips: Iterable[str] = ("a", "b")):
@@ -134,19 +134,19 @@ class RunFolder:
 
     # --- what the folder contains ---
 
-    def events(self, kind: str) -> list[str]:
-        """Return the pairs (or takes) of the journal's events of a kind: animated, remuxed, motion."""
+    def events(self, stage: str) -> list[str]:
+        """Return what a stage has made since the last `forget_events`, by the ledger, in order."""
         found = []
-        for path in sorted((self.path / ".talkies/journal").glob("*.jsonl")):
-            for line in path.read_text().splitlines():
+        for path in (self.path / ".talkies/ledger").glob("*.jsonl"):
+            for line in path.read_bytes().splitlines():
                 event = json.loads(line)
-                if event["event"] == kind:
-                    found.append((event["time"], event.get("pair") or event.get("take")))
-        return [name for _, name in sorted(found)]
+                if event["event"] == "made" and event["stage"] == stage and not event.get("found"):
+                    found.append((event["time"], event["item"]))
+        return [name for when, name in sorted(found) if when > self.since]
 
     def forget_events(self) -> None:
-        """Empty the journal, so that `events` returns only later events."""
-        shutil.rmtree(self.path / ".talkies/journal", ignore_errors=True)
+        """Let `events` return only later events."""
+        self.since = time.time()
 
     def films(self) -> dict[str, bytes]:
         """Return the bytes of the finished films by pair."""
@@ -165,17 +165,12 @@ class RunFolder:
         """Return the record beside a pair's film."""
         return json.loads((self.path / "results" / f"{pair}.json").read_text())
 
-    def receipts(self) -> dict[str, bytes]:
-        """Return all receipts by their path below .talkies/receipts."""
-        folder = self.path / ".talkies/receipts"
-        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.json"))}
-
     def debris(self) -> list[str]:
         """Return the files that no step may leave behind: temporary files, locks, silent films."""
         found = [p for p in self.path.rglob(".*.part") if p.is_file()]
         found += [p for p in (self.path / ".talkies/locks").glob("*") if p.is_file()]
         found += [p for p in (self.path / ".talkies/locks").glob(".*") if p.is_file()]
-        found += [p for p in (self.path / ".talkies/silent").rglob("*") if p.is_file()]
+        found += [p for p in (self.path / ".talkies/films").rglob("*") if p.is_file()]
         return sorted(str(p.relative_to(self.path)) for p in found)
 
     def whole(self, pairs: Iterable[str]) -> None:

@@ -15,25 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talkies.errors import TalkiesError
-from talkies.files import digest, fits, keep_aside, read_json, write_json
+from talkies.files import fits, keep_aside, read_json, write_json
 from talkies.media.sound import SoundFacts
 from talkies.report.page import is_ours, write_page
 from talkies.run import lock as locks
-from talkies.run import record as records
-from talkies.run.journal import Animated, Found, Journal
+from talkies.run import record
 from talkies.run.lock import GONE_SECONDS, HEARTBEAT_SECONDS, held_locks, is_abandoned, lock, renew
-from talkies.run.record import (
-    Answer,
-    FilmPicture,
-    Receipt,
-    Record,
-    Recorded,
-    Talkie,
-    content_key,
-    file_facts,
-    is_unchanged,
-)
+from talkies.run.plan import digest
+from talkies.run.record import FilmPicture, Record, Recorded, Talkie, file_facts, is_unchanged
 
 # --- keys --------------------------------------------------------------------------------------------------
 
@@ -54,26 +43,6 @@ def test_the_order_of_names_does_not_matter(value: dict, random) -> None:
 @given(plain, plain)
 def test_another_value_is_another_digest(one: object, other: object) -> None:
     assert (digest(one) == digest(other)) == (json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True))
-
-
-def test_a_content_key_changes_with_each_part_and_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = {"source": "a" * 64, "crop": [0, 0, 64], "motion": [True, 0], "segment": [None, "1.5"]}
-    key = content_key(**parts)
-    assert content_key(**dict(reversed(parts.items()))) == key
-    assert len(key) == 64
-    others = {"source": "b" * 64, "crop": [0, 0, 65], "motion": [False, 0], "segment": ["0", "1.5"]}
-    keys = {key, *(content_key(**{**parts, name: value}) for name, value in others.items())}
-    monkeypatch.setattr(records, "RECIPE", records.RECIPE + 1)
-    keys.add(content_key(**parts))
-    assert len(keys) == len(parts) + 2
-
-
-def test_a_content_key_is_the_same_on_every_machine() -> None:
-    """Films made by an earlier version keep their keys: this value changes only when RECIPE is raised on purpose."""
-    assert records.RECIPE == 1
-    assert content_key(source="é", box=[1, 2.5, None]) == (
-        "99b7a737e5adeb07cfe9e4a04ecddc43bcf64f12ca7fc78a93ed2a429d375f3b"
-    )
 
 
 # --- files -------------------------------------------------------------------------------------------------
@@ -178,8 +147,8 @@ def test_a_file_is_unchanged_by_time_or_by_content(tmp_path: Path, monkeypatch: 
     facts = file_facts(path)
     assert is_unchanged(path, facts)
     read: list[Path] = []
-    honest = records.file_digest
-    monkeypatch.setattr(records, "file_digest", lambda p: read.append(p) or honest(p))
+    honest = record.file_digest
+    monkeypatch.setattr(record, "file_digest", lambda p: read.append(p) or honest(p))
     assert is_unchanged(path, facts)
     assert read == [], "equal size and time are enough"
     os.utime(path, ns=(1, 1))
@@ -227,33 +196,6 @@ def test_a_film_can_be_described_before_it_has_its_name(tmp_path: Path) -> None:
     assert film.fresh("k") is None
     part.rename(film.path)
     assert film.fresh("k")
-
-
-def test_a_receipt_is_read_as_written_and_the_same_bytes_again(tmp_path: Path) -> None:
-    path = tmp_path / "r.json"
-    one, two = Answer(picture_key="1"), Answer(picture_key="2")
-    Receipt({"b/x": one, "a/x": two}, {"a/ü": "why"}).save(path)
-    before = path.read_bytes()
-    loaded = Receipt.load(path)
-    assert (loaded.done, loaded.failed) == ({"b/x": one, "a/x": two}, {"a/ü": "why"})
-    Receipt(dict(reversed(loaded.done.items())), loaded.failed).save(path)
-    assert path.read_bytes() == before
-    for wrong in (b"", b"{}", b'{"done": [], "failed": {}}', b'{"done": {}}'):
-        path.write_bytes(wrong)
-        with pytest.raises(TalkiesError, match="run snakemake again"):
-            Receipt.load(path)
-
-
-def test_a_journal_passes_over_what_a_killed_worker_left_unfinished(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal" / "a.jsonl")
-    journal.note(Animated(pair="a/x", frames=1, seconds=1))
-    with journal.path.open("a") as file:
-        file.write('{"event": "anim')
-    other = Journal(tmp_path / "journal" / "b.jsonl")
-    other.note(Found(take="a", frames=1, seconds=0.5))
-    assert [type(event) for event in Journal.read(tmp_path / "journal")] == [Animated, Found]
-    journal.note(Animated(pair="a/y", frames=1, seconds=1))
-    assert "a/y" in [event.pair for event in Journal.read(tmp_path / "journal") if isinstance(event, Animated)]
 
 
 # --- locks -------------------------------------------------------------------------------------------------

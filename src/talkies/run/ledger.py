@@ -42,7 +42,8 @@ class Made(_Line, frozen=True, tag="made"):
     """An item's file was made, or found as its record says.
 
     key: of the item. size, mtime_ns: of the file. seconds, frames: what it took. by: the engine, with preset and
-    device. shows: the key of the film that a talkie carries. read: an input file's size, time (ns) and content.
+    device. shows: the key of the film that a talkie carries. read: an input file's size, time (ns) and content. found:
+    it was there already, and only its record told of it.
     """
 
     stage: str
@@ -55,6 +56,7 @@ class Made(_Line, frozen=True, tag="made"):
     by: str = ""
     shows: str | None = None
     read: tuple[int, int, str] | None = None
+    found: bool = False
 
 
 class Failed(_Line, frozen=True, tag="failed"):
@@ -121,7 +123,7 @@ def note(shard: str, *events: Event) -> None:
     """Append events to a shard's ledger, with the time now."""
     path = path_of(shard)
     path.parent.mkdir(parents=True, exist_ok=True)
-    now = round(time.time(), 3)
+    now = round(time.time(), 6)
     lines = b"".join(msgspec.json.encode(replace(event, time=now)) + b"\n" for event in events)
     try:
         descriptor = os.open(path, FLAGS, 0o666)

@@ -129,7 +129,7 @@ class Watch:
         elif isinstance(event, Begun):
             events.begun[event.item] = shard, event.time
             events.broke.pop((event.stage, shard), None)
-        elif isinstance(event, Made):
+        elif isinstance(event, Made) and not event.found:
             events.seconds += event.seconds
             if event.stage == plan.first.name:
                 events.begun.pop(event.item, None)

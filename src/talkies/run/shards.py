@@ -43,13 +43,8 @@ def deal(plan: Plan, previous: Plan | None, ledger: Ledger, *, on_cluster: bool 
         at_least: int = 1,
         kind: Callable[[str], str] = lambda item: "",
     ) -> None:
-        dealt = previous.shards[items_of] if previous else {}
-        if (
-            items_of == "pairs"
-            and previous
-            and any(getattr(previous.settings, k) != getattr(settings, k) for k in SIZES)
-        ):
-            dealt = {}
+        before = previous.shards[items_of] if previous else {}
+        dealt = {} if items_of == "pairs" and previous and _sizes(previous) != _sizes(plan) else before
         stages = [stage for stage in plan.stages if stage.of == items_of]
         weights = {
             item: sum(stage.seconds(plan, item) for stage in stages if stage.wanted(plan, item))
@@ -57,7 +52,7 @@ def deal(plan: Plan, previous: Plan | None, ledger: Ledger, *, on_cluster: bool 
         }
         homes = {item: home for item in weights if (home := ledger.homes.get((stages[-1].name, item)))}
         prefix = PREFIXES[items_of]
-        after = last_number([*dealt, *(each for each in ledger.shards if each.startswith(prefix))])
+        after = last_number([*before, *(each for each in ledger.shards if each.startswith(prefix))])
         stay = _stay(weights, dealt, homes)
         plan.shards[items_of] = assign(prefix, weights, stay, most, heaviest, at_least=at_least, after=after, kind=kind)
 
@@ -117,7 +112,8 @@ def assign(
     """
     shards = {}
     for shard, items in stay.items():
-        if kept := [item for item in items if kind(item) == kind(items[0])]:
+        kept = [item for item in items if item in weights]
+        if kept := [item for item in kept if kind(item) == kind(kept[0])]:
             shards[shard] = kept
     placed = {item for items in shards.values() for item in items}
     first = number = max(after, last_number(stay))

@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from .folder import Folder
 from .ledger import Failed, Ledger, Made
 from .plan import Plan
@@ -72,7 +74,7 @@ class Look:
         record = recorded.fresh(key)
         if record is None:
             return None
-        made = made_of(stage, item, recorded, record)
+        made = replace(made_of(stage, item, recorded, record), found=True)
         self.found.setdefault(self.plan.shard_of(stage, item), []).append(made)
         return made
 
