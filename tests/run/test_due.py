@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in, make_clip, wait_for, write_weights
 
 NOTHING = "Nothing to be done"
@@ -261,62 +260,6 @@ def test_weights_that_are_none_are_refused_before_any_job(run: RunFolder, write,
 # --- upgraded ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def old_run(tmp_path) -> RunFolder:
-    """A finished run folder with a plan of format 1 and its files' original times: 15 pairs of all kinds, one failed.
-
-    The weights are a stand-in, so nothing may load them.
-    """
-    folder = REPOSITORY / "tests/data" / "finished_run"
-    shutil.copytree(folder, tmp_path / "run", copy_function=shutil.copyfile)
-    run = RunFolder(tmp_path / "run")
-    (run.path / "profiles").symlink_to(REPOSITORY / "profiles")
-    plan = json.loads((run.path / ".talkies/plan.json").read_text())
-    for item in (*plan["sources"].values(), *plan["takes"].values()):
-        os.utime(run.path / item["file"], ns=(item["stamp"][1],) * 2)
-    for record in (*run.path.glob("results/*/*.json"), *run.path.glob(".talkies/*/*.json")):
-        file = json.loads(record.read_text()).get("file")
-        for made in record.parent.glob(record.stem + ".*") if isinstance(file, dict) else ():
-            if made != record and made.name.removesuffix(made.suffix) == record.stem:
-                os.utime(made, ns=(file["mtime_ns"],) * 2)
-    for number, stage in enumerate(STAGES):
-        for receipt in run.path.glob(f".talkies/receipts/{stage}/*.json"):
-            os.utime(receipt, (1_000_000_000 + number,) * 2)
-    write_weights(run.path / "weights.safetensors")
-    return run
-
-
-def test_a_finished_folder_of_plan_format_1_is_taken_over(old_run: RunFolder) -> None:
-    before = old_run.films()
-    assert len(before) == 14
-    output = old_run.snakemake("-n")
-    assert "15 pairs in 3 jobs; 0 to make" in output
-    assert [jobs_in(output, stage) for stage in STAGES] == [0] * 5
-    assert "15 pairs: 14 done, 1 failed, 0 to make" in old_run.talkies("status")
-    output = old_run.snakemake(ok=False)  # because of the broken picture
-    assert [jobs_in(output, stage) for stage in STAGES] == [0] * 5
-    assert "1 of 15 pairs could not be made" in output
-    assert old_run.films() == before
-    output = old_run.snakemake("-n")
-    assert "0 to make" in output
-    assert [jobs_in(output, stage) for stage in STAGES] == [0] * 5
-    assert not (old_run.path / ".talkies/films").exists()
-
-
-def test_films_of_an_earlier_encoding_are_done_and_those_of_ones_own_are_not(old_run: RunFolder) -> None:
-    """The folder's films were made with x264's preset medium, which is no longer the default."""
-    from talkies.run.asks import ENCODING
-
-    settings = yaml.safe_load((old_run.path / "config.yaml").read_text())
-    assert {old_run.record(pair)["picture"]["preset"] for pair in old_run.films()} == {"medium"} != {ENCODING["preset"]}
-    assert "0 to make" in old_run.snakemake("-n")
-    for own in ({"crf": 30}, {"preset": "medium"}):
-        old_run.configure(**settings, film=own)
-        assert "15 to make" in old_run.snakemake("-n"), "the failed pair is tried again"
-    old_run.configure(**settings)
-    assert "0 to make" in old_run.snakemake("-n")
-
-
 def test_a_setting_of_ones_own_that_changes_makes_the_films_anew(run: RunFolder) -> None:
     run.configure(pairs_per_job=3, film={"crf": 40})
     run.snakemake()
@@ -329,53 +272,6 @@ def test_a_setting_of_ones_own_that_changes_makes_the_films_anew(run: RunFolder)
     assert said_to_make(run) == 6
     run.snakemake()
     assert all(run.film(pair).stat().st_size > size for pair, size in sizes.items())
-
-
-def test_a_change_in_a_folder_taken_over_makes_what_depends_on_it(old_run: RunFolder) -> None:
-    (old_run.path / "results/b/red@close.mp4").unlink()
-    old_run.configure(**yaml.safe_load((old_run.path / "config.yaml").read_text()) | {"audio": False})
-    # Two of the 14 good pairs set their own sound.
-    assert "13 to make, 1 of them to animate" in old_run.snakemake("-n")
-
-
-def test_the_content_keys_are_what_they_were() -> None:
-    """The keys computed from each film's record equal the keys stored in it."""
-    from talkies.run import asks
-    from talkies.run.plan import Plan
-    from talkies.run.record import content_key
-
-    folder = REPOSITORY / "tests/data" / "finished_run"
-    plan = Plan.load(folder / ".talkies/plan.json")
-    seen = 0
-    for name, pair in plan.pairs.items():
-        path = folder / "results" / f"{name}.json"
-        if not path.exists():
-            continue
-        record = json.loads(path.read_text())
-        source, take = plan.sources[pair.source], plan.takes[pair.take]
-        contents = {"picture": record["source"]["sha256"], "driving": record["driving"]["sha256"]}
-        weights = record["model"]["weights_sha256"]
-        key = content_key(**asks.film(pair, source, take, plan.settings, **contents, weights=weights))
-        if asks.is_shown(pair, plan.settings):
-            key = content_key(**asks.shown(pair, plan.settings, key))
-        assert record["picture_key"] == key, name
-        sound = None
-        if isinstance(pair.audio, str):
-            from talkies.files import file_digest
-
-            sound = file_digest(folder / pair.audio)
-        assert record["key"] == content_key(**asks.talkie(pair, plan.settings, picture=key, sound=sound)), name
-        prepared = json.loads((folder / ".talkies/sources" / f"{pair.source}.json").read_text())
-        assert prepared["key"] == content_key(**asks.source(source, contents["picture"]))
-        driving = json.loads((folder / ".talkies/driving" / f"{pair.take}.json").read_text())
-        assert driving["key"] == content_key(**asks.driving(take, contents["driving"]))
-        moved = json.loads((folder / ".talkies/motion" / f"{pair.take}.json").read_text())
-        asked = asks.motion(
-            take, content=contents["driving"], box=driving["crop"]["box"], preset="vox-256", weights=weights
-        )
-        assert moved["key"] == content_key(**asked)
-        seen += 1
-    assert seen == 14
 
 
 @pytest.mark.parametrize("stage", ["prepare", "motion", "animate"])

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from run_folder import draw_picture, make_clip, write_weights
 
 from talkies import media
+from talkies import settings as config
 from talkies.errors import TalkiesError
 from talkies.files import write_json
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 from talkies.media.crop import Request
 from talkies.run import deal, estimate, planner, probes
-from talkies.run import settings as config
 from talkies.run.asks import Specs
 from talkies.run.folder import HOME, LOCKS, PROBES, Folder
 from talkies.run.lock import lock

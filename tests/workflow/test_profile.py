@@ -22,8 +22,8 @@ from talkies import __version__
 from talkies.errors import TalkiesError
 from talkies.host import container, disk
 from talkies.run import estimate
-from talkies.run import settings as config
 from talkies.run.outside import folders_outside
+from talkies.settings import complete
 
 APPTAINER = f"""#!{sys.executable}
 import json, os, subprocess, sys
@@ -188,11 +188,6 @@ def test_retries_stand_in_the_profile_alone() -> None:
     assert profile["rerun-incomplete"] is True
 
 
-def test_a_name_that_slurm_does_not_know_is_refused() -> None:
-    with pytest.raises(TalkiesError, match=r"slurm\.gpu: 'partition' is none of slurm_partition, slurm_account"):
-        config.complete({"slurm": {"gpu": {"partition": "gpu"}}})
-
-
 # --- the profile installed ---------------------------------------------------------------------------------
 
 
@@ -239,30 +234,6 @@ def test_a_profile_of_the_users_own_is_left(tmp_path: Path, kind: str) -> None:
 # --- the image ---------------------------------------------------------------------------------------------
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-
-
-@pytest.mark.parametrize(
-    "image",
-    [None, "talkies.sif", "/images/talkies-1.sif", f"docker://a.org/b/c@{DIGEST}", f"oras://r:5000/x:1@{DIGEST}"],
-)
-def test_images_that_are_files_or_pinned(image: str | None) -> None:
-    assert config.complete({"container": image}).container == image
-
-
-@pytest.mark.parametrize(
-    ("image", "words"),
-    [
-        ("docker://r.org/me/talkies:latest", r"not pinned.*docker://r.org/me/talkies@sha256:\.\.\."),
-        ("docker://talkies", r"not pinned.*docker://talkies@sha256:\.\.\."),
-        ("oras://r.org:5000/talkies", r"not pinned.*oras://r.org:5000/talkies@sha256:\.\.\."),
-        ("docker://talkies@sha256:123", "not pinned"),
-        ("library://me/talkies", "give a .sif, a docker:// or an oras://"),
-        ("", "container"),
-    ],
-)
-def test_an_image_that_may_change_is_refused(image: str, words: str) -> None:
-    with pytest.raises(TalkiesError, match=words):
-        config.complete({"container": image})
 
 
 def test_an_image_that_is_missing_or_of_another_version_stops_the_run_before_any_job(tmp_path, programs) -> None:
@@ -329,7 +300,7 @@ def test_folders_outside_the_run_folder_are_seen_in_the_image(tmp_path: Path, pr
 
 
 def outside(**settings) -> list[str]:
-    return [str(path) for path in folders_outside(config.complete(settings))]
+    return [str(path) for path in folders_outside(complete(settings))]
 
 
 def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

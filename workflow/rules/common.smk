@@ -12,9 +12,9 @@ from talkies.host import container as image
 from talkies.host import slurm
 from talkies.run import console, estimate, planner, programs, progress, snakemake_private
 from talkies.run import plan as planning
-from talkies.run import settings as settings_file
 from talkies.run.folder import WORKERS_LOG
 from talkies.run.receipts import ALL, shard_of
+from talkies.settings import complete, given
 
 
 def make_plan():
@@ -24,8 +24,8 @@ def make_plan():
             return planning.Plan.load(), None, None
         if planner.unlock_after_kill():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
-        given = settings_file.given(config, Path("config.yaml"))
-        plan, state = planner.make_plan(settings_file.complete(config), on_cluster=ON_CLUSTER, given=given)
+        of_command_line = given(config, Path("config.yaml"))
+        plan, state = planner.make_plan(complete(config), on_cluster=ON_CLUSTER, given=of_command_line)
         if SUBMITS and plan.settings.slurm.gpu.get("gpu", 1):
             for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.pair_shards}:
                 slurm.check_gpus(megabytes, plan.settings.slurm.gpu.get("slurm_partition", ""))

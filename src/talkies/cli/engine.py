@@ -38,7 +38,7 @@ def engine(chosen: argparse.Namespace) -> None:
 
 
 def _list(chosen: argparse.Namespace) -> None:
-    from ..run.programs import known
+    from ..program import known
 
     print(f"{FOMM:18} The built-in First Order Motion Model (its keys are under model).")
     for name, entry in known().items():
@@ -49,7 +49,7 @@ def _list(chosen: argparse.Namespace) -> None:
 def _show(chosen: argparse.Namespace) -> None:
     import yaml
 
-    from ..run.programs import known
+    from ..program import known
 
     entry = known().get(chosen.name)
     if entry is None:

@@ -91,13 +91,13 @@ def configuration(chosen: argparse.Namespace) -> None:
     """Print every key of config.yaml and every column of the pairs table: default, meaning, kind of value."""
     import shutil
 
-    from ..run import reference
+    from .. import config_docs
 
     forms = {
-        "text": lambda: reference.as_text(min(shutil.get_terminal_size().columns, 100)),
-        "yaml": reference.as_yaml,
-        "markdown": reference.as_markdown,
-        "schema": reference.as_schema,
+        "text": lambda: config_docs.as_text(min(shutil.get_terminal_size().columns, 100)),
+        "yaml": config_docs.as_yaml,
+        "markdown": config_docs.as_markdown,
+        "schema": config_docs.as_schema,
     }
     print(forms[chosen.format]().rstrip())
 

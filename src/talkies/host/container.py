@@ -39,21 +39,6 @@ def runtime() -> str | None:
     return next((name for name in ("apptainer", "singularity") if shutil.which(name)), None)
 
 
-def check_address(image: str | None, key: str = "container") -> None:
-    """Refuse an image that is neither a file nor pinned by its digest: a tag may name another image tomorrow."""
-    if image is None or not ADDRESS.match(image) or PINNED.fullmatch(image):
-        return
-    if not image.startswith(("docker://", "oras://")):
-        raise TalkiesError(f"config.yaml: {key}: {printable(image)}: give a .sif, a docker:// or an oras:// address")
-    name = image.partition("@")[0]
-    if ":" in name.rpartition("/")[2]:
-        name = name.rpartition(":")[0]
-    raise TalkiesError(
-        f"config.yaml: {key}: {printable(image)}: not pinned, so it may be another image tomorrow: give its "
-        f"digest: {printable(name)}@sha256:... (`skopeo inspect` or the registry's page tells it)"
-    )
-
-
 def check_image(image: str | None, file: Path | None) -> str | None:
     """Compare an image's version with this package's; return why that can't be done, or None if they are equal.
 

@@ -30,10 +30,9 @@ from ..files import file_digest
 from ..host import container, scratch
 from ..program import Command, Program
 from ..run import programs
-from ..run import settings as config
 from ..run.folder import HOME
-from ..run.keys import Settings, Slurm
 from ..run.outside import folders_outside
+from ..settings import Settings, Slurm, load
 
 LEAST_FREE = 2 << 30
 """Free bytes below which a disk counts as full: about 800,000 frames of film."""
@@ -99,7 +98,7 @@ def _findings(folder: Path, place: str) -> Iterator[Finding]:
     settings: Settings | None = None
     try:
         if (folder / "config.yaml").exists():
-            settings = config.load(folder / "config.yaml")
+            settings = load(folder / "config.yaml")
     except TalkiesError as error:
         yield "MISSING", "config", str(error)
     yield from _engine(place)

@@ -12,10 +12,11 @@ from .. import media
 from ..errors import TalkiesError, printable
 from ..files import open_regular
 from ..host.scratch import own_folder
-from ..run import planner, settings
+from ..run import planner
 from ..run.pairs import by_stem
 from ..run.receipts import Receipts
 from ..run.state import State, look
+from ..settings import complete
 from ..stages import animate, motion, prepare, remux, show
 from ..stages.work import Progress, work
 
@@ -62,7 +63,7 @@ def make_films(
             (folder / path.name).symlink_to(path.absolute())
         inputs = (by_stem(Path(path.name) for path in pictures), by_stem(Path(path.name) for path in clips))
         with chdir(folder), _errors_left_to_us():
-            plan, _ = planner.make_plan(settings.complete(wanted), inputs=inputs)
+            plan, _ = planner.make_plan(complete(wanted), inputs=inputs)
             if results is None and len(plan.pairs) != 1:
                 raise TalkiesError(f"{len(plan.pairs)} films are asked for: name a folder for them, not a file")
             planner.start_run(plan)
@@ -72,7 +73,7 @@ def make_films(
                 for shard in [*plan.picture_shards, *plan.take_shards] if of_inputs else plan.pair_shards:
                     if plan.items(stage.name, shard):
                         work(stage, plan, plan.receipt(stage.name, shard), engine=engine, progress=progress)
-            state = look(plan, Receipts(plan), "none")
+            state = look(plan, Receipts(), "none")
             if take:
                 take(plan, state)
     return plan, state

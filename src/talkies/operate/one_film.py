@@ -22,7 +22,7 @@ from ..program import Program
 from ..run import programs
 from ..run.asks import ENCODING
 from ..run.folder import CONFIG
-from ..run.settings import read
+from ..settings import complete, read
 from ..stages.animate import film_facts, picture_of, why_refused
 from ..stages.prepare import write_png
 from ..stages.remux import SOURCE_TYPE, provenance
@@ -182,11 +182,10 @@ def program_named(name: str, *, fetch: bool = True) -> Program:
     missing.
     """
     config = read(CONFIG) if CONFIG.exists() else {}
-    here = programs.choose(config.get("engine"), config.get("engines"))
-    program = here.get(name) or programs.choose(name, None)[name]
+    here = complete({key: config[key] for key in ("engine", "engines") if key in config}).programs
+    program = here.get(name) or next(iter(complete({"engine": name}).programs.values()), None)
     if program is None:
         raise TalkiesError(f"{name} is the built-in engine: take talkies animate")
-    programs.check_files({name: program})
     if fetch:
         programs.fetch_images({name: program})
     return program

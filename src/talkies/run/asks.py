@@ -23,7 +23,7 @@ from .record import RECIPE
 
 if TYPE_CHECKING:
     from ..program import Program
-    from .keys import Settings
+    from ..settings import Settings
     from .pairs import Pair, Source, Take
     from .plan import Plan
 
@@ -221,7 +221,6 @@ class Specs:
             picture=self.source(pair.source),
             driving=self.driving(pair.take),
             weights=plan.weights,
-            recipe=1 if plan.without_specs else None,
         )
         return _spec(asked)
 

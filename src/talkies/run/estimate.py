@@ -23,7 +23,7 @@ from .asks import is_shown
 from .receipts import Receipts
 
 if TYPE_CHECKING:
-    from .keys import Settings
+    from ..settings import Settings
     from .pairs import Pair, Take
     from .plan import Plan
     from .state import State
@@ -116,13 +116,13 @@ def rates(settings: Settings, receipts: Receipts, *, on_cluster: bool) -> dict[s
     kind of device, else FRAMES_PER_SECOND. A film's time includes opening and closing it, so short films count as slow.
     """
     if settings.frames_per_second:
-        return dict.fromkeys(settings.engines, settings.frames_per_second)
+        return dict.fromkeys(settings.by_engine, settings.frames_per_second)
     wanted = settings.model.device
     if wanted == "auto":
         gpu = settings.slurm.gpu
         given = bool(gpu.get("gpu", 1) or gpu.get("gres")) if on_cluster else has_gpu()
         wanted = "cuda" if given else "cpu"
-    seen: dict[str, list[float]] = {name: [] for name in settings.engines}
+    seen: dict[str, list[float]] = {name: [] for name in settings.by_engine}
     for film in islice(_some_films(Path(settings.results), receipts), LEARNING_FILMS * len(seen)):
         name, fomm = film.engine.name, film.engine.name == FOMM
         alike = not fomm or film.model.preset == settings.model.preset

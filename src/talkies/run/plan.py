@@ -7,20 +7,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from ..engines import FOMM
 from ..errors import TalkiesError
-from ..files import from_json, parse_json, to_json, typed, write_whole
+from ..files import from_json, to_json, typed, write_whole
 from ..fomm.model.presets import demo_digest
 from ..program import Program
+from ..settings import Settings
 from .asks import is_shown
 from .estimate import FRAMES_PER_SECOND, animating_seconds
 from .folder import PLAN
-from .keys import Kind, Settings
 from .pairs import Pair, Source, Take, choices_of, stamp_of, usual_pair
 from .programs import Contents
 
@@ -96,8 +96,6 @@ class Plan:
     rates: dict[str, float] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     joined: bool = False
-    without_specs: bool = False
-    """Whether it was read from a plan of format 1, whose receipts have no specs."""
 
     @property
     def is_pilot(self) -> bool:
@@ -107,7 +105,7 @@ class Plan:
     @property
     def engines(self) -> dict[str, Program | None]:
         """The engines by name, None for the built-in one."""
-        return self.settings.engines
+        return self.settings.by_engine
 
     @cached_property
     def others(self) -> dict[str, Program]:
@@ -202,11 +200,10 @@ class Plan:
             known = from_json(content, _Head).format
         except (OSError, ValueError):
             raise TalkiesError(f"{path}: no plan here: go into the run folder, and run snakemake there first") from None
-        if known not in (1, 2, FORMAT):
+        if known != FORMAT:
             raise TalkiesError(f"{path}: a plan of format {known}, not {FORMAT}: run snakemake again")
         try:
-            stored = from_json(content, Stored) if known == FORMAT else typed(_brought_up(parse_json(content)), Stored)
-            plan = cls._of(stored, without_specs=known == 1)
+            plan = cls._of(from_json(content, Stored))
             if plan._is_complete():
                 return plan
         except (KeyError, TypeError, IndexError, AttributeError, ValueError):
@@ -214,8 +211,8 @@ class Plan:
         raise TalkiesError(f"{path}: a damaged plan: run snakemake again")
 
     @classmethod
-    def _of(cls, stored: Stored, *, without_specs: bool) -> Plan:
-        plan = cls(pairs={}, without_specs=without_specs, **{name: getattr(stored, name) for name in ALIKE})
+    def _of(cls, stored: Stored) -> Plan:
+        plan = cls(pairs={}, **{name: getattr(stored, name) for name in ALIKE})
         usual = usual_pair(stored.settings)
         choices, fields = choices_of(usual), asdict(usual)
         for shard, rows in stored.rows.items():
@@ -227,8 +224,6 @@ class Plan:
             ]
             plan.pair_shards[shard] = [pair.name for pair in pairs]
             plan.pairs.update(zip(plan.pair_shards[shard], pairs, strict=True))
-        if without_specs:
-            plan.sounds, plan.weights = stamps_of_sounds(plan.pairs.values()), weights_of(stored.settings)
         return plan
 
     def _is_complete(self) -> bool:
@@ -240,7 +235,7 @@ class Plan:
             and all(pair.source in self.sources and pair.take in self.takes for pair in self.pairs.values())
             and all(pair.engine in self.engines for pair in self.pairs.values())
             and self.others.keys() == self.programs.keys()
-            and (self.without_specs or self._names_all(shards))
+            and self._names_all(shards)
         )
 
     def _names_all(self, shards: Iterable[str]) -> bool:
@@ -269,26 +264,6 @@ def weights_of(settings: Settings) -> Weights:
     """
     checkpoint = settings.model.checkpoint
     return stamp_of(Path(checkpoint)) if checkpoint else demo_digest()
-
-
-def _brought_up(value: dict[str, Any]) -> dict[str, Any]:
-    """Return what a plan of format 1 or 2 holds as one of today's.
-
-    In them crops stand as config.yaml has them, an engine's keys have no name in them, and the built-in one has none;
-    those of before there were other engines have no rates. Engines are sorted there: the first is the one that no pair
-    names, because it is the usual one.
-    """
-    settings = value["settings"]
-    engines = settings.get("engines", {FOMM: {}})
-    stated = {
-        row[2]["engine"] for rows in value["shards"].values() for row in rows if len(row) > 2 and "engine" in row[2]
-    }
-    order = sorted(engines, key=lambda name: name in stated)
-    named = {name: {**engines[name], "name": name} if engines[name] else None for name in order}
-    crop = dict.fromkeys(get_args(Kind), "face")  # what was asked for, each source and take tells
-    of_format_1: dict[str, Any] = {"receipts": {}, "sounds": {}, "weights": None, "given": {}}
-    of_engines = {"programs": {}, "rates": {FOMM: value.get("rate")}}
-    return of_format_1 | of_engines | value | {"settings": {**settings, "engines": named, "crop": crop}}
 
 
 def _row(pair: Pair, usual: Pair) -> Row:

@@ -16,12 +16,11 @@ from typing import Any
 
 from ..errors import TalkiesError, printable
 from ..files import LEFT, read_json
+from ..settings import Settings, complete, read
 from . import probes, programs, snakemake_private
-from . import settings as config
 from .deal import deal
 from .estimate import rates
 from .folder import CONFIG, HOME, LOCKS, RECEIPTS, RUN
-from .keys import Settings
 from .lock import claim, held_locks, is_abandoned
 from .outside import folders_outside
 from .pairs import (
@@ -56,18 +55,18 @@ def make_plan(
 ) -> tuple[Plan, State]:
     """Read the folders, plan the run, and compare it with what is there.
 
-    settings: complete (config.complete). on_cluster: jobs are sent to a cluster, so each gets more work. given:
+    settings: complete (`settings.complete`). on_cluster: jobs are sent to a cluster, so each gets more work. given:
     settings of the command line. inputs: pictures and videos by name, instead of the folders of the settings. Raises
     TalkiesError that names the key, file or line at fault.
     """
     previous = stored_plan()
-    receipts = Receipts(previous)
+    receipts = Receipts()
     images, clips = inputs or list_inputs(settings)
     pairs = list_pairs(settings, images, clips)
     if settings.multi_face:
         pairs = each_face(pairs, images, settings)
-    if len(settings.engines) > 1:
-        pairs = by_each_engine(pairs, settings.engines)
+    if len(settings.by_engine) > 1:
+        pairs = by_each_engine(pairs, settings.by_engine)
     check_squares(settings, pairs)
     plan = Plan(
         settings=settings,
@@ -105,11 +104,11 @@ def current_plan() -> tuple[Plan, State]:
     """
     stored = stored_plan()
     if stored is not None and (is_running() or not CONFIG.exists()):
-        return stored, look(stored, Receipts(stored), "none")
+        return stored, look(stored, Receipts(), "none")
     if not CONFIG.exists():
         raise TalkiesError("there is no config.yaml here: go into the run folder, or make one: talkies init FOLDER")
     given = stored.given if stored is not None else {}
-    return make_plan(config.complete(config.read(CONFIG) | given), given=given)
+    return make_plan(complete(read(CONFIG) | given), given=given)
 
 
 def _keep_pilot(plan: Plan, previous: Plan | None, receipts: Receipts) -> None:
@@ -196,7 +195,6 @@ def start_run(plan: Plan) -> None:
         for left in [*HOME.glob(".*.part"), *RECEIPTS.rglob(".*.part")]:
             if LEFT.fullmatch(left.name):  # left by killed workers; their next attempt removes what is beside films
                 left.unlink(missing_ok=True)
-    Receipts(stored).take_over()
     plan.save()
     claim(RUN)
 

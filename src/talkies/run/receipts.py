@@ -13,15 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
-from ..files import from_json
-from .asks import Specs
-from .folder import BENCHMARKS, HOME, LOGS, RECEIPTS, Folder
+from .folder import BENCHMARKS, LOGS, RECEIPTS, Folder
 from .record import Answer, Receipt
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    pass
 
 STAGES = ("prepare", "motion", "animate", "show", "remux")
 TOLD: dict[str, tuple[str, ...]] = {
@@ -34,13 +30,7 @@ TOLD: dict[str, tuple[str, ...]] = {
 """The shape of a stage's receipt entry for each finished item."""
 ALL = "all"
 """The one shard of stages about the whole run: the check and the gallery."""
-OLD_FILMS = HOME / "films"
-"""Where workers of plans of format 1 noted the size and time of finished films."""
 NAME = re.compile(r"((?:pictures|clips|pairs)-\d+|all)(?:\.[0-9a-f]+)?")
-
-
-class _OldFilms(Struct):
-    films: dict[str, tuple[int, int]]
 
 
 def shard_of(name: str) -> str:
@@ -49,13 +39,9 @@ def shard_of(name: str) -> str:
 
 
 class Receipts:
-    """The existing receipts. Folders are listed once, and a receipt is read when it is first needed.
+    """The existing receipts. Folders are listed once, and a receipt is read when it is first needed."""
 
-    previous: the folder's plan, used to add specs to receipts without them (of plans of format 1).
-    """
-
-    def __init__(self, previous: Plan | None = None) -> None:
-        self._previous = previous
+    def __init__(self) -> None:
         self._names: dict[str, dict[str, list[str]]] = {}
         self._times: dict[str, dict[str, int]] = {}
         self._read: dict[tuple[str, str], tuple[str | None, Receipt]] = {}
@@ -92,20 +78,6 @@ class Receipts:
         """Return the shards that have a receipt of this stage."""
         return sorted(self._of(stage))
 
-    def take_over(self) -> None:
-        """Write the specs into the receipts of a plan of format 1; their times stay."""
-        if self._previous is None or not self._previous.without_specs:
-            return
-        for stage in STAGES:
-            for shard in self.shards(stage):
-                name, receipt = self._load(stage, shard)
-                if name is not None:
-                    save_unnoticed(receipt, Folder.receipt(stage, name))
-        for path in OLD_FILMS.glob("*.json"):
-            path.unlink()
-        with suppress(OSError):
-            OLD_FILMS.rmdir()
-
     def _of(self, stage: str) -> dict[str, list[str]]:
         if stage not in self._names:
             found: dict[str, list[tuple[int, str]]] = {}
@@ -124,8 +96,6 @@ class Receipts:
             for name in self._of(stage).get(shard, []):
                 receipt = Receipt.read(Folder.receipt(stage, name))
                 if receipt is not None:
-                    if self._previous is not None and self._previous.without_specs and not receipt.asked:
-                        receipt = _with_specs(receipt, self._previous, stage, shard)
                     self._read[stage, shard] = name, _sound(receipt, stage)
                     break
         return self._read[stage, shard]
@@ -142,34 +112,6 @@ def _sound(receipt: Receipt, stage: str) -> Receipt:
 def load(stage: str, name: str) -> Receipt:
     """Return the receipt of a stage above; TalkiesError if it is missing or damaged."""
     return _sound(Receipt.load(Folder.receipt(stage, name)), stage)
-
-
-def _with_specs(old: Receipt, plan: Plan, stage: str, shard: str) -> Receipt:
-    """Return a receipt of a plan of format 1 with the specs that its plan implies."""
-    specs = Specs(plan)
-    pictures = shard.startswith("pictures")
-    spec = {
-        "prepare": specs.source if pictures else specs.driving,
-        "motion": specs.motion,
-        "animate": specs.film,
-        "show": specs.shown,
-        "remux": specs.talkie,
-    }[stage]
-    films: dict[str, tuple[int, int]] = {}
-    if stage == "remux":
-        with suppress(OSError, ValueError):
-            films = from_json((OLD_FILMS / f"{shard}.json").read_bytes(), _OldFilms).films
-    new = Receipt(failed=dict(old.failed))
-    for item in (*old.done, *old.failed):
-        try:
-            new.asked[item] = spec(item)
-            if stage != "remux":
-                new.done |= {item: old.done[item]} if item in old.done else {}
-            elif item in films:
-                new.done[item] = Answer(file=films[item], shows=specs.shown(item))
-        except KeyError:
-            continue  # no longer in its plan
-    return new
 
 
 def save_unnoticed(receipt: Receipt, path: Path) -> None:
