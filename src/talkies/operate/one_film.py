@@ -95,13 +95,13 @@ def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress:
         )
         with opened as engine:
             if wanted.engine == FOMM:
-                progress.start(2 * frames_of(clip, **segment), "frames")  # each frame is read, and each is made
+                progress.start(2 * clip.count(**segment), "frames")  # each frame is read, and each is made
                 frames = media.read_frames(clip, box=driving_cut.box, size=engine.side, **segment)
                 motion = engine.find_motion(advancing(frames, progress), clip.rate)
                 motion.save(motion_file)
                 count = motion.frames
             else:
-                progress.start(frames_of(clip, **segment), "frames")
+                progress.start(clip.count(**segment), "frames")
                 count = sum(1 for _ in media.read_frames(clip, size=(16, 16), **segment))
             writer = media.FrameWriter(silent, clip.rate, **ENCODING, threads=engine.threads)
             job = FilmJob(
@@ -155,12 +155,6 @@ def _source_name(wanted: Wanted) -> str:
 
 def _original(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": file_digest(path)}
-
-
-def frames_of(clip: media.Clip, *, start: Fraction | None, end: Fraction | None) -> int:
-    """Return the approximate number of frames of a clip's segment."""
-    last = clip.duration if end is None else min(end, clip.duration)
-    return max(0, round((last - (start or 0)) * clip.rate))
 
 
 def _told(cut: crop.Crop) -> str:

@@ -155,9 +155,7 @@ def _count_frames(plan: Plan) -> None:
         clip = clips[take.file]
         if clip is not None:
             since, until = Fraction(take.start or 0), Fraction(take.end) if take.end else None
-            left = max(0, clip.frames - round(since * clip.rate))
-            frames = left if until is None else min(clip.frames, round((until - since) * clip.rate))
-            plan.takes[name] = replace(take, frames=frames)
+            plan.takes[name] = replace(take, frames=clip.count(since, until))
 
 
 def _outside(settings: Settings, pairs: Iterable[Pair]) -> list[str]:
