@@ -790,17 +790,25 @@ def test_sound_that_is_rubbish_is_named(tmp_path: Path) -> None:
 # --- pictures ---
 
 
-def test_listing_takes_known_suffixes_only(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", ".hidden.png", "._a.jpg", ".DS_Store", "Thumbs.db", "notes.txt", "c.mp4", "d.HEIC"):
+def test_listing_takes_known_suffixes_only_and_tells_what_is_not_used(tmp_path: Path) -> None:
+    names = ("b.PNG", "a.jpg", ".hidden.png", "._a.jpg", ".DS_Store", "notes.txt", "README", "c.mp4", "d.HIF", "e.jxl")
+    for name in (*names, "voice.opus", "used.wav", "two\nlines.mp4", os.fsdecode(b"\xff.mp4")):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "gone.png").symlink_to("nowhere")
-    assert [p.name for p in media.list_pictures(tmp_path)] == ["a.jpg", "b.PNG", "d.HEIC", "gone.png"]
+    assert [p.name for p in media.list_pictures(tmp_path)] == ["a.jpg", "b.PNG", "d.HIF", "gone.png"]
     assert [p.name for p in media.list_clips(tmp_path)] == ["c.mp4"]
-    assert [p.name for p in media.sort_folder(tmp_path, media.CLIP_SUFFIXES)[1]] == [
-        "Thumbs.db", "a.jpg", "b.PNG", "d.HEIC", "gone.png", "notes.txt"]  # fmt: skip
+    assert media.not_used(tmp_path, media.CLIP_SUFFIXES, [tmp_path / "used.wav"]) == (
+        "7 files (.hif, .jpg, .jxl, .png, …), 1 sound (.opus; the key audio gives a film its sound), "
+        r"2 files to rename (a control character in two\nlines.mp4), 1 folder"
+    )
+    assert media.not_used(tmp_path, media.PICTURE_SUFFIXES | {".txt", ".jxl", ".mp4", ".wav", ".opus", ""}) == (
+        r"2 files to rename (a control character in two\nlines.mp4), 1 folder"
+    )
+    (tmp_path / "none").mkdir()
+    assert media.not_used(tmp_path / "none", media.CLIP_SUFFIXES) == ""
     with pytest.raises(TalkiesError, match="no such file"):
-        media.list_pictures(tmp_path / "none")
+        media.list_pictures(tmp_path / "nowhere")
 
 
 def saved(path: Path, image: Image.Image, **options: object) -> np.ndarray:
