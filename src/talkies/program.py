@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from .engines import FOMM
 from .errors import InputError, TalkiesError, printable
 from .files import shipped
+from .machine.container import check_file
 
 VALUES = "source driving audio output folder jobs checkpoint threads side best_frame".split()  # noqa: SIM905
 SWITCHES = "relative adapt_scale find_best_frame gpu".split()  # noqa: SIM905
@@ -156,6 +157,8 @@ class Program(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             there = f"it left {', '.join(map(printable, left))}" if left else "it left nothing"
             count = f"{len(films) or 'no'} film{'s' * (len(films) > 1)}"
             raise InputError("", f"made {count} ({self.result}), {there}: mend its command or result")
+        if not films[0].resolve().is_relative_to(folder.resolve()):
+            raise InputError("", "its film is a link that leads out of its folder: let its command write a file there")
         return films[0]
 
 
@@ -215,10 +218,13 @@ def check_files(program: Program, where: str) -> None:
     """Refuse an engine without its image, checkpoint or folders; TalkiesError names the key. where: as before."""
     is_known = program.name in known()
     how = f"`talkies engine show {program.name}` says how to get it" if is_known else "give its path"
-    image = program.image if program.image and "://" not in program.image else None
-    for key, file in (("image", image), ("checkpoint", program.checkpoint)):
-        if file is not None and not Path(file).is_file():
-            raise TalkiesError(f"{where}: {key}: there is no file {printable(file)}: {how}")
+    if program.image is not None and "://" not in program.image:
+        try:
+            check_file(Path(program.image))
+        except TalkiesError as error:
+            raise TalkiesError(f"{where}: image: {error}: {how}") from None
+    if program.checkpoint is not None and not Path(program.checkpoint).is_file():
+        raise TalkiesError(f"{where}: checkpoint: there is no file {printable(program.checkpoint)}: {how}")
     for bind in program.binds:
         if not Path(bind.partition(":")[0]).expanduser().exists():
             raise TalkiesError(f"{where}: binds: there is no {printable(bind.partition(':')[0])}: give its path")

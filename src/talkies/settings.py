@@ -157,7 +157,7 @@ class Slurm(Section, frozen=True):
     """What jobs ask of SLURM."""
 
     gpu: dict[SlurmKey, str | int] = {}
-    """For jobs that use the network (motion, animate). `gpu: 0` asks for no GPU."""
+    """For jobs that use the network (motion, animate). No GPU: `gpu: 0`, or model.device: cpu."""
     cpu: dict[SlurmKey, str | int] = {}
     """For the other jobs."""
 
@@ -229,7 +229,7 @@ class Settings(Section, frozen=True):
     job_minutes: Annotated[float, Meta(gt=0, le=1_000_000)] = 30
     """Minutes of work in one job, by estimate."""
     gpus: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    """GPUs that the cluster gives you at once. There are at least as many jobs."""
+    """GPUs of the cluster that jobs use at once, at most."""
     frames_per_second: Annotated[float, Meta(ge=0.001, le=1_000_000)] | None = None
     """Expected speed, for estimates and walltimes; null learns it from finished films (10 at first)."""
     threads: Annotated[int, Meta(ge=1, le=9999)] | None = None

@@ -20,7 +20,7 @@ import yaml
 from cluster_folder import Cluster, ClusterRun, ended
 from run_folder import draw_picture, jobs_in, make_clip, wait_for
 
-from talkies.host.slurm import Cause, cause_of
+from talkies.machine.slurm import Cause, cause_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

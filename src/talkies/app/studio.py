@@ -27,7 +27,7 @@ from ..errors import TalkiesError, counted, printable
 from ..files import open_input, shipped, write_json
 from ..fomm.model.presets import PRESETS
 from ..fomm.model.published import find_weights
-from ..host.scratch import own_folder
+from ..machine.scratch import own_folder
 from ..media import crop
 from ..media.film import FILM_SIZE
 from ..operate.one_film import Wanted, make_film, program_named

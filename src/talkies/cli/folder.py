@@ -74,7 +74,7 @@ def add_commands(commands: Commands) -> None:
 
 def init(chosen: argparse.Namespace) -> None:
     """Make a run folder; print what was made, what was there, and what comes next."""
-    from ..operate.init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
+    from ..run.init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
 
     made, kept = lay_out(chosen.folder, examples=chosen.examples)
     where = printable(chosen.folder)
@@ -114,14 +114,14 @@ class _ConfigurationHelp(argparse.Action):
 
 def stage(chosen: argparse.Namespace) -> None:
     """Carry the run folder to a cluster, or its results back."""
-    from ..operate.carry import stage as carry
+    from ..cluster.carry import stage as carry
 
     carry(chosen.action, chosen.place, dry=chosen.dry_run)
 
 
 def check(chosen: argparse.Namespace) -> int:
     """Check every picture and driving video before anything is animated; print what is wrong and what to do."""
-    from ..host.cores import available_threads
+    from ..machine.cores import available_threads
     from ..report import check_page
     from ..run.asks import Specs
     from ..run.plan import Plan
@@ -259,9 +259,9 @@ def clean(chosen: argparse.Namespace) -> None:
 def doctor(chosen: argparse.Namespace) -> int:
     """Print what is there, what is missing, and what to do."""
     if chosen.on:
-        from ..operate.on_node import examine_node
+        from ..cluster.node import examine_node
 
         return examine_node(chosen.on)
-    from ..operate.doctor import examine
+    from ..cluster.doctor import examine
 
     return examine(Path.cwd(), as_json=chosen.json)

@@ -73,7 +73,7 @@ def add_commands(commands: Commands) -> None:
 def crop_file(chosen: argparse.Namespace) -> None:
     """Crop one picture to PNG, or one clip to mp4 with its sound; print the crop as JSON."""
     from .. import media
-    from ..host.scratch import own_folder
+    from ..machine.scratch import own_folder
     from ..media import crop
     from ..stages.prepare import write_png
 
@@ -156,7 +156,7 @@ def checkpoint(chosen: argparse.Namespace) -> None:
 
 def fetch_weights(chosen: argparse.Namespace) -> None:
     """Fetch a preset's published weights; print where they are, their source, size and digests."""
-    from ..operate.weights import fetch
+    from ..fomm.weights import fetch
 
     if chosen.to is not None:
         check_output(chosen.to, chosen.to.suffix.lower())

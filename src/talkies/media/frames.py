@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import read_through
-from ..host.cores import available_threads
+from ..machine.cores import available_threads
 from . import hdr
 from .clip import Clip
 from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, complaint, input_arguments, seconds_text

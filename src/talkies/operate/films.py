@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import media
 from ..errors import TalkiesError, printable
 from ..files import open_regular
-from ..host.scratch import own_folder
+from ..machine.scratch import own_folder
 from ..run import planner
 from ..run.pairs import by_stem
 from ..run.receipts import Receipts

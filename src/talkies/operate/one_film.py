@@ -15,7 +15,7 @@ from .. import media
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import TalkiesError, printable
 from ..files import file_digest, to_plain
-from ..host.scratch import own_folder
+from ..machine.scratch import own_folder
 from ..media import crop
 from ..media.paste import paste_film
 from ..program import Program

@@ -18,7 +18,7 @@ from ..engines import FOMM
 from ..errors import counted, printable, size_text
 from ..files import from_json
 from ..fomm.model.presets import PRESETS, frame_bytes
-from ..host.disk import room
+from ..machine.disk import room
 from .asks import is_shown
 from .receipts import Receipts
 

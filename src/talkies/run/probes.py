@@ -16,7 +16,7 @@ from typing import Any
 from .. import media
 from ..errors import InputError, TalkiesError
 from ..files import read_json, write_json
-from ..host.cores import available_threads
+from ..machine.cores import available_threads
 from .folder import PROBES
 from .pairs import stamp_of
 

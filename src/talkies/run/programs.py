@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import TalkiesError
 from ..files import file_digest, read_stamped, write_json
-from ..host.container import ADDRESS, check_bindable, pull, runtime
+from ..machine.container import ADDRESS, check_bindable, pull, runtime
 from ..program import Program
 from .folder import HOME
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from ..errors import TalkiesError, counted, printable
-from ..host.slurm import Queue, queue
+from ..machine.slurm import Queue, queue
 from .estimate import FRAMES_PER_SECOND, LOOK_SECONDS, REMUX_SECONDS, duration
 from .folder import GALLERY_PAGE, JOURNALS, LOCKS, RUNS, Folder
 from .journal import Animated, Begun, Ended, Event, Failed, Looked, Remuxed, Started, events_of

@@ -24,8 +24,8 @@ from .. import media
 from ..errors import TalkiesError, counted, printable
 from ..files import read_json, shipped, write_json
 from ..fomm.model.published import CARRIED, LOCK
-from ..host.container import ADDRESS
-from ..host.scratch import own_folder
+from ..machine.container import ADDRESS
+from ..machine.scratch import own_folder
 from ..run.folder import HOME
 from ..run.planner import at_work
 from ..settings import Settings, complete, load, read

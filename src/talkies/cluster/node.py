@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import TalkiesError
 from ..files import shipped
-from ..host import container
+from ..machine import container
 from ..run.folder import CONFIG
 from ..run.outside import folders_outside
 from ..settings import Settings, SlurmKey, complete, load
