@@ -91,9 +91,7 @@ def test_where_the_executor_is_another_slurm_is_not_asked(monkeypatch: pytest.Mo
     monkeypatch.setattr(slurm, "ended", lambda job: pytest.fail("asked"))
     said: list[str] = []
     Failures(said.append, on_slurm=False, retries=1).emit(failed("7"))
-    assert said == [
-        "animate pairs-0001: job 7 failed: it ended, and nothing says why: it is sent again, with more memory and time"
-    ]
+    assert said == ["animate pairs-0001: job 7 failed: it ended, and nothing says why: it is sent again"]
 
 
 def test_a_job_that_could_not_be_sent_is_named_with_the_executors_reason() -> None:
@@ -118,6 +116,7 @@ DANCE = {"command": "dance {source} {driving} {output}"}
     [
         ({}, True, True),
         ({"model": {"device": "cpu"}}, False, False),
+        ({"model": {"device": "cpu"}, "slurm": {"gpu": {"gpu": 1}}}, True, False),
         ({"slurm": {"gpu": {"gpu": 0}}}, False, False),
         ({"slurm": {"gpu": {"gpu": 0, "gres": "gpu:1"}}}, True, True),
         ({"engine": DANCE}, True, False),

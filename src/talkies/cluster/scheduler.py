@@ -81,11 +81,8 @@ class Failure:
 
     def __str__(self) -> str:
         why = f"{self.cause.value} ({self.said})" if self.said else self.cause.value
-        if self.again:
-            more = [word for word, causes in (("memory", MORE_MEMORY), ("time", MORE_TIME)) if self.cause in causes]
-            then = "it is sent again" + (f", with more {' and '.join(more)}" if more else "")
-        else:
-            then = f"{REMEDIES.get(self.cause, 'look into its log')}, then start snakemake again; finished films stay"
+        remedy = REMEDIES.get(self.cause, "look into its log")
+        then = "it is sent again" if self.again else f"{remedy}, then start snakemake again; finished films stay"
         job = f": job {self.job} failed" if self.job else ""
         return f"{self.stage} {self.shard}{job}: {why}: {then}"
 
@@ -169,10 +166,10 @@ def _first_line(message: str) -> str:
 
 
 def asks_gpu(settings: Settings) -> bool:
-    """Return whether a cluster's animating jobs ask for a GPU."""
+    """Return whether a cluster's animating jobs ask for a GPU: as slurm.gpu says, else if the engines use one."""
     asked = settings.slurm.gpu
     on_processors = settings.model.device == "cpu" and not settings.programs
-    return not on_processors and bool(asked.get("gpu", 1) or asked.get("gres"))
+    return bool(asked.get("gpu", not on_processors) or asked.get("gres"))
 
 
 def needs_gpu_image(settings: Settings) -> bool:
