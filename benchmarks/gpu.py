@@ -32,7 +32,7 @@ from talkies.fomm.device import built_for, choose_device, keep_memory
 from talkies.fomm.engine import Engine, resized
 from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_checkpoint, load_model
 from talkies.fomm.motion import detect_motion, frames_to_tensor, transfer_motion
-from talkies.host.cores import available_threads
+from talkies.machine.cores import available_threads
 from talkies.media.film import FILM_SIZE
 
 START = """

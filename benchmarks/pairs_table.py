@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from talkies.run.pairs import list_pairs
-from talkies.run.settings import complete, read_pairs
+from talkies.settings import complete, read_pairs
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from talkies.fomm.device import keep_memory
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import load_model
 from talkies.fomm.motion import detect_motion
-from talkies.host.cores import available_threads
+from talkies.machine.cores import available_threads
 from talkies.run.asks import ENCODING
 
 

@@ -27,7 +27,7 @@ from talkies.run.folder import Folder
 from talkies.run.plan import Plan
 from talkies.run.planner import make_plan
 from talkies.run.record import Answer, Receipt
-from talkies.run.settings import complete
+from talkies.settings import complete
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAKEMAKE = [

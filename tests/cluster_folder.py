@@ -208,8 +208,10 @@ class ClusterRun(RunFolder):
         return run
 
     def configure(self, **settings) -> None:
-        """Write config.yaml as for any run, but with device cpu, because this cluster's GPUs are fake."""
-        super().configure(**({"model": {"device": "cpu"}} | settings))
+        """Write config.yaml as for any run, but compute on processors and ask for GPUs: this cluster's are fake."""
+        slurm = settings.pop("slurm", {})
+        gpu = {"gpu": 1} | slurm.get("gpu", {})
+        super().configure(**({"model": {"device": "cpu"}, "slurm": slurm | {"gpu": gpu}} | settings))
 
     def start(self, *command: str, **options) -> subprocess.Popen:
         """Start a program on the login node, as the user, in the run folder."""

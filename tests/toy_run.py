@@ -19,9 +19,10 @@ from talkies.files import file_digest, whole, write_whole
 from talkies.media.crop import Crop
 from talkies.media.frames import Box
 from talkies.media.sound import SoundFacts
-from talkies.run import inputs, planner, settings
+from talkies.run import inputs, planner
 from talkies.run.record import Film, FilmPicture, FoundMotion, Prepared, PreparedTake, Talkie
 from talkies.run.stage import Stage
+from talkies.settings import complete
 from talkies.stages import STAGES, crop
 from talkies.stages.work import Bench, do_job
 
@@ -73,7 +74,7 @@ class ToyRun:
         """Return the plan and the state, as `snakemake -n` sees them."""
         planner.nonce.cache_clear()
         inputs._entries.cache_clear()
-        wanted = settings.complete(BASE | self.settings)
+        wanted = complete(BASE | self.settings)
         return planner.make_plan(wanted, lambda _: self.stages, **more)
 
     def run(self, **more: Any) -> Counter[str]:

@@ -22,6 +22,7 @@ from head_mesh import load_mesh
 from head_raster import trace_flow
 from heads import CANVAS, Head, Posture, View
 from portraits import Pose
+from train_close_ups import KINDS, SIDE, as_tensor
 
 import talkies
 from talkies.fomm.model import FirstOrderModel, Keypoints
@@ -30,10 +31,8 @@ from talkies.fomm.model.layers import warp
 from talkies.fomm.rewrite import rewritten
 
 PEOPLE, SHOTS = 3, 8  # of a group
-SIDE = 256
 FIRST_PERSON = 5_000_000  # seeds of persons, away from those of the other albums
 NOTHING = 255  # the material of background
-KINDS = {"mouth": ("mouth",), "eye": ("eye", "other eye")}  # names in a group's file, by region
 
 
 @dataclass(frozen=True)
@@ -159,12 +158,12 @@ def make_group(group: int, assets: Path, model: FirstOrderModel) -> dict[str, np
         base = sample_base(rng)
         views.append([heads[-1].render(changed(base, change)) for change in changes])
         pictures.append(np.stack([view.picture for view in views[-1]]))
-        keypoints.append(model.keypoints(_tensor(pictures[-1])))
+        keypoints.append(model.keypoints(as_tensor(pictures[-1])))
     store: dict[str, list[np.ndarray]] = {}
     pairs = sample_pairs(rng)
     for person, first in sorted({(a, i) for a, _, i, _ in pairs}):
         mine = [(b, j) for a, b, i, j in pairs if (a, i) == (person, first)]
-        source, kp_source = _tensor(pictures[person][first : first + 1]), keypoints[person][first]
+        source, kp_source = as_tensor(pictures[person][first : first + 1]), keypoints[person][first]
         moved = [
             keypoints[b][j]
             if b == person
@@ -179,7 +178,7 @@ def make_group(group: int, assets: Path, model: FirstOrderModel) -> dict[str, np
         ]
         kp_driving = Keypoints(*(torch.cat([getattr(m, name) for m in moved]) for name in ("value", "jacobian")))
         made = model.generate(model.encode(source), kp_source, kp_driving)
-        targets = _tensor(np.stack([pictures[person][j] for _, j in mine]))
+        targets = as_tensor(np.stack([pictures[person][j] for _, j in mine]))
         rows = {
             "picture": np.full(len(mine), person * SHOTS + first),
             "pair": np.array([(group, person, b, first, j) for b, j in mine]),
@@ -210,7 +209,7 @@ def _region(
     deformation, mask, painted, target = coarse
     if flip:
         kp_driving = mirrored(kp_driving)
-        deformation = deformation.flip(2) * deformation.new_tensor([-1, 1])
+        deformation = deformation.flip(2) * deformation.newas_tensor([-1, 1])
         mask, painted, target = (x.flip(3) for x in (mask, painted, target))
     grid = places(region, *find_region(region, kp_driving.value))
     shape = grid.shape[:3]
@@ -241,10 +240,6 @@ def _region(
         "visible": visible,
         "material": material,
     }
-
-
-def _tensor(pictures: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 
 def _flat(keypoints: Keypoints) -> np.ndarray:

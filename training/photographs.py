@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -304,6 +305,9 @@ def main() -> None:
         "--folder", type=Path, default=ROOT / "build/training", help="keeps what is downloaded, and sheets"
     )
     parser.add_argument("--clips", nargs="+", default=[*CLIPS, *DRAWN], help="drive with these alone")
+    parser.add_argument(
+        "--no-close-ups", action="store_true", help="measure the packaged network without close-ups too"
+    )
     parser.add_argument("--no-reach", action="store_true", help="let drivers carry heads out of their pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
@@ -318,6 +322,9 @@ def main() -> None:
     read = judge(np.concatenate(list(driving.values())))
     truth = dict(zip(driving, np.split(read, np.cumsum([len(d) for d in driving.values()])[:-1]), strict=True))
     models = {"packaged": talkies.load_model("demo")} if not args.photographs + args.weights else {}
+    if args.no_close_ups:
+        models["without close-ups"] = deepcopy(models["packaged"])
+        models["without close-ups"].photographs.close_ups = None
     models |= {f"{w.stem} for all": open_network(w, reduction=2) for w in args.weights}
     models |= {w.stem: open_pair(w) for w in args.photographs}
     reach = None if args.no_reach else PRESETS["demo"].reach

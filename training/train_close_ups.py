@@ -1,7 +1,7 @@
 """Train the close-ups of mouth and eyes on pairs of rendered heads (close_up_album.py).
 
     python training/train_close_ups.py mouth --minutes 60 [--album build/close-ups] [--folder build/training]
-    python training/train_close_ups.py --ship src/talkies/fomm/model/close_ups.safetensors
+    python training/train_close_ups.py --ship src/talkies/fomm/model/demo.safetensors
 
 The generator's part of each example is in the album, so only the small network is trained. State is saved every few
 minutes in --folder, and a training that was interrupted goes on from there. --start begins a new training with the
@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from close_up_album import KINDS, SIDE
 from head_mesh import EYE_LEFT, EYE_RIGHT, LASHES, TEETH, TONGUE
 from losses import picture_loss
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from talkies.fomm.model import Keypoints, save_safetensors
+from talkies.fomm.model import Keypoints, load_checkpoint, save_safetensors
+from talkies.fomm.model.checkpoint_head import SECOND
 from talkies.fomm.model.close_ups import (
     REGIONS,
     CloseUp,
@@ -45,7 +45,10 @@ from talkies.fomm.model.close_ups import (
     places,
 )
 from talkies.fomm.model.layers import coordinate_grid, warp
+from talkies.fomm.model.presets import DEMO_WEIGHTS
 
+SIDE = 256  # of the pictures
+KINDS = {"mouth": ("mouth",), "eye": ("eye", "other eye")}  # names in a group's file, by region
 HELD = 10  # the first groups are for measuring
 BATCH = 12
 RATE = 1.5e-3
@@ -80,9 +83,9 @@ class Pairs:
     def batch(self, which: np.ndarray, rng: np.random.Generator | None = None) -> Example:
         """Return some pairs; with rng, in other colours, some blurred, mouths in the mirror at random."""
         some = {key: torch.from_numpy(values[which]) for key, values in self.rows.items() if key != "picture"}
-        source = torch.from_numpy(self.pictures[self.rows["picture"][which]]).permute(0, 3, 1, 2).float() / 255
+        source = as_tensor(self.pictures[self.rows["picture"][which]])
         source[some["flipped"]] = source[some["flipped"]].flip(3)
-        target, painted = (some[key].permute(0, 3, 1, 2).float() / 255 for key in ("target", "painted"))
+        target, painted = (as_tensor(self.rows[key][which]) for key in ("target", "painted"))
         mask, motion, truth = some["mask"][:, None].float() / 255, some["motion"].float(), some["truth"].float()
         visible, material = some["visible"], some["material"]
         kp_source, kp_driving = (_turned(_keypoints(some[key]), some["flipped"]) for key in ("kp_source", "kp_driving"))
@@ -119,6 +122,11 @@ class Example:
     def coarse(self) -> Tensor:
         kept = warp(self.source, self.sight.motions[0], padding="border")
         return self.sight.painted.lerp(kept, self.sight.mask)
+
+
+def as_tensor(pictures: np.ndarray) -> Tensor:
+    """Return pictures, uint8 [N, H, W, 3], as float32 [N, 3, H, W] in [0, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
 
 
 def _keypoints(flat: Tensor) -> Keypoints:
@@ -284,7 +292,7 @@ class Training:
         rate = RATE * min(1, (self.steps + 1) / 60) * (0.03 + 0.97 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1))))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        example = pairs.batch(np.sort(rng.choice(len(pairs), BATCH, replace=False)), rng)
+        example = pairs.batch(np.sort(rng.integers(len(pairs), size=BATCH)), rng)
         with torch.autocast("cpu", torch.bfloat16):
             raw = self.network(example.sight.seen)
         look = interpret(raw, example.sight)
@@ -361,14 +369,16 @@ def train(args: argparse.Namespace) -> None:
     print(json.dumps(measure(training.average, held, 1200, args.folder / f"{args.region}.png")), flush=True)
 
 
-def ship(folder: Path, target: Path) -> None:
-    """Write the averages of both trainings as the package's weights."""
-    entries = {}
+def ship(folder: Path, path: Path) -> None:
+    """Write the package's weights, with the averages of both trainings as their close-ups, in half precision."""
+    prefix = f"{SECOND}.close_ups."
+    entries = {name: value for name, value in load_checkpoint(DEMO_WEIGHTS).items() if not name.startswith(prefix)}
     for name, region in REGIONS.items():
         training = Training(region)
         training.load(folder / f"close-up-{name}.pt")
-        entries |= {f"{name}.{key}": value for key, value in training.average.state_dict().items()}
-    save_safetensors(entries, target, half=True)
+        entries |= {f"{prefix}{name}.{key}": value for key, value in training.average.state_dict().items()}
+    save_safetensors(entries, path, half=True)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def main() -> None:
@@ -378,7 +388,7 @@ def main() -> None:
     parser.add_argument("--album", type=Path, default=Path("build/close-ups"))
     parser.add_argument("--folder", type=Path, default=Path("build/training"), help="keeps the training's state")
     parser.add_argument("--start", type=Path, help="the state of an earlier training, to begin with")
-    parser.add_argument("--ship", type=Path, help="write the weights of both regions into this file")
+    parser.add_argument("--ship", type=Path, help="write the package's weights with these close-ups")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.ship:

@@ -172,9 +172,12 @@ def open_network(weights: Path, reduction: int = 1) -> FirstOrderModel:
 
 
 def entries_of(weights: Path) -> dict[str, Tensor]:
-    """Return the weights of one network. If the file has two, name one by FILE:photographs or FILE:drawings."""
+    """Return the weights of one network without close-ups. If the file has two, name one by FILE:photographs or
+    FILE:drawings.
+    """
     file, _, which = str(weights).partition(":")
-    return part_of(load_checkpoint(file), PRESETS[f"demo-{which or 'drawings'}"])
+    entries = part_of(load_checkpoint(file), PRESETS[f"demo-{which or 'drawings'}"])
+    return {name: value for name, value in entries.items() if not name.startswith("close_ups.")}
 
 
 def widened(entries: Mapping[str, Tensor], model: FirstOrderModel) -> dict[str, Tensor]:
@@ -390,7 +393,7 @@ def ship(folder: Path, path: Path, which: str | None = None) -> None:
     if which:
         packaged = load_checkpoint(DEMO_WEIGHTS)
         drawings, photographs = (part_of(packaged, PRESETS[f"demo-{one}"]) for one in ("drawings", "photographs"))
-        drawings, photographs = (mine, photographs) if which == "drawings" else (drawings, mine)
+        drawings, photographs = (mine, photographs) if which == "drawings" else (drawings, photographs | mine)
         mine = {**drawings, **{f"{SECOND}.{name}": value for name, value in photographs.items()}}
     save_safetensors(mine, path, half=True)
     print(f"{path}: step {state['step']}, {path.stat().st_size / 1e6:.1f} MB")

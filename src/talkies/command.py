@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Self
 from . import media
 from .engines import FilmJob, Material
 from .errors import InputError, TalkiesError, printable
-from .host import container, supervise
-from .host.cores import available_threads
-from .host.scratch import own_folder
+from .machine import container, supervise
+from .machine.cores import available_threads
+from .machine.scratch import own_folder
 from .program import Command, Program
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The interface of an engine: a program that moves pictures like driving videos, many films after one start.
 
-Stages, scratch, receipts and the gallery use only these types. There are two engines: the First Order Motion Model
+Stages, scratch and the gallery use only these types. There are two engines: the First Order Motion Model
 (`fomm.engine`) and the command of a program (`command`).
 """
 

@@ -12,7 +12,7 @@ class TalkiesError(Exception):
 class InputError(TalkiesError):
     """A picture or clip of the user's can't be used.
 
-    A shard records it in its receipt and goes on with its other pairs; any other error ends the shard.
+    A worker notes it in the ledger and goes on with its other items; any other error ends its job.
     """
 
     def __init__(self, path: str | Path, reason: str) -> None:

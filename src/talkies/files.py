@@ -193,13 +193,13 @@ def parse_json(text: str | bytes) -> Any:
 
 def typed(value: Any, kind: type[T]) -> T:
     """Return values of JSON or YAML as a type; ValueError where they are no such."""
-    return msgspec.convert(value, kind, dec_hook=_from_plain)
+    return msgspec.convert(value, kind, dec_hook=from_plain)
 
 
 def from_json(text: bytes | msgspec.Raw, kind: type[T]) -> T:
     """Return a JSON text's value as a type; ValueError where it is no such, or no JSON."""
     try:
-        return msgspec.json.decode(text, type=kind, dec_hook=_from_plain)
+        return msgspec.json.decode(text, type=kind, dec_hook=from_plain)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -224,7 +224,7 @@ def to_plain(value: Any) -> Any:
     return msgspec.to_builtins(value, enc_hook=_plain)
 
 
-def _from_plain(kind: type, value: Any) -> Any:
+def from_plain(kind: type, value: Any) -> Any:
     """Return what a plain value stands for: types that are written as one make it by `from_plain`."""
     return value if isinstance(value, kind) else kind.from_plain(value)  # type: ignore[attr-defined]
 

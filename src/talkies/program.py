@@ -5,18 +5,37 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from .engines import FOMM
 from .errors import InputError, TalkiesError, printable
+from .files import shipped
+from .machine.container import check_file
 
 VALUES = "source driving audio output folder jobs checkpoint threads side best_frame".split()  # noqa: SIM905
 SWITCHES = "relative adapt_scale find_best_frame gpu".split()  # noqa: SIM905
 OF_A_FILM = {"source", "driving", "audio", "output", "folder", "best_frame", *SWITCHES} - {"gpu"}
 """Values that differ from film to film; a command that makes many reads them from {jobs}."""
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([a-z_]+)(?::([^{}|]*)(?:\|([^{}|]*))?)?\}|[{}]")
+
+
+@cache
+def known() -> dict[str, dict[str, Any]]:
+    """Return the known engines by name: about, licence, needs, get, tried, and engine, the keys of config.yaml."""
+    import yaml
+
+    entries: dict[str, dict[str, Any]] = yaml.safe_load(
+        Path(__file__).with_name("engines.yaml").read_text(encoding="utf-8")
+    )
+    for entry in entries.values():
+        if binds := entry["engine"].get("binds"):
+            entry["engine"]["binds"] = [bind.replace("EXAMPLES", str(shipped("examples")), 1) for bind in binds]
+    return entries
 
 
 class Command:
@@ -60,86 +79,59 @@ class Command:
         return [word for each in self.words if (word := PLACEHOLDER.sub(fill, each))]
 
 
-FilePath = Annotated[str, Meta(extra_json_schema={"format": "path"})]
-FileName = Annotated[FilePath, Meta(min_length=1)]
+FilePath = Annotated[str, Meta(title="a path", pattern=r"^(?!.*[^/]{256})[^\0\ud800-\udfff]{1,4095}$")]
+"""Of a file or folder, as Linux allows it."""
+ImageAddress = Annotated[
+    str,
+    Meta(
+        title="a .sif file, or docker:// or oras:// pinned by its digest (...@sha256:...)",
+        pattern=r"^((?!.*://)(?!.*[^/]{256})[^\0\ud800-\udfff]{1,4095}|(docker|oras)://[^\s@]+@sha256:[0-9a-f]{64})$",
+        examples=["talkies.sif", f"docker://registry.example/talkies@sha256:{'5f70bf18a0860070' * 4}"],
+    ),
+]
+"""Of a container: not by a tag, which may name another image tomorrow."""
+EngineName = Annotated[
+    str,
+    Meta(title="a name of at most 40 letters, digits and . _ -", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$(?!\n)"),
+]
 Side = Annotated[int, Meta(ge=16, le=4096)]
 
 
-class Program(Struct, frozen=True, kw_only=True):
+class Program(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A program as an engine of config.yaml; its fields are the keys there (docs/engines.md)."""
 
-    name: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            max_length=40,
-            description="A known engine, whose keys then hold unless given here; or a name for this one.",
-        ),
-    ] = "command"
-    command: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            max_length=10_000,
-            description="What makes a film, with placeholders ({source}, {driving}, {output}, ...). No shell runs it.",
-        ),
-    ]
-    image: Annotated[
-        FileName | None,
-        Meta(description="Its image: a .sif, or docker:// or oras:// pinned by digest; null runs it on the machine."),
-    ] = None
-    workdir: Annotated[
-        FileName | None,
-        Meta(description="Folder that it starts in; null for the film's own."),
-    ] = None
-    side: Annotated[Side, Meta(description="Side in pixels of the picture and video that it gets.")] = 256
-    output_side: Annotated[Side | None, Meta(description="Side of its film, if another.")] = None
-    input: Annotated[
-        Literal["square", "whole"],
-        Meta(description="What it gets: the crop, or the whole picture and video."),
-    ] = "square"
-    crop: Annotated[
-        Literal["face", "center", "none"],
-        Meta(
-            description="How pictures and videos are cut if the key crop is null.",
-            extra_json_schema={"in_order": ["face", "center", "none"]},
-        ),
-    ] = "face"
-    result: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            max_length=1000,
-            description='Its film, as a pattern below {folder} ("*.mp4") that one file matches.',
-        ),
-    ] = "{output}"
-    checkpoint: Annotated[FileName | None, Meta(description="A file that it reads, {checkpoint}.")] = None
-    batch: Annotated[
-        bool,
-        Meta(description="Start it once for all films of a job, which {jobs} lists."),
-    ] = False
-    binds: Annotated[
-        tuple[FileName, ...],
-        Meta(
-            max_length=50,
-            description="More folders for the image, FROM:TO or FROM:TO:ro.",
-            examples=[[], ["examples:/models"]],
-        ),
-    ] = ()
-    network: Annotated[bool, Meta(description="Let it use the network.")] = False
-    writable_tmpfs: Annotated[bool, Meta(description="Let it write into its image; what it writes is lost.")] = False
-    minutes: Annotated[
-        Annotated[float, Meta(gt=0, le=100_000)] | Annotated[int, Meta(gt=0, le=100_000)],
-        Meta(description="Minutes that it may take for a film."),
-    ] = 60
-    gpu_mem_mb: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=10_000_000,
-            description="MB of GPU memory that it needs. On SLURM, nodes whose GPUs have less are excluded.",
-        ),
-    ] = 0
+    name: EngineName = "command"
+    """A known engine, whose keys then hold unless given here; or a name for this one."""
+    command: Annotated[str, Meta(title="a command", min_length=1, max_length=10_000)]
+    """What makes a film, with placeholders ({source}, {driving}, {output}, ...). No shell runs it."""
+    image: ImageAddress | None = None
+    """Its image: a .sif, or docker:// or oras:// pinned by digest; null runs it on the machine."""
+    workdir: FilePath | None = None
+    """Folder that it starts in; null for the film's own."""
+    side: Side = 256
+    """Side in pixels of the picture and video that it gets."""
+    output_side: Side | None = None
+    """Side of its film, if another."""
+    input: Literal["square", "whole"] = "square"
+    """What it gets: the crop, or the whole picture and video."""
+    crop: Literal["face", "center", "none"] = "face"
+    """How pictures and videos are cut if the key crop is null."""
+    result: Annotated[str, Meta(title="a pattern such as *.mp4", min_length=1, max_length=1000)] = "{output}"
+    """Its film, as a pattern below {folder} ("*.mp4") that one file matches."""
+    checkpoint: FilePath | None = None
+    """A file that it reads, {checkpoint}."""
+    batch: bool = False
+    """Start it once for all films of a job, which {jobs} lists."""
+    binds: tuple[FilePath, ...] = ()
+    """More folders for the image, FROM:TO or FROM:TO:ro."""
+    network: bool = False
+    """Let it use the network."""
+    writable_tmpfs: bool = False
+    """Let it write into its image; what it writes is lost."""
+    minutes: Annotated[float, Meta(gt=0, le=100_000)] = 60
+    """Minutes that it may take for a film."""
+    gpu_mem_mb: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
+    """MB of GPU memory that it needs. On SLURM, nodes whose GPUs have less are excluded."""
 
     def uses(self, name: str) -> bool:
         """Return whether its films depend on this placeholder: a batch may use everything in its jobs."""
@@ -150,43 +142,14 @@ class Program(Struct, frozen=True, kw_only=True):
         """The placeholders of its command."""
         return Command(self.command).names
 
-    def check(self, where: str) -> None:
-        """Raise TalkiesError where its keys don't fit each other. where: they are, as messages name it."""
-        try:
-            used = Command(self.command).names
-        except TalkiesError as error:
-            raise TalkiesError(f"{where}.command: {error}: mend it") from None
-        if self.batch:
-            if "jobs" not in used:
-                raise TalkiesError(f"{where}.batch: the command must take {{jobs}}, the file that lists its films")
-            if wrong := sorted(used & OF_A_FILM):
-                raise TalkiesError(
-                    f"{where}.batch: {{{wrong[0]}}} is each film's own: take it from the lines of {{jobs}}"
-                )
-        elif "jobs" in used:
-            raise TalkiesError(f"{where}.command: {{jobs}} needs batch: true: set it, or take {{jobs}} away")
-        elif "source" not in used:
-            raise TalkiesError(f"{where}.command: takes no {{source}}: write it where the picture's path belongs")
-        elif not used & {"driving", "audio"}:
-            raise TalkiesError(f"{where}.command: takes neither {{driving}} nor {{audio}}: write one of them in")
-        if "checkpoint" in used and self.checkpoint is None:
-            raise TalkiesError(f"{where}.checkpoint: the command takes {{checkpoint}}: name its file")
-        pattern = self._pattern
-        if pattern is None and not self.batch and "output" not in used:
-            raise TalkiesError(f"{where}.result: the command takes no {{output}}: name the film by a pattern (*.mp4)")
-        if pattern is not None and (not pattern or pattern.startswith("/") or ".." in Path(pattern).parts):
-            raise TalkiesError(
-                f"{where}.result: {printable(self.result)}: must lie below {{folder}}: write {{folder}}/*.mp4"
-            )
-
     @property
-    def _pattern(self) -> str | None:
+    def pattern(self) -> str | None:
         """The pattern of the film below {folder}; None: the film is {output}."""
         return None if self.result == "{output}" else self.result.removeprefix("{folder}/")
 
     def found(self, folder: Path, output: Path) -> Path:
         """Return the film that was made; InputError if there is none, or more than one."""
-        pattern = self._pattern
+        pattern = self.pattern
         films = [output] if pattern is None else sorted(folder.glob(pattern))
         films = [film for film in films if film.is_file() and film.stat().st_size]
         if len(films) != 1:
@@ -194,4 +157,74 @@ class Program(Struct, frozen=True, kw_only=True):
             there = f"it left {', '.join(map(printable, left))}" if left else "it left nothing"
             count = f"{len(films) or 'no'} film{'s' * (len(films) > 1)}"
             raise InputError("", f"made {count} ({self.result}), {there}: mend its command or result")
+        if not films[0].resolve().is_relative_to(folder.resolve()):
+            raise InputError("", "its film is a link that leads out of its folder: let its command write a file there")
         return films[0]
+
+
+def filled_in(engine: Any, where: str) -> Any:
+    """Return an engine as config.yaml has it with the keys that its name stands for; its own keys go before those.
+
+    A text with a blank or a brace is a command. Raises TalkiesError for a name that stands for nothing.
+    """
+    if isinstance(engine, str) and re.search(r"[\s{]", engine):
+        return {"command": engine}
+    given = {"name": engine} if isinstance(engine, str) else engine
+    name = given.get("name") if isinstance(given, Mapping) else None
+    if given == {"name": FOMM}:
+        return FOMM
+    if name == FOMM:
+        raise TalkiesError(f"{where}: {FOMM} is the built-in engine, with keys under model: name it otherwise")
+    if isinstance(name, str) and name in known():
+        return {**known()[name]["engine"], **given}
+    if isinstance(name, str) and "command" not in given:
+        near = get_close_matches(name, [FOMM, *known()], n=1) or [FOMM, *known()]
+        raise TalkiesError(
+            f"{where}: no engine {printable(name[:80])} is known, and there is no command: write "
+            f"{' or '.join(near)}, or its command"
+        )
+    return engine
+
+
+def check_program(program: Program, where: str) -> None:
+    """Raise TalkiesError where its keys don't fit each other. where: they are, as messages name it."""
+    try:
+        used = Command(program.command).names
+    except TalkiesError as error:
+        raise TalkiesError(f"{where}.command: {error}: mend it") from None
+    if program.batch:
+        if "jobs" not in used:
+            raise TalkiesError(f"{where}.batch: the command must take {{jobs}}, the file that lists its films")
+        if wrong := sorted(used & OF_A_FILM):
+            raise TalkiesError(f"{where}.batch: {{{wrong[0]}}} is each film's own: take it from the lines of {{jobs}}")
+    elif "jobs" in used:
+        raise TalkiesError(f"{where}.command: {{jobs}} needs batch: true: set it, or take {{jobs}} away")
+    elif "source" not in used:
+        raise TalkiesError(f"{where}.command: takes no {{source}}: write it where the picture's path belongs")
+    elif not used & {"driving", "audio"}:
+        raise TalkiesError(f"{where}.command: takes neither {{driving}} nor {{audio}}: write one of them in")
+    if "checkpoint" in used and program.checkpoint is None:
+        raise TalkiesError(f"{where}.checkpoint: the command takes {{checkpoint}}: name its file")
+    pattern = program.pattern
+    if pattern is None and not program.batch and "output" not in used:
+        raise TalkiesError(f"{where}.result: the command takes no {{output}}: name the film by a pattern (*.mp4)")
+    if pattern is not None and (not pattern or pattern.startswith("/") or ".." in Path(pattern).parts):
+        raise TalkiesError(
+            f"{where}.result: {printable(program.result)}: must lie below {{folder}}: write {{folder}}/*.mp4"
+        )
+
+
+def check_files(program: Program, where: str) -> None:
+    """Refuse an engine without its image, checkpoint or folders; TalkiesError names the key. where: as before."""
+    is_known = program.name in known()
+    how = f"`talkies engine show {program.name}` says how to get it" if is_known else "give its path"
+    if program.image is not None and "://" not in program.image:
+        try:
+            check_file(Path(program.image))
+        except TalkiesError as error:
+            raise TalkiesError(f"{where}: image: {error}: {how}") from None
+    if program.checkpoint is not None and not Path(program.checkpoint).is_file():
+        raise TalkiesError(f"{where}: checkpoint: there is no file {printable(program.checkpoint)}: {how}")
+    for bind in program.binds:
+        if not Path(bind.partition(":")[0]).expanduser().exists():
+            raise TalkiesError(f"{where}: binds: there is no {printable(bind.partition(':')[0])}: give its path")

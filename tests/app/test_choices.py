@@ -10,11 +10,11 @@ import yaml
 from app_page import ADA, chosen
 from run_folder import RunFolder
 
+from talkies import settings
 from talkies.app import run_folder
 from talkies.app.choices import Maker
 from talkies.errors import TalkiesError
 from talkies.media.crop import parse
-from talkies.run import settings
 
 MUCH = {
     "picture_crop": "1,2,300,300",

@@ -284,7 +284,7 @@ def test_the_unforeseen_is_one_line_too(
     def fail(*_: object, **__: object) -> int:
         raise error
 
-    monkeypatch.setattr("talkies.operate.doctor.examine", fail)
+    monkeypatch.setattr("talkies.cluster.doctor.examine", fail)
     assert main(["doctor"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("talkies: error: ")
@@ -370,7 +370,7 @@ def test_a_checkpoint_is_shown_and_converted(folder: Path, capsys: pytest.Captur
 def test_the_doctor_finds_all_that_is_needed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for word in ("Python", "snakemake", "ffmpeg", "torch", "device auto", "weights", "GB free", "no Snakefile"):
+    for word in ("Python", "snakemake", "ffmpeg", "torch", "the device is", "GB free", "no Snakefile"):
         assert word in said
     assert said.splitlines()[-1].startswith("all that a run")
     assert "MISSING" not in said
@@ -379,7 +379,7 @@ def test_the_doctor_finds_all_that_is_needed(folder: Path, capsys: pytest.Captur
 def test_the_doctor_names_what_is_missing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("talkies.operate.doctor.LEAST_FREE", 1 << 60)
+    monkeypatch.setattr("talkies.cluster.doctor.LEAST_FREE", 1 << 60)
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert any(line.startswith("MISSING ") and "GB free" in line for line in said.splitlines())

@@ -15,7 +15,6 @@ import pytest
 from run_folder import REPOSITORY
 
 from talkies.cli import main
-from talkies.run import settings as config
 
 FIELD = "\0"
 SOURCES = sorted((REPOSITORY / "src/talkies").rglob("*.py"))
@@ -116,7 +115,6 @@ def test_the_messages_are_found() -> None:
     assert len(ASKED) > 100
     texts = [text for _, text in ASKED]
     assert any("the file is empty" in text for text in texts)
-    assert any("damaged or cut short" in text for text in texts)
 
 
 @pytest.mark.parametrize(("place", "text"), ASKED, ids=[f"{place} {text[:40]!r}" for place, text in ASKED])
@@ -131,33 +129,6 @@ def test_the_check_sees_what_is_missing() -> None:
     assert not STEP.search("\0: it cannot be read")
     assert not NAMES.search("it cannot be read: give another")
     assert STEP.search("\0: it cannot be read: give another")
-
-
-# --- settings: the schema's own messages -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("settings", "key"),
-    [
-        ({"imags": "x"}, "imags"),
-        ({"model": {"presets": "demo"}}, "model.presets"),
-        ({"model": {"preset": "vox"}}, "model.preset"),
-        ({"audio": "loud"}, "audio"),
-        ({"job_minutes": -1}, "job_minutes"),
-        ({"pairs_per_job": 0}, "pairs_per_job"),
-        ({"crop": "middle"}, "crop"),
-        ({"slurm": {"gpu": {"partition": "x"}}}, "slurm.gpu"),
-        ({"images": ""}, "images"),
-        ({"motion": {"best_frame": -1}}, "motion.best_frame"),
-    ],
-)
-def test_a_wrong_setting_is_named_with_a_next_step(settings: dict, key: str) -> None:
-    with pytest.raises(config.TalkiesError) as refused:
-        config.complete(settings)
-    message = str(refused.value)
-    assert message.startswith(f"config.yaml: {key}")
-    assert STEP.search(message), message
-    assert "\n" not in message
 
 
 # --- errors of the system: no permission, no such file, no space ---------------------------------------------
@@ -184,6 +155,16 @@ def test_a_mistake_at_the_terminal(words: list[str], tmp_path: Path, monkeypatch
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("talkies: error: ")
     assert STEP.search(line), line
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e99999999", "9" * 5000, "1/0", "", ".", "0x1", "1e3"])
+def test_seconds_at_the_terminal(seconds: str, capsys) -> None:
+    words = ["animate", "--source", "a.png", "--driving", "a.mp4", "-o", "o.mp4"]
+    for option in ("--start", "--end"):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, option, seconds])
+        assert ended.value.code == 2
+        assert "is not a number of seconds" in capsys.readouterr().err
 
 
 # --- the troubleshooting page --------------------------------------------------------------------------------

@@ -1,134 +1,103 @@
-"""Run every key of config.yaml and every column of the pairs table with every kind of value that it allows.
+"""Run every key of config.yaml and every column of the pairs table with every kind of value that it takes.
 
-The values come from the schemas, so a new key is tested at once. A key whose rule gives no value fails until the schema
-has examples for it, or FILES a file. The n-th run takes the n-th value of every key, so about twenty runs cover all.
-Keys that only matter on a cluster are also checked by a dry run with the cluster's profile.
+The values come from the settings' types, so a new key is tried at once; one whose type gives no value fails until GIVEN
+has some. The n-th configuration has the n-th value of every key, so about a dozen have all.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
-import torch
 import yaml
 from clips import ffmpeg
+from msgspec import Meta, UnsetType
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder, write_weights
-from seeded import seeded_weights
 
-from talkies.fomm.model import PRESETS, FirstOrderModel, save_safetensors
-from talkies.fomm.model.presets import DEMO_WEIGHTS
-from talkies.run import settings as config
+from talkies.fomm.model.presets import PRESETS
+from talkies.media.crop import Request
 from talkies.run.planner import make_plan
+from talkies.settings import Network, Row, Settings, SlurmKey, complete, fields_of, is_section
 
 PICTURE, CLIP, SOUND = "two.png", "talk.mp4", "voice.wav"
 RATE, FRAMES = 4, 6
+DIGEST = f"docker://registry.example/talkies@sha256:{'5f70bf18a0860070' * 4}"
 
-
-def weights(folder: Path, preset: str) -> str:
-    """Write weights that fit a preset; return the file's name."""
-    name = f"{preset}.safetensors"
-    save_safetensors(seeded_weights(FirstOrderModel(PRESETS[preset])), folder / name, half=True)
-    return name
-
-
-FILES: dict[str, Callable[[Path], list[str]]] = {
-    "images": lambda folder: ["images", str(folder / "images")],
-    "driving": lambda folder: ["./driving/", "driving"],
-    "pairs": lambda folder: ["pairs.tsv"],
-    "results": lambda folder: ["results", "out/of the way, é"],
-    "model.checkpoint": lambda folder: [str(DEMO_WEIGHTS)],
-    "scratch": lambda folder: [str(folder), "$HOME"],
-    "files.NAME.audio": lambda folder: [SOUND],
+GIVEN: dict[str, list[Any]] = {
+    "images": ["images", "./images/"],
+    "driving": ["./driving/", "driving"],
+    "pairs": [None, "pairs.tsv"],
+    "results": ["results", "out/of the way, é"],
+    "engine": ["fomm"],
+    "engines": [None, ["fomm"]],  # other programs are in tests/stages/test_programs.py
+    "model.checkpoint": ["weights"],
+    "scratch": [None, "scratch", "$HOME"],
+    "files.NAME.audio": [True, False, SOUND],
+    "gallery.title": ["Talkies", "“Anna & Bruno” <1>"],
+    "container": ["talkies.sif", DIGEST, None],
+    "image": [PICTURE, "two"],
+    "driving of a row": [CLIP, "talk"],
+    "variant": ["closer", "2.second-way_"],
+    "audio of a row": ["true", "false", SOUND],
 }
-"""Keys whose values are files or folders, with those that exist in the run folder."""
-ELSEWHERE: dict[str, list[Any]] = {"engine": ["fomm"], "engines": [None, ["fomm"]]}
-"""Keys that other tests cover further: other programs are in tests/stages/test_programs.py."""
-REVERSED = {"model.precision"}
-"""Keys whose values are taken in reverse, so that fp16, slow on a CPU, runs with the smallest network."""
-
-
-# --- values that a rule allows ---------------------------------------------------------------------------
+"""Values of keys that hold texts, for files in the run folder."""
+CROPS = ["face", "face:left", "face:right", "face:2", "center", "none"]
+SLURM: dict[str, list[Any]] = {"runtime": [60, "2h"], "gpu": [2, 0], "slurm_extra": ["--mail-type=END"]}
 
 
 class NoValue(Exception):
-    """A key whose rule gives no value."""
+    """A key whose type gives no value."""
 
 
-def values(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
-    """Return values that a rule allows: one of each kind, and the bounds of numbers."""
-    if name in ELSEWHERE:
-        return ELSEWHERE[name]
-    if "$ref" in rule:
-        named = whole["$defs"][rule["$ref"].removeprefix("#/$defs/")]
-        rule = {**named, **{key: value for key, value in rule.items() if key != "$ref"}}
-    if names := rule.get("propertyNames", {}).get("enum"):
-        examples = rule.get("examples", [])
-        if missing := set(names) - {key for example in examples for key in example}:
-            raise NoValue(f"{name}: no example in the schema has {sorted(missing)}")
-        return examples
-    if "examples" in rule:
-        return rule["examples"] + [None] * ("null" in rule.get("type", ""))
-    if "enum" in rule:
-        return rule["enum"][:: -1 if name in REVERSED else 1]
-    if "const" in rule:
-        return [rule["const"]]
-    if "anyOf" in rule:
-        return [value for choice in rule["anyOf"] for value in values(name, choice, whole, folder)]
-    kinds = rule.get("type", [])
-    found = []
-    for kind in [kinds] if isinstance(kinds, str) else kinds:
-        found += _values_of(kind, name, rule, whole, folder)
+def values(name: str, kind: Any, limits: Meta | None = None) -> list[Any]:
+    """Return values of a type: one of each kind, and the bounds of numbers."""
+    found: list[Any] = []
+    inside = get_args(kind)
+    if name in GIVEN:
+        found = GIVEN[name]
+    elif get_origin(kind) is Annotated:
+        found = values(name, inside[0], inside[1])
+    elif get_origin(kind) is Literal:
+        found = list(inside)
+    elif kind is Request:
+        found = [*CROPS, [10, 10, 100, 100], [-5, 0.5, 60.5, 40]]
+    elif kind is bool:
+        found = [True, False]
+    elif kind is type(None):
+        found = [None]
+    elif kind in (int, float) and limits is not None:
+        least = limits.ge if limits.ge is not None else limits.gt + 1
+        found = [least, least + (1 if kind is int else 0.5), *([limits.le] if limits.le and limits.le < 10**9 else [])]
+    elif is_section(kind):
+        found = sections(name, fields_of(kind))
+    elif get_origin(kind) is dict and is_section(inside[1]):
+        found = [{}, *({PICTURE: entry, CLIP: entry} for entry in values(f"{name}.NAME", inside[1]))]
+    elif get_origin(kind) is dict:
+        found = [{}, *({key: each} for key in get_args(SlurmKey) for each in SLURM.get(key, ["a100:1"]))]
+    elif get_origin(kind) in (Union, UnionType):
+        found = [value for each in inside if each is not UnsetType for value in values(name, each)]
     if not found:
-        raise NoValue(f"{name}: its rule tells no value")
+        raise NoValue(f"{name}: give it values in GIVEN")
     return found
 
 
-def _values_of(kind: str, name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
-    if kind == "null":
-        return [None]
-    if kind == "boolean":
-        return [True, False]
-    if kind in ("integer", "number"):
-        least = rule["minimum"] if "minimum" in rule else rule["exclusiveMinimum"] + 1
-        more = [least + 1] if kind == "integer" else [least + 0.5]
-        return [least, *more, *([rule["maximum"]] if "maximum" in rule else [])]
-    if kind == "string" and name in FILES:
-        return FILES[name](folder)
-    if kind == "object" and ("properties" in rule or isinstance(rule.get("additionalProperties"), dict)):
-        return _sections(name, rule, whole, folder)
-    raise NoValue(f"{name}: give it examples in the schema, or a file in FILES")
-
-
-def _sections(name: str, rule: Mapping[str, Any], whole: Mapping[str, Any], folder: Path) -> list[Any]:
-    """Return sections: the n-th has the n-th value of each key, or the default if the key has fewer values."""
-    if "properties" not in rule:  # a section for each file
-        entries = values(f"{name}.NAME", rule["additionalProperties"], whole, folder)
-        return [{}, *({PICTURE: entry, CLIP: entry} for entry in entries)]
-    prefix = f"{name}." * bool(name)
-    of_key = {key: values(f"{prefix}{key}", below, whole, folder) for key, below in rule["properties"].items()}
-    stated = {key: below.get("default") for key, below in rule["properties"].items()}
-    usual = {key: stated[key] if stated[key] in found else found[0] for key, found in of_key.items()}
+def sections(name: str, keys: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return sections: the n-th has the n-th value of each key, again from its first where it has fewer."""
+    of_key = {key: values(f"{name}.{key}".lstrip("."), kind) for key, kind in keys.items()}
     return [
-        {key: found[number] if number < len(found) else usual[key] for key, found in of_key.items()}
+        {key: found[number % len(found)] for key, found in of_key.items()}
         for number in range(max(map(len, of_key.values())))
     ]
 
 
-# --- the runs --------------------------------------------------------------------------------------------
-
-
-def configurations(folder: Path) -> list[dict[str, Any]]:
+def configurations() -> list[dict[str, Any]]:
     """Return contents for config.yaml that together contain every value of every key."""
-    whole = config.schema("config")
-    return values("", whole, whole, folder)
-
-
-ALL = configurations(Path("/nowhere"))
+    return sections("", fields_of(Settings))
 
 
 def folder_of(path: Path) -> RunFolder:
@@ -143,61 +112,46 @@ def folder_of(path: Path) -> RunFolder:
     ffmpeg("-loop", "1", "-framerate", RATE, "-i", path / "images" / PICTURE, *sound, "-frames:v", FRAMES,
            "-vf", "crop=508:252:x=mod(n\\,4):y=mod(n\\,4)", "-pix_fmt", "yuv420p", path / "driving" / CLIP)  # fmt: skip
     ffmpeg(*sound, path / SOUND)
+    (path / "scratch").mkdir()
     write_table(path)
     return run
 
 
-def write_table(path: Path) -> list[dict[str, str]]:
-    """Write pairs.tsv with every value of every column; return its rows."""
-    schema = config.schema("pairs")
-    fixed = {"image": [PICTURE, "two"], "driving": [CLIP, "talk"]}
-    of_column = {
-        name: fixed.get(name) or values(name, rule, schema, path) for name, rule in schema["properties"].items()
-    }
-    of_column["audio"] = [*of_column["audio"], SOUND]
-    rows = []
+def write_table(path: Path) -> int:
+    """Write pairs.tsv with every value of every column; return the number of its rows."""
+    kinds = fields_of(Row)
+    named = {name: f"{name} of a row" if name in ("driving", "audio") else name for name in kinds}
+    of_column = {name: [each for each in values(named[name], kind) if each is not None] for name, kind in kinds.items()}
+    of_column |= {name: [*found[:-1], "10,10,100,100"] for name, found in of_column.items() if "crop" in name}
+    lines = ["\t".join(of_column)]
     for number in range(max(map(len, of_column.values()))):
         row = {name: found[number % len(found)] for name, found in of_column.items()}
         row["variant"] = f"{row['variant']}{number}"
-        rows.append(row)
-    lines = ["\t".join(of_column), *("\t".join(row.values()) for row in rows)]
+        row["end"] = row["start"] + row["end"]
+        cells = [str(value).lower() if isinstance(value, bool) else value for value in row.values()]
+        lines.append("\t".join(",".join(map(str, cell)) if isinstance(cell, list) else str(cell) for cell in cells))
     (path / "pairs.tsv").write_text("\n".join(lines) + "\n")
-    return rows
+    return len(lines) - 1
 
 
-@pytest.mark.longest
-@pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(ALL)))
-def test_every_value_runs(number: int, tmp_path: Path) -> None:
+def test_every_value_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = folder_of(tmp_path / "run")
-    settings = configurations(run.path)[number]
-    if (preset := settings["model"]["preset"]) != "demo":
-        settings["model"]["checkpoint"] = weights(run.path, preset)
-    asks_for_gpu = settings["model"]["device"] == "cuda"
-    write(run, settings)
-    assert "This was a dry-run" in run.snakemake("-n", "--profile", str(REPOSITORY / "profiles/slurm"))
-    if asks_for_gpu and not torch.cuda.is_available():
-        assert "no usable GPU" in run.snakemake("--retries", "0", ok=False)
-        settings["model"]["device"] = "cpu"
-        write(run, settings)
-    run.snakemake()
-    told = json.loads(run.talkies("status", "--json"))
-    assert told["done"], told
-    assert not told["failed"], told
-    if settings["first"] is None:
-        assert not told["to_make"], told
-        assert f"{len(told['done'])} films are whole" in run.talkies("verify")
-    else:  # the run makes that many, and the next run makes the announced ones
-        assert len(told["done"]) == settings["first"], told
-        assert len(told["to_make"]) <= settings["first"], told
-        before = set(told["done"])
-        run.snakemake()
-        now = set(json.loads(run.talkies("status", "--json"))["done"])
-        assert now - before == set(told["to_make"])
+    monkeypatch.chdir(run.path)
+    seen = set()
+    for given in configurations():
+        assert given.keys() == fields_of(Settings).keys()
+        seen.add(given["model"]["preset"])
+        write_weights(run.path / "weights", given["model"]["preset"])
+        for entry in given["files"].values():
+            entry["end"] = entry["start"] + entry["end"]
+        assert make_plan(complete(given))[0].pairs
+    assert seen == set(get_args(Network)) == set(PRESETS)
 
 
-def write(run: RunFolder, settings: Mapping[str, Any]) -> None:
-    (run.path / "config.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True))
+@pytest.mark.parametrize("kind", [str, str | None, tuple[str, ...], Annotated[str, Meta(title="x")]], ids=str)
+def test_a_new_key_without_a_value_is_seen(kind: Any) -> None:
+    with pytest.raises(NoValue, match="new_key"):
+        values("new_key", kind)
 
 
 def test_a_box_for_all_and_for_single_files_runs(tmp_path: Path) -> None:
@@ -218,26 +172,30 @@ def test_every_column_runs(tmp_path: Path) -> None:
     rows = write_table(run.path)
     run.configure(pairs="pairs.tsv", check=True, gallery={"report": False})
     run.snakemake()
-    assert f"{len(rows)} films are whole" in run.talkies("verify")
+    assert f"{rows} films are whole" in run.talkies("verify")
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [{"type": "string"}, {"type": "object"}, {}, {"type": "array"}, {"anyOf": [{"type": "null"}, {"type": "string"}]}],
-    ids=str,
-)
-def test_a_new_key_without_a_value_is_seen(rule: dict[str, Any], tmp_path: Path) -> None:
-    whole = config.schema("config")
-    with pytest.raises(NoValue, match="new_key"):
-        values("", {**whole, "properties": {**whole["properties"], "new_key": rule}}, whole, tmp_path)
-
-
-def test_every_value_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.longest
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1, 2, 5])
+def test_values_of_all_keys_run(number: int, tmp_path: Path) -> None:
+    """With a table and without, with the package's network; other networks run in tests/fomm."""
     run = folder_of(tmp_path / "run")
-    monkeypatch.chdir(run.path)
-    for settings in configurations(run.path):
-        assert settings.keys() == config.schema("config")["properties"].keys()
-        preset = settings["model"]["preset"]
-        settings["model"]["checkpoint"] = str(run.path / "weights")
-        write_weights(run.path / "weights", preset)
-        assert make_plan(config.complete(settings))[0].pairs
+    given = configurations()[number]
+    given["model"] |= {"preset": "demo", "checkpoint": None, "device": "cpu"}
+    for entry in given["files"].values():
+        entry["end"] = entry["start"] + entry["end"]
+    (run.path / "config.yaml").write_text(yaml.safe_dump(given, allow_unicode=True))
+    assert "This was a dry-run" in run.snakemake("-n", "--profile", str(REPOSITORY / "profiles/slurm"))
+    run.snakemake()
+    told = json.loads(run.talkies("status", "--json"))
+    assert told["done"], told
+    assert not told["failed"], told
+    if given["first"] is None:
+        assert not told["to_make"], told
+        assert f"{len(told['done'])} films are whole" in run.talkies("verify")
+    else:  # the run makes that many, and the next run makes the announced ones
+        assert len(told["done"]) == given["first"], told
+        run.snakemake()
+        now = set(json.loads(run.talkies("status", "--json"))["done"])
+        assert now - set(told["done"]) == set(told["to_make"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from run_folder import RunFolder, draw_picture
 
-from talkies.run import settings as config
+from talkies import settings as config
 from talkies.run.outside import folders_outside
 
 

@@ -200,10 +200,16 @@ def test_clip_of_the_right_size_is_not_touched() -> None:
 # --- colour ---
 
 
-@pytest.mark.parametrize("name", ["bt709.mp4", "bt601.mp4", "full.mp4", "untagged.mp4", "untagged-hd.mp4"])
-def test_colours_are_converted_by_the_matrix_and_range_of_the_file(name: str) -> None:
-    frame = next(read_frames(probe(clips.get(name))))
-    assert np.abs(clips.patch_colours(frame) - clips.PATCHES).max() < 4
+@pytest.mark.parametrize(
+    "name", ["bt709.mp4", "bt601.mp4", "full.mp4", "untagged.mp4", "untagged-hd.mp4", "pq.mp4", "hlg.mp4"]
+)
+def test_colours_are_converted_by_the_matrix_range_and_transfer_function_of_the_file(name: str) -> None:
+    clip = probe(clips.get(name))
+    assert clip.hdr == {"pq.mp4": "PQ", "hlg.mp4": "HLG"}.get(name)
+    frame = next(read_frames(clip))
+    assert np.abs(clips.patch_colours(frame) - clips.PATCHES).max() < (
+        6 if clip.hdr else 4
+    )  # its white is a little less
 
 
 def test_ten_bits_become_eight() -> None:
@@ -784,17 +790,25 @@ def test_sound_that_is_rubbish_is_named(tmp_path: Path) -> None:
 # --- pictures ---
 
 
-def test_listing_takes_known_suffixes_only(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", ".hidden.png", "._a.jpg", ".DS_Store", "Thumbs.db", "notes.txt", "c.mp4", "d.HEIC"):
+def test_listing_takes_known_suffixes_only_and_tells_what_is_not_used(tmp_path: Path) -> None:
+    names = ("b.PNG", "a.jpg", ".hidden.png", "._a.jpg", ".DS_Store", "notes.txt", "README", "c.mp4", "d.HIF", "e.jxl")
+    for name in (*names, "voice.opus", "used.wav", "two\nlines.mp4", os.fsdecode(b"\xff.mp4")):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "gone.png").symlink_to("nowhere")
-    assert [p.name for p in media.list_pictures(tmp_path)] == ["a.jpg", "b.PNG", "d.HEIC", "gone.png"]
+    assert [p.name for p in media.list_pictures(tmp_path)] == ["a.jpg", "b.PNG", "d.HIF", "gone.png"]
     assert [p.name for p in media.list_clips(tmp_path)] == ["c.mp4"]
-    assert [p.name for p in media.sort_folder(tmp_path, media.CLIP_SUFFIXES)[1]] == [
-        "Thumbs.db", "a.jpg", "b.PNG", "d.HEIC", "gone.png", "notes.txt"]  # fmt: skip
+    assert media.not_used(tmp_path, media.CLIP_SUFFIXES, [tmp_path / "used.wav"]) == (
+        "7 files (.hif, .jpg, .jxl, .png, …), 1 sound (.opus; the key audio gives a film its sound), "
+        r"2 files to rename (a control character in two\nlines.mp4), 1 folder"
+    )
+    assert media.not_used(tmp_path, media.PICTURE_SUFFIXES | {".txt", ".jxl", ".mp4", ".wav", ".opus", ""}) == (
+        r"2 files to rename (a control character in two\nlines.mp4), 1 folder"
+    )
+    (tmp_path / "none").mkdir()
+    assert media.not_used(tmp_path / "none", media.CLIP_SUFFIXES) == ""
     with pytest.raises(TalkiesError, match="no such file"):
-        media.list_pictures(tmp_path / "none")
+        media.list_pictures(tmp_path / "nowhere")
 
 
 def saved(path: Path, image: Image.Image, **options: object) -> np.ndarray:
@@ -820,6 +834,28 @@ def test_photos_are_read(tmp_path: Path, suffix: str) -> None:
     picture = saved(tmp_path / f"a{suffix}", Image.fromarray(gradient(64, 96)), quality=90)
     assert picture.shape == (64, 96, 3)
     assert psnr(picture, gradient(64, 96)) > 30
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".avif"])
+@pytest.mark.parametrize(("transfer", "code"), [("PQ", 16), ("HLG", 18)])
+def test_photos_of_high_dynamic_range_are_mapped(tmp_path: Path, transfer: str, code: int, suffix: str) -> None:
+    signal = clips.hdr_patches(transfer).repeat(4, 0).repeat(4, 1)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".heic":
+        picture_decoder._register_heif()
+        how = {"color_primaries": 9, "transfer_characteristics": code, "matrix_coefficients": 9, "full_range_flag": 1}
+        Image.fromarray((signal / 257).round().astype(np.uint8)).save(path, quality=100, chroma=444, **how)
+    else:
+        size = f"{signal.shape[1]}x{signal.shape[0]}"
+        tags = f"setparams=color_primaries=bt2020:color_trc={code}:colorspace=bt2020nc:range=pc"
+        clips.ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb48le", "-s", size, "-i", "pipe:0", "-frames:v", "1", "-vf",
+                     f"scale=out_color_matrix=bt2020:out_range=pc,format=yuv444p10le,{tags}", "-c:v", "libaom-av1",
+                     "-still-picture", "1", "-crf", "2", "-cpu-used", "8", path, stdin=signal.tobytes())  # fmt: skip
+    picture, _, found = media.read_smaller(path, 0)
+    assert found == transfer
+    off = np.abs(clips.patch_colours(picture) - clips.PATCHES)
+    assert off.mean() < 6  # of 8 bits, in which HDR has coarse steps
+    assert off.max() < 45
 
 
 def test_heic_is_read_by_a_fresh_process(tmp_path: Path) -> None:

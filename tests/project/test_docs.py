@@ -23,9 +23,9 @@ from jsonschema import Draft202012Validator
 from run_folder import BIN, REPOSITORY, RunFolder, draw_picture
 
 import talkies
-from talkies import media
+from talkies import config_docs, media
 from talkies.cli import build_parser
-from talkies.run import settings as config
+from talkies.settings import Settings, fields_of
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "config/README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 OURS = ("talkies", "snakemake", "python", "make", "pip")
@@ -177,14 +177,14 @@ def test_the_shell_understands_every_block() -> None:
 
 
 def test_settings_in_the_pages_are_settings() -> None:
-    known = set(config.schema("config")["properties"])
+    known = set(fields_of(Settings))
     seen = 0
     for page in PAGES:
         for block in blocks(page):
             with contextlib.suppress(yaml.YAMLError):
                 settings = yaml.safe_load(block)
                 if isinstance(settings, dict) and not is_shell(block) and set(settings) & known:
-                    Draft202012Validator(config.schema("config")).validate(settings)
+                    Draft202012Validator(config_docs.schema()).validate(settings)
                     seen += 1
     assert seen >= 3
 

@@ -12,7 +12,7 @@ import pytest
 from run_folder import REPOSITORY
 
 PACKAGE = REPOSITORY / "src/talkies"
-ORDER = "errors files program host media engines command fomm run stages report operate app cli".split()  # noqa: SIM905
+ORDER = "errors files machine media engines program command fomm run stages report operate cluster app cli".split()  # noqa: SIM905
 FILES = sorted(PACKAGE.rglob("*.py"))
 LONGEST = 450
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from run_folder import REPOSITORY, RunFolder
 
-from talkies.run import settings
+from talkies import settings
 
 SNAKEDEPLOY = "snakedeploy==0.17.1"
 

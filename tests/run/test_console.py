@@ -215,7 +215,7 @@ def test_the_console_is_a_logger_plugin_of_snakemake(run: RunFolder) -> None:
     usual = lines_of(run, "-n")
     named = lines_of(run, "-n", "--logger", "talkies")
     assert [named[0], *named[2:]] == [usual[0], *usual[2:]], "all but the disk's free space"
-    on_cluster = ("-n", "--default-resources", "slurm_extra=''")
+    on_cluster = ("-n", "--executor", "slurm", "--jobs", "2")
     assert "rule animate:" in run.snakemake(*on_cluster)
     assert len(lines_of(run, *on_cluster, "--logger", "talkies")) == len(usual)
 

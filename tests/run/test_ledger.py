@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -73,7 +72,7 @@ def test_a_link_in_a_ledgers_place_is_not_followed(tmp_path: Path) -> None:
     mine.write_text("mine\n")
     path = ledger.path_of("pairs-0001")
     path.parent.mkdir(parents=True)
-    os.symlink(mine, path)
+    path.symlink_to(mine)
     note("pairs-0001", made("a/x"))
     assert mine.read_text() == "mine\n"
     assert keys() == {"a/x": "k"}

@@ -20,7 +20,6 @@ from talkies import media
 from talkies.errors import TalkiesError
 from talkies.media.crop import Request
 from talkies.run import inputs, planner
-from talkies.run import settings as config
 from talkies.run import shards as deal
 from talkies.run.folder import HOME, INPUTS, LOCKS
 from talkies.run.ledger import Failed, Ledger, Made, note
@@ -28,6 +27,7 @@ from talkies.run.lock import lock
 from talkies.run.pairs import Pair, Source, Take, take_name
 from talkies.run.plan import Plan
 from talkies.run.state import State
+from talkies.settings import complete, load
 from talkies.stages import STAGES, table
 
 NONE = Request("none")
@@ -66,7 +66,7 @@ def planned(previous: Plan | None = None, *, on_cluster: bool = False, **setting
     if previous is not None:
         previous.save()
     planner.nonce.cache_clear()  # as in a new process
-    return planner.make_plan(config.complete(base | settings), table, on_cluster=on_cluster)[0]
+    return planner.make_plan(complete(base | settings), table, on_cluster=on_cluster)[0]
 
 
 def finish(plan: Plan, *shards: str) -> None:
@@ -260,7 +260,7 @@ def large(settings: dict[str, Any], pictures: int, clips: int, frames: int, rate
     takes = {f"{n:05d}": Take(f"{n:05d}", "", NONE, frames=frames) for n in range(clips)}
     sources = {f"{n:05d}": Source("", NONE) for n in range(pictures)}
     pairs = {pair.name: pair for take in takes for image in sources for pair in [Pair(take, image)]}
-    return Plan(STAGES, config.complete(settings), sources, takes, pairs, rates={"fomm": rate})
+    return Plan(STAGES, complete(settings), sources, takes, pairs, rates={"fomm": rate})
 
 
 def spent(made: Plan, kind: str) -> list[float]:
@@ -390,5 +390,5 @@ def test_what_is_no_plan_is_refused(folder: Path, content: str | None) -> None:
 
 def test_the_config_file_is_the_same_as_its_keys(folder: Path) -> None:
     Path("config.yaml").write_text(yaml.safe_dump({"images": "images", "driving": "driving", "crop": "center"}))
-    made, _ = planner.make_plan(config.load(Path("config.yaml")), table)
+    made, _ = planner.make_plan(load(Path("config.yaml")), table)
     assert made.shards["pairs"] == planned(pairs_per_job=200).shards["pairs"]

@@ -15,9 +15,10 @@ import json
 from pathlib import Path
 from talkies.run import snakemake_private as private
 
+private.limit(workflow, "gpu", 1)
 TOLD = {
     "main": private.is_main_process(workflow),
-    "cluster": private.is_on_cluster(workflow),
+    "executor": private.executor(workflow),
     "cores": private.cores(workflow),
     "image": private.runs_in_image(workflow),
 }
@@ -35,13 +36,14 @@ rule all:
 
 rule make:
     output: "{name}.made"
-    shell: "ls .snakemake/locks > locks; touch {output}"
+    resources: gpu=1
+    shell: "mkdir one-at-once; sleep .1; rmdir one-at-once; ls .snakemake/locks > locks; touch {output}"
 
 
 onstart:
     jobs = sorted(wildcards["name"] for wildcards in private.wildcards_of_jobs(workflow) if "name" in wildcards)
     images = [str(path) for path in private.pulled_images(workflow)]
-    Path("started.json").write_text(json.dumps({"jobs": jobs, "images": images}))
+    Path("started.json").write_text(json.dumps({"jobs": jobs, "images": images, "retries": private.retries(workflow)}))
 """
 APPTAINER = """#!/bin/sh
 [ "$1" = --version ] && echo apptainer version 1.4.5 && exit
@@ -69,10 +71,14 @@ def told(folder: Path) -> dict:
 
 
 def test_a_run_on_this_machine(folder: Path) -> None:
-    code, output = snakemake(folder)
+    code, output = snakemake(folder, "--retries", "2")
     assert code == 0, output
-    assert told(folder) == {"main": True, "cluster": False, "cores": 2, "image": False}
-    assert json.loads((folder / "started.json").read_text()) == {"jobs": ["one", "two"], "images": ["image.sif"]}
+    assert told(folder) == {"main": True, "executor": None, "cores": 2, "image": False}
+    assert json.loads((folder / "started.json").read_text()) == {
+        "jobs": ["one", "two"],
+        "images": ["image.sif"],
+        "retries": 2,
+    }
     locks = (folder / "locks").read_text().split()
     assert locks, "a run locks its folder with files there"
     assert all(name.endswith(".lock") for name in locks)
@@ -97,9 +103,12 @@ def test_the_locks_of_a_killed_run_are_removed(folder: Path) -> None:
 
 def test_a_job_on_a_node_and_a_profile_for_a_cluster(folder: Path) -> None:
     assert snakemake(folder, "--mode", "remote", "--nolock", "one.made")[0] == 0
-    assert told(folder) == {"main": False, "cluster": True, "cores": 2, "image": False}
-    assert snakemake(folder, "-n", "--default-resources", "slurm_extra=''")[0] == 0
-    assert told(folder)["cluster"]
+    assert told(folder) == {"main": False, "executor": "node", "cores": 2, "image": False}
+    (folder / "profiles/far").mkdir(parents=True)
+    (folder / "profiles/far/config.yaml").write_text("executor: slurm\njobs: 3\nretries: 2\n")
+    code, output = snakemake(folder, "-n", "--workflow-profile", "profiles/far")
+    assert (code, told(folder)["executor"]) == (0, "slurm")
+    assert output.count("Using") == 1, "reading the command line again says nothing"
 
 
 def test_jobs_in_an_image(folder: Path) -> None:

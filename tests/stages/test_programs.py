@@ -231,12 +231,12 @@ def test_a_program_that_hangs_is_ended(folder: RunFolder) -> None:
         ({"command": "run {jobs}"}, "engine.command: {jobs} needs batch: true"),
         ({"command": "run {source} {jobs}", "batch": True}, "engine.batch: {source} is each film's own"),
         ({"command": "run {source} {driving} {checkpoint} {output}"}, "engine.checkpoint: the command takes"),
-        ({"command": ONE, "image": "none.sif"}, "image: there is no file none.sif"),
+        ({"command": ONE, "image": "none.sif"}, "image: there is no image none.sif"),
         ({"command": ONE, "image": "docker://a/b:latest"}, "image: docker://a/b:latest: not pinned"),
         ({"command": ONE, "result": "../*.mp4"}, "engine.result: ../*.mp4: must lie below {folder}"),
         ({"command": ONE, "colour": 1}, "engine"),
         ("nobody", "no engine nobody is known, and there is no command"),
-        ("liveportrait", "there is no file liveportrait.sif: `talkies engine show liveportrait` says how to get it"),
+        ("liveportrait", "there is no image liveportrait.sif: `talkies engine show liveportrait` says how to get it"),
     ],
 )
 def test_a_wrong_engine_is_refused_before_any_job(folder: RunFolder, keys, said: str) -> None:

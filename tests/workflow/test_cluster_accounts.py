@@ -37,7 +37,7 @@ def test_an_account_that_is_not_the_users_is_told_before_and_refused(cluster: Cl
     run = ClusterRun.clone(cluster, "foreign", 1, 1, threads=1, slurm={"gpu": {"slurm_account": "other"}})
     asked = run.run("talkies", "doctor")
     assert "slurm_account: other is none of yours (lab)" in asked.stdout
-    assert "sacct: usable" in asked.stdout
+    assert "ended jobs: Snakemake asks squeue" in asked.stdout
     output = run.snakemake(ok=False)
     assert "The given account other appears to be invalid" in output
     assert run.films() == {}

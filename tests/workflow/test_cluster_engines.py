@@ -80,7 +80,7 @@ def nothing_left(run: ClusterRun) -> None:
     wait_for(run.cluster.idle, 60)
     run.cluster.root("! pgrep -f '[s]tand_in.py'")
     # The next process that makes a folder on a node removes that of a killed worker.
-    sweep = f"{VENV}/bin/python -c 'from talkies.host.scratch import own_folder as own; own(\"test\").__enter__()'"
+    sweep = f"{VENV}/bin/python -c 'from talkies.machine.scratch import own_folder as own; own(\"test\").__enter__()'"
     run.cluster.run("srun", "--nodes=2", "--ntasks=2", "--mem=500", "sh", "-c", sweep)
     run.cluster.on_nodes('test -z "$(ls -d /tmp/talkies-*-*-* /scratch/talkies-*-* 2>/dev/null)"')
 

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
 
 from talkies import __version__
 from talkies.errors import TalkiesError
-from talkies.host import container, disk
+from talkies.machine import container, disk
 from talkies.run import estimate
-from talkies.run import settings as config
 from talkies.run.outside import folders_outside
+from talkies.settings import complete
 
 APPTAINER = f"""#!{sys.executable}
 import json, os, subprocess, sys
@@ -31,14 +31,22 @@ arguments = sys.argv[1:]
 if arguments[:1] == ["--version"]:
     print("apptainer version 1.4.5")
 elif arguments[:1] == ["inspect"]:
-    print(open(arguments[-1]).read())
+    text = open(arguments[-1]).read()
+    print(text[text.index("{{"):])
 elif "exec" in arguments:
     with open(os.environ["TALKIES_TEST_CALLS"], "a") as calls:
         calls.write(json.dumps([arguments, os.environ.get("APPTAINER_BIND", "")]) + "\\n")
     image = next(i for i, word in enumerate(arguments) if word.endswith(".sif"))
     sys.exit(subprocess.run(arguments[image + 1:]).returncode)
 """
-LABELLED = {"data": {"attributes": {"labels": {container.VERSION_LABEL: __version__}}}, "type": "container"}
+
+
+def image_with(labels: dict[str, str] | None) -> str:
+    """Return the content of an image with these labels, as the stand-in reads it."""
+    return "SIF_MAGIC" + json.dumps({"data": {"attributes": {"labels": labels}}, "type": "container"})
+
+
+IMAGE = image_with({container.VERSION_LABEL: __version__})
 INSTALL = REPOSITORY / "scripts/install_profile"
 
 
@@ -79,13 +87,14 @@ def clone(tmp_path: Path) -> Path:
         shutil.copytree(REPOSITORY / name, path / name, symlinks=True)
     for name in ("Snakefile", "config.yaml", "slurm"):
         shutil.copy2(REPOSITORY / name, path / name, follow_symlinks=False)
+    (path / "talkies.sif").write_text(IMAGE)
     return path
 
 
 def small(path: Path, programs: Path | None = None, **more: str) -> ClusterFolder:
     RunFolder.create(path, images=["one", "two"], clips=["a"])
     run = ClusterFolder(path, programs, **more)
-    (run.path / "talkies.sif").write_text(json.dumps(LABELLED))
+    (run.path / "talkies.sif").write_text(IMAGE)
     return run
 
 
@@ -125,16 +134,12 @@ def test_a_dry_run_needs_no_apptainer_and_a_run_says_so(tmp_path: Path) -> None:
     assert not (run.path / ".talkies/receipts").exists()
 
 
-MEMORY = "slurmstepd-n1: error: Detected 1 oom_kill event in StepId=5.batch."
-TIME = "talkies: error: stopped before the job's time was over; what was finished stays"
-
-
 @pytest.fixture
 def limited(tmp_path: Path, programs: Path) -> ClusterFolder:
-    """A run folder on a login node with one partition of 70 minutes and 10,000 MB, and a larger one."""
+    """A run folder on a login node with one partition of 10 minutes and 3,000 MB, and a larger one."""
     bin_folder = tmp_path / "bin"
     shutil.copytree(programs, bin_folder)
-    partitions = "printf 'small*|1:10:00|10000\\nlarge|infinite|900000\\n'"
+    partitions = "printf 'small*|10:00|3000\\nlarge|infinite|900000\\n'"
     for name, line in (("sinfo", partitions), ("squeue", "exit 0")):
         (bin_folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (bin_folder / name).chmod(0o755)
@@ -143,37 +148,17 @@ def limited(tmp_path: Path, programs: Path) -> ClusterFolder:
     return run
 
 
-def asked_after(run: ClusterFolder, *logs: str) -> tuple[int, int]:
-    """Return the memory and minutes that an animating job requests after attempts with these logs."""
-    kept = run.path / ".snakemake/slurm_logs/rule_animate"
-    shutil.rmtree(kept, ignore_errors=True)
-    (kept / "pairs-0001.of-the-last").mkdir(parents=True)
-    for number, text in enumerate(logs):
-        (kept / f"pairs-0001.of-the-last/{100 + number}.log").write_text(text)
-    output = run.snakemake("--profile", "slurm", "-n", "--attempt", str(1 + len(logs)))
-    asked = resources(output, "animate")
-    return int(asked["mem_mb"]), int(asked["runtime"])
-
-
-def test_an_attempt_asks_for_more_of_what_the_last_ones_lacked_and_never_for_more_than_there_is(
-    limited: ClusterFolder,
-) -> None:
-    memory, minutes = asked_after(limited)
-    assert memory == 4000
-    assert asked_after(limited, MEMORY) == (8000, minutes)
-    assert asked_after(limited, TIME) == (memory, 2 * minutes)
-    assert asked_after(limited, "slurmstepd-n1: error: *** JOB 5 ON n1 CANCELLED AT x ***") == (memory, minutes)
-    assert asked_after(limited, MEMORY, TIME) == (8000, 2 * minutes)
-    assert asked_after(limited, MEMORY, MEMORY) == (10_000, minutes), "the largest node has this much"
-    assert asked_after(limited, *[TIME] * 9) == (memory, 70), "the partition allows this much"
+def test_a_job_asks_for_no_more_than_there_is(limited: ClusterFolder) -> None:
+    asked = resources(limited.snakemake("--profile", "slurm", "-n"), "animate")
+    assert (asked["mem_mb"], asked["runtime"]) == ("3000", "10")
     limited.configure(slurm={"gpu": {"slurm_partition": "small,large"}})
-    assert asked_after(limited, MEMORY, MEMORY) == (12_000, minutes)
-    assert asked_after(limited, *[TIME] * 9) == (memory, 10 * minutes)
+    asked = resources(limited.snakemake("--profile", "slurm", "-n"), "animate")
+    assert (asked["mem_mb"], asked["runtime"]) == ("4000", str(estimate.WALLTIME_MINUTES + 1))
 
 
 def test_what_config_names_is_asked_for_as_it_stands(limited: ClusterFolder) -> None:
     limited.configure(slurm={"cpu": {"runtime": 7, "mem_mb": 900, "qos": "short"}, "gpu": {"gpu_model": "a100"}})
-    output = limited.snakemake("--profile", "slurm", "-n", "--attempt", "3")
+    output = limited.snakemake("--profile", "slurm", "-n")
     assert resources(output, "animate")["gpu_model"] == "a100"
     assert resources(output, "animate")["gpu"] == "1", "resources that config.yaml does not name are still requested"
     assert {"runtime": "7", "mem_mb": "900", "qos": "short"}.items() <= resources(output, "remux").items()
@@ -181,16 +166,11 @@ def test_what_config_names_is_asked_for_as_it_stands(limited: ClusterFolder) -> 
 
 def test_retries_stand_in_the_profile_alone() -> None:
     rules = "".join(path.read_text() for path in (REPOSITORY / "workflow").rglob("*.smk"))
-    assert "retries" not in rules
+    assert "retries:" not in rules
     profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.v8+.yaml").read_text())
     assert profile["retries"] == 2
     assert "keep-incomplete" not in profile
     assert profile["rerun-incomplete"] is True
-
-
-def test_a_name_that_slurm_does_not_know_is_refused() -> None:
-    with pytest.raises(TalkiesError, match=r"slurm\.gpu: 'partition' is none of slurm_partition, slurm_account"):
-        config.complete({"slurm": {"gpu": {"partition": "gpu"}}})
 
 
 # --- the profile installed ---------------------------------------------------------------------------------
@@ -241,63 +221,61 @@ def test_a_profile_of_the_users_own_is_left(tmp_path: Path, kind: str) -> None:
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
-@pytest.mark.parametrize(
-    "image",
-    [None, "talkies.sif", "/images/talkies-1.sif", f"docker://a.org/b/c@{DIGEST}", f"oras://r:5000/x:1@{DIGEST}"],
-)
-def test_images_that_are_files_or_pinned(image: str | None) -> None:
-    assert config.complete({"container": image}).container == image
+BROKEN = "this is no image (empty, or not a .sif): build it"
+
+
+NO_GPUS = image_with({container.VERSION_LABEL: __version__, container.GPUS_LABEL: "none"})
 
 
 @pytest.mark.parametrize(
-    ("image", "words"),
+    ("image", "content", "said"),
     [
-        ("docker://r.org/me/talkies:latest", r"not pinned.*docker://r.org/me/talkies@sha256:\.\.\."),
-        ("docker://talkies", r"not pinned.*docker://talkies@sha256:\.\.\."),
-        ("oras://r.org:5000/talkies", r"not pinned.*oras://r.org:5000/talkies@sha256:\.\.\."),
-        ("docker://talkies@sha256:123", "not pinned"),
-        ("library://me/talkies", "give a .sif, a docker:// or an oras://"),
-        ("", "container"),
+        ("x.sif", None, "there is no image x.sif: build it (in a clone of talkies: python scripts/build_container.py)"),
+        ("x.sif", "", f"x.sif: {BROKEN}"),
+        ("x.sif", "<html>", BROKEN),
+        ("x.sif", image_with(None), f"x.sif holds no talkies, and this workflow is {__version__}: build it"),
+        ("x.sif", image_with({container.VERSION_LABEL: "0.0.1"}), "x.sif holds talkies 0.0.1, and this workflow is"),
+        ("x.sif", NO_GPUS, "x.sif is built without GPUs (talkies.gpus: none), and jobs ask for one: build it with"),
+        ("folder", None, f"folder: {BROKEN}"),
+        ("loop", None, "loop: can't be read (Too many levels of symbolic links): build it"),
     ],
-)
-def test_an_image_that_may_change_is_refused(image: str, words: str) -> None:
-    with pytest.raises(TalkiesError, match=words):
-        config.complete({"container": image})
+)  # fmt: skip
+def test_an_image_that_will_not_do_is_named(
+    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, image: str, content: str | None, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    if content is not None:
+        (tmp_path / image).write_text(content)
+    with pytest.raises(TalkiesError) as caught:
+        container.check_image(image, gpus=True)
+    assert str(caught.value).startswith("config.yaml: container: ")
+    assert said in str(caught.value)
 
 
-def test_an_image_that_is_missing_or_of_another_version_stops_the_run_before_any_job(tmp_path, programs) -> None:
+def test_an_image_that_will_do_and_what_can_not_be_checked(tmp_path: Path, programs: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    image = tmp_path / "talkies.sif"
+    image.write_text(NO_GPUS)
+    assert container.check_image(str(image)) is container.check_image(None) is None
+    assert "is not here yet" in container.check_image(f"docker://x@{DIGEST}", tmp_path / "not pulled")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert "neither apptainer nor singularity is here to look" in container.check_image(str(image), gpus=True)
+
+
+def test_jobs_for_gpus_with_an_image_without_are_refused_before_any_is_sent(tmp_path: Path, programs: Path) -> None:
     run = small(tmp_path / "run", programs)
-    (run.path / "talkies.sif").unlink()
-    assert "there is no image" not in run.snakemake("--sdm", "apptainer", "-n")
-    output = run.snakemake("--sdm", "apptainer", ok=False)
-    assert (
-        "container: there is no image talkies.sif: build it (in a clone of talkies: python scripts/build_container.py)"
-        in output
-    )
-    other = json.loads(json.dumps(LABELLED).replace(__version__, "0.0.1"))
-    (run.path / "talkies.sif").write_text(json.dumps(other))
-    output = run.snakemake("--sdm", "apptainer", ok=False)
-    assert f"talkies.sif holds talkies 0.0.1, and this workflow is {__version__}" in output
+    (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
+    (run.path / "talkies.sif").write_text(NO_GPUS)
+    for more in ([], ["-n"]):
+        output = run.snakemake("--profile", "slurm", *more, ok=False)
+        assert "talkies.sif is built without GPUs" in output
     assert not (run.path / ".talkies/receipts").exists()
     assert not (run.path / "calls.jsonl").exists()
-
-
-def test_an_image_whose_version_is_not_told_is_not_checked(tmp_path, programs, monkeypatch) -> None:
-    monkeypatch.setenv("PATH", f"{programs}:{BIN}:/usr/bin:/bin")
-    monkeypatch.setenv("TALKIES_TEST_CALLS", str(tmp_path / "calls.jsonl"))
-    image = tmp_path / "talkies.sif"
-    image.write_text(json.dumps(LABELLED))
-    assert container.check_image(str(image), None) is None
-    assert container.check_image(None, None) is None
-    image.write_text('{"data": {"attributes": {"labels": null}}}')
-    assert "not checked" in container.check_image(str(image), None)
-    image.write_text("FATAL")
-    assert "not checked" in container.check_image(str(image), None)
-    assert "not checked" in container.check_image(f"docker://x@{DIGEST}", tmp_path / "not pulled")
-    image.write_text('{"data": {"attributes": {"labels": null}}}')
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
-    with pytest.raises(TalkiesError, match="holds no talkies: build it"):
-        container.check_image(str(image), None)
+    run.configure(model={"device": "cpu"})
+    assert "gpu" not in resources(run.snakemake("--profile", "slurm", "-n"), "animate")
 
 
 # --- what the image sees -----------------------------------------------------------------------------------
@@ -329,7 +307,7 @@ def test_folders_outside_the_run_folder_are_seen_in_the_image(tmp_path: Path, pr
 
 
 def outside(**settings) -> list[str]:
-    return [str(path) for path in folders_outside(config.complete(settings))]
+    return [str(path) for path in folders_outside(complete(settings))]
 
 
 def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,21 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from talkies.errors import TalkiesError
+from talkies.cluster import scheduler
+from talkies.machine import container as image
+from talkies.machine import slurm
 from talkies import stages
-from talkies.host import container as image
-from talkies.host import slurm
 from talkies.run import console, estimate, folder, planner, programs, progress, snakemake_private
 from talkies.run import plan as planning
-from talkies.run import settings as settings_file
 from talkies.run.folder import shard_of
+from talkies.settings import complete, given
+
+
+def check_image(settings, pulled=None):
+    """Check the image of the jobs; say what could not be checked. pulled: the copy of one with an address."""
+    if unchecked := image.check_image(settings.container, pulled, gpus=scheduler.needs_gpu_image(settings)):
+        if not LACKS_RUNTIME:
+            logger.warning(f"talkies: {unchecked}")
 
 
 def make_plan():
@@ -24,15 +32,14 @@ def make_plan():
             return planning.Plan.load(stages.table), None, None
         if planner.unlock_after_kill():
             logger.info("talkies: the last run was killed; its lock of this folder is removed")
-        given = settings_file.given(config, Path("config.yaml"))
-        plan, state = planner.make_plan(
-            settings_file.complete(config), stages.table, on_cluster=ON_CLUSTER, given=given
-        )
-        if SUBMITS and plan.settings.slurm.gpu.get("gpu", 1):
+        of_command_line = given(config, Path("config.yaml"))
+        plan, state = planner.make_plan(complete(config), stages.table, on_cluster=ON_CLUSTER, given=of_command_line)
+        if EXECUTOR == "slurm" and scheduler.asks_gpu(plan.settings):
             for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.shards["pairs"]}:
                 slurm.check_gpus(megabytes, plan.settings.slurm.gpu.get("slurm_partition", ""))
         if IN_IMAGE and plan.settings.container is not None:
             image.check_bindable(plan.outside)
+            check_image(plan.settings)
         logger.info(f"talkies: {estimate.describe(plan, state, on_cluster=ON_CLUSTER)}")
         lack = estimate.lack_of_room(plan, state)
         if lack is not None:
@@ -49,9 +56,10 @@ gc.set_threshold(50_000, 20, 100)
 # Use the `talkies` of this Python, even if its environment is not activated.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]))
 
-ON_CLUSTER = snakemake_private.is_on_cluster(workflow)
+EXECUTOR = snakemake_private.executor(workflow)
+ON_CLUSTER = EXECUTOR is not None
+ON_SLURM = EXECUTOR == "slurm" or (EXECUTOR == "node" and "SLURM_JOB_ID" in os.environ)
 CONSOLE = console.of_run(calm=snakemake_private.is_main_process(workflow) and not ON_CLUSTER)
-SUBMITS = ON_CLUSTER and snakemake_private.is_main_process(workflow)
 IN_IMAGE = snakemake_private.runs_in_image(workflow)
 LACKS_RUNTIME = IN_IMAGE and image.runtime() is None
 
@@ -63,7 +71,6 @@ PLAN, STATE, LACK_OF_ROOM = make_plan()
 MEMORY_MB = {"gpu": 4000, "cpu": 2000}
 THREADS = PLAN.settings.threads or (4 if ON_CLUSTER else snakemake_private.cores(workflow)) or 1
 RUNNING = []  # ends this run's progress lines
-FAILED = []  # finds this run's failed jobs on the cluster
 VERDICT = ".talkies/verdict.json"
 SHOWN = ".talkies/report/gallery"
 REPORTED = [SHOWN] if PLAN.settings.gallery.report else []
@@ -105,8 +112,9 @@ onstart:
         check_means()
         planner.start_run(PLAN, STATE)
         if ON_CLUSTER:
-            FAILED.append(slurm.Failures())
-        how = {"ended": FAILED[-1].news} if ON_CLUSTER else {"show": show}
+            FAILURES.retries = snakemake_private.retries(workflow)
+            logger.addHandler(FAILURES)
+        how = {} if ON_CLUSTER else {"show": show}
         if CONSOLE:
             CONSOLE.follow(folder.WORKERS_LOG)
             how["often"] = CONSOLE.is_live
@@ -129,6 +137,11 @@ def say(line):
     logger.info(f"talkies: {line}")
 
 
+FAILURES = scheduler.Failures(say, on_slurm=EXECUTOR == "slurm")
+if ON_CLUSTER:
+    snakemake_private.limit(workflow, "gpu", PLAN.settings.gpus)
+
+
 def say_progress(line):
     """Print the run's progress."""
     logger.info(f"talkies: {line}", extra={"progress": True})
@@ -143,9 +156,7 @@ def show():
 def end_run():
     """Print the run's results."""
     planner.end_run()
-    while FAILED:
-        for line in FAILED.pop().news(ask=True):
-            say(line)
+    progress.note_failures((failure.stage, failure.shard, failure.why) for failure in FAILURES.final)
     while RUNNING:
         for line in progress.end(PLAN, RUNNING.pop()):
             say(line)
@@ -161,10 +172,8 @@ def check_means():
             "snakemake on a node that has it"
         )
     programs.fetch_images(PLAN.settings.programs)
-    if IN_IMAGE:
-        pulled = next(iter(snakemake_private.pulled_images(workflow)), None)
-        if unchecked := image.check_image(PLAN.settings.container, pulled):
-            logger.warning(f"talkies: {unchecked}")
+    if IN_IMAGE and image.ADDRESS.match(PLAN.settings.container or ""):
+        check_image(PLAN.settings, next(iter(snakemake_private.pulled_images(workflow)), None))
 
 
 def image_to_animate(wildcards):
@@ -179,21 +188,20 @@ def job(stage, kind="cpu"):
     if "mem_mb_per_cpu" not in asked:
         usual["mem_mb"] = memory(stage, kind)
     if kind == "gpu":
-        if "gres" not in asked and (ON_CLUSTER or estimate.has_gpu()):
+        if "gres" not in asked and (scheduler.asks_gpu(PLAN.settings) if ON_CLUSTER else estimate.has_gpu()):
             usual["gpu"] = 1
-        if ON_CLUSTER and "cpus_per_gpu" not in asked:
+        if ON_SLURM and "cpus_per_gpu" not in asked:
             # Not by `threads`, which Snakemake limits to the cores of the login node.
             usual["cpus_per_task"] = THREADS
-    more = {"slurm_extra": options(kind)} if ON_CLUSTER else {}
+    more = {"slurm_extra": options(kind)} if ON_SLURM else {}
     return usual | asked | more
 
 
 def memory(stage, kind):
     """Return the resource function of a job's memory: more after each attempt that lacked memory."""
 
-    def megabytes(wildcards, attempt):
-        ended = causes(stage, wildcards, attempt)
-        wanted = MEMORY_MB[kind] * (1 + ended[slurm.Cause.MEMORY] + ended[slurm.Cause.KILLED])
+    def megabytes(wildcards):
+        wanted = MEMORY_MB[kind] * FAILURES.more(stage, shard_of(wildcards.name), scheduler.MORE_MEMORY)
         return min(wanted, limits(kind).megabytes or wanted)
 
     return megabytes
@@ -202,9 +210,9 @@ def memory(stage, kind):
 def walltime(stage, kind):
     """Return the resource function of a job's walltime in minutes: an estimate, more after each attempt that ran out."""
 
-    def minutes(wildcards, attempt):
+    def minutes(wildcards):
         expected = estimate.walltime(PLAN, stage, shard_of_job(wildcards))
-        wanted = expected * (1 + causes(stage, wildcards, attempt)[slurm.Cause.TIME])
+        wanted = expected * FAILURES.more(stage, shard_of(wildcards.name), scheduler.MORE_TIME)
         return min(wanted, limits(kind).minutes or wanted)
 
     return minutes
@@ -216,7 +224,7 @@ def options(kind):
 
     def extra(wildcards):
         shard = shard_of_job(wildcards)
-        if kind == "cpu" or not SUBMITS or "--exclude" in asked:
+        if kind == "cpu" or EXECUTOR == "node" or "--exclude" in asked:
             return asked
         small = slurm.nodes_with_less(estimate.gpu_megabytes(PLAN, shard), partitions(kind))
         return f"{asked} --exclude={','.join(small)}".strip() if small else asked
@@ -224,14 +232,9 @@ def options(kind):
     return extra
 
 
-def causes(stage, wildcards, attempt):
-    """Return how often each cause ended earlier attempts of a job."""
-    return slurm.causes(stage, shard_of_job(wildcards) or "", attempt - 1 if SUBMITS else 0)
-
-
 def limits(kind):
     """Return the limits for jobs of a kind: those of its partitions in config.yaml."""
-    if not SUBMITS:
+    if EXECUTOR != "slurm":
         return slurm.Limits()
     return slurm.limits(partitions(kind))
 

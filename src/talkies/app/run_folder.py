@@ -12,9 +12,9 @@ import yaml
 
 from ..errors import TalkiesError, printable
 from ..files import file_digest, whole
-from ..operate.init import PICTURES, VIDEOS, lay_out
 from ..run.folder import CONFIG
-from ..run.settings import read
+from ..run.init import PICTURES, VIDEOS, lay_out
+from ..settings import read
 from .choices import Choices
 
 COMMANDS = f"""talkies init portraits

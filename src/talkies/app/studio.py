@@ -27,13 +27,14 @@ from ..errors import TalkiesError, counted, printable
 from ..files import open_input, shipped, write_json
 from ..fomm.model.presets import PRESETS
 from ..fomm.model.published import find_weights
-from ..host.scratch import own_folder
+from ..machine.scratch import own_folder
 from ..media import crop
 from ..media.film import FILM_SIZE
 from ..operate.one_film import Wanted, make_film, program_named
+from ..program import known as known_engines
 from ..run import programs
 from ..run.folder import CONFIG
-from ..run.settings import read
+from ..settings import complete, read
 from ..stages.animate import open_engine, open_program
 from ..stages.check_file import ClipFacts, Item, Unreadable, look
 from ..stages.check_problems import FAILS, findings_of
@@ -352,10 +353,10 @@ def _makers(weights: tuple[str, str] | None) -> dict[str, Maker]:
             if known.checkpoint is not None:
                 find_weights(name)
             found[name] = Maker(known.crop, name)
-    names = list(programs.known())
+    names = list(known_engines())
     with suppress(TalkiesError):
         config = read(CONFIG) if CONFIG.exists() else {}
-        names = [*programs.choose(config.get("engine"), config.get("engines")), *names]
+        names = [*complete({key: config[key] for key in ("engine", "engines") if key in config}).by_engine, *names]
     for name in names:
         with suppress(TalkiesError):
             if name != FOMM and name not in found:

@@ -38,7 +38,7 @@ def engine(chosen: argparse.Namespace) -> None:
 
 
 def _list(chosen: argparse.Namespace) -> None:
-    from ..run.programs import known
+    from ..program import known
 
     print(f"{FOMM:18} The built-in First Order Motion Model (its keys are under model).")
     for name, entry in known().items():
@@ -49,7 +49,7 @@ def _list(chosen: argparse.Namespace) -> None:
 def _show(chosen: argparse.Namespace) -> None:
     import yaml
 
-    from ..run.programs import known
+    from ..program import known
 
     entry = known().get(chosen.name)
     if entry is None:
@@ -62,17 +62,16 @@ def _show(chosen: argparse.Namespace) -> None:
 
 def _try(chosen: argparse.Namespace) -> None:
     from ..files import to_plain
-    from ..run import programs
     from ..run.folder import CONFIG
-    from ..run.settings import read
+    from ..run.programs import fetch_images
+    from ..settings import complete, read
     from .animate import make_one
 
     check_output(chosen.output, ".mp4", chosen.source, chosen.driving)
     config = read(CONFIG) if CONFIG.exists() else {}
-    here = programs.choose(config.get("engine"), config.get("engines"))
-    program = here.get(chosen.name) or programs.choose(chosen.name, None)[chosen.name]
+    here = complete({key: config[key] for key in ("engine", "engines") if key in config}).programs
+    program = here.get(chosen.name) or next(iter(complete({"engine": chosen.name}).programs.values()), None)
     if program is None:
         raise TalkiesError(f"{chosen.name} is the built-in engine: take talkies animate")
-    programs.check_files({chosen.name: program})
-    programs.fetch_images({chosen.name: program})
+    fetch_images({chosen.name: program})
     make_one({"engine": to_plain(program)}, chosen)

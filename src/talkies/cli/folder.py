@@ -74,7 +74,7 @@ def add_commands(commands: Commands) -> None:
 
 def init(chosen: argparse.Namespace) -> None:
     """Make a run folder; print what was made, what was there, and what comes next."""
-    from ..operate.init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
+    from ..run.init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
 
     made, kept = lay_out(chosen.folder, examples=chosen.examples)
     where = printable(chosen.folder)
@@ -91,13 +91,13 @@ def configuration(chosen: argparse.Namespace) -> None:
     """Print every key of config.yaml and every column of the pairs table: default, meaning, kind of value."""
     import shutil
 
-    from ..run import reference
+    from .. import config_docs
 
     forms = {
-        "text": lambda: reference.as_text(min(shutil.get_terminal_size().columns, 100)),
-        "yaml": reference.as_yaml,
-        "markdown": reference.as_markdown,
-        "schema": reference.as_schema,
+        "text": lambda: config_docs.as_text(min(shutil.get_terminal_size().columns, 100)),
+        "yaml": config_docs.as_yaml,
+        "markdown": config_docs.as_markdown,
+        "schema": config_docs.as_schema,
     }
     print(forms[chosen.format]().rstrip())
 
@@ -114,14 +114,14 @@ class _ConfigurationHelp(argparse.Action):
 
 def stage(chosen: argparse.Namespace) -> None:
     """Carry the run folder to a cluster, or its results back."""
-    from ..operate.carry import stage as carry
+    from ..cluster.carry import stage as carry
 
     carry(chosen.action, chosen.place, dry=chosen.dry_run)
 
 
 def check(chosen: argparse.Namespace) -> int:
     """Check every picture and driving video before anything is animated; print what is wrong and what to do."""
-    from ..host.cores import available_threads
+    from ..machine.cores import available_threads
     from ..report import check_page
     from ..run import ledger
     from ..run.plan import Plan
@@ -265,9 +265,9 @@ def clean(chosen: argparse.Namespace) -> None:
 def doctor(chosen: argparse.Namespace) -> int:
     """Print what is there, what is missing, and what to do."""
     if chosen.on:
-        from ..operate.on_node import examine_node
+        from ..cluster.node import examine_node
 
         return examine_node(chosen.on)
-    from ..operate.doctor import examine
+    from ..cluster.doctor import examine
 
     return examine(Path.cwd(), as_json=chosen.json)

@@ -8,13 +8,10 @@ import signal
 from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
-from ..host import slurm
+from ..machine import slurm
 from .arguments import Commands, count, progress_bar
 
 log = logging.getLogger("talkies")
-
-STOP_SECONDS = 120
-"""How long before its job's walltime a worker stops; less where less than eight minutes are left when it starts."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -69,7 +66,7 @@ def _stop_in_time() -> None:
     """
     left = slurm.seconds_left()
     if left is not None:
-        signal.setitimer(signal.ITIMER_REAL, max(left - min(STOP_SECONDS, left / 4), 1))
+        signal.setitimer(signal.ITIMER_REAL, max(left - min(slurm.STOP_SECONDS, left / 4), 1))
 
 
 def gallery(chosen: argparse.Namespace) -> None:

@@ -73,7 +73,7 @@ def add_commands(commands: Commands) -> None:
 def crop_file(chosen: argparse.Namespace) -> None:
     """Crop one picture to PNG, or one clip to mp4 with its sound; print the crop as JSON."""
     from .. import media
-    from ..host.scratch import own_folder
+    from ..machine.scratch import own_folder
     from ..media import crop
     from ..stages.crop import write_png
 
@@ -98,7 +98,7 @@ def find_motion(chosen: argparse.Namespace) -> None:
     """Compute the keypoints of one clip and save them."""
     from .. import media
     from ..media import crop
-    from ..operate.one_film import advancing, frames_of
+    from ..operate.one_film import advancing
     from ..stages.animate import open_engine
 
     check_output(chosen.output, ".npz", chosen.driving)
@@ -110,7 +110,7 @@ def find_motion(chosen: argparse.Namespace) -> None:
         chosen.model, chosen.checkpoint, device=chosen.device, precision="fp32", threads=chosen.threads
     )
     with engine, progress_bar() as progress:
-        progress.start(frames_of(clip, start=chosen.start, end=chosen.end), "frames")
+        progress.start(clip.count(chosen.start, chosen.end), "frames")
         frames = media.read_frames(clip, start=chosen.start, end=chosen.end, box=cut.box, size=engine.side)
         motion = engine.find_motion(advancing(frames, progress), clip.rate)
     motion.save(chosen.output)
@@ -156,7 +156,7 @@ def checkpoint(chosen: argparse.Namespace) -> None:
 
 def fetch_weights(chosen: argparse.Namespace) -> None:
     """Fetch a preset's published weights; print where they are, their source, size and digests."""
-    from ..operate.weights import fetch
+    from ..fomm.weights import fetch
 
     if chosen.to is not None:
         check_output(chosen.to, chosen.to.suffix.lower())

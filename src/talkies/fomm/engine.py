@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..engines import FOMM, FilmJob, Movement
 from ..errors import InputError, TalkiesError
-from ..host.cores import available_threads
+from ..machine.cores import available_threads
 from ..media.encoders import Encoders, Encoding
 from ..media.film import FILM_SIZE, FrameWriter
 from ..media.pictures import read_picture

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import TalkiesError
-from ..host.cores import available_threads
+from ..machine.cores import available_threads
 from .device import built_for, choose_device, unfit
 from .model import load_model
 

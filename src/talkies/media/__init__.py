@@ -4,7 +4,7 @@ from .clip import Clip, Sound, SoundFile, probe, probe_sound, tags
 from .excerpt import excerpt_frames, write_excerpt
 from .ffmpeg import ffmpeg_path, ffmpeg_version
 from .film import FILM_SIZE, FrameWriter
-from .folders import CLIP_SUFFIXES, PICTURE_SUFFIXES, list_clips, list_pictures, sort_folder
+from .folders import CLIP_SUFFIXES, PICTURE_SUFFIXES, list_clips, list_pictures, not_used
 from .frames import Box, read_frames
 from .mosaics import MOSAIC_FILMS, MOSAIC_SIDE, mosaic
 from .pictures import MAX_PIXELS, read_picture, read_smaller
@@ -30,13 +30,13 @@ __all__ = [
     "list_clips",
     "list_pictures",
     "mosaic",
+    "not_used",
     "probe",
     "probe_sound",
     "read_frames",
     "read_picture",
     "read_smaller",
     "remux",
-    "sort_folder",
     "tags",
     "write_excerpt",
     "write_wav",

@@ -135,7 +135,9 @@ def read_clip(path: str | Path) -> Clip:
     """Do the same without a word in the log."""
     facts = _facts(path)
     if facts["clip"] is None:
-        nothing = "nothing in it" if facts["empty"] else "there is no moving picture in it (sound only?)"
+        nothing = "nothing in it" if facts["empty"] else "there is no moving picture in it"
+        if facts["sound"]:
+            nothing = "it is sound without a picture, which a film gets by the key audio"
         raise InputError(path, f"{nothing}: give a video")
     return Clip.from_dict(Path(path), facts["clip"])
 

@@ -19,6 +19,7 @@ import av.logging
 
 from ..errors import InputError, printable
 from .ffmpeg import AGAIN, DEMUXERS, SECONDS, SECONDS_A_BYTE
+from .hdr import TRANSFERS
 from .pictures import size_fault
 from .rates import MAX_RATE, find_rate
 from .reader import allow, read_through
@@ -28,8 +29,7 @@ MOST_TAGS = 10_000  # characters in all
 GEN_PTS = 1  # ffmpeg's AVFMT_FLAG_GENPTS
 STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image | av.stream.Disposition.timed_thumbnails
 """A cover picture or a photo: no video. (A part of a picture in tiles, too, is "dependent".)"""
-UNSTATED = (0, 2, 3)  # matrices of ITU-T H.273 …
-TRANSFERS = {16: "PQ", 18: "HLG"}  # … and its transfer functions of HDR
+UNSTATED = (0, 2, 3)  # matrices of ITU-T H.273
 
 
 @dataclass

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import read_through
-from ..host.cores import available_threads
+from ..machine.cores import available_threads
+from . import hdr
 from .clip import Clip
 from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, complaint, input_arguments, seconds_text
 from .pictures import MAX_PIXELS
@@ -53,9 +54,9 @@ def read_frames(
     `start` and `end` are seconds after the clip's first picture. `box` crops, and repeats the edge outside the
     picture; then the frame is scaled to `size` (a side, or width and height). Without `box` it is the whole picture;
     without `size` nothing is scaled. Transparency is put on white. YCbCr is converted with the file's matrix and
-    range (if it states none: bt709 for HD, bt601 below). A clip of the wanted size is passed on bit for bit as ffmpeg
-    decodes it. `skip`, for a quick look, leaves out frames that no other needs ("noref") or all but key frames
-    ("nokey"), and repeats the one before.
+    range (if it states none: bt709 for HD, bt601 below), high dynamic range is mapped to ours (see `hdr`). A clip of
+    the wanted size is passed on bit for bit as ffmpeg decodes it. `skip`, for a quick look, leaves out frames that no
+    other needs ("noref") or all but key frames ("nokey"), and repeats the one before.
 
     A damaged clip yields what can be decoded, with a warning on logger "talkies". Raises InputError if that is
     nothing, TalkiesError or OSError if the machine failed. Closing the generator ends ffmpeg.
@@ -136,7 +137,8 @@ def _filters(
         width, height = wanted
     # The size is always given: a stream that changes its size must not change the frames' size.
     plain = clip.sar == 1 and (width, height) == (clip.width, clip.height)
-    steps.append(f"scale={width}:{height}:flags={PLAIN if plain else SCALING}{matrix},format=rgb24,setsar=1")
+    form = "gbrp16le" if clip.hdr else "rgb24"
+    steps.append(f"scale={width}:{height}:flags={PLAIN if plain else SCALING}{matrix},format={form},setsar=1")
     if box is not None:
         left, top = max(box.x, 0), max(box.y, 0)
         right, bottom = min(box.x + box.side, width), min(box.y + box.side, height)
@@ -152,10 +154,12 @@ def _filters(
                 f"{printable(clip.path)}: {box} lies mostly outside the picture ({width}x{height}): give another"
             )
         if any(margins):
-            steps.append(f"format=gbrp,pad={box.side}:{box.side}:{margins[0]}:{margins[2]}")
+            steps.append(
+                f"format={'gbrp16le' if clip.hdr else 'gbrp'},pad={box.side}:{box.side}:{margins[0]}:{margins[2]}"
+            )
             steps.append("fillborders=left={}:right={}:top={}:bottom={}:mode=smear".format(*margins))
         width = height = box.side
     if wanted is not None and wanted != (width, height):
         width, height = wanted
         steps.append(f"scale={width}:{height}:flags={SCALING}")
-    return ",".join([*steps, "format=rgb24"]), width, height
+    return ",".join([*steps, hdr.filters(clip.hdr) if clip.hdr else "format=rgb24"]), width, height

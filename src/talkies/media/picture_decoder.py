@@ -13,9 +13,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InputError, printable
+from .hdr import TRANSFERS, to_sdr
 from .pictures import MAX_PIXELS, size_fault
 from .reader import allow
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # pillow's formats for photos and drawings; none starts another program (as EPS does).
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "PPM", "JPEG2000")
+HEAD_BYTES = 1 << 16  # in which HEIF and AVIF tell of their colours
 BAND_PIXELS = 4_000_000
 LARGE_PIXELS = 30_000_000  # from this size on, a decoder may reach the memory limit
 SECONDS = 10  # seconds of processor time for a picture, and for each megapixel (JPEG 2000, the slowest, takes 0.2) …
@@ -46,15 +48,17 @@ def why(head: bytes, error: Exception) -> str:
     return f"the picture is damaged or cut short ({printable(str(error))[:120]}); copy or download it again"
 
 
-def read(file: BinaryIO, side: int = 0) -> tuple[dict[str, tuple[int, int]], int]:
+def read(file: BinaryIO, side: int = 0) -> tuple[dict[str, Any], int]:
     """Return a picture's width and height, the file's own, and a descriptor of shared memory: rows of 8 bit sRGB.
+
+    hdr: its transfer function, if that is of high dynamic range.
 
     side: a JPEG may come at a half, a quarter or an eighth of its size, its longer side no shorter than this; 0: whole.
     """
     from PIL import ExifTags, Image, ImageOps
 
     allow(SECONDS)
-    head = file.read(12)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if head[4:8] == b"ftyp":
         _register_heif()
@@ -77,8 +81,9 @@ def read(file: BinaryIO, side: int = 0) -> tuple[dict[str, tuple[int, int]], int
                 raise
             except Exception:
                 pass  # unreadable EXIF does not matter
-            pixels = _to_shared_memory(opened, profile)
-            return {"size": opened.size, "own": own if shrunk else opened.size}, pixels
+            transfer = None if profile else _transfer(head)
+            pixels = _to_shared_memory(opened, profile, transfer)
+            return {"size": opened.size, "own": own if shrunk else opened.size, "hdr": transfer}, pixels
 
 
 def _load(image: PillowImage.Image) -> None:
@@ -102,12 +107,18 @@ def _register_heif() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _to_shared_memory(image: PillowImage.Image, profile: bytes | None) -> int:
+def _transfer(head: bytes) -> str | None:
+    """Return "PQ" or "HLG" of a HEIF or AVIF file, from its colour box: primaries, transfer function, matrix."""
+    place = head.find(b"colrnclx") if head[4:8] == b"ftyp" else -1
+    return TRANSFERS.get(int.from_bytes(head[place + 10 : place + 12])) if place > 0 else None
+
+
+def _to_shared_memory(image: PillowImage.Image, profile: bytes | None, transfer: str | None) -> int:
     descriptor = os.memfd_create("picture")
     try:
         full = _full_scale(image)
         for band in _bands(image):
-            rest = memoryview(_to_rgb(band, profile, full))
+            rest = memoryview(_to_rgb(band, profile, full, transfer))
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
     except BaseException:
@@ -126,10 +137,15 @@ def _bands(image: PillowImage.Image) -> Iterator[PillowImage.Image]:
         yield image.crop((0, top, width, min(top + rows, height)))
 
 
-def _to_rgb(image: PillowImage.Image, profile: bytes | None, full: float) -> bytes:
+def _to_rgb(image: PillowImage.Image, profile: bytes | None, full: float, transfer: str | None) -> bytes:
     """Return the bytes of an image as 8 bit sRGB, with transparency on white."""
     colours, alpha = _split_alpha(image)
     rgb = _to_srgb(colours, profile, full)
+    if transfer:
+        import numpy as np
+        from PIL import Image
+
+        rgb = Image.fromarray(to_sdr(np.asarray(rgb), transfer))
     if alpha is None:
         return rgb.tobytes()
     import numpy as np

@@ -40,7 +40,8 @@ def size_fault(width: int, height: int) -> str | None:
 def read_picture(path: str | Path) -> Frame:
     """Return a picture as viewers show it: uint8 [H,W,3], sRGB.
 
-    It is turned as EXIF says, with transparency on white and its colour profile applied; grey, palette, 16 bit,
+    It is turned as EXIF says, with transparency on white and its colour profile applied; high dynamic range (HEIC,
+    AVIF) is mapped to ours (see `hdr`); grey, palette, 16 bit,
     float, CMYK and 1 bit are converted; of an animation it is the first frame.
 
     Raises InputError if it is not a picture, is damaged, crashes its decoder, needs too much memory or time, or has
@@ -49,8 +50,8 @@ def read_picture(path: str | Path) -> Frame:
     return _read(path, 0)[0]
 
 
-def read_smaller(path: str | Path, side: int) -> tuple[Frame, tuple[int, int]]:
-    """Return a picture as `read_picture` does, and the width and height that it would have there.
+def read_smaller(path: str | Path, side: int) -> tuple[Frame, tuple[int, int], str | None]:
+    """Return a picture as `read_picture` does, the width and height that it would have there, and "PQ" or "HLG".
 
     A JPEG is decoded at a half, a quarter or an eighth of its size where its longer side then still has `side` pixels,
     which takes a fraction of the time; others come whole.
@@ -58,7 +59,7 @@ def read_smaller(path: str | Path, side: int) -> tuple[Frame, tuple[int, int]]:
     return _read(path, side)
 
 
-def _read(path: str | Path, side: int) -> tuple[Frame, tuple[int, int]]:
+def _read(path: str | Path, side: int) -> tuple[Frame, tuple[int, int], str | None]:
     import numpy as np
 
     with _turn:  # one large picture at a time
@@ -68,4 +69,4 @@ def _read(path: str | Path, side: int) -> tuple[Frame, tuple[int, int]]:
         pixels = mmap.mmap(shared, width * height * 3)
     finally:
         os.close(shared)
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3), tuple(answer["own"])
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3), tuple(answer["own"]), answer["hdr"]

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from .. import media, stages
 from ..errors import TalkiesError, printable
 from ..files import open_regular
-from ..host.scratch import own_folder
-from ..run import planner, settings
+from ..machine.scratch import own_folder
+from ..run import planner
 from ..run.pairs import by_stem
 from ..run.state import State, look
+from ..settings import complete
 from ..stages import animate
 from ..stages.work import Progress, work
 
@@ -60,7 +61,7 @@ def make_films(
             (folder / path.name).symlink_to(path.absolute())
         inputs = (by_stem(Path(path.name) for path in pictures), by_stem(Path(path.name) for path in clips))
         with chdir(folder), _errors_left_to_us():
-            plan, state = planner.make_plan(settings.complete(wanted), stages.table, inputs=inputs)
+            plan, state = planner.make_plan(complete(wanted), stages.table, inputs=inputs)
             if results is None and len(plan.pairs) != 1:
                 raise TalkiesError(f"{len(plan.pairs)} films are asked for: name a folder for them, not a file")
             planner.start_run(plan, state)

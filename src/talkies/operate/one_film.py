@@ -15,13 +15,13 @@ from .. import media
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import TalkiesError, printable
 from ..files import file_digest, to_plain
-from ..host.scratch import own_folder
+from ..machine.scratch import own_folder
 from ..media import crop
 from ..media.paste import paste_film
 from ..program import Program
 from ..run import programs
 from ..run.folder import CONFIG
-from ..run.settings import read
+from ..settings import complete, read
 from ..stages.animate import ENCODING, film_facts, picture_of, why_refused
 from ..stages.crop import write_png
 from ..stages.remux import SOURCE_TYPE, provenance
@@ -94,13 +94,13 @@ def make_film(wanted: Wanted, target: Path, open_engine: EngineOpener, progress:
         )
         with opened as engine:
             if wanted.engine == FOMM:
-                progress.start(2 * frames_of(clip, **segment), "frames")  # each frame is read, and each is made
+                progress.start(2 * clip.count(**segment), "frames")  # each frame is read, and each is made
                 frames = media.read_frames(clip, box=driving_cut.box, size=engine.side, **segment)
                 motion = engine.find_motion(advancing(frames, progress), clip.rate)
                 motion.save(motion_file)
                 count = motion.frames
             else:
-                progress.start(frames_of(clip, **segment), "frames")
+                progress.start(clip.count(**segment), "frames")
                 count = sum(1 for _ in media.read_frames(clip, size=(16, 16), **segment))
             writer = media.FrameWriter(silent, clip.rate, **ENCODING, threads=engine.threads)
             job = FilmJob(
@@ -156,12 +156,6 @@ def _original(path: Path) -> dict[str, str]:
     return {"file": path.name, "sha256": file_digest(path)}
 
 
-def frames_of(clip: media.Clip, *, start: Fraction | None, end: Fraction | None) -> int:
-    """Return the approximate number of frames of a clip's segment."""
-    last = clip.duration if end is None else min(end, clip.duration)
-    return max(0, round((last - (start or 0)) * clip.rate))
-
-
 def _told(cut: crop.Crop) -> str:
     box = f"{cut.box.side} pixels square at {cut.box.x},{cut.box.y}" if cut.box else "all of it"
     return f"crop {cut.mode}: {box}"
@@ -181,11 +175,10 @@ def program_named(name: str, *, fetch: bool = True) -> Program:
     missing.
     """
     config = read(CONFIG) if CONFIG.exists() else {}
-    here = programs.choose(config.get("engine"), config.get("engines"))
-    program = here.get(name) or programs.choose(name, None)[name]
+    here = complete({key: config[key] for key in ("engine", "engines") if key in config}).programs
+    program = here.get(name) or next(iter(complete({"engine": name}).programs.values()), None)
     if program is None:
         raise TalkiesError(f"{name} is the built-in engine: take talkies animate")
-    programs.check_files({name: program})
     if fetch:
         programs.fetch_images({name: program})
     return program

@@ -234,12 +234,12 @@ class Console(LogHandlerBase):
         counts = ", ".join(f"{rule} {stage.jobs}" for rule, stage in self._stages.items() if rule != "all")
         return [f"talkies: jobs: {counts}"] if counts else []
 
-    def _begin(self, job: int, rule: str, receipt: str) -> None:
+    def _begin(self, job: int, rule: str, name: str) -> None:
         stage = self._stages.setdefault(rule, _Stage(1))
         stage.began = stage.began or time.monotonic()
         stage.running.add(job)
         stage.failed.discard(job)
-        self._jobs[job] = rule, shard_of(receipt)
+        self._jobs[job] = rule, shard_of(name)
 
     def _finish(self, job: int, *, failed: bool) -> list[str]:
         """Note that a job has ended; return a line about its stage if that was its last job."""

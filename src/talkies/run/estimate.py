@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from ..engines import FOMM
 from ..errors import counted, printable, size_text
 from ..fomm.model.presets import PRESETS, frame_bytes
-from ..host.disk import room
+from ..machine.disk import room
 
 if TYPE_CHECKING:
-    from .keys import Settings
+    from ..settings import Settings
     from .ledger import Ledger
     from .pairs import Pair
     from .plan import Plan
@@ -97,7 +97,7 @@ def rates(settings: Settings, ledger: Ledger, *, on_cluster: bool) -> dict[str, 
     kind of device, else a guess. A film's time includes opening and closing it, so short films count as slow.
     """
     if settings.frames_per_second:
-        return dict.fromkeys(settings.engines, settings.frames_per_second)
+        return dict.fromkeys(settings.by_engine, settings.frames_per_second)
     device = settings.model.device
     if device == "auto":
         gpu = settings.slurm.gpu
@@ -108,7 +108,7 @@ def rates(settings: Settings, ledger: Ledger, *, on_cluster: bool) -> dict[str, 
         if entry.seconds > 0 and entry.frames:
             seen.setdefault(entry.by, []).append(entry.frames / entry.seconds)
     found = {}
-    for engine in settings.engines:
+    for engine in settings.by_engine:
         latest = seen.get(maker(engine, settings.model.preset, device), [])[-LEARNING_FILMS:]
         guess = PROGRAM_FRAMES_PER_SECOND
         if engine == FOMM:

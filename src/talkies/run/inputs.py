@@ -16,7 +16,7 @@ from typing import Any
 from .. import media
 from ..errors import InputError, TalkiesError
 from ..files import file_digest, read_json, write_json
-from ..host.cores import available_threads
+from ..machine.cores import available_threads
 from ..media import crop
 from .folder import INPUTS
 

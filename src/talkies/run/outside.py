@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .. import media
-from .keys import Settings
+from ..settings import Settings
 
 
 def folders_outside(settings: Settings) -> list[Path]:

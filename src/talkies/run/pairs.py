@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,9 @@ from msgspec.structs import asdict, astuple, replace
 from .. import media
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..media import crop
 from ..media.crop import LARGEST_FACE, Request
+from ..settings import BestFrame, Choices, Row, Settings, read_pairs
 from .folder import TAKEN_NAMES
-from .keys import Frame, Settings
-from .settings import read_pairs
 
 LONGEST_NAME = 160
 """Most bytes of a file name's stem, which leaves room for suffixes and temporary names (the usual limit is 255)."""
@@ -62,7 +61,7 @@ class Pair(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     end: str | None = None
     relative: bool = True
     adapt_scale: bool = True
-    best_frame: Frame = None
+    best_frame: BestFrame = None
     audio: bool | str = True
     crop: Request | None = None
     driving_crop: Request | None = None
@@ -182,20 +181,20 @@ def list_pairs(settings: Settings, images: Mapping[str, Path], clips: Mapping[st
     by_file = {path.name: stem for stem, path in (*images.items(), *clips.items())}
     pairs: dict[tuple[str, str], tuple[Pair, int]] = {}
     # Many rows, of which there may be a million, have the same settings: cache them.
-    alike: dict[tuple[str | None, ...], tuple[Any, ...]] = {}
+    alike: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    of_row = attrgetter(*OF_A_ROW)
     for number, row in read_pairs(table):
         try:
-            image, driving = _named(row, "image", images, by_file), _named(row, "driving", clips, by_file)
+            image = _stem("image", row.image, images, by_file)
+            driving = _stem("driving", row.driving, clips, by_file)
             files = tuple([path.name if path.name in own else None for path in (images[image], clips[driving])])
-            asked = (*files, *map(row.get, ASKED))
+            asked = (*files, *of_row(row))
             if asked not in alike:
-                whole = replace(usual(driving, image), **_asked(row, settings))
-                if whole.end and Fraction(whole.end) <= Fraction(whole.start or 0):
-                    raise TalkiesError(f"end: {whole.end} s is not after the start: give a later one")
+                whole = replace(usual(driving, image), **_said(row, settings, usual(driving, image)))
                 alike[asked] = choices_of(whole)[1:]
         except TalkiesError as error:
             raise TalkiesError(f"{_line(table, number)}: {error}") from None
-        pair = Pair(driving, image, row.get("variant"), *alike[asked])
+        pair = Pair(driving, image, row.variant, *alike[asked])
         first = pairs.setdefault((driving, pair.stem), (pair, number))
         if first[0] is not pair:
             raise TalkiesError(
@@ -205,35 +204,41 @@ def list_pairs(settings: Settings, images: Mapping[str, Path], clips: Mapping[st
     return [pairs[name][0] for name in sorted(pairs)]
 
 
-TRUTHS = ("relative", "adapt_scale", "flip", "private", "paste_back")
-ASKED = (*TRUTHS, "start", "end", "crop", "driving_crop", "best_frame", "audio")
+OF_A_ROW = [name for name in Row.__struct_fields__ if name not in ("image", "driving", "variant")]
 """The columns of the pairs table that are settings of the pair."""
+
+
+def _entry(name: str) -> str:
+    return f"config.yaml: files.{printable(name)}"
 
 
 def _line(table: Path, number: int) -> str:
     return f"{printable(table)}: line {number}"
 
 
-def _named(row: Mapping[str, str], column: str, known: Mapping[str, Path], by_file: Mapping[str, str]) -> str:
+def _stem(column: str, name: str, known: Mapping[str, Path], by_file: Mapping[str, str]) -> str:
     """Return the stem of the file that a row names, with or without its suffix."""
-    name = row[column]
     stem = name if name in known else by_file.get(name, "")
     if stem not in known:
         raise TalkiesError(f"{column}: no file {printable(name)} in the folder that config.yaml names: mend the name")
     return stem
 
 
-def _asked(row: Mapping[str, str], settings: Settings) -> dict[str, object]:
-    """Return the settings in a row of the pairs table as fields of the pair."""
-    asked: dict[str, object] = {column: row[column] for column in ("start", "end") if column in row}
-    asked |= {column: row[column] == "true" for column in TRUTHS if column in row}
-    asked |= {column: _parse_crop(row[column], column) for column in ("crop", "driving_crop") if column in row}
-    if "best_frame" in row:
-        asked["best_frame"] = row["best_frame"] if row["best_frame"] == "auto" else int(row["best_frame"])
-    if "audio" in row:
-        sound = {"true": True, "false": False}.get(row["audio"])
-        asked["audio"] = _sound_file(row["audio"], settings, "audio") if sound is None else sound
-    return asked
+def _said(choices: Choices, settings: Settings, usual: Pair) -> dict[str, Any]:
+    """Return what a row of the pairs table, or config.yaml for a file, sets, as fields of a pair. usual: its others."""
+    said = {name: value for name, value in asdict(choices).items() if name in OF_A_ROW and value is not UNSET}
+    said |= {name: seconds_text(said[name]) for name in ("start", "end") if name in said}
+    start, end = said.get("start", usual.start), said.get("end", usual.end)
+    if end is not None and Fraction(end) <= Fraction(start or 0):
+        raise TalkiesError(f"end: {end} s is not after the start: give a later one")
+    if isinstance(choices.audio, str):
+        said["audio"] = _sound_file(choices.audio, settings)
+    return said
+
+
+def seconds_text(seconds: float) -> str:
+    """Return seconds as the shortest decimal number, as takes are named by it."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
 
 
 def usual_pair(settings: Settings) -> Pair:
@@ -243,7 +248,7 @@ def usual_pair(settings: Settings) -> Pair:
         "",
         audio=settings.audio,
         paste_back=settings.paste_back,
-        engine=next(iter(settings.engines)),
+        engine=next(iter(settings.by_engine)),
         **asdict(settings.motion),
     )
 
@@ -253,31 +258,27 @@ def choices_of(pair: Pair) -> tuple[Any, ...]:
     return astuple(pair)[2:]
 
 
-def _files(settings: Settings, images: Mapping[str, Path], clips: Mapping[str, Path]) -> dict[str, dict[str, object]]:
+def _files(settings: Settings, images: Mapping[str, Path], clips: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
     """Return the settings of single files in config.yaml as fields of a pair, by name (without their crops)."""
     known = {path.name for path in (*images.values(), *clips.values())}
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, choices in settings.files.items():
-        where = f"config.yaml: files.{printable(name)}"
         if name not in known:
-            raise TalkiesError(f"{where}: there is no such picture or video: mend the name")
-        own = {key: value for key, value in asdict(choices).items() if key != "crop" and value is not UNSET}
-        own |= {key: str(own[key]) for key in ("start", "end") if key in own}
-        if choices.end and Fraction(own["end"]) <= Fraction(own.get("start", "0")):
-            raise TalkiesError(f"{where}: end: {own['end']} s is not after the start: give a later one")
-        if isinstance(choices.audio, str):
-            own["audio"] = _sound_file(choices.audio, settings, f"{where}.audio")
-        found[name] = own
+            raise TalkiesError(f"{_entry(name)}: there is no such picture or video: mend the name")
+        try:
+            found[name] = _said(replace(choices, crop=UNSET), settings, usual_pair(settings))
+        except TalkiesError as error:
+            raise TalkiesError(f"{_entry(name)}: {error}") from None
     return found
 
 
-def _sound_file(name: str, settings: Settings, where: str) -> str:
+def _sound_file(name: str, settings: Settings) -> str:
     """Return the path of a sound file, which is in the run folder or among the driving videos."""
     for path in (Path(name), Path(settings.driving) / name):
-        if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where the name is too long
+        if path.is_file():
             return str(path)
     raise TalkiesError(
-        f"{where}: no file {printable(name[:300])} here or in {printable(settings.driving)}: mend the name"
+        f"audio: no file {printable(name[:300])} here or in {printable(settings.driving)}: mend the name"
     )
 
 
@@ -327,10 +328,3 @@ def check_squares(settings: Settings, pairs: Iterable[Pair]) -> None:
             raise TalkiesError(
                 f"{printable(pair.name)}: engine {pair.engine} has the whole picture (input: whole): take {key} away"
             )
-
-
-def _parse_crop(spec: Any, where: str) -> Request:
-    try:
-        return crop.parse(spec)
-    except TalkiesError as error:
-        raise TalkiesError(f"{where}: {error}") from None

@@ -21,9 +21,9 @@ from ..engines import FOMM
 from ..errors import TalkiesError
 from ..files import from_json, to_json, typed, write_whole
 from ..program import Program
+from ..settings import Settings
 from .folder import PLAN
 from .inputs import stamp_of
-from .keys import Settings
 from .ledger import Ledger
 from .pairs import Pair, Source, Take, choices_of, usual_pair
 from .stage import Kind, NotSeen, Stage, Table
@@ -239,7 +239,7 @@ class Plan:
     @property
     def engines(self) -> dict[str, Program | None]:
         """The engines by name, None for the built-in one."""
-        return self.settings.engines
+        return self.settings.by_engine
 
     @cached_property
     def others(self) -> dict[str, Program]:

@@ -17,15 +17,14 @@ from ..engines import FOMM
 from ..errors import TalkiesError, printable
 from ..files import LEFT, read_json, to_plain
 from ..fomm.model.presets import demo_digest
-from ..host.container import ADDRESS
+from ..machine.container import ADDRESS
 from ..program import Program
+from ..settings import Settings, complete, read
 from . import ledger as ledgers
-from . import settings as config
 from . import snakemake_private
 from .estimate import rates
 from .folder import CHECK_PAGE, CONFIG, DONE, GALLERY_PAGE, HOME, LOCKS, RUN, Folder, done, remove_older
 from .inputs import Inputs, stamp_of
-from .keys import Settings
 from .ledger import Ledger, Made, Started, note
 from .lock import claim, held_locks, is_abandoned
 from .outside import folders_outside
@@ -57,7 +56,7 @@ def make_plan(
 ) -> tuple[Plan, State]:
     """Read the folders, plan the run, and compare it with what is there.
 
-    settings: complete (config.complete). table: returns the stages. on_cluster: jobs are sent to a cluster, so each
+    settings: complete (`settings.complete`). table: returns the stages. on_cluster: jobs are sent to a cluster, so each
     gets more work. given: settings of the command line. inputs: pictures and videos by name, instead of the folders of
     the settings. Raises TalkiesError that names the key, file or line at fault.
     """
@@ -67,8 +66,8 @@ def make_plan(
     pairs = list_pairs(settings, images, clips)
     if settings.multi_face:
         pairs = each_face(pairs, images, settings, known.faces)
-    if len(settings.engines) > 1:
-        pairs = by_each_engine(pairs, settings.engines)
+    if len(settings.by_engine) > 1:
+        pairs = by_each_engine(pairs, settings.by_engine)
     check_squares(settings, pairs)
     plan = Plan(
         stages,
@@ -113,7 +112,7 @@ def current_plan(table: Table) -> tuple[Plan, State]:
     if not CONFIG.exists():
         raise TalkiesError("there is no config.yaml here: go into the run folder, or make one: talkies init FOLDER")
     given = stored.given if stored is not None else {}
-    return make_plan(config.complete(config.read(CONFIG) | given), table, given=given)
+    return make_plan(complete(read(CONFIG) | given), table, given=given)
 
 
 def _keep_pilot(plan: Plan, state: State) -> None:
@@ -174,7 +173,7 @@ def _read_contents(plan: Plan, ledger: Ledger, known: Inputs) -> None:
 def _weights(settings: Settings, known: Inputs) -> str:
     """Return the digest of the built-in engine's weights: of a checkpoint's file, or of those in the package."""
     checkpoint = settings.model.checkpoint
-    if FOMM not in settings.engines:
+    if FOMM not in settings.by_engine:
         return ""
     if checkpoint is None:
         return demo_digest()

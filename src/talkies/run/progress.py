@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
-from ..host.slurm import Queue, queue
+from ..machine.slurm import Queue, queue
 from . import ledger as ledgers
 from .estimate import duration
 from .folder import CHECK_PAGE, GALLERY_PAGE, LOCKS, Folder
@@ -242,6 +242,12 @@ def _count(plan: Plan, state: State, now: Outlook) -> str:
     words += [f"{len(now.animated)} animated"] * bool(now.animated)
     words += [f"{len(now.running)} in the making"] * bool(now.running)
     return ", ".join(words)
+
+
+def note_failures(failures: Iterable[tuple[str, str, str]]) -> None:
+    """Note the jobs that failed for good, by stage, shard and reason, for the summary and `talkies status`."""
+    for stage, shard, reason in failures:
+        note(ledgers.RUN, Broke(stage=stage, shard=shard, reason=reason))
 
 
 def end(plan: Plan, over: threading.Event) -> list[str]:

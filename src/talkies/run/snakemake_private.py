@@ -7,8 +7,11 @@ real Snakemake, and fails first when one changes.
 from __future__ import annotations
 
 import logging
+import os
 import shlex
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,37 @@ def is_main_process(workflow: Any) -> bool:
     return bool(workflow.is_main_process)
 
 
-def is_on_cluster(workflow: Any) -> bool:
-    """Return whether jobs go to SLURM, or this is such a job (Workflow.remote_exec,
-    resource_settings.default_resources).
+def executor(workflow: Any) -> str | None:
+    """Return the name of the executor that sends this run's jobs elsewhere, for example slurm; None: they stay here.
 
-    The profile `slurm` is recognised by a key that only it gives to all jobs; a job on a node by its mode.
+    While a Snakefile is read, only the command line and its profiles tell it (snakemake.cli.parse_args, and the
+    plugin's common_settings.local_exec). For a job on a node the name is "node" (Workflow.remote_exec).
     """
-    return bool(workflow.remote_exec) or "slurm_extra" in (workflow.resource_settings.default_resources or ())
+    if workflow.remote_exec:
+        return "node"
+    if not is_main_process(workflow):
+        return None
+    from snakemake.cli import parse_args
+    from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
+
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), suppress(SystemExit):  # noqa: PTH123
+        name = parse_args(sys.argv[1:])[1].executor
+        if name and not ExecutorPluginRegistry().get_plugin(name).common_settings.local_exec:
+            return str(name)
+    return None
+
+
+def retries(workflow: Any) -> int:
+    """Return how often a failed job is sent again (Workflow.execution_settings)."""
+    return int(workflow.execution_settings.retries)
+
+
+def limit(workflow: Any, resource: str, most: int) -> None:
+    """Let the jobs that run at once use at most this much of a resource, unless --resources says otherwise
+    (Workflow.global_resources, Workflow.register_resource).
+    """
+    if resource not in workflow.global_resources:
+        workflow.register_resource(resource, most)
 
 
 def cores(workflow: Any) -> int | None:

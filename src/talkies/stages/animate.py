@@ -25,11 +25,11 @@ from ..program import Program
 from ..run import programs
 from ..run.estimate import maker
 from ..run.inputs import clip_of
-from ..run.keys import Settings
 from ..run.pairs import Pair
 from ..run.plan import Contents, Plan
 from ..run.record import Film, FilmPicture, FoundMotion, Original, PreparedTake, Record, is_unchanged
 from ..run.stage import Stage
+from ..settings import Settings
 from .cut import probe_copy, seconds
 from .work import UNFINISHED_BYTES, Bench, Unwanted, begin, since
 

@@ -60,6 +60,7 @@ class FirstFrame(Struct):
 
 class PictureFacts(Struct, kw_only=True):
     """width, height: of the file, in pixels. sharpness: of its crop (`sharpness`). photograph: not a drawing.
+    hdr: "PQ" or "HLG", if it has a high dynamic range.
 
     poses: by network, the normalized keypoints of each crop, [n, K, 2].
     """
@@ -69,6 +70,7 @@ class PictureFacts(Struct, kw_only=True):
     crop: crop.Crop
     sharpness: float
     photograph: bool
+    hdr: str | None = None
     poses: dict[str, list[list[list[float]]]] = {}
 
 
@@ -76,7 +78,8 @@ class ClipFacts(PictureFacts, kw_only=True):
     """rate, sampled_rate: frames a second of the clip and of those looked at, fractions as text.
 
     faces_seen: for each of these. face_outside: in how many all faces are outside the crop. faceless: the clip will
-    be refused. seconds, frames: of the segment. sound: its codec. first_frame: by network.
+    be refused. seconds, frames: of the segment. sound: its codec. remark: what is odd about it. first_frame: by
+    network.
     """
 
     rate: str
@@ -89,6 +92,7 @@ class ClipFacts(PictureFacts, kw_only=True):
     seconds: float
     frames: int
     sound: str | None
+    remark: str | None = None
     first_frame: dict[str, FirstFrame] = {}
 
 
@@ -120,14 +124,14 @@ def look(item: Item) -> Look:
 
 
 def _look_at_picture(item: Item) -> tuple[PictureFacts, Frame]:
-    picture, own = media.read_smaller(item.file, crop.DETECT_SIDE)
+    picture, own, hdr = media.read_smaller(item.file, crop.DETECT_SIDE)
     cut = crop.find_picture_crop(picture, item.crop, own, name=item.file)
     needed = min(max(own), math.ceil(max(own) * FILM_SIZE / cut.box.side))
     if max(picture.shape[:2]) < needed:  # the crop is a small part of it
-        picture, _ = media.read_smaller(item.file, needed)
+        picture = media.read_smaller(item.file, needed)[0]
     square = crop.resize(crop.cut(picture, crop.scaled(cut.box, picture.shape[1] / own[0])), FILM_SIZE)
     crops = square[None]
-    return PictureFacts(width=own[0], height=own[1], crop=cut, **_seen(crops)), crops
+    return PictureFacts(width=own[0], height=own[1], crop=cut, hdr=hdr, **_seen(crops)), crops
 
 
 def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
@@ -135,8 +139,8 @@ def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
 
     clip = clip_of(Path(item.file))
     start = Fraction(item.start or 0)
-    end = min(clip.duration, Fraction(item.end)) if item.end else clip.duration
-    seconds = max(end - start, 1 / clip.rate)
+    end = Fraction(item.end) if item.end else clip.duration
+    seconds = clip.seconds(start, end)
     scale = min(1.0, LARGEST_SIDE / max(clip.width, clip.height))
     size = max(1, round(clip.width * scale)), max(1, round(clip.height * scale))
     rate = min(clip.rate, SAMPLES / seconds).limit_denominator(100_000)
@@ -155,11 +159,13 @@ def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
         face_outside=_outside(faces, box) if (cut.faces or 0) > 1 else 0,
         faceless=cut.faces == 0 and _is_faceless(clip, item, start, end),
         seconds=round(float(seconds), 3),
-        frames=max(1, round(seconds * clip.rate)),
+        frames=clip.count(start, end),
         rate=str(clip.rate),
         sampled_rate=str(rate),
         variable_rate=clip.variable,
         truncated=clip.truncated,
+        hdr=clip.hdr,
+        remark=clip.remark,
         sound=clip.sound.codec if clip.sound else None,
         **_seen(crops),
     )

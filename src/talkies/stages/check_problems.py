@@ -110,6 +110,8 @@ def _problems(item: Item, facts: Facts, preset: Preset | None, faceless: bool) -
         if preset.knows not in (None, shown):
             text = f"it looks like one of the {shown}, and {preset.name} knows {preset.knows}"
             yield Problem(DOUBTFUL if preset.packaged else NOTE, text, "model: preset: demo knows both")
+    if facts.hdr:
+        yield Problem(NOTE, f"its colours are HDR ({facts.hdr}): mapped to the usual range", "")
     if clip:
         yield from _problems_of_clip(clip)
 
@@ -134,5 +136,7 @@ def _problems_of_clip(facts: ClipFacts) -> Iterable[Problem]:
         yield Problem(NOTE, text, "give the part you want by start and end")
     if Fraction(facts.rate) < SLOW_RATE:
         yield Problem(NOTE, f"only {float(Fraction(facts.rate)):g} frames a second: the film jerks", "take another")
-    if facts.sound is None:
+    if facts.remark:
+        yield Problem(NOTE, facts.remark, "")
+    elif facts.sound is None:
         yield Problem(NOTE, "no sound: its films are silent", "")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import media
 from ..errors import InputError
 from ..files import file_digest, whole
-from ..host.scratch import FULL, Scratch
+from ..machine.scratch import FULL, Scratch
 from ..media import crop
 from ..media.film import FILM_SIZE
 from ..run.plan import Plan

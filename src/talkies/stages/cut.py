@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import media
 from ..errors import InputError
-from ..host.scratch import Scratch
+from ..machine.scratch import Scratch
 from ..media import crop
 from ..media.film import FILM_SIZE
 from ..run.inputs import clip_of

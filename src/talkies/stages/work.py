@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import PART, stem_of
-from ..host.scratch import Scratch, open_scratch
+from ..machine.scratch import Scratch, open_scratch
 from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder, shard_of
 from ..run.inputs import stamp_of, unreadable

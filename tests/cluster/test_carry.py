@@ -14,8 +14,8 @@ import pytest
 from carried import SSH, Staged, files, program
 from run_folder import REPOSITORY, RunFolder, draw_picture, write_weights
 
+from talkies import settings as config
 from talkies.fomm.model.published import note
-from talkies.run import settings as config
 
 NOTHING = "Nothing to be done"
 own = Staged.environment

@@ -20,14 +20,14 @@ import pytest
 from run_folder import RunFolder, write_weights
 from small_preset import FILE, NAME, PRESET, write_checkpoint
 
+from talkies import settings as config
 from talkies.cli import build_parser
 from talkies.errors import TalkiesError
+from talkies.fomm import weights
 from talkies.fomm.model import load_model
 from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.model.published import check_unchanged, find_weights
-from talkies.operate import weights
-from talkies.operate.weights import Fetched, fetch
-from talkies.run import settings as config
+from talkies.fomm.weights import Fetched, fetch
 from talkies.run.planner import make_plan
 
 PROGRAM = Path(__file__).parents[1] / "small_preset.py"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..errors import TalkiesError, printable
 from ..files import beside, file_digest, publish
-from ..fomm.model.checkpoint_head import check_head, kind_of
-from ..fomm.model.presets import PRESETS
-from ..fomm.model.published import LOCK, VARIABLE, as_safetensors, check_unchanged, note, noted, weights_folder
+from .model.checkpoint_head import check_head, kind_of
+from .model.presets import PRESETS
+from .model.published import LOCK, VARIABLE, as_safetensors, check_unchanged, note, noted, weights_folder
 
 RELEASE = "https://github.com/graphemecluster/first-order-model-demo/releases/download/checkpoints"
 PAGES = (

@@ -9,17 +9,16 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
 
-from talkies.fomm.model.presets import PRESETS
-from talkies.operate.init import lay_out
-from talkies.run import keys, reference
-from talkies.run import settings as config
+from talkies import config_docs
+from talkies.run.init import lay_out
+from talkies.settings import Row, Settings, complete, fields_of, is_section, options
 
 FILES = {"config.yaml", "Snakefile", "pairs.tsv", "profiles/default/config.yaml", "profiles/slurm/config.v8+.yaml"}
 
@@ -93,46 +92,34 @@ def test_a_dry_run_for_a_cluster(tmp_path: Path) -> None:
 # --- the reference -----------------------------------------------------------------------------------------
 
 
-def names(rules: dict, above: str = "") -> set[str]:
-    """Return every dotted key of a schema, by a separate walk that also enters the alternatives of a key."""
+def leaves(kind: type, above: str = "") -> set[str]:
+    """Return every dotted key that has no keys below it, by a walk over the types alone."""
     found = set()
-    for name, rule in rules["properties"].items():
-        ways = [named(choice) for choice in [rule, *rule.get("anyOf", [])]]
-        below = [choice for choice in ways if "properties" in choice]
-        found |= {f"{above}{name}"}.union(*(names(choice, f"{above}{name}.") for choice in below))
-        entry = rule.get("additionalProperties")
-        if isinstance(entry, dict) and "properties" in entry:
-            found |= names(entry, f"{above}{name}.NAME.")
+    for name, inner in fields_of(kind).items():
+        of_dict = [get_args(each)[1] for each in options(inner) if get_origin(each) is dict]
+        below = [each for each in [*options(inner), *of_dict] if is_section(each)]
+        entry = "NAME." if any(each in below for each in of_dict) else ""
+        found |= leaves(below[0], f"{above}{name}.{entry}") if below else {f"{above}{name}"}
     return found
 
 
-def named(rule: dict) -> dict:
-    """Return a rule, or the rule that its $ref names."""
-    return config.schema("config")["$defs"][rule["$ref"].rpartition("/")[2]] if "$ref" in rule else rule
-
-
-def leaves(rules: dict) -> set[str]:
-    every = names(rules)
-    return {name for name in every if not any(other.startswith(f"{name}.") for other in every)}
-
-
 def test_every_key_has_a_default_and_a_meaning_everywhere() -> None:
-    told = {key.name: key for top in reference.config_keys() for key in top.all()}
-    assert leaves(config.schema("config")) <= set(told) <= names(config.schema("config"))
-    assert all(key.meaning and key.kind for key in told.values())
-    assert {column.name for column in reference.table_columns()} == names(config.schema("pairs"))
-    for text in (reference.as_text(), reference.as_markdown()):
+    told = {key.name: key for top in config_docs.config_keys() for key in top.all()}
+    assert leaves(Settings) <= set(told)
+    assert all(key.meaning for key in (*told.values(), *config_docs.table_columns()))
+    assert {column.name for column in config_docs.table_columns()} == leaves(Row)
+    for text in (config_docs.as_text(), config_docs.as_markdown()):
         assert all(name in text for name in told)
 
 
 def test_the_commented_file_is_the_defaults(tmp_path: Path) -> None:
-    text = reference.as_yaml()
-    assert config.complete(yaml.safe_load(text)) == config.complete({})
+    text = config_docs.as_yaml()
+    assert complete(yaml.safe_load(text)) == complete({})
     lines = [line.strip(" #") for line in text.splitlines()]
-    for name in leaves(config.schema("config")):
+    for name in leaves(Settings):
         assert any(line.startswith(f"{name.rpartition('.')[2]}:") for line in lines), name
-    given = yaml.safe_load(reference.as_yaml(images="pictures"))
-    assert config.complete(given) == config.complete({"images": "pictures"})
+    given = yaml.safe_load(config_docs.as_yaml(images="pictures"))
+    assert complete(given) == complete({"images": "pictures"})
 
 
 def test_help_prints_every_key() -> None:
@@ -140,7 +127,7 @@ def test_help_prints_every_key() -> None:
     plain = subprocess.run([BIN / "talkies", "config"], capture_output=True, text=True, check=True)
     assert "usage: talkies config" in done.stdout
     assert done.stdout.endswith(plain.stdout)
-    assert all(f"\n{name}:" in plain.stdout for name in leaves(config.schema("config")))
+    assert all(f"\n{name}:" in plain.stdout for name in leaves(Settings))
 
 
 def test_a_reader_may_stop_reading() -> None:
@@ -152,17 +139,13 @@ def test_a_reader_may_stop_reading() -> None:
 
 def test_the_page_of_all_keys_is_up_to_date() -> None:
     page = (REPOSITORY / "docs/configuration.md").read_text()
-    assert page == reference.as_markdown(), "docs/configuration.md is stale: make docs"
+    assert page == config_docs.as_markdown(), "docs/configuration.md is stale: make docs"
 
 
 def test_the_schema_that_others_read_is_up_to_date() -> None:
     file = REPOSITORY / "workflow/schemas/config.schema.yaml"
-    assert file.read_text(encoding="utf-8") == reference.as_schema(), "the schema is stale: make docs"
-    Draft202012Validator.check_schema(config.schema("config"))
-
-
-def test_every_preset_can_be_named() -> None:
-    assert set(get_args(keys.Network)) == set(PRESETS)
+    assert file.read_text(encoding="utf-8") == config_docs.as_schema(), "the schema is stale: make docs"
+    Draft202012Validator.check_schema(config_docs.schema())
 
 
 # --- from the wheel alone ----------------------------------------------------------------------------------

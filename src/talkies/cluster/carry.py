@@ -24,12 +24,11 @@ from .. import media
 from ..errors import TalkiesError, counted, printable
 from ..files import read_json, shipped, write_json
 from ..fomm.model.published import CARRIED, LOCK
-from ..host.container import ADDRESS
-from ..host.scratch import own_folder
-from ..run import settings as config
+from ..machine.container import ADDRESS
+from ..machine.scratch import own_folder
 from ..run.folder import HOME
-from ..run.keys import Settings
 from ..run.planner import at_work
+from ..settings import Settings, complete, load, read
 
 PROGRAM = (
     *("Snakefile", "slurm", "workflow", "profiles", "src", "scripts", "containers", "requirements"),
@@ -70,8 +69,8 @@ def stage(action: str, target: str | None, *, dry: bool = False) -> None:
 
 def push(place: str, *, dry: bool) -> None:
     """Carry a run folder's inputs to a place, and name what is there and not here."""
-    stated = config.read(Path("config.yaml"))
-    settings = config.complete(stated)
+    stated = read(Path("config.yaml"))
+    settings = complete(stated)
     weights = Path(settings.model.checkpoint or "")
     fetched = weights.is_absolute() and not (stated.get("model") or {}).get("checkpoint")
     names = [*dict.fromkeys(name for name in _inputs(settings, weights=not fetched) if os.path.lexists(name))]
@@ -101,7 +100,7 @@ def pull(place: str, *, dry: bool) -> None:
     """Carry a run's results and memory here; files that they replace are kept aside."""
     if busy := at_work():
         raise TalkiesError(f"a run is at work in this folder ({busy[0]}): wait for it or stop it")
-    results = _inside(config.load(Path("config.yaml")).results)
+    results = _inside(load(Path("config.yaml")).results)
     if results is None:
         raise TalkiesError("config.yaml: results: this folder is outside the run folder: fetch it by hand")
     aside = HOME / "replaced" / time.strftime("%Y-%m-%d-%H%M%S")

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from ..errors import TalkiesError
 from ..files import shipped
-from ..host import container
-from ..run import settings as config
+from ..machine import container
 from ..run.folder import CONFIG
-from ..run.keys import Settings, SlurmKey
 from ..run.outside import folders_outside
+from ..settings import Settings, SlurmKey, complete, load
 
 OPTIONS = {
     "slurm_partition": "partition",
@@ -48,7 +47,7 @@ def examine_node(kind: str) -> int:
     """
     if not shutil.which("srun"):
         raise TalkiesError("there is no srun here: call this in a run folder on a cluster's login node")
-    settings = config.load(CONFIG) if CONFIG.exists() else config.complete({})
+    settings = load(CONFIG) if CONFIG.exists() else complete({})
     command = asked(kind, settings.slurm.of(kind)) + within(settings)
     print(f"$ {shlex.join(command)}", flush=True)
     return subprocess.run(command, stdin=subprocess.DEVNULL).returncode

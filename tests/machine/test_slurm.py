@@ -1,9 +1,7 @@
-"""Why jobs ended, according to the logs of SLURM and the worker; limits of partitions; the queue."""
+"""How SLURM says that jobs ended; limits of partitions; the queue."""
 
 from __future__ import annotations
 
-import os
-import time
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talkies.errors import TalkiesError
-from talkies.host import slurm
-from talkies.host.slurm import Cause
-
-STEPD = "slurmstepd-n1: error: "
-END = "*** JOB 90 ON n1 CANCELLED AT 2026-11-25T12:31:21"
-WORKER = "talkies: error: "
+from talkies.machine import slurm
+from talkies.machine.slurm import Ended
 
 
 @pytest.fixture
@@ -40,68 +34,30 @@ def forget() -> None:
         asked.cache_clear()
 
 
-def log(job: int, text: str, stage: str = "animate", receipt: str = "pairs-0001.1234abcd") -> Path:
-    path = Path(f".snakemake/slurm_logs/rule_{stage}/{receipt}/{job}.log")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"talkies: loaded\n{text}\nsrun: error: n1: task 0: Exited with exit code 1\n")
-    return path
+JOB = "JobId=7 JobName=x JobState={} Reason=None ExitCode={} DerivedExitCode={} RunTime={} TimeLimit={}"
 
 
 @pytest.mark.parametrize(
-    ("text", "cause"),
+    ("told", "ended"),
     [
-        (f"{STEPD}StepId=8.batch exceeded memory limit (9 > 1), being killed\n{STEPD}{END}", Cause.MEMORY),
-        (f"{STEPD}Detected 1 oom_kill event in StepId=5.batch. Some of the tasks have been OOM Killed.", Cause.MEMORY),
-        (f"{STEPD}*** JOB 7 ON n1 CANCELLED AT 2026-11-25T12:31:21 DUE TO TIME LIMIT ***", Cause.TIME),
-        (f"{WORKER}stopped before the job's time was over; what was finished stays", Cause.TIME),
-        (f"{WORKER}stopped by SIGTERM; what was finished stays", Cause.CANCELLED),
-        (f"{WORKER}stopped by SIGTERM; what was finished stays\n{STEPD}{END} ***", Cause.CANCELLED),
-        (f"{STEPD}*** JOB 7 ON n1 CANCELLED AT x DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS ***", Cause.NODE),
-        (f"{STEPD}*** JOB 7 ON n1 CANCELLED AT x DUE TO PREEMPTION ***", Cause.PREEMPTED),
-        (f"{WORKER}scratch /scratch is full: make room\n    (command exited with non-zero exit code)", Cause.ITSELF),
-        ("    shell:\n        (command exited with non-zero exit code)", Cause.KILLED),
-        ("talkies: | my own program says: out of memory", None),
+        (("OUT_OF_MEMORY", "0:125", "0:0", "00:01:00", "00:15:00"), Ended("OUT_OF_MEMORY")),
+        (("FAILED", "1:0", "0:0", "00:01:00", "00:15:00"), Ended("FAILED")),
+        (("FAILED", "0:9", "0:0", "00:01:00", "00:15:00"), Ended("FAILED", killed=True)),
+        (("FAILED", "1:0", "0:9", "00:01:00", "1-00:00:00"), Ended("FAILED", killed=True)),
+        (("FAILED", "1:0", "0:0", "00:13:01", "00:15:00"), Ended("FAILED", in_time=False)),
+        (("FAILED", "1:0", "0:0", "00:12:59", "00:15:00"), Ended("FAILED")),
+        (("FAILED", "1:0", "0:0", "00:01:20", "00:02:00"), Ended("FAILED")),
+        (("FAILED", "1:0", "0:0", "00:13:01", "UNLIMITED"), Ended("FAILED")),
+        (("RUNNING", "0:0", "0:0", "00:01:00", "00:15:00"), None),
     ],
-)  # fmt: skip
-def test_the_log_tells_why(commands, text: str, cause: Cause | None) -> None:
-    log(17, text)
-    found = slurm.failures(ask=False)
-    assert [failure.cause for failure in found] == ([cause] if cause else [])
-    if cause:
-        said = str(found[0])
-        assert said.startswith("animate pairs-0001: SLURM job 17 failed: ")
-        assert ("scratch is full" in said) == (cause is Cause.ITSELF)
-
-
-def test_slurm_is_asked_about_a_job_whose_log_is_silent(commands) -> None:
-    commands("scontrol", 'echo "JobId=$5 JobName=x JobState=NODE_FAIL Reason=None"')
-    log(3, "")
-    assert [failure.cause for failure in slurm.failures()] == [Cause.NODE]
-    commands("scontrol", 'echo "JobId=$5 JobName=x JobState=RUNNING Reason=None"')
-    assert slurm.failures() == []
-    commands("scontrol", "exit 1")
-    assert slurm.failures() == []
-
-
-def test_each_failure_is_told_once_and_only_of_this_run(commands) -> None:
-    old = log(3, f"{WORKER}of yesterday")
-    os.utime(old, (time.time() - 99, time.time() - 99))
-    watch = slurm.Failures()
-    assert watch.news() == []
-    log(4, f"{WORKER}of today", "remux")
-    (line,) = watch.news()
-    assert "remux pairs-0001: SLURM job 4 failed: of today" in line
-    assert watch.news() == []
-
-
-def test_only_the_last_attempts_count(commands) -> None:
-    memory = f"{STEPD}StepId=1.0 exceeded memory limit (9 > 1), being killed"
-    log(9, memory)
-    log(10, f"{STEPD}*** JOB 10 ON n1 CANCELLED AT x DUE TO TIME LIMIT ***")
-    log(11, memory)
-    assert slurm.causes("animate", "pairs-0001", 0) == {}
-    assert slurm.causes("animate", "pairs-0001", 2) == {Cause.MEMORY: 1, Cause.TIME: 1}
-    assert slurm.causes("animate", "pairs-0002", 2) == {}
+)
+def test_how_a_job_ended_is_known_from_slurm(commands, told: tuple[str, ...], ended: Ended | None) -> None:
+    commands("scontrol", f'[ "$*" = "show job --oneliner 7" ] && echo "{JOB.format(*told)}"')
+    assert slurm.ended("7") == ended
+    commands("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert slurm.ended("7") is None
+    commands("sacct", f"echo '{told[0]} by 1000|{'|'.join(told[1:])}'")
+    assert slurm.ended("7") == ended, "scontrol has forgotten it"
 
 
 def test_limits_are_those_of_the_partitions_that_are_named(commands) -> None:
@@ -134,6 +90,7 @@ def test_times_of_slurm_are_read(days: int, hours: int, minutes: int, seconds: i
     assert slurm.minutes_of(f"{days}-{hours}") == whole - minutes
     assert slurm.minutes_of(f"{hours}:{minutes:02}:{seconds:02}") == hours * 60 + minutes
     assert slurm.minutes_of(f"{minutes}:{seconds:02}") == minutes
+    assert slurm.seconds_of(f"{minutes}:{seconds:02}") == 60 * minutes + seconds
     assert slurm.minutes_of(f"{minutes}") == minutes
 
 

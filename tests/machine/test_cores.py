@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from talkies.host import cores
-from talkies.host.cores import available_threads
+from talkies.machine import cores
+from talkies.machine.cores import available_threads
 
 
 @pytest.fixture(autouse=True)

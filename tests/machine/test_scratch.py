@@ -19,8 +19,8 @@ from run_folder import REPOSITORY, RunFolder, wait_for
 from talkies.errors import TalkiesError
 from talkies.files import file_digest, own_cache
 from talkies.fomm.device import keep_compiled
-from talkies.host import scratch
-from talkies.host.scratch import Place, Scratch, find_place, open_scratch
+from talkies.machine import scratch
+from talkies.machine.scratch import Place, Scratch, find_place, open_scratch
 
 SNAKEFILE = REPOSITORY / "Snakefile"
 RECEIPT = ".talkies/receipts/animate/pairs-0001.feed.json"
@@ -199,7 +199,7 @@ def test_a_full_disk_of_the_results_is_not_taken_for_the_scratch(disk: Path, tmp
 HOLDER = """
 import sys
 from pathlib import Path
-from talkies.host.scratch import own_folder
+from talkies.machine.scratch import own_folder
 with own_folder(sys.argv[1], Path(sys.argv[2])) as folder:
     (folder / "half.mp4").touch()
     print(folder, flush=True)
@@ -258,7 +258,7 @@ def test_a_disk_without_locks_keeps_what_may_be_in_use(tmp_path: Path, monkeypat
 MANY = """
 import sys
 from pathlib import Path
-from talkies.host.scratch import own_folder
+from talkies.machine.scratch import own_folder
 sys.stdin.readline()
 for number in range(300):
     with own_folder("run-pairs", Path(sys.argv[1])) as folder:

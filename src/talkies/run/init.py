@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from ..config_docs import EXAMPLE_TABLE, as_yaml
 from ..errors import TalkiesError, printable
 from ..files import shipped, whole
-from ..run.reference import EXAMPLE_TABLE, as_yaml
 
 PICTURES, VIDEOS = "images", "driving"
 PROFILE_LINK = "slurm"

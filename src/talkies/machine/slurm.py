@@ -1,4 +1,4 @@
-"""Facts from SLURM: the limits of its partitions, this run's jobs, and why a job ended.
+"""Facts from SLURM: how a job ended, the limits of its partitions, this run's jobs.
 
 They come from SLURM's own commands, each called once and with a time limit. Without a command or an answer, nothing
 is known.
@@ -9,20 +9,16 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
 
-LOGS = Path(".snakemake/slurm_logs")
-"""Where the executor keeps the logs of jobs: rule_STAGE/RECEIPT/JOB.log. It removes those of successful jobs."""
 GPU_GIGABYTES = {
     card: size
     for size, cards in {
@@ -46,75 +42,8 @@ GPU_GIGABYTES = {
 }
 """GPU memory (GB) by the type names that sites use, from NVIDIA's data sheets."""
 ANSWER_SECONDS = 20
-TAIL_BYTES = 20_000
-"""How much of a log's end is read: the reason why the job ended comes last."""
-
-
-class Cause(StrEnum):
-    """Why a job ended without its receipt."""
-
-    MEMORY = "it took more memory than it had asked for"
-    TIME = "its time was over"
-    NODE = "its node failed"
-    PREEMPTED = "it had to make room for another job"
-    CANCELLED = "it was cancelled"
-    KILLED = "its worker was killed, and nothing says why: most often for memory"
-    ITSELF = "it failed"
-    UNKNOWN = "it ended without a word"
-
-
-AGAIN = "finished films stay, and it is sent again, or start snakemake again"
-REMEDIES = {
-    Cause.MEMORY: "the next attempt asks for more (mem_mb under slurm in config.yaml sets it)",
-    Cause.TIME: "finished films stay, and the next attempt asks for more time (runtime under slurm sets it)",
-    Cause.NODE: AGAIN,
-    Cause.PREEMPTED: AGAIN,
-    Cause.CANCELLED: AGAIN,
-    Cause.KILLED: "the next attempt asks for more memory",
-    Cause.ITSELF: "mend that; " + AGAIN,
-    Cause.UNKNOWN: "the admin may know more; " + AGAIN,
-}
-
-STATES = {
-    "OUT_OF_MEMORY": Cause.MEMORY,
-    "TIMEOUT": Cause.TIME,
-    "DEADLINE": Cause.TIME,
-    "NODE_FAIL": Cause.NODE,
-    "BOOT_FAIL": Cause.NODE,
-    "PREEMPTED": Cause.PREEMPTED,
-    "CANCELLED": Cause.CANCELLED,
-}
-"""Job states of `scontrol show job`."""
-
-# What slurmstepd, srun and the worker write into a job's log; the first match counts.
-WORDS = (
-    (Cause.MEMORY, r"^slurmstepd.*(?:exceeded .*memory limit|oom[-_ ]?kill|out[- ]of[- ]memory)"),
-    (Cause.TIME, r"^(?:slurmstepd|srun).*DUE TO TIME LIMIT"),
-    (Cause.NODE, r"^(?:slurmstepd|srun).*DUE TO NODE FAIL"),
-    (Cause.PREEMPTED, r"^(?:slurmstepd|srun).*DUE TO (?:JOB )?(?:PREEMPTION|REQUEUE)"),
-    (Cause.CANCELLED, r"^slurmstepd.*\*\*\* JOB \d+ ON .* CANCELLED AT"),
-    (Cause.TIME, r"^talkies: error: stopped before the job's time was over"),
-    (Cause.CANCELLED, r"^talkies: error: stopped by SIGTERM"),
-    (Cause.ITSELF, r"^talkies: error: (?P<said>.*)"),
-    # Snakemake's words; a worker that ends by itself says why.
-    (Cause.KILLED, r"^\s*\(command exited with non-zero exit code\)"),
-)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that ended without its receipt. said: the worker's own words, if any."""
-
-    stage: str
-    receipt: str
-    job: int
-    cause: Cause
-    said: str = ""
-
-    def __str__(self) -> str:
-        shard = self.receipt.partition(".")[0]
-        why = self.said or self.cause.value
-        return f"{self.stage} {shard}: SLURM job {self.job} failed: {printable(why)}: {REMEDIES[self.cause]}"
+STOP_SECONDS = 120
+"""A worker stops this long before its job's time is over, and at the latest after three quarters of it."""
 
 
 def seconds_left() -> float | None:
@@ -125,71 +54,33 @@ def seconds_left() -> float | None:
         return None
 
 
-def cause_of(log: str) -> tuple[Cause, str] | None:
-    """Return why a job ended, by its log, and its worker's words; None if the log does not say."""
-    for cause, pattern in WORDS:
-        if found := list(re.finditer(pattern, log, re.MULTILINE | re.IGNORECASE)):
-            return cause, found[-1].groupdict().get("said") or ""
-    return None
+@dataclass(frozen=True)
+class Ended:
+    """How SLURM says that a job ended.
 
-
-def failures(stage: str = "*", receipt: str = "*", *, since: float = 0.0, ask: bool = True) -> list[Failure]:
-    """Return the failed jobs, by their logs, the oldest first; without jobs that may still run.
-
-    since: only logs written after this time (seconds since 1970). ask: also ask SLURM about jobs whose log does not
-    say why.
+    state: SLURM's word. killed: the job, or a step of it, ended by SIGKILL. in_time: False if it ended when a worker
+    stops because its time is over, or later.
     """
-    found = []
-    for path in LOGS.glob(f"rule_{stage}/{receipt}/*.log"):
-        with suppress(OSError, ValueError):
-            if path.stat().st_mtime < since:
-                continue
-            job, tail = int(path.stem), _tail(path)
-            cause, said = cause_of(tail) or (_state(job) if ask else None, "")
-            if cause is not None:
-                found.append(Failure(path.parts[-3].removeprefix("rule_"), path.parts[-2], job, cause, said))
-    return sorted(found, key=lambda failure: failure.job)
+
+    state: str
+    killed: bool = False
+    in_time: bool = True
 
 
-class Failures:
-    """The failed jobs of a run; each is reported once."""
-
-    def __init__(self) -> None:
-        self._since = time.time()
-        self._told: set[int] = set()
-        self._lock = threading.Lock()
-
-    def news(self, *, ask: bool = False) -> list[str]:
-        """Return a line for each job that has failed since the last call (at first: since this object was made).
-
-        ask: also ask SLURM about jobs whose log does not say why; for when no job runs any more.
-        """
-        with self._lock:
-            new = [each for each in failures(since=self._since, ask=ask) if each.job not in self._told]
-            self._told |= {failure.job for failure in new}
-        return list(map(str, new))
-
-
-def causes(stage: str, shard: str, attempts: int) -> Counter[Cause]:
-    """Return why the last `attempts` attempts of a shard's job failed; shard "": of a job about the whole run."""
-    if not attempts:
-        return Counter()
-    found = failures(stage, f"{shard}.*") if shard else failures(stage)
-    return Counter(failure.cause for failure in found[-attempts:])
-
-
-def _tail(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return file.read().decode(errors="replace")
-
-
-def _state(job: int) -> Cause | None:
-    """Return SLURM's reason why a job ended; None if it has not, or SLURM no longer knows it."""
-    state = re.search(r"\bJobState=(\w+)", _ask("scontrol", "show", "job", "--oneliner", str(job)))
-    if state is None or state[1] in ("RUNNING", "PENDING", "COMPLETING", "COMPLETED", "CONFIGURING", "SUSPENDED"):
+def ended(job: str) -> Ended | None:
+    """Return how a job ended, by scontrol, else by sacct; None if neither knows it, or it has not ended."""
+    told = dict(re.findall(r"(\w+)=(\S*)", _ask("scontrol", "show", "job", "--oneliner", job)))
+    if not told:
+        names = ("JobState", "ExitCode", "DerivedExitCode", "RunTime", "TimeLimit")
+        asked = "--format=State,ExitCode,DerivedExitCode,Elapsed,Timelimit"
+        answer = _ask("sacct", "--jobs", job, "--allocations", "--noheader", "--parsable2", asked)
+        told = dict(zip(names, answer.strip().split("|"), strict=False))
+    state = told.get("JobState", "").partition(" ")[0]  # sacct: CANCELLED by 1000
+    if state in ("", "RUNNING", "PENDING", "COMPLETING", "CONFIGURING", "SUSPENDED"):
         return None
-    return STATES.get(state[1], Cause.UNKNOWN)
+    killed = any(told.get(name, "").partition(":")[2] == "9" for name in ("ExitCode", "DerivedExitCode"))
+    limit, ran = (seconds_of(told.get(name, "")) for name in ("TimeLimit", "RunTime"))
+    return Ended(state, killed, limit is None or ran is None or limit - ran > min(STOP_SECONDS, limit / 4))
 
 
 def _ask(*command: str) -> str:
@@ -283,16 +174,22 @@ def gpu_megabytes(kind: str) -> int | None:
 
 
 def minutes_of(text: str) -> int | None:
-    """Return the whole minutes of a time in SLURM's form, [days-][hours:]minutes[:seconds]; None: no limit."""
+    """Return the whole minutes of a time in SLURM's form; None: no limit."""
+    seconds = seconds_of(text)
+    return None if seconds is None else seconds // 60
+
+
+def seconds_of(text: str) -> int | None:
+    """Return the seconds of a time in SLURM's form, [days-][hours:]minutes[:seconds]; None: no limit."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+)(?::(\d+))?", text.strip())
     if match is None:
         return None
-    days, hours, minutes, _ = (int(group or 0) for group in match.groups())
+    days, hours, minutes, seconds = (int(group or 0) for group in match.groups())
     if match[4] is None and match[2] is not None:  # minutes:seconds, but after days hours:minutes
-        hours, minutes = (hours, minutes) if match[1] else (0, hours)
+        hours, minutes, seconds = (hours, minutes, 0) if match[1] else (0, hours, minutes)
     elif match[1] is not None and match[2] is None:  # days-hours
         hours, minutes = minutes, 0
-    return (days * 24 + hours) * 60 + minutes
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 # --- the queue -------------------------------------------------------------------------------------------

@@ -14,13 +14,15 @@ from functools import cache
 from pathlib import Path
 
 from .. import __version__
-from ..errors import TalkiesError, printable
-from ..files import whole
+from ..errors import InputError, TalkiesError, printable
+from ..files import open_regular, whole
 from . import scratch
 
 log = logging.getLogger("talkies")
 
 VERSION_LABEL = "org.opencontainers.image.version"
+GPUS_LABEL = "talkies.gpus"
+"""Holds the kinds of GPU that the image's PyTorch is built for, or "none"."""
 BUILD = "build it (in a clone of talkies: python scripts/build_container.py)"
 PINNED = re.compile(r"(docker|oras)://[^\s@]+@sha256:[0-9a-f]{64}")
 UNBINDABLE = re.compile(r"[,:\\]")
@@ -39,72 +41,64 @@ def runtime() -> str | None:
     return next((name for name in ("apptainer", "singularity") if shutil.which(name)), None)
 
 
-def check_address(image: str | None, key: str = "container") -> None:
-    """Refuse an image that is neither a file nor pinned by its digest: a tag may name another image tomorrow."""
-    if image is None or not ADDRESS.match(image) or PINNED.fullmatch(image):
-        return
-    if not image.startswith(("docker://", "oras://")):
-        raise TalkiesError(f"config.yaml: {key}: {printable(image)}: give a .sif, a docker:// or an oras:// address")
-    name = image.partition("@")[0]
-    if ":" in name.rpartition("/")[2]:
-        name = name.rpartition(":")[0]
-    raise TalkiesError(
-        f"config.yaml: {key}: {printable(image)}: not pinned, so it may be another image tomorrow: give its "
-        f"digest: {printable(name)}@sha256:... (`skopeo inspect` or the registry's page tells it)"
-    )
+def check_image(image: str | None, file: Path | None = None, *, gpus: bool = False) -> str | None:
+    """Check the image of a run's jobs before any is sent; return what could not be checked, or None.
 
-
-def check_image(image: str | None, file: Path | None) -> str | None:
-    """Compare an image's version with this package's; return why that can't be done, or None if they are equal.
-
-    image: as in config.yaml. file: its path; for an address, that of the pulled copy. Raises TalkiesError if there is
-    no such file, or if the versions differ.
+    image: as in config.yaml. file: its path; for an address, that of the pulled copy. gpus: whether jobs ask for a
+    GPU. Raises TalkiesError if it can't be read, is no image, holds another version of this package, or is built
+    without GPUs and jobs ask for one.
     """
     if image is None:
         return None
     file = file or Path(image)
-    if not file.exists():
-        if ADDRESS.match(image):
-            return f"{image} is not here yet: its version is not checked"
-        raise TalkiesError(f"config.yaml: container: there is no image {printable(image)}: {BUILD}, or name another")
+    if ADDRESS.match(image) and not file.exists():
+        return f"{image} is not here yet: its version is not checked"
     try:
-        found = labels(file).get(VERSION_LABEL)
+        check_file(file)
+        found = labels(file)
     except TalkiesError as error:
-        return f"{error}; its version is not checked"
-    if not found:
-        if not _holds_talkies(file):
-            raise TalkiesError(
-                f"config.yaml: container: {printable(image)}: holds no talkies: {BUILD}, or name another"
-            )
-        return f"{printable(image)}: has no label {VERSION_LABEL}: its version is not checked"
-    if found != __version__:
+        raise TalkiesError(f"config.yaml: container: {error}: {BUILD}, or name another") from None
+    if found is None:
+        return f"{printable(image)}: its version is not checked: neither apptainer nor singularity is here to look"
+    held = found.get(VERSION_LABEL)
+    if held != __version__:
+        holds = f"talkies {printable(held)}" if held else "no talkies"
         raise TalkiesError(
-            f"config.yaml: container: {printable(image)} holds talkies {printable(found)}, and this workflow is "
-            f"{__version__}: {BUILD} or install that version here (pip install talkies=={printable(found)})"
+            f"config.yaml: container: {printable(image)} holds {holds}, and this workflow is {__version__}: {BUILD}"
+            + (f", or install that version here (pip install talkies=={printable(held)})" if held else "")
+        )
+    if gpus and found.get(GPUS_LABEL) == "none":
+        raise TalkiesError(
+            f"config.yaml: container: {printable(image)} is built without GPUs ({GPUS_LABEL}: none), and jobs ask for "
+            "one: build it with --variant cu130, or run on processors (model: {device: cpu}, slurm: {gpu: {gpu: 0}})"
         )
     return None
 
 
-def _holds_talkies(file: Path) -> bool:
-    """Return whether an image has the program that its jobs call; True if that can't be tried."""
-    command = runtime()
-    if command is None:
-        return True
+def check_file(file: Path) -> None:
+    """Refuse a file or folder that is no image or can't be read; TalkiesError has its name, without what to do."""
     try:
-        tried = [command, "exec", "--containall", str(file), "sh", "-c", "command -v talkies"]
-        done = subprocess.run(tried, capture_output=True, stdin=subprocess.DEVNULL, timeout=300)
-        return done.returncode not in (1, 127)
-    except (OSError, subprocess.TimeoutExpired):
-        return True
+        if file.is_dir():
+            found = any(file.iterdir())
+        else:
+            with open_regular(file) as opened:
+                head = opened.read(2048)
+            found = b"SIF_MAGIC" in head[:64] or b"hsqs" in head[:64] or head[1080:1082] == b"\x53\xef"
+    except FileNotFoundError:
+        raise TalkiesError(f"there is no image {printable(file)}") from None
+    except InputError as error:
+        raise TalkiesError(str(error)) from None
+    except OSError as error:
+        raise TalkiesError(f"{printable(file)}: can't be read ({error.strerror})") from None
+    if not found:
+        raise TalkiesError(f"{printable(file)}: this is no image (empty, or not a .sif)")
 
 
-def labels(file: Path) -> dict[str, str]:
-    """Return an image's labels; TalkiesError if they can't be read."""
+def labels(file: Path) -> dict[str, str] | None:
+    """Return an image's labels; None without apptainer or singularity. TalkiesError if they can't be read."""
     command = runtime()
     if command is None:
-        raise TalkiesError(
-            f"{printable(file)}: neither apptainer nor singularity is here to look into it: load its module"
-        )
+        return None
     try:
         answer = subprocess.run(
             [command, "inspect", "--labels", "--json", str(file)], capture_output=True, text=True, timeout=60
@@ -112,12 +106,10 @@ def labels(file: Path) -> dict[str, str]:
         value = json.loads(answer.stdout)["data"]["attributes"]["labels"] or {}
         return {str(name): str(label) for name, label in value.items()}
     except (OSError, subprocess.TimeoutExpired):
-        raise TalkiesError(f"{printable(file)}: {command} inspect does not answer: try it by hand") from None
+        raise TalkiesError(f"{printable(file)}: {command} inspect does not answer") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         said = " ".join(answer.stderr.split())[-200:] or "no labels"
-        raise TalkiesError(
-            f"{printable(file)}: {command} inspect can't read it ({printable(said)}): build or copy it again"
-        ) from None
+        raise TalkiesError(f"{printable(file)}: {command} inspect can't read it ({printable(said)})") from None
 
 
 def check_bindable(folders: Iterable[str | Path]) -> None:

@@ -1,1 +1,0 @@
-"""The machine: cores, free disk space, scratch, containers, SLURM, child processes."""
