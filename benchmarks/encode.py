@@ -26,6 +26,7 @@ from talkies.fomm.colours import yuv420p
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import load_model
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.precision import fast_form
 from talkies.media import crop
 from talkies.media.ffmpeg import ffmpeg_path, file_url
 from talkies.media.film import FILM_SIZE
@@ -40,7 +41,7 @@ def talkie(count: int) -> np.ndarray:
     clip = media.probe(EXAMPLES / "driving/anna.mp4")
     square, _ = crop.crop_picture(picture, crop.parse("face"), name="ada.png")
     cut = crop.find_crop(clip, crop.parse("face"))
-    with Engine(load_model("demo", device="cpu"), precision="fp32") as engine:
+    with Engine(fast_form(load_model("demo"), "fp32")) as engine:
         driving = list(media.read_frames(clip, box=cut.box, size=engine.side))[:count]
         motion = detect_motion(engine.model, driving, clip.rate, batch=engine.batch)
         made = np.concatenate(list(engine.predict(engine.prepare("ada", square), motion, Movement())))

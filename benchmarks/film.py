@@ -27,6 +27,7 @@ from talkies.fomm.device import keep_memory
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import load_model
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.precision import fast_form
 
 RATE = Fraction(25)
 
@@ -73,7 +74,7 @@ def main() -> None:
 
     def engine(weights: Path) -> Engine:
         keep_memory()
-        return Engine(load_model(args.model, weights), precision=args.precision, threads=args.threads)
+        return Engine(fast_form(load_model(args.model, weights), args.precision), threads=args.threads)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -32,6 +32,7 @@ from talkies.fomm.device import built_for, choose_device, keep_memory
 from talkies.fomm.engine import Engine, resized
 from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_checkpoint, load_model
 from talkies.fomm.motion import detect_motion, frames_to_tensor, transfer_motion
+from talkies.fomm.precision import fast_form
 from talkies.machine.cores import available_threads
 from talkies.media.film import FILM_SIZE
 
@@ -47,12 +48,13 @@ from fractions import Fraction
 from talkies.engines import Movement
 from talkies.fomm.device import choose_device, keep_compiled, keep_memory
 from talkies.fomm.engine import Engine
-from talkies.fomm.model import load_model
+from talkies.fomm.kept import load_fast
 from talkies.fomm.motion import detect_motion
 told("import talkies")
 keep_memory(); keep_compiled(); device = choose_device(sys.argv[3]); told("a first computation on the device")
-model = load_model(sys.argv[1], sys.argv[2], device=device); told("weights from the file to the device")
-engine = Engine(model, precision="auto"); told("choose the precision, rewrite the network")
+model = load_fast(sys.argv[1], sys.argv[2], device=device); told("the fast form, made from the weights")
+model = load_fast(sys.argv[1], sys.argv[2], device=device); told("the fast form, from the file kept beside them")
+engine = Engine(model)
 side = model.preset.size; clip = list(np.zeros((engine.batch, side, side, 3), np.uint8) + 90)
 source = engine.prepare("picture", clip[0]); told("encode the picture")
 motion = detect_motion(engine.model, clip, Fraction(25), batch=engine.batch); told("keypoints of a first batch")
@@ -78,11 +80,16 @@ def published(model: FirstOrderModel, clip: list[np.ndarray], picture: np.ndarra
 
 
 def time_engine(
-    model: FirstOrderModel, clip: list[np.ndarray], picture: np.ndarray, layout: torch.memory_format, **options: Any
+    model: FirstOrderModel,
+    clip: list[np.ndarray],
+    picture: np.ndarray,
+    layout: torch.memory_format,
+    precision: str,
+    **options: Any,
 ) -> tuple[float, float, int, np.ndarray]:
     """Return frames a second, the GPU's peak memory in GB, the batch that was used, and the frames."""
     cuda = model.device.type == "cuda"
-    with Engine(model, **options) as engine:
+    with Engine(fast_form(model, precision), **options) as engine:
         engine.model.to(memory_format=layout)  # type: ignore[call-overload]
         prepared = engine.prepare("picture", picture)
 
@@ -144,9 +151,9 @@ def main() -> None:
     for compiled, precision, channels, batch in itertools.product(
         compiles, args.precisions, layouts, [*args.batches, None]
     ):
-        options = {"precision": precision, "batch": batch, "compiled": compiled}
+        options = {"batch": batch, "compiled": compiled}
         try:
-            speed, memory, used, made = time_engine(model, clip, picture, layouts[channels], **options)
+            speed, memory, used, made = time_engine(model, clip, picture, layouts[channels], precision, **options)
         except torch.cuda.OutOfMemoryError:
             print(f"| {precision} | {channels} | {batch} | {compiled} | out of memory | | | |", flush=True)
             continue

@@ -24,13 +24,19 @@ from talkies.fomm.device import choose_device, free_batch
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import FirstOrderModel
 from talkies.fomm.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
+from talkies.fomm.precision import fast_form
 
 RATE = Fraction(30000, 1001)
 
 
 @pytest.fixture(scope="module")
-def model() -> FirstOrderModel:
+def plain() -> FirstOrderModel:
     return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def model(plain: FirstOrderModel) -> FirstOrderModel:
+    return fast_form(plain, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +64,18 @@ def writer_for(path: Path) -> media.FrameWriter:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
-def test_the_frames_are_the_networks_whatever_the_batch(model: FirstOrderModel, motion: Motion, batch: int) -> None:
+def test_the_frames_are_the_networks_whatever_the_batch(
+    plain: FirstOrderModel, model: FirstOrderModel, motion: Motion, batch: int
+) -> None:
     source = frames_to_tensor(picture()[None])
-    kp_source, driving = model.keypoints(source), motion.keypoints()
+    kp_source, driving = plain.keypoints(source), motion.keypoints()
     with Engine(model, batch=batch, threads=1) as engine:
         made = frames_of(engine, motion, Movement(), picture())
     assert made.shape == (7, 256, 256, 3)
     assert made.dtype == np.uint8
     for number in range(7):
         moved = transfer_motion(kp_source, driving[number], driving[0])
-        prediction = model.generate(source, kp_source, moved).prediction
+        prediction = plain.generate(source, kp_source, moved).prediction
         large = torch.nn.functional.interpolate(prediction, size=(256, 256), mode="bicubic").clamp(0, 1)
         expected = (large[0].permute(1, 2, 0) * 255).round().numpy()
         assert np.abs(made[number] - expected).max() <= 1
@@ -376,9 +384,10 @@ from talkies.engines import Movement
 from talkies.fomm.engine import Engine
 from talkies.media import FrameWriter
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.kept import load_fast
 
 count, path = int(sys.argv[1]), Path(sys.argv[2])
-model = talkies.load_model("demo", device="cpu", precision="fp32")
+model = load_fast("demo", precision="fp32")
 side = model.preset.size
 y, x = np.mgrid[0:side, 0:side]
 frames = (np.stack([(x + 3 * t) % 256, (y + 2 * t) % 256, x], -1).astype(np.uint8) for t in range(count))

@@ -8,6 +8,7 @@ than an encoder, several films are open at once.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -24,16 +25,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ..engines import FOMM, FilmJob, Movement
-from ..errors import InputError, TalkiesError
+from ..errors import InputError, TalkiesError, counted
 from ..machine.cores import available_threads
 from ..media.encoders import Encoders, Encoding
 from ..media.film import FILM_SIZE, FrameWriter
 from ..media.pictures import read_picture
 from .colours import rgb_bytes, yuv420p
-from .device import free_batch
+from .device import choose_device, free_batch, keep_compiled, keep_memory
+from .kept import load_fast
 from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfer_motion
-from .precision import fast_form
 
 log = logging.getLogger("talkies")
 
@@ -74,35 +75,53 @@ class _Begun:
             self.encoding.put(group)
 
 
-class Engine:
-    """Animates pairs, one after the other, with the fast form of one loaded model.
+def open_engine(
+    preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
+) -> Engine:
+    """Load a preset's model onto a working device, and return its engine; TalkiesError says why that failed.
 
-    A context manager, which ends its encoders. precision: fp32, bf16, fp16 or auto (see
-    `fast_form`). batch: frames that go through the network at once; None chooses by device and memory; it is
-    halved if the GPU's memory is too small. threads: processor threads of the network, and the number of films
-    encoded at once. compiled: let torch.compile fuse the generator and, on a GPU, replay it as a CUDA graph; this
-    delays the first batch.
+    checkpoint: see `load_model`; device: see `choose_device`; precision: see `fast_form`.
+    """
+    keep_memory()
+    keep_compiled()
+    chosen = choose_device(device)
+    threads = threads or available_threads()
+    torch.set_num_threads(threads)
+    began = time.monotonic()
+    engine = Engine(load_fast(preset, checkpoint, device=chosen, precision=precision), threads=threads)
+    made = str(engine.model.dtype).removeprefix("torch.")
+    took = time.monotonic() - began
+    log.info("%s on %s, %s, %s, loaded in %.1f s", preset, chosen, made, counted(threads, "thread"), took)
+    return engine
+
+
+class Engine:
+    """Animates pairs, one after the other, with one loaded model: its fast form (`load_fast`, `fast_form`).
+
+    A context manager, which ends its encoders. batch: frames that go through the network at once; None chooses by
+    device and memory; it is halved if the GPU's memory is too small. threads: processor threads of the network, and
+    the number of films encoded at once. compiled: let torch.compile fuse the generator and, on a GPU, replay it as a
+    CUDA graph; this delays the first batch.
     """
 
     def __init__(
         self,
         model: FirstOrderModel,
         *,
-        precision: str = "fp32",
         batch: int | None = None,
         threads: int | None = None,
         compiled: bool = False,
     ) -> None:
         self.threads = threads or available_threads()
         torch.set_num_threads(self.threads)
-        self.model = fast_form(model, precision)
+        self.model = model
         self.compiled = compiled
         if compiled:
             for network in self.model.networks:
                 render = torch.compile(network.generator.render, mode="reduce-overhead")
                 setattr(network.generator, "render", render)  # noqa: B010  # a method, to mypy
         if batch is None and model.device.type == "cuda":
-            batch = free_batch(model.preset.size, self.model.dtype.itemsize, torch.cuda.mem_get_info()[0])
+            batch = free_batch(model.preset.size, model.dtype.itemsize, torch.cuda.mem_get_info()[0])
         self.batch = batch or 8
         self._encoders = Encoders(self.threads + 1)  # one for each core, and one more while a film is finished
         self._source: tuple[str, _Prepared] | None = None
