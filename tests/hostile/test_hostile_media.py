@@ -189,6 +189,15 @@ def test_frames_are_no_more_than_were_counted(tmp_path: Path) -> None:
     assert time.monotonic() - begun < 20
 
 
+def test_a_gif_of_half_a_million_frames_is_refused_unless_a_part_is_asked_for(tmp_path: Path) -> None:
+    clip = probe(bombs.long_gif(tmp_path / "a.gif"))
+    assert clip.frames == 500_000
+    for sampled in (None, Fraction(1, 1000)):
+        with pytest.raises(InputError, match=r"a\.gif: 500,000 frames are over 250,000: give a part of it by start"):
+            read_frames(clip, rate=sampled)
+    assert len(list(read_frames(clip, end=1))) == 10
+
+
 MEASURED = """
 import resource, sys, time
 from talkies.errors import TalkiesError

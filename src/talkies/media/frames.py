@@ -24,6 +24,7 @@ log = logging.getLogger("talkies")
 SECONDS_A_PICTURE = 0.05
 SECONDS_A_PIXEL = 0.25e-6
 """Seconds of processor time that decoding may take, for each picture and each of its pixels (see ffmpeg.SECONDS)."""
+MAX_FRAMES = 250_000  # of a segment: over two hours
 THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memory it may have
 
 
@@ -67,6 +68,8 @@ def read_frames(
     if limit <= 0:
         asked = f"the segment starts at {float(since):g} s" + ("" if end is None else f" and ends at {float(end):g} s")
         raise InputError(clip.path, f"{asked}, where the clip, of {float(clip.duration):g} s, has no frame: mend it")
+    if (frames := clip.count(start, end)) > MAX_FRAMES:
+        raise InputError(clip.path, f"{frames:,} frames are over {MAX_FRAMES:,}: give a part of it by start and end")
     filters, width, height = _filters(clip, since, rate, limit, box, size)
     skipped = ["-skip_frame", skip] if skip else []
     threads = min(threads or available_threads(), THREADS)
