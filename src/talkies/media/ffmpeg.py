@@ -57,7 +57,9 @@ def ffmpeg_path() -> str:
 
 @cache
 def ffmpeg_version() -> str:
-    """Return ffmpeg's version, e.g. `n9.0.2-17-g2a571b6068`."""
+    """Return ffmpeg's version, e.g. `9.0.2`: as imageio-ffmpeg's file is named, else as the program says."""
+    if named := re.search(r"-v(\d[\w.]*)$", ffmpeg_path()):
+        return named[1]
     with Ffmpeg(["-version"], bare=True) as process:
         words = process.stdout.read().decode(errors="replace").split()
         process.finish()
