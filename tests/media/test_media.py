@@ -24,9 +24,8 @@ from PIL import Image, ImageCms
 from talkies import media
 from talkies.errors import InputError, TalkiesError
 from talkies.files import file_digest
-from talkies.media import picture_decoder
+from talkies.media import ffmpeg, picture_decoder
 from talkies.media.clip import probe
-from talkies.media.ffmpeg import _raise_if_transient
 from talkies.media.film import FrameWriter
 from talkies.media.frames import Box, _seek, read_frames
 from talkies.media.pictures import read_picture
@@ -453,8 +452,9 @@ def test_words_in_a_file_are_not_taken_for_those_of_the_machine(tmp_path: Path) 
 
 
 def test_machine_failing_is_an_os_error() -> None:
+    noise = ["-f", "lavfi", "-i", "testsrc=d=1", "-f", "rawvideo", "-y", "file:/dev/full"]
     with pytest.raises(OSError, match="No space left"):
-        _raise_if_transient("[out#0/mp4 @ 0x55] Error writing trailer: No space left on device\n", "a.mp4")
+        ffmpeg.run(noise)
 
 
 def test_time_stamps_that_jump_do_not_make_a_million_frames(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish
 from .clip import Clip, read_clip
-from .ffmpeg import SCALING, Ffmpeg, complaint, file_url
+from .ffmpeg import SCALING, Ffmpeg, ffmpeg_path, file_url
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,12 +109,12 @@ class FrameWriter:
 
     def _write(self, frame: NDArray[np.uint8]) -> None:
         if self._process is None:
-            self._process = Ffmpeg(self._arguments(), stdin=True, level="error")
+            self._process = Ffmpeg(self._arguments(), stdin=True)
             self._process.__enter__()
         try:
             self._process.stdin.write(frame.data.cast("B"))
         except BrokenPipeError:
-            self._fail()
+            self._finish()
         self.frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -151,20 +153,13 @@ class FrameWriter:
         threads = ["-threads", str(self._threads)] if self._threads else []
         return ["-c:v", "libx264", *preset, "-crf", quality, *threads]
 
-    def _fail(self) -> None:
-        assert self._process is not None
-        self._process.finish()
-        raise TalkiesError(f"{printable(self.path)}: ffmpeg ended early ({complaint(self._process.stderr)}): try again")
-
     def _finish(self) -> None:
         if self._process is None:
             raise TalkiesError(f"{printable(self.path)}: no frame was written: give it a clip that has some")
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            self._fail()
-        if self._process.finish():
-            self._fail()
+        if fault := self._process.finish():
+            raise TalkiesError(f"{printable(self.path)}: ffmpeg ended early ({fault}): try again")
         film = check_film(self.part, self.path)
         if (film.width, film.height) != self._even_size or film.frames != self.frames or film.rate != self.rate:
             raise TalkiesError(
@@ -177,11 +172,11 @@ class FrameWriter:
 @cache
 def opens_nvenc() -> bool:
     """Return whether the GPU can encode, by encoding one frame: a card's name does not tell it."""
-    picture = ["-f", "lavfi", "-i", f"color=size={FILM_SIZE}x{FILM_SIZE}:rate=25", "-frames:v", "1"]
+    picture = ["-v", "error", "-f", "lavfi", "-i", f"color=size={FILM_SIZE}x{FILM_SIZE}:rate=25", "-frames:v", "1"]
+    command = [ffmpeg_path(), *picture, "-c:v", NVENC, "-f", "null", "-"]
     try:
-        with Ffmpeg([*picture, "-c:v", NVENC, "-f", "null", "-"], level="error", timeout=60) as process:
-            return process.finish() == 0
-    except (TalkiesError, OSError):
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
         return False
 
 
