@@ -38,7 +38,7 @@ def test_the_lines_say_what_was_chosen_and_are_settings(tmp_path: Path, monkeypa
     motion = complete.motion
     assert (motion.relative, motion.adapt_scale, motion.best_frame) == (False, False, "auto")
     assert (complete.audio, complete.paste_back) == (False, True)
-    assert complete.crop == {"images": parse("face"), "driving": parse("face:left")}
+    assert complete.crop.driving == parse("face:left")
     assert complete.files["ada.png"].crop == parse([1, 2, 300, 300])
     assert (complete.files["anna.mp4"].start, complete.files["anna.mp4"].end) == (0.5, 2.0)
     other = chosen(maker=Maker("face", "vox-256", "vox.pth"), faceless=True)

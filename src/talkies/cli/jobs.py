@@ -75,9 +75,8 @@ def _stop_in_time() -> None:
 def gallery(chosen: argparse.Namespace) -> None:
     """Write results/index.html from the plan and the films, or the folder of it for a report."""
     from ..report.check_page import check_line
-    from ..report.entries import entries_of
+    from ..report.entries import entries_of, times_of
     from ..report.gallery import build_galleries, lay_out_report
-    from ..report.times import measure
     from ..run.asks import Specs
     from ..run.folder import Folder
     from ..run.plan import Plan
@@ -107,7 +106,7 @@ def gallery(chosen: argparse.Namespace) -> None:
             entries,
             title=wanted.title,
             mosaic=None if going else wanted.mosaic,
-            times=measure(plan),
+            times=times_of(plan),
             check=check_line(results),
             going=going,
         ):

@@ -1,9 +1,10 @@
-"""The gallery's entries: each pair's files, its differences from others, its sound, and its warnings."""
+"""What the gallery shows of a run: each pair's files, its differences from others, its warnings; the run's times."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,24 @@ from typing import Any
 from ..engines import FOMM
 from ..files import fits, read_json
 from ..media.crop import Request
-from ..run.folder import Folder
+from ..run.folder import JOURNALS, Folder
+from ..run.journal import Journal, Loaded
 from ..run.pairs import Pair, Source, Take, usual_pair
 from ..run.plan import Plan
-from ..run.record import Prepared, PreparedTake, Recorded
+from ..run.record import FoundMotion, Prepared, PreparedTake, Recorded
 from ..run.state import State
 from ..stages.check import FILES, RESULT
 from ..stages.check_problems import DOUBTFUL
+from .times import OF_SHARDS, Times
 
 
 @dataclass(frozen=True)
 class Entry:
     """One pair, as the page shows it.
 
-    film, record: the talkie and the JSON beside it, None if it was not made; reason: why not. source: the cropped
-    picture (PNG). preview: the cropped driving clip with its sound (mp4). Both are outside the results and are copied
-    to the page, so each needs a file name of its own.
+    film, record: the talkie and the JSON beside it, None if it was not made; reason: why not. digest: the film's
+    sha256 if known. source: the cropped picture (PNG). preview: the cropped driving clip with its sound (mp4). Both are
+    outside the results and are copied beside the page.
 
     crop, part, choices: the pair's own settings, in words: of the picture, of the driving video, and others. sound,
     preview_sound: whether they have sound. doubts: the warnings of the picture and of the driving video.
@@ -47,6 +50,7 @@ class Entry:
     sound: bool = False
     preview_sound: bool = False
     doubts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    digest: str | None = None
 
 
 def entries_of(plan: Plan, state: State) -> list[Entry]:
@@ -73,10 +77,11 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
                 private=pair.private,
                 crop=_crop_words(pair.crop),
                 part=take_words(pair.start, pair.end, flip=pair.flip, crop=pair.driving_crop),
-                choices=_choices(pair, usual),
+                choices=choice_words(pair, usual),
                 sound=record is not None and bool(record.sound.sound),
                 preview_sound=take.sound,
                 doubts=(source.doubts, take.doubts),
+                digest=record.file.sha256 if record else None,
             )
         )
     return entries
@@ -97,7 +102,7 @@ def _crop_words(crop: Request | None) -> str:
     return f"crop {', '.join(f'{number:g}' for number in crop.box) if crop.box else crop}"
 
 
-def _choices(pair: Pair, usual: Pair) -> str:
+def choice_words(pair: Pair, usual: Pair) -> str:
     """Return the settings in which a pair differs from the run's, in the words of the pairs table."""
     frames: dict[Any, str] = {None: "the first frame", "auto": "the best frame"}
     sounds: dict[Any, str] = {True: "the video's sound", False: "no sound"}
@@ -167,3 +172,55 @@ def _of_check(finding: dict[str, Any] | None, wanted: Source | Take) -> Iterable
     for problem in finding["problems"]:
         if problem["level"] == DOUBTFUL:
             yield f"{problem['text']}{': ' * bool(problem['advice'])}{problem['advice']}"
+
+
+# --- times -----------------------------------------------------------------------------------------------------
+
+
+def times_of(plan: Plan) -> Times:
+    """Collect the times of a run's work; files without a time are left out.
+
+    They come from the records beside the films and the prepared files, so they cover all results, whichever run made
+    them. Only the times of loading the network come from the journals.
+    """
+    run = Folder.of(plan)
+    films: list[tuple[int, float]] = []
+    shards = {shard: [0.0] * len(OF_SHARDS) for shard in plan.pair_shards}
+    loads = 0.0
+    for shard, seconds in _loads():
+        loads += seconds
+        if shard in shards:
+            shards[shard][0] += seconds
+    for shard, names in plan.pair_shards.items():
+        for name in names:
+            record = run.talkie(plan.pairs[name]).record()
+            if record is None:
+                continue
+            animated, remuxed = _usable(record.seconds), _usable(record.remux_seconds)
+            if animated:
+                films.append((record.picture.frames, animated))
+            shards[shard][1] += animated
+            shards[shard][2] += remuxed
+    stages = {
+        "prepare": _sum(map(run.source, plan.sources)) + _sum(map(run.driving, plan.takes)),
+        "motion": _sum(map(run.motion, plan.takes)),
+        "load": loads,
+        "animate": sum(seconds[1] for seconds in shards.values()),
+        "remux": sum(seconds[2] for seconds in shards.values()),
+    }
+    return Times(films, stages, {shard: times for shard, times in shards.items() if any(times)})
+
+
+def _loads() -> Iterator[tuple[str, float]]:
+    """Yield the shard and the seconds of each loading of the network."""
+    for event in Journal.read(JOURNALS):
+        if isinstance(event, Loaded):
+            yield event.shard, max(0.0, event.seconds)
+
+
+def _usable(seconds: float) -> float:
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+
+def _sum(files: Iterable[Recorded[Prepared] | Recorded[PreparedTake] | Recorded[FoundMotion]]) -> float:
+    return sum(_usable(record.seconds) for file in files if (record := file.record()))

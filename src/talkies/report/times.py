@@ -1,24 +1,16 @@
-"""The times of a run, a part of its gallery: of pairs, of stages, and of shards.
-
-They come from the records beside the films and the prepared files, so they cover all results, whichever run made
-them. Only the times of loading the network come from the journals. They name no file.
-"""
+"""The drawings of a run's times in its gallery: of pairs, of stages, and of shards. They name no file."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, median
 from typing import Any
 
 from ..run.estimate import duration
-from ..run.folder import JOURNALS, Folder
-from ..run.journal import Journal, Loaded
-from ..run.plan import Plan
-from ..run.record import FoundMotion, Prepared, PreparedTake, Recorded
 
 STAGES = {
     "prepare": "crop",
@@ -47,54 +39,6 @@ class Times:
     films: list[tuple[int, float]]
     stages: dict[str, float]
     shards: dict[str, list[float]]
-
-
-def measure(plan: Plan) -> Times:
-    """Collect the times from the records and journals of a plan's files; files without a time are left out."""
-    run = Folder.of(plan)
-    films: list[tuple[int, float]] = []
-    shards = {shard: [0.0] * len(OF_SHARDS) for shard in plan.pair_shards}
-    loads = 0.0
-    for shard, seconds in _loads():
-        loads += seconds
-        if shard in shards:
-            shards[shard][0] += seconds
-    for shard, names in plan.pair_shards.items():
-        for name in names:
-            record = run.talkie(plan.pairs[name]).record()
-            if record is None:
-                continue
-            animated, remuxed = _usable(record.seconds), _usable(record.remux_seconds)
-            if animated:
-                films.append((record.picture.frames, animated))
-            shards[shard][1] += animated
-            shards[shard][2] += remuxed
-    stages = {
-        "prepare": _sum(map(run.source, plan.sources)) + _sum(map(run.driving, plan.takes)),
-        "motion": _sum(map(run.motion, plan.takes)),
-        "load": loads,
-        "animate": sum(seconds[1] for seconds in shards.values()),
-        "remux": sum(seconds[2] for seconds in shards.values()),
-    }
-    return Times(films, stages, {shard: times for shard, times in shards.items() if any(times)})
-
-
-def _loads() -> Iterator[tuple[str, float]]:
-    """Yield the shard and the seconds of each loading of the network."""
-    for event in Journal.read(JOURNALS):
-        if isinstance(event, Loaded):
-            yield event.shard, max(0.0, event.seconds)
-
-
-def _usable(seconds: float) -> float:
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
-
-
-def _sum(files: Iterable[Recorded[Prepared] | Recorded[PreparedTake] | Recorded[FoundMotion]]) -> float:
-    return sum(_usable(record.seconds) for file in files if (record := file.record()))
-
-
-# --- drawings --------------------------------------------------------------------------------------------
 
 
 def drawn(times: Times) -> dict[str, Any]:
