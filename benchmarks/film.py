@@ -20,9 +20,10 @@ from statistics import median
 
 import numpy as np
 from frames import checkpoint, images
+from PIL import Image
 
 from talkies import media
-from talkies.engines import Movement
+from talkies.engines import FilmJob, Movement
 from talkies.fomm.device import keep_memory
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import load_model
@@ -44,8 +45,13 @@ def whole(engine: Engine, clip: Path, picture: np.ndarray, out: Path) -> None:
     """Make a film from a clip's file."""
     side = engine.model.preset.size
     motion = detect_motion(engine.model, media.read_frames(media.probe(clip), size=side), RATE, batch=engine.batch)
+    motion.save(out.with_suffix(".npz"))
+    Image.fromarray(picture).save(out.with_suffix(".png"))
     writer = media.FrameWriter(out, RATE, crf=18, preset="medium", threads=engine.threads)
-    engine.film("picture", picture, motion, Movement(), writer).result()
+    place = out.with_suffix(".png"), out.with_suffix(".npz"), lambda: None, motion.frames
+    ends = {"done": lambda seconds: None, "progress": lambda count: None}
+    job = FilmJob("film", "picture", "take", "", *place, Movement(), writer, **ends)
+    assert [fault for _, fault in engine.films([job])] == [None]
 
 
 def alone(engine: Engine, frames: list[np.ndarray], picture: np.ndarray) -> None:

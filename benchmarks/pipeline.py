@@ -87,7 +87,7 @@ def main() -> None:
 
             engine.prepare("source", frames[0])
             without_network(engine, frames)
-            torch.set_num_threads(1)  # with a GPU it would convert colours; waiting threads would hide the cost
+            torch.set_num_threads(1)  # waiting threads would hide the cost
             began, own, theirs = time.perf_counter(), used(resource.RUSAGE_SELF), used(resource.RUSAGE_CHILDREN)
             assert all(fault is None for _, fault in engine.films(map(job, range(args.films))))
             count = args.films * args.frames
