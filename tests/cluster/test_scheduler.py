@@ -100,7 +100,7 @@ def test_a_job_that_could_not_be_sent_is_named_with_the_executors_reason() -> No
     failures.emit(failed(None, SBATCH))
     assert said == [
         "animate pairs-0001: it could not be sent (SLURM sbatch failed. The error message was 'sbatch: error: Invalid "
-        "account'.): mend that, then start snakemake again; finished films stay"
+        "account'): mend that, then start snakemake again; finished films stay"
     ]
     assert failures.more("animate", "pairs-0001", MORE_MEMORY) == 1
     failures.emit(failed(None, None))

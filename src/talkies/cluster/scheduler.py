@@ -162,7 +162,7 @@ def last_error(logs: Iterable[str]) -> str:
 
 def _first_line(message: str) -> str:
     """Return an executor's message about a job that it could not send, for a line."""
-    return printable(message.strip().partition("\n")[0])[:WORDS]
+    return printable(message.strip().partition("\n")[0].rstrip(":."))[:WORDS]
 
 
 def asks_gpu(settings: Settings) -> bool:
