@@ -17,7 +17,7 @@ from talkies.cluster import doctor
 
 IMAGE = b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0"
 WORKING = {"torch": "2.9", "cuda": "12.8", "threads": 4, "fault": None, "device": "cuda", "name": "A100"}
-WORKING |= {"built_for": ["sm_80"], "far": 1e-6, "seconds": 0.2, "weights": "abc"}
+WORKING |= {"built_for": ["sm_80"], "seconds": 0.2, "weights": "abc"}
 NO_TORCH = "echo \"ModuleNotFoundError: No module named 'torch'\" >&2; exit 1"
 CLUSTER = {
     "sbatch": "exit 0",
@@ -307,8 +307,10 @@ def test_a_card_that_torch_is_not_built_for_is_missing(site: Site) -> None:
 
 
 def test_a_gpu_that_computes_wrong_results_is_missing(site: Site) -> None:
-    site.torch(far=0.5)
-    assert "computes wrong results" in site.says(1)["GPU"][0][1]
+    site.torch(fault="the GPU that was given does not work: it computes wrong results", device=None)
+    assert site.says(1)["GPU"][0][1].endswith(
+        "it computes wrong results): try another node (sbatch --exclude), and tell the admin of this one"
+    )
 
 
 def test_a_folder_that_the_image_does_not_see(site: Site, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from tiny_network import clip, picture, tiny_model
 from talkies import media
 from talkies.engines import FilmJob, Movement
 from talkies.errors import Stopped, TalkiesError
-from talkies.fomm import device
 from talkies.fomm.device import choose_device, free_batch
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import FirstOrderModel
@@ -407,13 +406,13 @@ NEW = "sm_75 sm_80 sm_86 sm_90 sm_100 sm_120 compute_120"
 def test_a_card_that_torch_has_no_code_for_or_that_is_broken_is_an_error(
     monkeypatch: pytest.MonkeyPatch, built: str, card: tuple[int, int], remedy: str | None
 ) -> None:
-    ones, broken = torch.ones, remedy == "wrong results"
+    broken = remedy == "wrong results"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: card)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A card")
     monkeypatch.setattr(torch.version, "cuda", "12.6")
     monkeypatch.setattr(torch._C, "_cuda_getArchFlags", lambda: built, raising=False)
-    monkeypatch.setattr(device.torch, "ones", lambda *size, device: ones(*size) * (2 if broken else 1))
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: 2 * tensor if broken else tensor)
     if remedy is None:
         assert choose_device("auto") == torch.device("cuda")
         return

@@ -209,7 +209,7 @@ def _torch(here: Here) -> Iterator[Finding]:
 
 
 def _gpu(here: Here) -> Iterator[Finding]:
-    """Report the card, and whether its driver and torch fit each other, by a computation on it."""
+    """Report the card, and whether its driver and torch fit each other, by a convolution on it."""
     granted = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = granted in ("", "-1", "NoDevFiles")
     if here.cards:
@@ -235,8 +235,6 @@ def _gpu(here: Here) -> Iterator[Finding]:
         yield lack, f"a GPU is given ({what}) and does not work ({found['fault'] or 'torch uses the cpu'}): {remedy}"
     elif found["device"] == "cpu":
         yield "note", "none given (`talkies doctor --on gpu` looks at a node's); the device is the processor"
-    elif found["far"] > 1e-2:
-        yield "MISSING", f"{found['name']} computes wrong results (off by {found['far']:.2g}): use another node"
     else:
         yield "ok", f"{found['name']}: a convolution came out as on the processor, {1000 * found['seconds']:.0f} ms"
 
