@@ -162,7 +162,7 @@ def end_run():
     """Print the run's results."""
     planner.end_run()
     while RUNNING:
-        for line in progress.end(PLAN, RUNNING.pop()):
+        for line in [*progress.end(PLAN, RUNNING.pop()), *FAILURES.summary()]:
             say(line)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from ..engines import FOMM
-from ..errors import printable
+from ..errors import counted, printable
 from ..files import read_json
 from ..machine import slurm
 from ..run.folder import LOCKS
@@ -79,12 +79,15 @@ class Failure:
     again: bool
     """Whether Snakemake sends it again."""
 
-    def __str__(self) -> str:
+    @property
+    def why(self) -> str:
+        """The cause and what is shown with it, and what to do if the job is not sent again."""
         why = f"{self.cause.value} ({self.said})" if self.said else self.cause.value
         remedy = REMEDIES.get(self.cause, "look into its log")
-        then = "it is sent again" if self.again else f"{remedy}, then start snakemake again; finished films stay"
-        job = f": job {self.job} failed" if self.job else ""
-        return f"{self.stage} {self.shard}{job}: {why}: {then}"
+        return f"{why}: " + ("it is sent again" if self.again else f"{remedy}, then start snakemake again")
+
+    def __str__(self) -> str:
+        return f"{self.stage} {self.shard}{f': job {self.job} failed' if self.job else ''}: {self.why}"
 
 
 class Failures(logging.Handler):
@@ -126,6 +129,16 @@ class Failures(logging.Handler):
         if not failure.again:
             self.final.append(failure)
         self._say(str(failure))
+
+    def summary(self) -> list[str]:
+        """Return a line for each reason why jobs are not sent again, with their shards: what a run's end says."""
+        shards: dict[tuple[str, str], list[str]] = {}
+        for failure in self.final:
+            shards.setdefault((failure.stage, failure.why), []).append(failure.shard)
+        return [
+            f"{counted(len(names), 'job')} failed for good ({stage} {names[0]}{', ...' if names[1:] else ''}): {why}"
+            for (stage, why), names in shards.items()
+        ]
 
     def more(self, stage: str, shard: str, causes: Iterable[Cause]) -> int:
         """Return how often a shard's job asks for its usual memory or time: once, and once for each such failure."""
