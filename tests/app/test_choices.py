@@ -98,7 +98,7 @@ def test_nothing_of_the_users_is_lost(tmp_path: Path, monkeypatch, config: str) 
     [
         ("pairs: pairs.tsv\n", "its pairs are in a table"),
         ("model: {preset: vox-256}\n", "its films are made by vox-256"),
-        ("engine: liveportrait\n", "its films are made by liveportrait"),
+        ("engine: liveportrait\n", "its films are made by other engines: choose that, or another folder"),
         ("files: {anna.mp4: {start: 3}}\n", 'write into its files: "anna.mp4": {"end": 1.0}'),
         ("files: {a.png: {crop: face}}\n", 'write into its files: "anna.mp4": {"end": 1.0}'),
         ("files: &a {anna.mp4: [\n", "not valid YAML"),
