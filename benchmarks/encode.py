@@ -3,9 +3,8 @@
     python benchmarks/encode.py [CLIP] [--frames 250] [--rounds 3] [--presets medium faster veryfast]
 
 The talkie is the bundled network's raw output for one of the examples. Processor seconds are those of ffmpeg alone,
-which encodes the film and then counts its frames, with one thread. Presets take turns, and the lowest time of all
-rounds counts. SSIM is ffmpeg's, of luma and chroma, against the frames that were given. In the first row, ffmpeg gets
-RGB and converts it; in the others it gets planes.
+which converts and encodes the film and then counts its frames, with one thread. Presets take turns, and the lowest
+time of all rounds counts. SSIM is ffmpeg's, of luma and chroma, against the frames that were given.
 """
 
 from __future__ import annotations
@@ -18,16 +17,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from talkies import media
 from talkies.engines import Movement
-from talkies.fomm.colours import yuv420p
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import load_model
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.precision import fast_form
 from talkies.media import crop
-from talkies.media.ffmpeg import ffmpeg_path, file_url
+from talkies.media.ffmpeg import SCALING, ffmpeg_path, file_url
 from talkies.media.film import FILM_SIZE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -40,7 +38,7 @@ def talkie(count: int) -> np.ndarray:
     clip = media.probe(EXAMPLES / "driving/anna.mp4")
     square, _ = crop.crop_picture(picture, crop.parse("face"), name="ada.png")
     cut = crop.find_crop(clip, crop.parse("face"))
-    with Engine(load_model("demo", device="cpu"), precision="fp32") as engine:
+    with Engine(fast_form(load_model("demo"), "fp32")) as engine:
         driving = list(media.read_frames(clip, box=cut.box, size=engine.side))[:count]
         motion = detect_motion(engine.model, driving, clip.rate, batch=engine.batch)
         made = np.concatenate(list(engine.predict(engine.prepare("ada", square), motion, Movement())))
@@ -60,28 +58,23 @@ def to_and_fro(frames: np.ndarray, count: int) -> np.ndarray:
     return frames[np.resize(turn, count)]
 
 
-def planes_of(frames: np.ndarray) -> np.ndarray:
-    """Return frames as planes, uint8 [n, 384, 256]."""
-    parts = [yuv420p(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255) for part in np.array_split(frames, 10)]
-    return torch.cat(parts).numpy()
-
-
 def encode(frames: np.ndarray, path: Path, preset: str, crf: int) -> float:
     """Write a film; return the processor seconds of the ffmpeg processes that wrote and checked it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with media.FrameWriter(path, RATE, preset=preset, crf=crf, threads=1) as film:
         for frame in frames:
-            film.write(frame) if frame.ndim == 3 else film.write_planes(frame)
+            film.write(frame)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def ssim(planes: np.ndarray, film: Path) -> float:
-    """Return ffmpeg's SSIM of a film against the planes that it was made from."""
-    given = ["-f", "rawvideo", "-pixel_format", "yuv420p", "-video_size", f"{FILM_SIZE}x{FILM_SIZE}"]
+def ssim(frames: np.ndarray, film: Path) -> float:
+    """Return ffmpeg's SSIM of a film against the frames that it was made from."""
+    given = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{FILM_SIZE}x{FILM_SIZE}"]
     command = [ffmpeg_path(), "-hide_banner", *given, "-framerate", str(RATE), "-i", "pipe:0", "-i", file_url(film)]
+    compare = f"[0]scale=flags={SCALING}:out_color_matrix=bt709:out_range=tv,format=yuv420p[given];[given][1]ssim"
     done = subprocess.run(
-        [*command, "-lavfi", "ssim", "-f", "null", "-"], input=planes.tobytes(), capture_output=True, check=True
+        [*command, "-lavfi", compare, "-f", "null", "-"], input=frames.tobytes(), capture_output=True, check=True
     )
     return float(done.stderr.decode().rsplit("All:", 1)[1].split()[0])
 
@@ -96,19 +89,17 @@ def main() -> None:
     args = parser.parse_args()
     films = {"drawn": talkie(args.frames), **({args.clip.stem: real(args.clip, args.frames)} if args.clip else {})}
     for name, rgb in films.items():
-        planes = planes_of(rgb)
-        rows = [("medium, RGB", "medium", rgb), *((preset, preset, planes) for preset in args.presets)]
-        seconds: dict[str, list[float]] = {label: [] for label, _, _ in rows}
+        seconds: dict[str, list[float]] = {preset: [] for preset in args.presets}
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(args.rounds):
-                for label, preset, frames in rows:
-                    seconds[label].append(encode(frames, Path(folder, f"{label}.mp4"), preset, args.crf))
+                for preset, each in seconds.items():
+                    each.append(encode(rgb, Path(folder, f"{preset}.mp4"), preset, args.crf))
             print(
                 f"\n| {name}, {args.frames} frames, crf {args.crf} | frames a CPU s | bytes | SSIM |\n|---|---|---|---|"
             )
-            for label, each in seconds.items():
-                film = Path(folder, f"{label}.mp4")
-                print(f"| {label} | {args.frames / min(each):.0f} | {film.stat().st_size} | {ssim(planes, film):.4f} |")
+            for preset, each in seconds.items():
+                film = Path(folder, f"{preset}.mp4")
+                print(f"| {preset} | {args.frames / min(each):.0f} | {film.stat().st_size} | {ssim(rgb, film):.4f} |")
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ from statistics import median
 
 import numpy as np
 from frames import checkpoint, images
+from PIL import Image
 
 from talkies import media
-from talkies.engines import Movement
+from talkies.engines import FilmJob, Movement
 from talkies.fomm.device import keep_memory
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import load_model
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.precision import fast_form
 
 RATE = Fraction(25)
 
@@ -43,8 +45,13 @@ def whole(engine: Engine, clip: Path, picture: np.ndarray, out: Path) -> None:
     """Make a film from a clip's file."""
     side = engine.model.preset.size
     motion = detect_motion(engine.model, media.read_frames(media.probe(clip), size=side), RATE, batch=engine.batch)
+    motion.save(out.with_suffix(".npz"))
+    Image.fromarray(picture).save(out.with_suffix(".png"))
     writer = media.FrameWriter(out, RATE, crf=18, preset="medium", threads=engine.threads)
-    engine.film("picture", picture, motion, Movement(), writer).result()
+    place = out.with_suffix(".png"), out.with_suffix(".npz"), lambda: None, motion.frames
+    ends = {"done": lambda seconds: None, "progress": lambda count: None}
+    job = FilmJob("film", "picture", "take", "", *place, Movement(), writer, **ends)
+    assert [fault for _, fault in engine.films([job])] == [None]
 
 
 def alone(engine: Engine, frames: list[np.ndarray], picture: np.ndarray) -> None:
@@ -73,7 +80,7 @@ def main() -> None:
 
     def engine(weights: Path) -> Engine:
         keep_memory()
-        return Engine(load_model(args.model, weights), precision=args.precision, threads=args.threads)
+        return Engine(fast_form(load_model(args.model, weights), args.precision), threads=args.threads)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

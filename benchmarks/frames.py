@@ -30,6 +30,7 @@ from talkies.fomm.engine import Engine, resized
 from talkies.fomm.model import build_model, load_model, save_safetensors
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.precision import fast_form
 from talkies.media.film import FILM_SIZE
 
 REFERENCES = ("reference", "reference, malloc tuned")
@@ -67,9 +68,9 @@ def compete(name: str, preset: str, weights: str, frames: int, threads: int, out
             return np.stack(reference.animate(model, source, driving))
 
     else:
-        fast = load_model(preset, weights)
-        fast.photographs = None  # the reference has only the first network
-        engine = Engine(fast, precision=name, threads=threads)
+        model = load_model(preset, weights)
+        model.photographs = None  # the reference has only the first network
+        engine = Engine(fast_form(model, name), threads=threads)
         picture, clip = images(engine.model.preset.size, frames)
         prepared = engine.prepare("picture", picture)
 

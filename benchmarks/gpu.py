@@ -4,9 +4,8 @@
 
 Without a checkpoint, the network has seeded weights, except the demo network; speed does not depend on them. The first
 table shows how long a job takes until its first frames. The second shows, for each precision, memory layout and batch,
-with and without torch.compile (which replays the generator as a CUDA graph): frames a second including keypoints,
-compared with the published demo's loop on the same device; the GPU's peak memory; and the difference between the frames
-and those of that loop. --device cpu runs the same program without a GPU.
+frames a second including keypoints, compared with the published demo's loop on the same device; the GPU's peak memory;
+and the difference between the frames and those of that loop. --device cpu runs the same program without a GPU.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +30,7 @@ from talkies.fomm.device import built_for, choose_device, keep_memory
 from talkies.fomm.engine import Engine, resized
 from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_checkpoint, load_model
 from talkies.fomm.motion import detect_motion, frames_to_tensor, transfer_motion
+from talkies.fomm.precision import fast_form
 from talkies.machine.cores import available_threads
 from talkies.media.film import FILM_SIZE
 
@@ -47,12 +46,13 @@ from fractions import Fraction
 from talkies.engines import Movement
 from talkies.fomm.device import choose_device, keep_compiled, keep_memory
 from talkies.fomm.engine import Engine
-from talkies.fomm.model import load_model
+from talkies.fomm.kept import load_fast
 from talkies.fomm.motion import detect_motion
 told("import talkies")
 keep_memory(); keep_compiled(); device = choose_device(sys.argv[3]); told("a first computation on the device")
-model = load_model(sys.argv[1], sys.argv[2], device=device); told("weights from the file to the device")
-engine = Engine(model, precision="auto"); told("choose the precision, rewrite the network")
+model = load_fast(sys.argv[1], sys.argv[2], device=device); told("the fast form, made from the weights")
+model = load_fast(sys.argv[1], sys.argv[2], device=device); told("the fast form, from the file kept beside them")
+engine = Engine(model)
 side = model.preset.size; clip = list(np.zeros((engine.batch, side, side, 3), np.uint8) + 90)
 source = engine.prepare("picture", clip[0]); told("encode the picture")
 motion = detect_motion(engine.model, clip, Fraction(25), batch=engine.batch); told("keypoints of a first batch")
@@ -78,11 +78,16 @@ def published(model: FirstOrderModel, clip: list[np.ndarray], picture: np.ndarra
 
 
 def time_engine(
-    model: FirstOrderModel, clip: list[np.ndarray], picture: np.ndarray, layout: torch.memory_format, **options: Any
+    model: FirstOrderModel,
+    clip: list[np.ndarray],
+    picture: np.ndarray,
+    layout: torch.memory_format,
+    precision: str,
+    batch: int | None,
 ) -> tuple[float, float, int, np.ndarray]:
     """Return frames a second, the GPU's peak memory in GB, the batch that was used, and the frames."""
     cuda = model.device.type == "cuda"
-    with Engine(model, **options) as engine:
+    with Engine(fast_form(model, precision), batch=batch) as engine:
         engine.model.to(memory_format=layout)  # type: ignore[call-overload]
         prepared = engine.prepare("picture", picture)
 
@@ -90,7 +95,7 @@ def time_engine(
             motion = detect_motion(engine.model, frames, Fraction(25), batch=engine.batch)
             return np.concatenate(list(engine.predict(prepared, motion, Movement())))
 
-        for _ in range(2):  # the first run compiles, or selects algorithms
+        for _ in range(2):  # the first run selects algorithms
             make(clip[: engine.batch])
         if cuda:
             torch.cuda.reset_peak_memory_stats()
@@ -114,7 +119,6 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--precisions", nargs="+", default=["fp32", "fp16", "bf16"])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = parser.parse_args()
     keep_memory()
     device = choose_device(args.device)
@@ -134,24 +138,20 @@ def main() -> None:
     begun = time.perf_counter()
     wanted = published(plain, clip, picture)
     slow = args.frames / (time.perf_counter() - begun)
-    print("\n| precision | channels | batch | compiled | frames/s | against the demo's | peak GB | PSNR, dB |")
+    print("\n| precision | channels | batch | frames/s | against the demo's | peak GB | PSNR, dB |")
     print(
-        f"|---|---|---|---|---|---|---|---|\n| demo's loop, fp32 | first | 1 | | {slow:.1f} | 1.00 | | same |",
+        f"|---|---|---|---|---|---|---|\n| demo's loop, fp32 | first | 1 | {slow:.1f} | 1.00 | | same |",
         flush=True,
     )
     layouts = {"last": torch.channels_last, "first": torch.contiguous_format}
-    compiles = (False,) if args.no_compile else (False, True)
-    for compiled, precision, channels, batch in itertools.product(
-        compiles, args.precisions, layouts, [*args.batches, None]
-    ):
-        options = {"precision": precision, "batch": batch, "compiled": compiled}
+    for precision, channels, batch in itertools.product(args.precisions, layouts, [*args.batches, None]):
         try:
-            speed, memory, used, made = time_engine(model, clip, picture, layouts[channels], **options)
+            speed, memory, used, made = time_engine(model, clip, picture, layouts[channels], precision, batch)
         except torch.cuda.OutOfMemoryError:
-            print(f"| {precision} | {channels} | {batch} | {compiled} | out of memory | | | |", flush=True)
+            print(f"| {precision} | {channels} | {batch} | out of memory | | | |", flush=True)
             continue
         chosen = f"{used} (chosen)" if batch is None else str(used)
-        told = (precision, channels, chosen, compiled, f"{speed:.1f}", f"{speed / slow:.2f}", f"{memory:.2f}")
+        told = (precision, channels, chosen, f"{speed:.1f}", f"{speed / slow:.2f}", f"{memory:.2f}")
         print(f"| {' | '.join(map(str, told))} | {decibels(made, wanted)} |", flush=True)
 
 

@@ -28,6 +28,7 @@ from talkies.fomm.device import keep_memory
 from talkies.fomm.engine import Engine
 from talkies.fomm.model import load_model
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.precision import fast_form
 from talkies.machine.cores import available_threads
 from talkies.run.asks import ENCODING
 
@@ -71,7 +72,7 @@ def main() -> None:
     print(f"| {available_threads()} cores, {args.preset} | frames/s | engine, ms of CPU a frame | ffmpeg |")
     print("|---|---|---|---|")
     for number in range(args.rounds):
-        with tempfile.TemporaryDirectory() as name, Engine(model, precision="fp32", batch=args.batch) as engine:
+        with tempfile.TemporaryDirectory() as name, Engine(fast_form(model, "fp32"), batch=args.batch) as engine:
             folder = Path(name)
             motion.save(folder / "motion.npz")
             Image.fromarray(frames[0]).save(folder / "picture.png")
@@ -86,7 +87,7 @@ def main() -> None:
 
             engine.prepare("source", frames[0])
             without_network(engine, frames)
-            torch.set_num_threads(1)  # with a GPU it would convert colours; waiting threads would hide the cost
+            torch.set_num_threads(1)  # waiting threads would hide the cost
             began, own, theirs = time.perf_counter(), used(resource.RUSAGE_SELF), used(resource.RUSAGE_CHILDREN)
             assert all(fault is None for _, fault in engine.films(map(job, range(args.films))))
             count = args.films * args.frames

@@ -34,6 +34,7 @@ def work(cores: list[int], args: argparse.Namespace, ready: Barrier, answers: An
     from talkies.fomm.engine import Engine
     from talkies.fomm.model import build_model, load_model
     from talkies.fomm.motion import detect_motion
+    from talkies.fomm.precision import fast_form
 
     keep_memory()
     torch.set_num_threads(len(cores))
@@ -45,7 +46,7 @@ def work(cores: list[int], args: argparse.Namespace, ready: Barrier, answers: An
         model.weights_digest = ""
     side = model.preset.size
     frames = list(np.random.default_rng(0).integers(0, 256, (args.frames, side, side, 3), dtype=np.uint8))
-    with Engine(model, precision=args.precision, threads=len(cores)) as engine:
+    with Engine(fast_form(model, args.precision), threads=len(cores)) as engine:
         prepared = engine.prepare("picture", frames[0])
 
         def make(clip: list[np.ndarray]) -> None:

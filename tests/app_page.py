@@ -25,22 +25,6 @@ from talkies.app.choices import Choices, Form, Maker
 ADA = REPOSITORY / "examples/images/ada.png"
 ANNA = REPOSITORY / "examples/driving/anna.mp4"
 TOKEN = "a-token-of-the-tests"
-OUTSIDE = """
-import os, sys
-def look(event, found):
-    if event == "socket.connect":
-        host = found[1][0] if isinstance(found[1], tuple) else ""
-    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
-        host = found[0] or ""
-    else:
-        return
-    host = host.decode() if isinstance(host, bytes) else host
-    if host and host not in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::"):
-        with open(os.environ["OUTSIDE"], "a") as file:
-            file.write(f"{event} {found}\\n")
-sys.addaudithook(look)
-"""
-"""Logs every address outside this machine that the server's Python code looks up or connects to."""
 
 
 def chosen(picture: Path = ADA, driving: Path = ANNA, maker: Maker | None = None, **fields: Any) -> Choices:
@@ -50,13 +34,12 @@ def chosen(picture: Path = ADA, driving: Path = ANNA, maker: Maker | None = None
 
 @dataclass
 class Page:
-    """A running `talkies app`. folder: its working folder. outside: a log of its requests to other machines."""
+    """A running `talkies app`. folder: its working folder. temporary: its $TMPDIR."""
 
     process: subprocess.Popen[str]
     address: str
     folder: Path
     temporary: Path
-    outside: Path
 
     @property
     def cookie(self) -> dict[str, str]:
@@ -92,17 +75,10 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 @contextmanager
 def serving(folder: Path, *words: str) -> Iterator[Page]:
     """Serve the page from a folder until the test is over."""
-    watch, temporary, work = folder / "watch", folder / "tmp", folder / "work"
-    for each in (watch, temporary, work):
+    temporary, work = folder / "tmp", folder / "work"
+    for each in (temporary, work):
         each.mkdir(parents=True)
-    (watch / "sitecustomize.py").write_text(OUTSIDE)
-    environment = os.environ | {
-        "PYTHONPATH": str(watch),
-        "TALKIES_TOKEN": TOKEN,
-        "TMPDIR": str(temporary),
-        "OUTSIDE": str(folder / "outside"),
-        "OMP_WAIT_POLICY": "passive",
-    }
+    environment = os.environ | {"TALKIES_TOKEN": TOKEN, "TMPDIR": str(temporary), "OMP_WAIT_POLICY": "passive"}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, BIN / "talkies", "app", "--port", "0", *words],
@@ -117,7 +93,7 @@ def serving(folder: Path, *words: str) -> Iterator[Page]:
         said = process.stdout.readline()  # the socket listens already
         found = re.fullmatch(rf"The page: (http://\S+)/\?token={TOKEN}\n", said)
         assert found, said + (folder / "log").read_text()
-        yield Page(process, found[1], work, temporary, folder / "outside")
+        yield Page(process, found[1], work, temporary)
     finally:
         process.terminate()
         process.wait(60)
@@ -126,9 +102,9 @@ def serving(folder: Path, *words: str) -> Iterator[Page]:
 class Visitor(chromium.Chromium):
     """A browser with the page open."""
 
-    def visit(self, page: Page) -> None:
+    def visit(self, address: str) -> None:
         self.resize(1360, 1600)
-        self.open(f"{page.address}/?token={TOKEN}")
+        self.open(f"{address}/?token={TOKEN}")
         self.until("document.body.dataset.ready")
 
     def until(self, condition: str, seconds: float = 30) -> None:

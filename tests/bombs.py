@@ -51,6 +51,16 @@ def no_time_scale(path: Path) -> Path:
     return patched(path, b"mdhd", 8, 0)
 
 
+def long_gif(path: Path, frames: int = 500_000) -> Path:
+    """A GIF of so many frames of a tenth of a second."""
+    written = io.BytesIO()
+    Image.new("P", (8, 8)).save(written, "GIF")
+    data = written.getvalue()
+    head, frame = data[: data.index(b",")], data[data.index(b",") : -1]
+    path.write_bytes(head + (b"\x21\xf9\x04\x00\x0a\x00\x00\x00" + frame) * frames + b";")
+    return path
+
+
 def zip_bomb(path: Path, name: str, size: int, head: bytes = b"") -> Path:
     """A zip with one record of zeros, which is packed to a thousandth of its size."""
     with (

@@ -107,10 +107,12 @@ def wav(seconds: float = 2.0, skip: float = 0.0, channels: int = 1) -> Path:
     return path
 
 
-def decoded_sound(path: Path) -> NDArray[np.float32]:
+def decoded_sound(path: Path, stream: str | int = "a:0") -> NDArray[np.float32]:
     """Return a file's sound, mono, at 44,100 Hz, from time 0 of the file's clock (silence before it starts)."""
     shape = f"aresample={RATE}:async=1:min_hard_comp=0.02:first_pts=0"
-    data = ffmpeg("-copyts", "-i", f"file:{path}", "-map", "0:a:0", "-af", shape, "-ac", "1", "-f", "f32le", "pipe:1")
+    data = ffmpeg(
+        "-copyts", "-i", f"file:{path}", "-map", f"0:{stream}", "-af", shape, "-ac", "1", "-f", "f32le", "pipe:1"
+    )
     return np.frombuffer(data, np.float32)
 
 
@@ -121,6 +123,15 @@ def delay(sound: NDArray[np.float32], since: float = 0.0) -> float:
     product = np.fft.irfft(np.fft.rfft(sound, size) * np.conj(np.fft.rfft(known, size)), size)
     best = int(np.argmax(product))
     return (best if best < size // 2 else best - size) / RATE
+
+
+def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((a.astype(float) - b.astype(float)) ** 2), 1e-9)))
+
+
+def children() -> set[int]:
+    """Return the ids of this process's children."""
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
 def recipe(name: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:

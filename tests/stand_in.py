@@ -93,6 +93,10 @@ def main() -> int:
     if "half" in args.do:
         film = Path(output)
         film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    if "link" in args.do:
+        film = Path(output)
+        film.rename(film.parents[1] / "elsewhere.mp4")
+        film.symlink_to(film.parents[1] / "elsewhere.mp4")
     if "two" in args.do:
         Path(output).with_name("other.mp4").write_bytes(Path(output).read_bytes())
     if "files" in args.do:

@@ -38,7 +38,7 @@ def test_the_lines_say_what_was_chosen_and_are_settings(tmp_path: Path, monkeypa
     motion = complete.motion
     assert (motion.relative, motion.adapt_scale, motion.best_frame) == (False, False, "auto")
     assert (complete.audio, complete.paste_back) == (False, True)
-    assert complete.crop == {"images": parse("face"), "driving": parse("face:left")}
+    assert complete.crop.driving == parse("face:left")
     assert complete.files["ada.png"].crop == parse([1, 2, 300, 300])
     assert (complete.files["anna.mp4"].start, complete.files["anna.mp4"].end) == (0.5, 2.0)
     other = chosen(maker=Maker("face", "vox-256", "vox.pth"), faceless=True)
@@ -98,7 +98,7 @@ def test_nothing_of_the_users_is_lost(tmp_path: Path, monkeypatch, config: str) 
     [
         ("pairs: pairs.tsv\n", "its pairs are in a table"),
         ("model: {preset: vox-256}\n", "its films are made by vox-256"),
-        ("engine: liveportrait\n", "its films are made by liveportrait"),
+        ("engine: liveportrait\n", "its films are made by other engines: choose that, or another folder"),
         ("files: {anna.mp4: {start: 3}}\n", 'write into its files: "anna.mp4": {"end": 1.0}'),
         ("files: {a.png: {crop: face}}\n", 'write into its files: "anna.mp4": {"end": 1.0}'),
         ("files: &a {anna.mp4: [\n", "not valid YAML"),

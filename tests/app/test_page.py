@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import http.client
-import http.server
 import json
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import app_page
 import bombs
 import chromium
 import clips
 import pytest
+import uvicorn
 from app_page import ADA, ANNA
 from PIL import Image
 from run_folder import BIN
+from starlette.responses import PlainTextResponse
 
 from talkies import media
+from talkies.app.serve import application, listen
+from talkies.app.studio import open_studio
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(chromium.find() is None, reason=chromium.MISSING)]
 
@@ -42,15 +43,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[app_page.Visit
 @pytest.fixture
 def visitor(page: app_page.Page, browser: app_page.Visitor) -> Iterator[app_page.Visitor]:
     """A browser that shows the page as a new visitor sees it; at the end, nothing went wrong in it."""
-    browser.visit(page)
+    browser.visit(page.address)
     browser.run("localStorage.clear()")
     browser.errors.clear()
     browser.requests.clear()
-    browser.visit(page)
+    browser.visit(page.address)
     yield browser
     assert [each for each in browser.errors if "400 (Bad Request)" not in each] == []
     assert [each for each in browser.requests if not each.startswith((page.address, "data:", "blob:"))] == []
-    assert not page.outside.exists(), page.outside.read_text()
 
 
 def test_a_film_is_made_played_and_downloaded_as_the_command_makes_it(
@@ -134,7 +134,7 @@ def test_a_reload_loses_nothing(visitor: app_page.Visitor, page: app_page.Page) 
     visitor.press_button("[name=paste_back]")
     visitor.press_button("#go")
     visitor.until("document.querySelector('#queue .current')")
-    visitor.visit(page)
+    visitor.visit(page.address)
     visitor.shows("#images .found", "ada.png")
     visitor.shows("#driving .found", "20 frames")
     assert visitor.run("return document.querySelector('[name=end]').value") == "0.8"
@@ -236,53 +236,37 @@ def test_everything_is_reached_by_the_keyboard(visitor: app_page.Visitor) -> Non
     ]
 
 
-class Proxy(http.server.BaseHTTPRequestHandler):
-    """A proxy that serves the page below a path prefix, as Open OnDemand does."""
-
+def test_behind_a_proxy_with_a_path_of_its_own(browser: app_page.Visitor) -> None:
+    """As Open OnDemand's /rnode/HOST/PORT/, which the page is not told."""
     prefix = "/rnode/node1/7860"
-    port = 0
 
-    def do_GET(self) -> None:
-        if not self.path.startswith(f"{self.prefix}/"):
-            self.send_error(404, "outside of the path")
-            return
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
-        headers |= {"Host": "node1:7860", "X-Forwarded-Host": self.headers["Host"]}
-        there = http.client.HTTPConnection("127.0.0.1", self.port)
-        there.request(self.command, self.path.removeprefix(self.prefix), body, headers)
-        answer = there.getresponse()
-        self.send_response(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in ("transfer-encoding", "connection"):
-                self.send_header(name, value)
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            while block := answer.read1():
-                self.wfile.write(block)
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            if not scope["path"].startswith(f"{prefix}/"):
+                await PlainTextResponse("outside of the path", 404)(scope, receive, send)
+                return
+            headers = [(b"x-forwarded-host" if name == b"host" else name, value) for name, value in scope["headers"]]
+            scope = {**scope, "path": scope["path"].removeprefix(prefix), "headers": [(b"host", b"node1"), *headers]}
+        await app(scope, receive, send)
 
-    do_POST = do_GET  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def test_behind_a_proxy_with_a_path_of_its_own(page: app_page.Page, browser: app_page.Visitor) -> None:
-    Proxy.port = int(page.address.rpartition(":")[2])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        shown = dataclasses.replace(page, address=f"http://127.0.0.1:{proxy.server_address[1]}{Proxy.prefix}")
+    with listen("127.0.0.1", 0) as listening, open_studio() as studio:
+        app = application(studio, app_page.TOKEN, 7860)
+        server = uvicorn.Server(uvicorn.Config(proxy, log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}{prefix}"
         browser.open("about:blank")  # so that no other page sends requests from now on
         browser.run("await new Promise(done => setTimeout(done, 300))")
         browser.errors.clear()
         browser.requests.clear()
-        browser.visit(shown)
+        browser.visit(address)
         browser.choose(ADA, ANNA)
         browser.write("[name=end]", "0.2")
         browser.shows("#driving .found", "5 frames")
         browser.film()
         browser.until("document.querySelector('video.leads').videoWidth")
         browser.open("about:blank")
-        proxy.shutdown()
-    foreign = [each for each in browser.requests if not each.startswith((shown.address, "data:", "about:"))]
+        server.should_exit = True
+        thread.join()
+    foreign = [each for each in browser.requests if not each.startswith((address, "data:", "about:"))]
     assert (foreign, browser.errors) == ([], [])

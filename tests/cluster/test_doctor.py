@@ -17,7 +17,7 @@ from talkies.cluster import doctor
 
 IMAGE = b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0"
 WORKING = {"torch": "2.9", "cuda": "12.8", "threads": 4, "fault": None, "device": "cuda", "name": "A100"}
-WORKING |= {"built_for": ["sm_80"], "far": 1e-6, "seconds": 0.2, "weights": "abc"}
+WORKING |= {"built_for": ["sm_80"], "seconds": 0.2, "weights": "abc"}
 NO_TORCH = "echo \"ModuleNotFoundError: No module named 'torch'\" >&2; exit 1"
 CLUSTER = {
     "sbatch": "exit 0",
@@ -198,7 +198,7 @@ def test_other_programs_that_animate(site: Site, tmp_path: Path) -> None:
     said = site.says(1)["engine"]
     digest = hashlib.sha256(IMAGE).hexdigest()
     assert said == [
-        ("ok", f"in: {site.run}/other.sif, 0.00 GB, sha256 {digest}"),
+        ("ok", f"in: {site.run}/other.sif, sha256 {digest}"),
         ("note", f"far: {pinned} is pulled when a run begins: it needs the network then"),
         ("MISSING", "here: there is no program dance here: install it, or name its path"),
         ("MISSING", f"lost: workdir: there is no folder {tmp_path}/none: give its path"),
@@ -210,7 +210,7 @@ def test_other_programs_that_animate(site: Site, tmp_path: Path) -> None:
     site.has("dance", "exit 0")
     said = site.says(0)["engine"]
     assert said[1][1].startswith(f"far: {tmp_path}/images/{'0' * 64}.sif, "), "pulled for all folders"
-    assert said[2] == ("ok", f"here: runs on this machine: {site.bin}/dance")
+    assert said[2] == ("ok", "here: runs on this machine: dance")
 
 
 def test_a_node_is_looked_at_as_a_job_would_find_it(site: Site) -> None:
@@ -278,37 +278,29 @@ def test_in_the_image_torch_is_needed_and_apptainer_is_not(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "remedy"),
+    ("facts", "why"),
     [
-        (
-            {"fault": "The NVIDIA driver on your system is too old (found version 11040)"},
-            "driver is too old for CUDA 12.8",
-        ),
-        ({"fault": "torch finds no usable GPU", "cuda": None}, "this torch is built without CUDA"),
-        ({"fault": "no CUDA-capable device"}, "the image does not see it: start it with --nv"),
+        ({"fault": "The NVIDIA driver on your system is too old (found version 11040)"}, "system is too old"),
+        ({"device": "cpu", "cuda": None}, "torch is built without CUDA"),
+        ({"fault": "the GPU", "unfit": "this torch is built for sm_90, not for sm_100"}, "not for sm_100"),
     ],
-)
-def test_a_gpu_that_was_given_and_does_not_work_is_missing(site: Site, facts: dict[str, object], remedy: str) -> None:
+)  # fmt: skip
+def test_a_gpu_that_was_given_and_does_not_work_is_missing(site: Site, facts: dict[str, object], why: str) -> None:
     site.set("APPTAINER_CONTAINER", "/x/talkies.sif")
     site.set("CUDA_VISIBLE_DEVICES", "0")
+    site.has("nvidia-smi", "echo 'A100, 570.12, 81920 MiB'")
     site.torch(**facts)
-    grade, text = site.says(1)["GPU"][0]
+    grade, text = site.says(1)["GPU"][1]
     assert grade == "MISSING"
-    assert "a GPU is given (CUDA_VISIBLE_DEVICES=0) and does not work" in text
-    assert remedy in text
-
-
-def test_a_card_that_torch_is_not_built_for_is_missing(site: Site) -> None:
-    unfit = "this torch (CUDA 12.6) is built for sm_90, not for the NVIDIA B200 (sm_100): build the image with X"
-    site.torch(device=None, fault="the GPU", unfit=unfit, built_for=["sm_80", "sm_90"])
-    said = site.says(1)
-    assert said["GPU"][-1] == ("MISSING", unfit)
-    assert "(sm_80, sm_90)" in said["torch"][0][1]
+    assert "a GPU is given and does not work" in text
+    assert why in text
 
 
 def test_a_gpu_that_computes_wrong_results_is_missing(site: Site) -> None:
-    site.torch(far=0.5)
-    assert "computes wrong results" in site.says(1)["GPU"][0][1]
+    site.torch(fault="the GPU that was given does not work: it computes wrong results", device=None)
+    assert site.says(1)["GPU"][0][1].endswith(
+        "it computes wrong results): try another node (sbatch --exclude), and tell the admin of this one"
+    )
 
 
 def test_a_folder_that_the_image_does_not_see(site: Site, tmp_path: Path) -> None:
@@ -318,7 +310,7 @@ def test_a_folder_that_the_image_does_not_see(site: Site, tmp_path: Path) -> Non
     site.set("APPTAINER_CONTAINER", "/x/talkies.sif")
     said = {text.split(" ")[0]: (grade, text) for grade, text in site.says(1)["folders"]}
     assert said[f"{tmp_path}/pictures"][0] == "ok"
-    assert "is not seen in the image: start it with --bind" in said[f"{tmp_path}/gone"][1]
+    assert "start the image with --bind" in said[f"{tmp_path}/gone"][1]
 
 
 @pytest.mark.slow
@@ -330,7 +322,7 @@ def test_a_gpu_granted_on_a_machine_without_one_is_missing_for_the_real_torch(
         pytest.skip("there is a GPU here")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert main(["doctor"]) == 1
-    assert "MISSING GPU: a GPU is given (CUDA_VISIBLE_DEVICES=0) and does not work" in capsys.readouterr().out
+    assert "MISSING GPU: a GPU is given and does not work" in capsys.readouterr().out
 
 
 # --- this machine ------------------------------------------------------------------------------------------
@@ -346,9 +338,3 @@ def test_this_machine_needs_torch(site: Site) -> None:
     assert "SLURM" not in said
     text = "$SLURM_TMPDIR names /nowhere, which is passed over: there is no such folder"
     assert said["scratch"][0] == ("note", text)
-
-
-def test_versions_are_compared_with_what_is_needed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    site.torch(device="cpu")
-    monkeypatch.setattr(doctor, "requires", lambda name: ["numpy", "snakemake[reports]<10,>=99"])
-    assert "needed <10,>=99: pip install 'snakemake[reports]<10,>=99'" in site.says(1)["snakemake"][0][1]

@@ -83,7 +83,7 @@ def test_the_scheduler_and_the_lock_decide_and_no_word_of_a_log(
     assert failures.more("animate", "pairs-0002", MORE_MEMORY) == failures.more("remux", "pairs-0001", MORE_TIME) == 1
     assert not failures.final
     failures.emit(failed("8"))
-    assert said[1].endswith("then start snakemake again; finished films stay")
+    assert said[1].endswith("then start snakemake again")
     assert [failure.job for failure in failures.final] == ["8"], "the second attempt was the last one"
 
 
@@ -100,9 +100,15 @@ def test_a_job_that_could_not_be_sent_is_named_with_the_executors_reason() -> No
     failures.emit(failed(None, SBATCH))
     assert said == [
         "animate pairs-0001: it could not be sent (SLURM sbatch failed. The error message was 'sbatch: error: Invalid "
-        "account'.): mend that, then start snakemake again; finished films stay"
+        "account'): mend that, then start snakemake again"
     ]
     assert failures.more("animate", "pairs-0001", MORE_MEMORY) == 1
+    failures.emit(failed(None, SBATCH))
+    (line,) = failures.summary()
+    assert line.startswith(
+        "2 jobs failed for good (animate pairs-0001, ...): it could not be sent (SLURM sbatch failed"
+    )
+    del said[1:]
     failures.emit(failed(None, None))
     failures.emit(logging.LogRecord("snakemake.logging", logging.INFO, "", 0, "words", None, None))
     assert len(said) == 1, "a failure of this machine's own jobs, and other events, are Snakemake's to tell"

@@ -19,6 +19,7 @@ from talkies.fomm.engine import Engine
 from talkies.fomm.model import PRESETS
 from talkies.fomm.model.looks import DRAWN, is_photograph, steepness
 from talkies.fomm.motion import detect_motion, frames_to_tensor
+from talkies.fomm.precision import fast_form
 from talkies.media import crop
 
 ROOT = REPOSITORY
@@ -77,11 +78,11 @@ def test_each_picture_and_clip_has_the_network_that_fits_it() -> None:
 
 
 def test_the_engine_tells_which_network_makes_a_film() -> None:
-    with Engine(talkies.load_model("demo"), precision="fp32", threads=1) as engine:
+    with Engine(fast_form(talkies.load_model("demo"), "fp32"), threads=1) as engine:
         for name in ("nora", "ada"):
             engine.prepare(name, face(f"{name}.{'jpg' if name == 'nora' else 'png'}"))
         assert [engine.network(name) for name in ("nora", "ada")] == ["photographs", "drawings"]
-    with Engine(talkies.load_model("demo-drawings"), precision="fp32", threads=1) as engine:
+    with Engine(fast_form(talkies.load_model("demo-drawings"), "fp32"), threads=1) as engine:
         engine.prepare("nora", face("nora.jpg"))
         assert engine.network("nora") is None
 
@@ -96,7 +97,7 @@ def test_lids_shut_further_than_they_are_seen_to_in_photographs_alone() -> None:
             # The clip's network is not the subject here, so both use one motion.
             motion = detect_motion(talkies.load_model("demo-photographs"), clip, Fraction(25))
             motion = replace(motion, weights=model.weights_digest)
-            with Engine(model, precision="fp32", threads=1) as engine:
+            with Engine(fast_form(model, "fp32"), threads=1) as engine:
                 source = engine.prepare("it", face(name))
                 films.append(np.concatenate(list(engine.predict(source, motion, Movement()))))
         assert np.array_equal(*films)

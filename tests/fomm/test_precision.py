@@ -16,15 +16,17 @@ from torch import Tensor, nn
 from talkies.engines import Movement
 from talkies.fomm import precision, rewrite
 from talkies.fomm.engine import Engine
-from talkies.fomm.model import FirstOrderModel, build_model
+from talkies.fomm.model import PRESETS, FirstOrderModel
+from talkies.fomm.model.checkpoint import skeleton
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.precision import fast_form
 from talkies.fomm.rewrite import rewritten
 
 
 def film(model: FirstOrderModel, precision: str) -> tuple[NDArray[np.float64], str]:
     """Return a film's frames and the precision that made them."""
     side = model.preset.size
-    with Engine(model, precision=precision, batch=2, threads=1) as engine:
+    with Engine(fast_form(model, precision), batch=2, threads=1) as engine:
         motion = detect_motion(engine.model, clip(3, side), Fraction(25))
         made = list(engine.predict(engine.prepare("p", picture(side)), motion, Movement()))
         return np.concatenate(made).astype(float), str(engine.facts()["model"]["precision"])
@@ -116,7 +118,7 @@ def test_a_convolution_that_is_wrong_on_this_processor_is_computed_in_float32(
         made, chosen = film(model, asked)
         assert decibels(made, exact) > decibels(usual, exact) - 1
         (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-        assert "computed in fp32, which is slower" in line
+        assert "fp32 computes them, slower" in line
         assert all(kind in line for kind in told)
         assert chosen == "bfloat16" or network is many_channels
     assert times
@@ -124,10 +126,10 @@ def test_a_convolution_that_is_wrong_on_this_processor_is_computed_in_float32(
 
 def test_no_form_has_the_convolution_that_is_wrong_with_amx() -> None:
     """Of 8 channels with an 8x8 kernel; see docs/performance.md."""
-    networks = {name: build_model(name) for name in ("demo", "vox-adv-256")}
-    networks |= {name: golden.load(name).model() for name in golden.NAMES} | {"tiny": tiny_model()}
+    networks = {name: skeleton(name) for name in PRESETS} | {"tiny": tiny_model()}
+    networks |= {name: skeleton(golden.load(name).parameters) for name in golden.NAMES}
     for name, model in networks.items():
-        for network in rewritten(model, torch.bfloat16).networks:
+        for network in rewritten(model, torch.bfloat16, "cpu").networks:
             for part in network.modules():
                 if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)) and part.weight.dtype == torch.bfloat16:
                     assert (part.in_channels, part.kernel_size) != (8, (8, 8)), name

@@ -83,4 +83,5 @@ def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
     assert list((tmp_path / "scratch").iterdir()) == []
     assert not list((run.path / "results").rglob("*.kept-*")), "our own films are never taken for the user's"
     assert "Nothing to be done" in run.snakemake()
-    decoded(run.path / "results/index_files/mosaics/a.mp4")
+    shown = [decoded(path)[0] for path in (run.path / "results/index_files/shown").glob("*.mp4")]
+    assert sorted(shown) == [20, 20, 30, 30, 40, 40], "three clips and their mosaics"

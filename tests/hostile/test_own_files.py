@@ -29,14 +29,11 @@ def test_a_run_leaves_what_was_there_before_it(tmp_path: Path) -> None:
     results = run.path / "results"
     pages = [write(results / name) for name in ("index.html", "check.html")]
     others = [
-        *(results / name for name in ("private.html", "private_files/letters.txt", "private_files/sources/me.png")),
-        *(results / name for name in ("index_files/sources/notes.txt", "index_files/diary.txt", "a/one.txt")),
-        *(results / name for name in ("holiday.mp4", "a/.download.part", ".written")),
+        *(results / name for name in ("private.html", "private_files/letters.txt", "private_files/shown/me.png")),
+        *(results / name for name in ("index_files/shown/notes.txt", "index_files/diary.txt", "a/one.txt")),
+        *(results / name for name in ("holiday.mp4", "a/.download.part")),
     ]
-    in_the_way = [
-        *(results / name for name in ("index_files/sources/one.png", "index_files/driving/a.mp4")),
-        *(results / name for name in ("index_files/posters/a.jpg", "a/one.mp4", "a/one.json")),
-    ]
+    in_the_way = [results / "a/one.mp4", results / "a/one.json"]
     for path in (*others, *in_the_way):
         write(path)
     run.configure(check=True)
@@ -69,28 +66,24 @@ def test_what_is_no_longer_shown_goes_and_nothing_else(run: RunFolder) -> None:
     plan.write_text(json.dumps(told))
     run.talkies("gallery")
     results = run.path / "results"
-    image = told["shards"]["pairs-0001"][0][1]
-    assert (results / "private_files/mosaics/a.mp4").exists()
-    assert (results / "index_files/mosaics/a.mp4").exists()
-    mine = [
-        write(results / name)
-        for name in ("private_files/letters.txt", "private_files/mosaics/x.mp4", "index_files/mosaics/y.txt")
-    ]
-    edited = write(results / f"private_files/sources/{image}.png", b"painted over")
+    shown = [results / f"{name}_files/shown" for name in ("private", "index")]
+    assert [len(list(folder.glob("*.mp4"))) for folder in shown] == [4, 4], "two clips with a mosaic each"
+    mine = [write(shown[0].parent / "letters.txt"), write(shown[0] / "x.mp4"), write(shown[1] / "y.txt")]
+    edited = write(next(shown[0].glob("*.png")), b"painted over")
     plan.write_text(before)
     run.talkies("gallery")
     assert not (results / "private.html").exists()
-    assert sorted(path for path in (results / "private_files").rglob("*") if path.is_file()) == sorted(
-        [*mine[:2], edited]
-    )
-    assert [path.name for path in (results / "index_files/mosaics").iterdir()] == ["y.txt"]
+    assert sorted(path for path in shown[0].parent.rglob("*") if path.is_file()) == sorted([*mine[:2], edited])
+    assert len(list(shown[1].glob("*.mp4"))) == 2, "no mosaic is asked for"
     assert all(path.read_bytes() == MINE for path in mine)
     assert edited.read_bytes() == b"painted over"
 
 
 def test_a_page_that_was_edited_is_kept(run: RunFolder) -> None:
     """Also if .talkies is gone."""
-    page, picture = run.path / "results/index.html", run.path / "results/index_files/sources/red.png"
+    page = run.path / "results/index.html"
+    red = (run.path / ".talkies/sources/red.png").read_bytes()
+    (picture,) = (each for each in page.parent.glob("index_files/shown/*.png") if each.read_bytes() == red)
     page.write_text(page.read_text().replace("</h1>", " of our summer</h1>"))
     edited = page.read_bytes()
     draw_picture(picture, (1, 2, 3))
@@ -100,6 +93,7 @@ def test_a_page_that_was_edited_is_kept(run: RunFolder) -> None:
     run.snakemake()
     assert kept(page) == [edited]
     assert b"<h1>Another</h1>" in page.read_bytes()
+    assert picture.read_bytes() == red
     assert kept(picture) == [painted]
     draw_picture(run.path / ".talkies/sources/red.png", (3, 2, 1))
     assert "is gone or damaged and is made again" in run.talkies("gallery")
@@ -107,12 +101,12 @@ def test_a_page_that_was_edited_is_kept(run: RunFolder) -> None:
     run.whole(sorted(run.films()))
 
 
-@pytest.mark.parametrize("link", ["index_files", "index_files/sources", "index_files/driving"])
+@pytest.mark.parametrize("link", ["index_files", "index_files/shown"])
 def test_a_link_is_never_followed(run: RunFolder, tmp_path: Path, link: str) -> None:
     """A link among the page's files leads to a folder of the user, which holds files of the same names."""
     place, theirs = run.path / "results" / link, tmp_path / "theirs"
     place.rename(tmp_path / "was here")
-    names = ["red.png", "a.mp4", "letters.txt", "sources/red.png", "sources/old.png"]
+    names = ["red.png", "letters.txt", "shown/old.png"]
     for name in names:
         write(theirs / name)
     place.symlink_to(theirs)
@@ -122,12 +116,12 @@ def test_a_link_is_never_followed(run: RunFolder, tmp_path: Path, link: str) -> 
     assert not place.is_symlink()
     aside = [path for path in place.parent.iterdir() if ".kept-" in path.name]
     assert [path.readlink() for path in aside] == [theirs]
-    assert (run.path / "results/index_files/sources/red.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list((run.path / "results/index_files/shown").glob("*.png"))) == 3
 
 
 def test_links_at_the_names_of_pages_and_films_lead_nowhere_we_write(run: RunFolder, tmp_path: Path) -> None:
     results = run.path / "results"
-    places = [results / name for name in ("index.html", "index_files/.written", "a/red.mp4")]
+    places = [results / name for name in ("index.html", "a/red.mp4")]
     for number, place in enumerate(places):
         place.unlink()
         place.symlink_to(write(tmp_path / f"mine {number}"))

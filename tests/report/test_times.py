@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 from run_folder import RunFolder
 
+from talkies.report.entries import times_of
 from talkies.report.gallery import build_gallery
-from talkies.report.times import HEIGHT, WIDTH, Times, drawn, measure
+from talkies.report.times import HEIGHT, WIDTH, Times, drawn
 from talkies.run.plan import Plan
-
-
-def times_of(run: RunFolder, monkeypatch) -> Times:
-    monkeypatch.chdir(run.path)
-    return measure(Plan.load())
 
 
 class _Texts(HTMLParser):
@@ -36,7 +32,8 @@ def section(page: Path) -> list[str]:
 
 
 def test_times_are_those_of_records_and_journal(finished: RunFolder, monkeypatch) -> None:
-    times = times_of(finished, monkeypatch)
+    monkeypatch.chdir(finished.path)
+    times = times_of(Plan.load())
     records = [finished.record(pair) for pair in finished.films()]
     assert sorted(times.films) == sorted((record["picture"]["frames"], record["seconds"]) for record in records)
     assert times.stages["animate"] == pytest.approx(sum(record["seconds"] for record in records))
@@ -61,11 +58,10 @@ def test_damaged_times_and_journals_keep_no_gallery_from_coming(run: RunFolder, 
     record.write_text(record.read_text().replace('"seconds": ', '"seconds": -'))
     for journal in (run.path / ".talkies/journal").glob("animate-*.jsonl"):
         journal.write_bytes(b'\xff\xfe{"event": "loaded", "seconds": 1e999}\n{"event": "loaded"}\n')
-    (run.path / "results/plots.svg").write_text("a drawing of mine")
     run.talkies("gallery")
     assert any(text.startswith("5 pairs, at most ") for text in section(run.path / "results/index.html"))
-    assert len(times_of(run, monkeypatch).films) == 5
-    assert (run.path / "results/plots.svg").read_text() == "a drawing of mine"
+    monkeypatch.chdir(run.path)
+    assert len(times_of(Plan.load()).films) == 5
 
 
 def test_nothing_made_is_drawn_as_nothing(tmp_path) -> None:
@@ -92,11 +88,3 @@ def test_bars_count_every_pair_and_outlines_stay_in_the_drawing() -> None:
     assert len(points) == 2500
     assert points == sorted(points), "longest first: y = 0 is the top of the drawing"
     assert sum(map(len, (outline for *_, outline in told["shards"]["outlines"]))) < 500_000
-
-
-def test_the_old_page_of_times_is_gone(run: RunFolder) -> None:
-    from talkies.report.page import write_page
-
-    write_page(run.path / "results/plots.svg", "<svg/>")
-    run.talkies("gallery")
-    assert not (run.path / "results/plots.svg").exists()

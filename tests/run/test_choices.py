@@ -5,6 +5,7 @@ from __future__ import annotations
 import clips
 import numpy as np
 import pytest
+from gallery_folder import data_of
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
@@ -73,8 +74,18 @@ def test_choices_in_the_pairs_table(run: RunFolder) -> None:
     page, all_of_it = ((run.path / f"results/{name}.html").read_text() for name in ("index", "private"))
     assert "secret" not in page
     assert "secret" in all_of_it
-    assert not list(run.path.glob("results/index_files/*/b*"))
-    assert list(run.path.glob("results/private_files/sources/blue.png"))
+    data = data_of(all_of_it)
+    assert sorted(clip[:3] for clip in data["clips"]) == [
+        ["a", "", True],
+        ["a", "crop 0, 0, 48, 48", True],
+        ["a", "mirrored", True],
+        ["b", "", True],
+    ]
+    assert ["red", "crop 0, 0, 32, 32"] in [picture[:2] for picture in data["pictures"]]
+    assert ["music", "sound of song.mp3", 1] in [pair[2:5] for pair in data["pairs"]]
+    copies = [{path.name for path in run.path.glob(f"results/{name}_files/shown/*")} for name in ("index", "private")]
+    assert len(copies[1] - copies[0]) == 3, "picture, clip and poster of the private pair"
+    assert copies[0] < copies[1]
     assert NOTHING in run.snakemake()
 
     # A new song with the same name changes only its film's sound. Without private pairs there is no private page.

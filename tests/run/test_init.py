@@ -20,7 +20,9 @@ from talkies import config_docs
 from talkies.run.init import lay_out
 from talkies.settings import Row, Settings, complete, fields_of, is_section, options
 
-FILES = {"config.yaml", "Snakefile", "pairs.tsv", "profiles/default/config.yaml", "profiles/slurm/config.v8+.yaml"}
+FILES = {"config.yaml", "Snakefile", "pairs.tsv"} | {
+    f"profiles/{name}" for name in ("default/config.yaml", "slurm/config.v8+.yaml", "cluster/config.v8+.yaml")
+}
 
 
 def files_in(folder: Path) -> set[str]:

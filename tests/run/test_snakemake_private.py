@@ -16,6 +16,8 @@ from pathlib import Path
 from talkies.run import snakemake_private as private
 
 private.limit(workflow, "gpu", 1)
+if config.get("threads"):
+    private.allow_threads(workflow, config["threads"])
 TOLD = {
     "main": private.is_main_process(workflow),
     "executor": private.executor(workflow),
@@ -36,6 +38,7 @@ rule all:
 
 rule make:
     output: "{name}.made"
+    threads: 5
     resources: gpu=1
     shell: "mkdir one-at-once; sleep .1; rmdir one-at-once; ls .snakemake/locks > locks; touch {output}"
 
@@ -108,6 +111,8 @@ def test_a_job_on_a_node_and_a_profile_for_a_cluster(folder: Path) -> None:
     (folder / "profiles/far/config.yaml").write_text("executor: slurm\njobs: 3\nretries: 2\n")
     code, output = snakemake(folder, "-n", "--workflow-profile", "profiles/far")
     assert (code, told(folder)["executor"]) == (0, "slurm")
+    assert "threads: 2" in output, "Snakemake gives no job more than this machine's --cores"
+    assert "threads: 5" in snakemake(folder, "-n", "--workflow-profile", "profiles/far", "--config", "threads=6")[1]
     assert output.count("Using") == 1, "reading the command line again says nothing"
 
 

@@ -94,6 +94,7 @@ def test_a_changed_command_makes_its_films_again_and_nothing_else(folder: RunFol
         ("--do crash", "its program failed (exit code 3): ValueError: this picture"),
         ("--do nothing", "made no film ({output}), it left nothing"),
         ("--do half", "what it made is no film"),
+        ("--do link", "its film is a link that leads out of its folder"),
         ("--frames 2", "its film has 2 frames at 25 a second, where 5 at 25 were asked for"),
         ("--side 32", "its film is 32 x 32 pixels, not 64 x 64: give the side it makes as output_side"),
     ],

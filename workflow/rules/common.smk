@@ -140,6 +140,7 @@ def say(line):
 FAILURES = scheduler.Failures(say, on_slurm=EXECUTOR == "slurm")
 if ON_CLUSTER:
     snakemake_private.limit(workflow, "gpu", PLAN.settings.gpus)
+    snakemake_private.allow_threads(workflow, THREADS)
 
 
 def say_progress(line):
@@ -190,9 +191,6 @@ def job(stage, kind="cpu"):
     if kind == "gpu":
         if "gres" not in asked and (scheduler.asks_gpu(PLAN.settings) if ON_CLUSTER else estimate.has_gpu()):
             usual["gpu"] = 1
-        if ON_SLURM and "cpus_per_gpu" not in asked:
-            # Not by `threads`, which Snakemake limits to the cores of the login node.
-            usual["cpus_per_task"] = THREADS
     more = {"slurm_extra": options(kind)} if ON_SLURM else {}
     return usual | asked | more
 

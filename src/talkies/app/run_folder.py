@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
+from ..engines import FOMM
 from ..errors import TalkiesError, printable
 from ..files import file_digest, whole
 from ..run.folder import CONFIG
 from ..run.init import PICTURES, VIDEOS, lay_out
-from ..settings import read
+from ..settings import Settings, checked, read
 from .choices import Choices
 
 COMMANDS = f"""talkies init portraits
@@ -85,17 +86,16 @@ def add(choices: Choices, name: str) -> list[str]:
     return [*told, f"next: cd {printable(folder)}; snakemake -n; snakemake"]
 
 
-def _other_engine(ours: dict[str, Any], config: dict[str, Any]) -> str | None:
+def _other_engine(keys: dict[str, Any], config: dict[str, Any]) -> str | None:
     """Return why a folder's films are not made as on the page, since config.yaml sets that for all of them."""
-    theirs = {key: value for key in ENGINE_KEYS if (value := config.get(key)) not in (None, {}, "fomm", "refuse")}
-    if "model" in theirs:
-        model = {key: value for key, value in theirs["model"].items() if key in ("preset", "checkpoint") and value}
-        theirs["model"] = {key: value for key, value in model.items() if value != "demo"}
-    faceless = theirs.pop("faceless", None), ours.pop("faceless", None)
-    if {key: value for key, value in theirs.items() if value} != ours:
-        named = (theirs.get("model") or {}).get("preset") or theirs.get("engine") or "the engines that it names"
-        return f"its films are made by {printable(str(named))}: choose that, or another folder"
-    if faceless == (None, "allow"):
+    told = [{key: each[key] for key in ENGINE_KEYS if each.get(key) is not None} for each in (keys, config)]
+    ours, theirs = (checked(each, Settings, str(CONFIG)) for each in told)
+    if [ours.engine, None, ours.model.preset, ours.model.checkpoint] != (
+        [theirs.engine, theirs.engines, theirs.model.preset, theirs.model.checkpoint]
+    ):
+        named = theirs.model.preset if theirs.engine == FOMM and not theirs.engines else "other engines"
+        return f"its films are made by {named}: choose that, or another folder"
+    if ours.faceless != "refuse" == theirs.faceless:
         return "it refuses driving videos without a face: set faceless: allow there"
     return None
 

@@ -209,13 +209,9 @@ class Studio:
             told += f", {facts.seconds:g} s, {counted(facts.frames, 'frame')}, sound: {facts.sound or 'none'}"
         x, y, side = facts.crop.box
         about = "about " if clip and request.mode == "face" else ""  # a dozen frames were looked at
-        return {
-            "view": _data_address(whole),
-            "size": (width, height),
-            "box": (x, y, side),
-            "facts": [told, f"crop: {about}{side} pixels square at {x},{y}"],
-            "problems": problems,
-        }
+        told_crop = f"crop: {about}{side} pixels square at {x},{y}"
+        view, size, box = _data_address(whole), (width, height), (x, y, side)
+        return {"view": view, "size": size, "box": box, "facts": [told, told_crop], "problems": problems}
 
     def queue(self) -> list[dict[str, Any]]:
         """Return all known films as values for JSON, the newest first.

@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from getpass import getuser
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from packaging.requirements import Requirement
 
 from .. import __version__, media
 from ..errors import TalkiesError, counted, printable
@@ -165,19 +164,11 @@ def _talkies(here: Here) -> Iterator[Finding]:
 
 
 def _packages(here: Here) -> Iterator[Finding]:
-    """Compare Snakemake and its plugin with the versions that this package requires."""
-    for wanted in map(Requirement, requires("talkies") or []):
-        if wanted.name not in ("snakemake", "snakemake-executor-plugin-slurm"):
-            continue
+    for name in ("snakemake", *(["snakemake-executor-plugin-slurm"] if here.place == "login" else [])):
         try:
-            found = version(wanted.name)
+            yield "ok", f"{name} {version(name)}"
         except PackageNotFoundError:
-            found = "not installed"
-        if found != "not installed" and wanted.specifier.contains(found, prereleases=True):
-            yield "ok", f"{wanted.name} {found}"
-        else:
-            grade = "note" if here.place == "machine" and wanted.name != "snakemake" else "MISSING"
-            yield grade, f"{wanted.name} {found}, needed {wanted.specifier}: pip install '{wanted}'"
+            yield "MISSING", f"not installed: pip install {name}"
 
 
 def _ffmpeg(here: Here) -> Iterator[Finding]:
@@ -209,7 +200,7 @@ def _torch(here: Here) -> Iterator[Finding]:
 
 
 def _gpu(here: Here) -> Iterator[Finding]:
-    """Report the card, and whether its driver and torch fit each other, by a computation on it."""
+    """Report the card, and whether its driver and torch fit each other, by a convolution on it."""
     granted = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = granted in ("", "-1", "NoDevFiles")
     if here.cards:
@@ -220,23 +211,11 @@ def _gpu(here: Here) -> Iterator[Finding]:
             yield "MISSING", f"granted (CUDA_VISIBLE_DEVICES={granted}), and nvidia-smi finds none: use another node"
         return
     lack = "note" if here.place == "login" else "MISSING"
-    if found.get("unfit"):
-        yield lack, found["unfit"]
-    elif found["fault"] or (here.cards and found["device"] == "cpu" and not hidden):
-        if not found["cuda"]:
-            remedy = "this torch is built without CUDA: install the ordinary one, or use the image for GPUs"
-        elif "too old" in str(found["fault"]):
-            remedy = f"the driver is too old for CUDA {found['cuda']}: ask for a newer one, or use a torch for it"
-        elif here.place == "image" and not Path("/dev/nvidiactl").exists():
-            remedy = "the image does not see it: start it with --nv, as profiles/slurm does"
-        else:
-            remedy = "try another node (sbatch --exclude), and tell the admin of this one"
-        what = f"CUDA_VISIBLE_DEVICES={granted}" if granted else "there is one"
-        yield lack, f"a GPU is given ({what}) and does not work ({found['fault'] or 'torch uses the cpu'}): {remedy}"
+    if found["fault"] or (here.cards and found["device"] == "cpu" and not hidden):
+        why = found.get("unfit") or found["fault"] or "torch is built without CUDA"
+        yield lack, f"a GPU is given and does not work ({why}): in an image say --nv; else try another node or torch"
     elif found["device"] == "cpu":
         yield "note", "none given (`talkies doctor --on gpu` looks at a node's); the device is the processor"
-    elif found["far"] > 1e-2:
-        yield "MISSING", f"{found['name']} computes wrong results (off by {found['far']:.2g}): use another node"
     else:
         yield "ok", f"{found['name']}: a convolution came out as on the processor, {1000 * found['seconds']:.0f} ms"
 
@@ -344,21 +323,18 @@ def _engines(here: Here) -> Iterator[Finding]:
     """Check the programs that animate: whether they exist and can be started."""
     for name, program in (here.settings.programs if here.settings else {}).items():
         first = Command(program.command).words[0]
-        if program.image is None:
-            found = shutil.which(first if "/" not in first else Path(program.workdir or "/", first).expanduser())
-            if program.workdir is not None and not Path(program.workdir).is_dir():
-                yield "MISSING", f"{name}: workdir: there is no folder {program.workdir}: give its path"
-            elif "{" not in first and found is None:
-                yield "MISSING", f"{name}: there is no program {first} here: install it, or name its path"
+        if program.image is not None:
+            file = programs.image_file(program)
+            if file.exists():
+                yield "ok", f"{name}: {file}, sha256 {file_digest(file)}"
             else:
-                yield "ok", f"{name}: runs on this machine: {found or first}"
-        elif not (file := programs.image_file(program)).exists():
-            yield "note", f"{name}: {program.image} is pulled when a run begins: it needs the network then"
+                yield "note", f"{name}: {program.image} is pulled when a run begins: it needs the network then"
+        elif program.workdir is not None and not Path(program.workdir).is_dir():
+            yield "MISSING", f"{name}: workdir: there is no folder {program.workdir}: give its path"
+        elif "{" in first or shutil.which(Path(program.workdir or "/", first) if "/" in first else first):
+            yield "ok", f"{name}: runs on this machine: {first}"
         else:
-            open_ = (
-                "" if program.network or container.can_cut_network(str(file)) else "; it can't be cut off the network"
-            )
-            yield "ok", f"{name}: {file}, {file.stat().st_size / 1e9:.2f} GB, sha256 {file_digest(file)}{open_}"
+            yield "MISSING", f"{name}: there is no program {first} here: install it, or name its path"
 
 
 # --- disks ------------------------------------------------------------------------------------------------
@@ -366,18 +342,15 @@ def _engines(here: Here) -> Iterator[Finding]:
 
 def _folders(here: Here) -> Iterator[Finding]:
     """List the folders outside the run folder, which must be bound into an image."""
-    if here.settings is None:
-        return
-    folders = folders_outside(here.settings)
+    folders = folders_outside(here.settings) if here.settings else []
     if here.image:
         container.check_bindable(folders)
     for folder in folders:
         if folder.exists():
             yield "ok", f"{folder} is outside the run folder; the workflow binds it into the image"
-        elif here.place == "image":
-            yield "MISSING", f"{folder} is not seen in the image: start it with --bind {folder}"
         else:
-            yield "MISSING", f"{folder}, which config.yaml names, is not there on {socket.gethostname()}"
+            how = f"start the image with --bind {folder}" if here.place == "image" else "make it, or mend config.yaml"
+            yield "MISSING", f"{folder} is not there on {socket.gethostname()}: {how}"
 
 
 def _results(here: Here) -> Iterator[Finding]:
@@ -385,10 +358,8 @@ def _results(here: Here) -> Iterator[Finding]:
     while not results.exists():
         results = results.parent
     free = shutil.disk_usage(results).free
-    if not os.access(results, os.W_OK):
-        yield "MISSING", f"{results} is not writable: run in a folder of yours"
-    elif free < LEAST_FREE:
-        yield "MISSING", f"{results}: only {free / 1e9:.1f} GB free: make room, or name another folder"
+    if not os.access(results, os.W_OK) or free < LEAST_FREE:
+        yield "MISSING", f"{results} is not writable, or full ({free / 1e9:.1f} GB free): name another folder"
     else:
         yield "ok", f"{results}: {free / 1e9:.1f} GB free"
 
@@ -396,8 +367,7 @@ def _results(here: Here) -> Iterator[Finding]:
 def _scratch(here: Here) -> Iterator[Finding]:
     said: list[str] = []
     place = scratch.find_place(here.settings.scratch if here.settings else None, say=said.append)
-    for text in said:
-        yield "note", text
+    yield from (("note", text) for text in said)
     if place is None:
         yield "note", "none: unfinished films are written beside their final place"
         return

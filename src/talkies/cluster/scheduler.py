@@ -81,15 +81,13 @@ class Failure:
 
     @property
     def why(self) -> str:
-        """Why it failed, and what to do."""
+        """The cause and what is shown with it, and what to do if the job is not sent again."""
         why = f"{self.cause.value} ({self.said})" if self.said else self.cause.value
         remedy = REMEDIES.get(self.cause, "look into its log")
-        then = "it is sent again" if self.again else f"{remedy}, then start snakemake again; finished films stay"
-        return f"{why}: {then}"
+        return f"{why}: " + ("it is sent again" if self.again else f"{remedy}, then start snakemake again")
 
     def __str__(self) -> str:
-        job = f": job {self.job} failed" if self.job else ""
-        return f"{self.stage} {self.shard}{job}: {self.why}"
+        return f"{self.stage} {self.shard}{f': job {self.job} failed' if self.job else ''}: {self.why}"
 
 
 class Failures(logging.Handler):
@@ -167,7 +165,7 @@ def last_error(logs: Iterable[str]) -> str:
 
 def _first_line(message: str) -> str:
     """Return an executor's message about a job that it could not send, for a line."""
-    return printable(message.strip().partition("\n")[0])[:WORDS]
+    return printable(message.strip().partition("\n")[0].rstrip(":."))[:WORDS]
 
 
 def asks_gpu(settings: Settings) -> bool:

@@ -8,9 +8,9 @@ than an encoder, several films are open at once.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -24,16 +24,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ..engines import FOMM, FilmJob, Movement
-from ..errors import InputError, TalkiesError
+from ..errors import InputError, TalkiesError, counted
 from ..machine.cores import available_threads
 from ..media.encoders import Encoders, Encoding
-from ..media.film import FILM_SIZE, FrameWriter
+from ..media.film import FILM_SIZE
 from ..media.pictures import read_picture
-from .colours import rgb_bytes, yuv420p
-from .device import free_batch
+from .device import choose_device, free_batch, keep_compiled, keep_memory
+from .kept import load_fast
 from .model import FirstOrderModel, Keypoints, SourceFeatures
 from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfer_motion
-from .precision import fast_form
 
 log = logging.getLogger("talkies")
 
@@ -74,35 +73,40 @@ class _Begun:
             self.encoding.put(group)
 
 
-class Engine:
-    """Animates pairs, one after the other, with the fast form of one loaded model.
+def open_engine(
+    preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
+) -> Engine:
+    """Load a preset's model onto a working device, and return its engine; TalkiesError says why that failed.
 
-    A context manager, which ends its encoders. precision: fp32, bf16, fp16 or auto (see
-    `fast_form`). batch: frames that go through the network at once; None chooses by device and memory; it is
-    halved if the GPU's memory is too small. threads: processor threads of the network, and the number of films
-    encoded at once. compiled: let torch.compile fuse the generator and, on a GPU, replay it as a CUDA graph; this
-    delays the first batch.
+    checkpoint: see `load_model`; device: see `choose_device`; precision: see `fast_form`.
+    """
+    keep_memory()
+    keep_compiled()
+    chosen = choose_device(device)
+    threads = threads or available_threads()
+    torch.set_num_threads(threads)
+    began = time.monotonic()
+    engine = Engine(load_fast(preset, checkpoint, device=chosen, precision=precision), threads=threads)
+    made = str(engine.model.dtype).removeprefix("torch.")
+    took = time.monotonic() - began
+    log.info("%s on %s, %s, %s, loaded in %.1f s", preset, chosen, made, counted(threads, "thread"), took)
+    return engine
+
+
+class Engine:
+    """Animates pairs, one after the other, with one loaded model: its fast form (`load_fast`, `fast_form`).
+
+    A context manager, which ends its encoders. batch: frames that go through the network at once; None chooses by
+    device and memory; it is halved if the GPU's memory is too small. threads: processor threads of the network, and
+    the number of films encoded at once.
     """
 
-    def __init__(
-        self,
-        model: FirstOrderModel,
-        *,
-        precision: str = "fp32",
-        batch: int | None = None,
-        threads: int | None = None,
-        compiled: bool = False,
-    ) -> None:
+    def __init__(self, model: FirstOrderModel, *, batch: int | None = None, threads: int | None = None) -> None:
         self.threads = threads or available_threads()
         torch.set_num_threads(self.threads)
-        self.model = fast_form(model, precision)
-        self.compiled = compiled
-        if compiled:
-            for network in self.model.networks:
-                render = torch.compile(network.generator.render, mode="reduce-overhead")
-                setattr(network.generator, "render", render)  # noqa: B010  # a method, to mypy
+        self.model = model
         if batch is None and model.device.type == "cuda":
-            batch = free_batch(model.preset.size, self.model.dtype.itemsize, torch.cuda.mem_get_info()[0])
+            batch = free_batch(model.preset.size, model.dtype.itemsize, torch.cuda.mem_get_info()[0])
         self.batch = batch or 8
         self._encoders = Encoders(self.threads + 1)  # one for each core, and one more while a film is finished
         self._source: tuple[str, _Prepared] | None = None
@@ -172,14 +176,11 @@ class Engine:
         motion: Motion,
         movement: Movement,
         progress: Callable[[int], None] | None = None,
-        *,
-        form: Callable[[torch.Tensor], torch.Tensor] = rgb_bytes,
     ) -> Iterator[NDArray[np.uint8]]:
-        """Yield a film's frames in batches, uint8 RGB [n, FILM_SIZE, FILM_SIZE, 3], or as `form` makes them.
+        """Yield a film's frames in batches, uint8 RGB [n, FILM_SIZE, FILM_SIZE, 3].
 
-        Frames of a network with a smaller side are enlarged (bicubic). form: from [n, 3, FILM_SIZE, FILM_SIZE] in [0,
-        1] to uint8, on the device (`colours`). InputError if the requested best frame is not in the clip;
-        TalkiesError if other weights made the motion.
+        Frames of a network with a smaller side are enlarged (bicubic). InputError if the requested best frame is not
+        in the clip; TalkiesError if other weights made the motion.
         """
         if motion.weights != self.model.weights_digest:
             raise TalkiesError(
@@ -210,7 +211,7 @@ class Engine:
                 openings=self.model.network_of(source.features).preset.openings,
             )
             try:
-                made = _Fetched(form(self._render(source, moved)))
+                made = _Fetched(self._render(source, moved))
             except torch.cuda.OutOfMemoryError:
                 if self.batch == 1:
                     raise
@@ -225,43 +226,10 @@ class Engine:
             yield from last.handed(progress)
 
     def _render(self, source: _Prepared, moved: Keypoints) -> torch.Tensor:
-        """Return the frames of these keypoints, float32 [n, 3, FILM_SIZE, FILM_SIZE] in [0, 1], on the device."""
-        count = len(moved)
-        if self.compiled and count < self.batch:  # a CUDA graph has one shape: the last batch is filled up
-            moved = moved[list(range(count)) + [count - 1] * (self.batch - count)]
-        prediction = self.model.generate(source.features, source.keypoints, moved).prediction[:count].float()
-        return resized(prediction, FILM_SIZE)
-
-    def film(
-        self,
-        name: str,
-        image: NDArray[np.uint8],
-        motion: Motion,
-        movement: Movement,
-        writer: FrameWriter,
-        *,
-        done: Callable[[], None] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> Future[None]:
-        """Animate one pair into the writer's film; return a future that is done when the film is finished.
-
-        The frames are computed before this returns. The encoder finishes the film, and then calls `done`, while the
-        next pair is computed. Errors of the encoder and of `done` are in the future; the network's are raised here.
-        """
-        source = self.prepare(name, image)
-        encoding = self._encoders.begin(writer, (lambda _: done()) if done else None)
-        try:
-            for group in self.predict(source, motion, movement, progress, form=yuv420p):
-                while not encoding.has_room and not encoding.ended.done():
-                    self._encoders.wait()
-                if encoding.ended.done():
-                    break
-                encoding.put(group)
-        except BaseException:
-            encoding.discard()
-            raise
-        encoding.finish()
-        return encoding.ended
+        """Return the frames of these keypoints, uint8 [n, FILM_SIZE, FILM_SIZE, 3], on the device."""
+        prediction = self.model.generate(source.features, source.keypoints, moved).prediction.float()
+        frames = resized(prediction, FILM_SIZE).mul(255).round_()  # as the original's writer does
+        return frames.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
     def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
         """Make films; yield each job, in order, when its film is finished, or with the error in its inputs.
@@ -302,7 +270,7 @@ class Engine:
         assert job.motion is not None
         image, motion = read_picture(job.picture), motion_of(job.motion)
         source = self.prepare(job.source, image)
-        batches = self.predict(source, motion, job.movement, job.progress, form=yuv420p)
+        batches = self.predict(source, motion, job.movement, job.progress)
         return _Begun(job, batches, self._encoders.begin(job.writer, job.done))
 
 

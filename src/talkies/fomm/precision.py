@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ def fast_form(model: FirstOrderModel, precision: str) -> FirstOrderModel:
     if half == "fp32" or (precision == "auto" and half == "bf16" and not has_bf16()):
         return rewritten(model)
     fast = rewritten(model, DTYPES[half])
-    frames = [_mended(network, half) for network in fast.networks]
+    frames = [_compared(network, half) for network in fast.networks]
     if precision != "auto":
         return fast
     whole = rewritten(model)
@@ -52,8 +53,8 @@ def fast_form(model: FirstOrderModel, precision: str) -> FirstOrderModel:
     return whole
 
 
-def _mended(network: FirstOrderModel, half: str) -> Tensor:
-    """Let float32 compute the convolutions of a fast form that are wrong in half precision; return a frame of it."""
+def _compared(network: FirstOrderModel, half: str) -> Tensor:
+    """Compare a fast form's convolutions with float32, mend those that are wrong, and return a frame of the form."""
     errors: dict[str, float] = {}
 
     def compare(conv: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
@@ -73,13 +74,18 @@ def _mended(network: FirstOrderModel, half: str) -> Tensor:
     frame = _frame(network)
     for hook in hooks:
         hook.remove()
-    for name, part in found.items():
-        if errors.get(_kind(part), 0) > WRONG:
-            network.generator.set_submodule(name, InFloat(part))
-    if wrong := [kind for kind, error in errors.items() if error > WRONG]:
-        message = "this machine computes convolutions wrongly in %s, so they are computed in fp32, which is slower: %s"
-        log.warning(message, half, "; ".join(wrong))
+    mend(network, [name for name, part in found.items() if errors.get(_kind(part), 0) > WRONG])
     return frame
+
+
+def mend(network: FirstOrderModel, wrong: Sequence[str]) -> None:
+    """Let float32 compute these parts of a fast form's generator, convolutions in half precision, and warn of them."""
+    parts = {name: network.generator.get_submodule(name) for name in wrong}
+    for name, part in parts.items():
+        network.generator.set_submodule(name, InFloat(part))
+    if parts:
+        message = "this machine computes convolutions wrongly in half precision: fp32 computes them, slower: %s"
+        log.warning(message, "; ".join(dict.fromkeys(map(_kind, parts.values()))))
 
 
 def _kind(conv: nn.Module) -> str:

@@ -15,6 +15,7 @@ All tensors are channels_last. In half precision, the residual sums of the bottl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, TypeVar, cast
@@ -32,27 +33,29 @@ from .winograd import HalfWinograd, Winograd
 Network = TypeVar("Network", bound=nn.Module)
 
 MANY_CHANNELS = {torch.float32: 128, torch.bfloat16: 256}
-"""From this number of channels on, Winograd's method is faster in spite of its transforms."""
+"""From this number of channels on, Winograd's method is faster in spite of its transforms (see `_tiled_from`)."""
 ENOUGH_CHANNELS = 16
 """The last convolution computes four pixels at once from this number of channels on: its 8x8 kernel over 8 channels is
 wrong in bfloat16 on processors with AMX (oneDNN 3 in PyTorch 2.13)."""
 
 
-def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> FirstOrderModel:
+def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32, device: str | None = None) -> FirstOrderModel:
     """Return the fast form of a loaded network, on its device; the network itself is unchanged.
 
     dtype: the generator's type; weights are folded before they are rounded to it. Keypoints, coordinates and the
-    source's features, which are computed once, stay float32. The fast form is for inference only, and its state dict
-    has names of its own.
+    source's features, which are computed once, stay float32. device: the kind that will use it, if the network is
+    elsewhere. The fast form is for inference only, and its state dict has names of its own. A network without numbers
+    (on the meta device) becomes a fast form without numbers, to be filled.
     """
     fast = deepcopy(model)
+    tiled = _tiled_from(dtype, device or model.device.type)
     if fast.photographs is not None:
-        fast.photographs = rewritten(fast.photographs, dtype)
+        fast.photographs = rewritten(fast.photographs, dtype, device)
     generator = _folded(fast.generator.float())
     parts = {
         "dense_motion_network": _DenseMotion(generator.dense_motion_network).to(dtype),
         "warp": _MaskedWarp(),
-        "bottleneck": _Bottleneck(generator.bottleneck, dtype),
+        "bottleneck": _Bottleneck(generator.bottleneck, dtype, tiled),
         "up_blocks": generator.up_blocks.to(dtype),
         "final": _Colours(generator.final, exact=not generator.keep_visible).to(dtype),
     }
@@ -60,7 +63,9 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> Fir
         setattr(generator, name, part)
     _folded(fast.kp_detector)
     fast.requires_grad_(False).eval()
-    return cast(FirstOrderModel, fast.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+    if fast.device.type != "meta":
+        fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fast
 
 
 # --- blocks ----------------------------------------------------------------------------------------------
@@ -102,10 +107,10 @@ class _Up(nn.Module):
 class _Bottleneck(nn.Module):
     """Residual blocks that keep x in float32: half precision would round it again at each block."""
 
-    def __init__(self, blocks: nn.Sequential, dtype: torch.dtype) -> None:
+    def __init__(self, blocks: nn.Sequential, dtype: torch.dtype, tiled: float) -> None:
         super().__init__()
         self.dtype = dtype
-        self.blocks = nn.Sequential(*(_Residual(cast(ResidualBlock, block), dtype) for block in blocks))
+        self.blocks = nn.Sequential(*(_Residual(cast(ResidualBlock, block), dtype, tiled) for block in blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.blocks(x)).to(self.dtype)
@@ -114,17 +119,23 @@ class _Bottleneck(nn.Module):
 class _Residual(nn.Module):
     """x + conv2(relu(conv1(relu(scale x + shift)))): the first norm is before its ReLU and can't be folded.
 
-    dtype: of the convolutions; x is float32 before and after.
+    dtype: of the convolutions; x is float32 before and after. tiled: see `_tiled_from`.
     """
 
-    def __init__(self, block: ResidualBlock, dtype: torch.dtype) -> None:
+    def __init__(self, block: ResidualBlock, dtype: torch.dtype, tiled: float) -> None:
         super().__init__()
         self.dtype = dtype
         scale, shift = affine(block.norm1)
         self.scale = nn.Parameter(scale[:, None, None])
         self.shift = nn.Parameter(shift[:, None, None])
-        self.conv1 = _fewest_products(fold_norm(block.conv1, block.norm2), dtype)
-        self.conv2 = _fewest_products(block.conv2, dtype)
+        self.conv1, self.conv2 = (
+            conv.to(dtype)
+            if conv.in_channels < tiled
+            else Winograd(conv)
+            if dtype == torch.float32
+            else HalfWinograd(conv, dtype)
+            for conv in (fold_norm(block.conv1, block.norm2), block.conv2)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         active = torch.addcmul(self.shift, x, self.scale).relu_().to(self.dtype)
@@ -180,6 +191,8 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return the scale and shift, [C] each, of a batch norm in inference."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    if norm.weight.is_meta:
+        return norm.weight, norm.bias
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     shift = norm.bias.double() - norm.running_mean.double() * scale
     return scale.float(), shift.float()
@@ -188,8 +201,12 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """Return the convolution that equals norm(conv(x))."""
     scale, shift = affine(norm)
-    assert conv.bias is not None
-    return _convolution(conv, conv.weight * scale[:, None, None, None], conv.bias * scale + shift)
+
+    def numbers() -> tuple[Tensor, Tensor]:
+        assert conv.bias is not None
+        return conv.weight * scale[:, None, None, None], conv.bias * scale + shift
+
+    return _convolution(conv, numbers)
 
 
 def doubling(conv: nn.Conv2d) -> nn.ConvTranspose2d:
@@ -197,35 +214,52 @@ def doubling(conv: nn.Conv2d) -> nn.ConvTranspose2d:
 
     Along one axis the even pixel 2i is w0 x[i-1] + (w1 + w2) x[i], the odd one (w0 + w1) x[i] + w2 x[i+1].
     """
-    taps = conv.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-    up = nn.ConvTranspose2d(conv.in_channels, conv.out_channels, 4, stride=2, padding=1)
-    up.weight = nn.Parameter((taps @ conv.weight @ taps.T).transpose(0, 1).contiguous())
-    up.bias = conv.bias
+    up = nn.ConvTranspose2d(conv.in_channels, conv.out_channels, 4, stride=2, padding=1, device="meta")
+    if not conv.weight.is_meta:
+        taps = conv.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+        up.weight = nn.Parameter((taps @ conv.weight @ taps.T).transpose(0, 1).contiguous())
+        up.bias = conv.bias
     return up
 
 
 def four_at_once(conv: nn.Conv2d) -> nn.Conv2d:
     """Return the convolution of stride 2 whose channels become conv's 2x2 pixels by `pixel_shuffle`."""
-    assert conv.bias is not None
-    shifted = [F.pad(conv.weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]
-    weight = torch.stack(shifted, dim=1).flatten(0, 1)  # pixel_shuffle's order: colour, row, column
-    return _convolution(conv, weight, conv.bias.repeat_interleave(4), stride=2)
+
+    def numbers() -> tuple[Tensor, Tensor]:
+        assert conv.bias is not None
+        shifted = [F.pad(conv.weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]
+        weight = torch.stack(shifted, dim=1).flatten(0, 1)  # pixel_shuffle's order: colour, row, column
+        return weight, conv.bias.repeat_interleave(4)
+
+    return _convolution(conv, numbers, outputs=4 * conv.out_channels, larger=1, stride=2)
 
 
-def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution with these weights and another one's padding."""
-    outputs, inputs, height, width = weight.shape
-    conv = nn.Conv2d(inputs, outputs, (height, width), stride=stride, padding=cast(tuple[int, int], like.padding))
-    conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+def _convolution(
+    like: nn.Conv2d,
+    numbers: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    outputs: int | None = None,
+    larger: int = 0,
+    stride: int = 1,
+) -> nn.Conv2d:
+    """Return a convolution with another one's inputs and padding, filled with numbers if that one is."""
+    height, width = (side + larger for side in like.kernel_size)
+    padding = cast(tuple[int, int], like.padding)
+    outputs = outputs or like.out_channels
+    conv = nn.Conv2d(like.in_channels, outputs, (height, width), stride=stride, padding=padding, device="meta")
+    if not like.weight.is_meta:
+        conv.weight, conv.bias = map(nn.Parameter, numbers())
     return conv
 
 
-def _fewest_products(conv: nn.Conv2d, dtype: torch.dtype) -> nn.Module:
-    """Return the fastest form, in dtype on its device, of a 3x3 convolution in float32."""
-    tiled = dtype == torch.float32 or (dtype == torch.bfloat16 and has_avx512_bf16_alone())
-    if conv.weight.device.type != "cpu" or not tiled or conv.in_channels < MANY_CHANNELS[dtype]:
-        return deepcopy(conv).to(dtype)
-    return Winograd(conv) if dtype == torch.float32 else HalfWinograd(conv, dtype)
+def _tiled_from(dtype: torch.dtype, device: str) -> float:
+    """Return the number of channels from which on 3x3 convolutions are faster by Winograd's method.
+
+    In bfloat16 it is faster with AVX-512, and slower with AMX; elsewhere it was not measured, and is not used.
+    """
+    if device != "cpu" or (dtype != torch.float32 and not has_avx512_bf16_alone()):
+        return math.inf
+    return MANY_CHANNELS.get(dtype, math.inf)
 
 
 def in_float(conv: nn.Module, x: Tensor) -> Tensor:
@@ -254,14 +288,22 @@ class _DenseMotion(nn.Module):
         self.centred_grid = network.centred_grid
         self.maps = network.mask.out_channels  # K + 1
         first = cast(_Same, network.hourglass.encoder.down_blocks[0]).conv
-        order = torch.arange(first.in_channels).unflatten(0, (self.maps, -1)).T.flatten()
-        first.weight = nn.Parameter(first.weight[:, order])
+        if not first.weight.is_meta:
+            first.weight = nn.Parameter(self._by_kind(first.weight))
         self.hourglass = network.hourglass
         heads = [network.mask] if network.occlusion is None else [network.mask, network.occlusion]
-        weight = torch.cat([head.weight for head in heads])
-        inputs = weight.shape[1] - len(order)  # the hourglass's input is appended to its output
-        weight = torch.cat([weight[:, :inputs], weight[:, inputs:][:, order]], dim=1)
-        self.heads = _convolution(network.mask, weight, torch.cat([cast(Tensor, head.bias) for head in heads]))
+
+        def numbers() -> tuple[Tensor, Tensor]:
+            weight = torch.cat([head.weight for head in heads])
+            inputs = weight.shape[1] - first.in_channels  # the hourglass's input is appended to its output
+            weight = torch.cat([weight[:, :inputs], self._by_kind(weight[:, inputs:])], dim=1)
+            return weight, torch.cat([cast(Tensor, head.bias) for head in heads])
+
+        self.heads = _convolution(network.mask, numbers, outputs=sum(head.out_channels for head in heads))
+
+    def _by_kind(self, weight: Tensor) -> Tensor:
+        """Return a kernel, [O, (K + 1) 4, h, w] with its inputs by keypoint, with them by kind."""
+        return weight.unflatten(1, (self.maps, -1)).transpose(1, 2).flatten(1, 2)
 
     def shrink(self, source: Tensor) -> Tensor:
         """Return source [N, 3, H, W] scaled to this network's side."""

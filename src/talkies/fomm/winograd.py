@@ -27,9 +27,8 @@ class Winograd(nn.Module):
         super().__init__()
         self.conv = conv
         corner = [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]
-        g = torch.tensor(corner, dtype=torch.float64, device=conv.weight.device) / 24
-        kernels = torch.einsum("ia,ocab,jb->ijco", g, conv.weight.double(), g).flatten(0, 1)
-        self.kernels = nn.Parameter(kernels.to(conv.weight.dtype).contiguous())  # [36, in, out]
+        g = torch.tensor(corner, dtype=torch.float64) / 24
+        self.kernels = _kernels(conv, g, g, torch.float32)  # [36, in, out]
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, out, H, W]."""
@@ -100,8 +99,7 @@ class HalfWinograd(nn.Module):
         self.to_tiles, _, self.from_tiles = (
             nn.Parameter(torch.kron(a, b).to(dtype)) for a, b in zip(rows, columns, strict=True)
         )  # [24, 24], [8, 24]
-        kernels = torch.einsum("ia,ocab,jb->ijco", rows[1], conv.weight.double(), columns[1]).flatten(0, 1)
-        self.kernels = nn.Parameter(kernels.to(dtype).contiguous())  # [24, in, out]
+        self.kernels = _kernels(conv, rows[1], columns[1], dtype)  # [24, in, out]
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in, H, W] -> [N, out, H, W]."""
@@ -119,6 +117,15 @@ class HalfWinograd(nn.Module):
             out.copy_(pixels.permute(2, 0, 3, 1, 4))
         made.add_(cast(Tensor, self.conv.bias))
         return made.view(n, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _kernels(conv: nn.Conv2d, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> nn.Parameter:
+    """Return a convolution's transformed kernels, [len(rows) len(columns), in, out]; without numbers if it has none."""
+    if conv.weight.is_meta:
+        shape = len(rows) * len(columns), conv.in_channels, conv.out_channels
+        return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))
+    kernels = torch.einsum("ia,ocab,jb->ijco", rows, conv.weight.double(), columns).flatten(0, 1)
+    return nn.Parameter(kernels.to(dtype).contiguous())
 
 
 def minimal_filter(*points: float) -> tuple[Tensor, Tensor, Tensor]:

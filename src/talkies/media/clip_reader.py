@@ -159,6 +159,7 @@ def _first_frame(packet: av.Packet[Any]) -> Any:
 def _picture(track: Track, damaged: bool) -> dict[str, Any]:
     """Return the facts about the moving picture, as in `Clip`."""
     stream, pixels = track.stream, track.stream.format
+    parts = pixels.components if pixels else ()
     if not track.times:
         raise InputError("", f"no picture in it can be read: {AGAIN}")
     start, end = track.span()
@@ -178,9 +179,9 @@ def _picture(track: Track, damaged: bool) -> dict[str, Any]:
     width, height = _shown_size(stream.width, stream.height, sar, rotation)
     if fault := size_fault(width, height):
         raise InputError("", fault)
-    assumed = stream.colorspace in UNSTATED and not pixels.is_rgb and len(pixels.components) >= 3
+    assumed = stream.colorspace in UNSTATED and len(parts) >= 3 and not pixels.is_rgb
     is_hd = stream.width >= 1280 or stream.height > 576
-    has_alpha = pixels.has_palette or any(part.is_alpha for part in pixels.components)
+    has_alpha = any(part.is_alpha for part in parts) or bool(parts and pixels.has_palette)
     return {
         "width": width,
         "height": height,

@@ -84,10 +84,10 @@ class Encoding:
         """Whether it can take another batch."""
         return len(self._groups) < WAITING
 
-    def put(self, planes: NDArray[np.uint8]) -> None:
-        """Hand over a batch of frames, uint8 [n, H * 3 / 2, W] (`FrameWriter.write_planes`)."""
+    def put(self, frames: NDArray[np.uint8]) -> None:
+        """Hand over a batch of frames, uint8 RGB [n, H, W, 3]."""
         with self._given:
-            self._groups.append(planes)
+            self._groups.append(frames)
             self._given.notify()
 
     def finish(self) -> None:
@@ -114,8 +114,8 @@ class Encoding:
             with self._writer as film:
                 while (group := self._next()) is not None:
                     self._moved()
-                    for planes in group:
-                        film.write_planes(planes)
+                    for frame in group:
+                        film.write(frame)
                         self._check()
         finally:
             share = self._shares.change(-1) - self._began

@@ -15,7 +15,6 @@ import re
 import signal
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -57,11 +56,11 @@ def ffmpeg_path() -> str:
 
 @cache
 def ffmpeg_version() -> str:
-    """Return ffmpeg's version, e.g. `n9.0.2-17-g2a571b6068`."""
-    with Ffmpeg(["-version"], bare=True) as process:
-        words = process.stdout.read().decode(errors="replace").split()
-        process.finish()
-    return words[2] if words[:2] == ["ffmpeg", "version"] else "unknown"
+    """Return ffmpeg's version, e.g. `9.0.2`: as imageio-ffmpeg's file is named, else as the program says."""
+    from imageio_ffmpeg import get_ffmpeg_version
+
+    named = re.search(r"-v(\d[\w.]*)$", ffmpeg_path())
+    return named[1] if named else str(get_ffmpeg_version())
 
 
 def file_url(path: str | Path) -> str:
@@ -78,31 +77,15 @@ def input_arguments(path: str | Path, *options: str) -> list[str]:
 class Ffmpeg:
     """One run of ffmpeg: it starts on entering the context, and has ended after leaving it.
 
-    A thread reads its stderr and keeps only the head and the tail, so that a file with a million faults can neither
-    block the run nor fill the memory. seconds: a limit of its processor time, which also limits its memory; give it
-    to read files of strangers. If a limit stops it, the file is at fault, and `fault` says so.
+    seconds: a limit of its processor time, which also limits its memory; give it to read files of strangers. If a limit
+    stops it, the file is at fault.
     """
 
-    def __init__(
-        self,
-        arguments: Sequence[str],
-        *,
-        stdin: bool = False,
-        timeout: float | None = None,
-        level: str = "info",
-        bare: bool = False,
-        seconds: float | None = None,
-    ) -> None:
-        common = ["-hide_banner", "-nostats", "-nostdin", "-loglevel", level]
-        self._command = [ffmpeg_path(), *([] if bare else common), *arguments]
+    def __init__(self, arguments: Sequence[str], *, stdin: bool = False, seconds: float | None = None) -> None:
+        self._command = [ffmpeg_path(), "-hide_banner", "-nostats", "-nostdin", "-loglevel", "error", *arguments]
         self._with_stdin = stdin
-        self._timeout = timeout
         self._seconds = seconds
-        self._head = bytearray()
-        self._tail: deque[bytes] = deque(maxlen=200)
-        self.timed_out = False
-        self.code = 0
-        self.fault: str | None = None
+        self._said = b""
 
     def __enter__(self) -> Ffmpeg:
         environment = {k: v for k, v in os.environ.items() if k not in ("FFREPORT", "AV_LOG_FORCE_COLOR")}
@@ -121,39 +104,25 @@ class Ffmpeg:
             limit_time(self._process.pid, self._seconds)
         self._drain = threading.Thread(target=self._read_stderr, daemon=True)
         self._drain.start()
-        self._timer = None
-        if self._timeout is not None:
-            self._timer = threading.Timer(self._timeout, self._expire)
-            self._timer.daemon = True
-            self._timer.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         self._process.kill()  # nothing happens if it has ended
         for pipe in (self._process.stdin, self._process.stdout):
-            try:
+            with suppress(OSError):  # unwritten bytes for a process that is gone
                 if pipe is not None:
                     pipe.close()
-            except OSError:
-                pass  # unwritten bytes for a process that is gone
         self._process.wait()
         self._drain.join()
 
-    def _expire(self) -> None:
-        self.timed_out = True
-        self._process.kill()
-
     def _read_stderr(self) -> None:
+        """Keep only its head: a file with a million faults must neither block the run nor fill the memory."""
         pipe = self._process.stderr
         assert pipe is not None
         with pipe:
-            while line := pipe.readline(1 << 12):
-                if len(self._head) < STDERR_BYTES:
-                    self._head += line
-                else:
-                    self._tail.append(line)
+            self._said = pipe.read(STDERR_BYTES)
+            while pipe.read(STDERR_BYTES):
+                pass
 
     @property
     def stdout(self) -> IO[bytes]:
@@ -167,72 +136,54 @@ class Ffmpeg:
         assert self._process.stdin is not None
         return self._process.stdin
 
-    @property
-    def stderr(self) -> str:
-        """Its stderr; complete after `finish`."""
-        return (bytes(self._head) + b"".join(self._tail)).decode("utf-8", "surrogateescape")
+    def finish(self) -> str | None:
+        """Read what is left of its stdout and wait for its end; return what is wrong with its input, None for nothing.
 
-    def finish(self) -> int:
-        """Wait for its end and return the exit code (negative: the signal of a crash).
-
-        Raises TalkiesError or OSError if the machine, not the file, is at fault; `fault` is the file's fault.
+        Raises TalkiesError or OSError if the machine, not the file, is at fault.
         """
+        self.stdout.read()
         with suppress(ChildProcessError):  # another thread has killed it and waited for it
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
         used = processor_seconds(self._process.pid)
-        code = self.code = self._process.wait()
+        code = self._process.wait()
         self._drain.join()
-        if self.timed_out:
-            raise TalkiesError(f"{self._subject()}: ffmpeg did not finish within {self._timeout:g} s: try again")
+        failure = 256 - code  # ffmpeg exits with the system's error number, or its own, negative
+        if not code:
+            return None
         if -code in CRASHES:
-            self.fault = "ffmpeg crashes on it: convert it to mp4 with another program"
-        elif self._seconds is not None and code == -signal.SIGKILL and used > self._seconds - 1:
-            self.fault = f"reading it takes over {self._seconds:.0f} s of processor time: convert it to mp4"
-        # ffmpeg exits with 255 if it was asked to stop and ended its file early. 255 is also -1, which some demuxers
-        # return for a damaged file.
-        elif code < 0 or (code == 255 and not _says(self.stderr, errno.EPERM)):
+            return "ffmpeg crashes on it: convert it to mp4 with another program"
+        if self._seconds is not None and code == -signal.SIGKILL and used > self._seconds - 1:
+            return f"reading it takes over {self._seconds:.0f} s of processor time: convert it to mp4"
+        # ffmpeg exits with 255 if it was asked to stop. That is also EPERM, as some decoders call a damaged file.
+        if code < 0 or (failure == errno.EPERM and os.strerror(errno.EPERM).encode() not in self._said):
             raise TalkiesError(f"{self._subject()}: ffmpeg was stopped (exit code {code}): try again")
-        elif code and _says(self.stderr, errno.ENOMEM) and self._seconds is not None and could_have_memory():
-            self.fault = f"reading it takes over {MEMORY / 1e9:g} GB of memory: convert it to a smaller mp4"
-        elif code:
-            _raise_if_transient(self.stderr, self._subject())
-        return code
+        if failure == errno.ENOMEM and self._seconds is not None and could_have_memory():
+            return f"reading it takes over {MEMORY / 1e9:g} GB of memory: convert it to a smaller mp4"
+        if failure in TRANSIENT:
+            raise OSError(failure, f"ffmpeg: {os.strerror(failure)}", self._subject())
+        return self._complaint()
 
     def _subject(self) -> str:
-        names = [a[5:] for a in self._command if a.startswith("file:")]
-        return ", ".join(printable(n) for n in names)
+        return ", ".join(printable(argument[5:]) for argument in self._command if argument.startswith("file:"))
+
+    def _complaint(self) -> str:
+        """Return the first line of its stderr that tells something, without its address."""
+        said = self._said.decode("utf-8", "surrogateescape")
+        lines = [re.sub(r"^(\[[^\]]*\] )+", "", line).strip() for line in said.splitlines()]
+        return printable(next((line[:200] for line in lines if not line.startswith("Last message")), "no reason given"))
 
 
-# ffmpeg's messages if the machine is at fault. (Not EIO: damaged files give that too; see _read_through.)
 TRANSIENT = [
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENOMEM),
     *(errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EAGAIN),
 ]
+"""ffmpeg's errors if the machine is at fault. (Not EIO: damaged files give that too; see read_through.)"""
 
 
-def _raise_if_transient(stderr: str, subject: str) -> None:
-    """Raise OSError if ffmpeg lacked memory, disk space or file handles: another run may succeed."""
-    for number in TRANSIENT:
-        if _says(stderr, number):
-            raise OSError(number, f"ffmpeg: {os.strerror(number)}", subject)
-
-
-def _says(stderr: str, number: int) -> bool:
-    """Return whether ffmpeg failed with this system error. Lines that quote a file are indented, and skipped."""
-    return re.search(rf"(?m)^\S.*: {os.strerror(number)}$", stderr) is not None
-
-
-def complaint(stderr: str) -> str:
-    """Return the most telling line of ffmpeg's stderr, without its address and our file's name."""
-    lines = [re.sub(r"^(\[[^\]]*\] )+", "", line).strip() for line in stderr.splitlines()]
-    telling = [
-        line
-        for line in lines
-        if line
-        and not line.startswith(("Error opening input", "Error while", "Conversion failed", "Last message"))
-        and re.search(r"(?i)not |no |error|invalid|fail|corrupt|unknown|missing|unsupported|end of file", line)
-    ]
-    return printable((telling or lines or ["no reason given"])[0][:200])
+def run(arguments: Sequence[str], *, seconds: float | None = None) -> str | None:
+    """Run ffmpeg and return what is wrong with its input, as `Ffmpeg.finish` does."""
+    with Ffmpeg(arguments, seconds=seconds) as process:
+        return process.finish()
 
 
 def seconds_for(path: Path) -> float:

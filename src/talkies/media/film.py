@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -10,12 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish
 from .clip import Clip, read_clip
-from .ffmpeg import SCALING, Ffmpeg, complaint, file_url
+from .ffmpeg import SCALING, Ffmpeg, ffmpeg_path, file_url
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from .pictures import Frame
 
 
@@ -68,7 +67,6 @@ class FrameWriter:
         else:
             self.encoding = Encoding(crf, preset, "x264")
         self._comment, self._threads = comment, threads
-        self._form: str | None = None  # of its pixels, as ffmpeg names it
         self._process: Ffmpeg | None = None
 
     def __enter__(self) -> FrameWriter:
@@ -77,42 +75,24 @@ class FrameWriter:
         return self
 
     def write(self, frame: Frame) -> None:
-        """Append one frame, uint8 [H,W,3] RGB; every frame has the size and form of the first."""
+        """Append one frame, uint8 [H,W,3] RGB; every frame has the size of the first."""
         import numpy as np
 
         height, width = frame.shape[:2]
-        self._expect(frame, (width, height), "rgb24", (height, width, 3))
+        self.size = self.size or (width, height)
+        if frame.dtype != "uint8" or frame.shape != (*self.size[::-1], 3):
+            raise ValueError(
+                f"a frame of {frame.dtype} {frame.shape}; uint8 RGB of {self.size[0]}x{self.size[1]} is needed"
+            )
         if width % 2 or height % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        self._write(np.ascontiguousarray(frame))
-
-    def write_planes(self, planes: NDArray[np.uint8]) -> None:
-        """Append one frame in the encoder's form: uint8 [H * 3 / 2, W], H rows of luma, then Cb, Cr; even sides.
-
-        Its colours are yuv420p, bt709, limited range, so nothing is converted.
-        """
-        import numpy as np
-
-        width, height = planes.shape[1], planes.shape[0] * 2 // 3
-        if width % 2 or height % 2:
-            raise ValueError(f"planes of {width}x{height} pixels: even sides are needed")
-        self._expect(planes, (width, height), "yuv420p", (height * 3 // 2, width))
-        self._write(np.ascontiguousarray(planes))
-
-    def _expect(self, frame: NDArray[np.uint8], size: tuple[int, int], form: str, shape: tuple[int, ...]) -> None:
-        self.size, self._form = self.size or size, self._form or form
-        if frame.dtype != "uint8" or frame.shape != shape or (self.size, self._form) != (size, form):
-            wanted = "{}x{}".format(*self.size)
-            raise ValueError(f"a frame of {frame.dtype} {frame.shape}; uint8 {self._form} of {wanted} is needed")
-
-    def _write(self, frame: NDArray[np.uint8]) -> None:
         if self._process is None:
-            self._process = Ffmpeg(self._arguments(), stdin=True, level="error")
+            self._process = Ffmpeg(self._arguments(), stdin=True)
             self._process.__enter__()
         try:
-            self._process.stdin.write(frame.data.cast("B"))
+            self._process.stdin.write(np.ascontiguousarray(frame).data.cast("B"))
         except BrokenPipeError:
-            self._fail()
+            self._finish()
         self.frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -131,12 +111,10 @@ class FrameWriter:
 
     def _arguments(self) -> list[str]:
         width, height = self._even_size
-        assert self._form is not None
-        steps = ["setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709", "setsar=1"]
-        if self._form != "yuv420p":
-            steps.insert(0, f"scale=flags={SCALING}:out_color_matrix=bt709:out_range=tv,format=yuv420p")
+        steps = [f"scale=flags={SCALING}:out_color_matrix=bt709:out_range=tv,format=yuv420p"]
+        steps += ["setparams=range=tv:colorspace=bt709:color_primaries=bt709:color_trc=bt709", "setsar=1"]
         return [
-            *["-f", "rawvideo", "-pixel_format", self._form, "-video_size", f"{width}x{height}"],
+            *["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", f"{width}x{height}"],
             *["-framerate", str(self.rate), "-i", "pipe:0"],
             *["-vf", ",".join(steps)],
             *self._encoder(),
@@ -151,20 +129,13 @@ class FrameWriter:
         threads = ["-threads", str(self._threads)] if self._threads else []
         return ["-c:v", "libx264", *preset, "-crf", quality, *threads]
 
-    def _fail(self) -> None:
-        assert self._process is not None
-        self._process.finish()
-        raise TalkiesError(f"{printable(self.path)}: ffmpeg ended early ({complaint(self._process.stderr)}): try again")
-
     def _finish(self) -> None:
         if self._process is None:
             raise TalkiesError(f"{printable(self.path)}: no frame was written: give it a clip that has some")
-        try:
+        with suppress(BrokenPipeError):
             self._process.stdin.close()
-        except BrokenPipeError:
-            self._fail()
-        if self._process.finish():
-            self._fail()
+        if fault := self._process.finish():
+            raise TalkiesError(f"{printable(self.path)}: ffmpeg ended early ({fault}): try again")
         film = check_film(self.part, self.path)
         if (film.width, film.height) != self._even_size or film.frames != self.frames or film.rate != self.rate:
             raise TalkiesError(
@@ -177,11 +148,11 @@ class FrameWriter:
 @cache
 def opens_nvenc() -> bool:
     """Return whether the GPU can encode, by encoding one frame: a card's name does not tell it."""
-    picture = ["-f", "lavfi", "-i", f"color=size={FILM_SIZE}x{FILM_SIZE}:rate=25", "-frames:v", "1"]
+    picture = ["-v", "error", "-f", "lavfi", "-i", f"color=size={FILM_SIZE}x{FILM_SIZE}:rate=25", "-frames:v", "1"]
+    command = [ffmpeg_path(), *picture, "-c:v", NVENC, "-f", "null", "-"]
     try:
-        with Ffmpeg([*picture, "-c:v", NVENC, "-f", "null", "-"], level="error", timeout=60) as process:
-            return process.finish() == 0
-    except (TalkiesError, OSError):
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
         return False
 
 

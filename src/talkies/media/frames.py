@@ -12,7 +12,7 @@ from ..files import read_through
 from ..machine.cores import available_threads
 from . import hdr
 from .clip import Clip
-from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, complaint, input_arguments, seconds_text
+from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, input_arguments, seconds_text
 from .pictures import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ log = logging.getLogger("talkies")
 SECONDS_A_PICTURE = 0.05
 SECONDS_A_PIXEL = 0.25e-6
 """Seconds of processor time that decoding may take, for each picture and each of its pixels (see ffmpeg.SECONDS)."""
+MAX_FRAMES = 250_000  # of a segment: over two hours
 THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memory it may have
 
 
@@ -67,6 +68,8 @@ def read_frames(
     if limit <= 0:
         asked = f"the segment starts at {float(since):g} s" + ("" if end is None else f" and ends at {float(end):g} s")
         raise InputError(clip.path, f"{asked}, where the clip, of {float(clip.duration):g} s, has no frame: mend it")
+    if (frames := clip.count(start, end)) > MAX_FRAMES:
+        raise InputError(clip.path, f"{frames:,} frames are over {MAX_FRAMES:,}: give a part of it by start and end")
     filters, width, height = _filters(clip, since, rate, limit, box, size)
     skipped = ["-skip_frame", skip] if skip else []
     threads = min(threads or available_threads(), THREADS)
@@ -84,21 +87,19 @@ def _decode(clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit
 
     count = 0
     each = SECONDS_A_PICTURE + SECONDS_A_PIXEL * clip.width * clip.height
-    with Ffmpeg(arguments, level="error", seconds=SECONDS + each * max(clip.pictures, limit)) as process:
+    with Ffmpeg(arguments, seconds=SECONDS + each * max(clip.pictures, limit)) as process:
         while count < limit:
             frame = np.empty(shape, np.uint8)
             if process.stdout.readinto(frame.data.cast("B")) < frame.size:  # type: ignore[attr-defined]
                 break
             yield frame
             count += 1
-        process.stdout.read()
-        code = process.finish()
-    short = code != 0 or clip.truncated or count < limit * 0.9
+        fault = process.finish()
+    short = fault is not None or clip.truncated or count < limit * 0.9
     if short:
         read_through(clip.file)
     if count == 0:
-        reason = f"no picture in it can be decoded ({complaint(process.stderr)}): {AGAIN}"
-        raise InputError(clip.path, process.fault or reason)
+        raise InputError(clip.path, f"no picture in it can be decoded ({fault or 'nothing in it'}): {AGAIN}")
     if short:
         log.warning("%s: the clip is damaged or cut short; going on with its %d frames", printable(clip.path), count)
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import TalkiesError, printable
 from ..files import beside
 from .clip import Clip, probe, tags
-from .ffmpeg import SCALING, Ffmpeg, complaint, input_arguments
+from .ffmpeg import SCALING, input_arguments, run
 from .film import mp4_output
 from .sound import remux
 
@@ -40,12 +40,8 @@ def mosaic(films: Sequence[str | Path], out: str | Path, *, columns: int | None 
     with silent.open("wb"):
         pass  # a folder that is missing or full says so here, in the system's own words
     try:
-        with Ffmpeg([*_tiles(clips, columns, rows, side), *mp4_output(silent, None)], level="error") as process:
-            process.stdout.read()
-            if process.finish():
-                raise TalkiesError(
-                    f"{printable(out)}: the mosaic failed ({complaint(process.stderr)}): try fewer films"
-                )
+        if fault := run([*_tiles(clips, columns, rows, side), *mp4_output(silent, None)]):
+            raise TalkiesError(f"{printable(out)}: the mosaic failed ({fault}): try fewer films")
         sounding = next((clip for clip in clips if clip.sound), None)
         facts = remux(silent, sounding, out, comment=tags(films[0]).get("comment"))
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
 MAX_RATE = 60
@@ -37,18 +37,20 @@ def find_rate(
     intervals = len(times) - 1
     average = intervals / (span * timebase)
 
+    def is_on_grid(rate: Fraction, slots: Iterable[int]) -> bool:
+        step, parts = (1 / (rate * timebase)).as_integer_ratio()  # ticks, times `parts`: whole numbers are quick
+        return all(abs((time - times[0]) * parts - i * step) <= parts for time, i in zip(times, slots, strict=False))
+
     def fits(rate: Fraction) -> bool:
-        ticks = 1 / (rate * timebase)
-        return all(abs(time - times[0] - i * ticks) <= 1 for i, time in enumerate(times))
+        return is_on_grid(rate, itertools.count())
 
     def fits_with_gaps(rate: Fraction) -> bool:
         ticks = 1 / (rate * timebase)
         slots = [round((time - times[0]) / ticks) for time in times]
-        on_grid = all(abs(time - times[0] - slot * ticks) <= 1 for time, slot in zip(times, slots, strict=True))
         distinct = all(before < after for before, after in itertools.pairwise(slots))
         if ticks == 1:  # the clock counts pictures (AVI), so every gap is a picture that was dropped
             return rate == stated and distinct
-        return ticks >= 8 and on_grid and distinct and slots[-1] * 9 <= intervals * 10
+        return ticks >= 8 and distinct and slots[-1] * 9 <= intervals * 10 and is_on_grid(rate, slots)
 
     lowest, highest = intervals / ((span + 1) * timebase), intervals / (max(span - 1, 1) * timebase)
     even = average if span % intervals == 0 else None

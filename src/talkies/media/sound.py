@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish, whole
 from .clip import Clip, Sound, SoundFile
-from .ffmpeg import AGAIN, SECONDS, Ffmpeg, complaint, file_url, input_arguments, seconds_for, seconds_text
+from .ffmpeg import AGAIN, SECONDS, file_url, input_arguments, run, seconds_for, seconds_text
 from .film import check_film, mp4_output
 
 log = logging.getLogger("talkies")
@@ -72,10 +72,7 @@ def remux(
     try:
         for way in ways:
             arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until, film.duration)
-            with Ffmpeg([*arguments, *mp4_output(part, comment)], level="error", seconds=seconds) as process:
-                process.stdout.read()
-                code = process.finish()
-            fault = process.fault or (complaint(process.stderr) if code else None)
+            fault = run([*arguments, *mp4_output(part, comment)], seconds=seconds)
             if fault is None:
                 made = check_film(part, out)
                 fault = _compare(film, made, sound, until)
@@ -127,13 +124,8 @@ def write_wav(
             *["-map_metadata", "-1", "-fflags", "+bitexact", "-f", "wav", "-y", file_url(part)],
         ]
         seconds = SECONDS + float(duration) + seconds_for(clip.file)
-        with Ffmpeg(arguments, level="error", seconds=seconds) as process:
-            process.stdout.read()
-            code = process.finish()
-        if code or process.fault:
-            raise InputError(
-                clip.path, f"its sound can't be decoded ({process.fault or complaint(process.stderr)}): {AGAIN}"
-            )
+        if fault := run(arguments, seconds=seconds):
+            raise InputError(clip.path, f"its sound can't be decoded ({fault}): {AGAIN}")
 
 
 def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: Clip) -> list[str | None]:

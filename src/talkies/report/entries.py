@@ -1,4 +1,4 @@
-"""The gallery's entries: each pair's files, its differences from others, its sound, and its warnings."""
+"""What the gallery shows of a run: each pair's files, its differences from others, its warnings; the run's times."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ..stages.check_problems import DOUBTFUL
 class Entry:
     """One pair, as the page shows it.
 
-    film, record: the talkie and the JSON beside it, None if it was not made; reason: why not. source: the cropped
-    picture (PNG). preview: the cropped driving clip with its sound (mp4). Both are outside the results and are copied
-    to the page, so each needs a file name of its own.
+    film, record: the talkie and the JSON beside it, None if it was not made; reason: why not. digest: the film's
+    sha256 if known. source: the cropped picture (PNG). preview: the cropped driving clip with its sound (mp4). Both are
+    outside the results and are copied beside the page.
 
     crop, part, choices: the pair's own settings, in words: of the picture, of the driving video, and others. sound,
     preview_sound: whether they have sound. doubts: the warnings of the picture and of the driving video.
@@ -48,6 +48,7 @@ class Entry:
     sound: bool = False
     preview_sound: bool = False
     doubts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    digest: str | None = None
 
 
 def entries_of(plan: Plan, state: State) -> list[Entry]:
@@ -74,10 +75,11 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
                 private=pair.private,
                 crop=_crop_words(pair.crop),
                 part=take_words(pair.start, pair.end, flip=pair.flip, crop=pair.driving_crop),
-                choices=_choices(pair, usual),
+                choices=choice_words(pair, usual),
                 sound=record is not None and bool(record.sound.sound),
                 preview_sound=take.sound,
                 doubts=(source.doubts, take.doubts),
+                digest=record.file.sha256 if record else None,
             )
         )
     return entries
@@ -98,7 +100,7 @@ def _crop_words(crop: Request | None) -> str:
     return f"crop {', '.join(f'{number:g}' for number in crop.box) if crop.box else crop}"
 
 
-def _choices(pair: Pair, usual: Pair) -> str:
+def choice_words(pair: Pair, usual: Pair) -> str:
     """Return the settings in which a pair differs from the run's, in the words of the pairs table."""
     frames: dict[Any, str] = {None: "the first frame", "auto": "the best frame"}
     sounds: dict[Any, str] = {True: "the video's sound", False: "no sound"}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import media
+from ..media.crop import resize
+
+if TYPE_CHECKING:
+    from ..media.pictures import Frame
 
 LOOKED_SECONDS = 60
 FRAMES_A_SECOND, FEWEST_FRAMES = 5, 24
@@ -18,15 +23,18 @@ MARK = b"talkies: at "
 def draw_poster(film: Path, poster: Path) -> None:
     """Write the frame (JPEG) of a film's first minute that differs most from its first frame; note its time in it.
 
+    The film is one of our previews, so that its frames are small.
     Raises InputError if the film can't be read.
     """
     from PIL import Image
 
     clip = media.probe(film)
-    moment = _moment(clip)
-    with closing(media.read_frames(clip, start=moment, threads=1)) as frames:
-        comment = MARK + f"{float(moment):.2f}".encode()
-        Image.fromarray(next(frames)).save(poster, "JPEG", quality=85, comment=comment)
+    seconds = min(clip.duration, Fraction(LOOKED_SECONDS))
+    rate = min(clip.rate, max(Fraction(FRAMES_A_SECOND), FEWEST_FRAMES / seconds)).limit_denominator(100_000)
+    frames = [*media.read_frames(clip, end=seconds, rate=rate, threads=1)]
+    best = _moving(frames)
+    comment = MARK + f"{float(best / rate):.2f}".encode()
+    Image.fromarray(frames[best]).save(poster, "JPEG", quality=85, comment=comment)
 
 
 def moment_of(poster: Path) -> float | None:
@@ -40,14 +48,12 @@ def moment_of(poster: Path) -> float | None:
     return None
 
 
-def _moment(clip: media.Clip) -> Fraction:
+def _moving(frames: list[Frame]) -> int:
+    """Return the number of the frame that differs most from the first."""
     import numpy as np
 
-    seconds = min(clip.duration, Fraction(LOOKED_SECONDS))
-    rate = min(clip.rate, max(Fraction(FRAMES_A_SECOND), FEWEST_FRAMES / seconds)).limit_denominator(100_000)
-    with closing(media.read_frames(clip, end=seconds, size=SIDE, rate=rate, threads=1)) as frames:
-        looked = np.stack([frame.mean(-1) for frame in frames])
+    looked = np.stack([resize(frame, SIDE, quick=True).mean(-1) for frame in frames])
     contrast = looked.std((1, 2))
     change = np.abs(looked - looked[0]).mean((1, 2))
     change[contrast < np.median(contrast) / 2] = -1  # a fade to black differs most, but shows nothing
-    return Fraction(int(change.argmax())) / rate
+    return int(change.argmax())

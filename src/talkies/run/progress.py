@@ -56,7 +56,7 @@ class Outlook:
     seconds_per_pair: float | None
     pairs_per_minute: float | None
     seconds_left: float | None
-    broke: list[str]
+    broke: dict[str, str]
 
     @property
     def pace(self) -> str:
@@ -172,7 +172,7 @@ class Watch:
             seconds_per_pair=seconds / len(films) if films else None,
             pairs_per_minute=60 * len(recent) / wall if recent and left else None,
             seconds_left=self._seconds_left(left, recent, now),
-            broke=[f"{stage} {shard}: {reason}" for (stage, shard), reason in sorted(events.broke.items())],
+            broke={f"{stage} {shard}": reason for (stage, shard), reason in events.broke.items()},
         )
 
     def _seconds_left(self, left: list[str], recent: list[Made], now: float) -> float | None:
@@ -327,7 +327,7 @@ def status_of(plan: Plan, state: State, *, running: bool) -> Status:
 
 
 def by_reason(failed: dict[str, str]) -> dict[str, list[str]]:
-    """Return the pairs that failed by their reasons."""
+    """Return what failed by its reasons: pairs, or jobs."""
     found: dict[str, list[str]] = {}
     for name, reason in sorted(failed.items(), key=lambda item: (item[1], item[0])):
         found.setdefault(reason, []).append(name)
@@ -341,10 +341,9 @@ def failures(failed: dict[str, str]) -> Iterator[str]:
 
 
 def unfinished(state: State, run: Outlook) -> Iterator[str]:
-    """Yield a line for each job of the last run that ended before its work was done, while something is to make."""
-    if any(state.due.values()):
-        for each in run.broke:
-            yield f"not finished: {each}"
+    """Yield a line for each reason why jobs of the last run ended before their work was done, while some is left."""
+    for reason, jobs in by_reason(run.broke).items() if any(state.due.values()) else ():
+        yield f"{counted(len(jobs), 'job')} not finished ({some(jobs)}): {reason}"
 
 
 def doubts(plan: Plan, checked: Checked | None) -> Iterator[str]:

@@ -59,6 +59,13 @@ def limit(workflow: Any, resource: str, most: int) -> None:
         workflow.register_resource(resource, most)
 
 
+def allow_threads(workflow: Any, threads: int) -> None:
+    """Let jobs have this many threads elsewhere, however few cores --cores gives this machine's own jobs
+    (Workflow.register_resource, Workflow.cores).
+    """
+    workflow.register_resource("_cores", max(threads, workflow.cores or 1))
+
+
 def cores(workflow: Any) -> int | None:
     """Return the cores that --cores gives to a run (Workflow.cores)."""
     found: int | None = workflow.cores

@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 from .. import __version__, media
 from ..command import CommandEngine
 from ..engines import FOMM, FilmJob, Material, Movement
-from ..errors import InputError, TalkiesError, counted, printable
+from ..errors import InputError, TalkiesError, printable
 from ..fomm.model.presets import PRESETS
 from ..media.crop import FACELESS, Crop, is_faceless
 from ..media.film import FILM_SIZE
@@ -346,20 +346,8 @@ def open_engine(
     preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
 ) -> MotionEngine:
     """Load a model onto a working device, and return its engine; TalkiesError says why that failed."""
-    from ..fomm.device import choose_device, keep_compiled, keep_memory
-    from ..fomm.engine import Engine
-    from ..fomm.model import load_model
+    from ..fomm import engine
 
     if preset not in PRESETS:
         raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    keep_memory()
-    keep_compiled()
-    chosen = choose_device(device)
-    began = time.monotonic()
-    engine = Engine(load_model(preset, checkpoint, device=chosen), precision=precision, threads=threads)
-    precision = str(engine.model.dtype).removeprefix("torch.")
-    log.info(
-        "%s on %s, %s, %s, loaded in %.1f s",
-        *(preset, chosen, precision, counted(engine.threads, "thread"), time.monotonic() - began),
-    )
-    return engine
+    return engine.open_engine(preset, checkpoint, device=device, precision=precision, threads=threads)

@@ -45,13 +45,13 @@ def load_model(
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
         raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(dtypes)}")
-    model = build_model(preset)
-    if checkpoint is None and model.preset.packaged:
-        _load_strictly(model, part_of(load_checkpoint(DEMO_WEIGHTS), model.preset), DEMO_WEIGHTS)
-    elif checkpoint is None and model.preset.checkpoint is not None:
-        checkpoint = find_weights(model.preset.name)
-    if checkpoint is not None:
-        _load_strictly(model, load_checkpoint(checkpoint), Path(checkpoint))
+    model = skeleton(preset)
+    path = weights_file(model.preset, checkpoint)
+    if path is None:
+        model = build_model(preset)
+    else:
+        entries = load_checkpoint(path)
+        _load_strictly(model, entries if checkpoint else part_of(entries, model.preset), path)
     model.weights_digest = weights_digest(model.state_dict())
     # If other weights are loaded later, motions of these no longer fit.
     model.register_load_state_dict_post_hook(_redigest)
@@ -59,6 +59,18 @@ def load_model(
     for network in model.networks:
         network.generator.to(dtypes[precision])
     return model
+
+
+def weights_file(preset: Preset, checkpoint: str | Path | None) -> Path | None:
+    """Return the file with a preset's weights: the given one, the package's, or the fetched one (`find_weights`).
+
+    None if the preset has no weights of its own. Raises TalkiesError if they were not fetched.
+    """
+    if checkpoint is not None:
+        return Path(checkpoint)
+    if preset.packaged:
+        return DEMO_WEIGHTS
+    return find_weights(preset.name) if preset.checkpoint else None
 
 
 def part_of(entries: StateDict, preset: Preset) -> StateDict:
@@ -161,15 +173,16 @@ def _load_strictly(model: FirstOrderModel, entries: StateDict, path: Path) -> No
     unfit = next((key for key, t in entries.items() if t.is_floating_point() and not t.isfinite().all()), None)
     if unfit is not None:
         raise TalkiesError(f"{name}: {unfit} holds infinite or undefined numbers: the file is damaged, get it again")
-    model.load_state_dict(entries, strict=True)
+    model.load_state_dict(entries, strict=True, assign=True)
 
 
 def fitting_presets(entries: StateDict) -> list[str]:
     """Return the names of the presets whose network these entries are, by names and shapes."""
-    return [preset for preset in PRESETS if not _difference(_skeleton(preset), entries)]
+    return [preset for preset in PRESETS if not _difference(skeleton(preset), entries)]
 
 
-def _skeleton(preset: str) -> FirstOrderModel:
+def skeleton(preset: str | Preset | Mapping[str, Any]) -> FirstOrderModel:
+    """Return a network without numbers, for their names and shapes or to be filled."""
     with torch.device("meta"):
         return build_model(preset)
 
@@ -215,17 +228,21 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, half: boo
 
     Raises TalkiesError if the file can't be written.
     """
+    # Copies, since safetensors refuses tensors that share memory.
+    entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
+    write_entries(entries, Path(path), {"format": "pt", "weights_digest": weights_digest(entries)})
+
+
+def write_entries(entries: StateDict, path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors, whole or not at all; TalkiesError if that fails."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path = Path(path)
-    # Copies, since safetensors refuses tensors that share memory.
-    entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
     try:
         with whole(path) as part:
             part.touch()
             usual = part.stat().st_mode  # safetensors makes files that only their owner may read
-            save_file(entries, part, metadata={"format": "pt", "weights_digest": weights_digest(entries)})
+            save_file(entries, part, metadata=metadata)
             part.chmod(usual)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

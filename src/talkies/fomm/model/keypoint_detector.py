@@ -71,7 +71,7 @@ class KeypointDetector(nn.Module):
             self.jacobian = nn.Conv2d(self.predictor.out_features, 4 * maps, 7, padding=pad)
             # Training starts with the identity everywhere.
             nn.init.zeros_(self.jacobian.weight)
-            self.jacobian.bias = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 1.0]).repeat(maps))
+            self.jacobian.bias = nn.Parameter(torch.tensor([1.0, 0.0, 0.0, 1.0] * maps))
         if scale_factor != 1:
             self.down = AntiAliasDownsample(num_channels, scale_factor)
 

@@ -132,7 +132,7 @@ class AntiAliasDownsample(nn.Module):
         self.stride = round(1 / scale)
         sigma = (1 / scale - 1) / 2
         size = 2 * round(4 * sigma) + 1
-        offset = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+        offset = torch.arange(size, dtype=torch.float32, device="cpu") - (size - 1) / 2
         row = torch.exp(-(offset**2) / (2 * sigma**2))
         kernel = row[:, None] * row[None, :]
         kernel = kernel / kernel.sum()

@@ -1,0 +1,87 @@
+"""A cluster with another scheduler than SLURM: a queue of a few lines behind Snakemake's executor cluster-generic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from run_folder import REPOSITORY, RunFolder
+
+pytestmark = pytest.mark.slow
+
+SUBMIT = """#!/bin/sh
+# submit MEMORY MINUTES THREADS GPUS SCRIPT: runs a script in the background, and prints its number
+number=$(ls "$(dirname "$0")" | grep -c asked)
+echo "$1 $2 $3 $4 $5" > "$0.$number.asked"
+{ sh "$5"; echo $? > "$0.$number.ended"; } > "$0.$number.log" 2>&1 < /dev/null &
+echo "$number"
+"""
+STATUS = """#!/bin/sh
+ended="$(dirname "$0")/submit.$1.ended"
+[ -e "$ended" ] || { echo running; exit; }
+[ "$(cat "$ended")" = 0 ] && echo success || echo failed
+"""
+
+
+class Queued(RunFolder):
+    """A run folder whose jobs go to the queue."""
+
+    @property
+    def queue(self) -> Path:
+        return self.path / "queue"
+
+    def send(self, *more: str, ok: bool = True) -> str:
+        """Run Snakemake with the pattern for clusters, and this queue."""
+        pattern = (REPOSITORY / "profiles/cluster/config.v8+.yaml").read_text().splitlines()
+        profile = self.path / "far/config.v8+.yaml"
+        profile.parent.mkdir(exist_ok=True)
+        profile.write_text("\n".join(line for line in pattern if "apptainer" not in line))
+        command = f"{self.queue}/submit {{resources.mem_mb}} {{resources.runtime}} {{threads}} {{resources.gpu}}"
+        return self.snakemake(
+            *("--profile", "far", "--executor", "cluster-generic", "--cluster-generic-submit-cmd", command),
+            *("--cluster-generic-status-cmd", f"{self.queue}/status"),
+            *("--seconds-between-status-checks", "1", "--latency-wait", "1", *more),
+            ok=ok,
+        )
+
+    def asked(self, stage: str) -> list[list[str]]:
+        """Return the memory, minutes, threads and GPUs of each job of a stage, in the order of their submission."""
+        files = sorted(self.queue.glob("*.asked"), key=lambda path: int(path.name.split(".")[1]))
+        asked = [path.read_text().split() for path in files]
+        return [each[:4] for each in asked if f"snakejob.{stage}." in each[4]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Queued:
+    RunFolder.create(tmp_path / "run", images=["red", "blue"], clips=["a"])
+    made = Queued(tmp_path / "run")
+    made.queue.mkdir()
+    for name, script in (("submit", SUBMIT), ("status", STATUS)):
+        (made.queue / name).write_text(script)
+        (made.queue / name).chmod(0o755)
+    made.configure(threads=7, gpus=1, slurm={"gpu": {"gpu": 1}})
+    return made
+
+
+def test_jobs_ask_by_standard_resources_and_a_killed_one_asks_for_more(run: Queued) -> None:
+    """The first animating job is killed with its worker: nobody knows why, so it asks for more of both."""
+    script = (run.queue / "submit").read_text()
+    kill = 'case $5 in *.animate.*) [ -e "$0.once" ] || { touch "$0.once"; echo "exit 1" > "$5"; } ;; esac\n{ sh "$5"'
+    (run.queue / "submit").write_text(script.replace('{ sh "$5"', kill))
+    output = run.send()
+    assert "talkies: animate pairs-0001: job" in output
+    assert "failed: it ended, and nothing says why: it is sent again" in output
+    first, second = run.asked("animate")
+    assert first[2:] == second[2:] == ["7", "1"], "threads are not those of this machine"
+    assert [2 * int(value) for value in first[:2]] == [int(value) for value in second[:2]]
+    assert {tuple(each[2:]) for each in run.asked("prepare")} == {("1", "0")}
+    run.whole(["a/blue", "a/red"])
+
+
+def test_a_job_that_can_not_be_sent_is_named(run: Queued) -> None:
+    (run.queue / "submit").write_text("#!/bin/sh\necho queue is closed >&2\nexit 1\n")
+    output = run.send("--retries", "0", ok=False)
+    said = "it could not be sent (Error submitting jobscript (exit code 1)): mend that, then start snakemake again"
+    lines = [line for line in output.splitlines() if line.startswith("talkies: prepare ")]
+    assert len(lines) == 2, "pictures and clips"
+    assert all(said in line for line in lines)
