@@ -236,7 +236,7 @@ class ClusterRun(RunFolder):
     def while_animating(self, *options: str) -> subprocess.Popen:
         """Start `snakemake --profile slurm`; return when the workers have animated a film."""
         process = self.start("snakemake", "--profile", "slurm", *options)
-        wait_for(lambda: process.poll() is not None or self.events("animated"), 600)
+        wait_for(lambda: process.poll() is not None or self.events("animate"), 600)
         assert process.poll() is None, process.communicate()[0][-6000:]
         return process
 
@@ -264,7 +264,7 @@ class ClusterRun(RunFolder):
 
     def computed(self) -> Counter[str]:
         """Return how often each pair's frames were computed."""
-        return Counter(self.events("animated"))
+        return Counter(self.events("animate"))
 
 
 def draw_inputs(path: Path, pictures: int, clips: int, frames: int) -> None:

@@ -202,7 +202,7 @@ def test_after_a_pull_a_local_snakemake_finds_nothing_to_do(laptop: Staged, clus
     laptop.forget_events()
     draw_picture(laptop.path / "images/new.png", (1, 200, 200))
     laptop.snakemake()
-    assert sorted(laptop.events("animated")) == ["a/new", "b/new"], "changes are still noticed"
+    assert sorted(laptop.events("animate")) == ["a/new", "b/new"], "changes are still noticed"
 
 
 def test_what_a_pull_replaces_is_kept(laptop: Staged, cluster: RunFolder) -> None:

@@ -35,7 +35,7 @@ def test_in_an_image_the_folder_is_refused_before_any_job(awkward: RunFolder) ->
         output = awkward.snakemake(*how, ok=False)
         (line,) = [line for line in output.splitlines() if "can't be shown to the image" in line]
         assert "Photos, 2020: " in line
-        assert not (awkward.path / ".talkies/receipts").exists()
+        assert not (awkward.path / ".talkies/done").exists()
     awkward.configure(container=None)
     assert "2 pairs" in awkward.snakemake("-n", "--sdm", "apptainer")
 

@@ -141,7 +141,7 @@ def test_a_film_that_the_user_worked_on_is_kept_when_it_is_made_again(run: RunFo
     assert (run.path / "results/b/red.json").read_text() == '{"title": "our summer"}'
     run.talkies("forget", "a/green")
     run.snakemake()
-    assert sorted(run.events("animated")) == ["a/green", "a/red", "b/red"]
+    assert sorted(run.events("animate")) == ["a/green", "a/red", "b/red"]
     assert kept(run.film("a/red")) == [graded]
     assert [json.loads(each) for each in kept(run.path / "results/b/red.json")] == [{"title": "our summer"}]
     assert kept(run.film("b/red")) == kept(run.film("a/green")) == [], "our own films are replaced without a copy"

@@ -23,7 +23,7 @@ from talkies.machine import scratch
 from talkies.machine.scratch import Place, Scratch, find_place, open_scratch
 
 SNAKEFILE = REPOSITORY / "Snakefile"
-RECEIPT = ".talkies/receipts/animate/pairs-0001.feed.json"
+DONE = ".talkies/done/animate/pairs-0001.feed"
 LONG = ["a/blue", "a/green", "a/red"]
 
 
@@ -350,7 +350,7 @@ def test_a_bad_clip_is_named_as_the_user_knows_it(disk: Path, tmp_path: Path) ->
     (run.path / "driving/b.mp4").write_bytes(b"\0" * 5000)
     run.configure(scratch=str(disk))
     run.snakemake(ok=False)
-    reasons = next(told for name, told in run.receipts().items() if name.startswith("prepare/clips")).decode()
+    reasons = (run.path / ".talkies/ledger/clips-0001.jsonl").read_text()
     assert "driving/b.mp4: " in reasons
     assert str(disk) not in reasons
     run.whole(["a/one"])
@@ -359,18 +359,18 @@ def test_a_bad_clip_is_named_as_the_user_knows_it(disk: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_sigterm_in_the_middle_of_a_film_leaves_nothing_on_the_scratch_disk(long_run: RunFolder, disk: Path) -> None:
     worker = animate(long_run, disk)
-    wait_for(lambda: len(long_run.events("animated")) == 1 and list(disk.glob("*/1.mp4")))
+    wait_for(lambda: len(long_run.events("animate")) == 1 and list(disk.glob("*/1.mp4")))
     staged = [path.name for path in disk.rglob("in-*/*")]
     worker.terminate()
     output, _ = worker.communicate(timeout=60)
     assert worker.returncode == 128 + signal.SIGTERM, output
     assert sorted(staged) == ["a.npz", "blue.png", "green.png", "red.png"], "copied once, before the first film"
     assert list(disk.iterdir()) == []
-    assert not (long_run.path / RECEIPT).exists()
-    done = long_run.events("animated")
-    assert {p.stem for p in (long_run.path / ".talkies/silent/a").iterdir()} == {name[2:] for name in done}
+    assert not (long_run.path / DONE).exists()
+    done = long_run.events("animate")
+    assert {p.stem for p in (long_run.path / ".talkies/films/animate/a").iterdir()} == {name[2:] for name in done}
     long_run.snakemake()
-    assert sorted(long_run.events("animated")) == LONG
+    assert sorted(long_run.events("animate")) == LONG
     long_run.whole(LONG)
 
 
@@ -390,7 +390,7 @@ def test_what_a_killed_worker_left_on_the_scratch_disk_goes_with_the_next(long_r
 @pytest.mark.slow
 def test_a_scratch_disk_that_fills_up_loses_nothing(long_run: RunFolder, disk: Path) -> None:
     worker = animate(long_run, disk)
-    wait_for(lambda: len(long_run.events("animated")) == 1)
+    wait_for(lambda: len(long_run.events("animate")) == 1)
     with (disk / "of another user").open("wb", buffering=0) as file:
         try:
             while True:
@@ -403,12 +403,12 @@ def test_a_scratch_disk_that_fills_up_loses_nothing(long_run: RunFolder, disk: P
     assert f"scratch {disk} (as chosen" in line
     assert " is full: " in line
     assert " MB needed: make room there, or name another folder by scratch in config.yaml" in line
-    assert not (long_run.path / RECEIPT).exists()
+    assert not (long_run.path / DONE).exists()
     assert [path.name for path in disk.iterdir()] == ["of another user"]
     long_run.configure(scratch=str(disk))
     output = long_run.snakemake(ok=False)
     assert "about 2.4 MB needed" in output, "reported before the work begins"
     (disk / "of another user").unlink()
     long_run.snakemake()
-    assert sorted(long_run.events("animated")) == LONG, "each film was made once"
+    assert sorted(long_run.events("animate")) == LONG, "each film was made once"
     long_run.whole(LONG)

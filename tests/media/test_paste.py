@@ -93,7 +93,7 @@ def test_a_run_shows_whole_pictures_or_larger_squares_without_the_network(run: R
     run.forget_events()
     run.configure(pairs_per_job=3, files={"red.png": {"paste_back": True}}, upscale=512)
     run.snakemake()
-    assert run.events("animated") == []
+    assert run.events("animate") == []
     whole, large = media.probe(run.film("a/red")), media.probe(run.film("a/blue"))
     assert ((whole.width, whole.height), (large.width, large.height)) == ((300, 202), (512, 512))
     assert whole.frames == large.frames == 5
@@ -106,10 +106,10 @@ def test_a_run_shows_whole_pictures_or_larger_squares_without_the_network(run: R
     # New sound settings copy the shown stream. The plain squares no longer exist and are made again.
     run.configure(pairs_per_job=3, files={"red.png": {"paste_back": True}}, upscale=512, audio=False)
     run.snakemake()
-    assert run.events("animated") == []
+    assert run.events("animate") == []
     run.configure(pairs_per_job=3)
     run.snakemake()
-    assert len(run.events("animated")) == 6
+    assert len(run.events("animate")) == 6
     assert media.probe(run.film("a/red")).width == 256
 
 

@@ -422,7 +422,7 @@ def test_the_report_carries_the_gallery(finished: RunFolder, browser: chromium.C
     (folder.path / "images/words.png").write_text("no picture")
     folder.configure(pairs_per_job=3, gallery={"mosaic": 2}, files={"blue.png": {"private": True}})
     folder.snakemake(ok=False)  # the run fails because of words.png, but the report is still made
-    assert [name for name in folder.events("animated") if "words" not in name] == []  # the films exist already
+    assert [name for name in folder.events("animate") if "words" not in name] == []  # the films exist already
     folder.snakemake("--report", "report.zip")
     with zipfile.ZipFile(folder.path / "report.zip") as packed:
         packed.extractall(tmp_path)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from run_folder import RunFolder
 
-from talkies.report.entries import times_of
 from talkies.report.gallery import build_gallery
-from talkies.report.times import HEIGHT, WIDTH, Times, drawn
+from talkies.report.times import HEIGHT, LOAD, WIDTH, Times, drawn, measure
+from talkies.run.ledger import Ledger
 from talkies.run.plan import Plan
+from talkies.stages import table
 
 
 class _Texts(HTMLParser):
@@ -31,41 +32,35 @@ def section(page: Path) -> list[str]:
     return parser.texts
 
 
-def test_times_are_those_of_records_and_journal(finished: RunFolder, monkeypatch) -> None:
+def test_times_are_those_of_the_ledger(finished: RunFolder, monkeypatch) -> None:
     monkeypatch.chdir(finished.path)
-    times = times_of(Plan.load())
+    times = measure(Plan.load(table), Ledger.read())
     records = [finished.record(pair) for pair in finished.films()]
     assert sorted(times.films) == sorted((record["picture"]["frames"], record["seconds"]) for record in records)
     assert times.stages["animate"] == pytest.approx(sum(record["seconds"] for record in records))
     assert times.stages["remux"] == pytest.approx(sum(record["remux_seconds"] for record in records))
-    assert all(seconds > 0 for seconds in times.stages.values())
+    assert [name for name, seconds in times.stages.items() if not seconds] == ["show"]
     assert sorted(times.shards) == ["pairs-0001", "pairs-0002"]
     # Both workers loaded the network. The motion workers did too, but not for a shard of pairs.
-    of_pairs = sum(seconds[0] for seconds in times.shards.values())
-    assert 0 < of_pairs < times.stages["load"]
-    assert sum(sum(seconds[1:]) for seconds in times.shards.values()) == pytest.approx(
+    assert 0 < sum(each[LOAD] for each in times.shards.values()) < times.stages[LOAD]
+    assert sum(each[name] for each in times.shards.values() for name in ("animate", "remux")) == pytest.approx(
         times.stages["animate"] + times.stages["remux"]
     )
     texts = section(finished.path / "results/index.html")
-    assert {"crop", "find motion", "load the network", "animate", "put the sound on"} <= set(texts)
+    assert {"load", "crop", "cut", "motion", "animate", "remux"} <= set(texts)
     assert any(text.startswith("6 pairs, at most ") for text in texts)
     assert "2 in all" in texts
 
 
-def test_damaged_times_and_journals_keep_no_gallery_from_coming(run: RunFolder, monkeypatch) -> None:
-    (run.path / ".talkies/sources/red.json").write_text('{"seconds": "damaged"}')
-    record = run.path / "results/a/red.json"
-    record.write_text(record.read_text().replace('"seconds": ', '"seconds": -'))
-    for journal in (run.path / ".talkies/journal").glob("animate-*.jsonl"):
-        journal.write_bytes(b'\xff\xfe{"event": "loaded", "seconds": 1e999}\n{"event": "loaded"}\n')
+def test_a_damaged_ledger_keeps_no_gallery_from_coming(run: RunFolder) -> None:
+    for ledger in (run.path / ".talkies/ledger").glob("*.jsonl"):
+        ledger.write_bytes(b'\xff\xfe{"event": "loaded", "seconds": 1e999}\n{"event": "loaded"}\n')
     run.talkies("gallery")
-    assert any(text.startswith("5 pairs, at most ") for text in section(run.path / "results/index.html"))
-    monkeypatch.chdir(run.path)
-    assert len(times_of(Plan.load()).films) == 5
+    assert "red" in (run.path / "results/index.html").read_text()
 
 
 def test_nothing_made_is_drawn_as_nothing(tmp_path) -> None:
-    stages = dict.fromkeys(("prepare", "motion", "load", "animate", "remux"), 0.0)
+    stages = dict.fromkeys(("load", "crop", "motion", "animate", "remux"), 0.0)
     page = build_gallery(tmp_path / "results", [], title="None", times=Times([], stages, {}))
     texts = section(page)
     assert texts.count("0 s") == 5
@@ -74,8 +69,10 @@ def test_nothing_made_is_drawn_as_nothing(tmp_path) -> None:
 
 def test_bars_count_every_pair_and_outlines_stay_in_the_drawing() -> None:
     films = [(100 + number % 7, 5.0 + number % 97 / 10) for number in range(50_000)] + [(100, 4000.0)]
-    stages = {"prepare": 900.0, "motion": 900.0, "load": 9000.0, "animate": 400_000.0, "remux": 20_000.0}
-    shards = {f"pairs-{number:04}": [5.0, 160.0 + number % 50, 8.0] for number in range(2500)}
+    stages = {"load": 9000.0, "crop": 900.0, "motion": 900.0, "animate": 400_000.0, "remux": 20_000.0}
+    shards = {
+        f"pairs-{number:04}": {"load": 5.0, "animate": 160.0 + number % 50, "remux": 8.0} for number in range(2500)
+    }
     told = drawn(Times(films, stages, shards))
     assert told["work"] == "4 days 23 h"
     assert told["pairs"]["logarithmic"], "one is 400 times slower than the others"

@@ -10,7 +10,6 @@ from PIL import Image
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
 
 from talkies import media
-from talkies.run.record import content_key
 
 NOTHING = "Nothing to be done"
 
@@ -29,25 +28,6 @@ def write_table(run: RunFolder, *rows: str) -> None:
     (run.path / "pairs.tsv").write_text("\n".join(row.replace(" ", "\t") for row in rows) + "\n")
 
 
-def test_a_films_key_is_made_of_what_it_always_was(finished: RunFolder) -> None:
-    record = finished.record("a/red")
-    key = content_key(
-        source=record["source"]["sha256"],
-        source_crop="center",
-        driving=record["driving"]["sha256"],
-        driving_crop="center",
-        segment=[None, None],
-        motion=[True, 0],
-        preset="demo",
-        precision="auto",
-        weights=record["model"]["weights_sha256"],
-        film={"size": 256, "crf": 18, "preset": "medium"},  # the only preset that earlier films had
-        preset_recipe=3,  # only for demo; the published presets have none
-    )
-    assert record["picture_key"] == key
-    assert record["key"] == content_key(picture=key, audio=True, provenance=True)
-
-
 def test_choices_in_the_pairs_table(run: RunFolder) -> None:
     clips.ffmpeg("-f", "lavfi", "-i", "sine=frequency=1500:duration=2", run.path / "song.mp3")
     write_table(
@@ -62,7 +42,7 @@ def test_choices_in_the_pairs_table(run: RunFolder) -> None:
     run.configure(pairs_per_job=3, pairs="pairs.tsv")
     before = run.films()
     run.snakemake()
-    assert sorted(run.events("animated")) == ["a/red@cut", "a/red@music", "a/red@turned", "b/blue@secret"]
+    assert sorted(run.events("animate")) == ["a/red@cut", "a/red@music", "a/red@turned", "b/blue@secret"]
     assert run.films()["a/red"] == before["a/red"]
     cut = run.record("a/red@cut")
     assert (cut["source"]["crop"]["box"], cut["driving"]["crop"]["box"]) == ([0, 0, 32], [0, 0, 48])
@@ -93,7 +73,7 @@ def test_choices_in_the_pairs_table(run: RunFolder) -> None:
     clips.ffmpeg("-f", "lavfi", "-i", "sine=frequency=800:duration=2", run.path / "song.mp3")
     write_table(run, "image driving variant audio", "red a", "red a music song.mp3")
     run.snakemake()
-    assert (run.events("animated"), run.events("remuxed")) == ([], ["a/red@music"])
+    assert (run.events("animate"), run.events("remux")) == ([], ["a/red@music"])
     assert abs(pitch(run.film("a/red@music")) - 800) < 30
     assert not (run.path / "results/private.html").exists()
     assert not (run.path / "results/private_files").exists()
@@ -107,7 +87,7 @@ def test_choices_for_files(run: RunFolder) -> None:
     }
     run.configure(pairs_per_job=3, files=files)
     run.snakemake()
-    assert sorted(run.events("animated")) == ["a/blue", "a/green", "a/red", "b/red"]
+    assert sorted(run.events("animate")) == ["a/blue", "a/green", "a/red", "b/red"]
     red = run.record("a/red")
     assert red["source"]["crop"]["box"] == [0, 0, 32]
     assert (red["picture"]["frames"], red["motion"]["relative"]) == (3, False)

@@ -15,7 +15,7 @@ from run_folder import BIN, REPOSITORY, RunFolder, wait_for
 
 SNAKEFILE = str(REPOSITORY / "Snakefile")
 START = "Using workflow specific profile profiles/default for setting default command line arguments."
-PLAN = "talkies: jobs: prepare 2, motion 1, animate 1, remux 1, gallery 1, gallery_report 1, verdict 1"
+PLAN = "talkies: jobs: crop 1, cut 1, motion 1, animate 1, remux 1, gallery 1, gallery_report 1, verdict 1"
 PAIRS = ["a/blue", "a/green", "a/red", "b/blue", "b/green", "b/red"]
 
 
@@ -62,7 +62,7 @@ def test_a_run_tells_its_stages_and_films(run: RunFolder) -> None:
     assert lines[2] == PLAN
     assert [line for line in lines if ": done, sound: " in line] == [f"talkies: {p}: done, sound: copy" for p in PAIRS]
     stages = [found[1] for line in lines if (found := re.fullmatch(r"talkies: (\w+): \d jobs? done in \d+ s", line))]
-    assert stages == ["prepare", "motion", "animate", "remux", "gallery", "gallery_report"]
+    assert stages == ["crop", "cut", "motion", "animate", "remux", "gallery", "gallery_report"]
     assert lines[-4] == "talkies: 6 pairs: 6 done, 0 failed, 0 to make"
     assert lines[-3].startswith("talkies: the last run: 6 made in ")
     assert lines[-2] == "talkies: the films: results/index.html"

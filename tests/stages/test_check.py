@@ -155,7 +155,7 @@ def test_a_run_checks_beside_its_films_and_a_new_picture_checks_again_without_to
     (run.path / "images/broken.png").write_bytes(b"no picture")
     output = run.snakemake(ok=False)
     assert [jobs_in(output, rule) for rule in ("check", "animate")] == [1, 1]
-    assert run.events("animated") == []
+    assert run.events("animate") == []
     assert "0 good, 5 to look at, 1 unusable" in (run.path / "results/index.html").read_text()
     small = "small: 64 pixels become 256: take a larger copy of it"
     assert doubts_of_pictures(run) == {"red": [small], "green": [small], "blue": [small], "broken": []}

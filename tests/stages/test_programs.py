@@ -116,7 +116,7 @@ def test_a_program_that_is_not_there_is_no_fault_of_its_pairs(folder: RunFolder)
     assert "can't be started (nothing-there: No such file or directory)" in folder.snakemake(ok=False)
     folder.configure(engine=engine(workdir="/nowhere"))
     assert "can't be started (/nowhere: No such file or directory)" in folder.snakemake(ok=False)
-    assert not list((folder.path / ".talkies/receipts/animate").glob("*.json"))
+    assert not list((folder.path / ".talkies/done/animate").glob("*"))
 
 
 def test_a_batch_of_a_clip_without_sound(folder: RunFolder) -> None:
@@ -128,10 +128,10 @@ def test_a_batch_of_a_clip_without_sound(folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize(("how", "said"), [("kill", "killed by signal 9"), ("memory", "CUDA out of memory")])
-def test_a_machine_that_fails_the_program_leaves_no_receipt(folder: RunFolder, how: str, said: str) -> None:
+def test_a_machine_that_fails_the_program_ends_its_job(folder: RunFolder, how: str, said: str) -> None:
     folder.configure(engine=engine(f"--do {how}"))
     assert said in folder.snakemake(ok=False)
-    assert not list((folder.path / ".talkies/receipts/animate").glob("*.json"))
+    assert not list((folder.path / ".talkies/done/animate").glob("*"))
 
 
 def test_a_worker_that_is_killed_leaves_nothing_running(folder: RunFolder, tmp_path) -> None:
@@ -156,7 +156,7 @@ def test_a_batch_makes_all_films_with_one_start_and_keeps_what_was_finished(fold
     folder.configure(engine=engine("--do stop", f"--calm {tmp_path}/calm", **batch))
     assert "killed by signal 9" in folder.snakemake(ok=False)
     assert len(told(seen)) == 1
-    assert len(list((folder.path / ".talkies/silent").rglob("*.mp4"))) == 1, "the finished film stays"
+    assert len(list((folder.path / ".talkies/films/animate").rglob("*.mp4"))) == 1, "the finished film stays"
     (tmp_path / "calm").touch()
     folder.snakemake()
     starts = told(seen)

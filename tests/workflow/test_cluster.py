@@ -148,7 +148,7 @@ def test_fetched_results_need_nothing_here(first, tmp_path):
     here.source = first["run"].cluster.source
     here.forget_events()
     here.snakemake()
-    assert here.events("animated") == []
+    assert here.events("animate") == []
 
 
 def test_a_dry_run_where_apptainer_is_missing(cluster, first):
@@ -272,7 +272,7 @@ def test_the_walltime_ends_a_job(cluster):
         if result.returncode == 0:
             break
         # Only animated films that wait for their sound may be left.
-        assert [name for name in run.debris() if not name.startswith(".talkies/silent/")] == []
+        assert [name for name in run.debris() if not name.startswith(".talkies/films/animate/")] == []
     assert "stopped before the job's time was over" in "".join(told), "no job hit its walltime"
     assert "failed: its time was over: it is sent again" in "".join(told)
     run.verified()
@@ -439,5 +439,5 @@ def test_a_gpu_that_is_granted_and_does_not_work(small):
     small.configure(**LITTLE, model={"device": "auto"})
     output = small.snakemake("--retries", "0", ok=False)
     assert "GPU" in output
-    assert small.events("animated") == []
+    assert small.events("animate") == []
     assert small.films() == {}

@@ -67,7 +67,7 @@ class Count:
     def made(self, output: str = "") -> Made:
         """Return what was made; only films of talkies in the journal may have changed."""
         run = self.run
-        remuxed, films = Counter(run.events("remuxed")), self._stamps()
+        remuxed, films = Counter(run.events("remux")), self._stamps()
         gone = self._films.keys() - films.keys()
         assert {pair for pair, stamp in films.items() if self._films.get(pair) != stamp} == set(remuxed)
         assert not gone - set(remuxed), "a film is gone"
@@ -281,7 +281,7 @@ def test_a_worker_is_killed_and_the_old_picture_never_stands_for_the_new_one(run
     assert kill_workers(run)
     process.communicate(timeout=1500)
     assert process.returncode != 0
-    left = [pair for pair in pairs if pair not in run.events("remuxed")]
+    left = [pair for pair in pairs if pair not in run.events("remux")]
     assert left
     after = said(run)
     assert after.to_make == len(left)
@@ -325,8 +325,8 @@ def test_a_setting_changed_back_and_the_main_process_killed(run: ClusterRun) -> 
     process.communicate()
     wait_for(run.cluster.idle, 300)
     before = said(run)
-    assert before.to_make == 6 - len(run.events("remuxed"))
-    assert before.to_animate == 6 - len(run.events("animated"))
+    assert before.to_make == 6 - len(run.events("remux"))
+    assert before.to_animate == 6 - len(run.events("animate"))
     run.snakemake()
     made = count.made()
     assert (made.animated, made.remuxed) == (once(ALL), once(ALL))
@@ -343,7 +343,7 @@ def test_a_video_replaced_and_both_killed(run: ClusterRun) -> None:
     assert kill_workers(run)
     process.communicate()
     wait_for(run.cluster.idle, 300)
-    animated = run.events("animated")
+    animated = run.events("animate")
     before = said(run)
     assert before.to_make == 3
     assert 3 - len(animated) <= before.to_animate <= 3  # a dead worker leaves no receipt for its silent films

@@ -117,7 +117,7 @@ def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
         assert {"gpu": "1", "mem_mb": "4000"}.items() <= asked.items()
         assert "    threads: 4\n" in result.stdout.split(f"\nrule {rule}:\n")[1].split("\n\n")[0]
         assert int(asked["runtime"]) >= estimate.WALLTIME_MINUTES
-    for rule in ("prepare", "remux"):
+    for rule in ("crop", "remux"):
         asked = resources(result.stdout, rule)
         assert "gpu" not in asked
         assert asked["mem_mb"] == "2000"
@@ -132,7 +132,7 @@ def test_a_dry_run_needs_no_apptainer_and_a_run_says_so(tmp_path: Path) -> None:
     output = run.snakemake("--sdm", "apptainer", ok=False)
     assert "jobs are to run in an image, and neither apptainer nor singularity is here: load its module" in output
     assert "Traceback" not in output
-    assert not (run.path / ".talkies/receipts").exists()
+    assert not (run.path / ".talkies/done").exists()
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_jobs_for_gpus_with_an_image_without_are_refused_before_any_is_sent(tmp_
     for more in ([], ["-n"]):
         output = run.snakemake("--profile", "slurm", *more, ok=False)
         assert "talkies.sif is built without GPUs" in output
-    assert not (run.path / ".talkies/receipts").exists()
+    assert not (run.path / ".talkies/done").exists()
     assert not (run.path / "calls.jsonl").exists()
     run.configure(model={"device": "cpu"})
     assert "gpu" not in resources(run.snakemake("--profile", "slurm", "-n"), "animate")
@@ -334,7 +334,7 @@ def test_folders_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (far / "weights/one.png").symlink_to(far / "tables/one.png")
     (here / "images/one.png").symlink_to(far / "weights/one.png")
     assert outside(**ours) == [f"{far}/{name}" for name in ("deep", "middle", "tables", "weights")]
-    (here / "images/loop.png").symlink_to("loop.png")  # the prepare stage reports this error
+    (here / "images/loop.png").symlink_to("loop.png")  # the stage that crops it reports this error
     assert outside(**ours) == [f"{far}/{name}" for name in ("deep", "middle", "tables", "weights")]
 
 
@@ -406,7 +406,7 @@ def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) ->
     words = r"results: 0.0 MB left of the quota, and 4 films to make need about 0.1 MB: make room"
     assert re.search(words, run.snakemake("-n"))
     assert re.search(words, run.snakemake(ok=False))
-    assert not (run.path / ".talkies/receipts").exists()
+    assert not (run.path / ".talkies/done").exists()
 
 
 # --- a pilot -----------------------------------------------------------------------------------------------
@@ -422,7 +422,7 @@ def test_a_pilot_makes_the_first_pairs_and_going_on_makes_the_others(tmp_path: P
     before = run.films()
     run.forget_events()
     run.snakemake()
-    assert sorted(run.events("animated")) == ["a/red", "b/blue", "b/green", "b/red"]
+    assert sorted(run.events("animate")) == ["a/red", "b/blue", "b/green", "b/red"]
     assert run.events("motion") == ["b"]
     assert before.items() <= run.films().items()
     assert "Nothing to be done" in run.snakemake()
@@ -432,13 +432,13 @@ def test_a_pilot_makes_the_first_pairs_and_going_on_makes_the_others(tmp_path: P
 def test_a_pilot_in_a_finished_folder_takes_nothing_away(run: RunFolder) -> None:
     before = run.films()
     run.snakemake("--config", "first=1")
-    assert run.events("animated") == []
+    assert run.events("animate") == []
     assert "no longer asked for" not in run.talkies("status")
     assert "0 files" in run.talkies("clean")
-    shutil.rmtree(run.path / ".talkies/receipts")  # as after an interrupted run
+    shutil.rmtree(run.path / ".talkies/done")  # as after an interrupted run
     run.snakemake("--config", "first=1")
     assert "no longer asked for" not in run.talkies("status")
     assert "0 files" in run.talkies("clean")
     run.snakemake()
-    assert run.events("animated") == []
+    assert run.events("animate") == []
     assert run.films() == before
