@@ -246,6 +246,8 @@ class Settings(Section, frozen=True):
     """Image of the jobs with `--sdm apptainer`: a .sif, or docker:// or oras:// pinned by digest (...@sha256:...);
     null for none."""
     gallery: Gallery = Gallery()
+    own: dict[str, Any] = {}
+    """Settings of stages of your own in the folder stages/, as each of them reads them."""
 
     @property
     def by_engine(self) -> dict[str, Program | None]:

@@ -1,2 +1,2 @@
 # For Snakefiles that use this workflow by `module`: without the handlers of common.smk a run has no plan.
-snakemake_private.add_handlers(workflow, onstart=onstart, onsuccess=onsuccess, onerror=onerror)
+add_handlers(workflow, onstart=SESSION.start, onsuccess=SESSION.end, onerror=SESSION.end)

@@ -76,6 +76,11 @@ def take_over() -> None:
         snakemake_private.replace_console(theirs, ours)
 
 
+def is_dry() -> bool:
+    """Return whether the run of this process's console is a dry one; False if it is not ours."""
+    return current is not None and bool(current.common_settings.dryrun)
+
+
 def of_run(*, calm: bool) -> Console | None:
     """Return the console of this process's run. calm False: put Snakemake's own back, unless ours was asked for."""
     global current

@@ -81,6 +81,11 @@ def done(stage: str, name: str) -> Path:
     return DONE / stage / name
 
 
+def done_path(stage: str, name: str) -> str:
+    """Return the same path as text, for Snakemake."""
+    return str(done(stage, name))
+
+
 def shard_of(name: str) -> str:
     """Return the shard of a job's name."""
     return name.partition(".")[0]

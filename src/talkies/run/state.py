@@ -8,6 +8,7 @@ and what lies below is due.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from .folder import Folder
-from .ledger import Failed, Ledger, Made
+from .ledger import Failed, Forgotten, Ledger, Made
 from .plan import Plan
 from .record import Prepared, R, Recorded, Talkie
 from .stage import Stage
@@ -24,13 +25,15 @@ from .stage import Stage
 Listing = dict[str, tuple[int, int]]
 """A folder's files: size and time (ns) by name."""
 Entry = Made | Failed | None
+NEW = "new"
 
 
 @dataclass
 class State:
     """The pairs that are done, those that failed and why, and the items that each stage is to make, by its name.
 
-    found: the ledger entries of files that only their records told of, by shard.
+    why: how many pairs are to be made for which reason. found: the ledger entries of files that only their records told
+    of, by shard.
     """
 
     done: list[str] = field(default_factory=list)
@@ -38,7 +41,13 @@ class State:
     due: dict[str, list[str]] = field(default_factory=dict)
     to_make: list[str] = field(default_factory=list)
     to_animate: list[str] = field(default_factory=list)
+    why: Counter[str] = field(default_factory=Counter)
     found: dict[str, list[Made]] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> str:
+        """Why pairs are to be made, in words; empty if all are new or none is."""
+        return "" if set(self.why) <= {NEW} else ", ".join(f"{count} {why}" for why, count in self.why.most_common())
 
 
 class Look:
@@ -123,11 +132,23 @@ class Look:
             elif reason := self.failure(plan.last, name):
                 state.failed[name] = reason
             else:
+                state.why[self._why(name)] += 1
                 for stage in self.due_chain(name):
                     state.due[stage.name].append(name)
         state.to_make, state.to_animate = state.due[plan.last.name], state.due[plan.first.name]
         self._inputs(state)
         return state
+
+    def _why(self, name: str) -> str:
+        """Return in a few words why a pair's film is to be made."""
+        plan, entry = self.plan, self.ledger.get(self.plan.last.name, name)
+        if not isinstance(entry, Made):
+            return "forgotten" if isinstance(entry, Forgotten) else NEW
+        for stage, item in [*plan.inputs(plan.first, name), *((stage, name) for stage in plan.chain(name))]:
+            before = self.ledger.get(stage.name, item)
+            if isinstance(before, Made) and before.key != plan.key(stage, item):
+                return f"with another {stage.name}"
+        return "gone or altered"
 
     def due_chain(self, name: str) -> list[Stage]:
         """Return the stages that a pair whose film does not stand has still to go through, the last first."""

@@ -31,6 +31,11 @@ def table(settings: Any) -> Sequence[Stage]:
     return stages
 
 
+def own_rules() -> list[str]:
+    """Return the rules of the stages that the run folder adds: stages/NAME.smk."""
+    return [str(path.absolute()) for path in sorted(OWN_STAGES.glob("*.smk"))]
+
+
 def _own(path: Path) -> tuple[Stage, str]:
     try:
         found = runpy.run_path(str(path))

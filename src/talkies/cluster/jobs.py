@@ -1,0 +1,82 @@
+"""What the jobs of a run ask for: memory, time, a GPU, as Snakemake's standard resources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..machine import slurm
+from ..run import estimate
+from ..run.folder import shard_of
+from ..run.plan import Plan
+from ..run.planner import ALL
+from .scheduler import MORE_MEMORY, MORE_TIME, Failures, asks_gpu
+
+Kind = Literal["gpu", "cpu"]
+MEMORY_MB: dict[Kind, int] = {"gpu": 4000, "cpu": 2000}
+
+
+class Jobs:
+    """executor: the chosen one (`snakemake_private.executor`). failures: of this run's earlier attempts."""
+
+    def __init__(self, plan: Plan, executor: str | None, failures: Failures) -> None:
+        self._plan, self._executor, self._failures = plan, executor, failures
+
+    def of(self, stage: str, kind: Kind) -> dict[str, Any]:
+        """Return the resources of a stage's jobs: those of config.yaml for this kind, the rest by estimate."""
+        settings = self._plan.settings
+        asked = settings.slurm.of(kind)
+        usual: dict[str, Any] = {"runtime": self._walltime(stage, kind)}
+        if "mem_mb_per_cpu" not in asked:
+            usual["mem_mb"] = self._memory(stage, kind)
+        if kind == "gpu" and "gres" not in asked and (asks_gpu(settings) if self._executor else estimate.has_gpu()):
+            usual["gpu"] = 1
+        on_slurm = self._executor == "slurm" or (self._executor == "node" and "SLURM_JOB_ID" in os.environ)
+        return usual | asked | ({"slurm_extra": self._options(kind)} if on_slurm else {})
+
+    def _memory(self, stage: str, kind: Kind) -> Callable[[Any], int]:
+        """Return the function of a job's memory: more after each attempt that lacked memory."""
+
+        def megabytes(wildcards: Any) -> int:
+            wanted = MEMORY_MB[kind] * self._failures.more(stage, shard_of(wildcards.name), MORE_MEMORY)
+            return min(wanted, self._limits(kind).megabytes or wanted)
+
+        return megabytes
+
+    def _walltime(self, stage: str, kind: Kind) -> Callable[[Any], int]:
+        """Return the function of a job's walltime in minutes: an estimate, more after each attempt that ran out."""
+
+        def minutes(wildcards: Any) -> int:
+            expected = estimate.walltime(self._plan, stage, _shard(wildcards))
+            wanted = expected * self._failures.more(stage, shard_of(wildcards.name), MORE_TIME)
+            return min(wanted, self._limits(kind).minutes or wanted)
+
+        return minutes
+
+    def _options(self, kind: Kind) -> Callable[[Any], str]:
+        """Return the function of other sbatch options: those of config.yaml, and nodes with too small GPUs."""
+        asked = str(self._plan.settings.slurm.of(kind).get("slurm_extra", ""))
+
+        def extra(wildcards: Any) -> str:
+            if kind == "cpu" or self._executor == "node" or "--exclude" in asked:
+                return asked
+            megabytes = estimate.gpu_megabytes(self._plan, _shard(wildcards) or "")
+            small = slurm.nodes_with_less(megabytes, self._partitions(kind))
+            return f"{asked} --exclude={','.join(small)}".strip() if small else asked
+
+        return extra
+
+    def _limits(self, kind: Kind) -> slurm.Limits:
+        """Return the limits for jobs of a kind: those of its partitions."""
+        return slurm.limits(self._partitions(kind)) if self._executor == "slurm" else slurm.Limits()
+
+    def _partitions(self, kind: Kind) -> str:
+        """Return the partitions for jobs of a kind, separated by commas; empty: the default one."""
+        return str(self._plan.settings.slurm.of(kind).get("slurm_partition", ""))
+
+
+def _shard(wildcards: Any) -> str | None:
+    """Return the shard of a job; None if it is about the whole run."""
+    shard = shard_of(wildcards.get("name", ALL))
+    return None if shard == ALL else shard

@@ -1,0 +1,164 @@
+"""What a process of Snakemake does for a run besides its jobs: it makes the plan, looks whether the run is possible,
+and says what it will make, how far it is, and how it ended.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from snakemake.exceptions import WorkflowError
+
+from .. import media, stages
+from ..errors import TalkiesError, printable
+from ..machine import container as image
+from ..machine import slurm
+from ..run import console, estimate, folder, planner, programs, progress, snakemake_private
+from ..run.plan import Plan
+from ..run.state import State
+from ..settings import complete, given
+from .jobs import Jobs
+from .scheduler import Failures, asks_gpu, needs_gpu_image
+
+LOGGER = snakemake_private.LOGGER
+
+
+class Session:
+    """One process: the main one, which makes the plan, or that of a job, which reads it.
+
+    workflow: Snakemake's. Raises TalkiesError if the run is not possible.
+    """
+
+    def __init__(self, workflow: Any, config: Mapping[str, Any]) -> None:
+        self._workflow = workflow
+        self.is_main = snakemake_private.is_main_process(workflow)
+        self.executor = snakemake_private.executor(workflow)
+        self.in_image = snakemake_private.runs_in_image(workflow)
+        # A dry run's few lines are ours on a cluster too; in a run there, Snakemake tells what becomes of each job.
+        calm = self.is_main and (self.executor is None or console.is_dry())
+        self.console = console.of_run(calm=calm)
+        self._lacks_runtime = self.in_image and image.runtime() is None
+        if self._lacks_runtime and self.is_main:
+            snakemake_private.leave_image_out(workflow)
+            say("neither apptainer nor singularity is here: enough for a dry run (-n), not for a run")
+        self._state = State()
+        self._lack: estimate.LackOfRoom | None = None
+        self._over: threading.Event | None = None
+        self.plan = self._make_plan(config) if self.is_main else Plan.load(stages.table)
+        self.threads = self.plan.settings.threads or (4 if self.executor else snakemake_private.cores(workflow)) or 1
+        self.failures = Failures(say, on_slurm=self.executor == "slurm")
+        self.jobs = Jobs(self.plan, self.executor, self.failures)
+        if self.executor:
+            snakemake_private.limit(workflow, "gpu", self.plan.settings.gpus)
+            snakemake_private.allow_threads(workflow, self.threads)
+        self.bind()  # on a cluster, each job is a process of its own
+
+    def _make_plan(self, config: Mapping[str, Any]) -> Plan:
+        if planner.unlock_after_kill():
+            say("the last run was killed; its lock of this folder is removed")
+        plan, self._state = planner.make_plan(
+            complete(config),
+            stages.table,
+            on_cluster=self.executor is not None,
+            given=given(config, Path("config.yaml")),
+        )
+        settings = plan.settings
+        if self.executor == "slurm" and asks_gpu(settings):
+            for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.shards["pairs"]}:
+                slurm.check_gpus(megabytes, str(settings.slurm.gpu.get("slurm_partition", "")))
+        if self.in_image and settings.container is not None:
+            image.check_bindable([Path(each) for each in plan.outside])
+            self._check_image(plan)
+        say(estimate.describe(plan, self._state, on_cluster=self.executor is not None))
+        if why := self._state.reasons:
+            say(f"to make: {why}")
+        if unused := not_used(plan):
+            say(f"not used: {unused}")
+        self._lack = estimate.lack_of_room(plan, self._state)
+        if self._lack is not None:
+            LOGGER.warning(f"talkies: {self._lack}")
+        return plan
+
+    def bind(self) -> None:
+        """Bind the folders of config.yaml into the images of the jobs that this process starts."""
+        if self.in_image:
+            image.bind(self.plan.outside, self.plan.settings.scratch, os.environ)
+
+    def start(self) -> None:
+        """Begin the run: a real one, not a dry one. WorkflowError if it is not possible."""
+        try:
+            self._check_means()
+            planner.start_run(self.plan, self._state)
+        except TalkiesError as error:
+            raise WorkflowError(str(error)) from None
+        if self.executor:
+            self.failures.retries = snakemake_private.retries(self._workflow)
+            LOGGER.addHandler(self.failures)
+        if self.console:
+            self.console.follow(folder.WORKERS_LOG)
+        self._over = progress.start(
+            self.plan,
+            self._state,
+            say,
+            _say_progress,
+            None if self.executor else _show,
+            often=self.console is not None and self.console.is_live,
+        )
+        self.bind()  # on this machine: the results' folder may be new
+
+    def end(self) -> None:
+        """Say the run's results."""
+        planner.end_run()
+        progress.note_failures((failure.stage, failure.shard, failure.why) for failure in self.failures.final)
+        if self._over is not None:
+            for line in progress.end(self.plan, self._over):
+                say(line)
+
+    def _check_means(self) -> None:
+        """Check the disk space, and the jobs' image and its version, before any job is sent."""
+        if self._lack and self._lack.certain:
+            raise TalkiesError(str(self._lack))
+        if self._lacks_runtime:
+            raise TalkiesError(
+                "jobs are to run in an image, and neither apptainer nor singularity is here: load its module, or start "
+                "snakemake on a node that has it"
+            )
+        programs.fetch_images(self.plan.settings.programs)
+        if self.in_image and image.ADDRESS.match(self.plan.settings.container or ""):
+            self._check_image(self.plan, next(iter(snakemake_private.pulled_images(self._workflow)), None))
+
+    def _check_image(self, plan: Plan, pulled: Path | None = None) -> None:
+        """Check the image of the jobs. pulled: the copy of one with an address."""
+        unchecked = image.check_image(plan.settings.container or "", pulled, gpus=needs_gpu_image(plan.settings))
+        if unchecked and not self._lacks_runtime:
+            LOGGER.warning(f"talkies: {unchecked}")
+
+
+def say(line: str) -> None:
+    """Print a line about the run between Snakemake's own lines."""
+    LOGGER.info(f"talkies: {line}")
+
+
+def _say_progress(line: str) -> None:
+    LOGGER.info(f"talkies: {line}", extra={"progress": True})
+
+
+def _show() -> None:
+    """Write the gallery of the finished films during a run on this machine."""
+    command = ["nice", "talkies", "gallery", "--going", "--log", ".talkies/logs/gallery-going.log"]
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def not_used(plan: Plan) -> str:
+    """Return in words which entries of the folders of pictures and videos are not used; empty for none."""
+    settings = plan.settings
+    sounds = [Path(pair.audio) for pair in plan.pairs.values() if isinstance(pair.audio, str)]
+    found = {
+        settings.images: media.not_used(settings.images, media.PICTURE_SUFFIXES),
+        settings.driving: media.not_used(settings.driving, media.CLIP_SUFFIXES, sounds),
+    }
+    return "; ".join(f"in {printable(name)} {words}" for name, words in found.items() if words)
