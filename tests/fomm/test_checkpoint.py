@@ -23,7 +23,8 @@ from torch import Tensor
 
 import talkies
 from talkies.errors import TalkiesError
-from talkies.fomm.model import FirstOrderModel, build_model, load_checkpoint, save_safetensors, weights_digest
+from talkies.fomm.model.checkpoint import load_checkpoint, save_safetensors, weights_digest
+from talkies.fomm.model.first_order import FirstOrderModel, build_model
 
 PARAMETERS = golden.load("tiny64").parameters
 

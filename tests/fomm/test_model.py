@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import talkies
-from talkies.fomm.model import PRESETS, FirstOrderModel, Generated, Keypoints, build_model
+from talkies.fomm.model.first_order import FirstOrderModel, build_model
+from talkies.fomm.model.generator import Generated
+from talkies.fomm.model.keypoint_detector import Keypoints
 from talkies.fomm.model.layers import AntiAliasDownsample, coordinate_grid, gaussian_heatmap, inverse_2x2, warp
+from talkies.fomm.model.presets import PRESETS
 
 KEYPOINT_TOLERANCE = 1e-4
 LOGIT_TOLERANCE = 1e-3  # relative to the logits' scale

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from tiny_network import SIDE, clip, tiny_model
 
 from talkies.errors import TalkiesError
-from talkies.fomm.model import FirstOrderModel, Keypoints, Opening
+from talkies.fomm.model.first_order import FirstOrderModel
+from talkies.fomm.model.keypoint_detector import Keypoints
+from talkies.fomm.model.presets import Opening
 from talkies.fomm.motion import SHUT, Motion, best_frame, detect_motion, frames_to_tensor, hull_area, transfer_motion
 
 NTSC = Fraction(30000, 1001)

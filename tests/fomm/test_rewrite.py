@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 import talkies
 from talkies.fomm import rewrite
-from talkies.fomm.model import PRESETS, FirstOrderModel, Generated, Keypoints, build_model
-from talkies.fomm.model.generator import MaskedWarp
+from talkies.fomm.model.first_order import FirstOrderModel, build_model
+from talkies.fomm.model.generator import Generated, MaskedWarp
+from talkies.fomm.model.keypoint_detector import Keypoints
 from talkies.fomm.model.layers import UpBlock
+from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.rewrite import MANY_CHANNELS, _MaskedWarp, doubling, fold_norm, four_at_once, rewritten
 from talkies.fomm.winograd import HalfWinograd, Winograd, minimal_filter
 

@@ -560,7 +560,7 @@ def test_hidden_and_system_files_are_passed_over(run: RunFolder) -> None:
 
 @pytest.mark.slow
 def test_weights_swapped_make_everything_anew(run: RunFolder) -> None:
-    from talkies.fomm.model import load_model, save_safetensors
+    from talkies.fomm.model.checkpoint import load_model, save_safetensors
 
     weights = load_model("demo").state_dict()
     save_safetensors(weights, run.path / "weights.safetensors")

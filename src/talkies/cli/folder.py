@@ -165,7 +165,7 @@ def _network(plan: Any) -> Any:
     def load() -> Any:
         import torch
 
-        from ..fomm.model import load_model
+        from ..fomm.model.checkpoint import load_model
 
         # The other cores check files: threads that wait for one would take more time than the network.
         torch.set_num_threads(1)
