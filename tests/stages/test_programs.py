@@ -233,7 +233,7 @@ def test_a_program_that_hangs_is_ended(folder: RunFolder) -> None:
         ({"command": "run {source} {jobs}", "batch": True}, "engine.batch: {source} is each film's own"),
         ({"command": "run {source} {driving} {checkpoint} {output}"}, "engine.checkpoint: the command takes"),
         ({"command": ONE, "image": "none.sif"}, "image: there is no image none.sif"),
-        ({"command": ONE, "image": "docker://a/b:latest"}, "image: docker://a/b:latest: not pinned"),
+        ({"command": ONE, "image": "docker://a/b:latest"}, "pinned by its digest (...@sha256:...)"),
         ({"command": ONE, "result": "../*.mp4"}, "engine.result: ../*.mp4: must lie below {folder}"),
         ({"command": ONE, "colour": 1}, "engine"),
         ("nobody", "no engine nobody is known, and there is no command"),
