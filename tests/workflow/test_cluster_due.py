@@ -177,9 +177,6 @@ def test_a_picture_replaced_and_one_added_start_only_the_shards_that_hold_them(r
     run.verified()
 
 
-# --- what a run remembers -----------------------------------------------------------------------------------
-
-
 # --- what is killed -----------------------------------------------------------------------------------------
 
 
