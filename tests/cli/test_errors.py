@@ -32,22 +32,6 @@ def template(node: ast.expr | None) -> str:
     return FIELD if isinstance(node, ast.FormattedValue) else ""
 
 
-def test_a_message_is_one_line_with_a_next_step() -> None:
-    """Those whose text stands where they are raised, and which end in words of ours."""
-    said, silent = 0, []
-    for path, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("TalkiesError", "InputError"):
-                text = template(node.args[-1])
-                said += 1
-                if "\n" in text or (
-                    text.strip(FIELD + " :") and not text.endswith((FIELD, f"{FIELD})")) and not STEP.search(text)
-                ):
-                    silent.append(f"{path.name}:{node.lineno}: {text.replace(FIELD, '...')}")
-    assert said > 100
-    assert not silent
-
-
 # --- errors of the system: no permission, no such file, no space ---------------------------------------------
 
 
