@@ -235,6 +235,8 @@ def test_stars_are_kept_and_the_chosen_downloaded(browser: chromium.Chromium, pa
         browser.open(f"{address}/index.html")  # another origin, which has its own stars
         star()
         assert fetched(tmp_path / "fetched") == films
+        browser.run("document.querySelector('.talkie .play').click()")
+        assert browser.run(BOTH) == [["driving", True], ["talkie", False]]
         browser.open(page)
         server.shutdown()
     asked = browser.requests[len(before) :]
