@@ -21,7 +21,7 @@ import numpy as np
 from talkies import media
 from talkies.engines import Movement
 from talkies.fomm.engine import Engine
-from talkies.fomm.model import load_model
+from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form
 from talkies.media import crop

@@ -26,7 +26,7 @@ from talkies import media
 from talkies.engines import FilmJob, Movement
 from talkies.fomm.device import keep_memory
 from talkies.fomm.engine import Engine
-from talkies.fomm.model import load_model
+from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form
 

@@ -27,7 +27,8 @@ import torch
 from talkies.engines import Movement
 from talkies.fomm.device import has_bf16, keep_memory
 from talkies.fomm.engine import Engine, resized
-from talkies.fomm.model import build_model, load_model, save_safetensors
+from talkies.fomm.model.checkpoint import load_model, save_safetensors
+from talkies.fomm.model.first_order import build_model
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form

@@ -28,7 +28,9 @@ from frames import checkpoint, images
 from talkies.engines import Movement
 from talkies.fomm.device import built_for, choose_device, keep_memory
 from talkies.fomm.engine import Engine, resized
-from talkies.fomm.model import PRESETS, FirstOrderModel, build_model, load_checkpoint, load_model
+from talkies.fomm.model.checkpoint import load_checkpoint, load_model
+from talkies.fomm.model.first_order import FirstOrderModel, build_model
+from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.motion import detect_motion, frames_to_tensor, transfer_motion
 from talkies.fomm.precision import fast_form
 from talkies.machine.cores import available_threads

@@ -25,7 +25,7 @@ from frames import checkpoint
 from PIL import Image
 from workflow_scale import ROOT, Cost, measure, planned
 
-from talkies.fomm.model import PRESETS
+from talkies.fomm.model.presets import PRESETS
 
 BIN = Path(sys.executable).parent
 

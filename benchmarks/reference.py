@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from talkies import media
-from talkies.fomm.model import FirstOrderModel, Keypoints, build_model, load_checkpoint
+from talkies.fomm.model.checkpoint import load_checkpoint
+from talkies.fomm.model.first_order import FirstOrderModel, build_model
+from talkies.fomm.model.keypoint_detector import Keypoints
 from talkies.fomm.motion import hull_area
 
 

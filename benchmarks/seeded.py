@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkies.fomm.model import FirstOrderModel
+from talkies.fomm.model.first_order import FirstOrderModel
 
 FRAMES_A_TURN = 48  # the driving pattern is periodic: frame 48 looks like frame 0
 

@@ -32,7 +32,8 @@ def work(cores: list[int], args: argparse.Namespace, ready: Barrier, answers: An
     from talkies.engines import Movement
     from talkies.fomm.device import keep_memory
     from talkies.fomm.engine import Engine
-    from talkies.fomm.model import build_model, load_model
+    from talkies.fomm.model.checkpoint import load_model
+    from talkies.fomm.model.first_order import build_model
     from talkies.fomm.motion import detect_motion
     from talkies.fomm.precision import fast_form
 

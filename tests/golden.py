@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seeded import as_batch, driving_frame, seeded_weights, source_image
 from torch import Tensor
 
-from talkies.fomm.model import FirstOrderModel, build_model
+from talkies.fomm.model.first_order import FirstOrderModel, build_model
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 NAMES = tuple(sorted(path.stem.removeprefix("golden_") for path in FOLDER.glob("golden_*.npz")))

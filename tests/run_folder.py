@@ -208,7 +208,7 @@ def write_weights(path: Path, preset: str = "vox-256") -> None:
     """Write a safetensors file with a preset's names and shapes, and a hole in place of the numbers."""
     import torch
 
-    from talkies.fomm.model import build_model
+    from talkies.fomm.model.first_order import build_model
 
     with torch.device("meta"):
         state = build_model(preset).state_dict()

@@ -10,7 +10,9 @@ import torch
 from numpy.typing import NDArray
 from seeded import driving_frame, seeded_weights, source_image
 
-from talkies.fomm.model import FirstOrderModel, Preset, weights_digest
+from talkies.fomm.model.checkpoint import weights_digest
+from talkies.fomm.model.first_order import FirstOrderModel
+from talkies.fomm.model.presets import Preset
 
 SIDE = 64
 

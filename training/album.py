@@ -21,7 +21,7 @@ from landmarks import KEYPOINTS, keypoint_jacobians, keypoint_values, neighbours
 from portraits import POSE_NAMES, Portrait, Pose, Trace, sample_identity, sample_pose, spoil
 from torch import Tensor
 
-from talkies.fomm.model import Keypoints
+from talkies.fomm.model.keypoint_detector import Keypoints
 
 SIDE = 128  # of the pictures, in pixels; the network's side
 FAMILY = 4  # identities in a group, all in the same poses

@@ -25,8 +25,9 @@ from portraits import Pose
 from train_close_ups import KINDS, SIDE, as_tensor
 
 import talkies
-from talkies.fomm.model import FirstOrderModel, Keypoints
 from talkies.fomm.model.close_ups import REGIONS, Region, coarse_motion, find_region, mirrored, places
+from talkies.fomm.model.first_order import FirstOrderModel
+from talkies.fomm.model.keypoint_detector import Keypoints
 from talkies.fomm.model.layers import warp
 from talkies.fomm.rewrite import rewritten
 

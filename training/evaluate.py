@@ -48,9 +48,10 @@ from make_examples import PICTURES, perform
 
 import talkies
 from talkies.fomm.device import keep_memory
-from talkies.fomm.model import PRESETS, FirstOrderModel, KeypointDetector, Keypoints
+from talkies.fomm.model.first_order import FirstOrderModel
+from talkies.fomm.model.keypoint_detector import KeypointDetector, Keypoints
 from talkies.fomm.model.looks import is_photograph
-from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.fomm.model.presets import DEMO_WEIGHTS, PRESETS
 from talkies.fomm.rewrite import rewritten
 from talkies.media.film import FILM_SIZE
 

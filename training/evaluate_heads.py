@@ -20,7 +20,7 @@ from losses import region_weight, transfer
 from torch import Tensor
 from train_demo import open_network
 
-from talkies.fomm.model import FirstOrderModel
+from talkies.fomm.model.first_order import FirstOrderModel
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
 
-from talkies.fomm.model import FirstOrderModel, load_model
+from talkies.fomm.model.checkpoint import load_model
+from talkies.fomm.model.first_order import FirstOrderModel
 from talkies.fomm.motion import frames_to_tensor
 from talkies.media import crop
 from talkies.stages.check_file import ClipFacts, Item, look

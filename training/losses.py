@@ -10,7 +10,10 @@ from landmarks import FOLLOWERS, KEYPOINTS
 from portraits import EYE_LEFT, LIPS_INNER
 from torch import Tensor
 
-from talkies.fomm.model import DenseMotion, FirstOrderModel, Generated, Keypoints
+from talkies.fomm.model.dense_motion import DenseMotion
+from talkies.fomm.model.first_order import FirstOrderModel
+from talkies.fomm.model.generator import Generated
+from talkies.fomm.model.keypoint_detector import Keypoints
 from talkies.fomm.motion import hull_area
 
 

@@ -30,9 +30,9 @@ from train_demo import entries_of, open_network
 import talkies
 from talkies import media
 from talkies.fomm.device import keep_memory
-from talkies.fomm.model import PRESETS, FirstOrderModel, build_model
+from talkies.fomm.model.first_order import FirstOrderModel, build_model
 from talkies.fomm.model.looks import steepness
-from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.fomm.model.presets import DEMO_WEIGHTS, PRESETS
 from talkies.fomm.motion import detect_motion, frames_to_tensor
 from talkies.fomm.rewrite import rewritten
 from talkies.media import crop

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from talkies.fomm.model import Keypoints, load_checkpoint, save_safetensors
+from talkies.fomm.model.checkpoint import load_checkpoint, save_safetensors
 from talkies.fomm.model.checkpoint_head import SECOND
 from talkies.fomm.model.close_ups import (
     REGIONS,
@@ -44,6 +44,7 @@ from talkies.fomm.model.close_ups import (
     observe,
     places,
 )
+from talkies.fomm.model.keypoint_detector import Keypoints
 from talkies.fomm.model.layers import coordinate_grid, warp
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 

@@ -47,19 +47,13 @@ from losses import (
 from PIL import Image
 from torch import Tensor
 
-from talkies.fomm.model import (
-    PRESETS,
-    DenseMotion,
-    FirstOrderModel,
-    Generated,
-    Generator,
-    Keypoints,
-    build_model,
-    save_safetensors,
-)
-from talkies.fomm.model.checkpoint import load_checkpoint, part_of
+from talkies.fomm.model.checkpoint import load_checkpoint, part_of, save_safetensors
 from talkies.fomm.model.checkpoint_head import SECOND
-from talkies.fomm.model.presets import DEMO_WEIGHTS
+from talkies.fomm.model.dense_motion import DenseMotion
+from talkies.fomm.model.first_order import FirstOrderModel, build_model
+from talkies.fomm.model.generator import Generated, Generator
+from talkies.fomm.model.keypoint_detector import Keypoints
+from talkies.fomm.model.presets import DEMO_WEIGHTS, PRESETS
 
 SCHEDULE = "64:600:12:1e-3:true:1,128:4000:8:1e-3:true:4,128:1500:6:6e-4:found:1"
 HELD_OUT = 900_000  # first seed of the identities in contact sheets; seeds for training start at 0

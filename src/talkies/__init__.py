@@ -14,13 +14,13 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load_model", "transfer_motion"]
 
 if TYPE_CHECKING:
-    from .fomm.model import load_model
+    from .fomm.model.checkpoint import load_model
     from .fomm.motion import transfer_motion
 
 
 def __getattr__(name: str) -> Any:  # PEP 562: the names above, on first use
     if name == "load_model":
-        from .fomm.model import load_model
+        from .fomm.model.checkpoint import load_model
 
         return load_model
     if name == "transfer_motion":

@@ -128,7 +128,7 @@ class Program(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Let it use the network."""
     writable_tmpfs: bool = False
     """Let it write into its image; what it writes is lost."""
-    minutes: Annotated[float, Meta(gt=0, le=100_000)] = 60
+    minutes: Annotated[float, Meta(ge=0.001, le=100_000)] = 60.0
     """Minutes that it may take for a film."""
     gpu_mem_mb: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     """MB of GPU memory that it needs. On SLURM, nodes whose GPUs have less are excluded."""

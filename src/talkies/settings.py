@@ -11,16 +11,18 @@ one-line messages here, and the docs and the schema in `config_docs`. A fault ra
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
+from io import TextIOWrapper
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-from msgspec.structs import force_setattr, replace
+from msgspec.structs import asdict, force_setattr, replace
 
 from .engines import FOMM
 from .errors import InputError, TalkiesError, printable
@@ -50,6 +52,12 @@ SlurmKey = Literal[
     "cpus_per_gpu", "gpu", "gpu_model", "gres", "nodes", "tasks", "tasks_per_gpu", "clusters", "slurm_extra",
 ]  # fmt: skip
 """A name that the executor does not know would be passed over in silence."""
+
+
+X264Preset = Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"]
+Variant = Annotated[str, Meta(title="at most 40 letters, digits and . _ -", pattern=r"^[A-Za-z0-9._-]{1,40}$(?!\n)")]
+ENGINES = "a list of engines (`- NAME`, or `- name: NAME` with `command:` below it)"
+Engines = Annotated[tuple[EngineName | Program, ...], Meta(title=ENGINES, min_length=1, max_length=20)]
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,9 +93,9 @@ class Choices(Section, frozen=True):
 
     crop: Request | UnsetType = UNSET
     """How the file is cut."""
-    start: Annotated[float, Meta(ge=0, lt=10**9)] | UnsetType = UNSET
+    start: Annotated[float, Meta(ge=0, le=10**9)] | UnsetType = UNSET
     """Second to start at."""
-    end: Annotated[float, Meta(gt=0, lt=10**9)] | UnsetType = UNSET
+    end: Annotated[float, Meta(ge=0, le=10**9)] | UnsetType = UNSET
     """Second to end at."""
     flip: bool | UnsetType = UNSET
     """Mirror the video."""
@@ -117,10 +125,7 @@ class Row(Choices, frozen=True, kw_only=True, gc=False):
     """File name of a picture; the suffix may be left out."""
     driving: FilePath
     """File name of a video, likewise."""
-    variant: (
-        Annotated[str, Meta(title="at most 40 letters, digits and . _ -", pattern=r"^[A-Za-z0-9._-]{1,40}$(?!\n)")]
-        | None
-    ) = None
+    variant: Variant | None = None
     """Names this version of the pair; its film is <image>@<variant>.mp4."""
     crop: Request | UnsetType = UNSET
     """How the picture is cut: face, face:left, face:right, face:2, center, none or x,y,width,height."""
@@ -143,9 +148,7 @@ class Motion(Section, frozen=True):
 class Film(Section, frozen=True):
     """How films are encoded."""
 
-    preset: (
-        Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"] | None
-    ) = None
+    preset: X264Preset | None = None
     """x264's preset; null is veryfast."""
     crf: Annotated[int, Meta(ge=1, le=40)] | None = None
     """Quality: a smaller number is better, and takes more bytes; null is 18."""
@@ -193,13 +196,7 @@ class Settings(Section, frozen=True):
     engine: EngineName | Program = FOMM
     """What makes the films: fomm, the built-in model; a known engine (`talkies engine list`); or a program, by its
     command."""
-    engines: (
-        Annotated[
-            tuple[EngineName | Program, ...],
-            Meta(title="a list of engines: names, or sections with name and command", min_length=1, max_length=20),
-        ]
-        | None
-    ) = None
+    engines: Engines | None = None
     """Several engines in place of one: each makes each pair, as results/<driving>/<image>@<engine>.mp4."""
     model: Model = Model()
     crop: Crops = Crops()
@@ -226,7 +223,7 @@ class Settings(Section, frozen=True):
     """Tag each film as made by a model (comment, IPTC digital source type)."""
     pairs_per_job: Annotated[int, Meta(ge=1, le=2000)] = 2000
     """The most pairs of one job."""
-    job_minutes: Annotated[float, Meta(gt=0, le=1_000_000)] = 30
+    job_minutes: Annotated[float, Meta(ge=0.001, le=1_000_000)] = 30.0
     """Minutes of work in one job, by estimate."""
     gpus: Annotated[int, Meta(ge=1, le=10_000)] = 1
     """GPUs of the cluster that jobs use at once, at most."""
@@ -252,10 +249,8 @@ class Settings(Section, frozen=True):
     @property
     def by_engine(self) -> dict[str, Program | None]:
         """The engines that make the films, by name; None for the built-in one."""
-        chosen = (self.engine,) if self.engines is None else self.engines
-        return {
-            each if isinstance(each, str) else each.name: None if isinstance(each, str) else each for each in chosen
-        }
+        chosen = [self.engine] if self.engines is None else self.engines
+        return dict((each, None) if isinstance(each, str) else (each.name, each) for each in chosen)
 
     @property
     def programs(self) -> dict[str, Program]:
@@ -285,13 +280,9 @@ def complete(config: Mapping[str, Any]) -> Settings:
     A text is also read as the true, false, null or number that it shows: `--config audio=false` gives a text. The files
     that the settings name are looked at; the folders of pictures and videos are not.
     """
-    usual = msgspec.structs.asdict(Settings())
     # An empty section in YAML (`model:` and nothing below it) is null, and means its defaults.
-    written = {
-        key: value
-        for key, value in config.items()
-        if not (value is None and isinstance(usual.get(key), Section | dict))
-    }
+    sections = [key for key, usual in asdict(Settings()).items() if isinstance(usual, Section | dict)]
+    written = {key: value for key, value in config.items() if value is not None or key not in sections}
     if "crop" in written and not isinstance(written["crop"], Mapping):
         request = checked(written["crop"], Request, "config.yaml", "crop")
         written["crop"] = dict.fromkeys(get_args(Kind), request)
@@ -325,9 +316,7 @@ def _check_results(folder: Path) -> None:
     """Raise TalkiesError if a folder can't be made because it, or one above it, is a file."""
     for place in (folder, *folder.parents):
         if os.path.lexists(place) and not place.is_dir():
-            raise TalkiesError(
-                f"config.yaml: results: {printable(place)} is no folder: move it away, or name another folder"
-            )
+            raise TalkiesError(f"config.yaml: results: {printable(place)} is no folder: move it away, or name another")
 
 
 def _with_weights(settings: Settings) -> Settings:
@@ -358,23 +347,25 @@ def read(path: Path) -> dict[str, Any]:
     import yaml  # only here: jobs take settings from the plan, and start faster
 
     try:
-        content = yaml.load(_read_text(path), _strict_loader())
+        content = yaml.load(_read_text(path), _strict_loader()) or {}
     except OSError as error:
-        raise TalkiesError(
-            f"{printable(path)}: can't read it ({error.strerror}): give another path, or mend this one"
-        ) from None
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        # Not only YAMLError: PyYAML's functions for dates, numbers and the like raise other errors too.
+        raise TalkiesError(f"{printable(path)}: can't read it ({error.strerror}): mend it, or give another") from None
+    # Not only YAMLError: PyYAML's functions for dates, numbers and the like raise other errors too.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         said = printable(" ".join(str(error).split()))[:300]
         raise TalkiesError(f"{printable(path)}: not valid YAML, mend it: {said}") from None
-    except RecursionError:
-        raise TalkiesError(f"{printable(path)}: too deeply nested: write plain keys and values") from None
-    if not isinstance(content or {}, dict):
-        raise TalkiesError(
-            f"{printable(path)}: holds a {type(content).__name__}, not keys and values: "
-            "write lines like `images: FOLDER`"
-        )
-    return content or {}
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise TalkiesError(f"{printable(path)}: holds a {kind}, not keys and values: write lines like `images: FOLDER`")
+    return content
 
 
 @cache
@@ -399,39 +390,35 @@ def _strict_loader() -> Any:
 def _read_text(path: Path) -> str:
     """Return a file's text; OSError for a pipe or a device (they never end), ValueError if it is not UTF-8."""
     try:
-        with open_regular(path) as file:
-            return file.read().decode("utf-8-sig")
+        with TextIOWrapper(open_regular(path), "utf-8-sig") as file:
+            return file.read()
     except InputError as error:
         raise OSError(0, error.reason, str(path)) from None
 
 
 def read_pairs(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield the pairs table's rows, each with the number of its line. A message names the line and the column."""
-    shown = printable(path)
+    shown, columns, rows = printable(path), list(fields_of(Row)), 0
     try:
-        lines = iter(_read_text(path).splitlines())
+        first, *lines = _read_text(path).split("\n")
     except OSError as error:
         raise TalkiesError(f"config.yaml: pairs: can't read {shown} ({error.strerror}): mend the path") from None
     except UnicodeDecodeError:
         raise TalkiesError(f"{shown}: the pairs table is not UTF-8 text: save it as that") from None
-    header = [cell.strip() for cell in next(lines, "").split("\t")]
-    unknown = [name for name in header if name not in fields_of(Row)]
+    header = [cell.strip() for cell in first.split("\t")]
+    unknown = [name for name in header if name not in columns]
     if unknown or len(set(header)) < len(header) or not {"image", "driving"} <= set(header):
         what = f"unknown column {_short(repr(unknown[0]))}" if unknown else "a column is missing or named twice"
-        raise TalkiesError(
-            f"{shown}: line 1: {what}: the header must name image, driving and, as needed, "
-            f"{', '.join(name for name in fields_of(Row) if name not in ('image', 'driving'))}, separated by tabs"
-        )
-    number = 0
+        known = ", ".join(name for name in columns if name not in ("image", "driving"))
+        raise TalkiesError(f"{shown}: line 1: {what}: name image, driving and, as needed, {known}, separated by tabs")
     for number, line in enumerate(lines, start=2):
         cells = [cell.strip() for cell in line.split("\t")]
         if len(cells) > len(header) and any(cells):
-            raise TalkiesError(
-                f"{shown}: line {number}: more cells than the header names: take some away, or name them"
-            )
+            raise TalkiesError(f"{shown}: line {number}: more cells than columns: take some away, or name them")
         if row := {name: cell for name, cell in zip(header, cells, strict=False) if cell}:
+            rows += 1
             yield number, checked(row, Row, f"{shown}: line {number}")
-    if not number:
+    if not rows:
         raise TalkiesError(f"{shown}: the pairs table has no row: write one, or take all pairs by pairs: null")
 
 
@@ -441,46 +428,34 @@ def read_pairs(path: Path) -> Iterator[tuple[int, Row]]:
 def checked(value: Any, kind: type[T], where: str, key: str = "") -> T:
     """Return a value of YAML, JSON or the command line as a type.
 
-    Raises TalkiesError for one that does not fit: where, the dotted key, what may stand there.
+    Raises TalkiesError for the innermost part that does not fit: where, its dotted key, and what may stand there.
     """
     try:
         return msgspec.convert(value, kind, strict=False, dec_hook=from_plain)
     except (ValueError, RecursionError) as error:
-        raise TalkiesError(f"{where}: {_explain(value, kind, key, str(error))}") from None
-
-
-def _explain(value: Any, kind: Any, key: str, said: str) -> str:
-    """Return a line about the innermost part of a value that does not fit its type. said: msgspec's words."""
-    for option in options(kind):
-        parts: Mapping[Any, Any] = {}
-        if isinstance(value, Mapping):
-            parts = fields_of(option) or (
-                dict.fromkeys(value, get_args(option)[1]) if get_origin(option) is dict else {}
-            )
-            for name in value:
-                if parts and name not in parts:
-                    return _explain_key(_below(key, name), name, parts)
-            for field in msgspec.structs.fields(option) if is_section(option) else ():
-                if field.required and field.name not in value:
-                    return f"{_below(key, field.name)}: is missing: fill it in"
-        elif isinstance(value, list) and get_origin(option) is tuple:
-            parts = dict.fromkeys(range(len(value)), get_args(option)[0])
-        for name in parts:
-            try:
-                if name in value or isinstance(value, list):
-                    msgspec.convert(value[name], parts[name], strict=False, dec_hook=from_plain)
-            except (ValueError, RecursionError) as error:
-                return _explain(value[name], parts[name], _below(key, name), str(error))
+        said = str(error)
+    parts = next(filter(None, (_parts(value, option) for option in options(kind))), {})
+    for name, part in (value.items() if isinstance(value, Mapping) else enumerate(value)) if parts else ():
+        below = f"{key}{'.' * bool(key)}{_short(str(name))}"
+        if name not in parts:
+            raise TalkiesError(f"{where}: {_explain_key(below, name, parts)}")
+        checked(part, parts[name], where, below)
     if Request in options(kind):
-        return f"{key}: {said}"
+        raise TalkiesError(f"{where}: {key}: {said}")
+    if missing := re.search("missing required field `(.*)`", said):
+        raise TalkiesError(f"{where}: {key}{'.' * bool(key)}{missing[1]}: is missing: fill it in")
     shown = "null" if value is None else _short(repr(value))
     named = [str(each) for option in options(kind) if get_origin(option) is Literal for each in get_args(option)]
     near = get_close_matches(str(value), named, n=1)
-    return f"{key}: must be {words(kind)}, not {shown}{f': did you mean {near[0]}?' if near else ''}"
+    meant = f": did you mean {near[0]}?" if near else ""
+    raise TalkiesError(f"{where}: {key}: must be {words(kind)}, not {shown}{meant}")
 
 
-def _below(key: str, name: Any) -> str:
-    return f"{key}{'.' * bool(key)}{_short(str(name))}"
+def _parts(value: Any, kind: Any) -> dict[Any, Any]:
+    """Return the types of a value's parts, by key or number; empty if this type has none."""
+    if isinstance(value, Mapping):
+        return fields_of(kind) or (dict.fromkeys(value, get_args(kind)[1]) if get_origin(kind) is dict else {})
+    return dict.fromkeys(range(len(value)), get_args(kind)[0]) if get_origin(kind) is tuple and value else {}
 
 
 def _explain_key(key: str, name: Any, known: Mapping[str, Any]) -> str:
@@ -496,12 +471,9 @@ def _explain_key(key: str, name: Any, known: Mapping[str, Any]) -> str:
 @cache
 def _sections() -> dict[Any, str]:
     """Return the section of each key of config.yaml; empty for the keys of the top level."""
-    found: dict[Any, str] = dict.fromkeys(fields_of(Settings), "")
-    for section, kind in fields_of(Settings).items():
-        for option in options(kind):
-            for name in fields_of(option):
-                found.setdefault(name, section)
-    return found
+    of_sections = [(section, options(kind)) for section, kind in reversed(fields_of(Settings).items())]
+    found = {name: section for section, kinds in of_sections for kind in kinds for name in fields_of(kind)}
+    return found | dict.fromkeys(fields_of(Settings), "")
 
 
 def _short(text: str) -> str:
@@ -510,14 +482,7 @@ def _short(text: str) -> str:
 
 # --- types in words ----------------------------------------------------------------------------------------
 
-NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a text",
-    NoneType: "null",
-    Request: FORMS,
-}
+NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
 
 
 def options(kind: Any) -> list[Any]:
@@ -549,19 +514,11 @@ def words(kind: Any) -> str:
     inside = [each for each in get_args(kind) if each is not UnsetType]
     match get_origin(kind):
         case None:
-            return NAMES.get(kind, "a section of keys")
+            return FORMS if kind is Request else NAMES.get(kind, "a section of keys")
         case origin if origin is Annotated:
             limits = next(each for each in inside if isinstance(each, Meta))
-            most = limits.le if limits.le is not None and limits.le < 10**9 else None
-            least = (
-                f" above {limits.gt}"
-                if limits.ge is None
-                else f" from {limits.ge}"
-                if most
-                else f" of at least {limits.ge}"
-            )
-            to = "" if most is None else f" to {most}" if limits.gt is None else f", at most {most}"
-            return limits.title or words(inside[0]) + least + to
+            bounds = f"of at least {limits.ge}" if limits.le == 10**9 else f"from {limits.ge} to {limits.le}"
+            return limits.title or f"{words(inside[0])} {bounds}"
         case origin if origin is Literal:
             return " or ".join(", ".join(map(str, inside)).rsplit(", ", 1))
         case origin if origin is dict:

@@ -125,6 +125,10 @@ def test_a_long_film_is_cancelled_within_a_batch(
     visitor.shows("#queue", f"{number - 1}. ada-long: cancelled")
     assert visitor.text("#film").strip() == "cancelled"
     assert not list(page.temporary.glob(f"talkies-*/film-{number - 1}"))
+    page.ask("/films", {"picture": "example ada.png", "driving": "example anna.mp4", "maker": "demo"})  # by another
+    visitor.shows("#queue", "ada-anna:")
+    assert visitor.run("return document.querySelector('#stop').disabled"), "nobody cancels another's film by the button"
+    page.ask(f"/films/{number + 1}", method="DELETE")
     assert not list(page.temporary.glob("talkies-*-animate-*")), "nothing half-made is left"
 
 

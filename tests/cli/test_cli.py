@@ -23,7 +23,7 @@ from run_folder import BIN, draw_picture, make_clip, wait_for
 from talkies import media
 from talkies.cli import build_parser, main
 from talkies.cli.arguments import GROUPS
-from talkies.fomm.model import load_model
+from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.motion import Motion
 
 FRAMES = 5

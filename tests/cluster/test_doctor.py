@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+from sif import IMAGE, NO_GPUS, OTHER
 
 from talkies import __version__
 from talkies.cli import main
 from talkies.cluster import doctor
 
-IMAGE = b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0"
 WORKING = {"torch": "2.9", "cuda": "12.8", "threads": 4, "fault": None, "device": "cuda", "name": "A100"}
 WORKING |= {"built_for": ["sm_80"], "seconds": 0.2, "weights": "abc"}
 NO_TORCH = "echo \"ModuleNotFoundError: No module named 'torch'\" >&2; exit 1"
@@ -24,11 +24,7 @@ CLUSTER = {
     "squeue": "exit 0",
     "sinfo": 'case "$*" in *version*) echo slurm 24.11.5 ;; *) printf "gpu*\\ncpu\\n" ;; esac',
     "scontrol": 'echo "AccountingStorageType   = accounting_storage/none"; echo "MinJobAge = 300 sec"',
-    "apptainer": f"""case "$*" in
-        --version) echo "apptainer version 1.4.5" ;;
-        exec*) exit 0 ;;
-        *) echo '{{"data": {{"attributes": {{"labels": {{"org.opencontainers.image.version": "{__version__}"}}}}}}}}' ;;
-    esac""",
+    "apptainer": 'case "$*" in --version) echo "apptainer version 1.4.5" ;; esac',
 }
 
 
@@ -112,12 +108,6 @@ def test_the_lines_for_people(site: Site) -> None:
     assert lines[-1] == "1 thing to mend"
 
 
-def labels(**more: str) -> str:
-    found = {"org.opencontainers.image.version": __version__} | {name.replace("_", "."): x for name, x in more.items()}
-    said = json.dumps({"data": {"attributes": {"labels": found}}})
-    return f"case \"$*\" in --version) echo 1.4 ;; exec*) exit 0 ;; *) echo '{said}' ;; esac"
-
-
 OFF = "echo AccountingStorageType = accounting_storage/none; echo MinJobAge = {} sec"
 ON = "echo AccountingStorageType = accounting_storage/slurmdbd; echo MinJobAge = 30 sec"
 NO_SACCT = "echo 'sacct: error: Connection refused' >&2; exit 1"
@@ -136,9 +126,6 @@ NO_SACCT = "echo 'sacct: error: Connection refused' >&2; exit 1"
         ),
         ({"scontrol": OFF.format(30)}, "", "ended jobs", "sacct is not usable (accounting is off)"),
         ({"scontrol": ON, "sacct": NO_SACCT}, "", "ended jobs", "sacct is not usable (sacct: error: Connection r"),
-        ({"apptainer": ""}, "", "image", "apptainer inspect can't read it (no labels): build it"),
-        ({"apptainer": labels(org_opencontainers_image_version="9.9")}, "", "image", "talkies.sif holds talkies 9.9"),
-        ({"apptainer": labels(talkies_gpus="none")}, "", "image", "is built without GPUs (talkies.gpus: none)"),
         (
             {"apptainer": 'case "$1" in exec) echo "no user namespaces" >&2; exit 1 ;; --version) echo 1 ;; esac'},
             "",
@@ -157,10 +144,18 @@ def test_what_a_login_node_lacks_is_named_with_what_to_do(
     assert [grade for grade, said in site.says(1)[subject] if text in said] == ["MISSING"]
 
 
-def test_an_image_without_gpus_is_right_for_jobs_that_ask_for_none(site: Site) -> None:
-    site.cluster(apptainer=labels(talkies_gpus="none"))
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(b"", "this is no image"), (OTHER, "talkies.sif holds talkies 9.9"), (NO_GPUS, "(talkies.gpus: none)")],
+)
+def test_the_image_is_looked_at_as_before_a_run(site: Site, content: bytes, text: str) -> None:
+    site.cluster()
+    (site.run / "talkies.sif").write_bytes(content)
+    ((grade, said),) = site.says(1)["image"]
+    assert grade == "MISSING"
+    assert text in said
     site.configure("model: {device: cpu}\n")
-    assert site.says(0)["image"][0][0] == "ok"
+    assert (site.says(content != NO_GPUS)["image"][0][0] == "ok") == (content == NO_GPUS)
 
 
 def test_a_login_node_without_profile_or_runtime(site: Site) -> None:
@@ -232,7 +227,7 @@ def test_nothing_waits_for_a_program_that_hangs(site: Site, monkeypatch: pytest.
     monkeypatch.setattr(doctor, "ANSWER_SECONDS", 1)
     monkeypatch.setattr(doctor, "GPU_SECONDS", 1)
     hangs = "sleep 60 & sleep 60"
-    site.cluster(sinfo=hangs, scontrol=hangs, apptainer='[ "$1" = inspect ] && exit 1; sleep 60')
+    site.cluster(sinfo=hangs, scontrol=hangs, apptainer=hangs)
     site.has("nvidia-smi", hangs)
     site.has("python", hangs)
     began = time.monotonic()
@@ -282,6 +277,7 @@ def test_in_the_image_torch_is_needed_and_apptainer_is_not(site: Site) -> None:
     [
         ({"fault": "The NVIDIA driver on your system is too old (found version 11040)"}, "system is too old"),
         ({"device": "cpu", "cuda": None}, "torch is built without CUDA"),
+        ({"fault": "the GPU that was given does not work: it computes wrong results"}, "it computes wrong results"),
         ({"fault": "the GPU", "unfit": "this torch is built for sm_90, not for sm_100"}, "not for sm_100"),
     ],
 )  # fmt: skip
@@ -294,13 +290,6 @@ def test_a_gpu_that_was_given_and_does_not_work_is_missing(site: Site, facts: di
     assert grade == "MISSING"
     assert "a GPU is given and does not work" in text
     assert why in text
-
-
-def test_a_gpu_that_computes_wrong_results_is_missing(site: Site) -> None:
-    site.torch(fault="the GPU that was given does not work: it computes wrong results", device=None)
-    assert site.says(1)["GPU"][0][1].endswith(
-        "it computes wrong results): try another node (sbatch --exclude), and tell the admin of this one"
-    )
 
 
 def test_a_folder_that_the_image_does_not_see(site: Site, tmp_path: Path) -> None:

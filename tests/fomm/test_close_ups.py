@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from talkies.fomm.model import Generated, Keypoints
 from talkies.fomm.model.close_ups import EYE, MOUTH, CloseUps, find_region, mirrored, observe, places
+from talkies.fomm.model.generator import Generated
+from talkies.fomm.model.keypoint_detector import Keypoints
 
 SIDE = 256
 # A face that looks ahead, in pixels of 256; the order of training/landmarks.py.

@@ -21,7 +21,7 @@ from talkies.engines import FilmJob, Movement
 from talkies.errors import Stopped, TalkiesError
 from talkies.fomm.device import choose_device, free_batch
 from talkies.fomm.engine import Engine
-from talkies.fomm.model import FirstOrderModel
+from talkies.fomm.model.first_order import FirstOrderModel
 from talkies.fomm.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
 from talkies.fomm.precision import fast_form
 

@@ -17,7 +17,8 @@ from tiny_network import picture
 from talkies.errors import TalkiesError
 from talkies.fomm import kept, rewrite
 from talkies.fomm.engine import open_engine
-from talkies.fomm.model import PRESETS, FirstOrderModel
+from talkies.fomm.model.first_order import FirstOrderModel
+from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.motion import frames_to_tensor
 
 

@@ -16,8 +16,8 @@ from run_folder import REPOSITORY
 import talkies
 from talkies.engines import Movement
 from talkies.fomm.engine import Engine
-from talkies.fomm.model import PRESETS
 from talkies.fomm.model.looks import DRAWN, is_photograph, steepness
+from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.motion import detect_motion, frames_to_tensor
 from talkies.fomm.precision import fast_form
 from talkies.media import crop

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from talkies.engines import Movement
 from talkies.fomm import precision, rewrite
 from talkies.fomm.engine import Engine
-from talkies.fomm.model import PRESETS, FirstOrderModel
 from talkies.fomm.model.checkpoint import skeleton
+from talkies.fomm.model.first_order import FirstOrderModel
+from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form
 from talkies.fomm.rewrite import rewritten

@@ -24,7 +24,7 @@ from talkies import settings as config
 from talkies.cli import build_parser
 from talkies.errors import TalkiesError
 from talkies.fomm import weights
-from talkies.fomm.model import load_model
+from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.model.published import check_unchanged, find_weights
 from talkies.fomm.weights import Fetched, fetch

@@ -203,7 +203,7 @@ except TalkiesError as error:
 print(time.monotonic() - begun)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
 """
-CHECKPOINT = "from talkies.fomm.model import load_checkpoint as load"
+CHECKPOINT = "from talkies.fomm.model.checkpoint import load_checkpoint as load"
 MOTION = "from talkies.fomm.motion import Motion; load = Motion.load"
 
 

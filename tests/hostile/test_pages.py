@@ -11,7 +11,7 @@ from pathlib import Path
 
 import chromium
 import pytest
-from run_folder import RunFolder, make_clip, wait_for
+from run_folder import RunFolder, draw_picture, make_clip, wait_for
 
 pytestmark = pytest.mark.skipif(chromium.find() is None, reason=chromium.MISSING)
 
@@ -51,18 +51,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A finished run whose names and title contain markup with code."""
     run = RunFolder.create(tmp_path_factory.mktemp("pages") / "run", images=[], clips=[])
     for name in NAMES:
-        (run.path / "images" / f"{name}.png").write_bytes(_picture(run.path))
+        draw_picture(run.path / "images" / f"{name}.png", (200, 30, 90))
     make_clip(run.path / "driving" / f"{NAMES[0]}.mp4", frames=25)
     run.configure(check=True, gallery={"title": TITLE, "mosaic": 4, "report": False})
     run.snakemake()
     return run
-
-
-def _picture(folder: Path) -> bytes:
-    from run_folder import draw_picture
-
-    draw_picture(folder / "drawn.png", (200, 30, 90))
-    return (folder / "drawn.png").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -94,21 +87,6 @@ def test_the_check_page_breaks_no_rule(made: RunFolder, browser: chromium.Chromi
     wait_for(lambda: browser.run(look) and all(each == [128, "128px"] for each in browser.run(look)), 30)
     assert browser.run("return window.broken") == []
     assert browser.errors == []
-
-
-def test_over_http_it_plays_too(made: RunFolder, browser: chromium.Chromium) -> None:
-    handler = functools.partial(_Quiet, directory=made.path / "results")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser.errors.clear()
-        browser._loaded = False
-        browser.call("Page.navigate", url=f"http://127.0.0.1:{server.server_address[1]}/index.html")
-        while not browser._loaded:
-            browser._next()
-        told = browser.run(PLAY)
-        server.shutdown()
-    assert told["time"] > 0
-    assert told["broken"] == []
 
 
 @pytest.mark.parametrize("name", ["index", "check"])

@@ -130,22 +130,6 @@ def test_grown_box_holds_the_face(left: float, top: float, wide: float, high: fl
     assert box.y + box.side >= y + h - 1
 
 
-@settings(deadline=None)
-@given(
-    st.tuples(*[st.floats(0, 100)] * 2, *[st.floats(1, 100)] * 2),
-    st.tuples(*[st.floats(0, 100)] * 2, *[st.floats(1, 100)] * 2),
-)
-def test_overlap_is_a_share(a: tuple[float, ...], b: tuple[float, ...]) -> None:
-    assert 0 <= crop.overlap(a, b) <= 1 + 1e-9  # type: ignore[arg-type]
-    assert crop.overlap(a, b) == pytest.approx(crop.overlap(b, a))  # type: ignore[arg-type]
-    assert crop.overlap(a, a) == pytest.approx(1)  # type: ignore[arg-type]
-
-
-def test_crop_is_kept_as_json() -> None:
-    made = Crop("face", Box(-3, 0, 20), 2, True, "a warning")
-    assert typed(json.loads(json.dumps(to_plain(made))), Crop) == made
-
-
 # --- pictures ---
 
 
@@ -201,22 +185,16 @@ def test_padding_repeats_the_edge() -> None:
     assert (padded[-11:] == (0, 0, 200)).all()
 
 
-def test_face_of_a_picture() -> None:
-    image, made = crop_picture(astronaut(), parse("face"), name="a.png")
-    assert (made.mode, made.faces, made.found, made.warning) == ("face", 1, True, None)
-    box = made.box
-    assert image.shape == (256, 256, 3)
-    assert abs(box.side - 134) <= 12
-    assert abs(box.x + box.side / 2 - 158) <= 10
-    assert abs(box.y + box.side / 2 - 119) <= 10
-
-
 @pytest.mark.parametrize("scale", [0.5, 1, 4, 12])
 def test_face_is_found_at_any_size(scale: float) -> None:
     side = round(320 * scale)
-    made = crop_picture(crop.resize(astronaut(), side), parse("face"), name="a.png")[1]
-    assert made.found
-    assert made.box.side == pytest.approx(134 * scale, rel=0.12)
+    image, made = crop_picture(crop.resize(astronaut(), side), parse("face"), name="a.png")
+    assert image.shape == (256, 256, 3)
+    assert (made.mode, made.faces, made.found, made.warning) == ("face", 1, True, None)
+    box = made.box
+    assert box.side == pytest.approx(134 * scale, rel=0.12)
+    assert box.x + box.side / 2 == pytest.approx(158 * scale, rel=0.08)
+    assert box.y + box.side / 2 == pytest.approx(119 * scale, rel=0.08)
 
 
 def test_face_at_the_edge_is_not_squeezed() -> None:
@@ -242,7 +220,7 @@ def two_faces() -> np.ndarray:
 )
 def test_of_several_faces_the_largest_or_the_one_asked_for(tmp_path: Path, request_: str, left: bool) -> None:
     made = crop_picture(two_faces(), parse(request_), name="a.png")[1]
-    film = find_crop(probe(still(tmp_path / "two.mp4", [two_faces()] * 3)), parse(request_))
+    film = find_crop(probe(still(tmp_path / "two.mp4", [two_faces()])), parse(request_))
     for cut in (made, film):
         assert (cut.mode, cut.faces, cut.found) == (request_, 2, True)
         assert (cut.box.x < 150) == left
@@ -262,17 +240,6 @@ def test_drawn_faces_are_found() -> None:
         made = crop_picture(image, parse("face"), name=path)[1]
         assert made.found, path.name
         assert made.box.side > 0.35 * min(image.shape[:2])
-
-
-def test_no_face_gives_the_centre_and_a_warning_by_name(caplog: pytest.LogCaptureFixture) -> None:
-    image = np.full((60, 100, 3), 90, np.uint8)
-    with caplog.at_level(logging.WARNING, "talkies"):
-        made = crop_picture(image, parse("face"), name="dir/wall.png")[1]
-    assert made.box == Box(20, 0, 60)
-    assert (made.faces, made.found) == (0, False)
-    assert made.warning is not None
-    assert "no face" in made.warning
-    assert "dir/wall.png: no face" in caplog.text
 
 
 def test_resize_keeps_means_and_does_not_alias() -> None:
@@ -311,12 +278,6 @@ def test_one_box_holds_the_face_of_every_frame(tmp_path: Path) -> None:
     assert crop.find_faces(frame)
 
 
-def test_short_clips_are_fine(tmp_path: Path) -> None:
-    made = find_crop(probe(still(tmp_path / "a.mp4", [astronaut()])), parse("face"))
-    assert made.found
-    assert made.box.side == pytest.approx(134, abs=12)
-
-
 def test_a_face_that_moves_away_ends_its_tube(tmp_path: Path) -> None:
     """Six frames on the left, then two on the right: the box follows the longer stay."""
     clip = probe(still(tmp_path / "a.mp4", [moved(0)] * 6 + [moved(200)] * 2, "4"))
@@ -339,13 +300,14 @@ def test_face_seen_in_few_frames_warns(tmp_path: Path, caplog: pytest.LogCapture
     assert "a.mp4" in caplog.text
 
 
-def test_clip_without_a_face(caplog: pytest.LogCaptureFixture) -> None:
-    clip = probe(clips.get("plain.mp4"))
-    with caplog.at_level(logging.WARNING, "talkies"):
-        made = find_crop(clip, parse("face"))
-    assert made.box == Box(16, 0, 64)
-    assert (made.found, made.faces) == (False, 0)
-    assert "plain.mp4: no face" in caplog.text
+def test_no_face_gives_the_centre_and_a_warning_by_name(caplog: pytest.LogCaptureFixture) -> None:
+    wall = crop_picture(np.full((60, 100, 3), 90, np.uint8), parse("face"), name="dir/wall.png")[1]
+    film = find_crop(probe(clips.get("plain.mp4")), parse("face"))
+    for made, box, name in ((wall, Box(20, 0, 60), "dir/wall.png"), (film, Box(16, 0, 64), "plain.mp4")):
+        assert (made.box, made.faces, made.found) == (box, 0, False)
+        assert made.warning is not None
+        assert f"{name}: no face" in caplog.text
+        assert "no face" in made.warning
 
 
 @pytest.mark.parametrize(

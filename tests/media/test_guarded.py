@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import bombs
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 from run_folder import wait_for
 
 from talkies.errors import InputError, Stopped, TalkiesError
 from talkies.media import guarded
-from talkies.media.pictures import read_picture, read_smaller
+from talkies.media.pictures import read_picture
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -146,36 +143,6 @@ def test_ctrl_c_in_a_terminal_reaches_the_parent_alone(picture: Path) -> None:
     assert os.getsid(child()) == child()
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_large_jpeg_is_read_smaller_with_the_size_that_it_has(tmp_path: Path, orientation: int, mode: str) -> None:
-    path, exif = tmp_path / "large.jpg", Image.Exif()
-    exif[0x112] = orientation
-    gradient = np.add.outer(np.linspace(0, 150, 1201), np.linspace(0, 100, 2002)).astype(np.uint8)
-    Image.fromarray(gradient).convert("RGB").convert(mode).save(path, quality=95, exif=exif)
-    whole = read_picture(path)
-    for side, factor in ((400, 4), (501, 2), (1001, 2), (1002, 1), (2002, 1), (9000, 1)):
-        smaller, own, _ = read_smaller(path, side)
-        assert own == (whole.shape[1], whole.shape[0]), "turned as EXIF says"
-        assert smaller.shape[:2] == tuple(-(-length // factor) for length in whole.shape[:2]), side
-        assert max(smaller.shape) >= min(side, 2002)
-        middle = np.array(Image.fromarray(whole).resize((smaller.shape[1], smaller.shape[0]), Image.Resampling.BOX))
-        assert np.abs(smaller.astype(int) - middle).max() <= 4
-    assert np.array_equal(read_smaller(path, 9000)[0], whole)
-
-
-def test_other_pictures_come_whole_and_a_damaged_jpeg_is_named(tmp_path: Path) -> None:
-    picture, cut = tmp_path / "a.png", tmp_path / "cut.jpg"
-    Image.fromarray(noise(1200, 1600)).save(picture)
-    smaller, own, _ = read_smaller(picture, 100)
-    assert own == (1600, 1200)
-    assert np.array_equal(smaller, noise(1200, 1600))
-    Image.fromarray(noise(1200, 1600)).save(cut)
-    cut.write_bytes(cut.read_bytes()[:300_000])
-    with pytest.raises(InputError, match="damaged or cut short"):
-        read_smaller(cut, 100)
-
-
 def test_nothing_is_opened_but_the_file_given(tmp_path: Path, picture: Path) -> None:
     """The decoder gets the open file, because the name may soon lead elsewhere."""
     link = tmp_path / "link.png"
@@ -197,65 +164,6 @@ def test_a_folder_of_the_users_lends_it_no_modules(tmp_path: Path, picture: Path
     script.write_text(code)
     ran = subprocess.run([sys.executable, *start, script], cwd=tmp_path, capture_output=True, text=True)
     assert ran.stdout == "(40, 60, 3)\n", ran.stderr
-
-
-# --- converted in bands ---
-
-
-def modes() -> dict[str, Callable[[], bytes]]:
-    """Return functions that make files of pictures larger than one band, one for every kind of pixels."""
-    height, width = 2300, 2000
-    rgba = noise(height, width, 4)
-    rgba[..., 3] = np.linspace(0, 255, width).astype(np.uint8)
-
-    def file(image: Image.Image, kind: str, **options: object) -> bytes:
-        written = io.BytesIO()
-        image.save(written, kind, **options)  # type: ignore[arg-type]
-        return written.getvalue()
-
-    quick = {"compress_level": 0}
-    ramp = np.linspace(0, 65535, width * height).reshape(height, width)
-    return {
-        "RGB": lambda: file(Image.fromarray(rgba[..., :3]), "PNG", **quick),
-        "RGBA": lambda: file(Image.fromarray(rgba), "PNG", **quick),
-        "LA": lambda: file(Image.fromarray(rgba[..., [0, 3]], "LA"), "PNG", **quick),
-        "L": lambda: file(Image.fromarray(rgba[..., 0]), "PNG", **quick),
-        "1": lambda: file(Image.fromarray(rgba[..., 0] > 99), "PNG", **quick),
-        "P": lambda: file(Image.fromarray(rgba[..., 0], "P"), "PNG", transparency=7, **quick),
-        "I;16": lambda: file(Image.fromarray(ramp.astype(np.uint16)), "PNG", **quick),
-        "F": lambda: file(Image.fromarray((ramp / 300).astype(np.float32)), "TIFF"),
-        "CMYK": lambda: file(Image.fromarray(rgba, "CMYK"), "TIFF"),
-    }
-
-
-@pytest.mark.parametrize("mode", modes())
-def test_large_pictures_are_what_the_whole_would_be(tmp_path: Path, mode: str) -> None:
-    """A picture of several bands equals its parts, read one by one."""
-    path = tmp_path / "whole"
-    path.write_bytes(modes()[mode]())
-    whole = read_picture(path)
-    with Image.open(path) as image:
-        assert image.mode == mode or (mode == "P" and image.mode in ("P", "L"))
-        options = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
-        cuts = [0, 700, 1990, 2010, 2300]
-        for top, bottom in itertools.pairwise(cuts):
-            part = image.crop((0, top, 2000, bottom))
-            if mode == "F":  # the largest value defines white, so each part must contain it
-                array = np.array(part)
-                array[0, 0] = np.asarray(image).max()
-                part = Image.fromarray(array)
-            part.save(tmp_path / "part", image.format, compress_level=0, **options)
-            read = read_picture(tmp_path / "part")
-            assert np.array_equal(read[1:], whole[top + 1 : bottom])
-
-
-def test_turned_by_exif_in_bands(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = Image.fromarray(noise(2300, 2000))
-    image.save(tmp_path / "a.png", exif=exif, compress_level=1)
-    with Image.open(tmp_path / "a.png") as stored:
-        assert np.array_equal(read_picture(tmp_path / "a.png"), np.array(ImageOps.exif_transpose(stored)))
 
 
 # --- what it costs ---

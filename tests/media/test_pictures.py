@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -107,6 +108,52 @@ def test_a_kind_of_picture(
     picture = read_picture(tmp_path / name)
     assert picture.shape == expected.shape
     assert np.abs(picture - expected.astype(float)).mean() <= off
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize(("name", "image", "how"), [row[:3] for row in KINDS], ids=[row[0] for row in KINDS])
+def test_a_picture_of_several_bands_is_what_the_whole_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, image: Image.Image, how: dict[str, Any], rows: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / name, **({"exif": exif} if name.endswith((".png", ".jpg")) else {}) | how)
+    monkeypatch.setattr(picture_decoder, "allow", lambda seconds: None)  # it would limit this process
+    pixels = []
+    for band in (picture_decoder.BAND_PIXELS, rows * image.width):
+        monkeypatch.setattr(picture_decoder, "BAND_PIXELS", band)
+        with (tmp_path / name).open("rb") as file:
+            _, shared = picture_decoder.read(file)
+        os.lseek(shared, 0, os.SEEK_SET)
+        with os.fdopen(shared, "rb") as memory:
+            pixels.append(memory.read())
+    assert pixels[0] == pixels[1]
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_large_jpeg_is_read_smaller_with_the_size_that_it_has(tmp_path: Path, orientation: int, mode: str) -> None:
+    path, exif = tmp_path / "large.jpg", Image.Exif()
+    exif[0x112] = orientation
+    gradient = np.add.outer(np.linspace(0, 150, 1201), np.linspace(0, 100, 2002)).astype(np.uint8)
+    Image.fromarray(gradient).convert("RGB").convert(mode).save(path, quality=95, exif=exif)
+    whole = read_picture(path)
+    for side, factor in ((400, 4), (501, 2), (1001, 2), (1002, 1), (2002, 1), (9000, 1)):
+        smaller, own, _ = media.read_smaller(path, side)
+        assert own == (whole.shape[1], whole.shape[0]), "turned as EXIF says"
+        assert smaller.shape[:2] == tuple(-(-length // factor) for length in whole.shape[:2]), side
+        assert max(smaller.shape) >= min(side, 2002)
+        middle = np.array(Image.fromarray(whole).resize((smaller.shape[1], smaller.shape[0]), Image.Resampling.BOX))
+        assert np.abs(smaller.astype(int) - middle).max() <= 4
+    assert np.array_equal(media.read_smaller(path, 9000)[0], whole)
+
+
+def test_other_pictures_come_whole(tmp_path: Path) -> None:
+    noise = np.random.default_rng(5).integers(0, 256, (1200, 1600, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png", compress_level=0)
+    smaller, own, _ = media.read_smaller(tmp_path / "a.png", 100)
+    assert own == (1600, 1200)
+    assert np.array_equal(smaller, noise)
 
 
 @pytest.mark.parametrize("suffix", [".heic", ".avif"])

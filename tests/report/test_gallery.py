@@ -78,9 +78,12 @@ def test_only_what_changed_is_written_and_only_ours_removed(run: GalleryFolder) 
 
 def test_pairs_and_reasons(run: GalleryFolder) -> None:
     assert data_of(run.build()) == {"clips": [], "pictures": [], "pairs": []}
+    assert "Made by talkies." in run.build()
     slow = run.entry("anna", "ada", "slow", preview=run.file("work/driving/anna@1-2.mp4"), part="1 to 2 s")
     gone = run.entry("otto", "bob", reason="no\nface", source=run.folder / "gone.png", preview=None)
-    data = data_of(run.build(run.entry("anna", "ada"), slow, gone))
+    page = run.build(run.entry("anna", "ada"), replace(slow, engine="liveportrait"), gone)
+    assert "Made by talkies with liveportrait, the First Order Motion Model." in page
+    data = data_of(page)
     shown = r"index_files/shown/[0-9a-f]{16}-[0-9a-f]{16}.mp4"
     assert [[*clip[:4], bool(re.fullmatch(shown, clip[4] or ""))] for clip in data["clips"]] == [
         ["anna", "", False, [], True],

@@ -11,7 +11,7 @@ import torch
 import train_demo
 
 import talkies
-from talkies.fomm.model import DenseMotion
+from talkies.fomm.model.dense_motion import DenseMotion
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 

@@ -1,4 +1,4 @@
-"""A run on a cluster also makes what it announces: the cases of test_due.py, and those that only a cluster has.
+"""A run on a cluster also makes what it announces: an example of test_due.py, and what only a cluster has: kills.
 
 All tests use one finished run folder, one after the other. Each changes something, asks `snakemake -n` and `talkies
 status` how much there is to make, runs exactly `snakemake --profile slurm`, and counts the computed films, the written
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ from run_folder import draw_picture, jobs_in, make_clip, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-NOTHING = "Nothing to be done"
 STAGES = ("prepare", "motion", "animate", "remux")
 SETTINGS = {"threads": 1, "gpus": 2, "pairs_per_job": 2, "gallery": {"report": False}}
 PICTURES, CLIPS, FRAMES = 3, 2, 40
@@ -111,13 +109,6 @@ def change(run: ClusterRun, **settings: object) -> None:
     run.configure(**yaml.safe_load((run.path / "config.yaml").read_text()) | settings)
 
 
-def scribble(path: Path) -> None:
-    """Change a file, but keep its size."""
-    with path.open("r+b") as file:
-        file.seek(200)
-        file.write(b"scribble")
-
-
 def shards_of(run: ClusterRun) -> dict[str, set[str]]:
     """Return the pairs of each shard, as the plan deals them."""
     plan = json.loads((run.path / ".talkies/plan.json").read_text())
@@ -168,32 +159,6 @@ def run(cluster: Cluster, finished: ClusterRun) -> Iterator[ClusterRun]:
 # --- files and settings -------------------------------------------------------------------------------------
 
 
-def test_nothing_changed_and_snakemakes_memory_deleted(run: ClusterRun) -> None:
-    receipts = run.receipts()
-    for deleted in (False, True):
-        if deleted:
-            shutil.rmtree(run.path / ".snakemake")
-        assert said(run) == (0, 0, dict.fromkeys(STAGES, 0))
-        count = Count(run)
-        output = run.snakemake()
-        assert NOTHING in output
-        assert count.made().remuxed == {}
-        assert run.receipts() == receipts
-
-
-def test_films_deleted_and_altered(run: ClusterRun) -> None:
-    run.film(ALL[0]).unlink()
-    scribble(run.film(ALL[5]))
-    altered = run.film(ALL[5]).read_bytes()
-    shutil.rmtree(run.path / ".snakemake")
-    made = run_makes(run, [ALL[0], ALL[5]])
-    assert (made.jobs["prepare"], made.jobs["motion"], made.jobs["animate"]) == (0, 0, 2)
-    (kept,) = run.path.glob("results/*/*.kept-*.mp4")  # a film that someone changed is not lost
-    assert kept.read_bytes() == altered
-    kept.unlink()
-    run.verified()
-
-
 def test_a_picture_replaced_and_one_added_start_only_the_shards_that_hold_them(run: ClusterRun) -> None:
     """All shards of pairs share the shard that prepares the pictures."""
     shards, receipts = shards_of(run), run.receipts()
@@ -209,60 +174,6 @@ def test_a_picture_replaced_and_one_added_start_only_the_shards_that_hold_them(r
     for stage in ("animate", "remux"):
         assert shards_made(run, stage, receipts) == holding
     assert (made.jobs["prepare"], made.jobs["motion"]) == (1, 0)
-    run.verified()
-
-
-def test_sound_alone_animates_nothing_and_a_picture_removed_and_brought_back_is_as_it_was(
-    run: ClusterRun, tmp_path: Path
-) -> None:
-    """Nothing is made for the removed picture; when it is back, its films are still valid."""
-    picture = run.path / "images/picture-02.png"
-    away = {pair: run.film(pair).stat().st_mtime_ns for pair in ALL if pair.endswith("picture-02")}
-    shutil.move(picture, tmp_path)
-    change(run, audio=False)
-    made = run_makes(run, run.pairs(), animated=[])
-    assert (made.jobs["prepare"], made.jobs["motion"], made.jobs["animate"]) == (0, 0, 0)
-    there = run.pairs()
-    shutil.move(tmp_path / "picture-02.png", picture)
-    change(run, audio=True)
-    run_makes(run, there, animated=[])
-    assert {pair: run.film(pair).stat().st_mtime_ns for pair in away} == away
-    run.verified()
-
-
-# --- what a run remembers -----------------------------------------------------------------------------------
-
-
-def test_receipts_deleted(run: ClusterRun) -> None:
-    """Everything is checked again, and nothing is made."""
-    shutil.rmtree(run.path / ".talkies/receipts")
-    assert said(run).to_make == len(ALL)  # an upper bound
-    made = Count(run).made(run.snakemake())
-    assert (made.animated, made.remuxed) == ({}, {})
-    assert_finished(run)
-    run.verified()
-
-
-def test_receipts_damaged(run: ClusterRun) -> None:
-    for stage, text in (("remux", '{"done": '), ("animate", "{}")):
-        for path in (run.path / ".talkies/receipts" / stage).glob("*.json"):
-            path.write_text(text)
-    assert said(run).to_make == len(ALL)  # an upper bound
-    count = Count(run)
-    made = count.made(run.snakemake())
-    assert (made.animated, made.remuxed) == ({}, {})
-    assert_finished(run)
-
-
-def test_the_talkies_folder_partly_deleted(run: ClusterRun) -> None:
-    """Nothing is made again because of this; the worker of a missing film prepares what it needs."""
-    for name in ("sources", "motion"):
-        shutil.rmtree(run.path / ".talkies" / name)
-    (run.path / ".talkies/plan.json").unlink()
-    assert said(run) == (0, 0, dict.fromkeys(STAGES, 0))
-    run.film(ALL[2]).unlink()
-    made = run_makes(run, [ALL[2]])
-    assert made.jobs == {"prepare": 0, "motion": 0, "animate": 1, "remux": 1}
     run.verified()
 
 

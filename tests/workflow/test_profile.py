@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
+from sif import IMAGE, NO_GPUS, OTHER, sif
 
 from talkies import __version__
 from talkies.errors import TalkiesError
@@ -30,23 +31,12 @@ import json, os, subprocess, sys
 arguments = sys.argv[1:]
 if arguments[:1] == ["--version"]:
     print("apptainer version 1.4.5")
-elif arguments[:1] == ["inspect"]:
-    text = open(arguments[-1]).read()
-    print(text[text.index("{{"):])
 elif "exec" in arguments:
     with open(os.environ["TALKIES_TEST_CALLS"], "a") as calls:
         calls.write(json.dumps([arguments, os.environ.get("APPTAINER_BIND", "")]) + "\\n")
     image = next(i for i, word in enumerate(arguments) if word.endswith(".sif"))
     sys.exit(subprocess.run(arguments[image + 1:]).returncode)
 """
-
-
-def image_with(labels: dict[str, str] | None) -> str:
-    """Return the content of an image with these labels, as the stand-in reads it."""
-    return "SIF_MAGIC" + json.dumps({"data": {"attributes": {"labels": labels}}, "type": "container"})
-
-
-IMAGE = image_with({container.VERSION_LABEL: __version__})
 INSTALL = REPOSITORY / "scripts/install_profile"
 
 
@@ -87,14 +77,14 @@ def clone(tmp_path: Path) -> Path:
         shutil.copytree(REPOSITORY / name, path / name, symlinks=True)
     for name in ("Snakefile", "config.yaml", "slurm"):
         shutil.copy2(REPOSITORY / name, path / name, follow_symlinks=False)
-    (path / "talkies.sif").write_text(IMAGE)
+    (path / "talkies.sif").write_bytes(IMAGE)
     return path
 
 
 def small(path: Path, programs: Path | None = None, **more: str) -> ClusterFolder:
     RunFolder.create(path, images=["one", "two"], clips=["a"])
     run = ClusterFolder(path, programs, **more)
-    (run.path / "talkies.sif").write_text(IMAGE)
+    (run.path / "talkies.sif").write_bytes(IMAGE)
     return run
 
 
@@ -225,51 +215,48 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 BROKEN = "this is no image (empty, or not a .sif): build it"
 
 
-NO_GPUS = image_with({container.VERSION_LABEL: __version__, container.GPUS_LABEL: "none"})
-
-
 @pytest.mark.parametrize(
     ("image", "content", "said"),
     [
         ("x.sif", None, "there is no image x.sif: build it (in a clone of talkies: python scripts/build_container.py)"),
-        ("x.sif", "", f"x.sif: {BROKEN}"),
-        ("x.sif", "<html>", BROKEN),
-        ("x.sif", image_with(None), f"x.sif holds no talkies, and this workflow is {__version__}: build it"),
-        ("x.sif", image_with({container.VERSION_LABEL: "0.0.1"}), "x.sif holds talkies 0.0.1, and this workflow is"),
+        ("x.sif", b"", f"x.sif: {BROKEN}"),
+        ("x.sif", b"<html>", BROKEN),
+        ("x.sif", IMAGE[:400], "x.sif: its labels can't be read: build it"),
+        ("x.sif", sif(None), f"x.sif holds no talkies, and this workflow is {__version__}: build it"),
+        ("x.sif", OTHER, "x.sif holds talkies 9.9, and this workflow is"),
         ("x.sif", NO_GPUS, "x.sif is built without GPUs (talkies.gpus: none), and jobs ask for one: build it with"),
         ("folder", None, f"folder: {BROKEN}"),
         ("loop", None, "loop: can't be read (Too many levels of symbolic links): build it"),
     ],
 )  # fmt: skip
 def test_an_image_that_will_not_do_is_named(
-    tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch, image: str, content: str | None, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image: str, content: bytes | None, said: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
     if content is not None:
-        (tmp_path / image).write_text(content)
+        (tmp_path / image).write_bytes(content)
     with pytest.raises(TalkiesError) as caught:
         container.check_image(image, gpus=True)
     assert str(caught.value).startswith("config.yaml: container: ")
     assert said in str(caught.value)
 
 
-def test_an_image_that_will_do_and_what_can_not_be_checked(tmp_path: Path, programs: Path, monkeypatch) -> None:
-    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+def test_an_image_that_will_do_and_what_can_not_be_checked(tmp_path: Path) -> None:
     image = tmp_path / "talkies.sif"
-    image.write_text(NO_GPUS)
+    image.write_bytes(NO_GPUS)
     assert container.check_image(str(image)) is container.check_image(None) is None
     assert "is not here yet" in container.check_image(f"docker://x@{DIGEST}", tmp_path / "not pulled")
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    assert "neither apptainer nor singularity is here to look" in container.check_image(str(image), gpus=True)
+    (tmp_path / "folder/.singularity.d").mkdir(parents=True)
+    (tmp_path / "folder/.singularity.d/labels.json").write_text(f'{{"{container.VERSION_LABEL}": "{__version__}"}}')
+    assert container.check_image(str(tmp_path / "folder"), gpus=True) is None
 
 
 def test_jobs_for_gpus_with_an_image_without_are_refused_before_any_is_sent(tmp_path: Path, programs: Path) -> None:
     run = small(tmp_path / "run", programs)
     (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
-    (run.path / "talkies.sif").write_text(NO_GPUS)
+    (run.path / "talkies.sif").write_bytes(NO_GPUS)
     for more in ([], ["-n"]):
         output = run.snakemake("--profile", "slurm", *more, ok=False)
         assert "talkies.sif is built without GPUs" in output

@@ -7,7 +7,9 @@ const find = (selector, within = document) => within.querySelector(selector);
 const form = find("#form");
 const chosen = { images: null, driving: null };  // {file, name}: the server's name of the file, and its own
 const shown = { images: null, driving: null };  // the last findings
-let options, current = null, drawn = "";
+const sending = {};  // the uploads that go on
+let mine = [], current = null;  // numbers of the films that were requested here, and of the one that is shown
+let options, drawn = "", answers = true;
 
 const make = (tag, properties = {}, ...children) => {
   const made = Object.assign(document.createElement(tag), properties);
@@ -22,6 +24,7 @@ async function ask(path, body, method = body === undefined ? "GET" : "POST") {
   } catch {
     throw new Error("talkies app does not answer: is it still running?");
   }
+  if (answer.status === 401) throw new Error("this page is of an earlier start: open the address that talkies app printed");
   if (!answer.ok) throw new Error((await answer.text()).slice(0, 1000));
   return answer.json();
 }
@@ -59,14 +62,14 @@ function values() {
 const controls = () => [...document.querySelectorAll("#form select:not(.example), #form input:not([type=file])")];
 const settingOf = (control) => (control.type === "checkbox" ? control.checked : control.value);
 const keep = () => localStorage.setItem(
-  "talkies", JSON.stringify({ start: options.start, chosen, current, set: controls().map(settingOf) }),
+  "talkies", JSON.stringify({ start: options.start, chosen, mine, current, set: controls().map(settingOf) }),
 );
 
 function restore() {
   const kept = JSON.parse(localStorage.getItem("talkies") || "{}");
   if (kept.start !== options.start) return;
   Object.assign(chosen, kept.chosen);
-  current = kept.current;
+  ({ mine, current } = kept);
   controls().forEach((control, at) => {
     if (control.type === "checkbox") control.checked = kept.set[at];
     else control.value = kept.set[at];
@@ -126,16 +129,16 @@ function send(kind, content, name) {
     found(kind, { problems: [["fails", `${name}: too large: files may have ${megabytes} MB (--max-upload)`]] });
     return;
   }
-  const sending = new XMLHttpRequest();  // fetch does not report the progress of an upload
-  sending.open("POST", `files?name=${encodeURIComponent(name)}`);
-  sending.upload.onprogress = (e) => Object.assign(bar, { max: e.total, value: e.loaded });
-  sending.onloadend = () => {
-    bar.hidden = true;
-    if (sending.status === 200) choose(kind, JSON.parse(sending.responseText));
-    else found(kind, { problems: [["fails", `${name}: ${sending.responseText || "the upload was cut off: choose it again"}`]] });
-  };
+  sending[kind]?.abort();
+  const request = (sending[kind] = new XMLHttpRequest());  // fetch does not report the progress of an upload
+  const wrong = (text) => found(kind, { problems: [["fails", `${name}: ${text}`]] });
+  request.open("POST", `files?name=${encodeURIComponent(name)}`);
+  request.upload.onprogress = (e) => Object.assign(bar, { max: e.total, value: e.loaded });
+  request.onload = () => (request.status === 200 ? choose(kind, JSON.parse(request.responseText)) : wrong(request.responseText));
+  request.onerror = () => wrong("the upload was cut off: choose it again");
+  request.onloadend = () => { if (sending[kind] === request) bar.hidden = true; };
   bar.hidden = false;
-  sending.send(content);
+  request.send(content);
 }
 
 function choose(kind, file) {
@@ -177,6 +180,7 @@ form.addEventListener("submit", async (e) => {
   e.preventDefault();
   await told("#said", async () => {
     current = await ask("films", values());
+    mine.push(current);
     keep();
     await watch();
   });
@@ -194,17 +198,25 @@ async function told(place, act) {
 }
 
 async function watch() {
-  draw(await ask("films"));
+  try {
+    draw(await ask("films"));
+    if (!answers) find("#said").textContent = "";
+    answers = true;
+  } catch (error) {
+    answers = false;
+    find("#said").textContent = error.message;
+  }
 }
 
 const isOpen = (job) => ["waiting", "running"].includes(job.state);
 
 function draw(jobs) {
-  // After a film was cancelled, show the next one that is made.
-  const mine = jobs.find((job) => job.number === current);
-  if (mine?.state === "cancelled") current = jobs.filter(isOpen).pop()?.number ?? current;
+  const shown = () => jobs.find((job) => job.number === current);
+  // After a film was cancelled, show the next one that was requested here.
+  if (shown()?.state === "cancelled")
+    current = jobs.filter((job) => isOpen(job) && mine.includes(job.number)).pop()?.number ?? current;
   find("#queue").replaceChildren(...jobs.map(lineOf));
-  const job = jobs.find((each) => each.number === current), now = `${current} ${job?.state}`;
+  const job = shown(), now = `${current} ${job?.state}`;
   find("#stop").disabled = !(job && isOpen(job));
   if (now !== drawn) find("#film").replaceChildren(...filmOf(job));
   drawn = now;
@@ -285,8 +297,11 @@ for (const name of options.makers) form.elements.maker.append(new Option(name));
 find("#folder").value = options.folder;
 find("#within").textContent = options.within;
 restore();
+form.addEventListener("keydown", (e) => {
+  if (e.key === "Enter" && e.target.matches("input")) { e.preventDefault(); e.target.blur(); }  // which takes the value
+});
 form.addEventListener("change", (e) => { if (!e.target.matches("[type=file], .example")) changed(e); });
 changed();
-watch().catch(() => {});
-setInterval(() => watch().catch((error) => { find("#said").textContent = error.message; }), 1000);
+watch();
+setInterval(watch, 1000);
 document.body.dataset.ready = "true";

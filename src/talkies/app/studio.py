@@ -24,7 +24,7 @@ from typing import Any
 from .. import media
 from ..engines import FOMM
 from ..errors import TalkiesError, counted, printable
-from ..files import open_input, shipped, write_json
+from ..files import open_input, shipped, stem_of, write_json
 from ..fomm.model.presets import PRESETS
 from ..fomm.model.published import find_weights
 from ..machine.scratch import own_folder
@@ -144,24 +144,22 @@ class Studio:
         Raises TalkiesError if there is no room, also after the oldest files that no film waits for were removed.
         """
         with self._lock:
-            wanted = [job.choices for job in self.jobs.values() if job.is_open]
-            used = {path for each in wanted for path in (each.picture, each.driving)}
-            uploads = sorted(self.folder.glob("upload-*/*"), key=lambda path: path.stat().st_mtime)
-            size = sum(path.stat().st_size for path in uploads)
-            for path in uploads:
-                if path not in used and size + self.largest > MOST_UPLOADED * self.largest:
+            waiting = [job.choices for job in self.jobs.values() if job.is_open]
+            used = {path for each in waiting for path in (each.picture, each.driving)}
+            size, most = 0, (MOST_UPLOADED - 1) * self.largest
+            for path in sorted(self.folder.glob("upload-*/*"), key=lambda path: -path.stat().st_mtime_ns):
+                size += path.stat().st_size
+                if size > most and path not in used:
                     size -= path.stat().st_size
                     shutil.rmtree(path.parent)
-            if size + self.largest > MOST_UPLOADED * self.largest or (
-                shutil.disk_usage(self.folder).free < 2 * self.largest
-            ):
+            if size > most or shutil.disk_usage(self.folder).free < 2 * self.largest:
                 raise TalkiesError("no room for more files: cancel films, or start talkies app again")
             given = secrets.token_hex(16)
-            stem, suffix = Path(printable(Path(name).name)).stem.lstrip(".-"), Path(printable(name)).suffix[:10]
-            folder = self.folder / f"upload-{given}"
-            folder.mkdir()
-            self.files[given] = folder / f"{_cut_to(stem, 150) or 'file'}{suffix}"
-        return given, self.files[given]
+            named = Path(printable(Path(name).name))
+            path = self.folder / f"upload-{given}" / f"{stem_of(named.stem).lstrip('.-') or 'file'}{named.suffix[:10]}"
+            path.parent.mkdir()
+            self.files[given] = path
+        return given, path
 
     # --- what the page shows ---
 
@@ -360,11 +358,6 @@ def _makers(weights: tuple[str, str] | None) -> dict[str, Maker]:
                 if program.image is None or programs.image_file(program).is_file():
                     found[name] = Maker(program.crop, program=name)
     return found
-
-
-def _cut_to(text: str, most: int) -> str:
-    """Return the beginning of a text, at most this many bytes."""
-    return text.encode()[:most].decode(errors="ignore")
 
 
 def _data_address(picture: Any) -> str:

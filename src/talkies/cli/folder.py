@@ -23,14 +23,8 @@ def add_commands(commands: Commands) -> None:
     )
     new.add_argument("folder", type=Path, metavar="DIR", help="new or there already; nothing in it is overwritten")
     new.add_argument("--examples", action="store_true", help="with the example pictures and videos in it")
-    keys = commands.add("config", configuration, "Print every key of config.yaml: default and meaning.", add_help=False)
-    keys.add_argument("-h", "--help", action=_ConfigurationHelp, nargs=0, help="show this and every key")
-    keys.add_argument(
-        "--format",
-        choices=["text", "yaml", "markdown", "schema"],
-        default="text",
-        help="yaml: a config.yaml to start from",
-    )
+    keys = commands.add("config", configuration, "Print a config.yaml with every key, its default and its meaning.")
+    keys.add_argument("--format", choices=["yaml", "markdown", "schema"], default="yaml", help="yaml, if not given")
 
     carry = commands.add(
         "stage", stage, "Carry this folder's run to a cluster and its results back, by rsync over ssh."
@@ -89,27 +83,10 @@ def init(chosen: argparse.Namespace) -> None:
 
 def configuration(chosen: argparse.Namespace) -> None:
     """Print every key of config.yaml and every column of the pairs table: default, meaning, kind of value."""
-    import shutil
-
     from .. import config_docs
 
-    forms = {
-        "text": lambda: config_docs.as_text(min(shutil.get_terminal_size().columns, 100)),
-        "yaml": config_docs.as_yaml,
-        "markdown": config_docs.as_markdown,
-        "schema": config_docs.as_schema,
-    }
+    forms = {"yaml": config_docs.as_yaml, "markdown": config_docs.as_markdown, "schema": config_docs.as_schema}
     print(forms[chosen.format]().rstrip())
-
-
-class _ConfigurationHelp(argparse.Action):
-    """`talkies config --help`: the usage, and what the command prints. The schemas are read only for this."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.print_help()
-        print()
-        configuration(argparse.Namespace(format="text"))
-        parser.exit()
 
 
 def stage(chosen: argparse.Namespace) -> None:
@@ -167,7 +144,7 @@ def _network(plan: Any) -> Any:
     def load() -> Any:
         import torch
 
-        from ..fomm.model import load_model
+        from ..fomm.model.checkpoint import load_model
 
         # The other cores check files: threads that wait for one would take more time than the network.
         torch.set_num_threads(1)

@@ -136,8 +136,7 @@ def mosaic_films(chosen: argparse.Namespace) -> None:
 
 def checkpoint(chosen: argparse.Namespace) -> None:
     """Show a checkpoint, or convert it to safetensors."""
-    from ..fomm.model import load_checkpoint, save_safetensors, weights_digest
-    from ..fomm.model.checkpoint import fitting_presets
+    from ..fomm.model.checkpoint import fitting_presets, load_checkpoint, save_safetensors, weights_digest
 
     if chosen.action == "convert":
         check_output(chosen.output, ".safetensors", chosen.file)

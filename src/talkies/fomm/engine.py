@@ -31,7 +31,9 @@ from ..media.film import FILM_SIZE
 from ..media.pictures import read_picture
 from .device import choose_device, free_batch, keep_compiled, keep_memory
 from .kept import load_fast
-from .model import FirstOrderModel, Keypoints, SourceFeatures
+from .model.first_order import FirstOrderModel
+from .model.generator import SourceFeatures
+from .model.keypoint_detector import Keypoints
 from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfer_motion
 
 log = logging.getLogger("talkies")

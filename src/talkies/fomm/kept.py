@@ -15,8 +15,8 @@ from ..files import digest, file_digest, own_cache
 from . import precision as choice
 from . import rewrite, winograd
 from .device import processor_flags
-from .model import FirstOrderModel, load_model
-from .model.checkpoint import skeleton, weights_file, write_entries
+from .model.checkpoint import load_model, skeleton, weights_file, write_entries
+from .model.first_order import FirstOrderModel
 from .model.presets import PRESETS, Preset
 from .precision import fast_form, mend
 from .rewrite import InFloat, rewritten

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import open_regular, whole
-from .model import FirstOrderModel, Keypoints, Opening
+from .model.first_order import FirstOrderModel
+from .model.keypoint_detector import Keypoints
 from .model.layers import inverse_2x2
+from .model.presets import Opening
 
 FORMAT = 1
 """Raised by hand when the fields of a saved motion change their meaning."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .device import has_bf16
-from .model import FirstOrderModel
+from .model.first_order import FirstOrderModel
 from .rewrite import InFloat, in_float, rewritten
 from .winograd import HalfWinograd
 

@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .device import has_avx512_bf16_alone
-from .model import DenseMotion, DenseMotionNetwork, FirstOrderModel, Keypoints
-from .model.dense_motion import KEYPOINT_VARIANCE
+from .model.dense_motion import KEYPOINT_VARIANCE, DenseMotion, DenseMotionNetwork
+from .model.first_order import FirstOrderModel
+from .model.keypoint_detector import Keypoints
 from .model.layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordinate_grid, inverse_2x2
 from .winograd import HalfWinograd, Winograd
 

@@ -15,7 +15,7 @@ import torch
 from ..errors import TalkiesError
 from ..machine.cores import available_threads
 from .device import built_for, choose_device, unfit
-from .model import load_model
+from .model.checkpoint import load_model
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterable, MutableMapping
 from contextlib import suppress
@@ -25,6 +26,10 @@ GPUS_LABEL = "talkies.gpus"
 """Holds the kinds of GPU that the image's PyTorch is built for, or "none"."""
 BUILD = "build it (in a clone of talkies: python scripts/build_container.py)"
 PINNED = re.compile(r"(docker|oras)://[^\s@]+@sha256:[0-9a-f]{64}")
+DESCRIPTOR = struct.Struct("<17x2q40x128s384x")
+"""Of a .sif: where the data begins, its bytes, its name; the rest is not needed."""
+MOST_DESCRIPTORS, MOST_BYTES = 1000, 10_000_000
+"""More than any real image has, of descriptors and of metadata."""
 UNBINDABLE = re.compile(r"[,:\\]")
 """Characters with a meaning in a list of binds."""
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -44,9 +49,9 @@ def runtime() -> str | None:
 def check_image(image: str | None, file: Path | None = None, *, gpus: bool = False) -> str | None:
     """Check the image of a run's jobs before any is sent; return what could not be checked, or None.
 
-    image: as in config.yaml. file: its path; for an address, that of the pulled copy. gpus: whether jobs ask for a
-    GPU. Raises TalkiesError if it can't be read, is no image, holds another version of this package, or is built
-    without GPUs and jobs ask for one.
+    It is read here, so neither apptainer nor singularity is needed. image: as in config.yaml. file: its path; for an
+    address, that of the pulled copy. gpus: whether jobs ask for a GPU. Raises TalkiesError if it can't be read, is no
+    image, holds another version of this package, or is built without GPUs and jobs ask for one.
     """
     if image is None:
         return None
@@ -58,8 +63,6 @@ def check_image(image: str | None, file: Path | None = None, *, gpus: bool = Fal
         found = labels(file)
     except TalkiesError as error:
         raise TalkiesError(f"config.yaml: container: {error}: {BUILD}, or name another") from None
-    if found is None:
-        return f"{printable(image)}: its version is not checked: neither apptainer nor singularity is here to look"
     held = found.get(VERSION_LABEL)
     if held != __version__:
         holds = f"talkies {printable(held)}" if held else "no talkies"
@@ -70,7 +73,7 @@ def check_image(image: str | None, file: Path | None = None, *, gpus: bool = Fal
     if gpus and found.get(GPUS_LABEL) == "none":
         raise TalkiesError(
             f"config.yaml: container: {printable(image)} is built without GPUs ({GPUS_LABEL}: none), and jobs ask for "
-            "one: build it with --variant cu130, or run on processors (model: {device: cpu}, slurm: {gpu: {gpu: 0}})"
+            "one: build it with --variant cu130, or run on processors (model: {device: cpu})"
         )
     return None
 
@@ -94,22 +97,27 @@ def check_file(file: Path) -> None:
         raise TalkiesError(f"{printable(file)}: this is no image (empty, or not a .sif)")
 
 
-def labels(file: Path) -> dict[str, str] | None:
-    """Return an image's labels; None without apptainer or singularity. TalkiesError if they can't be read."""
-    command = runtime()
-    if command is None:
-        return None
+def labels(file: Path) -> dict[str, str]:
+    """Return the labels of a .sif or of an image's folder. Raises TalkiesError if they can't be read.
+
+    A .sif (https://github.com/apptainer/sif) has a header, a table of descriptors and the data they describe; its
+    labels are in the data that builders name inspect-metadata.json.
+    """
     try:
-        answer = subprocess.run(
-            [command, "inspect", "--labels", "--json", str(file)], capture_output=True, text=True, timeout=60
-        )
-        value = json.loads(answer.stdout)["data"]["attributes"]["labels"] or {}
-        return {str(name): str(label) for name, label in value.items()}
-    except (OSError, subprocess.TimeoutExpired):
-        raise TalkiesError(f"{printable(file)}: {command} inspect does not answer") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        said = " ".join(answer.stderr.split())[-200:] or "no labels"
-        raise TalkiesError(f"{printable(file)}: {command} inspect can't read it ({printable(said)})") from None
+        if file.is_dir():
+            found = json.loads((file / ".singularity.d/labels.json").read_bytes())
+        else:
+            with open_regular(file) as opened:
+                count, start = struct.unpack_from("<88x2q", opened.read(128))
+                opened.seek(start)
+                table = opened.read(DESCRIPTOR.size * min(count, MOST_DESCRIPTORS))
+                places = {name.partition(b"\0")[0]: (at, size) for at, size, name in DESCRIPTOR.iter_unpack(table)}
+                at, size = places[b"inspect-metadata.json"]
+                opened.seek(at)
+                found = json.loads(opened.read(min(size, MOST_BYTES)))["data"]["attributes"]["labels"] or {}
+        return {str(name): str(label) for name, label in found.items()}
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError):
+        raise TalkiesError(f"{printable(file)}: its labels can't be read") from None
 
 
 def check_bindable(folders: Iterable[str | Path]) -> None:

@@ -13,13 +13,14 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from .container import runtime
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -155,7 +156,7 @@ def main(arguments: Sequence[str]) -> int:
     code = 128 + signal.SIGTERM
     try:
         if os.getppid() == parent:  # else it died before we could be signalled
-            code = _run_in_image(task) if task.image else _run_here(task)
+            code = _run(task)
     except _Told:
         pass
     finally:
@@ -164,54 +165,19 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _run_here(task: Task) -> int:
+def _run(task: Task) -> int:
+    command, folder = task.command, None if task.image else task.folder
+    if task.image:
+        nv = ["--nv"] if task.nv else []
+        # --quiet: its own messages are not the program's.
+        command = [str(runtime()), "--quiet", "exec", *nv, *task.options, task.image, *command]
     try:
-        process = subprocess.Popen(task.command, cwd=task.folder, env=task.environment, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=folder, env=task.environment, stdin=subprocess.DEVNULL)
     except OSError as error:
         print(f"{error.filename or task.command[0]}: {error.strerror}", flush=True)
         return CAN_NOT_START
     code = process.wait()
     return code if code >= 0 else 128 - code
-
-
-def _run_in_image(task: Task) -> int:
-    from functools import partial
-
-    from spython.main import get_client
-    from spython.utils import terminal
-
-    # spython's client calls only `singularity`, and reads strict UTF-8, which programs need not write.
-    terminal.subprocess.Popen = partial(subprocess.Popen, errors="replace", stdin=subprocess.DEVNULL)
-    with tempfile.TemporaryDirectory() as folder:
-        _name_singularity(Path(folder), task.environment)
-        os.environ.clear()
-        os.environ.update(task.environment)
-        lines = get_client(quiet=True).execute(
-            task.image,
-            task.command,
-            options=list(task.options),
-            singularity_options=["--quiet"],  # its own messages are not the program's
-            nv=task.nv,
-            stream=True,
-            stream_type="both",
-        )
-        try:
-            for line in lines:
-                print(line, end="", flush=True)
-        except subprocess.CalledProcessError as error:
-            return error.returncode if error.returncode >= 0 else 128 - error.returncode
-    return 0
-
-
-def _name_singularity(folder: Path, environment: dict[str, str]) -> None:
-    """Let `singularity`, the name that spython calls, be apptainer if only that is installed."""
-    from shutil import which
-
-    path = environment.get("PATH", os.defpath)
-    apptainer = which("apptainer", path=path)
-    if which("singularity", path=path) is None and apptainer is not None:
-        (folder / "singularity").symlink_to(apptainer)
-        environment["PATH"] = f"{folder}{os.pathsep}{path}"
 
 
 def _end_descendants() -> None:

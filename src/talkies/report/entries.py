@@ -26,8 +26,8 @@ class Entry:
     """One pair, as the page shows it.
 
     film, record: the talkie and the JSON beside it, None if it was not made; reason: why not. digest: the film's
-    sha256 if known. source: the cropped picture (PNG). preview: the cropped driving clip with its sound (mp4). Both are
-    outside the results and are copied beside the page.
+    sha256 if known. engine: what makes it. source: the cropped picture (PNG). preview: the cropped driving clip with
+    its sound (mp4). Both are outside the results and are copied beside the page.
 
     crop, part, choices: the pair's own settings, in words: of the picture, of the driving video, and others. sound,
     preview_sound: whether they have sound. doubts: the warnings of the picture and of the driving video.
@@ -49,6 +49,7 @@ class Entry:
     preview_sound: bool = False
     doubts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     digest: str | None = None
+    engine: str = FOMM
 
 
 def entries_of(plan: Plan, state: State) -> list[Entry]:
@@ -80,6 +81,7 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
                 preview_sound=take.sound,
                 doubts=(source.doubts, take.doubts),
                 digest=record.file.sha256 if record else None,
+                engine=pair.engine,
             )
         )
     return entries

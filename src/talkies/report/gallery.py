@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import media
+from ..engines import FOMM
 from ..errors import TalkiesError, printable
 from ..files import LEFT, beside, file_digest, keep_aside, publish
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE, PRIVATE_PAGE
@@ -26,6 +27,8 @@ from .posters import draw_poster, moment_of
 from .times import Times, drawn
 
 log = logging.getLogger("talkies")
+
+OURS = "the First Order Motion Model"
 
 
 def build_galleries(results: Path, entries: Sequence[Entry], *, title: str, **more: Any) -> list[Path]:
@@ -77,6 +80,7 @@ def build_gallery(
         check_page=CHECK_PAGE,
         data=_page_data(results, sorted(entries, key=_order), files, mosaic),
         times=drawn(times) if times else None,
+        engines=sorted({OURS if entry.engine == FOMM else printable(entry.engine) for entry in entries if entry.film}),
     )
     write_page(results / name, page)
     files.drop_unused()

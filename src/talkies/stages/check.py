@@ -26,7 +26,7 @@ from .check_poses import compare_poses, find_poses, look_at_first_frame, warn_of
 from .check_problems import Finding, findings_of
 
 if TYPE_CHECKING:
-    from ..fomm.model import FirstOrderModel
+    from ..fomm.model.first_order import FirstOrderModel
 
 FINDINGS = HOME / "check"
 RESULT = HOME / "check.json"

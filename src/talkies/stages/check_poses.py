@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..fomm.model import FirstOrderModel
+    from ..fomm.model.first_order import FirstOrderModel
     from ..media.pictures import Frame
 
 TRIES = 3  # of frames that may be better than the first

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import clips
 import numpy as np
-import pytest
 from gallery_folder import data_of
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
@@ -111,24 +110,3 @@ def test_each_face_of_a_picture(tmp_path) -> None:
     left, right = (run.record(f"a/two@face{number}")["source"]["crop"]["box"] for number in (1, 2))
     assert left[0] + left[2] / 2 < 512 < right[0] + right[2] / 2
     assert NOTHING in run.snakemake()
-
-
-@pytest.mark.parametrize(
-    ("table", "files", "words"),
-    [
-        ("image driving audio\nred a gone.mp3", {}, ["line 2", "audio", "gone.mp3"]),
-        ("image driving crop\nred a face:0", {}, ["line 2", "crop", "face:0"]),
-        ("image driving flip\nred a yes", {}, ["line 2", "flip", "yes"]),
-        (None, {"a.mp4": {"end": 1, "start": 2}}, ["files.a.mp4", "end", "not after the start"]),
-        (None, {"a.mp4": {"audio": "gone.mp3"}}, ["files.a.mp4.audio", "gone.mp3"]),
-        (None, {"a.mp4": {"mirror": True}}, ["files.a.mp4", "mirror", "unknown key"]),
-    ],
-)
-def test_mistakes_are_named(finished: RunFolder, tmp_path, table, files, words) -> None:
-    run = finished.copy(tmp_path / "run")
-    if table:
-        write_table(run, *table.split("\n"))
-    run.configure(files=files, pairs="pairs.tsv" if table else None)
-    output = run.snakemake("-n", ok=False)
-    message = next(line for line in output.splitlines() if words[0] in line)
-    assert all(word in message for word in words), message
