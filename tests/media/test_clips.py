@@ -412,6 +412,10 @@ def jump(path: Path) -> None:
     clips.film(path, *times, count=12, rate="25", sound=False)
 
 
+def foreign(path: Path) -> None:
+    path.write_bytes(clips.get("plain.mp4").read_bytes().replace(b"avc1", b"zzzz"))
+
+
 PLAIN = clips.folder() / "plain.mp4"
 NOT_CLIPS: list[tuple[str, bytes | str | Callable[[Path], Any], str]] = [
     ("empty", b"", "the file is empty"),
@@ -426,6 +430,7 @@ NOT_CLIPS: list[tuple[str, bytes | str | Callable[[Path], Any], str]] = [
     ("photo", photo, "another format that talkies does not open"),
     ("zeros", zeros, "no picture in it can be decoded"),
     ("jump", jump, "its time stamps jump"),
+    ("foreign", foreign, "the format of its picture is not known"),
     ("headless", "headless.mov", "its index is missing"),
     ("sound", "sound-only.mp4", "it is sound without a picture, which a film gets by the key audio: give a video"),
     ("cover", "cover-only.m4a", "it is sound without a picture"),
