@@ -83,6 +83,11 @@ def unknown(*sounds: str) -> Callable[[Path], None]:
     return make
 
 
+def edited(path: Path) -> None:
+    """An edit list shows the first half of the pictures."""
+    bombs.patched(path, b"elst", 4, 8828820 // 2)
+
+
 @dataclasses.dataclass
 class Kind:
     """name: of the recipe in `clips`, or of what `make` makes. rate, facts: of `Clip`. shows: the frames' numbers.
@@ -120,6 +125,7 @@ KINDS = [
     Kind("one.mp4", shows=range(1)),
     Kind("fast.mp4", "60", range(0, 120, 2)),
     Kind("cut.mp4", shows=range(21, 60), sound=AAC),
+    Kind("edited.mp4", shows=range(30), sound=AAC, facts={"truncated": False}, make=edited),
     Kind("loop.gif", "10", None, facts={"variable": True, "frames": 7, "duration": Fraction(7, 10)}),
     Kind(
         "mjpeg.avi",

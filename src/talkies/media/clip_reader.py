@@ -41,7 +41,6 @@ class Track:
     wanted: bool = True  # its first frame is decoded
     times: array[int] = field(default_factory=lambda: array("q"))  # presentation, else decoding
     lengths: array[int] = field(default_factory=lambda: array("q"))
-    packets: int = 0  # also those that are not shown
     timeless: int = 0  # packets without presentation time
     first: Any = None  # the first frame that can be decoded
 
@@ -127,7 +126,6 @@ def _read_packets(container: av.container.InputContainer, tracks: dict[int, Trac
             if time is None and not packet.size:
                 continue  # no packet: a stream's end
             damaged |= packet.is_corrupt
-            track.packets += 1
             if packet.is_discard:
                 continue  # before the cut of an edit list: decoded but never shown
             track.timeless += packet.pts is None
@@ -143,10 +141,7 @@ def _read_packets(container: av.container.InputContainer, tracks: dict[int, Trac
 
 
 def _ends_early(container: av.container.InputContainer, tracks: list[Track]) -> bool:
-    """Return whether the headers promise more pictures, or over half a second more, than there is."""
-    films = [track for track in tracks if track.stream.type == "video"]
-    if "mov" in container.format.name and any(track.stream.frames > track.packets for track in films):
-        return True
+    """Return whether the header promises over half a second more than there is."""
     if container.duration is None or not tracks:
         return False
     begin, end = min(track.span()[0] for track in tracks), max(track.span()[1] for track in tracks)
