@@ -83,6 +83,11 @@ def unknown(*sounds: str) -> Callable[[Path], None]:
     return make
 
 
+def edited(path: Path) -> None:
+    """An edit list shows the first half of the pictures."""
+    bombs.patched(path, b"elst", 4, 8828820 // 2)
+
+
 @dataclasses.dataclass
 class Kind:
     """name: of the recipe in `clips`, or of what `make` makes. rate, facts: of `Clip`. shows: the frames' numbers.
@@ -120,6 +125,7 @@ KINDS = [
     Kind("one.mp4", shows=range(1)),
     Kind("fast.mp4", "60", range(0, 120, 2)),
     Kind("cut.mp4", shows=range(21, 60), sound=AAC),
+    Kind("edited.mp4", shows=range(30), sound=AAC, facts={"truncated": False}, make=edited),
     Kind("loop.gif", "10", None, facts={"variable": True, "frames": 7, "duration": Fraction(7, 10)}),
     Kind(
         "mjpeg.avi",
@@ -412,6 +418,10 @@ def jump(path: Path) -> None:
     clips.film(path, *times, count=12, rate="25", sound=False)
 
 
+def foreign(path: Path) -> None:
+    path.write_bytes(clips.get("plain.mp4").read_bytes().replace(b"avc1", b"zzzz"))
+
+
 PLAIN = clips.folder() / "plain.mp4"
 NOT_CLIPS: list[tuple[str, bytes | str | Callable[[Path], Any], str]] = [
     ("empty", b"", "the file is empty"),
@@ -426,6 +436,7 @@ NOT_CLIPS: list[tuple[str, bytes | str | Callable[[Path], Any], str]] = [
     ("photo", photo, "another format that talkies does not open"),
     ("zeros", zeros, "no picture in it can be decoded"),
     ("jump", jump, "its time stamps jump"),
+    ("foreign", foreign, "the format of its picture is not known"),
     ("headless", "headless.mov", "its index is missing"),
     ("sound", "sound-only.mp4", "it is sound without a picture, which a film gets by the key audio: give a video"),
     ("cover", "cover-only.m4a", "it is sound without a picture"),

@@ -25,6 +25,7 @@ from talkies.report.gallery import build_gallery
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(chromium.find() is None, reason=chromium.MISSING)]
 
 SCRIPT, OTTO = "<script>alert(1)", "otto 100%? #2"
+VARIANTS = {None: "maroon", "fast": "navy", "slow": "gold"}
 BRUNO, CHINESE = "br\"u'no & co", "çé 漢字"
 UNTIL = (
     "const until = async (test) => {"
@@ -347,6 +348,31 @@ def test_the_stage_by_keyboard(browser: chromium.Chromium, page: Path) -> None:
         browser.press(key)
         assert browser.run(name) == shown
     assert browser.run("return document.activeElement.className") == "enlarge"
+
+
+def test_variants_of_a_pair_play_side_by_side_in_step(browser: chromium.Chromium, tmp_path: Path) -> None:
+    run = GalleryFolder(tmp_path)
+    entries = [run.real("anna", "ada", colour, seconds=4, variant=variant) for variant, colour in VARIANTS.items()]
+    browser.resize(1360, 1400)
+    browser.open(build_gallery(run.results, [*entries, run.real("anna", "bob", seconds=4)], title="Variants"))
+    cards(browser)
+    browser.run("document.querySelector('.enlarge').click(); document.querySelector('[data-do=play]').click()")
+    apart = (
+        "await new Promise(done => setTimeout(done, 1200)); const talkie = document.querySelector('#stage-talkie');"
+        "return [...document.querySelectorAll('#stage-others video')]"
+        ".map(v => [v.muted, v.paused, talkie.currentTime > 0.4, Math.abs(v.currentTime - talkie.currentTime) < 0.15])"
+    )
+    assert browser.run(apart) == [[True, False, True, True]] * 2
+    named = "return [...document.querySelectorAll('#stage-others button')].map(b => b.textContent)"
+    assert browser.run(named) == ["fast", "slow"]
+    browser.look(tmp_path / "variants.png", width=1360, height=1100)
+    browser.run("document.querySelector('#stage-others button').click()")
+    assert text_of(browser, "#stage-name").startswith("ada fast")
+    assert browser.run(named) == ["without a variant", "slow"]
+    browser.press("ArrowRight")
+    browser.press("ArrowRight")
+    assert text_of(browser, "#stage-name").startswith("bob")
+    assert browser.run("return document.querySelector('#stage-others').hidden")
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1360, False), (1360, True), (360, False)])

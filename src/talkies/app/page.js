@@ -77,7 +77,14 @@ function restore() {
 }
 
 function changed(event) {
-  for (const kind of KINDS) find(`#${kind} .own`).hidden = find(`#${kind} .crop`).value !== "box";
+  for (const kind of KINDS) {
+    const own = find(`#${kind} .crop`).value === "box", typed = find(`#${kind} .typed`);
+    find(`#${kind} .own`).hidden = !own;
+    if (own && !typed.value && shown[kind]?.box) {
+      const [x, y, side] = shown[kind].box;  // the box so far, to change it
+      typed.value = [x, y, side, side].join();
+    }
+  }
   find("#numbered").hidden = find("#best").value !== "number";
   keep();
   const within = event?.target.closest?.(KINDS.map((kind) => `#${kind}`).join());

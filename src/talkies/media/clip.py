@@ -81,6 +81,12 @@ class Clip:
         last = self.duration if end is None else min(Fraction(end), self.duration)
         return max(last - Fraction(start or 0), 1 / self.rate)
 
+    def sampling(
+        self, frames: Fraction | int, start: Fraction | float | None = None, end: Fraction | float | None = None
+    ) -> Fraction:
+        """Return the rate at which a segment gives about so many frames, at most its own."""
+        return min(self.rate, frames / self.seconds(start, end)).limit_denominator(100_000)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values, without the file's name."""
         found: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)

@@ -41,7 +41,6 @@ class Track:
     wanted: bool = True  # its first frame is decoded
     times: array[int] = field(default_factory=lambda: array("q"))  # presentation, else decoding
     lengths: array[int] = field(default_factory=lambda: array("q"))
-    packets: int = 0  # also those that are not shown
     timeless: int = 0  # packets without presentation time
     first: Any = None  # the first frame that can be decoded
 
@@ -104,25 +103,29 @@ def _picture_stream(container: av.container.InputContainer) -> av.video.stream.V
     """Return the moving picture: the default one, else the first."""
     still = STILL | av.stream.Disposition.dependent
     moving = [s for s in container.streams.video if not s.disposition & still]
-    return next((s for s in moving if s.disposition & av.stream.Disposition.default), moving[0] if moving else None)
+    known = [s for s in moving if s.codec_context is not None]
+    if moving and not known:
+        raise InputError("", "the format of its picture is not known: convert it to mp4 with another program")
+    return next((s for s in known if s.disposition & av.stream.Disposition.default), known[0] if known else None)
 
 
 def _read_packets(container: av.container.InputContainer, tracks: dict[int, Track]) -> bool:
     """Read all packets of these streams; return whether some are damaged."""
     damaged = False
-    for track in tracks.values():
-        if track.stream.codec_context is not None:
-            track.stream.codec_context.thread_count = 1
+    for each in tracks.values():
+        if each.stream.codec_context is not None:
+            each.stream.codec_context.thread_count = 1
     try:
         for packet in container.demux():
-            track = tracks[packet.stream_index]
+            track = tracks.get(packet.stream_index)
+            if track is None:
+                continue  # a stream that began later
             if track.wanted and track.first is None:
                 track.first = _first_frame(packet)
             time = packet.dts if packet.pts is None else packet.pts
             if time is None and not packet.size:
                 continue  # no packet: a stream's end
             damaged |= packet.is_corrupt
-            track.packets += 1
             if packet.is_discard:
                 continue  # before the cut of an edit list: decoded but never shown
             track.timeless += packet.pts is None
@@ -138,10 +141,7 @@ def _read_packets(container: av.container.InputContainer, tracks: dict[int, Trac
 
 
 def _ends_early(container: av.container.InputContainer, tracks: list[Track]) -> bool:
-    """Return whether the headers promise more pictures, or over half a second more, than there is."""
-    films = [track for track in tracks if track.stream.type == "video"]
-    if "mov" in container.format.name and any(track.stream.frames > track.packets for track in films):
-        return True
+    """Return whether the header promises over half a second more than there is."""
     if container.duration is None or not tracks:
         return False
     begin, end = min(track.span()[0] for track in tracks), max(track.span()[1] for track in tracks)
@@ -152,7 +152,9 @@ def _first_frame(packet: av.Packet[Any]) -> Any:
     """Return the first picture or sound that a packet gives, if it can be decoded."""
     try:
         return next(iter(packet.decode()), None)
-    except (av.FFmpegError, ValueError, NotImplementedError):
+    except MemoryError:
+        raise
+    except Exception:  # decoders raise any error on damaged data
         return None
 
 

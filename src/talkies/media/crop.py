@@ -41,7 +41,7 @@ GROWTH = 0.1  # of the face's box, on each side
 SAME_FACE = 0.25  # intersection over union with a tube's first box
 FRAMES_A_SECOND = 5  # frames a second of a clip that are searched for faces …
 MOST_FRAMES = 300  # … and never more than this in all (then every n-th of a long clip, evenly) …
-FEWEST_FRAMES = 15  # … nor fewer than this, if the clip has them
+FEWEST_FRAMES = Fraction(15)  # … nor fewer than this, if the clip has them
 MODES: tuple[Literal["face", "center", "none"], ...] = ("face", "center", "none")
 FACE = re.compile(r"face:(left|right|([1-9][0-9]{0,2}))")  # which of several; a number counts from the left
 FORMS = "face, face:left, face:right, face:2 (the second from the left), center, none or x,y,width,height in pixels"
@@ -174,7 +174,8 @@ def find_crop(
     if request.mode != "face":
         return _crop(request, None, None, clip.width, clip.height, str(clip.path))
     small = small_size(clip.width, clip.height)
-    rate = _search_rate(clip, start, end)
+    looks = max(FRAMES_A_SECOND * clip.seconds(start, end), FEWEST_FRAMES)
+    rate = clip.sampling(min(looks, Fraction(MOST_FRAMES)), start, end)
     return follow(clip, read_frames(clip, start=start, end=end, size=small, rate=rate), request)
 
 
@@ -332,7 +333,7 @@ def is_faceless(clip: Clip, *, start: Fraction | float | None = None, end: Fract
 
     In smaller pictures it finds drawn faces that it misses at its usual size.
     """
-    rate = min(clip.rate, LOOKS / clip.seconds(start, end)).limit_denominator(100_000)
+    rate = clip.sampling(LOOKS, start, end)
     size = small_size(clip.width, clip.height)
     frames = read_frames(clip, start=start, end=end, size=size, rate=rate)
     return not any(find_faces(frame, side) for frame in frames for side in OTHER_SIDES)
@@ -387,13 +388,6 @@ def _detector() -> Any:
 def _are_large(faces: Sequence[Face], frame: Frame) -> bool:
     """Tell whether there are faces, all of which are as surely found in a picture of half the side."""
     return bool(faces) and all(min(w, h) >= LARGE * max(frame.shape) for _, _, w, h in faces)
-
-
-def _search_rate(clip: Clip, start: Fraction | float | None, end: Fraction | float | None) -> Fraction:
-    """Return the frames a second to search for faces."""
-    seconds = clip.seconds(start, end)
-    rate = min(clip.rate, Fraction(MOST_FRAMES) / seconds, max(Fraction(FRAMES_A_SECOND), FEWEST_FRAMES / seconds))
-    return rate.limit_denominator(100_000)
 
 
 def _find_tubes(clip: Clip, frames: Iterable[Frame], seen: list[list[Face]], *, quick: bool) -> tuple[list[_Tube], int]:

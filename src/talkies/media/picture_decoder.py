@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InputError, printable
-from .hdr import TRANSFERS, to_sdr
+from .hdr import TRANSFERS
 from .pictures import MAX_PIXELS, size_fault
 from .reader import allow
 
@@ -51,7 +51,7 @@ def why(head: bytes, error: Exception) -> str:
 def read(file: BinaryIO, side: int = 0) -> tuple[dict[str, Any], int]:
     """Return a picture's width and height, the file's own, and a descriptor of shared memory: rows of 8 bit sRGB.
 
-    hdr: its transfer function, if that is of high dynamic range.
+    hdr: their transfer function, if that is of high dynamic range.
 
     side: a JPEG may come at a half, a quarter or an eighth of its size, its longer side no shorter than this; 0: whole.
     """
@@ -81,9 +81,8 @@ def read(file: BinaryIO, side: int = 0) -> tuple[dict[str, Any], int]:
                 raise
             except Exception:
                 pass  # unreadable EXIF does not matter
-            transfer = None if profile else _transfer(head)
-            pixels = _to_shared_memory(opened, profile, transfer)
-            return {"size": opened.size, "own": own if shrunk else opened.size, "hdr": transfer}, pixels
+            answer = {"size": opened.size, "own": own if shrunk else opened.size}
+            return answer | {"hdr": None if profile else _transfer(head)}, _to_shared_memory(opened, profile)
 
 
 def _load(image: PillowImage.Image) -> None:
@@ -113,12 +112,12 @@ def _transfer(head: bytes) -> str | None:
     return TRANSFERS.get(int.from_bytes(head[place + 10 : place + 12])) if place > 0 else None
 
 
-def _to_shared_memory(image: PillowImage.Image, profile: bytes | None, transfer: str | None) -> int:
+def _to_shared_memory(image: PillowImage.Image, profile: bytes | None) -> int:
     descriptor = os.memfd_create("picture")
     try:
         full = _full_scale(image)
         for band in _bands(image):
-            rest = memoryview(_to_rgb(band, profile, full, transfer))
+            rest = memoryview(_to_rgb(band, profile, full))
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
     except BaseException:
@@ -137,15 +136,10 @@ def _bands(image: PillowImage.Image) -> Iterator[PillowImage.Image]:
         yield image.crop((0, top, width, min(top + rows, height)))
 
 
-def _to_rgb(image: PillowImage.Image, profile: bytes | None, full: float, transfer: str | None) -> bytes:
+def _to_rgb(image: PillowImage.Image, profile: bytes | None, full: float) -> bytes:
     """Return the bytes of an image as 8 bit sRGB, with transparency on white."""
     colours, alpha = _split_alpha(image)
     rgb = _to_srgb(colours, profile, full)
-    if transfer:
-        import numpy as np
-        from PIL import Image
-
-        rgb = Image.fromarray(to_sdr(np.asarray(rgb), transfer))
     if alpha is None:
         return rgb.tobytes()
     import numpy as np

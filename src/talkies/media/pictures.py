@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .guarded import read_guarded
+from .hdr import map_picture
 
 if TYPE_CHECKING:  # importing numpy takes longer than importing this file
     import numpy as np
@@ -69,4 +70,7 @@ def _read(path: str | Path, side: int) -> tuple[Frame, tuple[int, int], str | No
         pixels = mmap.mmap(shared, width * height * 3)
     finally:
         os.close(shared)
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3), tuple(answer["own"]), answer["hdr"]
+    picture = np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+    if answer["hdr"]:
+        map_picture(picture, answer["hdr"])
+    return picture, tuple(answer["own"]), answer["hdr"]

@@ -47,11 +47,11 @@ function showChosen() {
   countChoices();
 }
 
-// ---- two films in step: the talkie leads, with sound, and the silent driving video follows ----
+// ---- films in step: the talkie leads, with sound, and the silent driving video follows, until the signal ----
 
 const SLACK = 0.12;  // seconds they may be apart before the follower jumps; a video frame lasts 0.04
 
-function inStep(leader, follower) {
+function inStep(leader, follower, signal) {
   follower.muted = true;
   const follow = () => {
     const end = follower.duration || Infinity, to = Math.min(leader.currentTime, end);
@@ -64,8 +64,8 @@ function inStep(leader, follower) {
     if (!moving && !follower.paused) follower.pause();
   };
   for (const event of ["play", "playing", "pause", "seeking", "seeked", "timeupdate", "ratechange", "waiting", "ended"])
-    leader.addEventListener(event, follow);
-  follower.addEventListener("canplay", follow);
+    leader.addEventListener(event, follow, {signal});
+  follower.addEventListener("canplay", follow, {signal});
 }
 
 let playing = null;  // the one video that plays
@@ -370,8 +370,26 @@ byId("download").onclick = () => {
 const stage = byId("stage"), talkie = byId("stage-talkie"), driving = byId("stage-driving");
 inStep(talkie, driving);
 
+// The other variants of a pair, silent and in step with it.
+let others = new AbortController();
+function showOthers(pair) {
+  others.abort();
+  others = new AbortController();
+  const found = pair ? pairs.filter(other => other !== pair && other.film && other.clip === pair.clip && other.picture === pair.picture) : [];
+  byId("stage-others").replaceChildren(...found.map(other => {
+    const video = make("video", {src: other.film, muted: true, playsInline: true, preload: "auto"}), figure = make("figure");
+    const button = make("button", {textContent: [other.variant || "without a variant", other.choices].filter(Boolean).join(", "), onclick: () => enlarge(other)});
+    video.setAttribute("aria-label", `talkie ${other.title}`);
+    inStep(talkie, video, others.signal);
+    figure.append(video, button);
+    return figure;
+  }));
+  byId("stage-others").hidden = !found.length;
+}
+
 function enlarge(pair) {
   onStage = pair;
+  showOthers(pair);
   byId("stage-name").replaceChildren(pair.image, pair.variant ? " " : "", make("span", {textContent: pair.variant || ""}), " with ", pair.driving);
   byId("stage-source").src = pair.source || "data:,";
   byId("stage-source").alt = `Source image ${pair.image}`;
@@ -416,6 +434,7 @@ stage.addEventListener("keydown", event => {
 });
 stage.addEventListener("close", () => {
   talkie.pause();
+  showOthers(null);
   for (const video of [talkie, driving]) { video.removeAttribute("src"); video.load(); }
   if (onStage) { onStage.place.scrollIntoView({block: "nearest"}); fill(onStage); onStage.place.querySelector(".enlarge")?.focus(); }
   onStage = null;

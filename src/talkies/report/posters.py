@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..media.pictures import Frame
 
 LOOKED_SECONDS = 60
-FRAMES_A_SECOND, FEWEST_FRAMES = 5, 24
+FRAMES_A_SECOND, FEWEST_FRAMES = 5, Fraction(24)
 SIDE = 64  # side in pixels at which frames are compared
 MARK = b"talkies: at "
 """The start of a poster's comment (JPEG), before its time in seconds."""
@@ -29,9 +29,9 @@ def draw_poster(film: Path, poster: Path) -> None:
     from PIL import Image
 
     clip = media.probe(film)
-    seconds = min(clip.duration, Fraction(LOOKED_SECONDS))
-    rate = min(clip.rate, max(Fraction(FRAMES_A_SECOND), FEWEST_FRAMES / seconds)).limit_denominator(100_000)
-    frames = [*media.read_frames(clip, end=seconds, rate=rate, threads=1)]
+    looks = max(FRAMES_A_SECOND * clip.seconds(end=LOOKED_SECONDS), FEWEST_FRAMES)
+    rate = clip.sampling(looks, end=LOOKED_SECONDS)
+    frames = [*media.read_frames(clip, end=LOOKED_SECONDS, rate=rate, threads=1)]
     best = _moving(frames)
     comment = MARK + f"{float(best / rate):.2f}".encode()
     Image.fromarray(frames[best]).save(poster, "JPEG", quality=85, comment=comment)

@@ -143,7 +143,7 @@ def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
     seconds = clip.seconds(start, end)
     scale = min(1.0, LARGEST_SIDE / max(clip.width, clip.height))
     size = max(1, round(clip.width * scale)), max(1, round(clip.height * scale))
-    rate = min(clip.rate, SAMPLES / seconds).limit_denominator(100_000)
+    rate = clip.sampling(SAMPLES, start, end)
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
     faces: list[list[crop.Face]] = []
