@@ -59,8 +59,8 @@ def split(cluster, run) -> None:
     ended = time.time()
     output = process.communicate()[0]
     assert process.returncode == 0, output[-4000:]
-    lines = [json.loads(line) for path in (run.path / ".talkies/journal").glob("*.jsonl") for line in path.open()]
-    whole = max(line["time"] for line in lines if line["event"] == "remuxed")
+    lines = [json.loads(line) for path in (run.path / ".talkies/ledger").glob("*.jsonl") for line in path.open()]
+    whole = max(line["time"] for line in lines if line.get("stage") == "remux")
     works = sorted(line["time"] for line in lines)
     spent: Counter[str] = Counter()
     edges = [*(moment for moment, _, _ in samples[1:]), ended]

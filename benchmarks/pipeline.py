@@ -30,7 +30,7 @@ from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form
 from talkies.machine.cores import available_threads
-from talkies.run.asks import ENCODING
+from talkies.stages.animate import ENCODING
 
 
 def used(who: int) -> float:

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from talkies import media
-from talkies.run.asks import Specs
-from talkies.run.folder import Folder
+from talkies.run.inputs import Inputs
+from talkies.run.ledger import Made, note
 from talkies.run.plan import Plan
 from talkies.run.planner import make_plan
-from talkies.run.record import Answer, Receipt
 from talkies.settings import complete
+from talkies.stages import table
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAKEMAKE = [
@@ -81,7 +81,7 @@ def dry_runs(folder: Path) -> None:
         first = measure([*SNAKEMAKE, "-n", "--quiet"], run)
         cost = measure([*SNAKEMAKE, "-n", "--quiet"], run)
         probing = max(probing, first.wall - cost.wall)
-        shards = len(planned(run).pair_shards)
+        shards = len(planned(run).shards["pairs"])
         print(
             f"| {pictures * clips:,} | {per_job or 'as shipped'} | {shards:,} | {cost.cpu:.1f} | {cost.wall:.1f} "
             f"| {cost.megabytes:.0f} |",
@@ -95,7 +95,7 @@ def planned(run: Path) -> Plan:
     before = Path.cwd()
     os.chdir(run)
     try:
-        return make_plan(complete(json.loads(Path("config.yaml").read_text())))[0]
+        return make_plan(complete(json.loads(Path("config.yaml").read_text())), table)[0]
     finally:
         os.chdir(before)
 
@@ -114,28 +114,46 @@ def million(folder: Path) -> None:
 def films(folder: Path) -> None:
     """Measure the check for 100,000 finished films at a start. The films are empty files: only folders are listed."""
     run = make_folder(folder / "films", 1000, 100)
-    made = planned(run)
+    made = finished(run)
     os.chdir(run)
-    specs, settings = Specs(made), complete(json.loads(Path("config.yaml").read_text()))
-    for shard, names in made.pair_shards.items():
-        receipt = Receipt()
-        for name in names:
-            film = Path("results", f"{name}.mp4")
-            film.parent.mkdir(parents=True, exist_ok=True)
-            film.touch()
-            film.with_suffix(".json").touch()
-            receipt.asked[name] = specs.talkie(name)
-            receipt.done[name] = Answer(file=(0, film.stat().st_mtime_ns), shows=specs.shown(name))
-        receipt.save(Folder.receipt("remux", made.receipt("remux", shard)))
-    made.save()
-    times = []
+    settings, times = complete(json.loads(Path("config.yaml").read_text())), []
     for _ in range(3):
         begun = time.monotonic()
-        _, state = make_plan(settings)
+        _, state = make_plan(settings, table)
         times.append(time.monotonic() - begun)
         assert len(state.done) == len(made.pairs)
     os.chdir(ROOT)
     print(f"Planning {len(made.pairs):,} finished films: {sorted(times)[1]:.1f} s (median of 3).\n")
+
+
+def finished(run: Path, one: Path | None = None) -> Plan:
+    """Return the plan of a run folder whose films are all there: empty files, or links to a film and its record."""
+    made = planned(run)
+    os.chdir(run)
+    known = Inputs()
+    known.read(file for _, _, file in made.files())
+    known.save()
+    made.contents = {file: known.content(file) or "" for _, _, file in made.files()}
+    made.forget_keys()
+    for shard, names in made.shards["pairs"].items():
+        lines = []
+        for name in names:
+            film = Path("results", f"{name}.mp4")
+            film.parent.mkdir(parents=True, exist_ok=True)
+            if one is None:
+                film.touch()
+                film.with_suffix(".json").touch()
+            else:
+                os.link(one, film)
+                os.link(one.with_suffix(".json"), film.with_suffix(".json"))
+            status, key = film.stat(), made.key(made.last, name) or ""
+            lines.append(
+                Made(stage=made.last.name, item=name, key=key, size=status.st_size, mtime_ns=status.st_mtime_ns)
+            )
+        note(shard, *lines)
+    made.save()
+    os.chdir(ROOT)
+    return made
 
 
 def tail(folder: Path) -> None:
@@ -144,24 +162,10 @@ def tail(folder: Path) -> None:
     measure([*SNAKEMAKE, "--quiet"], small)
     (one,) = (small / "results").glob("*/*.mp4")
     run = make_folder(folder / "tail", 100, 100)
-    made = planned(run)
-    os.chdir(run)
-    specs = Specs(made)
-    for shard, names in made.pair_shards.items():
-        receipt = Receipt()
-        for name in names:
-            film = Path("results", f"{name}.mp4")
-            film.parent.mkdir(parents=True, exist_ok=True)
-            os.link(one, film)
-            os.link(one.with_suffix(".json"), film.with_suffix(".json"))
-            receipt.asked[name] = specs.talkie(name)
-            receipt.done[name] = Answer(file=(film.stat().st_size, film.stat().st_mtime_ns), shows=specs.shown(name))
-        receipt.save(Folder.receipt("remux", made.receipt("remux", shard)))
-    made.save()
-    os.chdir(ROOT)
+    finished(run, one)
     print("| step | CPU seconds | wall seconds | MB |\n|---|---|---|---|")
     talkies = str(Path(sys.executable).with_name("talkies"))
-    verdict = ["verdict", "--receipt", ".talkies/verdict.json"]
+    verdict = ["verdict", "--output", ".talkies/verdict.json"]
     for step in (["gallery"], ["gallery", "--report", ".talkies/report/gallery"], verdict):
         cost = measure([talkies, *step], run)
         print(f"| {' '.join(step[:2])} | {cost.cpu:.1f} | {cost.wall:.1f} | {cost.megabytes:.0f} |", flush=True)

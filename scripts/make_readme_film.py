@@ -17,6 +17,7 @@ from PIL import Image
 from talkies import media
 from talkies.run.folder import Folder
 from talkies.run.plan import Plan
+from talkies.stages import table
 
 SIDE = 144  # pixels of each film in the picture
 RATE = Fraction(25, 2)  # frames a second: half of the examples', for a small file
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=Fraction, default=Fraction(3))
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/talkies.gif"))
     chosen = parser.parse_args()
-    plan = Plan.load()
+    plan = Plan.load(table)
     run = Folder.of(plan)
     films = [run.driving(chosen.clip).path, *(run.talkie(plan.pairs[f"{chosen.clip}/{i}"]).path for i in chosen.images)]
     segment = {"start": chosen.start, "end": chosen.start + chosen.seconds}

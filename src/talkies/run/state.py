@@ -59,6 +59,7 @@ class Look:
         self.found: dict[str, list[Made]] = {}
         self._listings: dict[Path, Listing] = {}
         self._answers: dict[tuple[str, str], Entry] = {}
+        self._roots: dict[str, bool] = {}
 
     def answer(self, stage: Stage, item: str) -> Entry:
         """Return the entry of an item that stands or failed under its key of now; None: it is to be made."""
@@ -68,15 +69,20 @@ class Look:
         return self._answers[about]
 
     def _answer(self, stage: Stage, item: str) -> Entry:
-        entry, key = self.ledger.get(stage.name, item), self.plan.key(stage, item)
+        # Keys and paths are computed only where something was made: in a new folder of 100,000 pairs, for none.
+        entry = self.ledger.get(stage.name, item)
+        if entry is None and stage.of == "pairs" and not self.has_films(stage):
+            return None
+        recorded = stage.file(self.folder, self.plan, item)
+        there = self.status(recorded.path)
+        if there is None and not isinstance(entry, Failed):
+            return None
+        key = self.plan.key(stage, item)
         if key is None:
             return None
         if isinstance(entry, Failed):
             return entry if entry.key == key and not self._is_retried(entry) else None
-        recorded = stage.file(self.folder, self.plan, item)
-        there = self.status(recorded.path)
-        if there is None:
-            return None
+        assert there is not None, "only a failure has no file"
         if isinstance(entry, Made) and (entry.size, entry.mtime_ns) == there:
             return entry if entry.key == key and self.status(recorded.record_path) else None
         # The ledger was lost or the item forgotten, or the file was touched, copied or altered: its record tells.
@@ -93,8 +99,11 @@ class Look:
     def carried(self, stage: Stage, name: str) -> bool:
         """Return whether the film in the results shows what a stage makes of a pair, under any sound."""
         last = self.plan.last
-        entry, key = self.ledger.get(last.name, name), self.plan.key(stage, name)
-        if key is None or stage is last:
+        entry = self.ledger.get(last.name, name)
+        if stage is last or (entry is None and not self.has_films(last)):
+            return False
+        key = self.plan.key(stage, name)
+        if key is None:
             return False
         recorded = last.file(self.folder, self.plan, name)
         there = self.status(recorded.path)
@@ -178,6 +187,16 @@ class Look:
                     state.due[stage.name].append(item)
                     wanted |= {(above.name, each): None for above, each in plan.inputs(stage, item)}
 
+    def has_films(self, stage: Stage) -> bool:
+        """Return whether any film of a stage of pairs is there."""
+        if stage.name not in self._roots:
+            name = next(iter(self.plan.pairs))
+            root = stage.file(self.folder, self.plan, name).path.parents[1]
+            with suppress(OSError):
+                self._roots[stage.name] = any(root.iterdir())
+            self._roots.setdefault(stage.name, False)
+        return self._roots[stage.name]
+
     def status(self, path: Path) -> tuple[int, int] | None:
         """Return the size and time (ns) of a file; None if it is not there."""
         return self._listing(path.parent).get(path.name)
@@ -224,7 +243,11 @@ def with_something_made(plan: Plan, ledger: Ledger) -> Iterable[str]:
     """Return the input files from which something was made: their content is compared at plan time."""
     look = Look(plan, ledger)
     yield from (file for stage, item, file in plan.files() if ledger.get(stage.name, item))
+    if not plan.pairs:
+        return
+    films = look.has_films(plan.last)
     for name, pair in plan.pairs.items():
-        if (plan.last.name, name) in ledger.entries or look.status(plan.last.file(look.folder, plan, name).record_path):
+        made = (plan.last.name, name) in ledger.entries
+        if made or (films and look.status(plan.last.file(look.folder, plan, name).record_path)):
             yield plan.sources[pair.source].file
             yield plan.takes[pair.take].file
