@@ -440,7 +440,8 @@ def test_the_report_carries_the_gallery(finished: RunFolder, browser: chromium.C
     folder.forget_events()
     (folder.path / "images/words.png").write_text("no picture")
     folder.configure(pairs_per_job=3, gallery={"mosaic": 2}, files={"blue.png": {"private": True}})
-    folder.snakemake(ok=False)  # the run fails because of words.png, but the report is still made
+    output = folder.snakemake(ok=False)  # because of words.png, but the report is still made
+    assert "2 of 8 pairs could not be made" in output
     assert [name for name in folder.events("animate") if "words" not in name] == []  # the films exist already
     folder.snakemake("--report", "report.zip")
     with zipfile.ZipFile(folder.path / "report.zip") as packed:
