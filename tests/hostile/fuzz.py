@@ -143,7 +143,7 @@ def damage(data: bytes, random: Random) -> tuple[str, bytes]:
 
 def peak() -> float:
     """Return the peak memory of this process, its reader or one of its other children, in GB."""
-    reader = guarded._children.all[-1].process
+    reader = guarded.children.all[-1].process
     # Not this process's ru_maxrss: it includes the peak of the parent process.
     own = [Path(f"/proc/{who}/status").read_text() for who in ("self", reader and reader.pid) if who]
     peaks = [int(status.partition("VmHWM:")[2].split()[0]) for status in own]

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,8 +25,6 @@ from .limits import CRASHES, MEMORY, could_have_memory
 PATIENCE = 900  # seconds that a file may take on a busy machine; its processor time has its own limit
 ASKED_BYTES, ANSWER_BYTES = 64, 1 << 16
 AT_ONCE = 8  # files read at once, by several threads: most of that time is spent waiting for the disk
-TAKEN = b"taken"
-"""The child's message before it reads a file: if it ends after this, that file is at fault."""
 
 
 def read_guarded(path: str | Path, task: str, *, again: str, most: int, **options: int) -> tuple[dict[str, Any], int]:
@@ -38,7 +36,7 @@ def read_guarded(path: str | Path, task: str, *, again: str, most: int, **option
     with open_input(path) as file:
         if os.fstat(file.fileno()).st_size > most:
             raise InputError(path, f"over {most / 1e9:.0f} GB is too large: give a smaller one")
-        with _one_child() as child:
+        with children.one() as child:
             answer, shared = child.ask(path, file, json.dumps([task, options]).encode())
     if "value" in answer:
         return answer["value"], shared
@@ -70,15 +68,13 @@ class _Child:
 
     def _exchange(self, file: IO[bytes], asked: bytes) -> tuple[dict[str, Any], list[int]]:
         """Send a file and return the answer; EOFError if the process ended instead."""
-        connection = self._connection
-        if connection is None or not _takes(connection, file, asked):
-            self.stop()  # it may have died since the last file
-            connection = self._start()
-            if not _takes(connection, file, asked):
-                raise EOFError
+        if self._connection is None or (self.process and self.process.poll() is not None):
+            self.stop()  # it has died since the last file
+            self._connection = self._start()
         try:
-            answer, descriptors, _, _ = socket.recv_fds(connection, ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:
+            socket.send_fds(self._connection, [asked], [file.fileno()])
+            answer, descriptors, _, _ = socket.recv_fds(self._connection, ANSWER_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        except (BrokenPipeError, ConnectionResetError):
             raise EOFError from None
         if not answer:
             raise EOFError
@@ -100,7 +96,6 @@ class _Child:
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,  # only we get Ctrl-C of a terminal
             )
-        self._connection = ours
         return ours
 
     def stop(self) -> int:
@@ -121,35 +116,31 @@ class _Children:
     """The children of this process; the last one that read a file reads the next."""
 
     def __init__(self) -> None:
-        self.owner = os.getpid()
         self.all = [_Child() for _ in range(AT_ONCE)]
         self.idle: queue.LifoQueue[_Child] = queue.LifoQueue()
         for child in self.all:
             self.idle.put(child)
 
-
-_children = _Children()
-
-
-@contextmanager
-def _one_child() -> Iterator[_Child]:
-    global _children
-    if _children.owner != os.getpid():  # a forked process must not share its parent's
-        _children = _Children()
-    idle = _children.idle
-    child = idle.get()
-    try:
-        yield child
-    finally:
-        idle.put(child)
+    @contextmanager
+    def one(self) -> Iterator[_Child]:
+        """Give one that is idle."""
+        child = self.idle.get()
+        try:
+            yield child
+        finally:
+            self.idle.put(child)
 
 
-def _takes(connection: socket.socket, file: IO[bytes], asked: bytes) -> bool:
-    """Send a file; return whether the process at the other end is alive and confirms it."""
-    with suppress(BrokenPipeError, ConnectionResetError):
-        socket.send_fds(connection, [asked], [file.fileno()])
-        return connection.recv(len(TAKEN)) == TAKEN
-    return False
+children = _Children()
+
+
+def _forget() -> None:
+    """A forked process must not share its parent's."""
+    global children
+    children = _Children()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _why(path: str | Path, answer: dict[str, Any], again: str) -> Exception:

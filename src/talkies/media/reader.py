@@ -10,12 +10,11 @@ import resource
 import select
 import socket
 import threading
-from contextlib import suppress
 from importlib import import_module
 from typing import Any, BinaryIO
 
 from ..errors import InputError
-from .guarded import ASKED_BYTES, TAKEN
+from .guarded import ASKED_BYTES
 from .limits import limit_memory
 
 TASKS = {"picture": "picture_decoder", "clip": "clip_reader"}
@@ -32,8 +31,6 @@ def serve(descriptor: int) -> None:
         asked, descriptors, _, _ = socket.recv_fds(connection, ASKED_BYTES, 1)
         if not descriptors:
             return
-        with suppress(BrokenPipeError, ConnectionResetError):
-            connection.send(TAKEN)
         task, options = json.loads(asked)
         with os.fdopen(descriptors[0], "rb") as file:
             answer, shared = _answer(file, task, options)
