@@ -1,0 +1,40 @@
+"""A stage that a run folder adds, by the page docs/extending.md alone: it is planned, made, shown and forgotten."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from run_folder import REPOSITORY, RunFolder, jobs_in
+
+from talkies import media
+
+
+def test_a_stage_of_ones_own_is_planned_made_shown_and_forgotten(run: RunFolder) -> None:
+    page = (REPOSITORY / "docs/extending.md").read_text()
+    (run.path / "stages").mkdir()
+    for name, code in zip(
+        ("caption.py", "caption.smk"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True
+    ):
+        (run.path / "stages" / name).write_text(code)
+    said = run.snakemake("-n")
+    assert "; 0 to make" in said, "without its setting it changes nothing"
+    run.configure(pairs_per_job=3, own={"caption": "red"})
+    said = run.snakemake("-n")
+    assert "; 6 to make, 0 of them to animate" in said
+    assert [jobs_in(said, rule) for rule in ("animate", "caption", "remux")] == [0, 2, 2]
+    assert "6 to make (6 of them animated)" in run.talkies("status")
+    run.snakemake()
+    assert run.events("animate") == [], "its pictures are taken from the talkies"
+    assert len(run.events("caption")) == len(run.events("remux")) == 6
+    assert sorted(path.name.partition(".")[0] for path in (run.path / ".talkies/logs/caption").iterdir()) == [
+        *("pairs-0001", "pairs-0002"),
+    ]
+    frame = next(iter(media.read_frames(media.probe(run.film("a/red")))))
+    assert frame[-8:, :, 0].mean() > 200 > frame[-8:, :, 1].mean()
+    assert ">caption<" in Path(run.path / "results/index.html").read_text().replace("\n", ""), "its time is shown"
+    assert "Nothing to be done" in run.snakemake()
+    run.forget_events()
+    run.talkies("forget", "a/red")
+    run.snakemake()
+    assert [run.events(stage) for stage in ("animate", "caption", "remux")] == [["a/red"]] * 3
