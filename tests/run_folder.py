@@ -134,19 +134,29 @@ class RunFolder:
 
     # --- what the folder contains ---
 
-    def events(self, stage: str) -> list[str]:
-        """Return what a stage has made since the last `forget_events`, by the ledger, in order."""
+    def events(self, stage: str, kind: str = "made") -> list[str]:
+        """Return what a stage has made (or begun) since the last `forget_events`, by the ledger, in order."""
         found = []
         for path in (self.path / ".talkies/ledger").glob("*.jsonl"):
             for line in path.read_bytes().splitlines():
                 event = json.loads(line)
-                if event["event"] == "made" and event["stage"] == stage and not event.get("found"):
+                if event["event"] == kind and event["stage"] == stage and not event.get("found"):
                     found.append((event["time"], event["item"]))
         return [name for when, name in sorted(found) if when > self.since]
 
     def forget_events(self) -> None:
         """Let `events` return only later events."""
         self.since = time.time()
+
+    def loads(self) -> int:
+        """Return how often workers have loaded an engine since the last `forget_events`."""
+        lines = [line for path in (self.path / ".talkies/ledger").glob("*.jsonl") for line in path.open()]
+        events = map(json.loads, lines)
+        return sum(event["event"] == "loaded" and event["time"] > self.since for event in events)
+
+    def done(self) -> set[str]:
+        """Return the done files of jobs, as STAGE/SHARD.NONCE."""
+        return {str(path.relative_to(self.path / ".talkies/done")) for path in self.path.glob(".talkies/done/*/*")}
 
     def films(self) -> dict[str, bytes]:
         """Return the bytes of the finished films by pair."""

@@ -71,7 +71,7 @@ def first(cluster, meanwhile) -> dict:
         for job in cluster.jobs():
             if job["user"] == "ada" and job["node"]:
                 seen[job["id"]] = job
-        progress = {p.stem.removeprefix("animate-"): len(p.read_text().splitlines()) for p in journals(run)}
+        progress = {path.stem: len(path.read_text().splitlines()) for path in ledgers(run)}
         working = [shard for shard, lines in progress.items() if 4 <= lines < 15]  # two lines per film
         if killed is None and working:
             killed = working[0]
@@ -86,8 +86,8 @@ def first(cluster, meanwhile) -> dict:
     return {"run": run, "output": output, "seen": seen, "code": process.returncode, "gone": (killed, cancelled)}
 
 
-def journals(run: ClusterRun) -> list[Path]:
-    return sorted((run.path / ".talkies/journal").glob("animate-*.jsonl"))
+def ledgers(run: ClusterRun) -> list[Path]:
+    return sorted((run.path / ".talkies/ledger").glob("pairs-*.jsonl"))
 
 
 def test_the_literal_command_makes_everything_though_jobs_die(first):
@@ -104,10 +104,10 @@ def test_gpus_are_asked_for_and_had_on_both_nodes(first):
     assert working
     assert all("gres/gpu" in job["tres"] + job["tres_node"] for job in working), working
     assert {job["node"] for job in working} == {"n1", "n2"}
-    others = [job for job in first["seen"].values() if "prepare" in job["name"]]
+    others = [job for job in first["seen"].values() if "cut" in job["name"]]
     assert not any("gpu" in job["tres"] + job["tres_node"] for job in others)
     stages = {job["name"].removeprefix("rule_").partition("_")[0] for job in first["seen"].values()}
-    assert stages == {"prepare", "motion", "animate"}, "later stages do not wait in the queue"
+    assert stages == {"crop", "cut", "motion", "animate"}, "later stages do not wait in the queue"
 
 
 def test_the_doctor_looks_at_a_node_and_makes_a_film_there(first):
@@ -180,8 +180,7 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     run = ClusterRun.clone(cluster, "killed", 3, 1, frames=400, threads=1)
     here = SameSource(run.path)
     here.source = cluster.source
-    here.snakemake("--until", "prepare")
-    here.snakemake("--until", "motion")
+    here.snakemake("--until", "crop", "motion")
     run.forget_events()
     own(run.path)
     on_n1 = ("--nodelist=n1", "--mem=3000")
@@ -194,14 +193,14 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     cluster.run(*srun, "mkdir", "-p", "/tmp/talkies-cache/talkies", user="bob")
     script = f"cd {run.inside} && exec {shlex.join(worker('animate', 'pairs-0001'))}"
     job = cluster.run("sbatch", "--parsable", "--output=/dev/null", *on_n1, "--wrap", script).strip()
-    wait_for(lambda: run.events("loaded"), 300)  # its scratch folder exists, and it has many seconds of work left
+    wait_for(run.loads, 300)  # its scratch folder exists, and it has many seconds of work left
     holder = json.loads((run.path / ".talkies/locks/pairs-0001.lock").read_text())
     cluster.run(*srun, "kill", "-KILL", str(holder["pid"]))  # as at the end of a cancelled job
     cluster.run("scancel", job)
     wait_for(cluster.idle, 60)
     left = cluster.run(*srun, "sh", "-c", "ls -d /scratch/talkies-n1-*").split()
     assert left, "nothing was left, so this test shows nothing"
-    cluster.run(*srun, *worker("prepare", "clips-0001"), cwd=run.inside)
+    cluster.run(*srun, *worker("cut", "clips-0001"), cwd=run.inside)
     assert cluster.run(*srun, "sh", "-c", "cd /scratch && ls; cd /tmp && find talkies*").split() == [
         "talkies-cache",
         "talkies-cache/talkies",
@@ -354,7 +353,7 @@ def test_what_can_not_be_sent_is_named(cluster):
     )
     run.configure(threads=1, slurm={"cpu": {"slurm_account": "x", "slurm_partition": "nowhere"}})
     lines = run.snakemake("--retries", "0", ok=False).splitlines()
-    (said,) = [line for line in lines if line.startswith("talkies: prepare pictures-0001: it could not be sent")]
+    (said,) = [line for line in lines if line.startswith("talkies: crop pictures-0001: it could not be sent")]
     assert "partition" in said
     assert cluster.idle()
 
@@ -380,7 +379,7 @@ def test_a_full_results_disk_is_named_and_loses_nothing(cluster, small):
     try:
         small.configure(**LITTLE, results="disk/results")
         assert "make room" in small.snakemake(ok=False)
-        assert small.events("looked") == []
+        assert small.loads() == 0
         cluster.root(f"mount -o remount,size=16m {disk}")
         process = small.while_animating("--retries", "0")
         cluster.root(f"cat /dev/zero >{disk}/others 2>&1; true")

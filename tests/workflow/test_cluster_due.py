@@ -2,7 +2,7 @@
 
 All tests use one finished run folder, one after the other. Each changes something, asks `snakemake -n` and `talkies
 status` how much there is to make, runs exactly `snakemake --profile slurm`, and counts the computed films, the written
-talkies, and the finished jobs by their receipts.
+talkies, and the finished jobs by their done files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from run_folder import draw_picture, jobs_in, make_clip, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-STAGES = ("prepare", "motion", "animate", "remux")
+STAGES = ("crop", "cut", "motion", "animate", "remux")
 SETTINGS = {"threads": 1, "gpus": 2, "pairs_per_job": 2, "gallery": {"report": False}}
 PICTURES, CLIPS, FRAMES = 3, 2, 40
 FIRST_CLIP, SECOND_CLIP = ([f"clip-{clip}/picture-0{number}" for number in range(PICTURES)] for clip in range(CLIPS))
@@ -46,7 +46,7 @@ def said(run: ClusterRun) -> Said:
 
 
 class Made(NamedTuple):
-    """What runs have made: how often each pair was animated and written, and the number of receipts by stage."""
+    """What runs have made: how often each pair was animated and written, and the number of jobs by stage."""
 
     animated: Counter[str]
     remuxed: Counter[str]
@@ -60,16 +60,16 @@ class Count:
     def __init__(self, run: ClusterRun) -> None:
         self.run = run
         run.forget_events()
-        self._films, self._receipts = self._stamps(), set(run.receipts())
+        self._films, self._done = self._stamps(), run.done()
 
     def made(self, output: str = "") -> Made:
-        """Return what was made; only films of talkies in the journal may have changed."""
+        """Return what was made; only films of talkies in the ledger may have changed."""
         run = self.run
         remuxed, films = Counter(run.events("remux")), self._stamps()
         gone = self._films.keys() - films.keys()
         assert {pair for pair, stamp in films.items() if self._films.get(pair) != stamp} == set(remuxed)
         assert not gone - set(remuxed), "a film is gone"
-        new = [name.partition("/")[0] for name in run.receipts() if name not in self._receipts]
+        new = [name.partition("/")[0] for name in run.done() - self._done]
         return Made(run.computed(), remuxed, {stage: new.count(stage) for stage in STAGES}, output)
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
@@ -112,12 +112,12 @@ def change(run: ClusterRun, **settings: object) -> None:
 def shards_of(run: ClusterRun) -> dict[str, set[str]]:
     """Return the pairs of each shard, as the plan deals them."""
     plan = json.loads((run.path / ".talkies/plan.json").read_text())
-    return {shard: {f"{row[0]}/{row[1]}" for row in rows} for shard, rows in plan["shards"].items()}
+    return {shard: {f"{row[0]}/{row[1]}" for row in rows} for shard, rows in plan["rows"].items()}
 
 
 def shards_made(run: ClusterRun, stage: str, before: Iterable[str]) -> set[str]:
-    """Return the shards that have a new receipt of a stage."""
-    new = set(run.receipts()) - set(before)
+    """Return the shards that have a new done file of a stage."""
+    new = run.done() - set(before)
     return {name.removeprefix(f"{stage}/").partition(".")[0] for name in new if name.startswith(f"{stage}/")}
 
 
@@ -134,7 +134,7 @@ def finished(cluster: Cluster) -> ClusterRun:
     """The shared folder: three pictures and two clips in three shards of pairs, which share one shard of pictures."""
     run = ClusterRun.clone(cluster, "due", PICTURES, CLIPS, FRAMES, **SETTINGS)
     made = run_makes(run, ALL)
-    assert made.jobs == {"prepare": 3, "motion": 2, "animate": 3, "remux": 3}
+    assert made.jobs == {"crop": 1, "cut": 2, "motion": 2, "animate": 3, "remux": 3}
     run.verified()
     return run
 
@@ -160,8 +160,8 @@ def run(cluster: Cluster, finished: ClusterRun) -> Iterator[ClusterRun]:
 
 
 def test_a_picture_replaced_and_one_added_start_only_the_shards_that_hold_them(run: ClusterRun) -> None:
-    """All shards of pairs share the shard that prepares the pictures."""
-    shards, receipts = shards_of(run), run.receipts()
+    """All shards of pairs share the shard that crops the pictures."""
+    shards, before = shards_of(run), run.done()
     assert len(shards) == 3
     draw_picture(run.path / "images/picture-01.png", (9, 255, 9))
     draw_picture(run.path / "images/new.png", (1, 200, 200))
@@ -172,8 +172,8 @@ def test_a_picture_replaced_and_one_added_start_only_the_shards_that_hold_them(r
     holding = {shard for shard, names in after.items() if names.intersection(pairs)}
     assert len(set(shards) - holding) == 1
     for stage in ("animate", "remux"):
-        assert shards_made(run, stage, receipts) == holding
-    assert (made.jobs["prepare"], made.jobs["motion"]) == (1, 0)
+        assert shards_made(run, stage, before) == holding
+    assert (made.jobs["crop"], made.jobs["cut"], made.jobs["motion"]) == (2, 0, 0), "the new one has its own"
     run.verified()
 
 
@@ -188,7 +188,7 @@ def test_a_worker_is_killed_and_the_old_picture_never_stands_for_the_new_one(run
     assert (before.to_make, before.to_animate) == (2, 2)
     count = Count(run)
     process = run.start("snakemake", "--profile", "slurm", "--retries", "0")
-    wait_for(lambda: run.events("begun"), 600)
+    wait_for(lambda: run.events("animate", "begun"), 600)
     assert kill_workers(run)
     process.communicate(timeout=1500)
     assert process.returncode != 0
@@ -213,7 +213,6 @@ def test_a_setting_changed_and_the_workers_killed_for_memory(run: ClusterRun) ->
     output = run.snakemake("--retries", "0", ok=False)
     why = "it took more memory than it had asked for|its worker was killed, most often for memory"
     assert len(re.findall(rf"talkies: animate \S+: job \d+ failed: (?:{why}): ask for more", output)) == 3
-    assert len(run.events("looked")) == 3, "every worker starts before it is killed"
     assert count.made().remuxed == {}
     assert run.films() == films
     change(run, slurm={})
@@ -221,7 +220,7 @@ def test_a_setting_changed_and_the_workers_killed_for_memory(run: ClusterRun) ->
     run.snakemake()
     made = count.made()
     assert (made.animated, made.remuxed) == (once(ALL), once(ALL))
-    assert made.jobs == {"prepare": 0, "motion": 0, "animate": 3, "remux": 3}
+    assert made.jobs == {"crop": 0, "cut": 0, "motion": 0, "animate": 3, "remux": 3}
     assert_finished(run)
     run.verified()
 
@@ -257,7 +256,7 @@ def test_a_video_replaced_and_both_killed(run: ClusterRun) -> None:
     animated = run.events("animate")
     before = said(run)
     assert before.to_make == 3
-    assert 3 - len(animated) <= before.to_animate <= 3  # a dead worker leaves no receipt for its silent films
+    assert 3 - len(animated) <= before.to_animate <= 3  # a film may be finished but not noted
     run.snakemake()
     made = count.made()
     assert (made.animated, made.remuxed) == (once(FIRST_CLIP), once(FIRST_CLIP))
@@ -288,7 +287,7 @@ def test_a_node_is_lost_and_a_worker_killed_and_both_are_tried_again_while_a_sec
         cluster.node(lost, "up")
     made = count.made(ended(process))
     assert "Trying to restart job" in made.output, made.output[-9000:]
-    assert len(run.events("looked")) >= 5, "two of the three jobs start again"
+    assert run.loads() >= 5, "two of the three jobs start again"
     assert (made.animated, made.remuxed) == (once(ALL), once(ALL))
     assert_finished(run)
     run.verified()

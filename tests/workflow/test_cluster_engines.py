@@ -114,7 +114,7 @@ def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program
     assert {job["node"] for job in jobs} <= {"n2", ""}, "only the node with 40 GB"
     assert jobs
     first = len(starts(run))
-    run.kill_worker(max(run.path.glob(".talkies/journal/animate-*.jsonl"), key=os.path.getmtime).stem.partition("-")[2])
+    run.kill_worker(max(run.path.glob(".talkies/ledger/pairs-*.jsonl"), key=os.path.getmtime).stem)
     output = ended(process)
     made(run)
     assert len(starts(run)) > first

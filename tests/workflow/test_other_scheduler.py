@@ -74,7 +74,7 @@ def test_jobs_ask_by_standard_resources_and_a_killed_one_asks_for_more(run: Queu
     first, second = run.asked("animate")
     assert first[2:] == second[2:] == ["7", "1"], "threads are not those of this machine"
     assert [2 * int(value) for value in first[:2]] == [int(value) for value in second[:2]]
-    assert {tuple(each[2:]) for each in run.asked("prepare")} == {("1", "0")}
+    assert {tuple(each[2:]) for each in run.asked("cut")} == {("1", "0")}
     run.whole(["a/blue", "a/red"])
 
 
@@ -82,6 +82,6 @@ def test_a_job_that_can_not_be_sent_is_named(run: Queued) -> None:
     (run.queue / "submit").write_text("#!/bin/sh\necho queue is closed >&2\nexit 1\n")
     output = run.send("--retries", "0", ok=False)
     said = "it could not be sent (Error submitting jobscript (exit code 1)): mend that, then start snakemake again"
-    lines = [line for line in output.splitlines() if line.startswith("talkies: prepare ")]
+    lines = [line for line in output.splitlines() if line.startswith(("talkies: crop ", "talkies: cut "))]
     assert len(lines) == 2, "pictures and clips"
     assert all(said in line for line in lines)
