@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,21 +24,21 @@ from typing import Any
 from .. import media
 from ..engines import FOMM
 from ..errors import TalkiesError, counted, printable
-from ..files import open_input, shipped, stem_of, write_json
+from ..files import open_input, shipped, stem_of
 from ..fomm.model.presets import PRESETS
 from ..fomm.model.published import find_weights
 from ..machine.scratch import own_folder
 from ..media import crop
-from ..media.film import FILM_SIZE
-from ..operate.one_film import Wanted, make_film, program_named
+from ..operate.films import make_films, program_named
 from ..program import known as known_engines
 from ..run import programs
-from ..run.folder import CONFIG
+from ..run.folder import CONFIG, Folder
+from ..run.plan import Plan
+from ..run.state import State
 from ..settings import complete, read
-from ..stages.animate import open_engine, open_program
+from ..stages.animate import open_engine
 from ..stages.check_file import ClipFacts, Item, Unreadable, look
 from ..stages.check_problems import FAILS, findings_of
-from ..stages.crop import write_png
 from ..stages.work import Progress
 from .choices import Choices, Form, Maker, seconds
 
@@ -51,6 +51,11 @@ VIEW_SIDE = 720  # pixels of the longer side of the picture in which the crop is
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 FILM, RECORD, SOURCE, DRIVER = "film.mp4", "film.json", "source.png", "driver.mp4"
 """A finished film's files: the film, its record, and the crops that are shown beside it."""
+
+
+CLONE_FS = 0x200  # linux/sched.h
+IN_CONFIG, ON_PAGE = "set faceless: allow in config.yaml", 'tick "Accept a driving video without a face"'
+"""How a driving video without a face is taken: in a run, and on the page."""
 
 
 class Cancelled(Exception):
@@ -84,9 +89,10 @@ class Job:
             return None
         return (time.monotonic() - self.began) / self.made * (self.total - self.made)
 
-    def start(self, total: int, _: str) -> None:
-        """Start counting towards `total` steps."""
-        self.total, self.made, self.began = total, 0, time.monotonic()
+    def start(self, total: int, unit: str) -> None:
+        """Start counting towards `total` steps: of the frames, which take the time."""
+        if unit == "frames":
+            self.total, self.made, self.began = total, 0, time.monotonic()
         self.advance(0)
 
     def advance(self, count: int) -> None:
@@ -124,7 +130,7 @@ class Studio:
         self._load: dict[str, Any] = {"device": "auto", "precision": "auto", **load, "threads": threads}
         self._lock = threading.Lock()
         self._loaded: tuple[Maker, Any] | None = None
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="films")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="films", initializer=_own_working_folder)
 
     # --- files ---
 
@@ -291,37 +297,28 @@ class Studio:
         job.advance(0)
         job.folder.mkdir()
         choices = job.choices
-        start, end = choices.segment
-        wanted = Wanted(
-            choices.picture,
-            choices.driving,
-            choices.engine,
-            choices.cut("picture"),
-            choices.cut("driving"),
-            start,
-            end,
-            choices.movement,
-            paste_back=choices.form.paste_back,
-            sound=choices.form.audio,
-            needs_face=choices.maker.preset if choices.needs_face else None,
+
+        def take(plan: Plan, state: State) -> None:
+            if state.failed:
+                raise TalkiesError(next(iter(state.failed.values())).replace(IN_CONFIG, ON_PAGE))
+            (pair,), folder = plan.pairs.values(), Folder.of(plan)
+            talkie = folder.talkie(pair)
+            files = {FILM: talkie.path, RECORD: talkie.record_path}
+            files |= {SOURCE: folder.source(pair.source).path, DRIVER: folder.driving(pair.take).path}
+            for name, path in files.items():
+                shutil.copyfile(path, job.folder / name)
+
+        make_films(
+            choices.of_run(),
+            {},
+            [choices.picture],
+            [choices.driving],
+            None,
+            threads=self._load["threads"],
+            progress=Progress(job.start, job.advance),
+            take=take,
+            opener=None if choices.maker.program else lambda name, within: self._engine(choices.maker),
         )
-        made = make_film(wanted, job.folder / FILM, self._opener(choices.maker), Progress(job.start, job.advance))
-        write_json(job.folder / RECORD, {"pair": choices.title, **made.record})
-        # To show beside the film, with the crops in its record.
-        picture = crop.resize(crop.cut(media.read_picture(choices.picture), made.picture), FILM_SIZE)
-        write_png(job.folder / SOURCE, picture)
-        job.advance(0)
-        clip, box = media.probe(choices.driving), made.driving
-        media.write_excerpt(clip, job.folder / DRIVER, box=box, size=FILM_SIZE, start=start, end=end, preset="veryfast")
-
-    def _opener(self, maker: Maker) -> Any:
-        def of_program(folder: Path) -> Any:
-            return open_program(program_named(maker.program or ""), {}, threads=self._load["threads"], within=folder)
-
-        def of_network(_: Path) -> AbstractContextManager[Any]:
-            return nullcontext(self._engine(maker))
-
-        return of_program if maker.program else of_network
 
     def _engine(self, maker: Maker) -> Any:
         """Return the engine with these weights; only the last one stays loaded."""
@@ -334,6 +331,12 @@ class Studio:
         if self._loaded is not None:
             self._loaded[1].__exit__(None, None, None)
             self._loaded = None
+
+
+def _own_working_folder() -> None:
+    """Let this thread have a working folder of its own (unshare(2)): films are made in a temporary run folder."""
+    if ctypes.CDLL(None, use_errno=True).unshare(CLONE_FS):
+        raise OSError(ctypes.get_errno(), "this thread can't have a working folder of its own")
 
 
 def _makers(weights: tuple[str, str] | None) -> dict[str, Maker]:
@@ -354,7 +357,7 @@ def _makers(weights: tuple[str, str] | None) -> dict[str, Maker]:
     for name in names:
         with suppress(TalkiesError):
             if name != FOMM and name not in found:
-                program = program_named(name, fetch=False)
+                program = program_named(name)
                 if program.image is None or programs.image_file(program).is_file():
                     found[name] = Maker(program.crop, program=name)
     return found

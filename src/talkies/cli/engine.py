@@ -62,16 +62,11 @@ def _show(chosen: argparse.Namespace) -> None:
 
 def _try(chosen: argparse.Namespace) -> None:
     from ..files import to_plain
-    from ..run.folder import CONFIG
+    from ..operate.films import program_named
     from ..run.programs import fetch_images
-    from ..settings import complete, read
     from .animate import make_one
 
     check_output(chosen.output, ".mp4", chosen.source, chosen.driving)
-    config = read(CONFIG) if CONFIG.exists() else {}
-    here = complete({key: config[key] for key in ("engine", "engines") if key in config}).programs
-    program = here.get(chosen.name) or next(iter(complete({"engine": chosen.name}).programs.values()), None)
-    if program is None:
-        raise TalkiesError(f"{chosen.name} is the built-in engine: take talkies animate")
+    program = program_named(chosen.name)
     fetch_images({chosen.name: program})
     make_one({"engine": to_plain(program)}, chosen)

@@ -98,7 +98,6 @@ def find_motion(chosen: argparse.Namespace) -> None:
     """Compute the keypoints of one clip and save them."""
     from .. import media
     from ..media import crop
-    from ..operate.one_film import advancing
     from ..stages.animate import open_engine
 
     check_output(chosen.output, ".npz", chosen.driving)
@@ -112,7 +111,7 @@ def find_motion(chosen: argparse.Namespace) -> None:
     with engine, progress_bar() as progress:
         progress.start(clip.count(chosen.start, chosen.end), "frames")
         frames = media.read_frames(clip, start=chosen.start, end=chosen.end, box=cut.box, size=engine.side)
-        motion = engine.find_motion(advancing(frames, progress), clip.rate)
+        motion = engine.find_motion(progress.through(frames), clip.rate)
     motion.save(chosen.output)
     log.info("%s: %d frames at %s a second", printable(chosen.output), motion.frames, clip.rate)
 

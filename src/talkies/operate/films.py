@@ -12,16 +12,19 @@ from .. import media, stages
 from ..errors import TalkiesError, printable
 from ..files import open_regular
 from ..machine.scratch import own_folder
+from ..program import Program
 from ..run import planner
+from ..run.folder import CONFIG
 from ..run.pairs import by_stem
 from ..run.state import State, look
-from ..settings import complete
+from ..settings import complete, read
 from ..stages import animate
 from ..stages.work import Progress, work
 
 if TYPE_CHECKING:
     from ..engines import Engine
     from ..run.plan import Plan
+    from ..stages.work import Opener
 
 log = logging.getLogger("talkies")
 
@@ -40,13 +43,15 @@ def make_films(
     threads: int | None = None,
     progress: Progress | None = None,
     take: Callable[[Plan, State], None] | None = None,
+    opener: Opener | None = None,
 ) -> tuple[Plan, State]:
     """Animate every picture with every driving video; return the plan and the state of its pairs.
 
     of_all, of_clips: settings as in config.yaml for all films and for each driving video, with absolute paths.
     pictures, clips: files, or folders of them. results: a folder for the films; finished films there are not made
     again. None: the films are in the temporary run folder, and `take` is called there to fetch them before it is
-    removed. Raises TalkiesError for errors that the user can fix; faults of single files are in the state.
+    removed. opener: opens engines, in place of the plan's own. Raises TalkiesError for errors that the user can fix;
+    faults of single files are in the state.
     """
     pictures, clips = _files(pictures, media.list_pictures), _files(clips, media.list_clips)
     wanted = {
@@ -65,7 +70,7 @@ def make_films(
             if results is None and len(plan.pairs) != 1:
                 raise TalkiesError(f"{len(plan.pairs)} films are asked for: name a folder for them, not a file")
             planner.start_run(plan, state)
-            engine = _loaded_once(animate.load_engine(plan, device=device, threads=threads))
+            engine = opener or _loaded_once(animate.load_engine(plan, device=device, threads=threads))
             for stage in plan.stages:
                 for shard in plan.tasks[stage.name]:
                     work(stage, plan, shard, engine=engine, progress=progress)
@@ -117,3 +122,13 @@ def _errors_left_to_us() -> Iterator[None]:
         yield
     finally:
         log.removeFilter(held)
+
+
+def program_named(name: str) -> Program:
+    """Return a program as an engine: from config.yaml here, else a known one. TalkiesError if there is none."""
+    config = read(CONFIG) if CONFIG.exists() else {}
+    here = complete({key: config[key] for key in ("engine", "engines") if key in config}).programs
+    program = here.get(name) or next(iter(complete({"engine": name}).programs.values()), None)
+    if program is None:
+        raise TalkiesError(f"{name} is the built-in engine: take talkies animate")
+    return program

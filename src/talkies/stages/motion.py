@@ -15,12 +15,9 @@ from ..run.plan import Plan
 from ..run.record import FoundMotion
 from ..run.stage import Stage
 from .cut import probe_copy, seconds
-from .work import Bench, Progress, since
+from .work import Bench, since
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ..engines import MotionEngine
 
 log = logging.getLogger("talkies")
@@ -57,7 +54,7 @@ def _find(bench: Bench, name: str) -> FoundMotion:
         end=seconds(take.end),
         flip=take.flip,
     )
-    found = engine.find_motion(_counted(frames, bench.progress), clip.rate)
+    found = engine.find_motion(bench.progress.through(frames), clip.rate)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     found.save(target.path)
     took = since(began)
@@ -81,9 +78,3 @@ STAGE = Stage(
     needs=lambda plan, take: ("cut",),
     wanted=lambda plan, take: take in plan.moving_takes,
 )
-
-
-def _counted(frames: Iterator[NDArray[np.uint8]], progress: Progress) -> Iterator[NDArray[np.uint8]]:
-    for frame in frames:
-        yield frame
-        progress.advance(1)

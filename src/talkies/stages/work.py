@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import PART, stem_of
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Opener = Callable[[str, Path | None], Engine]
 
 log = logging.getLogger("talkies")
+T = TypeVar("T")
 
 UNFINISHED_BYTES = 4 * BYTES_PER_FRAME
 """Bytes a frame that the scratch disk must have free: photographs take more than drawings."""
@@ -49,6 +50,12 @@ class Progress:
 
     start: Callable[[int, str], None] = lambda frames, what: None
     advance: Callable[[int], None] = lambda frames: None
+
+    def through(self, frames: Iterable[T]) -> Iterator[T]:
+        """Yield frames, and report each when it has been used."""
+        for frame in frames:
+            yield frame
+            self.advance(1)
 
 
 class Unwanted(InputError):
