@@ -129,8 +129,6 @@ def publish(part: Path, path: Path) -> None:
         except OSError as error:  # a full disk may be noticed only here, and the system names no file
             raise OSError(error.errno, error.strerror, str(part)) from None
     try:
-        if path.is_dir() and not path.is_symlink():
-            keep_aside(path)
         part.replace(path)
     except OSError as error:
         if error.errno != errno.EXDEV:
@@ -170,6 +168,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        keep_aside(path)
     with whole(path) as part:
         part.write_bytes(content)
 

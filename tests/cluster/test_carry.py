@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from carried import SSH, Staged, files, program
 from run_folder import REPOSITORY, RunFolder, draw_picture, write_weights
+from sif import IMAGE
 
 from talkies import settings as config
 from talkies.fomm.model.published import note
@@ -77,7 +78,7 @@ def test_a_push_carries_the_inputs_and_what_config_names(laptop: Staged, tmp_pat
 def test_what_an_engine_needs_goes_with_it(laptop: Staged, tmp_path: Path) -> None:
     for name in ("other.sif", "w.pth", "loops/batch.py", "loops/__pycache__/batch.pyc"):
         (laptop.path / name).parent.mkdir(exist_ok=True)
-        (laptop.path / name).write_bytes(name.encode())
+        (laptop.path / name).write_bytes(IMAGE if name.endswith(".sif") else name.encode())
     (tmp_path / "models").mkdir()
     command = "run {source} {driving} {output} {checkpoint}"
     other = {"name": "other", "image": "other.sif", "command": command, "checkpoint": "w.pth"}
@@ -88,7 +89,7 @@ def test_what_an_engine_needs_goes_with_it(laptop: Staged, tmp_path: Path) -> No
     assert not (there / "loops/__pycache__").exists()
     assert f"engine other: binds: {tmp_path}/models is outside the run folder and is not carried" in said
     assert "push: 0 files carried" in laptop.stage("push", str(there))
-    (laptop.path / "musetalk.sif").touch()
+    (laptop.path / "musetalk.sif").write_bytes(IMAGE)
     laptop.configure(engine="musetalk")
     assert "examples" not in laptop.stage("push", str(there)), "the package there has its own"
 

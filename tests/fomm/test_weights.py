@@ -29,6 +29,7 @@ from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.model.published import check_unchanged, find_weights
 from talkies.fomm.weights import Fetched, fetch
 from talkies.run.planner import make_plan
+from talkies.stages import table
 
 PROGRAM = Path(__file__).parents[1] / "small_preset.py"
 SAFETENSORS = "small-cpk.safetensors"
@@ -240,7 +241,7 @@ def test_a_preset_that_was_fetched_is_planned_as_the_file_named_by_its_path(tmp_
     plans = []
     for model in ({"preset": "vox-256"}, {"preset": "vox-256", "checkpoint": str(file)}):
         run.configure(model=model)
-        plans.append(make_plan(config.load(Path("config.yaml")))[0])
+        plans.append(make_plan(config.load(Path("config.yaml")), table)[0])
     by_preset, by_path = plans
     assert by_preset.settings == by_path.settings
     assert by_preset.settings.model.checkpoint == str(file), "a job gets the file's path and needs no network"

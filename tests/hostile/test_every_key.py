@@ -23,6 +23,7 @@ from talkies.fomm.model.presets import PRESETS
 from talkies.media.crop import Request
 from talkies.run.planner import make_plan
 from talkies.settings import Network, Row, Settings, SlurmKey, complete, fields_of, is_section
+from talkies.stages import table
 
 PICTURE, CLIP, SOUND = "two.png", "talk.mp4", "voice.wav"
 RATE, FRAMES = 4, 6
@@ -144,7 +145,7 @@ def test_every_value_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         write_weights(run.path / "weights", given["model"]["preset"])
         for entry in given["files"].values():
             entry["end"] = entry["start"] + entry["end"]
-        assert make_plan(complete(given))[0].pairs
+        assert make_plan(complete(given), table)[0].pairs
     assert seen == set(get_args(Network)) == set(PRESETS)
 
 

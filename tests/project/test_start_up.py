@@ -41,7 +41,7 @@ def test_help_is_light(words: list[str]) -> None:
 
 def test_a_job_starts_without_what_only_settings_need() -> None:
     loaded = imported_by(
-        "from talkies.stages import animate, motion, prepare, remux, show",
+        "from talkies.stages import animate, crop, cut, motion, remux, show",
         "from talkies.fomm import engine, motion as keypoints",
     )
     assert "torch" in loaded

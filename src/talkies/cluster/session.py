@@ -132,9 +132,17 @@ class Session:
             self._check_image(self.plan, next(iter(snakemake_private.pulled_images(self._workflow)), None))
 
     def _check_image(self, plan: Plan, pulled: Path | None = None) -> None:
-        """Check the image of the jobs. pulled: the copy of one with an address."""
-        unchecked = image.check_image(plan.settings.container or "", pulled, gpus=needs_gpu_image(plan.settings))
-        if unchecked and not self._lacks_runtime:
+        """Check the image of the jobs. pulled: the copy of one with an address.
+
+        Where no image can be run, a dry run plans for another machine, which may have the image.
+        """
+        try:
+            unchecked = image.check_image(plan.settings.container or "", pulled, gpus=needs_gpu_image(plan.settings))
+        except TalkiesError as error:
+            if not self._lacks_runtime:
+                raise
+            unchecked = str(error)
+        if unchecked:
             LOGGER.warning(f"talkies: {unchecked}")
 
 

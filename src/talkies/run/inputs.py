@@ -46,6 +46,7 @@ class Inputs:
     def __init__(self) -> None:
         self._known: dict[str, Any] = read_json(INPUTS) or {}
         self._now: dict[str, dict[str, Any]] = {}
+        self._learnt: dict[str, str] = {}
 
     def entry(self, file: str) -> dict[str, Any]:
         """Return what is known of a file as it is now, to be added to."""
@@ -59,14 +60,13 @@ class Inputs:
 
     def content(self, file: str) -> str | None:
         """Return the digest of a file's content, if it is known."""
-        known = self.entry(file).get("sha256")
+        known = self.entry(file).get("sha256") or self._learnt.get(file)
         return known if isinstance(known, str) else None
 
     def learn(self, file: str, stamp: Stamp, content: str) -> None:
-        """Take over a digest that a worker has found, if the file is still the same."""
-        entry = self.entry(file)
-        if entry["stamp"] == stamp:
-            entry["sha256"] = content
+        """Take over a digest from the ledger, if the file is still the same."""
+        if self.entry(file)["stamp"] == stamp:
+            self._learnt[file] = content
 
     def read(self, files: Iterable[str]) -> None:
         """Read these files' contents, where they are not known."""
