@@ -201,8 +201,7 @@ class ToyRun:
             write_whole(target.path, text.encode())
             self.point()
             return target.describe(record)
-        seen = bench.look.ledger.get(stage.name, item)
-        target.keep_foreign((seen.size, seen.mtime_ns) if seen and hasattr(seen, "size") else None)
+        target.keep_foreign(bench.look.ledger.files.get((stage.name, item)))
         target.path.parent.mkdir(parents=True, exist_ok=True)
         with whole(target.path) as part:
             part.write_text(text)

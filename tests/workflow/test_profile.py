@@ -99,9 +99,9 @@ def resources(output: str, rule: str) -> dict[str, str]:
 
 def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
     run = ClusterFolder(clone, programs)
-    result = run.run("snakemake", "--profile", "slurm", "-n")
+    result = run.run("snakemake", "--profile", "slurm", "-n", "-p")
     assert result.returncode == 0, result.stdout
-    assert re.search(r"16 pairs in \d+ jobs?; 16 to make: about .+ of a GPU at 10 frames/s, .* GB free", result.stdout)
+    assert re.search(r"16 pairs in \d+ jobs?; 16 to make: about .+ of a GPU at 100 frames/s, .* GB free", result.stdout)
     for rule in ("motion", "animate"):
         asked = resources(result.stdout, rule)
         assert {"gpu": "1", "mem_mb": "4000"}.items() <= asked.items()
@@ -116,7 +116,7 @@ def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
 def test_a_dry_run_needs_no_apptainer_and_a_run_says_so(tmp_path: Path) -> None:
     run = small(tmp_path / "run")
     (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
-    output = run.snakemake("--profile", "slurm", "-n")
+    output = run.snakemake("--profile", "slurm", "-n", "-p")
     assert "neither apptainer nor singularity is here: enough for a dry run" in output
     assert resources(output, "animate")["gpu"] == "1"
     output = run.snakemake("--sdm", "apptainer", ok=False)
@@ -140,16 +140,16 @@ def limited(tmp_path: Path, programs: Path) -> ClusterFolder:
 
 
 def test_a_job_asks_for_no_more_than_there_is(limited: ClusterFolder) -> None:
-    asked = resources(limited.snakemake("--profile", "slurm", "-n"), "animate")
+    asked = resources(limited.snakemake("--profile", "slurm", "-n", "-p"), "animate")
     assert (asked["mem_mb"], asked["runtime"]) == ("3000", "10")
     limited.configure(slurm={"gpu": {"slurm_partition": "small,large"}})
-    asked = resources(limited.snakemake("--profile", "slurm", "-n"), "animate")
+    asked = resources(limited.snakemake("--profile", "slurm", "-n", "-p"), "animate")
     assert (asked["mem_mb"], asked["runtime"]) == ("4000", str(estimate.WALLTIME_MINUTES + 1))
 
 
 def test_what_config_names_is_asked_for_as_it_stands(limited: ClusterFolder) -> None:
     limited.configure(slurm={"cpu": {"runtime": 7, "mem_mb": 900, "qos": "short"}, "gpu": {"gpu_model": "a100"}})
-    output = limited.snakemake("--profile", "slurm", "-n")
+    output = limited.snakemake("--profile", "slurm", "-n", "-p")
     assert resources(output, "animate")["gpu_model"] == "a100"
     assert resources(output, "animate")["gpu"] == "1", "resources that config.yaml does not name are still requested"
     assert {"runtime": "7", "mem_mb": "900", "qos": "short"}.items() <= resources(output, "remux").items()
@@ -181,7 +181,7 @@ def test_installed_it_is_found_from_any_run_folder(tmp_path: Path, programs: Pat
     assert "slurm: made, a link to" in done.stdout
     assert "is installed already" in install(home).stdout
     run = small(tmp_path / "run", programs, HOME=str(home))
-    assert " of a GPU at " in run.snakemake("--profile", "slurm", "-n")
+    assert " of a GPU at " in run.snakemake("--profile", "slurm", "-n", "-p")
     assert "would be removed" in install(home, "--remove", "-n").stdout
     assert install(home, "--remove").returncode == 0
     assert list((home / ".config/snakemake").iterdir()) == []
@@ -263,7 +263,7 @@ def test_jobs_for_gpus_with_an_image_without_are_refused_before_any_is_sent(tmp_
     assert not (run.path / ".talkies/done").exists()
     assert not (run.path / "calls.jsonl").exists()
     run.configure(model={"device": "cpu"})
-    assert "gpu" not in resources(run.snakemake("--profile", "slurm", "-n"), "animate")
+    assert "gpu" not in resources(run.snakemake("--profile", "slurm", "-n", "-p"), "animate")
 
 
 # --- what the image sees -----------------------------------------------------------------------------------

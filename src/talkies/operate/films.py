@@ -56,7 +56,7 @@ def make_films(
     pictures, clips = _files(pictures, media.list_pictures), _files(clips, media.list_clips)
     wanted = {
         **of_all,
-        "files": {path.name: dict(of_clips) for path in clips} if of_clips else {},
+        "files": {**of_all.get("files", {}), **({path.name: dict(of_clips) for path in clips} if of_clips else {})},
         "results": str(results.absolute()) if results else RESULTS,
     }
     with own_folder("animate") as folder:

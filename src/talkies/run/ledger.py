@@ -180,8 +180,8 @@ class Ledger:
     """What the ledgers say of each item: its last line, and the shard in whose ledger that is.
 
     contents: what each input file contained when it was read, by the item's stage and name, with size and time. broke:
-    the last end of a worker before its work was done, by stage and shard. seconds: what items took when they were last
-    made; loads: what loading engines took, by shard. checked: the last check of all inputs.
+    the last end of a worker before its work was done, by stage and shard. files, seconds: size and time (ns) of
+    items' files, and what they took, when they were last made; loads: what loading engines took, by shard. checked: the last check of all inputs.
     """
 
     def __init__(self) -> None:
@@ -189,6 +189,7 @@ class Ledger:
         self.homes: dict[tuple[str, str], str] = {}
         self.contents: dict[tuple[str, str], tuple[int, int, str]] = {}
         self.broke: dict[tuple[str, str], Broke] = {}
+        self.files: dict[tuple[str, str], tuple[int, int]] = {}
         self.seconds: dict[tuple[str, str], float] = {}
         self.loads: dict[str, float] = {}
         self.checked: Checked | None = None
@@ -211,8 +212,9 @@ class Ledger:
             if before is not None and before.time > event.time:
                 return
             self.entries[about], self.homes[about] = event, shard
-            if isinstance(event, Made) and event.seconds:
-                self.seconds[about] = event.seconds
+            if isinstance(event, Made):
+                self.files[about] = event.size, event.mtime_ns
+                self.seconds[about] = event.seconds or self.seconds.get(about, 0.0)
             if not isinstance(event, Forgotten) and event.read:
                 self.contents[about] = event.read
         elif isinstance(event, Broke):

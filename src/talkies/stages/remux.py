@@ -12,7 +12,6 @@ from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
 from ..files import whole
-from ..run.ledger import Made
 from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.record import Talkie
@@ -82,8 +81,7 @@ def _remux(bench: Bench, pair: Pair, clips: _Clips) -> Talkie:
     scratch.require(2 * picture.stat().st_size)
     clip = clips.of(pair)
     start, end = (None, None) if isinstance(pair.audio, str) else (seconds(take.start), seconds(take.end))
-    entry = bench.look.ledger.get(bench.stage.name, pair.name)
-    talkie.keep_foreign((entry.size, entry.mtime_ns) if isinstance(entry, Made) else None)
+    talkie.keep_foreign(bench.look.ledger.files.get((bench.stage.name, pair.name)))
     talkie.path.parent.mkdir(parents=True, exist_ok=True)
     with whole(talkie.path) as part:
         sound = media.remux(
