@@ -89,7 +89,9 @@ class RunFolder:
     def copy(self, path: Path, *, times: bool = True) -> RunFolder:
         """Copy the whole folder, with or without its files' times."""
         shutil.copytree(self.path, path, symlinks=True, copy_function=shutil.copy2 if times else shutil.copyfile)
-        return RunFolder(path)
+        copy = RunFolder(path)
+        copy.since = self.since
+        return copy
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a user's shell: the programs on the path and little else."""

@@ -20,8 +20,11 @@ from talkies.media.crop import Crop
 from talkies.media.frames import Box
 from talkies.media.sound import SoundFacts
 from talkies.run import inputs, planner
+from talkies.run.folder import done
+from talkies.run.ledger import Ledger
 from talkies.run.record import Film, FilmPicture, FoundMotion, Prepared, PreparedTake, Talkie
 from talkies.run.stage import Stage
+from talkies.run.state import look
 from talkies.settings import complete
 from talkies.stages import STAGES, crop
 from talkies.stages.work import Bench, do_job
@@ -87,6 +90,7 @@ class ToyRun:
             for stage in self.stages:
                 for shard in plan.tasks[stage.name]:
                     self.job(stage.name, plan.name(shard))
+            self.gallery()
         finally:
             planner.end_run()
         return self.counts()
@@ -95,6 +99,18 @@ class ToyRun:
         """Do a job, from the plan's file, as the worker does."""
         plan = planner.Plan.load(lambda _: self.stages)
         do_job(plan.table[stage], plan, name)
+
+    def gallery(self) -> None:
+        """Write the gallery, as its job does."""
+        plan, ledger = planner.Plan.load(lambda _: self.stages), Ledger.read()
+        plan.learn(ledger)
+        Path(plan.settings.results, "index.html").write_text("the gallery")
+        planner.finish_page(plan, "gallery", planner.page_key(plan, look(plan, ledger), "gallery"))
+
+    def is_calm(self) -> bool:
+        """Return whether Snakemake would find nothing to be done."""
+        plan, state = self.plan()
+        return not any(state.due.values()) and done("gallery", plan.pages["gallery"]).exists()
 
     def counts(self) -> Counter[str]:
         """Return how many items each stage made."""

@@ -61,6 +61,7 @@ def run(_finished, tmp_path, monkeypatch, clips) -> ToyRun:
 def is_calm(run: ToyRun) -> None:
     """Nothing is to be made, every film shows what it must, and nothing lies about."""
     assert run.due() == {}
+    assert run.is_calm()
     films = run.films()
     for name, text in run.expected().items():
         assert films[name] == text, name
@@ -273,6 +274,7 @@ def test_a_picture_that_is_removed_and_back_is_not_made_again(run: ToyRun) -> No
     Path("images/red.png").rename("red.png")
     assert run.run() == Counter()
     Path("red.png").rename("images/red.png")
+    assert run.run() == Counter(), "the gallery alone is written again"
     is_calm(run)
 
 

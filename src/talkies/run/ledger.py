@@ -180,8 +180,9 @@ class Ledger:
     """What the ledgers say of each item: its last line, and the shard in whose ledger that is.
 
     contents: what each input file contained when it was read, by the item's stage and name, with size and time. broke:
-    the last end of a worker before its work was done, by stage and shard. files, seconds: size and time (ns) of
-    items' files, and what they took, when they were last made; loads: what loading engines took, by shard. checked: the last check of all inputs.
+    the last end of a worker before its work was done, by stage and shard. files, seconds: size and time (ns) of items'
+    files, and what they took, when they were last made. loads: what loading engines took, by shard. checked: the last
+    check of all inputs.
     """
 
     def __init__(self) -> None:

@@ -242,7 +242,7 @@ def page_key(plan: Plan, state: State, page: str) -> str:
         wanted = to_plain([sorted(plan.sources.items()), sorted(plan.takes.items())])
         stamps = [[file, stamp_of(Path(file))] for _, _, file in plan.files()]
         return digest([wanted, stamps, plan.weights, plan.settings.model.preset])
-    films = [[name, plan.key(plan.last, name), plan.pairs[name].private] for name in state.done]
+    films = sorted([name, plan.key(plan.last, name), plan.pairs[name].private] for name in state.done)
     check = plan.page_keys.get("check")
     return digest([to_plain(plan.settings.gallery), films, sorted(state.failed.items()), check])
 
