@@ -96,7 +96,7 @@ def serving(folder: Path, *words: str) -> Iterator[Page]:
         yield Page(process, found[1], work, temporary)
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(120)
 
 
 class Visitor(chromium.Chromium):
@@ -139,7 +139,7 @@ class Visitor(chromium.Chromium):
                 self.give(f"#{kind} input[type=file]", file)
                 self.until(f"document.querySelector('#{kind} .found').matches(':has(.fact, .fails)')")
 
-    def film(self, seconds: float = 120) -> None:
+    def film(self, seconds: float = 240) -> None:
         """Make the film, and wait for it."""
         self.press_button("#go")
         self.until("document.querySelector('#film video.leads')", seconds)

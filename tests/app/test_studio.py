@@ -17,7 +17,7 @@ from talkies.app.choices import Choices, Form, Maker
 from talkies.errors import TalkiesError
 
 
-def finished(job: studio.Job, seconds: float = 60) -> str:
+def finished(job: studio.Job, seconds: float = 240) -> str:
     end = time.monotonic() + seconds
     while job.is_open:
         assert time.monotonic() < end

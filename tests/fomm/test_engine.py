@@ -24,6 +24,7 @@ from talkies.fomm.engine import Engine
 from talkies.fomm.model.first_order import FirstOrderModel
 from talkies.fomm.motion import Motion, detect_motion, frames_to_tensor, transfer_motion
 from talkies.fomm.precision import fast_form
+from talkies.media.encoders import Encoding
 
 RATE = Fraction(30000, 1001)
 
@@ -209,12 +210,17 @@ def test_films_have_their_clips_frames_and_rate_and_pictures(
         assert np.abs(shown - frames).mean() < 6, "these frames in this order, apart from encoding loss"
 
 
-def test_where_encoders_are_slow_several_films_are_open_and_come_in_order(model: FirstOrderModel, jobs: Jobs) -> None:
+def test_where_encoders_are_slow_several_films_are_open_and_come_in_order(
+    model: FirstOrderModel, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put, room = Encoding.put, []
+    monkeypatch.setattr(Encoding, "put", lambda self, frames: room.append(self.has_room) or put(self, frames))
     began = time.monotonic()
     with Engine(model, batch=1, threads=3) as engine:
         made = [job.name for job, fault in engine.films(jobs.job(name, Slow) for name in "abcdefg") if fault is None]
     took = time.monotonic() - began
     assert made == list("abcdefg")
+    assert all(room), "no more batches wait than a film may have in memory"
     change = [1 if line.endswith("begins") else -1 for line in jobs.told]
     assert 3 <= max(np.cumsum(change)) <= 4, "a film for each core, and one that is finishing"
     assert {media.probe(path).frames for path in jobs.folder.iterdir()} == {7}

@@ -172,7 +172,7 @@ def test_a_visit_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
         form = {**FORM, "picture": picture, "driving": "example anna.mp4", "end": 0.1}
         assert look(served, **form)[0] == look(served, "driving", **form)[0] == 200
         assert served.ask("/films", form) == (200, b"1")
-        wait_for(lambda: json.loads(served.ask("/films")[1])[0]["state"] == "done", 60)
+        wait_for(lambda: json.loads(served.ask("/films")[1])[0]["state"] == "done", 240)
         assert served.ask("/films/1/film.mp4")[1][4:8] == b"ftyp"
         (own,) = served.temporary.iterdir()
         assert sorted(each.name.partition("-")[0] for each in own.iterdir()) == ["film", "upload"]

@@ -323,7 +323,7 @@ def test_a_killed_worker_gets_more_memory_though_a_file_is_bad(cluster, small):
     output = process.communicate()[0]
     failures = re.findall(r"talkies: (\S+ \S+): job \d+ failed: ([^:]*)", output)
     assert failures == [(f"animate {shard}", "its worker was killed, most often for memory")], output[-4000:]
-    assert asked == {"4000M", "8000M"}
+    assert asked >= {"4000M", "8000M"}, "of this run; jobs of earlier ones may be listed too"
     assert len(small.films()) == 8
 
 
