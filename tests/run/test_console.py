@@ -222,6 +222,20 @@ def test_the_console_is_a_logger_plugin_of_snakemake(run: RunFolder) -> None:
 
 
 @pytest.mark.slow
+def test_a_stopped_run_says_so_in_a_line_and_how_to_go_on(long_run: RunFolder) -> None:
+    snakemake = long_run.start("snakemake", "--snakefile", SNAKEFILE)
+    wait_for(lambda: long_run.events("animate"))
+    os.killpg(snakemake.pid, signal.SIGINT)
+    output, _ = snakemake.communicate(timeout=120)
+    lines = output.splitlines()
+    assert lines.count("talkies: stopped; what is finished stays: run snakemake again to go on") == 1
+    assert not [line for line in lines if "error" in line.lower() or "Exiting" in line], output
+    animated = len(long_run.events("animate"))
+    assert f"3 to make ({animated} of them animated)" in long_run.talkies("status")
+    assert f"; 3 to make, {3 - animated} of them to animate" in long_run.snakemake("-n")
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_where_its_log_of_the_workers_is_gone(run: RunFolder) -> None:
     snakemake = run.start("snakemake", "--snakefile", SNAKEFILE)
     wait_for(lambda: (run.path / ".talkies/logs/workers.log").exists())

@@ -91,6 +91,8 @@ def crop_file(chosen: argparse.Namespace) -> None:
             media.write_excerpt(
                 clip, chosen.output, box=cut.box, size=chosen.size, start=chosen.start, end=chosen.end, parts=parts
             )
+    if cut.warning:
+        log.warning("%s: %s", printable(chosen.file), cut.warning)
     print(json.dumps({"file": str(chosen.file), **to_plain(cut)}))
 
 

@@ -203,7 +203,7 @@ def follow(
     best = known[_choose_number(request, [tube.union for tube in known], areas, name)] if known else None
     crop = _crop(request, best.union if best else None, len(tubes), clip.width, clip.height, name)
     if best and best.frames * 2 < looked:
-        return _with_warning(crop, f"the chosen face is in {best.frames} of {looked} frames looked at", name)
+        return _with_warning(crop, f"the chosen face is in {best.frames} of {looked} frames looked at")
     return crop
 
 
@@ -238,12 +238,11 @@ def _crop(request: Request, face: Face | None, faces: int | None, width: int, he
     side = max(width, height) if request.mode == "none" else min(width, height)
     crop = Crop(str(request), fit(width / 2, height / 2, side, width, height), faces, request.mode != "face")
     if request.mode == "face":
-        crop = _with_warning(crop, "no face found; cutting the centre instead (or give a box x,y,w,h)", name)
+        crop = _with_warning(crop, "no face found; cutting the centre instead (or give a box x,y,w,h)")
     return crop
 
 
-def _with_warning(crop: Crop, warning: str, name: str) -> Crop:
-    log.warning("%s: %s", printable(name), warning)
+def _with_warning(crop: Crop, warning: str) -> Crop:
     return Crop(crop.mode, crop.box, crop.faces, crop.found, warning)
 
 

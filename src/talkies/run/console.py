@@ -122,7 +122,7 @@ class Console(LogHandlerBase):
         self._stages: dict[str, _Stage] = {}
         self._jobs: dict[int, tuple[str, str]] = {}  # stage and shard, by Snakemake's number
         self._ended: list[tuple[str, str, str]] = []  # command, how it ended, and Snakemake's message
-        self._has_failed = False
+        self._has_failed = self._is_stopped = False
         self._said: set[str] = set()
         self._words = self._progress = ""  # the last of the workers, the last of the run
         self._progress_due = self._progress_gap = 0.0
@@ -199,6 +199,9 @@ class Console(LogHandlerBase):
             return []
         if kind == "job_finished":
             return self._finish(told["job_id"], failed=False)
+        if kind == "job_error" and self._is_stopped:
+            self._ended.clear()
+            return []
         if kind == "job_error" and any(OUR_LOGS in log for log in told["log"]):
             shown = [self.format(record)] if self.common_settings.show_failed_logs else self._failure(told)
             return [*shown, *self._finish(told["jobid"], failed=True)]
@@ -220,7 +223,9 @@ class Console(LogHandlerBase):
             how = match["status"] or re.sub(r"<Signals\.(\w+): \d+>", r"\1", match["signal"])
             self._ended.append((match["command"], how, text))
             return []
-        if NOISE.match(text) or (self._has_failed and text.startswith("Exiting because a job execution failed")):
+        if NOISE.match(text) or (
+            text.startswith("Exiting because a job execution failed") and (self._has_failed or self._is_stopped)
+        ):
             return []
         if text.startswith("This was a dry-run"):
             return ["talkies: this was a dry run: nothing was made; with -p it also tells each job, and why it is due"]
@@ -312,6 +317,9 @@ class Console(LogHandlerBase):
         if not text.startswith("talkies: "):
             return [text]  # not in our format, so unexpected: show it
         words = text.removeprefix("talkies: ")
+        if words.startswith("error: stopped by SIG"):
+            said, self._is_stopped = self._is_stopped, True
+            return [] if said else ["talkies: stopped; what is finished stays: run snakemake again to go on"]
         for mark in ("warning", "error"):
             if words.startswith(f"{mark}: "):
                 return self._once(mark, words.removeprefix(f"{mark}: "))

@@ -19,7 +19,6 @@ from ..command import CommandEngine
 from ..engines import FOMM, FilmJob, Material, Movement
 from ..errors import InputError, TalkiesError, printable
 from ..fomm.model.presets import PRESETS
-from ..media.crop import FACELESS, Crop, is_faceless
 from ..media.film import FILM_SIZE
 from ..program import Program
 from ..run import programs
@@ -30,7 +29,7 @@ from ..run.plan import Contents, Plan
 from ..run.record import Film, FilmPicture, FoundMotion, Original, PreparedTake, Record, is_unchanged
 from ..run.stage import Stage
 from ..settings import Settings
-from .cut import probe_copy, seconds
+from .cut import probe_copy, seconds, why_refused
 from .work import UNFINISHED_BYTES, Bench, Unwanted, begin, since
 
 if TYPE_CHECKING:
@@ -96,7 +95,12 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Film | InputErr
     faceless: dict[str, str | None] = {}
     for name in names:
         pair = bench.plan.pairs[name]
-        if refusal := _refusal(bench, pair, faceless):
+        if pair.engine == FOMM and pair.take not in faceless:
+            clip = clip_of(Path(bench.plan.takes[pair.take].file))
+            faceless[pair.take] = why_refused(bench.plan, pair.take, clip, bench.record("cut", pair.take).crop)
+            if why := faceless[pair.take]:
+                log.error("%s", why)
+        if refusal := faceless.get(pair.take) if pair.engine == FOMM else None:
             yield name, Unwanted("", refusal, ("faceless", "allow"))
         else:
             missing.append(pair)
@@ -125,39 +129,6 @@ STAGE = Stage(
     # The built-in engine computes a take's motion once for all pictures; programs get the clip itself.
     needs=lambda plan, name: ("crop", "motion") if plan.pairs[name].engine == FOMM else ("crop", "cut"),
 )
-
-
-def _refusal(bench: Bench, pair: Pair, known: dict[str, str | None]) -> str | None:
-    """Return why a pair is refused; None if it is not. known: the records of takes.
-
-    A network for faces makes torn films from a video without a face.
-    """
-    settings, take = bench.plan.settings, bench.plan.takes[pair.take]
-    preset = PRESETS[settings.model.preset]
-    if pair.engine != FOMM or preset.crop != "face" or settings.faceless == "allow":
-        return None
-    if pair.take not in known:
-        cut = bench.record("cut", pair.take).crop
-        clip, ends = clip_of(Path(take.file)), (seconds(take.start), seconds(take.end))
-        known[pair.take] = why_refused(clip, cut, *ends, preset.name, "set faceless: allow in config.yaml")
-        if known[pair.take]:
-            log.error("%s", known[pair.take])
-    return known[pair.take]
-
-
-def why_refused(
-    clip: media.Clip, cut: Crop, start: Fraction | None, end: Fraction | None, network: str, otherwise: str
-) -> str | None:
-    """Return why a network for faces takes no driving video without one, None where a face is seen or cut by hand.
-
-    network: its name. otherwise: what else can be done.
-    """
-    if cut.faces != 0 or not is_faceless(clip, start=start, end=end):
-        return None
-    return (
-        f"{printable(clip.path)}: {FACELESS}, and {network} animates by faces: crop it by hand (center, or a box), "
-        f"or {otherwise}"
-    )
 
 
 def _take_facts(bench: Bench, pair: Pair) -> FoundMotion | PreparedTake:

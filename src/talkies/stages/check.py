@@ -33,7 +33,7 @@ RESULT = HOME / "check.json"
 """The findings of the last check, for the gallery and the workflow."""
 FILES = FINDINGS / "files.json"
 """Each file's size, time and digest, so that an unchanged one is not read."""
-RECIPE = 6
+RECIPE = 7
 """Raised by hand when a check of the same file gives other findings."""
 
 
@@ -89,7 +89,9 @@ def examine(
         finding.private = (item.name, item.clip) not in shown
         findings.append(finding)
     if weights:
-        takes = {each.item.name: each for each in findings if isinstance(each.facts, ClipFacts)}
+        takes = {
+            each.item.name: each for each in findings if isinstance(each.facts, ClipFacts) and not each.facts.faceless
+        }
         pictures = {
             each.item.name: each for each in findings if isinstance(each.facts, PictureFacts) and not each.item.clip
         }

@@ -147,7 +147,8 @@ def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
     faces: list[list[crop.Face]] = []
-    cut = crop.follow(clip, frames, item.crop, faces, quick=True)
+    crop.follow(clip, frames, item.crop, faces, quick=True)
+    cut = crop.find_crop(clip, item.crop, start=start, end=end)  # the film's own, from more frames
     box = crop.scaled(cut.box, scale)
     crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE, quick=True) for frame in frames])
     crops = crops[:, :, ::-1].copy() if item.flip else crops
@@ -157,7 +158,7 @@ def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
         crop=cut,
         faces_seen=[bool(each) for each in faces],
         face_outside=_outside(faces, box) if (cut.faces or 0) > 1 else 0,
-        faceless=cut.faces == 0 and _is_faceless(clip, item, start, end),
+        faceless=cut.faces == 0 and crop.is_faceless(clip, start=start, end=end),
         seconds=round(float(seconds), 3),
         frames=clip.count(start, end),
         rate=str(clip.rate),
@@ -183,13 +184,6 @@ def _seen(crops: Frame) -> _Seen:
         "sharpness": round(sorted(map(sharpness, crops))[len(crops) // 2], 1),
         "photograph": 2 * sum(map(is_photograph, some)) > len(some),
     }
-
-
-def _is_faceless(clip: media.Clip, item: Item, start: Fraction, end: Fraction) -> bool:
-    """Return whether a clip without a face in a dozen frames will be refused: looks at as many as prepare does."""
-    return crop.find_crop(clip, item.crop, start=start, end=end).faces == 0 and crop.is_faceless(
-        clip, start=start, end=end
-    )
 
 
 def _outside(found: Sequence[Sequence[crop.Face]], box: crop.Box) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import media
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..files import file_digest, whole
 from ..machine.scratch import FULL, Scratch
 from ..media import crop
@@ -21,6 +22,8 @@ from .work import Bench, since
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+log = logging.getLogger("talkies")
 
 PICTURE_SECONDS = 1.0
 
@@ -47,6 +50,8 @@ def _crop(bench: Bench, name: str) -> Prepared:
     path = Path(source.file)
     original = read_original(bench, path, Scratch())  # a picture is small and read twice: no copy
     square, cut = crop.crop_picture(media.read_picture(path), source.crop, name=path, size=FILM_SIZE)
+    if cut.warning:
+        log.warning("%s: %s", printable(path), cut.warning)
     write_png(target.path, square)
     return target.describe(Prepared(key=bench.key(name), original=original, crop=cut, seconds=since(began)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import media
-from ..errors import InputError
+from ..errors import InputError, printable
+from ..fomm.model.presets import PRESETS
 from ..machine.scratch import Scratch
 from ..media import crop
 from ..media.film import FILM_SIZE
@@ -19,6 +21,8 @@ from ..run.record import PreparedTake
 from ..run.stage import Stage
 from .crop import read_original
 from .work import UNFINISHED_BYTES, Bench, since
+
+log = logging.getLogger("talkies")
 
 TAKE_SECONDS = 1.0  # probing, opening and closing its files
 TAKE_SECONDS_PER_FRAME = 0.02
@@ -50,6 +54,8 @@ def _cut(bench: Bench, name: str) -> PreparedTake:
     clip = probe_copy(path, scratch, original.sha256)
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
+    if cut.warning and not why_refused(bench.plan, name, clip, cut):
+        log.warning("%s: %s", printable(path), cut.warning)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     frames = media.write_excerpt(
         clip,
@@ -85,6 +91,23 @@ STAGE = Stage(
     make=_make,
     seconds=lambda plan, name: TAKE_SECONDS + TAKE_SECONDS_PER_FRAME * plan.takes[name].frames,
 )
+
+
+def why_refused(plan: Plan, name: str, clip: media.Clip, cut: crop.Crop) -> str | None:
+    """Return why the built-in engine refuses a take; None if it does not, as it sees a face or was cut by hand.
+
+    A network for faces makes torn films from a video without a face.
+    """
+    take, preset = plan.takes[name], PRESETS[plan.settings.model.preset]
+    allowed = name not in plan.moving_takes or preset.crop != "face" or plan.settings.faceless == "allow"
+    if allowed or cut.faces != 0:
+        return None
+    if not crop.is_faceless(clip, start=seconds(take.start), end=seconds(take.end)):
+        return None
+    return (
+        f"{printable(clip.path)}: {crop.FACELESS}, and {preset.name} animates by faces: crop it by hand (center, or a "
+        "box), or set faceless: allow in config.yaml"
+    )
 
 
 def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
