@@ -24,14 +24,14 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import asdict, force_setattr, replace
 
-from .engines import FOMM
+from .engines import FOMM, program
+from .engines.program import EngineName, FilePath, ImageAddress, Program
 from .errors import InputError, TalkiesError, printable
 from .files import from_plain, open_regular
 from .fomm.model.checkpoint_head import check_head
 from .fomm.model.presets import PRESETS
 from .fomm.model.published import check_unchanged, find_weights
 from .media.crop import FORMS, Request, parse
-from .program import EngineName, FilePath, ImageAddress, Program, check_files, check_program, filled_in
 
 T = TypeVar("T")
 
@@ -255,15 +255,15 @@ class Settings(Section, frozen=True):
     @property
     def programs(self) -> dict[str, Program]:
         """The engines that are other programs, by name."""
-        return {name: program for name, program in self.by_engine.items() if program is not None}
+        return {name: each for name, each in self.by_engine.items() if each is not None}
 
     def crop_of(self, file: Path, kind: Kind) -> Request:
         """Return how a file is cut: by its own entry, as all of its kind, or as the engine or the preset does it."""
         if (own := self.files.get(file.name)) and own.crop is not UNSET:
             return own.crop
         of_kind = self.crop.images if kind == "images" else self.crop.driving
-        program = next(iter(self.by_engine.values()))
-        return of_kind or parse(PRESETS[self.model.preset].crop if program is None else program.crop)
+        first = next(iter(self.by_engine.values()))
+        return of_kind or parse(PRESETS[self.model.preset].crop if first is None else first.crop)
 
 
 # --- from a file or the command line -----------------------------------------------------------------------
@@ -287,29 +287,16 @@ def complete(config: Mapping[str, Any]) -> Settings:
         request = checked(written["crop"], Request, "config.yaml", "crop")
         written["crop"] = dict.fromkeys(get_args(Kind), request)
     if "engine" in written:
-        written["engine"] = filled_in(written["engine"], "config.yaml: engine")
+        written["engine"] = program.filled_in(written["engine"], "config.yaml: engine")
     if isinstance(listed := written.get("engines"), list):
-        written["engines"] = [filled_in(each, f"config.yaml: engines.{n}") for n, each in enumerate(listed)]
+        written["engines"] = [program.filled_in(each, f"config.yaml: engines.{n}") for n, each in enumerate(listed)]
     settings = checked(written, Settings, "config.yaml")
-    _check_engines(settings)
-    _check_results(Path(settings.results))
-    return _with_weights(settings) if FOMM in settings.by_engine else settings
-
-
-def _check_engines(settings: Settings) -> None:
-    """Raise TalkiesError for engines that are there twice, contradict themselves, or lack a file."""
     if settings.engines is not None and settings.engine != FOMM:
         raise TalkiesError("config.yaml: engine: is given besides engines: write it into that list, and remove it here")
-    seen: set[str] = set()
-    for number, engine in enumerate(settings.engines or [settings.engine]):
-        where = "config.yaml: engine" if settings.engines is None else f"config.yaml: engines.{number}"
-        name = engine if isinstance(engine, str) else engine.name
-        if isinstance(engine, Program):
-            check_program(engine, where)
-            check_files(engine, where)
-        if name in seen:
-            raise TalkiesError(f"{where}: a second {printable(name)}: give each a name of its own")
-        seen.add(name)
+    chosen = {f"engines.{n}": each for n, each in enumerate(settings.engines or ())}
+    program.check(chosen or {"engine": settings.engine})
+    _check_results(Path(settings.results))
+    return _with_weights(settings) if FOMM in settings.by_engine else settings
 
 
 def _check_results(folder: Path) -> None:

@@ -88,7 +88,7 @@ FAULTS = {
     "engine: run {jobs}": "engine.command: {jobs} needs batch: true",
     "engine: {command: 'run {source} {jobs}', batch: true}": "engine.batch: {source} is each film's own",
     f"engine: '{TINT} {{checkpoint}}'": "engine.checkpoint: the command takes {checkpoint}: name its file",
-    f"engine: {{command: '{TINT}', image: none.sif}}": "engine: image: there is no image none.sif: give its path",
+    f"engine: {{command: '{TINT}', image: none.sif}}": "engine.image: there is no image none.sif: give its path",
     f"engine: {{command: '{TINT}', image: docker://a/b:latest}}": "engine.image: must be a .sif file",
     f"engine: {{command: '{TINT}', result: ../*.mp4}}": "engine.result: ../*.mp4: must lie below {folder}",
     "engine: liveportrait": "image: there is no image liveportrait.sif: `talkies engine show liveportrait` says how to",

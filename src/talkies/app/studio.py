@@ -23,6 +23,8 @@ from typing import Any
 
 from .. import media
 from ..engines import FOMM
+from ..engines.images import image_file
+from ..engines.program import known as known_engines
 from ..errors import TalkiesError, counted, printable
 from ..files import open_input, shipped, stem_of
 from ..fomm.model.presets import PRESETS
@@ -30,8 +32,6 @@ from ..fomm.model.published import find_weights
 from ..machine.scratch import own_folder
 from ..media import crop
 from ..operate.films import make_films, program_named
-from ..program import known as known_engines
-from ..run import programs
 from ..run.folder import CONFIG, Folder
 from ..run.plan import Plan
 from ..run.state import State
@@ -358,7 +358,7 @@ def _makers(weights: tuple[str, str] | None) -> dict[str, Maker]:
         with suppress(TalkiesError):
             if name != FOMM and name not in found:
                 program = program_named(name)
-                if program.image is None or programs.image_file(program).is_file():
+                if program.image is None or image_file(program).is_file():
                     found[name] = Maker(program.crop, program=name)
     return found
 

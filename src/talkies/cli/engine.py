@@ -38,7 +38,7 @@ def engine(chosen: argparse.Namespace) -> None:
 
 
 def _list(chosen: argparse.Namespace) -> None:
-    from ..program import known
+    from ..engines.program import known
 
     print(f"{FOMM:18} The built-in First Order Motion Model (its keys are under model).")
     for name, entry in known().items():
@@ -49,7 +49,7 @@ def _list(chosen: argparse.Namespace) -> None:
 def _show(chosen: argparse.Namespace) -> None:
     import yaml
 
-    from ..program import known
+    from ..engines.program import known
 
     entry = known().get(chosen.name)
     if entry is None:
@@ -61,9 +61,9 @@ def _show(chosen: argparse.Namespace) -> None:
 
 
 def _try(chosen: argparse.Namespace) -> None:
+    from ..engines.images import fetch_images
     from ..files import to_plain
     from ..operate.films import program_named
-    from ..run.programs import fetch_images
     from .animate import make_one
 
     check_output(chosen.output, ".mp4", chosen.source, chosen.driving)

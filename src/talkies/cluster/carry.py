@@ -176,6 +176,7 @@ def _inputs(settings: Settings, *, weights: bool) -> Iterator[str]:
     wanted += [("model.checkpoint", settings.model.checkpoint)] if weights else []
     for name, program in settings.programs.items():
         wanted += [(f"engine {name}: image", program.image), (f"engine {name}: checkpoint", program.checkpoint)]
+        wanted += [(f"engine {name}: command", str(file)) for file in program.files.values()]
         wanted += [(f"engine {name}: binds", bind.partition(":")[0]) for bind in program.binds]
     examples = shipped("examples")
     for key, text in wanted:

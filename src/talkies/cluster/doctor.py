@@ -27,11 +27,11 @@ from typing import Any
 import yaml
 
 from .. import __version__, media
+from ..engines.images import image_file
+from ..engines.program import Command
 from ..errors import TalkiesError, counted, printable
 from ..files import file_digest
 from ..machine import container, scratch
-from ..program import Command
-from ..run import programs
 from ..run.outside import folders_outside
 from ..settings import Settings, Slurm, load
 from .scheduler import needs_gpu_image
@@ -324,7 +324,7 @@ def _engines(here: Here) -> Iterator[Finding]:
     for name, program in (here.settings.programs if here.settings else {}).items():
         first = Command(program.command).words[0]
         if program.image is not None:
-            file = programs.image_file(program)
+            file = image_file(program)
             if file.exists():
                 yield "ok", f"{name}: {file}, sha256 {file_digest(file)}"
             else:

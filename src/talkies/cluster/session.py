@@ -14,10 +14,11 @@ from typing import Any
 from snakemake.exceptions import WorkflowError
 
 from .. import media, stages
+from ..engines.images import fetch_images
 from ..errors import TalkiesError, printable
 from ..machine import container as image
 from ..machine import slurm
-from ..run import console, estimate, folder, planner, programs, progress, snakemake_private
+from ..run import console, estimate, folder, planner, progress, snakemake_private
 from ..run.plan import Plan
 from ..run.state import State
 from ..settings import complete, given
@@ -127,7 +128,7 @@ class Session:
                 "jobs are to run in an image, and neither apptainer nor singularity is here: load its module, or start "
                 "snakemake on a node that has it"
             )
-        programs.fetch_images(self.plan.settings.programs)
+        fetch_images(self.plan.settings.programs)
         if self.in_image and image.ADDRESS.match(self.plan.settings.container or ""):
             self._check_image(self.plan, next(iter(snakemake_private.pulled_images(self._workflow)), None))
 

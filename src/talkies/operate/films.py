@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import media, stages
+from ..engines.program import Program
 from ..errors import TalkiesError, printable
 from ..files import open_regular
 from ..machine.scratch import own_folder
-from ..program import Program
 from ..run import planner
 from ..run.folder import CONFIG
 from ..run.pairs import by_stem

@@ -18,9 +18,9 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from ..engines import FOMM
+from ..engines.program import Program
 from ..errors import TalkiesError
 from ..files import from_json, to_json, typed, write_whole
-from ..program import Program
 from ..settings import Settings
 from .folder import PLAN
 from .inputs import stamp_of

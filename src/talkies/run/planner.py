@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import FOMM
+from ..engines.program import Program
 from ..errors import TalkiesError, printable
 from ..files import LEFT, read_json, to_plain
 from ..fomm.model.presets import demo_digest
 from ..machine.container import ADDRESS
-from ..program import Program
 from ..settings import Settings, complete, read
 from . import ledger as ledgers
 from . import snakemake_private
@@ -182,9 +182,10 @@ def _weights(settings: Settings, known: Inputs) -> str:
 
 
 def _contents_of(program: Program, known: Inputs) -> Contents:
-    """Return the digests of a program's image and checkpoint."""
+    """Return the digests of a program's image, its checkpoint, and the files that its command names."""
     found: Contents = {"image": None, "checkpoint": None}
-    for what, file in (("image", program.image), ("checkpoint", program.checkpoint)):
+    named = [(word, str(file)) for word, file in program.files.items()]
+    for what, file in (("image", program.image), ("checkpoint", program.checkpoint), *named):
         if file is not None and ADDRESS.match(file):
             found[what] = file.rpartition("@")[2]
         elif file is not None:

@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any, cast
 from msgspec.structs import asdict
 
 from .. import __version__, media
-from ..command import CommandEngine
 from ..engines import FOMM, FilmJob, Material, Movement
+from ..engines.command import CommandEngine
+from ..engines.program import Program
 from ..errors import InputError, TalkiesError, printable
 from ..fomm.model.presets import PRESETS
 from ..media.film import FILM_SIZE
-from ..program import Program
-from ..run import programs
 from ..run.estimate import maker
 from ..run.inputs import clip_of
 from ..run.pairs import Pair
-from ..run.plan import Contents, Plan
+from ..run.plan import Plan
 from ..run.record import Film, FilmPicture, FoundMotion, Original, PreparedTake, Record, is_unchanged
 from ..run.stage import Stage
 from ..settings import Settings
@@ -289,7 +288,7 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
     def load(name: str, within: Path | None) -> Engine:
         program = plan.others.get(name)
         if program is not None:
-            return open_program(program, plan.programs[name], threads=threads, within=within)
+            return CommandEngine(program, plan.programs[name], threads=threads, within=within)
         model = plan.settings.model
         return open_engine(
             model.preset,
@@ -300,17 +299,6 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
         )
 
     return load
-
-
-def open_program(
-    program: Program, contents: Contents, *, threads: int | None = None, within: Path | None = None
-) -> Engine:
-    """Return a program as an engine; TalkiesError if its image is not here. contents: the digests of its files."""
-    image = programs.image_file(program) if program.image else None
-    if image is not None and not image.exists():
-        raise TalkiesError(f"{printable(program.image or '')}: it is not here: run snakemake again, which pulls it")
-    told = {"command": program.command, "image": program.image, "side": program.side, "sha256": contents}
-    return CommandEngine(program, image=image, threads=threads, within=within, facts=lambda: told)
 
 
 def open_engine(

@@ -1,4 +1,4 @@
-"""The engines of a run that are other programs: their images."""
+"""The images of programs: pulled from their addresses, found here."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 
 from ..errors import TalkiesError
 from ..machine.container import ADDRESS, check_bindable, pull, runtime
-from ..program import Program
-from .folder import HOME
+from .program import Program
 
-IMAGES = HOME / "images"
+IMAGES = Path(".talkies/images")
 """Images pulled from addresses, unless APPTAINER_CACHEDIR names another place."""
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from .engines import FOMM
-from .errors import InputError, TalkiesError, printable
-from .files import shipped
-from .machine.container import check_file
+from ..errors import InputError, TalkiesError, printable
+from ..files import shipped
+from ..machine.container import check_file
+from . import FOMM
 
 VALUES = "source driving audio output folder jobs checkpoint threads side best_frame".split()  # noqa: SIM905
 SWITCHES = "relative adapt_scale find_best_frame gpu".split()  # noqa: SIM905
@@ -30,7 +32,7 @@ def known() -> dict[str, dict[str, Any]]:
     import yaml
 
     entries: dict[str, dict[str, Any]] = yaml.safe_load(
-        Path(__file__).with_name("engines.yaml").read_text(encoding="utf-8")
+        Path(__file__).with_name("known.yaml").read_text(encoding="utf-8")
     )
     for entry in entries.values():
         if binds := entry["engine"].get("binds"):
@@ -142,6 +144,17 @@ class Program(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The placeholders of its command."""
         return Command(self.command).names
 
+    def here(self, word: str) -> Path | None:
+        """Return the file on this machine that a word of its command names; None for any word of one in an image."""
+        file = Path(self.workdir or ".").expanduser().absolute() / word
+        return file if self.image is None and os.path.isfile(file) else None  # noqa: PTH113 - never raises
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Its own files: those that its command names before the first placeholder. It may write later ones."""
+        words = takewhile(lambda word: "{" not in word, Command(self.command).words)
+        return {word: file for word in words if (file := self.here(word))}
+
     @property
     def pattern(self) -> str | None:
         """The pattern of the film below {folder}; None: the film is {output}."""
@@ -186,45 +199,63 @@ def filled_in(engine: Any, where: str) -> Any:
     return engine
 
 
-def check_program(program: Program, where: str) -> None:
-    """Raise TalkiesError where its keys don't fit each other. where: they are, as messages name it."""
+def check(engines: Mapping[str, str | Program]) -> None:
+    """Refuse engines that contradict themselves, lack a file, or are there twice, before any job is sent.
+
+    engines: by the dotted key where each stands. Raises TalkiesError, which names the key.
+    """
+    seen: set[str] = set()
+    for key, engine in engines.items():
+        name = engine if isinstance(engine, str) else engine.name
+        if name in seen:
+            raise TalkiesError(f"config.yaml: {key}: a second {printable(name)}: give each a name of its own")
+        seen.add(name)
+        if isinstance(engine, Program) and (fault := _command_fault(engine) or _file_fault(engine)):
+            raise TalkiesError(f"config.yaml: {key}.{fault}")
+
+
+def _command_fault(program: Program) -> str | None:
+    """Return which key does not fit the others, and what to do."""
     try:
         used = Command(program.command).names
     except TalkiesError as error:
-        raise TalkiesError(f"{where}.command: {error}: mend it") from None
+        return f"command: {error}: mend it"
+    pattern, of_a_film = program.pattern, sorted(used & OF_A_FILM)
+    outside = pattern is not None and (not pattern or pattern.startswith("/") or ".." in Path(pattern).parts)
+    faults = {
+        "checkpoint: the command takes {checkpoint}: name its file": "checkpoint" in used and not program.checkpoint,
+        f"result: {printable(program.result)}: must lie below {{folder}}: write {{folder}}/*.mp4": outside,
+    }
     if program.batch:
-        if "jobs" not in used:
-            raise TalkiesError(f"{where}.batch: the command must take {{jobs}}, the file that lists its films")
-        if wrong := sorted(used & OF_A_FILM):
-            raise TalkiesError(f"{where}.batch: {{{wrong[0]}}} is each film's own: take it from the lines of {{jobs}}")
-    elif "jobs" in used:
-        raise TalkiesError(f"{where}.command: {{jobs}} needs batch: true: set it, or take {{jobs}} away")
-    elif "source" not in used:
-        raise TalkiesError(f"{where}.command: takes no {{source}}: write it where the picture's path belongs")
-    elif not used & {"driving", "audio"}:
-        raise TalkiesError(f"{where}.command: takes neither {{driving}} nor {{audio}}: write one of them in")
-    if "checkpoint" in used and program.checkpoint is None:
-        raise TalkiesError(f"{where}.checkpoint: the command takes {{checkpoint}}: name its file")
-    pattern = program.pattern
-    if pattern is None and not program.batch and "output" not in used:
-        raise TalkiesError(f"{where}.result: the command takes no {{output}}: name the film by a pattern (*.mp4)")
-    if pattern is not None and (not pattern or pattern.startswith("/") or ".." in Path(pattern).parts):
-        raise TalkiesError(
-            f"{where}.result: {printable(program.result)}: must lie below {{folder}}: write {{folder}}/*.mp4"
-        )
+        faults |= {
+            "batch: the command must take {jobs}, the file that lists its films": "jobs" not in used,
+            f"batch: {{{''.join(of_a_film[:1])}}} is each film's own: take it from the lines of {{jobs}}": bool(
+                of_a_film
+            ),
+        }
+    else:
+        faults |= {
+            "command: {jobs} needs batch: true: set it, or take {jobs} away": "jobs" in used,
+            "command: takes no {source}: write it where the picture's path belongs": "source" not in used,
+            "command: takes neither {driving} nor {audio}: write one of them in": not used & {"driving", "audio"},
+            "result: the command takes no {output}: name the film by a pattern (*.mp4)": (
+                pattern is None and "output" not in used
+            ),
+        }
+    return next((fault for fault, is_so in faults.items() if is_so), None)
 
 
-def check_files(program: Program, where: str) -> None:
-    """Refuse an engine without its image, checkpoint or folders; TalkiesError names the key. where: as before."""
+def _file_fault(program: Program) -> str | None:
+    """Return which file that it needs is missing or is no image, and what to do."""
     is_known = program.name in known()
     how = f"`talkies engine show {program.name}` says how to get it" if is_known else "give its path"
     if program.image is not None and "://" not in program.image:
         try:
             check_file(Path(program.image))
         except TalkiesError as error:
-            raise TalkiesError(f"{where}: image: {error}: {how}") from None
+            return f"image: {error}: {how}"
     if program.checkpoint is not None and not Path(program.checkpoint).is_file():
-        raise TalkiesError(f"{where}: checkpoint: there is no file {printable(program.checkpoint)}: {how}")
-    for bind in program.binds:
-        if not Path(bind.partition(":")[0]).expanduser().exists():
-            raise TalkiesError(f"{where}: binds: there is no {printable(bind.partition(':')[0])}: give its path")
+        return f"checkpoint: there is no file {printable(program.checkpoint)}: {how}"
+    folders = (bind.partition(":")[0] for bind in program.binds)
+    missing = next((folder for folder in folders if not Path(folder).expanduser().exists()), None)
+    return None if missing is None else f"binds: there is no {printable(missing)}: give its path"

@@ -1,7 +1,7 @@
-"""The interface of an engine: a program that moves pictures like driving videos, many films after one start.
+"""What an engine is: it moves pictures like driving videos, many films after one start.
 
-Stages, scratch and the gallery use only these types. There are two engines: the First Order Motion Model
-(`fomm.engine`) and the command of a program (`command`).
+Stages use only these types. There are two engines: the First Order Motion Model (`fomm.engine`), and a program by its
+command (`command`), whose keys are in `program` and whose files are in `images`. known.yaml has programs by name.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from .errors import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
-    from .media.clip import Clip, SoundFile
-    from .media.film import FrameWriter
-    from .media.frames import Box
-    from .media.pictures import Frame
+    from ..media.clip import Clip, SoundFile
+    from ..media.film import FrameWriter
+    from ..media.frames import Box
+    from ..media.pictures import Frame
 
 FOMM = "fomm"
 """The name of the built-in engine."""

@@ -1,0 +1,343 @@
+"""A program as an engine: it runs once a film, or once for all films of a shard, in a folder that is then removed.
+
+Its inputs are copies. Its film's frames are counted, and it is converted to the clip's rate and our encoding.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from functools import cache, partial
+from itertools import islice, repeat
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .. import media
+from ..errors import InputError, TalkiesError, printable
+from ..machine import container, supervise
+from ..machine.cores import available_threads
+from ..machine.scratch import own_folder
+from . import FilmJob, Material
+from .images import image_file
+from .program import Command, Program
+
+if TYPE_CHECKING:
+    from ..media.pictures import Frame
+
+log = logging.getLogger("talkies")
+
+CRF = 8
+"""Of the clip that a program gets: a good quality, since its film is encoded again."""
+SETTLED_SECONDS = 3
+"""A film of a batch is read when it has not grown for this long, while the program goes on."""
+MOST_LINES = 5000
+"""The most lines of a program's output in the log."""
+TRANSIENT = re.compile(
+    r"out of memory|OutOfMemory|MemoryError|Cannot allocate memory|No space left on device|Disk quota exceeded"
+    r"|CUDA error|CUDA driver|no CUDA-capable device|cuDNN error|CUBLAS_STATUS",
+    re.IGNORECASE,
+)
+"""A program's words if the machine failed, not the picture: then the job is run again."""
+
+
+class CommandEngine:
+    """A program as an engine; TalkiesError if its image is not here.
+
+    contents: the digests of its files, for records. within: the folder for its files.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        contents: Mapping[str, str | None],
+        *,
+        threads: int | None = None,
+        within: Path | None = None,
+    ) -> None:
+        self.program, self.side, self._contents, self._within = program, program.side, contents, within
+        self.threads = threads or available_threads()
+        self._image = image_file(program) if program.image else None
+        if self._image is not None and not self._image.exists():
+            raise TalkiesError(f"{printable(program.image or '')}: it is not here: run snakemake again, which pulls it")
+        checkpoint = os.path.abspath(program.checkpoint) if program.checkpoint else ""  # noqa: PTH100 - keeps ".."
+        self._common = {"threads": str(self.threads), "side": str(self.side), "checkpoint": checkpoint}
+        self._made = ExitStack()
+        self._given: dict[tuple[str, ...], Path] = {}
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts about the program for a film's record."""
+        program, device = self.program, "cuda" if container.gpu_given() else "cpu"
+        told = {name: getattr(program, name) for name in ("name", "command", "image", "side")}
+        return {"engine": {**told, "sha256": self._contents, "device": device}, "software": {}}
+
+    def __enter__(self) -> Self:
+        self._folder = self._made.enter_context(own_folder("engine", self._within))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._made.close()
+
+    def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
+        """Make films; yield each job when its film is finished, or with the reason why there is none.
+
+        Raises TalkiesError if the machine failed the program: a signal, memory, a disk, a GPU.
+        """
+        for together in [list(jobs)] if self.program.batch else ([job] for job in jobs):
+            folder = self._folder / "films"
+            try:
+                faults = self._make(folder, together)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            for number, job in enumerate(together):
+                yield job, faults.get(number)
+
+    def _make(self, folder: Path, jobs: list[FilmJob]) -> dict[int, InputError]:
+        """Make films by one start of the program; return the reasons for those that there are not, by number."""
+        program, began = self.program, time.monotonic()
+        waiting: dict[int, dict[str, str]] = {}
+        faults: dict[int, InputError] = {}
+
+        def note(number: int, reason: str) -> None:
+            faults[number] = InputError(jobs[number].name, f"{program.name}: {reason}")
+
+        def take(number: int) -> None:
+            """Take over a film; its time is the time since the last one."""
+            nonlocal began
+            try:
+                self._take_over(waiting[number], jobs[number])
+            except InputError as error:
+                note(number, error.reason)
+                return
+            waiting.pop(number)
+            faults.pop(number, None)
+            jobs[number].done(time.monotonic() - began)
+            began = time.monotonic()
+
+        def look() -> None:
+            """Take over finished films, so that they stay even if the program fails later."""
+            for number in [number for number, values in waiting.items() if _is_settled(Path(values["output"]))]:
+                take(number)  # a film that is not whole yet is read again later
+
+        for name in ("home", "tmp", "out"):
+            (folder / name).mkdir(parents=True)
+        for number, job in enumerate(jobs):
+            try:
+                waiting[number] = self._lay_out(folder / str(number), job)
+            except InputError as error:
+                note(number, error.reason)
+        if not waiting:
+            return faults
+        minutes = program.minutes * len(waiting)
+        if program.batch:
+            list_of_jobs = folder / "jobs.jsonl"
+            list_of_jobs.write_text("".join(_job_line(values, jobs[n]) for n, values in waiting.items()), "utf-8")
+            gpu = {"gpu": container.gpu_given()}
+            ended = self._run(folder, {**self._common, "jobs": str(list_of_jobs)}, gpu, minutes, look)
+        else:
+            ended = self._run(folder, waiting[0], _switches(jobs[0]), minutes)
+        for number in list(waiting):
+            if program.batch or not ended.code:
+                take(number)
+            if number in waiting and ended.code:
+                note(number, self._fault(ended))
+        return faults
+
+    def _lay_out(self, folder: Path, job: FilmJob) -> dict[str, str]:
+        """Copy the program's inputs into a film's folder; return the values of the command's placeholders."""
+        program, frame = self.program, job.movement.best_frame
+        for name in ("in", "out"):
+            (folder / name).mkdir(parents=True)
+        values = {
+            **self._common,
+            **{"source": f"{folder}/in/source.png", "driving": f"{folder}/in/driving.mp4"},
+            **{"audio": f"{folder}/in/audio.wav", "output": f"{folder}/out/film.mp4", "folder": f"{folder}/out"},
+            "best_frame": str(frame if isinstance(frame, int) else 0),
+        }
+        material = cache(job.material)
+        inputs: list[tuple[str, tuple[str, ...], Callable[[Material, Path, FilmJob], None]]] = [
+            ("source", (job.source,), self._cut_picture),
+            ("driving", (job.take,), self._cut_clip),
+            ("audio", (job.take, job.sound), self._cut_sound),
+        ]
+        for name, of, make in inputs:
+            if not program.uses(name) or (name == "audio" and program.batch and material().sound.sound is None):
+                continue  # many films: the program knows which of them need the sound
+            if (name, *of) not in self._given:
+                path = self._folder / f"given-{len(self._given)}{Path(values[name]).suffix}"
+                make(material(), path, job)
+                self._given[name, *of] = path
+            shutil.copyfile(self._given[name, *of], values[name])
+        return values
+
+    @property
+    def _whole(self) -> bool:
+        return self.program.input == "whole"
+
+    def _cut_picture(self, material: Material, path: Path, job: FilmJob) -> None:
+        from PIL import Image
+
+        from ..media import crop
+
+        picture = media.read_picture(material.picture)
+        if not self._whole and material.box is not None:
+            picture = crop.resize(crop.cut(picture, material.box), self.side)
+        Image.fromarray(picture).save(path)
+
+    def _cut_clip(self, material: Material, path: Path, job: FilmJob) -> None:
+        box, size = (None, None) if self._whole else (material.driving_box, self.side)
+        cut = partial(media.write_excerpt, start=material.start, end=material.end, flip=material.flip)
+        cut(material.clip, path, box=box, size=size, crf=CRF, preset="veryfast")
+
+    def _cut_sound(self, material: Material, path: Path, job: FilmJob) -> None:
+        sound = material.sound
+        if sound.sound is None:
+            raise InputError("", "moves faces by sound, and this clip has none: give the pair a sound file (audio)")
+        start = material.start if isinstance(sound, media.Clip) else None
+        media.write_wav(sound, path, start=start, duration=job.frames / job.writer.rate)
+
+    def _run(
+        self,
+        folder: Path,
+        values: Mapping[str, str],
+        switches: Mapping[str, bool],
+        minutes: float,
+        look: Callable[[], object] | None = None,
+    ) -> supervise.Ended:
+        """Run the program; raise TalkiesError if the machine failed it."""
+        program, written = self.program, 0
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        start = str(Path(program.workdir).expanduser()) if program.workdir else values.get("folder", f"{folder}/out")
+        options: tuple[str, ...] = ()
+        if self._image is None:
+            environment |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+        else:
+            checkpoint = self._common["checkpoint"]
+            binds = [*map(_from_here, program.binds), *([f"{checkpoint}:{checkpoint}:ro"] if checkpoint else [])]
+            options = container.exec_options(
+                folder,
+                start=program.workdir or start,
+                binds=binds,
+                writable=program.writable_tmpfs,
+                network=program.network or not container.can_cut_network(str(self._image)),
+                environment=environment,
+            )
+        words = [str(program.here(word) or word) for word in Command(program.command).filled(values, switches)]
+        image = str(self._image) if self._image else None
+        task = supervise.Task(words, start, environment, image, options, nv=container.gpu_given())
+
+        def say(line: str) -> None:
+            nonlocal written
+            written += 1
+            if written <= MOST_LINES:
+                log.info("| %s", printable(line))
+            if written == MOST_LINES:
+                log.info("| (what more it writes is left out)")
+
+        ended = supervise.run(task, say=say, seconds=60 * minutes, look=look)
+        if ended.code and not ended.timed_out:
+            failed = next((line for line in reversed(ended.last) if TRANSIENT.search(line)), None)
+            if not ended.began:
+                said = printable(ended.last[-1])[:300] if ended.last else "no reason given"
+                raise TalkiesError(f"{program.name}: its program can't be started ({said}): mend command or image")
+            if ended.signal is not None:
+                raise TalkiesError(f"{program.name}: its program was killed by signal {ended.signal}: run again")
+            if failed is not None:
+                said = printable(failed)[:300]
+                raise TalkiesError(f"{program.name}: the machine failed its program ({said}): run again")
+        return ended
+
+    def _fault(self, ended: supervise.Ended) -> str:
+        if ended.timed_out:
+            return f"not done after {self.program.minutes:g} minutes (engine.minutes): it was ended"
+        said = printable(ended.last[-1])[:300] if ended.last else "it said nothing"
+        return f"its program failed (exit code {ended.code}): {said}"
+
+    def _take_over(self, values: Mapping[str, str], job: FilmJob) -> None:
+        """Write the program's film at the clip's rate, in our encoding; InputError if its length or size is wrong."""
+        found = self.program.found(Path(values["folder"]), Path(values["output"]))
+        try:
+            film = media.probe(found)
+        except InputError as error:
+            raise InputError("", f"what it made is no film ({error.reason}): mend its command") from None
+        side = self.program.output_side or self.side
+        if not self._whole and (film.width, film.height) != (side, side):
+            size = f"{film.width} x {film.height} pixels, not {side} x {side}"
+            raise InputError("", f"its film is {size}: give the side it makes as output_side")
+        frames, said = retimed(film, job.frames, job.writer.rate)
+        if said:
+            log.info("%s: %s", printable(job.name), said)
+        with job.writer as writer:
+            for frame in frames:
+                writer.write(frame)
+        job.progress(job.frames)
+
+
+def retimed(film: media.Clip, frames: int, rate: Fraction) -> tuple[Iterator[Frame], str | None]:
+    """Return `frames` frames of a film, uint8 RGB [H, W, 3], for this rate; and what was done to them.
+
+    A film with as many frames (or one more or less) is used frame by frame, whatever its rate, since programs round
+    rates. A film that lasts as long, within a frame, is sampled by time. InputError for any other.
+    """
+    if abs(film.frames - frames) <= 1:
+        said = (
+            None if film.frames == frames else f"{film.frames} frames of {frames}: the last one is repeated or left out"
+        )
+        return _exactly(media.read_frames(film), frames), said
+    lasts, asked = film.frames / film.rate, frames / rate
+    if abs(lasts - asked) <= 1 / min(film.rate, rate):
+        said = f"{film.frames} frames at {film.rate} a second sampled as {frames} at {rate}"
+        return _exactly(media.read_frames(film, rate=rate), frames), said
+    raise InputError(
+        "",
+        f"its film has {film.frames} frames at {float(film.rate):g} a second, where {frames} at {float(rate):g} were "
+        "asked for: mend its command",
+    )
+
+
+def _exactly(frames: Iterable[Frame], count: int) -> Iterator[Frame]:
+    """Yield exactly this many frames: repeat the last one, or leave out the rest."""
+    left, frame = count, None
+    for frame in islice(frames, count):
+        yield frame
+        left -= 1
+    if frame is not None:
+        yield from repeat(frame, left)
+
+
+def _switches(job: FilmJob) -> dict[str, bool]:
+    movement = job.movement
+    found = {"relative": movement.relative, "adapt_scale": movement.adapt_scale}
+    return {**found, "find_best_frame": movement.best_frame == "auto", "gpu": container.gpu_given()}
+
+
+def _job_line(values: Mapping[str, str], job: FilmJob) -> str:
+    """Return a film's line in the list of a batch."""
+    told: dict[str, Any] = {name: values[name] for name in ("source", "driving", "audio", "output", "folder")}
+    told["audio"] = values["audio"] if Path(values["audio"]).exists() else None
+    chosen = {name: value for name, value in _switches(job).items() if name != "gpu"}
+    of_clip = {"best_frame": int(values["best_frame"]), "frames": job.frames, "rate": float(job.writer.rate)}
+    return json.dumps({**told, **chosen, **of_clip}) + "\n"
+
+
+def _from_here(bind: str) -> str:
+    """Return a bind with an absolute path of this machine's folder."""
+    place, colon, inside = bind.partition(":")
+    place = os.path.abspath(os.path.expanduser(place))  # noqa: PTH100, PTH111 - Path.absolute keeps ".."
+    return f"{place}{colon or ':'}{inside or place}"
+
+
+def _is_settled(path: Path) -> bool:
+    with suppress(OSError):
+        status = path.stat()
+        return bool(status.st_size) and time.time() - status.st_mtime > SETTLED_SECONDS
+    return False
