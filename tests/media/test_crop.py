@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -289,24 +288,21 @@ def test_a_face_that_moves_away_ends_its_tube(tmp_path: Path) -> None:
     assert later.box.x > 150
 
 
-def test_face_seen_in_few_frames_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_face_seen_in_few_frames_warns(tmp_path: Path) -> None:
     empty = np.full_like(moved(0), 110)
     clip = probe(still(tmp_path / "a.mp4", [moved(60)] * 3 + [empty] * 7, "5"))
-    with caplog.at_level(logging.WARNING, "talkies"):
-        made = find_crop(clip, parse("face"))
+    made = find_crop(clip, parse("face"))
     assert made.found
     assert made.warning is not None
     assert "3 of 10 frames" in made.warning
-    assert "a.mp4" in caplog.text
 
 
-def test_no_face_gives_the_centre_and_a_warning_by_name(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_face_gives_the_centre_and_a_warning() -> None:
     wall = crop_picture(np.full((60, 100, 3), 90, np.uint8), parse("face"), name="dir/wall.png")[1]
     film = find_crop(probe(clips.get("plain.mp4")), parse("face"))
-    for made, box, name in ((wall, Box(20, 0, 60), "dir/wall.png"), (film, Box(16, 0, 64), "plain.mp4")):
+    for made, box in ((wall, Box(20, 0, 60)), (film, Box(16, 0, 64))):
         assert (made.box, made.faces, made.found) == (box, 0, False)
         assert made.warning is not None
-        assert f"{name}: no face" in caplog.text
         assert "no face" in made.warning
 
 
