@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from copy import deepcopy
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,9 +29,9 @@ from train_demo import entries_of, open_network
 import talkies
 from talkies import media
 from talkies.fomm.device import keep_memory
-from talkies.fomm.model.first_order import FirstOrderModel, build_model
+from talkies.fomm.model.first_order import FirstOrderModel
 from talkies.fomm.model.looks import steepness
-from talkies.fomm.model.presets import DEMO_WEIGHTS, PRESETS
+from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.motion import detect_motion, frames_to_tensor
 from talkies.fomm.rewrite import rewritten
 from talkies.media import crop
@@ -201,11 +200,10 @@ def energy(frames: np.ndarray, points: np.ndarray, which: list[int]) -> float:
 
 def open_pair(photographs: Path) -> FirstOrderModel:
     """Return the package's demo network, with these weights for photographs in place of its own."""
-    model = build_model("demo")
-    model.load_state_dict(entries_of(Path(f"{DEMO_WEIGHTS}:drawings")), strict=False)
+    model = talkies.load_model("demo")
     assert model.photographs is not None
-    model.photographs.load_state_dict(entries_of(photographs))
-    return model.requires_grad_(False).eval()
+    model.photographs.load_state_dict(entries_of(photographs), strict=False)  # close-ups stay
+    return model
 
 
 @torch.inference_mode()
@@ -323,7 +321,7 @@ def main() -> None:
     truth = dict(zip(driving, np.split(read, np.cumsum([len(d) for d in driving.values()])[:-1]), strict=True))
     models = {"packaged": talkies.load_model("demo")} if not args.photographs + args.weights else {}
     if args.no_close_ups:
-        models["without close-ups"] = deepcopy(models["packaged"])
+        models["without close-ups"] = talkies.load_model("demo")
         models["without close-ups"].photographs.close_ups = None
     models |= {f"{w.stem} for all": open_network(w, reduction=2) for w in args.weights}
     models |= {w.stem: open_pair(w) for w in args.photographs}

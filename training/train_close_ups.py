@@ -4,8 +4,8 @@
     python training/train_close_ups.py --ship src/talkies/fomm/model/demo.safetensors
 
 The generator's part of each example is in the album, so only the small network is trained. State is saved every few
-minutes in --folder, and a training that was interrupted goes on from there. --start begins a new training with the
-weights of an earlier one.
+minutes in --folder, and a training that was interrupted goes on from there. With --start, a new training begins with
+the close-ups in a file such as the package's.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 SIDE = 256  # of the pictures
 KINDS = {"mouth": ("mouth",), "eye": ("eye", "other eye")}  # names in a group's file, by region
+CLOSE_UPS = f"{SECOND}.close_ups."  # begins the names of their weights in the package's file
 HELD = 10  # the first groups are for measuring
 BATCH = 12
 RATE = 1.5e-3
@@ -345,8 +346,11 @@ def train(args: argparse.Namespace) -> None:
     if path.exists():
         training.load(path)
     elif args.start:
-        training.load(args.start)
-        training.steps, training.seconds = 0, 0.0
+        prefix = f"{CLOSE_UPS}{args.region}."
+        entries = load_checkpoint(args.start).items()
+        weights = {name.removeprefix(prefix): value for name, value in entries if name.startswith(prefix)}
+        training.network.load_state_dict(weights)
+        training.average.load_state_dict(weights)
     count = sum(p.numel() for p in training.network.parameters())
     print(f"{args.region}: {len(pairs)} pairs, {len(held)} held out, {count} parameters", flush=True)
     rng = np.random.default_rng(training.steps + 1)
@@ -372,12 +376,11 @@ def train(args: argparse.Namespace) -> None:
 
 def ship(folder: Path, path: Path) -> None:
     """Write the package's weights, with the averages of both trainings as their close-ups, in half precision."""
-    prefix = f"{SECOND}.close_ups."
-    entries = {name: value for name, value in load_checkpoint(DEMO_WEIGHTS).items() if not name.startswith(prefix)}
+    entries = {name: value for name, value in load_checkpoint(DEMO_WEIGHTS).items() if not name.startswith(CLOSE_UPS)}
     for name, region in REGIONS.items():
         training = Training(region)
         training.load(folder / f"close-up-{name}.pt")
-        entries |= {f"{prefix}{name}.{key}": value for key, value in training.average.state_dict().items()}
+        entries |= {f"{CLOSE_UPS}{name}.{key}": value for key, value in training.average.state_dict().items()}
     save_safetensors(entries, path, half=True)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
@@ -388,7 +391,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="length of the training")
     parser.add_argument("--album", type=Path, default=Path("build/close-ups"))
     parser.add_argument("--folder", type=Path, default=Path("build/training"), help="keeps the training's state")
-    parser.add_argument("--start", type=Path, help="the state of an earlier training, to begin with")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="weights to begin with, such as the package's")
     parser.add_argument("--ship", type=Path, help="write the package's weights with these close-ups")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -132,7 +132,8 @@ def _read_safetensors(path: Path) -> StateDict:
         raise TalkiesError(
             f"{printable(path)}: no generator.* and kp_detector.* entries, so no First Order Motion Model: {ASK}"
         )
-    return {n: t for n, t in entries.items() if n.removeprefix(f"{SECOND}.").split(".", 1)[0] in NETWORKS}
+    known = *NETWORKS, "close_ups"
+    return {n: t for n, t in entries.items() if n.removeprefix(f"{SECOND}.").split(".", 1)[0] in known}
 
 
 def _read_pickle(path: Path) -> StateDict:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .close_ups import CloseUps
 from .generator import Generated, Generator, SourceFeatures
 from .keypoint_detector import KeypointDetector, Keypoints
 from .looks import is_photograph
@@ -35,6 +36,7 @@ class FirstOrderModel(nn.Module):
         self.generator = Generator(**common, **preset.parameters["generator_params"])
         self.kp_detector = KeypointDetector(**common, **preset.parameters["kp_detector_params"])
         self.photographs = FirstOrderModel(preset.photographs) if preset.photographs else None
+        self.close_ups = CloseUps() if preset.close_ups else None
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +88,11 @@ class FirstOrderModel(nn.Module):
         .occlusion [N, 1, h, w] or None.
         """
         features = source if isinstance(source, SourceFeatures) else self.encode(source)
-        return self.network_of(features).generator.render(features, kp_source, kp_driving)
+        network = self.network_of(features)
+        made = network.generator.render(features, kp_source, kp_driving)
+        if network.close_ups is None or features.picture is None:
+            return made
+        return replace(made, prediction=network.close_ups.retouch(made, features.picture, kp_source, kp_driving))
 
     def network_of(self, features: SourceFeatures) -> FirstOrderModel:
         """Return the network that made these features."""

@@ -56,10 +56,10 @@ class Preset:
     file's usual name, or None if the weights are in the package. packaged: its part of the weights in the package,
     "all" or one of the two networks; None: none. photographs: the preset of a second network for photographs, or
     None. reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for no
-    limit. openings: lids and lips among its keypoints, if known. parts: which keypoints are
-    which parts of a face, or None if not known. mirror: the index of each keypoint in a mirrored
-    picture, if keypoints are the mean over several views, or None. recipe: raised by hand when the same weights make
-    other films; part of their content keys.
+    limit. openings: lids and lips among its keypoints, if known. parts: which keypoints are which parts of a face, or
+    None if not known. mirror: the index of each keypoint in a mirrored picture, if keypoints are the mean over several
+    views, or None. close_ups: whether mouth and eyes are made again (close_ups.py). recipe: raised by hand when the
+    same weights make other films; part of their content keys.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Preset:
     openings: tuple[Opening, ...] = ()
     parts: FaceParts | None = None
     mirror: tuple[int, ...] | None = None
+    close_ups: bool = False
     recipe: int = 1
 
     @property
@@ -178,7 +179,12 @@ def _demo(name: str, parameters: dict[str, Any], packaged: Any, **more: Any) -> 
 
 
 _ONLY_PHOTOGRAPHS = _demo(
-    "demo-photographs", _PHOTOGRAPHS, "photographs", mirror=_DEMO_MIRROR, openings=_PHOTOGRAPHS_OPENINGS
+    "demo-photographs",
+    _PHOTOGRAPHS,
+    "photographs",
+    mirror=_DEMO_MIRROR,
+    openings=_PHOTOGRAPHS_OPENINGS,
+    close_ups=True,
 )
 
 
