@@ -161,12 +161,12 @@ class RunFolder:
         return {str(path.relative_to(self.path / ".talkies/done")) for path in self.path.glob(".talkies/done/*/*")}
 
     def films(self) -> dict[str, bytes]:
-        """Return the bytes of the finished films by pair."""
+        """Return the bytes of the finished films by pair, without what was kept aside."""
         results = self.path / "results"
         return {
             f"{film.parent.name}/{film.stem}": film.read_bytes()
             for film in sorted(results.glob("*/*.mp4"))
-            if film.parent.name != "index_files"
+            if film.parent.name != "index_files" and ".kept-" not in film.name
         }
 
     def film(self, pair: str) -> Path:
