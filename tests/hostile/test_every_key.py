@@ -128,7 +128,7 @@ def write_table(path: Path) -> int:
     for number in range(max(map(len, of_column.values()))):
         row = {name: found[number % len(found)] for name, found in of_column.items()}
         row["variant"] = f"{row['variant']}{number}"
-        row["end"] = row["start"] + max(row["end"], 0.1)
+        row["end"] = row["start"] + max(row["end"], 1)
         cells = [str(value).lower() if isinstance(value, bool) else value for value in row.values()]
         lines.append("\t".join(",".join(map(str, cell)) if isinstance(cell, list) else str(cell) for cell in cells))
     (path / "pairs.tsv").write_text("\n".join(lines) + "\n")
@@ -144,7 +144,7 @@ def test_every_value_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         seen.add(given["model"]["preset"])
         write_weights(run.path / "weights", given["model"]["preset"])
         for entry in given["files"].values():
-            entry["end"] = entry["start"] + max(entry["end"], 0.1)
+            entry["end"] = entry["start"] + max(entry["end"], 1)
         assert make_plan(complete(given), table)[0].pairs
     assert seen == set(get_args(Network)) == set(PRESETS)
 
@@ -185,9 +185,9 @@ def test_values_of_all_keys_run(number: int, tmp_path: Path) -> None:
     given = configurations()[number]
     given["model"] |= {"preset": "demo", "checkpoint": None, "device": "cpu"}
     for entry in given["files"].values():
-        entry["end"] = entry["start"] + max(entry["end"], 0.1)
+        entry["end"] = entry["start"] + max(entry["end"], 1)
     (run.path / "config.yaml").write_text(yaml.safe_dump(given, allow_unicode=True))
-    assert "This was a dry-run" in run.snakemake("-n", "--profile", str(REPOSITORY / "profiles/slurm"))
+    assert "nothing was made" in run.snakemake("-n", "--profile", str(REPOSITORY / "profiles/slurm"))
     run.snakemake()
     told = json.loads(run.talkies("status", "--json"))
     assert told["done"], told
