@@ -27,13 +27,15 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stamp's name identifies the set-up, so a second call is instant and any change sets up again.
 KEY := $(shell { cat requirements/*.lock pyproject.toml; pwd; echo '$(TORCH) $(TORCH_INDEX)'; } 2>/dev/null | cksum | tr ' ' '-')
 STAMP := $(VENV)/.set-up-$(KEY)
+# The same with the tools of tests and pages.
+TOOLS := $(VENV)/.set-up-tools-$(KEY)
 
 # Tests share the cores, so waiting threads must not spin.
 WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 SHARED := OMP_WAIT_POLICY=passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-slow cluster-quick cluster-test lint docs evaluate bench setup lock clean
+.PHONY: help demo app test test-slow cluster-quick cluster-test lint docs evaluate bench setup wheel release lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -45,38 +47,38 @@ demo: $(STAMP) ## set up, animate the examples, say where the gallery is
 app: $(STAMP) ## set up, serve a page on which you try one picture and one video
 	$(BIN)/talkies app
 
-test: $(STAMP) ## set up, run all tests except the slow ones
+test: $(TOOLS) ## set up, run all tests except the slow ones
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not cluster"
 
-test-slow: $(STAMP) ## run only the slow tests
+test-slow: $(TOOLS) ## run only the slow tests
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "slow and not cluster"
 
-cluster-quick: $(STAMP) ## run `snakemake --profile slurm` on a real SLURM, started for it (root, Debian's packages)
+cluster-quick: $(TOOLS) ## run `snakemake --profile slurm` on a real SLURM, started for it (root, Debian's packages)
 	$(BIN)/python -m pytest -m "cluster and not slow"
 
-cluster-test: $(STAMP) ## the same, with everything that can go wrong there
+cluster-test: $(TOOLS) ## the same, with everything that can go wrong there
 	scripts/testcluster/cluster.py check
 	$(BIN)/python -m pytest -m cluster
 
-lint: $(STAMP) ## style, types and the workflow's own rules
+lint: $(TOOLS) ## style, types and the workflow's own rules
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-docs: $(STAMP) ## write docs/configuration.md and the schema of config.yaml from its keys, build the pages into build/site
+docs: $(TOOLS) ## write docs/configuration.md and the schema of config.yaml from its keys, build the pages into build/site
 	$(BIN)/talkies config --format markdown > docs/.configuration.md && mv docs/.configuration.md docs/configuration.md
 	$(BIN)/talkies config --format schema > workflow/schemas/.config && mv workflow/schemas/.config workflow/schemas/config.schema.yaml
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "The pages:  $$(pwd)/build/site/index.html"
 
-evaluate: $(STAMP) ## measure the demo network on drawings; ASSETS=folder: on rendered heads, PHOTOGRAPHS=1: on photographs
+evaluate: $(TOOLS) ## measure the demo network on drawings; ASSETS=folder: on rendered heads, PHOTOGRAPHS=1: on photographs
 	$(BIN)/python training/evaluate.py
 	$(if $(ASSETS),$(BIN)/python training/evaluate_heads.py --assets $(ASSETS))
 	$(if $(PHOTOGRAPHS),$(BIN)/python training/photographs.py)
 
-bench: $(STAMP) ## time the engine and the workflow, on a machine that does nothing else (docs/performance.md, docs/scale.md; 90 minutes)
+bench: $(TOOLS) ## time the engine and the workflow, on a machine that does nothing else (docs/performance.md, docs/scale.md; 90 minutes)
 	$(BIN)/python benchmarks/frames.py --model vox-adv-256
 	$(BIN)/python benchmarks/frames.py --model demo
 	$(BIN)/python benchmarks/pairs.py
@@ -92,9 +94,15 @@ bench: $(STAMP) ## time the engine and the workflow, on a machine that does noth
 	$(BIN)/python benchmarks/workflow_scale.py
 	$(BIN)/python benchmarks/app.py
 
-setup: $(STAMP) ## only set up
+setup: $(TOOLS) ## only set up, with the tools of tests and pages
 
-# A wheel in a folder of PIP_FIND_LINKS comes first. PyTorch's requirements are in dev.lock; PyPI's build for Linux also
+wheel: $(TOOLS) ## build the sdist and the wheel twice, compare them, and try the wheel in an environment of its own
+	$(BIN)/python scripts/release.py wheel
+
+release: $(TOOLS) ## check that VERSION=1.2.3 is what the tree holds, build it as make wheel does, and tag it
+	$(BIN)/python scripts/release.py tag '$(VERSION)'
+
+# A wheel in a folder of PIP_FIND_LINKS comes first. PyTorch's requirements are in run.lock; PyPI's build for Linux also
 # needs libraries for NVIDIA cards, which the build for processors does not.
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 define torch_locked
@@ -109,10 +117,14 @@ $(STAMP):
 	@# Scripts in a venv contain its path: if it was moved or copied here, make it again.
 	@if test -e $(BIN)/pip && ! grep -qF "$$(pwd)/" $(BIN)/pip; then rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "Could not make $(VENV). On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-	rm -f $(VENV)/.set-up-[0-9]*
-	$(PIP) install --require-hashes -r requirements/dev.lock
+	rm -f $(VENV)/.set-up-*
+	$(PIP) install --quiet --require-hashes -r requirements/run.lock
 	$(if $(LOCKED),$(call torch_locked),$(PIP) install $(FROM) '$(or $(TORCH),$(PINNED))')
 	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(TOOLS): $(STAMP)
+	$(PIP) install --quiet --require-hashes -r requirements/dev.lock
 	@touch $@
 
 lock: ## resolve the locks of requirements/ and containers/ again (needs uv)
@@ -120,6 +132,9 @@ lock: ## resolve the locks of requirements/ and containers/ again (needs uv)
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides requirements/no-torch.txt --extra app --extra dev --output-file requirements/dev.lock \
 		pyproject.toml requirements/build.in requirements/torch.in
+	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
+		--overrides requirements/no-torch.txt --constraints requirements/dev.lock --extra app \
+		--output-file requirements/run.lock pyproject.toml requirements/build.in requirements/torch.in
 	uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --custom-compile-command "make lock" \
 		--overrides containers/not-inside.txt --constraints requirements/dev.lock --extra engine \
 		--output-file containers/requirements.lock pyproject.toml requirements/torch.in
