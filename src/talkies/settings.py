@@ -323,8 +323,10 @@ def _with_weights(settings: Settings) -> Settings:
 def given(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the keys of a workflow's configuration that differ from the file: those of the command line.
 
-    Without `first`, since a pilot is for one run.
+    Without `first`, since a pilot is for one run. None where there is no such file, as in a deployed workflow.
     """
+    if not path.exists():
+        return {}
     stated = read(path)
     return {key: value for key, value in config.items() if key != "first" and stated.get(key, stated) != value}
 
