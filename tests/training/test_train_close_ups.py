@@ -77,7 +77,8 @@ def test_the_truth_is_the_least_loss(group, region):
     assert losses(worse["motion"])["picture"] > least["picture"]
 
 
-def test_a_training_stopped_and_begun_again_goes_on(group, tmp_path):
+def test_a_training_stopped_and_begun_again_goes_on(group, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_close_ups, "BATCH", 2)
     pairs = train_close_ups.Pairs([group], "eye")
     torch.manual_seed(0)
     training = train_close_ups.Training(REGIONS["eye"])

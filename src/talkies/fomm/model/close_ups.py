@@ -27,8 +27,8 @@ from .presets import PRESETS
 CHIN, NOSE, BROW, UPPER_LID, LOWER_LID, OTHER_LID = 0, 4, 5, 7, 8, 10
 MOUTH_LEFT, MOUTH_RIGHT, UPPER_LIP, LOWER_LIP, PUPIL = 11, 12, 13, 14, 15
 MIRROR = PRESETS["demo-photographs"].mirror
-EDGE = 0.2
-"""Width of the border in which a region fades into the frame, as a share of its half sides."""
+EDGE = 0.4
+"""Width of the border in which a region, an ellipse, fades into the frame, as a share of its half sides."""
 FREE = 0.25
 """The largest own motion of a close-up, as a share of the region's half width."""
 
@@ -234,7 +234,7 @@ def interpret(raw: Tensor, sight: Sight) -> Look:
 
 def fading(places: Tensor) -> Tensor:
     """Return how much a region counts at places [..., 2] in its own [-1, 1] coordinates: 1 inside, 0 at its border."""
-    share = ((1 - places.abs()) / EDGE).clamp(0, 1).prod(-1)
+    share = ((1 - places.norm(dim=-1)) / EDGE).clamp(0, 1)
     return share * share * (3 - 2 * share)
 
 
