@@ -271,4 +271,4 @@ def test_a_picture_that_stops_its_decoder_costs_that_picture_alone(tmp_path: Pat
     bombs.scans(run.path / "images/scans.jpg", 1200, 20_000)
     said = run.snakemake(ok=False)
     assert set(run.films()) == {"a/red", "a/blue"}
-    assert "scans.jpg: decoding it takes too long for its size" in said
+    assert "scans.jpg: reading it takes too long for its size" in said
