@@ -63,7 +63,7 @@ rule verdict:
         ".talkies/logs/verdict.log",
     benchmark:
         ".talkies/benchmarks/verdict.tsv"
-    localrule: True
     retries: 0  # it fails so that the run does
+    localrule: True
     shell:
         "exec talkies verdict --output {output:q} --log {log:q}"
