@@ -98,6 +98,7 @@ def stage(chosen: argparse.Namespace) -> None:
 
 def check(chosen: argparse.Namespace) -> int:
     """Check every picture and driving video before anything is animated; print what is wrong and what to do."""
+    from ..cluster.session import not_used
     from ..machine.cores import available_threads
     from ..report import check_page
     from ..run import ledger
@@ -127,6 +128,8 @@ def check(chosen: argparse.Namespace) -> int:
     else:
         for line in check_page.table(findings):
             print(line)
+        if unused := not_used(plan):
+            print(f"not used: {unused}")
         print(f"{check_page.summary(findings)}: {printable(page)}")
     return int(any(problem.level == FAILS for finding in findings for problem in finding.problems))
 
