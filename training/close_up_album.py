@@ -210,7 +210,7 @@ def _region(
     deformation, mask, painted, target = coarse
     if flip:
         kp_driving = mirrored(kp_driving)
-        deformation = deformation.flip(2) * deformation.newas_tensor([-1, 1])
+        deformation = deformation.flip(2) * deformation.new_tensor([-1, 1])
         mask, painted, target = (x.flip(3) for x in (mask, painted, target))
     grid = places(region, *find_region(region, kp_driving.value))
     shape = grid.shape[:3]

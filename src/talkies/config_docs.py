@@ -30,6 +30,7 @@ ENTRY = "NAME"
 """In place of a name that the user gives, such as a file's."""
 MADE = "Made by `talkies config --format {}` from src/talkies/settings.py: edit that, then `make docs`."
 CUT = {"type": ["string", "array"], "title": FORMS}
+COMMAND = {"type": "string", "title": "a command with placeholders", "pattern": r"[\s{]"}
 
 
 @dataclass(frozen=True)
@@ -174,4 +175,5 @@ def schema() -> dict[str, Any]:
                 rule["properties"][key]["description"] = text
     crop = whole["$defs"]["Settings"]["properties"]["crop"]
     crop["anyOf"] = [CUT, {"type": "null"}, {"$ref": crop.pop("$ref")}]
+    whole["$defs"]["Settings"]["properties"]["engine"]["anyOf"].append(COMMAND)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}

@@ -13,9 +13,12 @@ import runpy
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -36,6 +39,7 @@ OTHERS = (
     "docker",
     "git",
     "ls",
+    "nox",
     "python3",
     "snakedeploy",
     "source",
@@ -57,8 +61,8 @@ def blocks(page: Path) -> Iterator[str]:
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     plain = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     indented = re.findall(r"(?:^|\n)\n((?:    .*\n(?:\n(?=    ))*)+)", plain)
-    for block in (*fenced, *indented):
-        yield "\n".join(line.removeprefix("    ") for line in block.splitlines())
+    yield from fenced
+    yield from map(textwrap.dedent, indented)
 
 
 def is_shell(block: str) -> bool:
@@ -131,6 +135,8 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
         monkeypatch.setattr(sys, "argv", arguments)
         monkeypatch.syspath_prepend(str((REPOSITORY / arguments[0]).parent))
+        if find_spec("numba") is None:  # it only compiles, and the page says to install it
+            monkeypatch.setitem(sys.modules, "numba", SimpleNamespace(njit=lambda **_: lambda function: function))
         with pytest.raises(Parsed):
             runpy.run_path(str(REPOSITORY / arguments[0]), run_name="__main__")
 

@@ -155,9 +155,7 @@ def test_what_config_names_is_asked_for_as_it_stands(limited: ClusterFolder) -> 
     assert {"runtime": "7", "mem_mb": "900", "qos": "short"}.items() <= resources(output, "remux").items()
 
 
-def test_retries_stand_in_the_profile_alone() -> None:
-    rules = "".join(path.read_text() for path in (REPOSITORY / "workflow").rglob("*.smk"))
-    assert "retries:" not in rules
+def test_retries_stand_in_the_profile() -> None:
     profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.v8+.yaml").read_text())
     assert profile["retries"] == 2
     assert "keep-incomplete" not in profile
