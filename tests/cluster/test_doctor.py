@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -327,3 +329,15 @@ def test_this_machine_needs_torch(site: Site) -> None:
     assert "SLURM" not in said
     text = "$SLURM_TMPDIR names /nowhere, which is passed over: there is no such folder"
     assert said["scratch"][0] == ("note", text)
+
+
+def test_the_image_needs_no_snakemake(tmp_path: Path) -> None:
+    """Its doctor and its worker start where only what makes films is installed."""
+    without = (
+        "import sys; sys.modules.update(dict.fromkeys({each!r}.split())); from talkies.cli import main; main({words})"
+    )
+    missing = "snakemake snakemake_interface_logger_plugins snakemake_interface_executor_plugins"
+    for words in (["doctor"], ["shard", "--help"], ["shard", "animate", "pairs-0001.x", "--log", "log"]):
+        command = [sys.executable, "-c", f"{without}main({words})"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert not re.search("is not installed|Traceback", done.stderr), words

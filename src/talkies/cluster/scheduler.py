@@ -16,8 +16,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from snakemake_interface_logger_plugins.common import LogEvent
-
 from ..engines import FOMM
 from ..errors import printable
 from ..files import read_json
@@ -25,6 +23,8 @@ from ..machine import slurm
 from ..run.folder import LOCKS
 from ..settings import Settings
 
+JOB_ERROR = "job_error"
+"""Snakemake's event of a job that failed; not imported, as the image that reads this module has no Snakemake."""
 TAIL_BYTES = 20_000
 """How much of a log's end is read for the last error."""
 WORDS = 300
@@ -108,7 +108,7 @@ class Failures(logging.Handler):
         """Take in a job's failure, and report it."""
         event: Any = record
         # A job of this machine (localrule) has no message of an executor.
-        if getattr(record, "event", None) is not LogEvent.JOB_ERROR or event.rule_msg is None:
+        if getattr(record, "event", None) != JOB_ERROR or event.rule_msg is None:
             return
         try:
             self._failed(event)
