@@ -49,9 +49,8 @@ def moved(across: int, down: int = 0, side: int = 256) -> np.ndarray:
 # --- requests ---
 
 
-@pytest.mark.parametrize(
-    ("spec", "plain"),
-    [
+def test_parse(subtests: pytest.Subtests) -> None:
+    for spec, plain in [
         ("face", "face"),
         (" Center ", "center"),
         ("none", "none"),
@@ -61,25 +60,23 @@ def moved(across: int, down: int = 0, side: int = 256) -> np.ndarray:
         ("-5, 0, 12.6, 40", [-5, 0, 13, 40]),
         ([1, 2, 3, 4], [1, 2, 3, 4]),
         ((1.0, 2, 3, 4), [1, 2, 3, 4]),
-    ],
-)
-def test_parse(spec: object, plain: object) -> None:
-    parsed = parse(spec)  # type: ignore[arg-type]
-    assert parsed.plain == plain
-    again = parse(json.loads(json.dumps(parsed.plain)))
-    assert (again, hash(again)) == (parsed, hash(parsed))
-    assert parsed not in (parse("face:3"), parse("1,1,1,1"), plain)
+    ]:
+        with subtests.test(repr(spec)):
+            parsed = parse(spec)
+            assert parsed.plain == plain
+            again = parse(json.loads(json.dumps(parsed.plain)))
+            assert (again, hash(again)) == (parsed, hash(parsed))
+            assert parsed not in (parse("face:3"), parse("1,1,1,1"), plain)
 
 
-@pytest.mark.parametrize(
-    "spec",
-    ["", "faces", "face:0", "face:top",
-     "1,2,3", "1,2,3,4,5", "1,2,0,4", "1,2,3,-4", "a,b,c,d", "nan,0,1,1", "inf,0,1,1", "1e9,0,5,5",
-     [1, 2], [], None, 7, [True, 0, 1, 1], {"x": 1}, [[1], 2, 3, 4]],
-)  # fmt: skip
-def test_what_is_no_request_is_named(spec: object) -> None:
-    with pytest.raises(TalkiesError, match="crop"):
-        parse(spec)  # type: ignore[arg-type]
+def test_what_is_no_request_is_named(subtests: pytest.Subtests) -> None:
+    for spec in (
+        "", "faces", "face:0", "face:top",
+        "1,2,3", "1,2,3,4,5", "1,2,0,4", "1,2,3,-4", "a,b,c,d", "nan,0,1,1", "inf,0,1,1", "1e9,0,5,5",
+        [1, 2], [], None, 7, [True, 0, 1, 1], {"x": 1}, [[1], 2, 3, 4],
+    ):  # fmt: skip
+        with subtests.test(repr(spec)), pytest.raises(TalkiesError, match="crop"):
+            parse(spec)
 
 
 @settings(deadline=None)
@@ -140,20 +137,17 @@ def circle(height: int, width: int, radius: int = 20) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", [(120, 60), (60, 120), (100, 100), (61, 97)])
-@pytest.mark.parametrize("request_", ["none", "center", "20,10,30,50"])
-def test_nothing_is_squeezed(shape: tuple[int, int], request_: str) -> None:
+def test_nothing_is_squeezed(shape: tuple[int, int]) -> None:
     """A disc stays as wide as high, scaled like the box."""
-    image, made = crop_picture(circle(*shape, radius=12), parse(request_), name="a.png", size=256)
-    assert image.shape == (256, 256, 3)
-    inside = image[..., 0] > 127
-    if request_ in ("none", "center"):
-        side = max(shape) if request_ == "none" else min(shape)
-        assert made.box.side == side
-        across, down = inside.any(0).sum(), inside.any(1).sum()
-        assert abs(across - down) <= 3
-        assert abs(across - 25 * 256 / side) <= 256 / side + 2
-    else:
-        assert made.box.side == 50
+    for request_, side in (("none", max(shape)), ("center", min(shape)), ("20,10,30,50", 50)):
+        image, made = crop_picture(circle(*shape, radius=12), parse(request_), name="a.png", size=256)
+        assert image.shape == (256, 256, 3)
+        assert made.box.side == side, request_
+        if side != 50:
+            inside = image[..., 0] > 127
+            across, down = inside.any(0).sum(), inside.any(1).sum()
+            assert abs(across - down) <= 3, request_
+            assert abs(across - 25 * 256 / side) <= 256 / side + 2, request_
 
 
 def test_box_is_shifted_before_it_is_padded() -> None:

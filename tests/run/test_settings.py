@@ -152,32 +152,32 @@ def planned(text: str) -> None:
     list_pairs(found, *list_inputs(found))
 
 
-@pytest.mark.parametrize("text", FAULTS, ids=lambda text: text[:40])
-def test_a_fault_is_said_in_one_line(text: str) -> None:
+def is_refused(settings: str, file: str, said: str) -> None:
     with pytest.raises(TalkiesError) as raised:
-        planned(text)
+        planned(settings)
     line = str(raised.value)
-    assert line.startswith("config.yaml: ")
-    assert FAULTS[text] in line, line
+    assert line.startswith(f"{file}: ")
+    assert said in line
     assert len(line.splitlines()) == 1
     assert len(line) < 800
 
 
-@pytest.mark.parametrize("text", ROWS, ids=lambda text: text[:60])
-def test_a_fault_in_the_table_is_said_in_one_line(text: str) -> None:
-    Path("pairs.tsv").write_text(text.replace(" ", "\t"))
-    with pytest.raises(TalkiesError) as raised:
-        planned("pairs: pairs.tsv")
-    line = str(raised.value)
-    assert line.startswith("pairs.tsv: ")
-    assert ROWS[text] in line, line
-    assert len(line.splitlines()) == 1
-    assert len(line) < 800
+def test_each_fault_is_said_in_one_line(subtests: pytest.Subtests) -> None:
+    for text, said in FAULTS.items():
+        with subtests.test(text[:80]):
+            is_refused(text, "config.yaml", said)
 
 
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
+def test_each_fault_in_the_table_is_said_in_one_line(subtests: pytest.Subtests) -> None:
+    for text, said in ROWS.items():
+        Path("pairs.tsv").write_text(text.replace(" ", "\t"))
+        with subtests.test(text[:80]):
+            is_refused("pairs: pairs.tsv", "pairs.tsv", said)
+
+
+def test_a_text_where_none_may_stand_is_read_as_yaml_reads_it(subtests: pytest.Subtests) -> None:
+    """Snakemake passes values of --config as texts."""
+    for wanted, found in [
         ({"audio": "false"}, lambda s: s.audio is False),
         ({"first": "null"}, lambda s: s.first is None),
         ({"upscale": "512"}, lambda s: s.upscale == 512),
@@ -198,12 +198,9 @@ def test_a_fault_in_the_table_is_said_in_one_line(text: str) -> None:
         ({"container": f"oras://r:5000/x:1@sha256:{'0' * 64}"}, lambda s: s.container.startswith("oras")),
         ({"container": "/images/talkies-1.sif"}, lambda s: s.container == "/images/talkies-1.sif"),
         ({"container": None}, lambda s: s.container is None),
-    ],
-    ids=lambda value: str(value)[:80] if isinstance(value, dict) else "",
-)
-def test_a_text_where_none_may_stand_is_read_as_yaml_reads_it(given: dict, found) -> None:
-    """Snakemake passes values of --config as texts."""
-    assert found(complete(given))
+    ]:
+        with subtests.test(str(wanted)):
+            assert found(complete(wanted))
 
 
 def test_a_merged_key_may_be_given_again() -> None:
