@@ -108,7 +108,7 @@ class Choices(Section, frozen=True):
     audio: bool | FilePath | UnsetType = UNSET
     """As audio, or a file whose sound is used, in the run folder or among the videos."""
     private: bool | UnsetType = UNSET
-    """Keep its films out of results/index.html; results/private.html shows all."""
+    """Keep its films out of results/index.html and of `talkies publish`; results/private.html shows all."""
     paste_back: bool | UnsetType = UNSET
     """As paste_back."""
 

@@ -26,7 +26,7 @@ from PIL import Image, ImageColor
 from talkies import media, settings
 from talkies.errors import TalkiesError
 from talkies.report.entries import Entry, choice_words
-from talkies.report.gallery import build_galleries, build_gallery, lay_out_report
+from talkies.report.gallery import build_galleries, build_gallery, publish_films
 from talkies.run.pairs import usual_pair
 
 NASTY = (
@@ -202,21 +202,30 @@ def test_a_damaged_talkie_costs_its_mosaic_alone(run: GalleryFolder, caplog: pyt
     assert "bob.mp4" in caplog.text
 
 
-def test_a_report_carries_what_others_see(run: GalleryFolder) -> None:
+@pytest.mark.parametrize("links", [False, True])
+def test_what_others_may_see_is_a_folder_of_its_own(run: GalleryFolder, links: bool) -> None:
     entries = [run.entry("anna", "ada"), run.entry("otto", "ada"), run.entry("anna", "bob", reason="no face")]
-    entries.append(run.entry("anna", "me", private=True))
-    build_galleries(run.results, entries, title="Talkies")
-    folder = run.folder / "work/report"
-    lay_out_report(run.results, entries, folder)
-    shown = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    secret = run.entry("anna", "me")
+    build_galleries(run.results, [*entries, secret], title="Talkies")  # before it was made private
+    folder = run.folder / "work/public"
+    publish_films(run.results, [*entries, replace(secret, private=True)], folder, title="Talkies", links=links)
+    shown = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     films = {Path(f"{driving}/ada.{suffix}") for driving in ("anna", "otto") for suffix in ("mp4", "json")}
-    assert shown == {Path("index.html")} | films | {Path("index_files/shown", name) for name in run.copies()}
-    assert len(run.copies()) == 4
-    assert b"picture me" not in run.copies().values()
-    moved = run.folder.rename(run.folder.with_name("moved"))  # links still work after the run folder is moved
-    assert (moved / "work/report/anna/ada.mp4").read_bytes() == (moved / "results/anna/ada.mp4").read_bytes()
+    beside = {path for path in shown if path.parent == Path("index_files/shown")}
+    assert set(shown) == {Path("index.html")} | films | beside
+    assert sorted(shown[path] for path in beside) == sorted(
+        content for content in run.copies().values() if content != b"picture me"
+    )
+    assert len(beside) == 4
+    assert secret.film is not None
+    assert not {secret.film.read_bytes(), b"picture me"} & set(shown.values())
+    assert "me" not in [picture[0] for picture in data_of((folder / "index.html").read_text())["pictures"]]
+    moved = run.folder.rename(
+        run.folder.with_name(f"{run.folder.name}-moved")
+    )  # links still work after the run folder is moved
+    assert (moved / "work/public/anna/ada.mp4").read_bytes() == (moved / "results/anna/ada.mp4").read_bytes()
     with pytest.raises(TalkiesError, match="not empty"):
-        lay_out_report(moved / "results", [], moved / "work/report")
+        publish_films(moved / "results", [], moved / "work/public", title="Talkies")
 
 
 # ---- talkies mosaic ------------------------------------------------------------------------------------------------

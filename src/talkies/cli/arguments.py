@@ -35,6 +35,7 @@ GROUPS = {
         "check": "talkies check",
         "status": "talkies status --watch",
         "gallery": "talkies gallery",
+        "publish": "talkies publish public",
         "doctor": "talkies doctor",
     },
     "Mend": {

@@ -24,12 +24,15 @@ def add_commands(commands: Commands) -> None:
     work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
     work.add_argument("--log", type=Path)
     page = commands.add("gallery", gallery, "Write the gallery of the run in this folder.")
-    page.add_argument(
-        "--report", type=Path, metavar="DIR", help="lay out in a new folder, as links, what the page for others shows"
-    )
     page.add_argument("--going", action="store_true", help="say on the page that the run goes on")
     page.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
     page.add_argument("--log", type=Path)
+    public = commands.add(
+        "publish", publish, "Make a new folder of what others may see: the gallery and its films, without private ones."
+    )
+    public.add_argument("folder", type=Path, metavar="DIR", help="for a web server, or to give away")
+    public.add_argument("--links", action="store_true", help=argparse.SUPPRESS)
+    public.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     judge = commands.add("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
     judge.add_argument("--output", type=Path, required=True)
     judge.add_argument("--log", type=Path)
@@ -73,7 +76,7 @@ def gallery(chosen: argparse.Namespace) -> None:
     """Write results/index.html from the plan and the films, or the folder of it for a report."""
     from ..report.check_page import check_line
     from ..report.entries import entries_of
-    from ..report.gallery import build_galleries, lay_out_report
+    from ..report.gallery import build_galleries
     from ..report.times import measure
     from ..run.folder import Folder, done
     from ..run.ledger import Ledger
@@ -89,9 +92,6 @@ def gallery(chosen: argparse.Namespace) -> None:
     plan.learn(ledger)
     state = look(plan, ledger)
     entries = entries_of(plan, state)
-    if chosen.report:
-        lay_out_report(results, entries, chosen.report)
-        return
     with holding("gallery"):  # the page of an active run is written repeatedly
         if chosen.going and done("gallery", plan.pages["gallery"]).exists():
             return  # the run's final page exists
@@ -110,6 +110,22 @@ def gallery(chosen: argparse.Namespace) -> None:
             log.info("gallery: %s", printable(page))
         if chosen.job:
             finish_page(plan, "gallery", page_key(plan, state, "gallery"))
+
+
+def publish(chosen: argparse.Namespace) -> None:
+    """Make a folder of what others may see."""
+    from ..report.entries import entries_of
+    from ..report.gallery import publish_films
+    from ..run.folder import Folder
+    from ..run.planner import current_plan
+    from ..stages import table
+
+    plan, state = current_plan(table)
+    results, wanted, entries = Folder.of(plan).results, plan.settings.gallery, entries_of(plan, state)
+    publish_films(results, entries, chosen.folder, title=wanted.title, mosaic=wanted.mosaic, links=chosen.links)
+    films = [entry.private for entry in entries if entry.film]
+    hidden = f", {sum(films)} private not among them" if any(films) else ""
+    log.info("%s: %s%s", printable(chosen.folder), counted(len(films) - sum(films), "film"), hidden)
 
 
 def verdict(chosen: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -87,25 +88,44 @@ def build_gallery(
     return results / name
 
 
-def lay_out_report(results: Path, entries: Sequence[Entry], folder: Path) -> None:
-    """Make a folder of links to index.html and all its files, without private ones, for `snakemake --report`.
+def publish_films(
+    results: Path, entries: Sequence[Entry], folder: Path, *, title: str, mosaic: int | None = None, links: bool = False
+) -> Path:
+    """Make a new folder of what others may see: the films that are not private, their JSON and a gallery of them.
 
-    Each file has its own link, since Snakemake's report does not follow linked folders. Raises TalkiesError if the
-    folder is not empty, or OSError.
+    links: of the films, links, for `snakemake --report`, which does not follow linked folders; else copies that share
+    their space on the disk where they can. Returns the page's path. Raises TalkiesError if the folder is not empty, or
+    OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
-        raise TalkiesError(f"{printable(folder)}: this folder is not empty: name a new one")
-    files = [path for entry in entries if not entry.private for path in (entry.film, entry.record) if path]
-    files += _Files(results / GALLERY_PAGE).ours
-    files += [path for path in (results / GALLERY_PAGE, results / CHECK_PAGE) if path.exists()]
+        raise TalkiesError(f"{printable(folder)}: this folder is not empty: remove it first, or name a new one")
     ways: dict[Path, Path] = {}  # a relative path between the real folders, whatever links are on the way
-    for path in files:
-        link = folder / path.relative_to(results)
-        if link.parent not in ways:
-            link.parent.mkdir(parents=True, exist_ok=True)
-            ways[link.parent] = Path(os.path.relpath(path.parent.resolve(), link.parent.resolve()))
-        link.symlink_to(ways[link.parent] / path.name)
+
+    def placed(path: Path | None, *, link: bool = False) -> Path | None:
+        if path is None:
+            return None
+        copy = folder / path.relative_to(results)
+        if copy.parent not in ways:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            ways[copy.parent] = Path(os.path.relpath(path.parent.resolve(), copy.parent.resolve()))
+        if link:
+            copy.symlink_to(ways[copy.parent] / path.name)
+            return copy
+        try:
+            copy.hardlink_to(path.resolve())
+        except OSError:  # another disk, or one without such links
+            shutil.copy2(path, copy)
+        return copy
+
+    for path in _Files(results / GALLERY_PAGE).ours:  # the new page removes those that it does not show
+        placed(path)
+    shown = [
+        replace(entry, film=placed(entry.film, link=links), record=placed(entry.record, link=links))
+        for entry in entries
+        if not entry.private
+    ]
+    return build_gallery(folder, shown, title=title, mosaic=mosaic)
 
 
 def _order(entry: Entry) -> tuple[str, ...]:
