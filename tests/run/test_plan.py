@@ -306,6 +306,22 @@ def test_the_rate_is_learnt_of_films_of_the_same_kind(folder: Path) -> None:
     assert planned(model=weights).rates["fomm"] < unknown, "a larger network is expected to be slower"
 
 
+def test_the_rate_of_a_program_is_its_own_until_films_are_finished_and_its_start_is_counted_by_itself(
+    folder: Path,
+) -> None:
+    own = {"name": "x", "command": "x {source} {driving} {output}", "frames_per_second": 2, "load_seconds": 30}
+    fresh = planned(engine=own)
+    pair, (name,) = fresh.pairs["a/blue"], fresh.programs
+    frames = fresh.takes[pair.take].frames
+    assert name == "x"
+    assert fresh.first.seconds(fresh, "a/blue") == pytest.approx(0.3 + 30 + frames / 2)
+    together = planned(engine={**own, "command": "x {jobs}", "batch": True})
+    assert together.first.seconds(together, "a/blue") == pytest.approx(0.3 + frames / 2), "one start for all"
+    made = {"item": "a/0", "key": "k", "size": 1, "mtime_ns": 1, "frames": 100}
+    note("pairs-0001", Made(stage="animate", seconds=50, by="x cpu", **made))
+    assert planned(engine=own).rates["x"] == 5, "100 frames in 20 s after 30 s of loading"
+
+
 def test_a_pilot_plans_the_first_pairs_to_make_and_those_that_are_done(folder: Path) -> None:
     pilot = planned(first=2)
     assert pilot.shards["pairs"] == {"pairs-0001": ["a/blue", "a/green"]}

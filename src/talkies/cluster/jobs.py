@@ -39,7 +39,10 @@ class Jobs:
         """Return the function of a job's memory: more after each attempt that lacked memory."""
 
         def megabytes(wildcards: Any) -> int:
-            wanted = MEMORY_MB[kind] * self._failures.more(stage, shard_of(wildcards.name), MORE_MEMORY)
+            shard = shard_of(wildcards.name)
+            of_program = kind == "gpu" and self._plan.by_program(shard)
+            usual = estimate.megabytes(self._plan, shard) if of_program else MEMORY_MB[kind]
+            wanted = usual * self._failures.more(stage, shard, MORE_MEMORY)
             return min(wanted, self._limits(kind).megabytes or wanted)
 
         return megabytes

@@ -134,6 +134,17 @@ class Program(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Minutes that it may take for a film."""
     gpu_mem_mb: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
     """MB of GPU memory that it needs. On SLURM, nodes whose GPUs have less are excluded."""
+    mem_mb: Annotated[int, Meta(ge=1, le=10_000_000)] = 4000
+    """MB of memory that its jobs ask for on a cluster."""
+    frames_per_second: Annotated[float, Meta(ge=0.001, le=1_000_000)] = 5.0
+    """Its expected speed, until films are finished."""
+    load_seconds: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    """Seconds from its start to its first frame: at each film, with batch once a job."""
+
+    @property
+    def load_seconds_a_film(self) -> float:
+        """The seconds of a film in which it makes no frames."""
+        return 0.0 if self.batch else self.load_seconds
 
     def uses(self, name: str) -> bool:
         """Return whether its films depend on this placeholder: a batch may use everything in its jobs."""

@@ -17,7 +17,7 @@ from ..machine.disk import room
 
 if TYPE_CHECKING:
     from ..settings import Settings
-    from .ledger import Ledger
+    from .ledger import Ledger, Made
     from .pairs import Pair
     from .plan import Plan
     from .state import State
@@ -32,10 +32,10 @@ FRAMES_PER_SECOND = {"cpu": 5.0, "cuda": 100.0}
 """Expected speed of the built-in engine until films are finished, by kind of device."""
 SMALL_FACTOR = 4
 """The packaged networks are smaller, and so much faster on a processor."""
-PROGRAM_FRAMES_PER_SECOND = 5.0
-"""The same of another program."""
 LEARNING_FILMS = 50
 """Finished films from which the rate is learnt."""
+LEAST_SHARE = 0.2
+"""The least part of a film's seconds that its frames took, whatever a program's `load_seconds` say."""
 
 WALLTIME_MARGIN = 2.0
 WALLTIME_MINUTES = 15
@@ -78,6 +78,11 @@ def gpu_megabytes(plan: Plan, shard: str) -> int:
     return math.ceil((GPU_BYTES + 2 * frame_bytes(side, 4)) / 1e6)
 
 
+def megabytes(plan: Plan, shard: str) -> int:
+    """Return the memory (MB) that a job of a shard asks for, whose engine is another program."""
+    return max(plan.others[plan.pairs[name].engine].mem_mb for name in plan.shards["pairs"][shard])
+
+
 def _mosaic_frames(plan: Plan) -> int:
     """Return the frames of all talkies that the mosaics show."""
     most = plan.settings.gallery.mosaic or 0
@@ -94,7 +99,8 @@ def rates(settings: Settings, ledger: Ledger, *, on_cluster: bool) -> dict[str, 
     """Return the expected frames a second of each engine of the settings.
 
     This is `frames_per_second` of config.yaml, else the median of a few finished films by the same engine, preset and
-    kind of device, else a guess. A film's time includes opening and closing it, so short films count as slow.
+    kind of device, else what a program's own keys say, or a guess. A film's time includes opening and closing it, so
+    short films count as slow; the seconds in which a program loads are counted by themselves.
     """
     if settings.frames_per_second:
         return dict.fromkeys(settings.by_engine, settings.frames_per_second)
@@ -103,15 +109,18 @@ def rates(settings: Settings, ledger: Ledger, *, on_cluster: bool) -> dict[str, 
         gpu = settings.slurm.gpu
         given = bool(gpu.get("gpu", 1) or gpu.get("gres")) if on_cluster else has_gpu()
         device = "cuda" if given else "cpu"
-    seen: dict[str, list[float]] = {}
+    seen: dict[str, list[Made]] = {}
     for entry in ledger.films():
         if entry.seconds > 0 and entry.frames:
-            seen.setdefault(entry.by, []).append(entry.frames / entry.seconds)
+            seen.setdefault(entry.by, []).append(entry)
     found = {}
-    for engine in settings.by_engine:
-        latest = seen.get(maker(engine, settings.model.preset, device), [])[-LEARNING_FILMS:]
-        guess = PROGRAM_FRAMES_PER_SECOND
-        if engine == FOMM:
+    for engine, program in settings.by_engine.items():
+        films = seen.get(maker(engine, settings.model.preset, device), [])[-LEARNING_FILMS:]
+        load = program.load_seconds_a_film if program else 0.0
+        latest = [film.frames / max(film.seconds - load, LEAST_SHARE * film.seconds) for film in films]
+        if program:
+            guess = program.frames_per_second
+        else:
             packaged = PRESETS[settings.model.preset].packaged
             guess = FRAMES_PER_SECOND[device] * (SMALL_FACTOR if packaged and device == "cpu" else 1)
         found[engine] = float(f"{median(latest):.2g}") if latest else guess

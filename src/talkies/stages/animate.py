@@ -115,7 +115,9 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Film | InputErr
 
 def _seconds(plan: Plan, name: str) -> float:
     pair = plan.pairs[name]
-    return PAIR_SECONDS + plan.takes[pair.take].frames / plan.rates[pair.engine]
+    program = plan.others.get(pair.engine)
+    load = program.load_seconds_a_film if program else 0.0
+    return PAIR_SECONDS + load + plan.takes[pair.take].frames / plan.rates[pair.engine]
 
 
 STAGE = Stage(
