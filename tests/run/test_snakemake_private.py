@@ -44,9 +44,8 @@ rule make:
 
 
 onstart:
-    jobs = sorted(wildcards["name"] for wildcards in private.wildcards_of_jobs(workflow) if "name" in wildcards)
     images = [str(path) for path in private.pulled_images(workflow)]
-    Path("started.json").write_text(json.dumps({"jobs": jobs, "images": images, "retries": private.retries(workflow)}))
+    Path("started.json").write_text(json.dumps({"images": images, "retries": private.retries(workflow)}))
 """
 APPTAINER = """#!/bin/sh
 [ "$1" = --version ] && echo apptainer version 1.4.5 && exit
@@ -77,17 +76,10 @@ def test_a_run_on_this_machine(folder: Path) -> None:
     code, output = snakemake(folder, "--retries", "2")
     assert code == 0, output
     assert told(folder) == {"main": True, "executor": None, "cores": 2, "image": False}
-    assert json.loads((folder / "started.json").read_text()) == {
-        "jobs": ["one", "two"],
-        "images": ["image.sif"],
-        "retries": 2,
-    }
+    assert json.loads((folder / "started.json").read_text()) == {"images": ["image.sif"], "retries": 2}
     locks = (folder / "locks").read_text().split()
     assert locks, "a run locks its folder with files there"
     assert all(name.endswith(".lock") for name in locks)
-    (folder / "one.made").unlink()
-    snakemake(folder)
-    assert json.loads((folder / "started.json").read_text())["jobs"] == ["one"]
 
 
 def test_the_locks_of_a_killed_run_are_removed(folder: Path) -> None:

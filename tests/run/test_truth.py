@@ -250,6 +250,41 @@ def test_what_is_said_is_what_is_made(run: ToyRun, change, due: dict[str, int]) 
     is_calm(run)
 
 
+WHY = {
+    "nothing": "",
+    "motion": "motion changed 6",
+    "precision": "model changed 6",
+    "quality": "film changed 6",
+    "network": "model changed 6",
+    "crop of a picture": "crop changed 2",
+    "crop of a video": "crop changed 3",
+    "sound of one video": "audio changed 3",
+    "enlarged": "upscale changed 6",
+    "pasted back": "paste_back changed 6",
+    "film deleted": "film gone 1",
+    "film of another size": "film altered 1",
+    "pair forgotten": "forgotten 1",
+    "picture replaced": "picture changed 2",
+    "video replaced": "video changed 3",
+    "picture added": "new picture 2",
+    "video added": "new video 3",
+    "plan gone": "",
+    "motion with a film deleted": "motion changed 6",
+    "sound with motions gone": "audio changed 6",
+}
+
+
+@pytest.mark.parametrize("name", WHY)
+def test_the_reasons_are_said_in_the_words_of_the_settings(run: ToyRun, name: str) -> None:
+    CHANGES[name][0](run)
+    assert run.plan()[1].why == WHY[name]
+
+
+def test_several_reasons_are_said_the_most_frequent_first(run: ToyRun) -> None:
+    both(configure(upscale=512, **MOTION), lambda run: run.write("images/new.png", "new"))(run)
+    assert run.plan()[1].why == "motion and upscale changed 6, new picture 2"
+
+
 BACK = ["motion", "network", "crop of all pictures", "sound", "enlarged", "pasted back", "quality"]
 
 

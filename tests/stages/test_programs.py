@@ -214,7 +214,7 @@ def test_whole_pictures_a_checkpoint_a_working_folder_and_a_film_of_another_side
     assert "has the whole picture (input: whole): take paste_back away" in folder.snakemake("-n", ok=False)
     folder.configure(engine={"command": command, "side": 64, "output_side": 32, "crop": "none"}, pairs="pairs.tsv")
     folder.snakemake()
-    assert folder.record("a/red")["picture"]["size"] == [32, 32]
+    assert folder.record("a/red")["picture"]["size"] == 32
 
 
 def test_a_program_that_hangs_is_ended(folder: RunFolder) -> None:

@@ -12,6 +12,6 @@ rule animate:
         image_to_animate
     threads: THREADS
     resources:
-        **job("animate", "gpu"),
+        **job("animate"),
     shell:
         "exec talkies shard animate {wildcards.name} --threads {threads} --log {log:q}"

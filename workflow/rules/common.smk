@@ -60,9 +60,9 @@ def needed(stage):
     ]
 
 
-def job(stage, kind="cpu"):
-    """Return the resources of a stage's jobs. kind: of the machine that they need: gpu or cpu."""
-    return SESSION.jobs.of(stage, kind)
+def job(stage):
+    """Return the resources of a stage's jobs."""
+    return SESSION.jobs.of(stage)
 
 
 def image_to_animate(wildcards):

@@ -10,6 +10,6 @@ rule motion:
         ".talkies/benchmarks/motion/{name}.tsv"
     threads: THREADS
     resources:
-        **job("motion", "gpu"),
+        **job("motion"),
     shell:
         "exec talkies shard motion {wildcards.name} --threads {threads} --log {log:q}"

@@ -23,9 +23,10 @@ class Jobs:
     def __init__(self, plan: Plan, executor: str | None, failures: Failures) -> None:
         self._plan, self._executor, self._failures = plan, executor, failures
 
-    def of(self, stage: str, kind: Kind) -> dict[str, Any]:
-        """Return the resources of a stage's jobs: those of config.yaml for this kind, the rest by estimate."""
+    def of(self, stage: str) -> dict[str, Any]:
+        """Return the resources of a stage's jobs: those of config.yaml for their kind, the rest by estimate."""
         settings = self._plan.settings
+        kind: Kind = "gpu" if stage in self._plan.table and self._plan.table[stage].on_gpu else "cpu"
         asked = settings.slurm.of(kind)
         usual: dict[str, Any] = {"runtime": self._walltime(stage, kind)}
         if "mem_mb_per_cpu" not in asked:

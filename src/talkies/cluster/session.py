@@ -74,9 +74,10 @@ class Session:
         if self.in_image and settings.container is not None:
             image.check_bindable([Path(each) for each in plan.outside])
             self._check_image(plan)
-        say(estimate.describe(plan, self._state, on_cluster=self.executor is not None))
-        if why := self._state.reasons:
-            say(f"to make: {why}")
+        cores = snakemake_private.cores(self._workflow) or 1
+        say(estimate.describe(plan, self._state, cores=cores, on_cluster=self.executor is not None))
+        if self._state.why:
+            say(f"{len(self._state.to_make)} to make: {self._state.why}")
         if unused := not_used(plan):
             say(f"not used: {unused}")
         self._lack = estimate.lack_of_room(plan, self._state)

@@ -3,7 +3,7 @@
 from .clip import Clip, Sound, SoundFile, probe, probe_sound, tags
 from .excerpt import excerpt_frames, write_excerpt
 from .ffmpeg import ffmpeg_path, ffmpeg_version
-from .film import FILM_SIZE, FrameWriter
+from .film import FILM_SIZE, FilmPicture, FrameWriter, encoding
 from .folders import CLIP_SUFFIXES, PICTURE_SUFFIXES, list_clips, list_pictures, not_used
 from .frames import Box, read_frames
 from .mosaics import MOSAIC_FILMS, MOSAIC_SIDE, mosaic
@@ -21,9 +21,11 @@ __all__ = [
     "PICTURE_SUFFIXES",
     "Box",
     "Clip",
+    "FilmPicture",
     "FrameWriter",
     "Sound",
     "SoundFile",
+    "encoding",
     "excerpt_frames",
     "ffmpeg_path",
     "ffmpeg_version",

@@ -7,7 +7,9 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish
@@ -28,6 +30,25 @@ class Encoding(NamedTuple):
     crf: int
     preset: str
     encoder: str
+
+
+def encoding(crf: int | None, preset: str | None, encoder: str) -> dict[str, Any]:
+    """Return how `FrameWriter` encodes the films of a run, with the defaults for what is None."""
+    # Where nvenc can't be opened, x264 is used with its default preset.
+    own = preset if encoder != "nvenc" else None
+    return {"crf": crf or 18, "preset": own or "veryfast", "encoder": encoder}
+
+
+class FilmPicture(Struct, frozen=True, omit_defaults=True):
+    """The pictures of a film. rate: frames a second, a fraction as text. size: the side of a square, or width and
+    height in pixels. crf, preset, encoder: how they were encoded (`FrameWriter`)."""
+
+    frames: int
+    rate: str
+    size: int | tuple[int, int]
+    crf: int | None = None
+    preset: str | None = None
+    encoder: str | None = None
 
 
 class FrameWriter:
@@ -103,6 +124,12 @@ class FrameWriter:
             if self._process is not None:
                 self._process.__exit__(None)
             self.part.unlink(missing_ok=True)
+
+    @property
+    def picture(self) -> FilmPicture:
+        """The facts about the pictures that were written."""
+        width, height = self.size or (0, 0)
+        return FilmPicture(self.frames, str(self.rate), width if width == height else (width, height), *self.encoding)
 
     @property
     def _even_size(self) -> tuple[int, int]:

@@ -1,8 +1,7 @@
 """What a person sees of a run on this machine: its plan, its stages, its films, each warning once, and the summary.
 
 Snakemake's own lines, several for each job, go into its log file only, and the workers' lines into their logs. This
-is a log handler that uses Snakemake's interface for logger plugins. It replaces Snakemake's own handler without an
-option. With `--verbose` and on a cluster, Snakemake's handler stays.
+is a logger plugin of Snakemake, which profiles/default chooses. With `--verbose`, and on a cluster, it prints all.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -63,30 +61,15 @@ current: Console | None = None
 """The console of this process's run."""
 
 
-def take_over() -> None:
-    """Replace Snakemake's console handler by ours, if it is in use and `--verbose` was not given."""
-    theirs = snakemake_private.console()
-    if theirs is None:
-        return
-    settings: Any = SimpleNamespace(**snakemake_private.console_settings(theirs))
-    if not _wants_all(settings):
-        ours = Console(settings, None)
-        ours.stream, ours.replaced = theirs.stream, theirs
-        ours.setFormatter(theirs.formatter)
-        snakemake_private.replace_console(theirs, ours)
-
-
 def is_dry() -> bool:
     """Return whether the run of this process's console is a dry one; False if it is not ours."""
     return current is not None and bool(current.common_settings.dryrun)
 
 
 def of_run(*, calm: bool) -> Console | None:
-    """Return the console of this process's run. calm False: put Snakemake's own back, unless ours was asked for."""
-    global current
-    if current and current.replaced and not calm:
-        snakemake_private.replace_console(current, current.replaced)
-        current = None
+    """Return the console of this process's run. calm False: let it print all of Snakemake's lines."""
+    if current is not None:
+        current.is_plain |= not calm
     return current if calm else None
 
 
@@ -116,9 +99,8 @@ class Console(LogHandlerBase):
         global current
         current = self
         settings = self.common_settings
-        self.replaced: logging.Handler | None = None
         self.stream = sys.stdout if settings.stdout else sys.stderr
-        self._is_plain = _wants_all(settings)
+        self.is_plain = _wants_all(settings)
         self._stages: dict[str, _Stage] = {}
         self._jobs: dict[int, tuple[str, str]] = {}  # stage and shard, by Snakemake's number
         self._ended: list[tuple[str, str, str]] = []  # command, how it ended, and Snakemake's message
@@ -135,11 +117,11 @@ class Console(LogHandlerBase):
     @property
     def is_live(self) -> bool:
         """Return whether the output is a terminal that can redraw a line."""
-        return self.stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not self._is_plain
+        return self.stream.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not self.is_plain
 
     def follow(self, workers: Path) -> None:
         """Send the workers' messages to this file, and show on the console those that a person needs."""
-        if self._is_plain:
+        if self.is_plain:
             return
         workers.parent.mkdir(parents=True, exist_ok=True)
         workers.write_bytes(b"")
@@ -163,10 +145,10 @@ class Console(LogHandlerBase):
         if getattr(record, "of_worker", False):
             return  # our own, for the log file only
         try:
-            lines = [self.format(record)] if self._is_plain else [*self._heard(), *self._lines(record)]
+            lines = [self.format(record)] if self.is_plain else [*self._heard(), *self._lines(record)]
             self._write(lines)
-        except (BrokenPipeError, KeyboardInterrupt, SystemExit):
-            raise
+        except BrokenPipeError:
+            pass  # the reader has gone
         except Exception:  # a record that this version of Snakemake does not write
             with suppress(OSError):
                 self._write([self.format(record)])
@@ -174,7 +156,7 @@ class Console(LogHandlerBase):
     def close(self) -> None:
         """Write the remaining messages, and remove the live lines."""
         self._over.set()
-        if not self._is_plain and not self.stream.closed:
+        if not self.is_plain and not self.stream.closed:
             with suppress(OSError):
                 for stage in self._stages.values():
                     stage.running.clear()

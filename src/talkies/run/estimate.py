@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .state import State
 
 # What work costs that is no stage's: seconds of one core, bytes.
+RUN_SECONDS = 2.0  # Snakemake's start and end
+JOB_SECONDS = 1.0  # a job's start: Python, the plan
+LOAD_SECONDS = 2.0  # the same of a job that loads an engine, in addition
 LOOK_SECONDS = 0.01  # for each pair in the gallery
 POSTER_SECONDS = 0.5  # for each take in the gallery
 MOSAIC_SECONDS_PER_FRAME = 0.005  # for each film in it
@@ -56,11 +59,8 @@ def walltime(plan: Plan, stage: str, shard: str | None) -> int:
 
     shard None: the job of the gallery, which reads every pair, or of the check, which reads every file.
     """
-    if shard is None and stage == "check":
-        seconds = CHECK_SECONDS * (len(plan.sources) + len(plan.takes))
-    elif shard is None:
-        seconds = LOOK_SECONDS * len(plan.pairs) + POSTER_SECONDS * len(plan.takes)
-        seconds += MOSAIC_SECONDS_PER_FRAME * _mosaic_frames(plan)
+    if shard is None:
+        seconds = _page_seconds(plan, stage)
     else:
         stages = [stage]
         if plan.joined and stage == plan.first.name:
@@ -68,6 +68,28 @@ def walltime(plan: Plan, stage: str, shard: str | None) -> int:
         tasks = [plan.tasks.get(each, {}).get(shard) for each in stages]
         seconds = sum(task.seconds for task in tasks if task)
     return WALLTIME_MINUTES + math.ceil(WALLTIME_MARGIN * seconds / 60)
+
+
+def _page_seconds(plan: Plan, page: str) -> float:
+    """Return what a job about the whole run takes."""
+    if page == "check":
+        return CHECK_SECONDS * (len(plan.sources) + len(plan.takes))
+    seconds = LOOK_SECONDS * len(plan.pairs) + POSTER_SECONDS * len(plan.takes)
+    return seconds + MOSAIC_SECONDS_PER_FRAME * _mosaic_frames(plan)
+
+
+def run_seconds(plan: Plan, cores: int) -> float:
+    """Return how long a run on this machine takes: its jobs, with their starts, and Snakemake's own."""
+    total = RUN_SECONDS
+    for stage in plan.stages:
+        tasks = plan.tasks[stage.name].values()
+        start = JOB_SECONDS + LOAD_SECONDS * stage.on_gpu
+        # A job that uses an engine has all cores; of others, each has one.
+        total += sum(start + task.seconds for task in tasks) / (1 if stage.on_gpu else max(1, min(cores, len(tasks))))
+    for page, name in plan.pages.items():
+        if name.endswith(plan.nonce):
+            total += JOB_SECONDS + _page_seconds(plan, page) / (cores if page == "check" else 1)
+    return total
 
 
 def gpu_megabytes(plan: Plan, shard: str) -> int:
@@ -148,21 +170,24 @@ def frames_a_second(plan: Plan, names: Iterable[str]) -> str:
     return ", ".join(f"{plan.rates[name]:g} frames/s ({name})" for name in engines)
 
 
-def describe(plan: Plan, state: State, *, on_cluster: bool = False) -> str:
+def describe(plan: Plan, state: State, *, cores: int = 1, on_cluster: bool = False) -> str:
     """Return one line about a run's size: pairs, jobs, estimated time and gigabytes to make, and free space."""
-    seconds = sum(plan.first.seconds(plan, name) for name in state.to_animate)
-    gpu = on_cluster and plan.settings.model.device != "cpu" and plan.settings.slurm.gpu.get("gpu", 1) != 0
-    took = duration(seconds)
-    if on_cluster and gpu:
-        took = f"{seconds / 3600:.3g} GPU hours" if seconds >= 3600 else f"{took} of a GPU"
+    took = duration(run_seconds(plan, cores))
+    if on_cluster:
+        seconds = sum(t.seconds for stage in plan.stages if stage.on_gpu for t in plan.tasks[stage.name].values())
+        gpu = plan.settings.model.device != "cpu" and plan.settings.slurm.gpu.get("gpu", 1) != 0
+        long = f"{seconds / 3600:.3g} GPU hours" if seconds >= 3600 else f"{duration(seconds)} of a GPU"
+        took = long if gpu else duration(seconds)
     drivings = len({take.driving for take in plan.takes.values()})
     free, limit = room(Path(plan.settings.results))
     pilot = f" (a pilot, first: {plan.settings.first})" if plan.is_pilot else ""
     to_make = f"{len(state.to_make)} to make"
     if len(state.to_animate) < len(state.to_make):
         to_make += f", {len(state.to_animate)} of them to {plan.first.name}"
+    if state.to_make:
+        to_make += f": about {took}"
     if state.to_animate:
-        to_make += f": about {took} at {frames_a_second(plan, state.to_animate)}"
+        to_make += f" at {frames_a_second(plan, state.to_animate)}"
     if state.to_make:
         to_make += f", {size_text(frames_of(plan, state.to_make) * BYTES_PER_FRAME)}"
     return (

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import settings
+from ..files import shipped
 from .record import Film, FoundMotion, Prepared, PreparedTake, Recorded, Talkie
 
 if TYPE_CHECKING:
@@ -97,3 +99,21 @@ def remove_older(stage: str, name: str) -> None:
         for path in (folder / stage).glob(f"{shard_of(name)}.*"):
             if not path.name.startswith(name):
                 path.unlink(missing_ok=True)
+
+
+# --- for a run folder's Snakefile --------------------------------------------------------------------------
+
+
+def readable(path: str) -> str:
+    """Return the path of a config file for Snakemake, which would print a traceback for a damaged one.
+
+    No key is checked: --config may add more. TalkiesError if it can't be read.
+    """
+    if Path(path).exists():
+        settings.read(Path(path))
+    return path
+
+
+def workflow_folder() -> Path:
+    """Return the folder of the workflow, for a Snakefile that uses it as a module."""
+    return shipped("workflow")

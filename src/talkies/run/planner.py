@@ -32,7 +32,7 @@ from .pairs import Pair, Source, Take, by_each_engine, check_squares, each_face,
 from .plan import Contents, Plan, Task, digest, stored_plan
 from .shards import deal
 from .stage import Table
-from .state import Look, State, look, with_something_made
+from .state import Look, State, look, reasons, with_something_made
 
 ALL = "all"
 """The one item of the jobs about the whole run."""
@@ -90,6 +90,7 @@ def make_plan(
     known.save(keep=plan.is_pilot)
     deal(plan, previous, ledger, on_cluster=on_cluster)
     state = seen.state()
+    state.why = reasons(seen, previous, state.to_make)
     _assign_tasks(plan, state)
     plan.joined = on_cluster and all(
         shard in plan.tasks[plan.first.name] for stage in plan.of_pairs for shard in plan.tasks[stage.name]

@@ -20,6 +20,7 @@ from ..files import (
     write_json,
 )
 from ..media.crop import Crop
+from ..media.film import FilmPicture
 from ..media.sound import SoundFacts
 
 
@@ -125,23 +126,12 @@ class FoundMotion(Record, frozen=True, kw_only=True):
         return self.frames
 
 
-class FilmPicture(Struct, frozen=True, omit_defaults=True):
-    """The pictures of a film. rate: frames a second, a fraction as text. size: the side of a square, or width and
-    height in pixels. crf, preset, encoder: how they were encoded (`FrameWriter`)."""
-
-    frames: int
-    rate: str
-    size: int | tuple[int, int]
-    crf: int | None = None
-    preset: str | None = None
-    encoder: str | None = None
-
-
 class Film(Record, frozen=True, kw_only=True):
-    """Of a silent film. seconds: what animating it took."""
+    """Of a silent film. seconds: what animating it took. by: the engine that made it (`estimate.maker`)."""
 
     picture: FilmPicture
     seconds: float = 0.0
+    by: str = ""
 
     @property
     def spent(self) -> float:

@@ -10,7 +10,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
@@ -84,11 +84,6 @@ def leave_image_out(workflow: Any) -> None:
     workflow.deployment_settings.deployment_method = frozenset()
 
 
-def wildcards_of_jobs(workflow: Any) -> Iterable[dict[str, str]]:
-    """Yield the wildcards of each job of this run (Workflow.dag.needrun_jobs, Job.wildcards_dict)."""
-    return (job.wildcards_dict or {} for job in workflow.dag.needrun_jobs())
-
-
 def pulled_images(workflow: Any) -> list[Path]:
     """Return the files of the jobs' images (Workflow.dag.container_imgs)."""
     return [Path(image.path) for image in workflow.dag.container_imgs.values()]
@@ -114,33 +109,6 @@ def _both(ours: Callable[[], None], theirs: Callable[[Any], Any]) -> Callable[[A
         return theirs(log)
 
     return handler
-
-
-def console() -> Any | None:
-    """Return the handler with which Snakemake writes to the console (LoggerManager); None if a plugin does."""
-    return next((each for each in LOGGER.handlers if each.name == "DefaultStreamHandler"), None)
-
-
-def console_settings(handler: Any) -> dict[str, Any]:
-    """Return that handler's settings, by their names in a plugin's `common_settings`.
-
-    From its filter (DefaultFilter), its formatter (DefaultFormatter) and itself (ColorizingTextHandler).
-    """
-    asked = next(each for each in handler.filters if hasattr(each, "printshellcmds"))
-    names = ("quiet", "debug_dag", "verbose", "dryrun", "printshellcmds")
-    return {name: getattr(asked, name) for name in names} | {
-        "show_failed_logs": handler.formatter.show_failed_logs,
-        "nocolor": handler.nocolor,
-        "stdout": asked.dryrun,
-    }
-
-
-def replace_console(old: logging.Handler, new: logging.Handler) -> None:
-    """Let another handler write to the console, with the filter of `--quiet`."""
-    for each in old.filters:
-        new.addFilter(each)
-    LOGGER.removeHandler(old)
-    LOGGER.addHandler(new)
 
 
 def send_errors_to(path: Path) -> None:

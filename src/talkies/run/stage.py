@@ -7,7 +7,7 @@ made, and the last puts the finished film into the results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,20 +33,23 @@ class Stage:
     """One step.
 
     name: of the stage and of its rule. of: the kind of its items. file: an item's file. asks: every value that decides
-    that file, with the keys or contents of what it is made from; NotSeen if one of these is not known yet. The key of
+    that file, by the setting's name, and the keys or contents of what it is made from; NotSeen if one of these is not
+    known yet. The key of
     the film before it in the chain is added by itself. make: makes items whose file does not stand; yields each with
     its record, or with the error in its inputs, in any order. seconds: what an item is expected to take. needs: the
     stages of pictures and takes whose results an item is made from. wanted: whether an item goes through this stage.
+    on_gpu: its jobs use an engine, on a GPU or all cores.
     """
 
     name: str
     of: Kind
     file: Callable[[Folder, Plan, str], Recorded[Any]]
-    asks: Callable[[Plan, str], Any]
+    asks: Callable[[Plan, str], Mapping[str, Any]]
     make: Callable[[Any, list[str]], Iterator[tuple[str, Record | InputError]]]
     seconds: Callable[[Plan, str], float]
     needs: Callable[[Plan, str], tuple[str, ...]] = _nothing
     wanted: Callable[[Plan, str], bool] = _always
+    on_gpu: bool = False
 
     @property
     def reads_files(self) -> bool:

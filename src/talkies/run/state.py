@@ -13,26 +13,27 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
 from .folder import Folder
 from .ledger import Failed, Forgotten, Ledger, Made
 from .plan import Plan
-from .record import Prepared, R, Recorded, Talkie
-from .stage import Stage
+from .record import Film, Prepared, R, Recorded, Talkie
+from .stage import NotSeen, Stage
 
 Listing = dict[str, tuple[int, int]]
 """A folder's files: size and time (ns) by name."""
 Entry = Made | Failed | None
-NEW = "new"
+NEW = "not made yet"
 
 
 @dataclass
 class State:
     """The pairs that are done, those that failed and why, and the items that each stage is to make, by its name.
 
-    why: how many pairs are to be made for which reason. found: the ledger entries of files that only their records told
+    why: the reasons why pairs are to be made, in words. found: the ledger entries of files that only their records told
     of, by shard.
     """
 
@@ -41,13 +42,8 @@ class State:
     due: dict[str, list[str]] = field(default_factory=dict)
     to_make: list[str] = field(default_factory=list)
     to_animate: list[str] = field(default_factory=list)
-    why: Counter[str] = field(default_factory=Counter)
+    why: str = ""
     found: dict[str, list[Made]] = field(default_factory=dict)
-
-    @property
-    def reasons(self) -> str:
-        """Why pairs are to be made, in words; empty if all are new or none is."""
-        return "" if set(self.why) <= {NEW} else ", ".join(f"{count} {why}" for why, count in self.why.most_common())
 
 
 class Look:
@@ -141,23 +137,11 @@ class Look:
             elif reason := self.failure(plan.last, name):
                 state.failed[name] = reason
             else:
-                state.why[self._why(name)] += 1
                 for stage in self.due_chain(name):
                     state.due[stage.name].append(name)
         state.to_make, state.to_animate = state.due[plan.last.name], state.due[plan.first.name]
         self._inputs(state)
         return state
-
-    def _why(self, name: str) -> str:
-        """Return in a few words why a pair's film is to be made."""
-        plan, entry = self.plan, self.ledger.get(self.plan.last.name, name)
-        if not isinstance(entry, Made):
-            return "forgotten" if isinstance(entry, Forgotten) else NEW
-        for stage, item in [*plan.inputs(plan.first, name), *((stage, name) for stage in plan.chain(name))]:
-            before = self.ledger.get(stage.name, item)
-            if isinstance(before, Made) and before.key != plan.key(stage, item):
-                return f"with another {stage.name}"
-        return "gone or altered"
 
     def due_chain(self, name: str) -> list[Stage]:
         """Return the stages that a pair whose film does not stand has still to go through, the last first."""
@@ -221,7 +205,7 @@ def look(plan: Plan, ledger: Ledger | None = None) -> State:
     return Look(plan, ledger or Ledger.read()).state()
 
 
-def made_of(stage: Stage, item: str, recorded: Recorded[R], record: R, *, by: str = "") -> Made:
+def made_of(stage: Stage, item: str, recorded: Recorded[R], record: R) -> Made:
     """Return the ledger entry of a file that stands as its record says."""
     status = recorded.path.stat()
     original = record.original if isinstance(record, Prepared) else None
@@ -233,7 +217,7 @@ def made_of(stage: Stage, item: str, recorded: Recorded[R], record: R, *, by: st
         mtime_ns=status.st_mtime_ns,
         seconds=record.spent,
         frames=record.length,
-        by=by,
+        by=record.by if isinstance(record, Film) else "",
         shows=record.picture_key if isinstance(record, Talkie) else None,
         read=(original.size, original.mtime_ns, original.sha256) if original else None,
     )
@@ -251,3 +235,58 @@ def with_something_made(plan: Plan, ledger: Ledger) -> Iterable[str]:
         if made or (films and look.status(plan.last.file(look.folder, plan, name).record_path)):
             yield plan.sources[pair.source].file
             yield plan.takes[pair.take].file
+
+
+# --- why pairs are to be made ------------------------------------------------------------------------------
+
+
+def reasons(look: Look, before: Plan | None, names: Iterable[str]) -> str:
+    """Return in words why pairs are to be made, the most frequent reason first; empty if all are new.
+
+    before: the plan of the last run, whose settings are compared with those of now.
+    """
+    for stage, item, file in before.files() if before else ():
+        if before and (read := look.ledger.contents.get((stage.name, item))):
+            before.contents[file] = read[2]
+    counts = Counter(_why(look, before, name) for name in names)
+    return "" if set(counts) <= {NEW} else ", ".join(f"{why} {count}" for why, count in counts.most_common())
+
+
+def _why(look: Look, before: Plan | None, name: str) -> str:
+    plan, pair = look.plan, look.plan.pairs[name]
+    entry = look.ledger.get(plan.last.name, name)
+    there = look.status(plan.last.file(look.folder, plan, name).path)
+    if isinstance(entry, Forgotten):
+        return "forgotten"
+    if isinstance(entry, Made) and entry.key == plan.key(plan.last, name):
+        return "film altered" if there else "film gone"
+    if before and pair.source not in before.sources:
+        return "new picture"
+    if before and pair.take not in before.takes:
+        return "new video" if pair.take == pair.driving else "new part of a video"
+    if before and name not in before.pairs:
+        return "new pair"
+    if before and (changed := _changed(plan, before, name)):
+        return f"{' and '.join(changed)} changed"
+    return "settings or files changed" if entry or there else NEW
+
+
+def _changed(now: Plan, before: Plan, name: str) -> list[str]:
+    """Return what decides a pair's film and is not as it was, by the names of settings."""
+    found: dict[str, None] = {}
+    todo = [(stage, name) for stage in now.of_pairs]
+    for stage, item in todo:
+        above = now.inputs(stage, item) if stage.wanted(now, item) else []
+        todo += [each for each in above if each not in todo]
+        keys = [now.key(*each) for each in above]
+        new, old = _asked(now, stage, item), _asked(before, stage, item)
+        if new is not None and old is not None:
+            found |= {key: None for key in old | new if old.get(key) != new.get(key) and new.get(key) not in keys}
+    return list(found)
+
+
+def _asked(plan: Plan, stage: Stage, item: str) -> dict[str, Any] | None:
+    try:
+        return dict(stage.asks(plan, item)) if stage.wanted(plan, item) else {}
+    except NotSeen:
+        return None

@@ -6,7 +6,6 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -20,14 +19,13 @@ from ..engines.command import CommandEngine
 from ..engines.program import Program
 from ..errors import InputError, TalkiesError, printable
 from ..fomm.model.presets import PRESETS
-from ..media.film import FILM_SIZE
+from ..media.film import encoding
 from ..run.estimate import maker
 from ..run.inputs import clip_of
 from ..run.pairs import Pair
 from ..run.plan import Plan
-from ..run.record import Film, FilmPicture, FoundMotion, Original, PreparedTake, Record, is_unchanged
+from ..run.record import Film, FoundMotion, Original, PreparedTake, Record, is_unchanged
 from ..run.stage import Stage
-from ..settings import Settings
 from .cut import probe_copy, seconds, why_refused
 from .work import UNFINISHED_BYTES, Bench, Unwanted, begin, since
 
@@ -38,37 +36,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("talkies")
 
 
-ENCODING: dict[str, Any] = {"crf": 18, "preset": "veryfast", "encoder": "x264"}
-"""How films are encoded by default (`FrameWriter`)."""
 PAIR_SECONDS = 0.3
 """For each film, in addition to its frames: opening and closing it, its record."""
 
 
-def encoding(settings: Settings) -> dict[str, Any]:
-    """Return how a run's films are encoded: crf, preset, encoder."""
-    own = {name: value for name, value in asdict(settings.film).items() if value is not None}
-    if own.get("encoder") == "nvenc":  # where nvenc can't be opened, x264 is used with its default preset
-        own.pop("preset", None)
-    return ENCODING | own
-
-
-def _asks(plan: Plan, name: str) -> Any:
-    pair = plan.pairs[name]
+def _asks(plan: Plan, name: str) -> dict[str, Any]:
+    pair, film = plan.pairs[name], {"film": encoding(**asdict(plan.settings.film))}
     program = plan.others.get(pair.engine)
     if program is not None:
-        return [_asks_of_program(plan, pair, program), encoding(plan.settings)]
+        return _asks_of_program(plan, pair, program) | film
     model = plan.settings.model
-    return [
-        plan.known_key("crop", pair.source),
-        plan.known_key("motion", pair.take),
+    return {
+        "source": plan.known_key("crop", pair.source),
+        "take": plan.known_key("motion", pair.take),
         # Absolute motion uses the driving keypoints themselves: no scale and no first frame.
-        [pair.adapt_scale, pair.best_frame or 0] if pair.relative else "absolute",
-        [model.precision, PRESETS[model.preset].recipe],
-        encoding(plan.settings),
-    ]
+        "motion": [pair.adapt_scale, pair.best_frame or 0] if pair.relative else "absolute",
+        "model": [model.precision, PRESETS[model.preset].recipe],
+        **film,
+    }
 
 
-def _asks_of_program(plan: Plan, pair: Pair, program: Program) -> Any:
+def _asks_of_program(plan: Plan, pair: Pair, program: Program) -> dict[str, Any]:
     """Return what decides a program's film. A setting that its command does not use changes nothing."""
     source, take = plan.sources[pair.source], plan.takes[pair.take]
     chosen = {
@@ -77,16 +65,17 @@ def _asks_of_program(plan: Plan, pair: Pair, program: Program) -> Any:
         "find_best_frame": pair.best_frame == "auto",
         "best_frame": pair.best_frame if isinstance(pair.best_frame, int) else 0,
     }
-    inputs: list[Any] = [plan.known_key("crop", pair.source), plan.known_key("cut", pair.take)]
+    inputs: dict[str, Any] = {"source": plan.known_key("crop", pair.source), "take": plan.known_key("cut", pair.take)}
     if program.input == "whole":
-        inputs = [plan.content(source.file), plan.content(take.file), take.start, take.end, take.flip]
+        segment = {"start": take.start, "end": take.end, "flip": take.flip}
+        inputs = {"picture": plan.content(source.file), "video": plan.content(take.file), **segment}
     keys = ("command", "workdir", "input", "side", "output_side", "result", "batch")
-    return [
-        inputs,
-        {name: value for name, value in chosen.items() if program.uses(name)},
-        plan.content(pair.audio) if isinstance(pair.audio, str) and program.uses("audio") else None,
-        {**plan.programs[pair.engine], **{key: getattr(program, key) for key in keys}},
-    ]
+    return {
+        **inputs,
+        "motion": {name: value for name, value in chosen.items() if program.uses(name)},
+        "audio": plan.content(pair.audio) if isinstance(pair.audio, str) and program.uses("audio") else None,
+        "engine": {**plan.programs[pair.engine], **{key: getattr(program, key) for key in keys}},
+    }
 
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Film | InputError]]:
@@ -129,6 +118,7 @@ STAGE = Stage(
     seconds=_seconds,
     # The built-in engine computes a take's motion once for all pictures; programs get the clip itself.
     needs=lambda plan, name: ("crop", "motion") if plan.pairs[name].engine == FOMM else ("crop", "cut"),
+    on_gpu=True,
 )
 
 
@@ -157,17 +147,11 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[Pair]) -> Iterator
 
     def jobs() -> Iterator[FilmJob]:
         for number, pair in enumerate(missing):
-            silent, facts = bench.stage.file(folder, bench.plan, pair.name).path, _take_facts(bench, pair)
-            silent.parent.mkdir(parents=True, exist_ok=True)
+            facts = _take_facts(bench, pair)
             begin(bench, pair.name)
-            writer = media.FrameWriter(
-                silent,
-                Fraction(facts.rate),
-                **encoding(bench.plan.settings),
-                # The number of films encoded at once; if they are few, they share the cores.
-                threads=max(1, engine.threads // len(missing)),
-                part=scratch.unfinished(f"{number}.mp4"),
-            )
+            # The number of films encoded at once; if they are few, they share the cores.
+            threads = max(1, engine.threads // len(missing))
+            writer = bench.writer(pair, facts.rate, f"{number}.mp4", threads=threads)
             yield FilmJob(
                 pair.name,
                 pair.source,
@@ -233,17 +217,11 @@ def _record_film(
     )
     engine_facts: Any = facts
     device = engine_facts["model" if pair.engine == FOMM else "engine"].get("device", "")
-    bench.by = maker(pair.engine, bench.plan.settings.model.preset, str(device))
+    by = maker(pair.engine, bench.plan.settings.model.preset, str(device))
     recorded = bench.stage.file(bench.folder, bench.plan, pair.name)
-    film = Film(key=bench.key(pair.name), picture=picture_of(writer), seconds=took, facts=facts)
+    film = Film(key=bench.key(pair.name), picture=writer.picture, seconds=took, by=by, facts=facts)
     made[pair.name] = recorded.describe(film)
     log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
-
-
-def picture_of(writer: media.FrameWriter) -> FilmPicture:
-    """Return the facts about a written film's pictures."""
-    size = writer.size if writer.size != (FILM_SIZE, FILM_SIZE) else None
-    return FilmPicture(writer.frames, str(writer.rate), size or FILM_SIZE, *writer.encoding)
 
 
 def film_facts(

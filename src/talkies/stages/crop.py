@@ -28,9 +28,9 @@ log = logging.getLogger("talkies")
 PICTURE_SECONDS = 1.0
 
 
-def _asks(plan: Plan, name: str) -> Any:
+def _asks(plan: Plan, name: str) -> dict[str, Any]:
     source = plan.sources[name]
-    return [plan.content(source.file), source.crop.plain, FILM_SIZE]
+    return {"picture": plan.content(source.file), "crop": source.crop.plain, "side": FILM_SIZE}
 
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Prepared | InputError]]:

@@ -28,9 +28,10 @@ TAKE_SECONDS = 1.0  # probing, opening and closing its files
 TAKE_SECONDS_PER_FRAME = 0.02
 
 
-def _asks(plan: Plan, name: str) -> Any:
+def _asks(plan: Plan, name: str) -> dict[str, Any]:
     take = plan.takes[name]
-    return [plan.content(take.file), take.crop.plain, take.start, take.end, take.flip, FILM_SIZE]
+    segment = {"start": take.start, "end": take.end, "flip": take.flip}
+    return {"video": plan.content(take.file), "crop": take.crop.plain, **segment, "side": FILM_SIZE}
 
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, PreparedTake | InputError]]:

@@ -25,8 +25,8 @@ log = logging.getLogger("talkies")
 TAKE_SECONDS = 1.0
 
 
-def _asks(plan: Plan, name: str) -> Any:
-    return [plan.known_key("cut", name), plan.settings.model.preset, plan.weights]
+def _asks(plan: Plan, name: str) -> dict[str, Any]:
+    return {"take": plan.known_key("cut", name), "model": [plan.settings.model.preset, plan.weights]}
 
 
 def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, FoundMotion | InputError]]:
@@ -77,4 +77,5 @@ STAGE = Stage(
     seconds=lambda plan, take: TAKE_SECONDS + plan.takes[take].frames / plan.rates[FOMM],
     needs=lambda plan, take: ("cut",),
     wanted=lambda plan, take: take in plan.moving_takes,
+    on_gpu=True,
 )

@@ -32,9 +32,10 @@ def provenance(engine: str) -> str:
     return f"AI-generated: a still picture animated by talkies ({name}); digitalSourceType={SOURCE_TYPE}"
 
 
-def _asks(plan: Plan, name: str) -> Any:
+def _asks(plan: Plan, name: str) -> dict[str, Any]:
     audio = plan.pairs[name].audio
-    return [{"file": plan.content(audio)} if isinstance(audio, str) else audio, plan.settings.provenance]
+    sound = {"file": plan.content(audio)} if isinstance(audio, str) else audio
+    return {"audio": sound, "provenance": plan.settings.provenance}
 
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Talkie | InputError]]:

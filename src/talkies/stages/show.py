@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,16 @@ from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.record import Film, is_unchanged
 from ..run.stage import Stage
-from .animate import encoding, picture_of
 from .work import Bench, since
 
 PAIR_SECONDS = 0.3
 SECONDS_PER_FRAME = 0.2  # for a picture of 2,000 pixels a side
 
 
-def _asks(plan: Plan, name: str) -> Any:
+def _asks(plan: Plan, name: str) -> dict[str, Any]:
     if plan.pairs[name].paste_back:
-        return ["paste back", FEATHER, LARGEST_SIDE]
-    return ["upscale", plan.settings.upscale]
+        return {"paste_back": [FEATHER, LARGEST_SIDE]}
+    return {"upscale": plan.settings.upscale}
 
 
 def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Film | InputError]]:
@@ -44,18 +42,12 @@ def _show_film(bench: Bench, pair: Pair) -> Film:
     target = bench.folder.film(bench.stage.name, pair)
     made, film = bench.film(pair.name)
     bench.scratch.require(8 * film.stat().st_size)
-    target.path.parent.mkdir(parents=True, exist_ok=True)
-    writer = media.FrameWriter(
-        target.path,
-        Fraction(made.picture.rate),
-        **encoding(bench.plan.settings),
-        part=bench.scratch.unfinished("shown.mp4"),
-    )
+    writer = bench.writer(pair, made.picture.rate, "shown.mp4")
     how = _show(bench, pair, made, film, writer)
     return target.describe(
         Film(
             key=bench.key(pair.name),
-            picture=picture_of(writer),
+            picture=writer.picture,
             seconds=made.seconds,
             facts={**made.facts, "shown": how, "show_seconds": since(began)},
         )

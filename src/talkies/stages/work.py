@@ -13,10 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec.structs import asdict
+
+from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..files import PART, stem_of
 from ..machine.scratch import Scratch, open_scratch
@@ -25,6 +29,7 @@ from ..run.folder import Folder, shard_of
 from ..run.inputs import stamp_of, unreadable
 from ..run.ledger import Begun, Broke, Event, Failed, Forgotten, Ledger, Loaded, note
 from ..run.lock import held
+from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.planner import finish
 from ..run.record import Film, Record, Recorded
@@ -74,8 +79,7 @@ def _no_engine(name: str, within: Path | None) -> Engine:
 class Bench:
     """What a stage works with: plan, folder, one shard, scratch, ledger, progress and engine.
 
-    engine: opens an engine by name, once, and gives it a folder for its files. by: the engine at work, as the ledger
-    names it.
+    engine: opens an engine by name, once, and gives it a folder for its files.
     """
 
     plan: Plan
@@ -84,7 +88,6 @@ class Bench:
     engine: Opener = _no_engine
     progress: Progress = field(default_factory=Progress)
     scratch: Scratch = field(default_factory=Scratch)
-    by: str = ""
 
     @cached_property
     def folder(self) -> Folder:
@@ -134,6 +137,18 @@ class Bench:
             self.note(*(Forgotten(stage=stage.name, item=name) for stage in (before, plan.last)))
             raise TalkiesError(f"{printable(name)}: its silent film is gone; run snakemake again to make it")
         return carried, talkie.path
+
+    def writer(self, pair: Pair, rate: str, part: str, *, threads: int | None = None) -> media.FrameWriter:
+        """Return the writer of the film that this stage makes of a pair. part: a name for the unfinished film."""
+        path = self.stage.file(self.folder, self.plan, pair.name).path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return media.FrameWriter(
+            path,
+            Fraction(rate),
+            **media.encoding(**asdict(self.plan.settings.film)),
+            threads=threads,
+            part=self.scratch.unfinished(part),
+        )
 
     def note(self, *events: Event) -> None:
         """Append events to the shard's ledger."""
@@ -224,7 +239,7 @@ def _make(bench: Bench, items: list[str]) -> dict[str, str]:
                 log.error("%s", reason)
             continue
         recorded = stage.file(bench.folder, plan, item)
-        bench.note(made_of(stage, item, recorded, outcome, by=bench.by))
+        bench.note(made_of(stage, item, recorded, outcome))
         if stage is plan.last:
             for each in plan.of_pairs[:-1]:
                 each.file(bench.folder, plan, item).remove()
