@@ -260,7 +260,9 @@ def large(settings: dict[str, Any], pictures: int, clips: int, frames: int, rate
     takes = {f"{n:05d}": Take(f"{n:05d}", "", NONE, frames=frames) for n in range(clips)}
     sources = {f"{n:05d}": Source("", NONE) for n in range(pictures)}
     pairs = {pair.name: pair for take in takes for image in sources for pair in [Pair(take, image)]}
-    return Plan(STAGES, complete(settings), sources, takes, pairs, rates={"fomm": rate})
+    made = Plan(settings=complete(settings), sources=sources, takes=takes, pairs=pairs, rates={"fomm": rate})
+    made.stages = STAGES
+    return made
 
 
 def spent(made: Plan, kind: str) -> list[float]:

@@ -112,7 +112,7 @@ def change(run: ClusterRun, **settings: object) -> None:
 def shards_of(run: ClusterRun) -> dict[str, set[str]]:
     """Return the pairs of each shard, as the plan deals them."""
     plan = json.loads((run.path / ".talkies/plan.json").read_text())
-    return {shard: {f"{row[0]}/{row[1]}" for row in rows} for shard, rows in plan["rows"].items()}
+    return {shard: set(pairs) for shard, pairs in plan["shards"]["pairs"].items()}
 
 
 def shards_made(run: ClusterRun, stage: str, before: Iterable[str]) -> set[str]:

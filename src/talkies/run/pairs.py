@@ -46,7 +46,7 @@ class Take:
     flip: bool = False
 
 
-class Pair(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+class Pair(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """One film to make: a source image moved by a take. Small, since there may be a million of them.
 
     audio: the driving video's own sound, none, or that of another file. crop, driving_crop: only if they differ from

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec import Struct, field
 
 from ..engines import FOMM
 from ..engines.program import Program
 from ..errors import TalkiesError
-from ..files import from_json, to_json, typed, write_whole
+from ..files import from_json, to_json, write_whole
 from ..settings import Settings
 from .folder import PLAN
 from .inputs import stamp_of
 from .ledger import Ledger
-from .pairs import Pair, Source, Take, choices_of, usual_pair
+from .pairs import Pair, Source, Take
 from .stage import Kind, NotSeen, Stage, Table
 
 RECIPE = 1
@@ -52,71 +49,37 @@ class Task(Struct):
     needs: list[tuple[str, str]]
 
 
-class Row(Struct, array_like=True, omit_defaults=True):
-    """A pair in a plan's file. own: its fields that are not the usual ones."""
+class Plan(Struct, dict=True, kw_only=True, omit_defaults=True):
+    """The whole plan; its fields are the plan's file.
 
-    driving: str
-    image: str
-    own: dict[str, Any] = {}
-
-
-class Stored(Struct, kw_only=True, omit_defaults=True):
-    """A plan's file: `Plan`'s fields, but for the pairs, which are rows by shard."""
-
-    settings: Settings
-    sources: dict[str, Source]
-    takes: dict[str, Take]
-    pictures: dict[str, list[str]]
-    clips: dict[str, list[str]]
-    rows: dict[str, list[Row]]
-    contents: dict[str, str]
-    weights: str
-    programs: dict[str, Contents]
-    rates: dict[str, float]
-    given: dict[str, Any]
-    outside: list[str]
-    tasks: dict[str, dict[str, Task]]
-    pages: dict[str, str]
-    page_keys: dict[str, str]
-    nonce: str
-    joined: bool = False
-
-
-ALIKE = [name for name in Stored.__struct_fields__ if name not in ("pictures", "clips", "rows")]
-"""The fields that `Plan` and its file have in common."""
-
-
-@dataclass
-class Plan:
-    """The whole plan.
-
-    stages: the table of stages. shards: items by shard, by the kind of item. contents: digests of the input files that
-    are known, by path. weights: the digest of the built-in engine's; programs: those of other engines' files. rates:
-    expected frames a second of each engine. given: settings that the command line changed. outside: folders outside
-    the run folder that its jobs read or write. tasks: the jobs with something to do, by stage and shard. pages: the
-    names of the jobs about the whole run; page_keys: what they show, at plan time. nonce: the ending of this plan's
-    job names. joined: the first job of a shard
-    of pairs does the later stages too, so that a shard waits once for a node.
+    shards: items by shard, by the kind of item. contents: digests of the input files that are known, by path. weights:
+    the digest of the built-in engine's; programs: those of other engines' files. rates: expected frames a second of
+    each engine. given: settings that the command line changed. outside: folders outside the run folder that its jobs
+    read or write. tasks: the jobs with something to do, by stage and shard. pages: the names of the jobs about the
+    whole run; page_keys: what they show, at plan time. nonce: the ending of this plan's job names. joined: the first
+    job of a shard of pairs does the later stages too, so that a shard waits once for a node.
     """
 
-    stages: Sequence[Stage]
     settings: Settings
     sources: dict[str, Source]
     takes: dict[str, Take]
     pairs: dict[str, Pair]
     shards: dict[Kind, dict[str, list[str]]] = field(default_factory=lambda: {"pictures": {}, "takes": {}, "pairs": {}})
-    contents: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, str] = {}
     weights: str = ""
-    programs: dict[str, Contents] = field(default_factory=dict)
-    rates: dict[str, float] = field(default_factory=dict)
-    given: dict[str, Any] = field(default_factory=dict)
-    outside: list[str] = field(default_factory=list)
-    tasks: dict[str, dict[str, Task]] = field(default_factory=dict)
-    pages: dict[str, str] = field(default_factory=dict)
-    page_keys: dict[str, str] = field(default_factory=dict)
+    programs: dict[str, Contents] = {}
+    rates: dict[str, float] = {}
+    given: dict[str, Any] = {}
+    outside: list[str] = []
+    tasks: dict[str, dict[str, Task]] = {}
+    pages: dict[str, str] = {}
+    page_keys: dict[str, str] = {}
     nonce: str = ""
     joined: bool = False
-    _keys: dict[tuple[str, str], str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stages: Sequence[Stage] = ()
+        self._keys: dict[tuple[str, str], str | None] = {}
 
     # --- items and stages ----------------------------------------------------------------------------------
 
@@ -279,60 +242,19 @@ class Plan:
 
     def save(self, path: Path = PLAN) -> None:
         """Write the plan."""
-        usual = usual_pair(self.settings)
-        rows = {
-            shard: [_row(self.pairs[name], usual) for name in names] for shard, names in self.shards["pairs"].items()
-        }
-        write_whole(
-            path,
-            to_json(
-                Stored(
-                    rows=rows,
-                    pictures=self.shards["pictures"],
-                    clips=self.shards["takes"],
-                    **{name: getattr(self, name) for name in ALIKE},
-                )
-            ),
-        )
+        write_whole(path, to_json(self))
 
     @classmethod
     def load(cls, table: Table, path: Path = PLAN) -> Plan:
         """Read a plan; TalkiesError if there is none that can be read."""
         try:
-            stored = from_json(path.read_bytes(), Stored)
+            plan = from_json(path.read_bytes(), cls)
         except OSError:
             raise TalkiesError(f"{path}: no plan here: go into the run folder, and run snakemake there first") from None
         except ValueError:
             raise TalkiesError(f"{path}: a damaged plan: run snakemake again") from None
-        plan = cls(table(stored.settings), pairs={}, **{name: getattr(stored, name) for name in ALIKE})
-        plan.shards["pictures"], plan.shards["takes"] = stored.pictures, stored.clips
-        usual = usual_pair(stored.settings)
-        choices, fields = choices_of(usual), asdict(usual)
-        with suppress(ValueError):
-            for shard, rows in stored.rows.items():
-                pairs = [
-                    typed({**fields, "driving": row.driving, "image": row.image, **row.own}, Pair)
-                    if row.own
-                    else Pair(row.driving, row.image, *choices)
-                    for row in rows
-                ]
-                plan.shards["pairs"][shard] = [pair.name for pair in pairs]
-                plan.pairs.update((pair.name, pair) for pair in pairs)
-            if plan._is_complete():
-                return plan
-        raise TalkiesError(f"{path}: a damaged plan: run snakemake again")
-
-    def _is_complete(self) -> bool:
-        """Return whether every name in the plan exists there."""
-        return (
-            self._shards_of["pictures"].keys() == self.sources.keys()
-            and self._shards_of["takes"].keys() == self.takes.keys()
-            and all(
-                pair.source in self.sources and pair.take in self.takes and pair.engine in self.engines
-                for pair in self.pairs.values()
-            )
-            and self.others.keys() == self.programs.keys()
-        )
+        plan.stages = table(plan.settings)
+        return plan
 
 
 def stored_plan(table: Table) -> Plan | None:
@@ -347,10 +269,3 @@ def compared(plan: Plan) -> list[tuple[str, str]]:
     """Return which takes move which pictures by motion relative to the first frame, where poses matter."""
     pairs = plan.pairs.values()
     return sorted({(p.source, p.take) for p in pairs if p.relative and p.best_frame is None and p.engine == FOMM})
-
-
-def _row(pair: Pair, usual: Pair) -> Row:
-    if choices_of(pair) == choices_of(usual):
-        return Row(pair.driving, pair.image)
-    fields = zip(pair.__struct_fields__[2:], choices_of(pair), choices_of(usual), strict=True)
-    return Row(pair.driving, pair.image, {name: value for name, value, other in fields if value != other})

@@ -60,7 +60,6 @@ def make_plan(
     gets more work. given: settings of the command line. inputs: pictures and videos by name, instead of the folders of
     the settings. Raises TalkiesError that names the key, file or line at fault.
     """
-    stages = table(settings)
     previous, ledger, known = stored_plan(table), Ledger.read(), Inputs()
     images, clips = inputs or list_inputs(settings)
     pairs = list_pairs(settings, images, clips)
@@ -70,7 +69,6 @@ def make_plan(
         pairs = by_each_engine(pairs, settings.by_engine)
     check_squares(settings, pairs)
     plan = Plan(
-        stages,
         settings=settings,
         sources=_sources(pairs, images, settings),
         takes=_takes(pairs, clips, settings),
@@ -82,6 +80,7 @@ def make_plan(
         outside=_outside(settings, pairs),
         nonce=nonce(),
     )
+    plan.stages = table(settings)
     _count_frames(plan, known)
     _read_contents(plan, ledger, known)
     seen = Look(plan, ledger)
