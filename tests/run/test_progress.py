@@ -11,6 +11,7 @@ import pytest
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, wait_for
 
 from talkies.run import progress
+from talkies.run.ledger import Ledger
 from talkies.run.lock import claim
 from talkies.run.plan import Plan
 from talkies.run.state import State
@@ -55,9 +56,18 @@ def half_way(run: RunFolder) -> RunFolder:
 PAIRS = ["a/blue", "a/green", "a/red", "b/blue", "b/green", "b/red"]
 
 
-def watch(run: RunFolder, monkeypatch) -> progress.Watch:
+class Watch:
+    def __init__(self) -> None:
+        self.plan, self.ledger = Plan.load(table), Ledger()
+
+    def look(self) -> progress.Outlook:
+        self.ledger.read_on()
+        return progress.outlook(self.plan, PAIRS, self.ledger)
+
+
+def watch(run: RunFolder, monkeypatch) -> Watch:
     monkeypatch.chdir(run.path)
-    return progress.Watch(Plan.load(table), PAIRS)
+    return Watch()
 
 
 def test_rate_and_time_left_come_from_the_films_of_this_run(half_way: RunFolder, monkeypatch) -> None:

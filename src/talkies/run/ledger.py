@@ -145,15 +145,41 @@ def events_of(content: bytes) -> Iterator[Event]:
             yield _decoder.decode(line)
 
 
-class Reader:
-    """Reads ledgers on from where the last read ended. shards: only these; None: all."""
+class Ledger:
+    """What the ledgers say of each item: its last line, and the shard in whose ledger that is.
+
+    shards: only these; None: all. contents: what each input file contained when it was read, by the item's stage and
+    name, with size and time. begun: the items at work, with shard and time. broke: the last end of a worker before its
+    work was done, by stage and shard. files, seconds: size and time (ns) of items' files, and what they took, when they
+    were last made. loads: what loading engines took, by shard. checked: the last check of all inputs. started, ended:
+    when the last run did.
+    """
 
     def __init__(self, shards: Iterable[str] | None = None) -> None:
-        self._shards = None if shards is None else set(shards)
+        self.entries: dict[tuple[str, str], Entry] = {}
+        self.homes: dict[tuple[str, str], str] = {}
+        self.contents: dict[tuple[str, str], tuple[int, int, str]] = {}
+        self.begun: dict[tuple[str, str], tuple[str, float]] = {}
+        self.broke: dict[tuple[str, str], Broke] = {}
+        self.files: dict[tuple[str, str], tuple[int, int]] = {}
+        self.seconds: dict[tuple[str, str], float] = {}
+        self.loads: dict[str, float] = {}
+        self.checked: Checked | None = None
+        self.shards: set[str] = set()
+        self.started: float | None = None
+        self.ended: float | None = None
+        self._only = None if shards is None else sorted(set(shards))
         self._read: dict[Path, int] = {}
 
-    def new(self) -> Iterator[tuple[str, Event]]:
-        """Yield the shard and the event of each new line, a shard's in order."""
+    @classmethod
+    def read(cls, shards: Iterable[str] | None = None) -> Ledger:
+        """Fold the ledgers of these shards; None: of all."""
+        ledger = cls(shards)
+        ledger.read_on()
+        return ledger
+
+    def read_on(self) -> None:
+        """Add the lines that were written since the last read; a line that is not whole yet is read later."""
         for path in self._paths():
             since = self._read.get(path, 0)
             try:
@@ -165,44 +191,15 @@ class Reader:
             whole = content[: content.rfind(b"\n") + 1]
             self._read[path] = since + len(whole)
             for event in events_of(whole):
-                yield path.stem, event
+                self.take(path.stem, event)
 
     def _paths(self) -> list[Path]:
-        if self._shards is not None:
-            return [path_of(shard) for shard in sorted(self._shards)]
+        if self._only is not None:
+            return [path_of(shard) for shard in self._only]
         try:
             return sorted(path for path in LEDGER.iterdir() if path.suffix == ".jsonl")
         except OSError:
             return []
-
-
-class Ledger:
-    """What the ledgers say of each item: its last line, and the shard in whose ledger that is.
-
-    contents: what each input file contained when it was read, by the item's stage and name, with size and time. broke:
-    the last end of a worker before its work was done, by stage and shard. files, seconds: size and time (ns) of items'
-    files, and what they took, when they were last made. loads: what loading engines took, by shard. checked: the last
-    check of all inputs.
-    """
-
-    def __init__(self) -> None:
-        self.entries: dict[tuple[str, str], Entry] = {}
-        self.homes: dict[tuple[str, str], str] = {}
-        self.contents: dict[tuple[str, str], tuple[int, int, str]] = {}
-        self.broke: dict[tuple[str, str], Broke] = {}
-        self.files: dict[tuple[str, str], tuple[int, int]] = {}
-        self.seconds: dict[tuple[str, str], float] = {}
-        self.loads: dict[str, float] = {}
-        self.checked: Checked | None = None
-        self.shards: set[str] = set()
-
-    @classmethod
-    def read(cls, shards: Iterable[str] | None = None) -> Ledger:
-        """Fold the ledgers of these shards; None: of all."""
-        ledger = cls()
-        for shard, event in Reader(shards).new():
-            ledger.take(shard, event)
-        return ledger
 
     def take(self, shard: str, event: Event) -> None:
         """Add an event. Of lines about one item in several ledgers, the latest counts."""
@@ -213,17 +210,26 @@ class Ledger:
             if before is not None and before.time > event.time:
                 return
             self.entries[about], self.homes[about] = event, shard
+            self.begun.pop(about, None)
             if isinstance(event, Made):
                 self.files[about] = event.size, event.mtime_ns
                 self.seconds[about] = event.seconds or self.seconds.get(about, 0.0)
             if not isinstance(event, Forgotten) and event.read:
                 self.contents[about] = event.read
+        elif isinstance(event, Begun):
+            self.begun[event.stage, event.item] = shard, event.time
+            self.broke.pop((event.stage, shard), None)
         elif isinstance(event, Broke):
             self.broke[event.stage, event.shard] = event
+            self.begun = {about: begun for about, begun in self.begun.items() if begun[0] != event.shard}
         elif isinstance(event, Loaded):
             self.loads[shard] = self.loads.get(shard, 0.0) + event.seconds
         elif isinstance(event, Checked):
             self.checked = event
+        elif isinstance(event, Started):
+            self.started, self.ended = event.time, None
+        else:
+            self.ended = event.time
 
     def get(self, stage: str, item: str) -> Entry | None:
         """Return the last line about an item."""

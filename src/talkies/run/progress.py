@@ -6,10 +6,11 @@ last read ended. The scheduler is asked only for the jobs in its queue.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
@@ -17,7 +18,7 @@ from ..machine.slurm import Queue, queue
 from . import ledger as ledgers
 from .estimate import duration
 from .folder import CHECK_PAGE, GALLERY_PAGE, LOCKS, Folder
-from .ledger import Begun, Broke, Checked, Ended, Event, Failed, Ledger, Made, Reader, Started, note
+from .ledger import Broke, Checked, Ended, Failed, Ledger, Made, note
 from .lock import held_locks
 from .plan import Plan
 from .state import State, look
@@ -80,116 +81,66 @@ class Outlook:
         return f"the run: {self.pace}" if pace else ""
 
 
-@dataclass
-class _Events:
-    """The ledger's events since the run started, by pair."""
+def outlook(plan: Plan, to_make: Sequence[str], ledger: Ledger) -> Outlook:
+    """Return the progress of the last run. to_make: the pairs to make when it started, or at a later known time."""
+    since, now = ledger.started or math.inf, time.time()
+    going = ledger.started is not None and ledger.ended is None
+    failed: dict[str, str] = {}
+    made: list[str] = []
+    films: dict[str, Made] = {}
+    inputs: dict[tuple[str, str], str] = {}
+    for (stage, item), entry in ledger.entries.items():
+        if entry.time < since or (isinstance(entry, Made) and entry.found):
+            continue
+        if isinstance(entry, Failed) and item in plan.pairs:
+            failed[item] = entry.reason
+        elif isinstance(entry, Failed):
+            inputs[stage, item] = entry.reason
+        elif isinstance(entry, Made) and item in plan.pairs and stage == plan.first.name:
+            films[item] = entry
+        elif isinstance(entry, Made) and item in plan.pairs and stage == plan.last.name:
+            made.append(item)
+    for name in to_make if inputs else ():
+        for above, each in plan.inputs(plan.first, name):
+            if reason := inputs.get((above.name, each)):
+                failed[name] = reason
+    done = {*made, *failed}
+    left = [name for name in to_make if name not in done] if going else []
+    begun = {item: at for (_, item), at in ledger.begun.items() if going and at[1] >= since}
+    frames, seconds = sum(film.frames for film in films.values()), sum(film.seconds for film in films.values())
+    recent = [film for film in films.values() if film.time > now - WINDOW_SECONDS]
+    # From the start of the first of them, so that waiting in a queue does not count as slowness.
+    wall = max(now - max(now - WINDOW_SECONDS, min(f.time - f.seconds for f in recent)), 1.0) if recent else 0.0
+    return Outlook(
+        started=ledger.started,
+        ended=ledger.ended,
+        made=made,
+        failed=failed,
+        animated=[name for name in left if name in films],
+        running=list(begun),
+        left=left,
+        seconds_per_frame=seconds / frames if frames else None,
+        seconds_per_pair=seconds / len(films) if films else None,
+        pairs_per_minute=60 * len(recent) / wall if recent and left else None,
+        seconds_left=_seconds_left(plan, [name for name in left if name not in films], left, recent, begun),
+        broke={f"{b.stage} {b.shard}": b.reason for b in ledger.broke.values() if b.time >= since},
+    )
 
-    started: float | None = None
-    ended: float | None = None
-    begun: dict[str, tuple[str, float]] = field(default_factory=dict)  # shard and time
-    films: dict[str, Made] = field(default_factory=dict)
-    made: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-    inputs: dict[tuple[str, str], str] = field(default_factory=dict)  # failed, by stage and item
-    broke: dict[tuple[str, str], str] = field(default_factory=dict)
-    seconds: float = 0.0  # of all stages
 
-
-class Watch:
-    """Reads the progress of the run in this folder; each call reads only what is new.
-
-    to_make: the pairs to make when the run started, or at a later known time.
-    """
-
-    def __init__(self, plan: Plan, to_make: Iterable[str]) -> None:
-        self.plan = plan
-        self._to_make = list(to_make)
-        self._reader = Reader()
-        self._since: float | None = None
-        self._events = _Events()
-
-    def look(self) -> Outlook:
-        """Read what is new and return the progress."""
-        news = list(self._reader.new())
-        for shard, event in news:
-            if shard == ledgers.RUN and isinstance(event, Started):
-                self._events = _Events(started=event.time)  # events of older runs are left out by their time
-        for shard, event in news:
-            if self._events.started is not None and event.time >= self._events.started:
-                self._take(shard, event)
-        return self._outlook(time.time())
-
-    def _take(self, shard: str, event: Event) -> None:
-        events, plan = self._events, self.plan
-        if isinstance(event, Ended):
-            events.ended = event.time
-        elif isinstance(event, Broke):
-            events.broke[event.stage, event.shard] = event.reason
-            events.begun = {name: begun for name, begun in events.begun.items() if begun[0] != shard}
-        elif isinstance(event, Begun):
-            events.begun[event.item] = shard, event.time
-            events.broke.pop((event.stage, shard), None)
-        elif isinstance(event, Made) and not event.found:
-            events.seconds += event.seconds
-            if event.stage == plan.first.name:
-                events.begun.pop(event.item, None)
-                events.films[event.item] = event
-            elif event.stage == plan.last.name:
-                events.made.add(event.item)
-        elif isinstance(event, Failed):
-            if event.item in plan.pairs:
-                events.begun.pop(event.item, None)
-                events.failed[event.item] = event.reason
-            else:
-                events.inputs[event.stage, event.item] = event.reason
-
-    def _failed_above(self, name: str) -> str | None:
-        if not self._events.inputs:
-            return None
-        above = self.plan.inputs(self.plan.first, name)
-        return next((r for stage, item in above if (r := self._events.inputs.get((stage.name, item)))), None)
-
-    def _outlook(self, now: float) -> Outlook:
-        plan, events = self.plan, self._events
-        films = [film for name, film in events.films.items() if name in plan.pairs]
-        frames, seconds = sum(film.frames for film in films), sum(film.seconds for film in films)
-        failed = dict(events.failed)
-        failed |= {name: reason for name in self._to_make if (reason := self._failed_above(name))}
-        left = [n for n in self._to_make if n not in events.made and n not in failed] if events.ended is None else []
-        running = list(events.begun) if events.ended is None else []
-        recent = [film for film in films if film.time > now - WINDOW_SECONDS]
-        # From the start of the first of them, so that waiting in a queue does not count as slowness.
-        wall = max(now - max(now - WINDOW_SECONDS, min(f.time - f.seconds for f in recent)), 1.0) if recent else 0.0
-        return Outlook(
-            started=events.started,
-            ended=events.ended,
-            made=[name for name in events.made if name in plan.pairs],
-            failed=failed,
-            animated=[name for name in left if name in events.films],
-            running=running,
-            left=left,
-            seconds_per_frame=seconds / frames if frames else None,
-            seconds_per_pair=seconds / len(films) if films else None,
-            pairs_per_minute=60 * len(recent) / wall if recent and left else None,
-            seconds_left=self._seconds_left(left, recent, now),
-            broke={f"{stage} {shard}": reason for (stage, shard), reason in events.broke.items()},
-        )
-
-    def _seconds_left(self, left: list[str], recent: list[Made], now: float) -> float | None:
-        """Return the time left: the work that is left at the pace of the workers at work; None where none is known."""
-        plan, events = self.plan, self._events
-        if not left or not recent:
-            return None
-        expected = sum(plan.first.seconds(plan, film.item) for film in recent)
-        slower = sum(film.seconds for film in recent) / expected if expected else 1.0
-        work = sum(plan.first.seconds(plan, name) for name in left if name not in events.films) * slower
-        for name, (_, began) in events.begun.items():
-            if name in plan.pairs:
-                work -= min(now - began, plan.first.seconds(plan, name) * slower)
-        later = [stage for stage in plan.of_pairs if stage is not plan.first]
-        work += sum(stage.seconds(plan, name) for name in left for stage in later if stage.wanted(plan, name))
-        workers = len({shard for shard, _ in events.begun.values()}) or 1
-        return max(work, 0.0) / workers
+def _seconds_left(
+    plan: Plan, to_animate: list[str], left: list[str], recent: list[Made], begun: dict[str, tuple[str, float]]
+) -> float | None:
+    """Return the time left: the work that is left at the pace of the workers at work; None where none is known."""
+    if not left or not recent:
+        return None
+    expected = sum(plan.first.seconds(plan, film.item) for film in recent)
+    slower = sum(film.seconds for film in recent) / expected if expected else 1.0
+    work = sum(plan.first.seconds(plan, name) for name in to_animate) * slower
+    for name, (_, began) in begun.items():
+        if name in plan.pairs:
+            work -= min(time.time() - began, plan.first.seconds(plan, name) * slower)
+    work += sum(stage.seconds(plan, name) for name in left for stage in plan.chain(name)[1:])
+    return max(work, 0.0) / (len({shard for shard, _ in begun.values()}) or 1)
 
 
 def start(
@@ -210,11 +161,12 @@ def start(
     over = threading.Event()
 
     def speak() -> None:
-        watch, before, shown, rested = Watch(plan, state.to_make), "", 0, 0.0
+        ledger, before, shown, rested = Ledger(), "", 0, 0.0
         gaps = OFTEN_SECONDS if often else SAY_SECONDS
         number, due = 0, time.monotonic() + gaps[0]
         while not over.wait(min(SHOW_SECONDS, gaps[0]) if show else max(0.0, due - time.monotonic())):
-            now = watch.look()
+            ledger.read_on()
+            now = outlook(plan, state.to_make, ledger)
             line = f"{_count(plan, state, now)}{'; ' * bool(now.pace)}{now.pace}"
             if time.monotonic() >= due:
                 number += 1
@@ -264,7 +216,7 @@ def _summary(plan: Plan) -> Iterator[str]:
     ledger = Ledger.read()
     plan.learn(ledger)
     state = look(plan, ledger)
-    now = Watch(plan, state.to_make).look()
+    now = outlook(plan, state.to_make, ledger)
     yield count(plan, state)
     if now.so_far:
         yield now.so_far
@@ -305,7 +257,8 @@ class Status:
 
 def status_of(plan: Plan, state: State, *, running: bool) -> Status:
     """Return the state of a plan's pairs. running: a run is at work."""
-    run = Watch(plan, state.to_make).look()
+    ledger = Ledger.read()
+    run = outlook(plan, state.to_make, ledger)
     begun = sorted(set(run.running).intersection(state.to_make)) if running else []
     animated = len(set(state.to_make) - set(state.to_animate))
     parts = [f"{animated} of them animated"] * bool(animated)
@@ -322,7 +275,7 @@ def status_of(plan: Plan, state: State, *, running: bool) -> Status:
         count=said,
         run=replace(run, running=begun),
         queue=queue(Path.cwd()),
-        said=[*unfinished(state, run), *doubts(plan, Ledger.read([ledgers.RUN]).checked)],
+        said=[*unfinished(state, run), *doubts(plan, ledger.checked)],
     )
 
 
