@@ -24,7 +24,6 @@ from talkies import media
 from talkies.cli import build_parser, main
 from talkies.cli.arguments import GROUPS
 from talkies.fomm.model.checkpoint import load_model
-from talkies.fomm.motion import Motion
 
 FRAMES = 5
 PLAIN = ("--crop-source", "center", "--crop-driving", "center", "--threads", "1", "--device", "cpu")
@@ -205,10 +204,6 @@ def whole(source: str = "who.png", driving: str = "clip.mp4", output: str = "out
         (["crop", "who.png", "-o", "a.jpg"], ["a.jpg", ".png"]),
         (["crop", "clip.mp4", "-o", "clip.mp4"], ["clip.mp4", "overwrite"]),
         (["crop", "nobody.png", "-o", "a.png"], ["nobody.png", "no such file"]),
-        (["motion", "clip.mp4", "-o", "missing/a.npz"], ["missing/a.npz", "no folder"]),
-        (["motion", "clip.mp4", "-o", "a.json"], ["a.json", ".npz"]),
-        (["remux", "link.mp4", "clip.mp4", "-o", "clip.mp4"], ["clip.mp4", "overwrite"]),
-        (["remux", "notes.txt", "clip.mp4", "-o", "a.mp4"], ["a whole film"]),
         (["checkpoint", "show", "gone.pth"], ["gone.pth", "No such file"]),
         (["checkpoint", "convert", "notes.txt", "missing/a.safetensors"], ["missing/a.safetensors", "no folder"]),
         (["status"], ["config.yaml", "run folder", "talkies init"]),
@@ -333,22 +328,6 @@ def test_crop_cuts_a_clip_with_its_sound(folder: Path, capsys: pytest.CaptureFix
     made = media.probe("a.mp4")
     assert (made.width, made.height, made.frames, made.rate) == (32, 32, FRAMES, Fraction(30000, 1001))
     assert made.sound is not None
-
-
-def test_motion_is_found_and_saved(folder: Path) -> None:
-    words = ["motion", "clip.mp4", "-o", "a.npz", "--crop", "center", "--threads", "1", "--device", "cpu"]
-    assert main([*words, "--end", "0.1"]) == 0
-    found = Motion.load("a.npz", weights=load_model("demo").weights_digest)
-    assert (found.frames, found.rate, found.preset, found.size) == (3, Fraction(30000, 1001), "demo", 256)
-
-
-def test_remux_puts_a_clips_sound_under_a_film(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_clip(folder / "silent.mp4", frames=FRAMES, rate="30000/1001", sound=False)
-    assert main(["remux", "silent.mp4", "clip.mp4", "-o", "a.mp4"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert (facts["sound"], facts["frames"]) == ("copy", FRAMES)
-    assert media.probe("a.mp4").sound is not None
-    assert np.array_equal(pictures("a.mp4"), pictures("silent.mp4")), "the picture stream is copied"
 
 
 def test_a_checkpoint_is_shown_and_converted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,13 +39,11 @@ def template(node: ast.expr | None) -> str:
     "words",
     [
         ["init", "/proc/new"],
-        ["remux", "none.mp4", "none.mp4", "-o", "out.mp4"],
         ["checkpoint", "show", "none.pth.tar"],
         ["crop", "none.png", "-o", "out.png"],
         ["crop", ".", "-o", "out.png"],
         ["status"],
         ["forget"],
-        ["motion", "none.mp4", "-o", "out.npz"],
         ["animate", "--source", "none.png", "--driving", "none.mp4", "-o", "nowhere/out.mp4"],
     ],
     ids=" ".join,

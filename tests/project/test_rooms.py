@@ -9,7 +9,7 @@ from pathlib import Path
 from run_folder import REPOSITORY
 
 PACKAGE = REPOSITORY / "src/talkies"
-ORDER = "errors files machine media engines program command fomm run stages report operate cluster app cli".split()  # noqa: SIM905
+ORDER = "errors files machine media engines program command fomm run stages report cluster app cli".split()  # noqa: SIM905
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import re
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -228,12 +225,7 @@ def test_what_others_may_see_is_a_folder_of_its_own(run: GalleryFolder, links: b
         publish_films(moved / "results", [], moved / "work/public", title="Talkies")
 
 
-# ---- talkies mosaic ------------------------------------------------------------------------------------------------
-
-
-def mosaic_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "talkies", "mosaic", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+# ---- mosaics -------------------------------------------------------------------------------------------------------
 
 
 def test_films_side_by_side_in_step_with_one_sound(tmp_path: Path) -> None:
@@ -245,9 +237,7 @@ def test_films_side_by_side_in_step_with_one_sound(tmp_path: Path) -> None:
     for path in films:
         clips.ffmpeg(*inputs, *output, "-metadata", "comment=AI-generated", *["-an"] * (path == films[0]), path)
     out = tmp_path / "all.mp4"
-    done = mosaic_command(*films, "-o", out)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    told = media.mosaic(films, out)
     assert (told["films"], told["columns"], told["side"], told["frames"]) == (5, 3, 128, 50)
     clip = media.probe(out)
     assert (clip.width, clip.height, clip.rate) == (3 * 128, 2 * 128, 25)
@@ -266,8 +256,7 @@ def test_sizes_and_lengths_may_differ(tmp_path: Path) -> None:
     short, long = film(tmp_path / "short.mp4", "navy", seconds=1), film(tmp_path / "long.mp4", "gold", seconds=2)
     wide, out = tmp_path / "wide.mp4", tmp_path / "all.mp4"
     clips.ffmpeg("-f", "lavfi", "-i", "color=maroon:s=321x100:r=30:d=1", "-pix_fmt", "yuv444p", wide)
-    done = mosaic_command(short, long, wide, "-o", out, "--columns", 1)
-    assert done.returncode == 0, done.stderr
+    media.mosaic([short, long, wide], out, columns=1)
     clip = media.probe(out)
     assert (clip.width, clip.height, clip.frames) == (256, 768, 50)
     assert colours(out, (128, 128), (128, 384), (128, 640), (128, 530)) == ["navy", "gold", "maroon", "black"]
@@ -276,7 +265,7 @@ def test_sizes_and_lengths_may_differ(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("films", "said"),
     [
-        (["gone.mp4"], "gone.mp4: there is no such file: mend its name"),
+        (["gone.mp4"], "gone.mp4: there is no such file"),
         (["good.mp4", "words.mp4"], "words.mp4: "),
         (["good.mp4"] * 101, "101 films for one mosaic: give it 1 to 100 of them"),
     ],
@@ -286,7 +275,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path, films: list[str], said:
     (tmp_path / "words.mp4").write_text("no film")
     out = tmp_path / "all.mp4"
     out.write_bytes(b"before")
-    done = mosaic_command(*[tmp_path / name for name in films], "-o", out)
-    assert (done.returncode, said in done.stderr, done.stderr.count("\n")) == (1, True, 1)
+    with pytest.raises(TalkiesError, match=said):
+        media.mosaic([tmp_path / name for name in films], out)
     assert out.read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -31,7 +31,6 @@ from ..fomm.model.presets import PRESETS
 from ..fomm.model.published import find_weights
 from ..machine.scratch import own_folder
 from ..media import crop
-from ..operate.films import make_films, program_named
 from ..run.folder import CONFIG, Folder
 from ..run.plan import Plan
 from ..run.state import State
@@ -39,6 +38,7 @@ from ..settings import complete, read
 from ..stages.animate import open_engine
 from ..stages.check_file import ClipFacts, Item, Unreadable, look
 from ..stages.check_problems import FAILS, findings_of
+from ..stages.films import make_films, program_named
 from ..stages.work import Progress
 from .choices import Choices, Form, Maker, seconds
 

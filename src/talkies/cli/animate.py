@@ -96,8 +96,8 @@ def _make(
     *,
     one: bool,
 ) -> None:
-    from ..operate.films import make_films
     from ..run.progress import by_reason, some
+    from ..stages.films import make_films
 
     with progress_bar() as progress:
         plan, state = make_films(

@@ -20,10 +20,7 @@ GROUPS = {
     "Make": {
         "animate": "talkies animate --source me.jpg --driving song.mp4 -o me.mp4",
         "crop": "talkies crop me.jpg -o me-square.png",
-        "motion": "talkies motion song.mp4 -o song.npz",
-        "remux": "talkies remux silent.mp4 song.mp4 -o film.mp4",
         "app": "talkies app",
-        "mosaic": "talkies mosaic results/song/*.mp4 -o song.mp4",
     },
     "Set up": {
         "init": "talkies init portraits --examples",

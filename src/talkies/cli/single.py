@@ -1,25 +1,18 @@
-"""Commands for single files: a crop, keypoints, a film with sound, weights."""
+"""Commands that need no run folder: a crop, weights, engines."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import textwrap
 from pathlib import Path
 
+from ..engines import FOMM
 from ..errors import TalkiesError, printable, size_text
 from ..files import to_plain
 from ..fomm.model.presets import PRESETS
-from .arguments import (
-    Commands,
-    check_output,
-    count,
-    model_arguments,
-    progress_bar,
-    segment_arguments,
-    sha256,
-    web_address,
-)
+from .arguments import Commands, best_frame, check_output, count, segment_arguments, sha256, web_address
 
 log = logging.getLogger("talkies")
 
@@ -32,26 +25,6 @@ def add_commands(commands: Commands) -> None:
     cut.add_argument("--mode", default="face", metavar="HOW", help="face, center, none or x,y,w,h (default: face)")
     cut.add_argument("--size", type=count, default=256, metavar="N", help="side in pixels (default: 256)")
     segment_arguments(cut)
-
-    keypoints = commands.add("motion", find_motion, "Find and save the keypoints of a driving video (npz).")
-    keypoints.add_argument("driving", type=Path)
-    keypoints.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.npz")
-    keypoints.add_argument("--crop", metavar="HOW", help="face, center, none or x,y,w,h (default: the preset's)")
-    model_arguments(keypoints)
-    segment_arguments(keypoints)
-
-    sound = commands.add("remux", remux_file, "Put a driving video's sound under a silent film.")
-    sound.add_argument("film", type=Path)
-    sound.add_argument("driving", type=Path)
-    sound.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
-    segment_arguments(sound)
-
-    grid = commands.add(
-        "mosaic", mosaic_films, "Show many films at once in one, with the sound of the first that has any."
-    )
-    grid.add_argument("films", type=Path, nargs="+", metavar="FILM", help="e.g. results/anna/*.mp4")
-    grid.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
-    grid.add_argument("--columns", type=count, metavar="N", help="films in a row (default: as many as there are rows)")
 
     weights = commands.add("checkpoint", checkpoint, "Fetch published weights, show a checkpoint, or convert one.")
     actions = weights.add_subparsers(dest="action", metavar="fetch|show|convert", required=True)
@@ -68,6 +41,24 @@ def add_commands(commands: Commands) -> None:
     convert.add_argument("file", type=Path)
     convert.add_argument("output", type=Path, metavar="OUT.safetensors")
     convert.add_argument("--half", action="store_true", help="in half the size, in half precision")
+
+    engines = commands.add("engine", engine, "List the engines that are known, show one, or try one on a picture.")
+    actions = engines.add_subparsers(dest="action", metavar="list|show|try", required=True)
+    actions.add_parser("list", help="what engines are known, and whether they were tried")
+    show = actions.add_parser("show", help="print an engine's licences, needs and keys for config.yaml")
+    show.add_argument("name")
+    one = actions.add_parser("try", help="make one film with an engine of config.yaml or a known one")
+    one.add_argument("name")
+    one.add_argument("--source", type=Path, required=True, metavar="I", help="the picture")
+    one.add_argument("--driving", type=Path, required=True, metavar="V", help="the driving video")
+    one.add_argument("-o", "--output", type=Path, required=True, metavar="OUT.mp4")
+    one.add_argument("--absolute", action="store_true", help="the driver's own poses, where the program can")
+    one.add_argument("--no-adapt-scale", action="store_true", help="do not scale motion, where the program can")
+    one.add_argument("--best-frame", type=best_frame, metavar="auto|N", help="count motion from this frame")
+    one.add_argument("--crop-source", metavar="HOW", help="as for talkies animate")
+    one.add_argument("--crop-driving", metavar="HOW", help="the same for the driving video")
+    one.add_argument("--threads", type=count, metavar="N")
+    segment_arguments(one)
 
 
 def crop_file(chosen: argparse.Namespace) -> None:
@@ -94,45 +85,6 @@ def crop_file(chosen: argparse.Namespace) -> None:
     if cut.warning:
         log.warning("%s: %s", printable(chosen.file), cut.warning)
     print(json.dumps({"file": str(chosen.file), **to_plain(cut)}))
-
-
-def find_motion(chosen: argparse.Namespace) -> None:
-    """Compute the keypoints of one clip and save them."""
-    from .. import media
-    from ..media import crop
-    from ..stages.animate import open_engine
-
-    check_output(chosen.output, ".npz", chosen.driving)
-    clip = media.probe(chosen.driving)
-    cut = crop.find_crop(
-        clip, crop.parse(chosen.crop or PRESETS[chosen.model].crop), start=chosen.start, end=chosen.end
-    )
-    engine = open_engine(
-        chosen.model, chosen.checkpoint, device=chosen.device, precision="fp32", threads=chosen.threads
-    )
-    with engine, progress_bar() as progress:
-        progress.start(clip.count(chosen.start, chosen.end), "frames")
-        frames = media.read_frames(clip, start=chosen.start, end=chosen.end, box=cut.box, size=engine.side)
-        motion = engine.find_motion(progress.through(frames), clip.rate)
-    motion.save(chosen.output)
-    log.info("%s: %d frames at %s a second", printable(chosen.output), motion.frames, clip.rate)
-
-
-def remux_file(chosen: argparse.Namespace) -> None:
-    """Add a clip's sound to a silent film."""
-    from .. import media
-
-    check_output(chosen.output, ".mp4", chosen.film, chosen.driving)
-    facts = media.remux(chosen.film, media.probe(chosen.driving), chosen.output, start=chosen.start, end=chosen.end)
-    print(json.dumps(to_plain(facts)))
-
-
-def mosaic_films(chosen: argparse.Namespace) -> None:
-    """Show many films at once in one, with the sound of one."""
-    from .. import media
-
-    check_output(chosen.output, ".mp4", *chosen.films)
-    print(json.dumps(media.mosaic(chosen.films, chosen.output, columns=chosen.columns)))
 
 
 def checkpoint(chosen: argparse.Namespace) -> None:
@@ -166,3 +118,42 @@ def fetch_weights(chosen: argparse.Namespace) -> None:
     print(f"size {size_text(fetched.size)}")
     print(f"sha256 {fetched.sha256} ({fetched.checked})")
     print("licence: nobody states one for these weights: ask their authors before you build on them")
+
+
+def engine(chosen: argparse.Namespace) -> None:
+    """List, show or try engines."""
+    {"list": _list, "show": _show, "try": _try}[chosen.action](chosen)
+
+
+def _list(chosen: argparse.Namespace) -> None:
+    from ..engines.program import known
+
+    print(f"{FOMM:18} The built-in First Order Motion Model (its keys are under model).")
+    for name, entry in known().items():
+        print(f"{name:18} {entry['about']}")
+        print(f"{'':18} {entry['tried'].split('.')[0]}.")
+
+
+def _show(chosen: argparse.Namespace) -> None:
+    import yaml
+
+    from ..engines.program import known
+
+    entry = known().get(chosen.name)
+    if entry is None:
+        raise TalkiesError(f"no engine {chosen.name!r} is known: write one of {', '.join(known())}")
+    for key in ("about", "licence", "needs", "get", "tried"):
+        for line in textwrap.wrap(f"{key}: {entry[key]}", 100, subsequent_indent="  "):
+            print(f"# {line}")
+    print(yaml.safe_dump({"engine": {"name": chosen.name, **entry["engine"]}}, sort_keys=False, width=1000), end="")
+
+
+def _try(chosen: argparse.Namespace) -> None:
+    from ..engines.images import fetch_images
+    from ..stages.films import program_named
+    from .animate import make_one
+
+    check_output(chosen.output, ".mp4", chosen.source, chosen.driving)
+    program = program_named(chosen.name)
+    fetch_images({chosen.name: program})
+    make_one({"engine": to_plain(program)}, chosen)

@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -265,18 +265,19 @@ def _public(original: Original) -> dict[str, str]:
 def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = None) -> Opener:
     """Return the function that opens one of the plan's engines by name and gives it a folder for its files."""
 
+    model = plan.settings.model
+
+    @cache
+    def built_in() -> MotionEngine:
+        return open_engine(
+            model.preset, model.checkpoint, device=device or model.device, precision=model.precision, threads=threads
+        )
+
     def load(name: str, within: Path | None) -> Engine:
         program = plan.others.get(name)
-        if program is not None:
-            return CommandEngine(program, plan.programs[name], threads=threads, within=within)
-        model = plan.settings.model
-        return open_engine(
-            model.preset,
-            model.checkpoint,
-            device=device or model.device,
-            precision=model.precision,
-            threads=threads,
-        )
+        if program is None:
+            return built_in()
+        return CommandEngine(program, plan.programs[name], threads=threads, within=within)
 
     return load
 

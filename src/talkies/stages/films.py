@@ -18,13 +18,12 @@ from ..run.folder import CONFIG
 from ..run.pairs import by_stem
 from ..run.state import State, look
 from ..settings import complete, read
-from ..stages import animate
-from ..stages.work import Progress, work
+from .animate import load_engine
+from .work import Progress, work
 
 if TYPE_CHECKING:
-    from ..engines import Engine
     from ..run.plan import Plan
-    from ..stages.work import Opener
+    from .work import Opener
 
 log = logging.getLogger("talkies")
 
@@ -70,7 +69,7 @@ def make_films(
             if results is None and len(plan.pairs) != 1:
                 raise TalkiesError(f"{len(plan.pairs)} films are asked for: name a folder for them, not a file")
             planner.start_run(plan, state)
-            engine = opener or _loaded_once(animate.load_engine(plan, device=device, threads=threads))
+            engine = opener or load_engine(plan, device=device, threads=threads)
             for stage in plan.stages:
                 for shard in plan.tasks[stage.name]:
                     work(stage, plan, shard, engine=engine, progress=progress)
@@ -96,18 +95,6 @@ def _files(given: Sequence[Path], lister: Callable[[Path], list[Path]]) -> list[
                 open_regular(path).close()
             found.append(path)
     return list(dict.fromkeys(found))
-
-
-def _loaded_once(opener: Callable[[str, Path | None], Engine]) -> Callable[[str, Path | None], Engine]:
-    """Return the function, with the engine kept for the next stage."""
-    loaded: dict[str, Engine] = {}
-
-    def load(name: str, within: Path | None) -> Engine:
-        if name not in loaded:
-            loaded[name] = opener(name, within)
-        return loaded[name]
-
-    return load
 
 
 @contextmanager
