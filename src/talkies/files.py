@@ -156,8 +156,8 @@ LONGEST_FILE = 255
 
 
 def digest(value: Any) -> str:
-    """Return a short digest of a JSON value, to see whether it has changed."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+    """Return the digest of a value of lists, dictionaries, texts and numbers."""
+    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -174,21 +174,11 @@ def write_whole(path: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
-def read_json(path: Path, shape: Any = dict) -> dict[str, Any] | None:
-    """Return a JSON file's object, or None if it is missing or does not have this shape."""
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) and fits(value, shape) else None
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; ValueError if it can't be read or is nested too deeply."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return a JSON file's object, or None if it is missing or no such."""
+    with suppress(OSError, ValueError):
+        return from_json(path.read_bytes(), dict[str, Any])
+    return None
 
 
 def typed(value: Any, kind: type[T]) -> T:
@@ -196,22 +186,12 @@ def typed(value: Any, kind: type[T]) -> T:
     return msgspec.convert(value, kind, dec_hook=from_plain)
 
 
-def from_json(text: bytes | msgspec.Raw, kind: type[T]) -> T:
+def from_json(text: bytes, kind: type[T]) -> T:
     """Return a JSON text's value as a type; ValueError where it is no such, or no JSON."""
     try:
         return msgspec.json.decode(text, type=kind, dec_hook=from_plain)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def read_stamped(path: Path, kind: type[T]) -> dict[str, tuple[list[int], T]]:
-    """Return what a file tells of other files, each with its stamp (size, time) then; damaged ones are left out."""
-    found: dict[str, tuple[list[int], T]] = {}
-    with suppress(OSError, ValueError):
-        for name, value in from_json(path.read_bytes(), dict[str, msgspec.Raw]).items():
-            with suppress(ValueError):
-                found[name] = from_json(value, tuple[list[int], kind])  # type: ignore[valid-type]
-    return found
 
 
 def to_json(value: Any) -> bytes:
@@ -233,32 +213,6 @@ def _plain(value: Any) -> Any:
     return value.plain
 
 
-NUMBER = (int, float)
-
-
-def fits(value: Any, shape: Any) -> bool:
-    """Return whether a JSON value has a shape.
-
-    A shape is a type; a tuple of shapes, of which one must fit; [the shape of every item], or of several items one by
-    one; {name: its value's shape, "*": every value's shape}, where other names are allowed; or None for null.
-    """
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return False
-        if "*" in shape:
-            return all(fits(inner, shape["*"]) for inner in value.values())
-        return all(name in value and fits(value[name], inner) for name, inner in shape.items())
-    if isinstance(shape, list):
-        if not isinstance(value, list) or len(value) != len(shape) != 1:
-            return False
-        return all(fits(item, shape[n % len(shape)]) for n, item in enumerate(value))
-    if isinstance(shape, tuple):
-        return any(fits(value, each) for each in shape)
-    if shape is None:
-        return value is None
-    return isinstance(value, shape) and (shape in (bool, object) or not isinstance(value, bool))
-
-
 def keep_aside(path: Path) -> Path:
     """Rename a file that is not ours and is in our way, and log that; return the new name.
 
@@ -274,11 +228,6 @@ def keep_aside(path: Path) -> Path:
     path.rename(aside)
     log.warning("%s is not as talkies made it: kept as %s", printable(path), printable(aside.name))
     return aside
-
-
-def canonical_json(value: Any) -> bytes:
-    """Return a JSON value in a canonical form, for digests."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def own_cache() -> Path | None:

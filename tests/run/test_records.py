@@ -15,13 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from talkies.files import fits, keep_aside, read_json, write_json
+from talkies.files import digest, keep_aside, read_json, write_json
 from talkies.media.sound import SoundFacts
 from talkies.report.page import is_ours, write_page
 from talkies.run import lock as locks
 from talkies.run import record
 from talkies.run.lock import GONE_SECONDS, HEARTBEAT_SECONDS, held_locks, is_abandoned, lock, renew
-from talkies.run.plan import digest
 from talkies.run.record import FilmPicture, Record, Recorded, Talkie, file_facts, is_unchanged
 
 # --- keys --------------------------------------------------------------------------------------------------
@@ -95,19 +94,6 @@ def test_what_is_no_record_says_nothing(tmp_path: Path) -> None:
         assert read_json(tmp_path / "a.json") is None, content[:20]
     assert read_json(tmp_path / "none.json") is None
     assert read_json(tmp_path) is None
-
-
-def test_a_value_fits_a_shape_or_not() -> None:
-    for shape, good, wrong in [
-        (str, ["", "a"], [1, None, ["a"]]),
-        (int, [0, -1], [1.5, True, "1", None]),
-        ((str, None), ["a", None], [1, []]),
-        ([int], [[], [1], [1, 2, 3]], [[1, "2"], {}, 1]),
-        ([int, str], [[1, "a"]], [[], [1], ["a", 1], [1, "a", 2]]),
-        ({"a": int}, [{"a": 1}, {"a": 1, "b": []}], [{}, {"a": "1"}, [], None]),
-        ({"*": [int]}, [{}, {"x": [1], "y": []}], [{"x": 1}, [], "x"]),
-    ]:
-        assert [value for value in [*good, *wrong] if fits(value, shape)] == good
 
 
 def test_a_page_is_ours_as_we_wrote_it(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def stage(action: str, target: str | None, *, dry: bool = False) -> None:
 
     Without a target, a pull uses that of the last push. dry: only show what would be carried. Raises TalkiesError.
     """
-    text = target or (read_json(TARGET, {"target": str}) or {}).get("target")
+    text = target or (read_json(TARGET) or {}).get("target")
     if text is None:
         raise TalkiesError("nothing was pushed from this run folder: name the place: pull HOST:DIR")
     place = _place(str(text))

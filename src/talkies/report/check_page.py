@@ -83,7 +83,7 @@ def save(findings: Sequence[Finding], path: Path = RESULT) -> None:
 
 def check_line(results: Path) -> str | None:
     """Return the last check's findings in one line; None if its page does not exist."""
-    found = read_json(RESULT, {"summary": str})
+    found = read_json(RESULT)
     return f"Check of the files: {found['summary']}" if found and (results / CHECK_PAGE).exists() else None
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from ..engines import FOMM
-from ..files import fits, read_json
+from ..files import from_json
 from ..media.crop import Request
 from ..run.folder import Folder
-from ..run.inputs import stamp_of
 from ..run.pairs import Pair, Source, Take, usual_pair
 from ..run.plan import Plan
 from ..run.record import Prepared, PreparedTake, Recorded
 from ..run.state import State
-from ..stages.check import FILES, RESULT
-from ..stages.check_problems import DOUBTFUL
+from ..stages.check import RESULT
+from ..stages.check_problems import DOUBTFUL, Problem
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Entry:
 def entries_of(plan: Plan, state: State) -> list[Entry]:
     """Return the gallery's entries: every pair with its film or the reason why it has none."""
     folder, usual, found = Folder.of(plan), usual_pair(plan.settings), _findings()
-    sources = {name: _Prepared.of(folder.source(name), wanted, found) for name, wanted in plan.sources.items()}
-    takes = {name: _Prepared.of(folder.driving(name), wanted, found) for name, wanted in plan.takes.items()}
+    sources = {name: _Prepared.of(plan, folder.source(name), wanted, found) for name, wanted in plan.sources.items()}
+    takes = {name: _Prepared.of(plan, folder.driving(name), wanted, found) for name, wanted in plan.takes.items()}
     entries = []
     for name, pair in plan.pairs.items():
         talkie = folder.talkie(pair)
@@ -128,10 +130,14 @@ class _Prepared:
 
     @classmethod
     def of(
-        cls, file: Recorded[Prepared] | Recorded[PreparedTake], wanted: Source | Take, findings: Mapping[Any, Any]
+        cls,
+        plan: Plan,
+        file: Recorded[Prepared] | Recorded[PreparedTake],
+        wanted: Source | Take,
+        findings: Mapping[tuple[str, bool], _Finding],
     ) -> _Prepared:
         record = file.record()
-        doubts = list(_of_check(findings.get((file.path.stem, isinstance(wanted, Take))), wanted))
+        doubts = list(_of_check(plan, findings.get((file.path.stem, isinstance(wanted, Take))), wanted))
         take = record if isinstance(record, PreparedTake) else None
         doubts += [record.crop.warning] if record and record.crop.warning else []
         doubts += ["damaged or cut short: what is there is used"] if take and take.truncated else []
@@ -150,29 +156,36 @@ def _once(doubts: Iterable[str]) -> Iterable[str]:
             yield doubt
 
 
-def _findings() -> dict[tuple[str, bool], dict[str, Any]]:
-    """Return the last check's findings, by name and whether it is a driving video, with the file's stamp then."""
-    problem = {"level": str, "text": str, "advice": str}
-    item = {"name": str, "file": str, "clip": bool, "crop": object, "problems": [problem]}
-    found = read_json(RESULT, {"files": [item]})
-    stamps = read_json(FILES) or {}
-    looked = [each | {"stamp": stamps.get(each["file"])} for each in (found["files"] if found else [])]
-    return {(each["name"], each["clip"]): each for each in looked}
+class _Finding(Struct):
+    """What a check has found about a file: a part of its JSON."""
+
+    name: str
+    file: str
+    clip: bool
+    crop: object
+    content: str | None
+    problems: list[Problem]
 
 
-def _of_check(finding: dict[str, Any] | None, wanted: Source | Take) -> Iterable[str]:
+class _Findings(Struct):
+    files: list[_Finding]
+
+
+def _findings() -> dict[tuple[str, bool], _Finding]:
+    """Return the last check's findings, by name and whether it is a driving video."""
+    with suppress(OSError, ValueError):
+        found = from_json(RESULT.read_bytes(), _Findings)
+        return {(each.name, each.clip): each for each in found.files}
+    return {}
+
+
+def _of_check(plan: Plan, finding: _Finding | None, wanted: Source | Take) -> Iterable[str]:
     """Yield the check's warnings, if the file and its crop have not changed since.
 
     Files that can't be used are left out: a pair without a film has its reason, and a finished film was made anyway.
     """
-    if finding is None or not fits(finding["stamp"], [list, str]):
-        return
-    if [finding["file"], finding["stamp"][0], finding["crop"]] != [
-        wanted.file,
-        stamp_of(Path(wanted.file)),
-        wanted.crop.plain,
-    ]:
-        return
-    for problem in finding["problems"]:
-        if problem["level"] == DOUBTFUL:
-            yield f"{problem['text']}{': ' * bool(problem['advice'])}{problem['advice']}"
+    now = wanted.file, plan.contents.get(wanted.file), wanted.crop.plain
+    if finding is not None and (finding.file, finding.content, finding.crop) == now:
+        for problem in finding.problems:
+            if problem.level == DOUBTFUL:
+                yield f"{problem.text}{': ' * bool(problem.advice)}{problem.advice}"

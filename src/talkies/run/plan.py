@@ -5,19 +5,17 @@ The main process makes it when Snakemake starts; a real run writes it to .talkie
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
 from ..engines import FOMM
 from ..engines.program import Program
 from ..errors import TalkiesError
-from ..files import from_json, to_json, write_whole
+from ..files import digest, from_json, to_json, write_whole
 from ..settings import Settings
 from .folder import PLAN
 from .inputs import stamp_of
@@ -29,11 +27,6 @@ RECIPE = 1
 """Part of every key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
 Contents = dict[str, str | None]
 """The digests of an engine's files, by what they are to it; None where it has none."""
-
-
-def digest(value: Any) -> str:
-    """Return the digest of a value of lists, dictionaries, texts and numbers."""
-    return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
 
 
 class Task(Struct):

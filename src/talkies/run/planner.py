@@ -16,7 +16,7 @@ from typing import Any
 from ..engines import FOMM
 from ..engines.program import Program
 from ..errors import TalkiesError, printable
-from ..files import LEFT, read_json, to_plain
+from ..files import LEFT, digest, read_json, to_plain
 from ..fomm.model.presets import demo_digest
 from ..machine.container import ADDRESS
 from ..settings import Settings, complete, read
@@ -29,7 +29,7 @@ from .ledger import Ledger, Made, Started, note
 from .lock import claim, held_locks, is_abandoned
 from .outside import folders_outside
 from .pairs import Pair, Source, Take, by_each_engine, check_squares, each_face, list_inputs, list_pairs
-from .plan import Contents, Plan, Task, digest, stored_plan
+from .plan import Contents, Plan, Task, stored_plan
 from .shards import deal
 from .stage import Table
 from .state import Look, State, look, reasons, with_something_made

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..engines import FOMM
-from ..errors import InputError
-from ..files import file_digest, from_json, read_stamped, to_plain, whole, write_json
-from ..fomm.model.presets import DEMO_WEIGHTS, PRESETS
+from ..files import digest, from_json, to_plain, whole, write_json
+from ..fomm.model.presets import PRESETS
 from ..run.folder import HOME
+from ..run.inputs import Inputs
 from ..run.pairs import Pair
-from ..run.plan import Plan, compared, digest
+from ..run.plan import Plan, compared
 from .check_file import ClipFacts, Item, Look, PictureFacts, Unreadable, look
 from .check_poses import compare_poses, find_poses, look_at_first_frame, warn_of_first_frames
 from .check_problems import Finding, findings_of
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 FINDINGS = HOME / "check"
 RESULT = HOME / "check.json"
 """The findings of the last check, for the gallery and the workflow."""
-FILES = FINDINGS / "files.json"
-"""Each file's size, time and digest, so that an unchanged one is not read."""
 RECIPE = 7
 """Raised by hand when a check of the same file gives other findings."""
 
@@ -50,14 +48,16 @@ def examine(
     """
     items = items_of(plan)
     FINDINGS.mkdir(parents=True, exist_ok=True)
-    weights = _weights(plan) if model and compared(plan) else None
-    digests = _digests(items)
+    weights = digest([plan.settings.model.preset, plan.weights]) if model and compared(plan) else None
+    known = Inputs()
+    known.read(item.file for item in items)
+    known.save(keep=True)
     looks: dict[Item, Look] = {}
     unseen: dict[Item, Path] = {}
     for item in items:
-        path = _path(item, digests[item.file])
-        if known := _kept(item, path, weights):
-            looks[item] = known
+        path = _path(item, known.content(item.file))
+        if kept := _kept(item, path, weights):
+            looks[item] = kept
             advance(1)
         else:
             unseen[item] = path
@@ -87,6 +87,7 @@ def examine(
             looked, preset if (item.name, item.clip) in animated else None, plan.settings.faceless == "allow"
         )
         finding.private = (item.name, item.clip) not in shown
+        finding.content = known.content(item.file)
         findings.append(finding)
     if weights:
         takes = {
@@ -124,38 +125,14 @@ def items_of(plan: Plan) -> list[Item]:
     return pictures + [Item(name, t.file, t.crop, True, t.start, t.end, t.flip) for name, t in takes]
 
 
-def _weights(plan: Plan) -> str:
-    """Return what identifies the network without loading it."""
-    settings = plan.settings.model
-    chosen = settings.checkpoint
-    return digest([settings.preset, file_digest(chosen or DEMO_WEIGHTS)])
-
-
-def _path(item: Item, sha256: str | None) -> Path:
+def _path(item: Item, content: str | None) -> Path:
     looked: dict[str, object] = {
-        "content": sha256 or item.file,
+        "content": content,
         "crop": item.crop.plain,
         "segment": [item.start, item.end],
     }
     looked |= {"clip": item.clip, "flip": item.flip}
     return FINDINGS / f"{digest([RECIPE, looked])}.json"
-
-
-def _digests(items: Iterable[Item]) -> dict[str, str | None]:
-    """Return the files' digests; None for a file that can't be read."""
-    known = read_stamped(FILES, str)
-    fresh: dict[str, tuple[list[int], str]] = {}
-    for file in {item.file for item in items}:
-        try:
-            status = Path(file).stat()
-            stamp = [status.st_size, status.st_mtime_ns]
-            before = known.get(file)
-            fresh[file] = before if before and before[0] == stamp else (stamp, file_digest(file))
-        except (OSError, InputError):
-            continue  # the check of the file says what is wrong
-    if fresh != known:
-        write_json(FILES, fresh)
-    return {item.file: fresh[item.file][1] if item.file in fresh else None for item in items}
 
 
 def _look_at_all(items: Sequence[Item], workers: int) -> Iterable[Look]:

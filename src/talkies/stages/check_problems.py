@@ -39,7 +39,7 @@ class Problem:
 class Finding:
     """The findings of an item: facts as in the JSON, the crop as JPEG, and problems, the worst first.
 
-    private: all of its pairs are private, so others must not see it.
+    private: all of its pairs are private, so others must not see it. content: the digest of its file.
     """
 
     item: Item
@@ -47,6 +47,7 @@ class Finding:
     thumb: bytes | None
     problems: list[Problem] = field(default_factory=list)
     private: bool = False
+    content: str | None = None
 
     @property
     def level(self) -> int:
@@ -60,6 +61,7 @@ class Finding:
         return {
             **asdict(self.item),
             "crop": self.item.crop.plain,
+            "content": self.content,
             "facts": {name: value for name, value in facts.items() if name not in ("poses", "first_frame")},
             "problems": [asdict(problem) for problem in self.problems],
         }
