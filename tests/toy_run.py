@@ -189,7 +189,7 @@ class ToyRun:
         if stage.of == "pairs" and plan.before(stage, item):
             assert bench.film(item)
         text = self._text(plan, stage, item)
-        picture = FilmPicture(1, "25", 256)
+        picture = FilmPicture("25", 256)
         key = bench.key(item)
         records: dict[str, Callable[[], Any]] = {
             "crop": lambda: Prepared(key=key, original=original, crop=cut),
@@ -200,7 +200,6 @@ class ToyRun:
                 rate="25",
                 frames=1,
                 sound=False,
-                variable_rate=False,
                 truncated=False,
             ),
             "motion": lambda: FoundMotion(key=key, weights="w", frames=1, rate="25"),

@@ -77,7 +77,7 @@ def test_a_film_is_made_played_and_downloaded_as_the_command_makes_it(
     assert "AI-generated" in media.tags(film)["comment"]
     record = json.loads(page.ask(links[1][1])[1])
     assert (record["source"]["file"], record["driving"]["segment"]) == ("ada.png", [None, "1"])
-    assert (record["picture"]["frames"], record["model"]["preset"]) == (25, "demo")
+    assert (record["frames"], record["model"]["preset"]) == (25, "demo")
     assert str(page.temporary) not in json.dumps(record)
     words = ["animate", "--source", str(ADA), "--driving", str(ANNA), "--end", "1", "-o", str(tmp_path / "cli.mp4")]
     subprocess.run([BIN / "talkies", *words], check=True, capture_output=True)

@@ -77,7 +77,7 @@ def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
     assert films == pairs
     for pair in pairs:
         frames, sound = decoded(run.film(pair))
-        assert frames == {"a": 20, "b": 30, "c": 40}[pair[0]] == run.record(pair)["picture"]["frames"]
+        assert frames == {"a": 20, "b": 30, "c": 40}[pair[0]] == run.record(pair)["frames"]
         assert sound > 0
     assert run.debris() == []
     assert list((tmp_path / "scratch").iterdir()) == []

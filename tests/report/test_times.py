@@ -36,9 +36,9 @@ def test_times_are_those_of_the_ledger(finished: RunFolder, monkeypatch) -> None
     monkeypatch.chdir(finished.path)
     times = measure(Plan.load(table), Ledger.read())
     records = [finished.record(pair) for pair in finished.films()]
-    assert sorted(times.films) == sorted((record["picture"]["frames"], record["seconds"]) for record in records)
-    assert times.stages["animate"] == pytest.approx(sum(record["seconds"] for record in records))
-    assert times.stages["remux"] == pytest.approx(sum(record["remux_seconds"] for record in records))
+    assert sorted(times.films) == sorted((record["frames"], record["animate_seconds"]) for record in records)
+    assert times.stages["animate"] == pytest.approx(sum(record["animate_seconds"] for record in records))
+    assert times.stages["remux"] == pytest.approx(sum(record["seconds"] for record in records))
     assert [name for name, seconds in times.stages.items() if not seconds] == ["show"]
     assert sorted(times.shards) == ["pairs-0001", "pairs-0002"]
     # Both workers loaded the network. The motion workers did too, but not for a shard of pairs.

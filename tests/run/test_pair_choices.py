@@ -89,7 +89,7 @@ def test_choices_for_files(run: RunFolder) -> None:
     assert sorted(run.events("animate")) == ["a/blue", "a/green", "a/red", "b/red"]
     red = run.record("a/red")
     assert red["source"]["crop"]["box"] == [0, 0, 32]
-    assert (red["picture"]["frames"], red["motion"]["relative"]) == (3, False)
+    assert (red["frames"], red["motion"]["relative"]) == (3, False)
     assert media.probe(run.film("a/red")).sound is not None, "the video's setting overrides the picture's"
     assert media.probe(run.film("b/red")).sound is None
     assert media.probe(run.film("b/blue")).sound is not None

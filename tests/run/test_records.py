@@ -151,7 +151,7 @@ def test_a_record_is_fresh_while_key_and_film_are_its_own(tmp_path: Path) -> Non
     assert film.record() is None
     assert film.fresh("k") is None
     film.path.write_bytes(b"film")
-    picture = FilmPicture(1, "25", 256)
+    picture = FilmPicture("25", 256)
     made = Talkie(
         key="k", picture_key="p", picture=picture, sound=SoundFacts(None), facts={"motion": {"relative": True}}
     )

@@ -134,7 +134,7 @@ def _take(name: Path, target: Path, plan: Plan, state: State) -> None:
             shutil.copyfile(film.path, part)
         if record := film.record():
             shown, sound = record.picture, record.sound.sound or "none"
-            log.info("%s: %d frames at %s a second, sound: %s", printable(name), shown.frames, shown.rate, sound)
+            log.info("%s: %d frames at %s a second, sound: %s", printable(name), record.frames, shown.rate, sound)
 
 
 def _of_clips(chosen: argparse.Namespace) -> dict[str, Any]:

@@ -43,7 +43,6 @@ class FilmPicture(Struct, frozen=True, omit_defaults=True):
     """The pictures of a film. rate: frames a second, a fraction as text. size: the side of a square, or width and
     height in pixels. crf, preset, encoder: how they were encoded (`FrameWriter`)."""
 
-    frames: int
     rate: str
     size: int | tuple[int, int]
     crf: int | None = None
@@ -129,7 +128,7 @@ class FrameWriter:
     def picture(self) -> FilmPicture:
         """The facts about the pictures that were written."""
         width, height = self.size or (0, 0)
-        return FilmPicture(self.frames, str(self.rate), width if width == height else (width, height), *self.encoding)
+        return FilmPicture(str(self.rate), width if width == height else (width, height), *self.encoding)
 
     @property
     def _even_size(self) -> tuple[int, int]:

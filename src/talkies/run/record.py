@@ -44,12 +44,15 @@ UNWRITTEN = FileFacts(-1, -1, "")
 class Record(Struct, frozen=True, kw_only=True):
     """The JSON beside a file: what it was made from, and what it is.
 
-    key: the key; None: made again whatever the settings ask. file: the file's own facts. facts: what talkies
-    itself does not read, for people and other programs; in JSON they stand beside the others.
+    key: the key; None: made again whatever the settings ask. file: the file's own facts. frames: how many were made for
+    it; seconds: what that took. facts: what talkies itself does not read, for people and other programs; in JSON they
+    stand beside the others.
     """
 
     key: str | None
     file: FileFacts = UNWRITTEN
+    frames: int = 0
+    seconds: float = 0.0
     facts: dict[str, object] = {}
 
     @property
@@ -57,16 +60,6 @@ class Record(Struct, frozen=True, kw_only=True):
         """The record as values for JSON."""
         own = to_plain(self)
         return {**own.pop("facts"), **own}
-
-    @property
-    def spent(self) -> float:
-        """The seconds that making the file took."""
-        return 0.0
-
-    @property
-    def length(self) -> int:
-        """The frames that were made for it."""
-        return 0
 
     @classmethod
     def of(cls, value: Mapping[str, object]) -> Self:
@@ -80,84 +73,40 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 class Prepared(Record, frozen=True, kw_only=True):
-    """Of a cropped picture. original: the input file. seconds: what preparing it took."""
+    """Of a cropped picture. original: the input file."""
 
     original: Original
     crop: Crop
-    seconds: float = 0.0
-
-    @property
-    def spent(self) -> float:
-        """The seconds that making the file took."""
-        return self.seconds
 
 
 class PreparedTake(Prepared, frozen=True, kw_only=True):
     """Of a cropped take. rate: frames a second, a fraction as text. sound: whether it has any."""
 
     rate: str
-    frames: int
     sound: bool
-    variable_rate: bool
     truncated: bool
-
-    @property
-    def length(self) -> int:
-        """The frames that were made for it."""
-        return self.frames
 
 
 class FoundMotion(Record, frozen=True, kw_only=True):
     """Of a take's keypoints. weights: the digest of the network's. rate: frames a second, a fraction as text."""
 
     weights: str
-    frames: int
     rate: str
-    seconds: float = 0.0
-
-    @property
-    def spent(self) -> float:
-        """The seconds that making the file took."""
-        return self.seconds
-
-    @property
-    def length(self) -> int:
-        """The frames that were made for it."""
-        return self.frames
 
 
 class Film(Record, frozen=True, kw_only=True):
-    """Of a silent film. seconds: what animating it took. by: the engine that made it (`estimate.maker`)."""
+    """Of a silent film. by: the engine that made it (`estimate.maker`)."""
 
     picture: FilmPicture
-    seconds: float = 0.0
     by: str = ""
-
-    @property
-    def spent(self) -> float:
-        """The seconds that making the file took."""
-        return self.seconds
-
-    @property
-    def length(self) -> int:
-        """The frames that were made for it."""
-        return self.picture.frames
 
 
 class Talkie(Film, frozen=True, kw_only=True):
-    """Of a film in the results. picture_key: the key of the silent film that it shows; pair: its name;
-    remux_seconds: what adding the sound took; digital_source_type: as in its tag."""
+    """Of a film in the results. picture_key: the key of the silent film that it shows; pair: its name."""
 
     picture_key: str | None
     sound: SoundFacts
     pair: str = ""
-    remux_seconds: float = 0.0
-    digital_source_type: str = ""
-
-    @property
-    def spent(self) -> float:
-        """The seconds that making the file took."""
-        return self.remux_seconds
 
 
 def file_facts(path: Path) -> FileFacts:

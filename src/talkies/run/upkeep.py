@@ -71,8 +71,8 @@ def _fault(talkie: Recorded[Talkie]) -> str | None:
         if file_digest(talkie.path) != record.file.sha256:
             return "altered since it was made, and kept under another name"
         clip = media.probe(talkie.path)
-        if clip.frames != record.picture.frames:
-            return f"{clip.frames} frames, its record says {record.picture.frames}"
+        if clip.frames != record.frames:
+            return f"{clip.frames} frames, its record says {record.frames}"
         if bool(clip.sound) != bool(record.sound.sound):
             return "its sound is not what its record says"
     except InputError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.record import Film, FoundMotion, Original, PreparedTake, Record, is_unchanged
 from ..run.stage import Stage
-from .cut import probe_copy, seconds, why_refused
+from .cut import seconds, why_refused
 from .work import UNFINISHED_BYTES, Bench, Unwanted, begin, since
 
 if TYPE_CHECKING:
@@ -179,7 +179,8 @@ def _material(bench: Bench, pair: Pair) -> Material:
     picture, wanted = Path(plan.sources[pair.source].file), plan.takes[pair.take]
     if not is_unchanged(picture, source.original):
         raise TalkiesError(f"{printable(picture)}: it has changed since it was looked at; run snakemake again")
-    clip = probe_copy(Path(wanted.file), bench.scratch, take.original.sha256)
+    file = Path(wanted.file)
+    clip = clip_of(file, bench.scratch.stage_in(file, sha256=take.original.sha256))
     return Material(
         picture,
         source.crop.box,
@@ -203,55 +204,32 @@ def _record_film(
 ) -> None:
     took = since(began) if took is None else round(took, 3)
     source, take = bench.record("crop", pair.source), bench.record("cut", pair.take)
-    facts = film_facts(
-        {"crop": source.crop, **_public(source.original)},
-        {
+    facts, kind = engine.facts(), "model" if pair.engine == FOMM else "engine"
+    if pair.engine == FOMM and (network := cast("MotionEngine", engine).network(pair.source)):
+        facts["model"]["network"] = network
+    by = maker(pair.engine, bench.plan.settings.model.preset, str(facts[kind].get("device", "")))
+    facts |= {
+        "source": {"crop": source.crop, **_public(source.original)},
+        "driving": {
             "crop": take.crop,
             "segment": [pair.start, pair.end],
-            **({"flip": True} if bench.plan.takes[pair.take].flip else {}),
+            **({"flip": True} if pair.flip else {}),
             **_public(take.original),
         },
-        Movement(pair.relative, pair.adapt_scale, pair.best_frame),
-        engine,
-        network=pair.source if pair.engine == FOMM else None,
-    )
-    engine_facts: Any = facts
-    device = engine_facts["model" if pair.engine == FOMM else "engine"].get("device", "")
-    by = maker(pair.engine, bench.plan.settings.model.preset, str(device))
-    recorded = bench.stage.file(bench.folder, bench.plan, pair.name)
-    film = Film(key=bench.key(pair.name), picture=writer.picture, seconds=took, by=by, facts=facts)
-    made[pair.name] = recorded.describe(film)
-    log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
-
-
-def film_facts(
-    source: Mapping[str, object],
-    driving: Mapping[str, object],
-    movement: Movement,
-    engine: Engine,
-    *,
-    network: str | None,
-) -> dict[str, object]:
-    """Return what a film's record tells of its making.
-
-    source, driving: the input files and their crops. network: for the built-in engine, the source whose network is
-    named (`FilmJob.source`).
-    """
-    of_engine = engine.facts()
-    if network is not None and (name := cast("MotionEngine", engine).network(network)):
-        of_engine["model"]["network"] = name
-    return {
-        "source": source,
-        "driving": driving,
-        "motion": movement,
-        **of_engine,
+        "motion": Movement(pair.relative, pair.adapt_scale, pair.best_frame),
         "software": {
-            **of_engine["software"],
+            **facts["software"],
             "talkies": __version__,
             "ffmpeg": media.ffmpeg_version(),
             "python": platform.python_version(),
         },
+        "animate_seconds": took,
     }
+    film = Film(
+        key=bench.key(pair.name), frames=writer.frames, picture=writer.picture, seconds=took, by=by, facts=facts
+    )
+    made[pair.name] = bench.stage.file(bench.folder, bench.plan, pair.name).describe(film)
+    log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
 
 
 def _public(original: Original) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from ..media.film import FILM_SIZE
 from ..run.plan import Plan
 from ..run.record import Original, Prepared
 from ..run.stage import Stage
-from .work import Bench, since
+from .work import Bench, one_by_one, since
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,16 +30,6 @@ PICTURE_SECONDS = 1.0
 def _asks(plan: Plan, name: str) -> dict[str, Any]:
     source = plan.sources[name]
     return {"picture": plan.content(source.file), "crop": source.crop.plain, "side": FILM_SIZE}
-
-
-def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Prepared | InputError]]:
-    bench.progress.start(len(names), "files")
-    for name in names:
-        try:
-            yield name, _crop(bench, name)
-        except InputError as error:
-            yield name, error
-        bench.progress.advance(1)
 
 
 def _crop(bench: Bench, name: str) -> Prepared:
@@ -61,7 +50,7 @@ STAGE = Stage(
     "pictures",
     file=lambda folder, plan, name: folder.source(name),
     asks=_asks,
-    make=_make,
+    make=one_by_one(_crop, "files"),
     seconds=lambda plan, name: PICTURE_SECONDS,
 )
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from .. import media
-from ..errors import InputError, printable
+from ..errors import printable
 from ..fomm.model.presets import PRESETS
-from ..machine.scratch import Scratch
 from ..media import crop
 from ..media.film import FILM_SIZE
-from ..run.inputs import clip_of
 from ..run.plan import Plan
 from ..run.record import PreparedTake
 from ..run.stage import Stage
 from .crop import read_original
-from .work import UNFINISHED_BYTES, Bench, since
+from .work import UNFINISHED_BYTES, Bench, one_by_one, since
 
 log = logging.getLogger("talkies")
 
@@ -34,17 +31,6 @@ def _asks(plan: Plan, name: str) -> dict[str, Any]:
     return {"video": plan.content(take.file), "crop": take.crop.plain, **segment, "side": FILM_SIZE}
 
 
-def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, PreparedTake | InputError]]:
-    bench.progress.start(len(names), "files")
-    for name in names:
-        try:
-            yield name, _cut(bench, name)
-        except InputError as error:
-            yield name, error
-        bench.scratch.release()
-        bench.progress.advance(1)
-
-
 def _cut(bench: Bench, name: str) -> PreparedTake:
     """Find a take's crop, and write the cropped clip with sound; return its record. InputError if it is unusable."""
     began = time.monotonic()
@@ -52,7 +38,7 @@ def _cut(bench: Bench, name: str) -> PreparedTake:
     path = Path(take.file)
     original = read_original(bench, path, scratch)
     scratch.require(2 * take.frames * UNFINISHED_BYTES)
-    clip = probe_copy(path, scratch, original.sha256)
+    clip = bench.clip(path, original.sha256)
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
     if cut.warning and not why_refused(bench.plan, name, clip, cut):
@@ -77,9 +63,9 @@ def _cut(bench: Bench, name: str) -> PreparedTake:
             rate=str(clip.rate),
             frames=frames,
             sound=clip.sound is not None,
-            variable_rate=clip.variable,
             truncated=clip.truncated,
             seconds=since(began),
+            facts={"variable_rate": clip.variable},
         )
     )
 
@@ -89,7 +75,7 @@ STAGE = Stage(
     "takes",
     file=lambda folder, plan, name: folder.driving(name),
     asks=_asks,
-    make=_make,
+    make=one_by_one(_cut, "files"),
     seconds=lambda plan, name: TAKE_SECONDS + TAKE_SECONDS_PER_FRAME * plan.takes[name].frames,
 )
 
@@ -109,11 +95,6 @@ def why_refused(plan: Plan, name: str, clip: media.Clip, cut: crop.Crop) -> str 
         f"{printable(clip.path)}: {crop.FACELESS}, and {preset.name} animates by faces: crop it by hand (center, or a "
         "box), or set faceless: allow in config.yaml"
     )
-
-
-def probe_copy(path: Path, scratch: Scratch, sha256: str | None) -> media.Clip:
-    """Copy a clip to the scratch disk, since it is read several times, and return its facts."""
-    return clip_of(path, scratch.stage_in(path, sha256=sha256))
 
 
 def seconds(text: str | None) -> Fraction | None:

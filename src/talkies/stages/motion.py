@@ -14,7 +14,7 @@ from ..errors import InputError, printable
 from ..run.plan import Plan
 from ..run.record import FoundMotion
 from ..run.stage import Stage
-from .cut import probe_copy, seconds
+from .cut import seconds
 from .work import Bench, since
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, FoundMotion | I
             yield take, _find(bench, take)
         except InputError as error:
             yield take, error
-        finally:
-            bench.scratch.release()
 
 
 def _find(bench: Bench, name: str) -> FoundMotion:
@@ -45,7 +43,7 @@ def _find(bench: Bench, name: str) -> FoundMotion:
     began = time.monotonic()
     take, target, driving = bench.plan.takes[name], bench.folder.motion(name), bench.record("cut", name)
     engine = cast("MotionEngine", bench.engine(FOMM, None))
-    clip = probe_copy(Path(take.file), bench.scratch, driving.original.sha256)
+    clip = bench.clip(Path(take.file), driving.original.sha256)
     frames = media.excerpt_frames(
         clip,
         box=driving.crop.box,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .. import media
-from ..errors import InputError, TalkiesError, printable
+from ..errors import TalkiesError, printable
 from ..media.paste import FEATHER, LARGEST_SIDE, enlarge_film, paste_film
 from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.record import Film, is_unchanged
 from ..run.stage import Stage
-from .work import Bench, since
+from .work import Bench, one_by_one, since
 
 PAIR_SECONDS = 0.3
 SECONDS_PER_FRAME = 0.2  # for a picture of 2,000 pixels a side
@@ -26,19 +25,9 @@ def _asks(plan: Plan, name: str) -> dict[str, Any]:
     return {"upscale": plan.settings.upscale}
 
 
-def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Film | InputError]]:
-    bench.progress.start(len(names), "films")
-    for name in names:
-        try:
-            yield name, _show_film(bench, bench.plan.pairs[name])
-        except InputError as error:
-            yield name, error
-        bench.progress.advance(1)
-
-
-def _show_film(bench: Bench, pair: Pair) -> Film:
+def _show_film(bench: Bench, name: str) -> Film:
     """Make a pair's film as its talkie shows it; return its record."""
-    began = time.monotonic()
+    began, pair = time.monotonic(), bench.plan.pairs[name]
     target = bench.folder.film(bench.stage.name, pair)
     made, film = bench.film(pair.name)
     bench.scratch.require(8 * film.stat().st_size)
@@ -47,9 +36,10 @@ def _show_film(bench: Bench, pair: Pair) -> Film:
     return target.describe(
         Film(
             key=bench.key(pair.name),
+            frames=writer.frames,
             picture=writer.picture,
-            seconds=made.seconds,
-            facts={**made.facts, "shown": how, "show_seconds": since(began)},
+            seconds=since(began),
+            facts={**made.facts, "shown": how},
         )
     )
 
@@ -75,7 +65,7 @@ STAGE = Stage(
     "pairs",
     file=lambda folder, plan, name: folder.film("show", plan.pairs[name]),
     asks=_asks,
-    make=_make,
+    make=one_by_one(_show_film, "films"),
     seconds=lambda plan, name: PAIR_SECONDS + SECONDS_PER_FRAME * plan.takes[plan.pairs[name].take].frames,
     needs=lambda plan, name: ("crop",) if plan.pairs[name].paste_back else (),
     wanted=lambda plan, name: bool(plan.pairs[name].paste_back or plan.settings.upscale),

@@ -26,13 +26,13 @@ from ..files import PART, stem_of
 from ..machine.scratch import Scratch, open_scratch
 from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import Folder, shard_of
-from ..run.inputs import stamp_of, unreadable
+from ..run.inputs import clip_of, stamp_of, unreadable
 from ..run.ledger import Begun, Broke, Event, Failed, Forgotten, Ledger, Loaded, note
 from ..run.lock import held
 from ..run.pairs import Pair
 from ..run.plan import Plan
 from ..run.planner import finish
-from ..run.record import Film, Record, Recorded
+from ..run.record import Film, R, Record, Recorded
 from ..run.stage import Stage
 from ..run.state import Look, made_of
 
@@ -88,6 +88,7 @@ class Bench:
     engine: Opener = _no_engine
     progress: Progress = field(default_factory=Progress)
     scratch: Scratch = field(default_factory=Scratch)
+    _records: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @cached_property
     def folder(self) -> Folder:
@@ -115,11 +116,18 @@ class Bench:
 
     def record(self, stage: str, item: str) -> Any:
         """Return the record of what a stage made of an item, whole; TalkiesError if it is gone or damaged."""
-        recorded = self.plan.table[stage].file(self.folder, self.plan, item)
-        record = recorded.whole()
-        if record is None:
-            raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
-        return record
+        if (stage, item) not in self._records:
+            recorded = self.plan.table[stage].file(self.folder, self.plan, item)
+            record = recorded.whole()
+            if record is None:
+                raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
+            self._records[stage, item] = record
+        return self._records[stage, item]
+
+    def clip(self, path: Path, sha256: str | None) -> media.Clip:
+        """Return the facts about a clip, with a copy on the scratch disk for as long as no other clip is asked for."""
+        self.scratch.release(but=path)
+        return clip_of(path, self.scratch.stage_in(path, sha256=sha256))
 
     def film(self, name: str) -> tuple[Film, Path]:
         """Return the film that the stage before made of a pair: its record and file, alone or in the talkie."""
@@ -153,6 +161,21 @@ class Bench:
     def note(self, *events: Event) -> None:
         """Append events to the shard's ledger."""
         note(self.shard, *events)
+
+
+def one_by_one(make: Callable[[Bench, str], R], what: str) -> Callable[[Bench, list[str]], Iterator[tuple[str, Any]]]:
+    """Return the `make` of a stage that makes its items one after the other. what: they are, for the progress bar."""
+
+    def each(bench: Bench, items: list[str]) -> Iterator[tuple[str, R | InputError]]:
+        bench.progress.start(len(items), what)
+        for item in items:
+            try:
+                yield item, make(bench, item)
+            except InputError as error:
+                yield item, error
+            bench.progress.advance(1)
+
+    return each
 
 
 def work(
