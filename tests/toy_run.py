@@ -22,8 +22,8 @@ from talkies.media.sound import SoundFacts
 from talkies.run import inputs, planner
 from talkies.run.folder import done
 from talkies.run.ledger import Ledger
+from talkies.run.plan import Stage
 from talkies.run.record import Film, FilmPicture, FoundMotion, Prepared, PreparedTake, Talkie
-from talkies.run.stage import Stage
 from talkies.run.state import look
 from talkies.settings import complete
 from talkies.stages import STAGES, crop
@@ -178,7 +178,7 @@ class ToyRun:
 
     def _make(self, stage: Stage, bench: Bench, item: str) -> Any:
         plan = bench.plan
-        target = stage.file(bench.folder, plan, item)
+        target = stage.file(plan, item)
         original = None
         cut = Crop("center", Box(0, 0, 64), None, False)
         if stage.reads_files:

@@ -31,7 +31,7 @@ from ..fomm.model.presets import PRESETS
 from ..fomm.model.published import find_weights
 from ..machine.scratch import own_folder
 from ..media import crop
-from ..run.folder import CONFIG, Folder
+from ..run.folder import CONFIG
 from ..run.plan import Plan
 from ..run.state import State
 from ..settings import complete, read
@@ -301,10 +301,10 @@ class Studio:
         def take(plan: Plan, state: State) -> None:
             if state.failed:
                 raise TalkiesError(next(iter(state.failed.values())).replace(IN_CONFIG, ON_PAGE))
-            (pair,), folder = plan.pairs.values(), Folder.of(plan)
-            talkie = folder.talkie(pair)
+            (pair,) = plan.pairs.values()
+            talkie = plan.talkie(pair.name)
             files = {FILM: talkie.path, RECORD: talkie.record_path}
-            files |= {SOURCE: folder.source(pair.source).path, DRIVER: folder.driving(pair.take).path}
+            files |= {SOURCE: plan.source_file(pair.source).path, DRIVER: plan.driving_file(pair.take).path}
             for name, path in files.items():
                 shutil.copyfile(path, job.folder / name)
 

@@ -126,10 +126,8 @@ def _make(
 
 def _take(name: Path, target: Path, plan: Plan, state: State) -> None:
     """Move the one film out of the temporary run folder."""
-    from ..run.folder import Folder
-
     for done in state.done:
-        film = Folder.of(plan).talkie(plan.pairs[done])
+        film = plan.talkie(done)
         with whole(target) as part:
             shutil.copyfile(film.path, part)
         if record := film.record():

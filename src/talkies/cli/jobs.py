@@ -78,7 +78,7 @@ def gallery(chosen: argparse.Namespace) -> None:
     from ..report.entries import entries_of
     from ..report.gallery import build_galleries
     from ..report.times import measure
-    from ..run.folder import Folder, done
+    from ..run.folder import done
     from ..run.ledger import Ledger
     from ..run.plan import Plan
     from ..run.planner import finish_page, page_key
@@ -88,7 +88,7 @@ def gallery(chosen: argparse.Namespace) -> None:
     from ..stages.work import holding
 
     plan = Plan.load(table)
-    results, wanted, ledger = Folder.of(plan).results, plan.settings.gallery, Ledger.read()
+    results, wanted, ledger = plan.results, plan.settings.gallery, Ledger.read()
     plan.learn(ledger)
     state = look(plan, ledger)
     entries = entries_of(plan, state)
@@ -116,12 +116,11 @@ def publish(chosen: argparse.Namespace) -> None:
     """Make a folder of what others may see."""
     from ..report.entries import entries_of
     from ..report.gallery import publish_films
-    from ..run.folder import Folder
     from ..run.planner import current_plan
     from ..stages import table
 
     plan, state = current_plan(table)
-    results, wanted, entries = Folder.of(plan).results, plan.settings.gallery, entries_of(plan, state)
+    results, wanted, entries = plan.results, plan.settings.gallery, entries_of(plan, state)
     publish_films(results, entries, chosen.folder, title=wanted.title, mosaic=wanted.mosaic, links=chosen.links)
     films = [entry.private for entry in entries if entry.film]
     hidden = f", {sum(films)} private not among them" if any(films) else ""
@@ -131,7 +130,7 @@ def publish(chosen: argparse.Namespace) -> None:
 def verdict(chosen: argparse.Namespace) -> None:
     """End the workflow: fail, naming every pair that could not be made and why; else write the verdict."""
     from ..files import write_json
-    from ..run.folder import GALLERY_PAGE, Folder
+    from ..run.folder import GALLERY_PAGE
     from ..run.ledger import Ledger
     from ..run.plan import Plan
     from ..run.progress import by_reason, some
@@ -151,4 +150,4 @@ def verdict(chosen: argparse.Namespace) -> None:
     if state.to_make:
         raise TalkiesError(f"{some(state.to_make)}: changed while the run was at work: run snakemake again")
     write_json(chosen.output, {"pairs": len(plan.pairs), "failed": 0})
-    log.info("%s done: %s", counted(len(plan.pairs), "pair"), printable(Folder.of(plan).results / GALLERY_PAGE))
+    log.info("%s done: %s", counted(len(plan.pairs), "pair"), printable(plan.results / GALLERY_PAGE))

@@ -14,7 +14,6 @@ from msgspec import Struct
 from ..engines import FOMM
 from ..files import from_json
 from ..media.crop import Request
-from ..run.folder import Folder
 from ..run.pairs import Pair, Source, Take, usual_pair
 from ..run.plan import Plan
 from ..run.record import Prepared, PreparedTake, Recorded
@@ -56,12 +55,12 @@ class Entry:
 
 def entries_of(plan: Plan, state: State) -> list[Entry]:
     """Return the gallery's entries: every pair with its film or the reason why it has none."""
-    folder, usual, found = Folder.of(plan), usual_pair(plan.settings), _findings()
-    sources = {name: _Prepared.of(plan, folder.source(name), wanted, found) for name, wanted in plan.sources.items()}
-    takes = {name: _Prepared.of(plan, folder.driving(name), wanted, found) for name, wanted in plan.takes.items()}
+    usual, found = usual_pair(plan.settings), _findings()
+    sources = {name: _Prepared.of(plan, plan.source_file(name), wanted, found) for name, wanted in plan.sources.items()}
+    takes = {name: _Prepared.of(plan, plan.driving_file(name), wanted, found) for name, wanted in plan.takes.items()}
     entries = []
     for name, pair in plan.pairs.items():
-        talkie = folder.talkie(pair)
+        talkie = plan.talkie(name)
         source, take = sources[pair.source], takes[pair.take]
         good = name not in state.failed and talkie.path.exists()
         record = talkie.record() if good else None

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import settings
 from ..files import shipped
-from .record import Film, FoundMotion, Prepared, PreparedTake, Recorded, Talkie
-
-if TYPE_CHECKING:
-    from .pairs import Pair
-    from .plan import Plan
 
 HOME = Path(".talkies")
 """What the run remembers; all of it can be made again."""
@@ -35,47 +28,6 @@ OWN_STAGES = Path("stages")
 GALLERY_PAGE, PRIVATE_PAGE, CHECK_PAGE = "index.html", "private.html", "check.html"
 TAKEN_NAMES = (GALLERY_PAGE, "index_files", PRIVATE_PAGE, "private_files", CHECK_PAGE)
 """Names that the gallery uses in the results folder: no driving video may have one."""
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A run's files, by its plan."""
-
-    results: Path
-
-    @classmethod
-    def of(cls, plan: Plan) -> Folder:
-        """Return the files of a plan's run."""
-        return cls(Path(plan.settings.results))
-
-    @staticmethod
-    def source(name: str) -> Recorded[Prepared]:
-        """Return a prepared picture: 256 x 256 PNG."""
-        return Recorded(HOME / "sources" / f"{name}.png", Prepared)
-
-    @staticmethod
-    def driving(take: str) -> Recorded[PreparedTake]:
-        """Return a prepared take: the cropped video with sound, for the gallery; its record has the crop."""
-        return Recorded(HOME / "driving" / f"{take}.mp4", PreparedTake)
-
-    @staticmethod
-    def motion(take: str) -> Recorded[FoundMotion]:
-        """Return a take's keypoints."""
-        return Recorded(HOME / "motion" / f"{take}.npz", FoundMotion)
-
-    @staticmethod
-    def film(stage: str, pair: Pair) -> Recorded[Film]:
-        """Return the silent film that a stage makes of a pair; it is kept until the pair's talkie is made."""
-        return Recorded(HOME / "films" / stage / pair.driving / f"{pair.stem}.mp4", Film)
-
-    def talkie(self, pair: Pair) -> Recorded[Talkie]:
-        """Return a pair's film in the results."""
-        return Recorded(self.results / pair.driving / f"{pair.stem}.mp4", Talkie)
-
-    @staticmethod
-    def lock(shard: str) -> Path:
-        """Return the lock that a shard's worker holds."""
-        return LOCKS / f"{shard}.lock"
 
 
 def done(stage: str, name: str) -> Path:

@@ -1,32 +1,84 @@
-"""The plan of a run: pictures, takes and pairs, their keys, their shards, and the jobs that have something to do.
+"""The plan of a run: stages, pictures, takes and pairs, their keys, their shards, and the jobs with something to do.
 
 The main process makes it when Snakemake starts; a real run writes it to .talkies/plan.json, and its jobs read that.
+
+The stages themselves are in `talkies.stages`. Planning, state, names, ledger, estimates, logs and the command line loop
+over their table and know none by name. The stages of pairs make a chain in the order of the table: each takes the film
+that the wanted one before it made, and the last puts the finished film into the results.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
 from ..engines import FOMM
 from ..engines.program import Program
-from ..errors import TalkiesError
+from ..errors import InputError, TalkiesError
 from ..files import digest, from_json, to_json, write_whole
 from ..settings import Settings
-from .folder import PLAN
+from .folder import HOME, PLAN
 from .inputs import stamp_of
 from .ledger import Ledger
 from .pairs import Pair, Source, Take
-from .stage import Kind, NotSeen, Stage, Table
+from .record import Film, FoundMotion, Prepared, PreparedTake, Record, Recorded, Talkie
 
 RECIPE = 1
 """Part of every key. Raise it by hand when the same inputs give other pixels or samples on purpose."""
 Contents = dict[str, str | None]
 """The digests of an engine's files, by what they are to it; None where it has none."""
+
+
+Kind = Literal["pictures", "takes", "pairs"]
+
+
+def _always(plan: Plan, item: str) -> bool:
+    return True
+
+
+def _nothing(plan: Plan, item: str) -> tuple[str, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step.
+
+    name: of the stage and of its rule. of: the kind of its items. file: an item's file. asks: every value that decides
+    that file, by the setting's name, and the keys or contents of what it is made from; NotSeen if one of these is not
+    known yet. The key of the film before it in the chain is added by itself. make: makes items whose file does not
+    stand; yields each with its record, or with the error in its inputs, in any order. seconds: what an item is expected
+    to take. needs: the stages of pictures and takes whose results an item is made from. wanted: whether an item goes
+    through this stage. on_gpu: its jobs use an engine, on a GPU or all cores.
+    """
+
+    name: str
+    of: Kind
+    file: Callable[[Plan, str], Recorded[Any]]
+    asks: Callable[[Plan, str], Mapping[str, Any]]
+    make: Callable[[Any, list[str]], Iterator[tuple[str, Record | InputError]]]
+    seconds: Callable[[Plan, str], float]
+    needs: Callable[[Plan, str], tuple[str, ...]] = _nothing
+    wanted: Callable[[Plan, str], bool] = _always
+    on_gpu: bool = False
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether its items are made from the user's files alone."""
+        return self.of != "pairs" and self.needs is _nothing
+
+
+Table = Callable[[Any], Sequence[Stage]]
+"""Returns the stages of a run by its settings."""
+
+
+class NotSeen(Exception):
+    """The content of an input is not known yet: nothing was made from it so far."""
 
 
 class Task(Struct):
@@ -140,6 +192,38 @@ class Plan(Struct, dict=True, kw_only=True, omit_defaults=True):
             else:
                 found.append((need, item))
         return found
+
+    # --- files ---------------------------------------------------------------------------------------------
+
+    @property
+    def results(self) -> Path:
+        """The folder of the films and the gallery."""
+        return Path(self.settings.results)
+
+    @staticmethod
+    def source_file(name: str) -> Recorded[Prepared]:
+        """Return a prepared picture: 256 x 256 PNG."""
+        return Recorded(HOME / "sources" / f"{name}.png", Prepared)
+
+    @staticmethod
+    def driving_file(take: str) -> Recorded[PreparedTake]:
+        """Return a prepared take: the cropped video with sound, for the gallery; its record has the crop."""
+        return Recorded(HOME / "driving" / f"{take}.mp4", PreparedTake)
+
+    @staticmethod
+    def motion_file(take: str) -> Recorded[FoundMotion]:
+        """Return a take's keypoints."""
+        return Recorded(HOME / "motion" / f"{take}.npz", FoundMotion)
+
+    def film(self, stage: str, name: str) -> Recorded[Film]:
+        """Return the silent film that a stage makes of a pair; it is kept until the pair's talkie is made."""
+        pair = self.pairs[name]
+        return Recorded(HOME / "films" / stage / pair.driving / f"{pair.stem}.mp4", Film)
+
+    def talkie(self, name: str) -> Recorded[Talkie]:
+        """Return a pair's film in the results."""
+        pair = self.pairs[name]
+        return Recorded(self.results / pair.driving / f"{pair.stem}.mp4", Talkie)
 
     # --- keys ----------------------------------------------------------------------------------------------
 

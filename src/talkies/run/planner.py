@@ -23,15 +23,14 @@ from ..settings import Settings, complete, read
 from . import ledger as ledgers
 from . import snakemake_private
 from .estimate import rates
-from .folder import CHECK_PAGE, CONFIG, DONE, GALLERY_PAGE, HOME, LOCKS, RUN, Folder, done, remove_older
+from .folder import CHECK_PAGE, CONFIG, DONE, GALLERY_PAGE, HOME, LOCKS, RUN, done, remove_older
 from .inputs import Inputs, stamp_of
 from .ledger import Ledger, Made, Started, note
 from .lock import claim, held_locks, is_abandoned
 from .outside import folders_outside
 from .pairs import Pair, Source, Take, by_each_engine, check_squares, each_face, list_inputs, list_pairs
-from .plan import Contents, Plan, Task, stored_plan
+from .plan import Contents, Plan, Table, Task, stored_plan
 from .shards import deal
-from .stage import Table
 from .state import Look, State, look, reasons, with_something_made
 
 ALL = "all"
@@ -224,7 +223,7 @@ def _assign_tasks(plan: Plan, state: State) -> None:
 
 def _name_pages(plan: Plan, state: State, ledger: Ledger) -> None:
     """Choose the names of the jobs about the whole run: the last ones if their pages stand, else new ones."""
-    results = Folder.of(plan).results
+    results = plan.results
     for page, file in PAGES.items():
         if page == "check" and not plan.settings.check:
             continue
@@ -285,11 +284,11 @@ def start_run(plan: Plan, state: State) -> None:
 
 def _remove_shown(plan: Plan, state: State) -> None:
     """Remove silent films whose talkie is done: a worker was killed before it did."""
-    folder, done_pairs = Folder.of(plan), set(state.done)
+    done_pairs = set(state.done)
     for path in (HOME / "films").glob("*/*/*.mp4"):
         name = f"{path.parent.name}/{path.stem}"
         if name in done_pairs:
-            folder.film(path.parts[-3], plan.pairs[name]).remove()
+            plan.film(path.parts[-3], name).remove()
 
 
 def at_work() -> list[str]:
@@ -309,7 +308,7 @@ def end_run() -> None:
 
 def finish_page(plan: Plan, page: str, key: str) -> None:
     """Note that a page about the whole run is written. key: of what it shows."""
-    status = (Folder.of(plan).results / PAGES[page]).stat()
+    status = (plan.results / PAGES[page]).stat()
     note(ledgers.RUN, Made(stage=page, item=ALL, key=key, size=status.st_size, mtime_ns=status.st_mtime_ns))
     finish(page, plan.pages[page])
 

@@ -17,7 +17,7 @@ from ..errors import TalkiesError, counted, printable
 from ..machine.slurm import Queue, queue
 from . import ledger as ledgers
 from .estimate import duration
-from .folder import CHECK_PAGE, GALLERY_PAGE, LOCKS, Folder
+from .folder import CHECK_PAGE, GALLERY_PAGE, LOCKS
 from .ledger import Broke, Checked, Ended, Failed, Ledger, Made, note
 from .lock import held_locks
 from .plan import Plan
@@ -223,7 +223,7 @@ def _summary(plan: Plan) -> Iterator[str]:
     yield from failures(state.failed)
     yield from unfinished(state, now)
     yield from doubts(plan, ledger.checked)
-    page = Folder.of(plan).results / GALLERY_PAGE
+    page = plan.results / GALLERY_PAGE
     if page.exists() and state.done:
         yield f"the films: {printable(page)}"
 
@@ -302,7 +302,7 @@ def unfinished(state: State, run: Outlook) -> Iterator[str]:
 def doubts(plan: Plan, checked: Checked | None) -> Iterator[str]:
     """Yield a line about the files with something wrong, if there are any."""
     if checked is not None and checked.doubtful and plan.settings.check:
-        yield f"{checked.said}: {printable(Folder.of(plan).results / CHECK_PAGE)}"
+        yield f"{checked.said}: {printable(plan.results / CHECK_PAGE)}"
 
 
 def some(names: list[str]) -> str:

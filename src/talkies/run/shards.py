@@ -9,8 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from .ledger import Ledger
-from .plan import Plan
-from .stage import Kind
+from .plan import Kind, Plan
 
 PREFIXES: dict[Kind, str] = {"pictures": "pictures", "takes": "clips", "pairs": "pairs"}
 PICTURES_PER_JOB = 100

@@ -17,11 +17,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from .folder import Folder
 from .ledger import Failed, Forgotten, Ledger, Made
-from .plan import Plan
+from .plan import NotSeen, Plan, Stage
 from .record import Film, Prepared, R, Recorded, Talkie
-from .stage import NotSeen, Stage
 
 Listing = dict[str, tuple[int, int]]
 """A folder's files: size and time (ns) by name."""
@@ -51,7 +49,6 @@ class Look:
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
         self.plan, self.ledger = plan, ledger
-        self.folder = Folder.of(plan)
         self.found: dict[str, list[Made]] = {}
         self._listings: dict[Path, Listing] = {}
         self._answers: dict[tuple[str, str], Entry] = {}
@@ -69,7 +66,7 @@ class Look:
         entry = self.ledger.get(stage.name, item)
         if entry is None and stage.of == "pairs" and not self.has_films(stage):
             return None
-        recorded = stage.file(self.folder, self.plan, item)
+        recorded = stage.file(self.plan, item)
         there = self.status(recorded.path)
         if there is None and not isinstance(entry, Failed):
             return None
@@ -101,7 +98,7 @@ class Look:
         key = self.plan.key(stage, name)
         if key is None:
             return False
-        recorded = last.file(self.folder, self.plan, name)
+        recorded = last.file(self.plan, name)
         there = self.status(recorded.path)
         if there is None or self.status(recorded.record_path) is None:
             return False
@@ -175,7 +172,7 @@ class Look:
         """Return whether any film of a stage of pairs is there."""
         if stage.name not in self._roots:
             name = next(iter(self.plan.pairs))
-            root = stage.file(self.folder, self.plan, name).path.parents[1]
+            root = stage.file(self.plan, name).path.parents[1]
             with suppress(OSError):
                 self._roots[stage.name] = any(root.iterdir())
             self._roots.setdefault(stage.name, False)
@@ -232,7 +229,7 @@ def with_something_made(plan: Plan, ledger: Ledger) -> Iterable[str]:
     films = look.has_films(plan.last)
     for name, pair in plan.pairs.items():
         made = (plan.last.name, name) in ledger.entries
-        if made or (films and look.status(plan.last.file(look.folder, plan, name).record_path)):
+        if made or (films and look.status(plan.last.file(plan, name).record_path)):
             yield plan.sources[pair.source].file
             yield plan.takes[pair.take].file
 
@@ -255,7 +252,7 @@ def reasons(look: Look, before: Plan | None, names: Iterable[str]) -> str:
 def _why(look: Look, before: Plan | None, name: str) -> str:
     plan, pair = look.plan, look.plan.pairs[name]
     entry = look.ledger.get(plan.last.name, name)
-    there = look.status(plan.last.file(look.folder, plan, name).path)
+    there = look.status(plan.last.file(plan, name).path)
     if isinstance(entry, Forgotten):
         return "forgotten"
     if isinstance(entry, Made) and entry.key == plan.key(plan.last, name):

@@ -8,12 +8,11 @@ from pathlib import Path
 from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..files import LEFT, file_digest
-from .folder import HOME, LOCKS, TAKEN_NAMES, Folder
+from .folder import HOME, LOCKS, TAKEN_NAMES
 from .ledger import Forgotten, Ledger, note
 from .lock import held_locks
-from .plan import Plan
+from .plan import Plan, Stage
 from .record import Recorded, Talkie
-from .stage import Stage
 from .state import Look, State
 
 
@@ -22,7 +21,7 @@ def orphans(plan: Plan) -> Iterator[Recorded[Talkie]]:
 
     None in a pilot (`first`), whose plan does not have all pairs.
     """
-    results = Folder.of(plan).results
+    results = plan.results
     if not results.is_dir() or plan.is_pilot:
         return
     for folder in sorted(results.iterdir()):
@@ -44,17 +43,16 @@ def verify(plan: Plan, state: State, *, busy: bool = False) -> dict[str, str]:
     Wrong films are forgotten, so that the next run makes them again; but not if `busy`, when a run is at work here
     and may be about to make them.
     """
-    folder = Folder.of(plan)
     wrong = dict(state.failed)
     for name in state.to_make:
-        talkie = folder.talkie(plan.pairs[name])
+        talkie = plan.talkie(name)
         if not talkie.path.exists():
             wrong[name] = "not made yet"
         else:
             fault = _fault(talkie)
             wrong[name] = f"{fault or 'whole, but not as the settings now ask'}: snakemake makes it again"
     for name in state.done:
-        fault = _fault(folder.talkie(plan.pairs[name]))
+        fault = _fault(plan.talkie(name))
         if fault:
             wrong[name] = f"{fault}: snakemake makes it again"
             if not busy:
@@ -111,9 +109,8 @@ def _forget_failed(plan: Plan, look: Look, stage: Stage, item: str) -> None:
 
 def _forget(plan: Plan, name: str) -> None:
     """Let the next run make one pair again: its film's keys are emptied, its silent films are removed."""
-    folder = Folder.of(plan)
     for stage in plan.of_pairs:
-        recorded = stage.file(folder, plan, name)
+        recorded = stage.file(plan, name)
         if stage is plan.last:
             recorded.blank()
         else:
@@ -129,15 +126,14 @@ def leftovers(plan: Plan) -> list[Path]:
     found: list[Path] = []
     for film in orphans(plan):
         found += [film.path, film.record_path]
-    folder = Folder.of(plan)
     keep, roots = set(), set()
     for stage in [] if plan.is_pilot else plan.stages:
         for item in plan.everything(stage.of) if stage is not plan.last else ():
-            recorded = stage.file(folder, plan, item)
+            recorded = stage.file(plan, item)
             keep |= {recorded.path, recorded.record_path}
             roots.add(recorded.path.parents[-3])  # below HOME
     found += [path for root in sorted(roots) for path in _files(root) if path not in keep]
-    for folder_path in (HOME, folder.results):
+    for folder_path in (HOME, plan.results):
         found += [p for p in folder_path.rglob(".*.part") if p.is_file() and LEFT.fullmatch(p.name)]
     found += [p for p in LOCKS.glob("*") if p.is_file()]  # left by killed workers: none is alive
     return [path for path in dict.fromkeys(found) if path.exists()]

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import TalkiesError
 from ..run.folder import OWN_STAGES
-from ..run.stage import Stage
+from ..run.plan import Stage
 from . import animate, crop, cut, motion, remux, show
 
 STAGES = (crop.STAGE, cut.STAGE, motion.STAGE, animate.STAGE, show.STAGE, remux.STAGE)
@@ -43,5 +43,5 @@ def _own(path: Path) -> tuple[Stage, str]:
     except Exception as error:
         raise TalkiesError(f"{path}: this stage can't be read ({type(error).__name__}: {error}): mend it") from None
     if not isinstance(stage, Stage) or not isinstance(after, str):
-        raise TalkiesError(f"{path}: STAGE must be a talkies.run.stage.Stage, and AFTER a stage's name")
+        raise TalkiesError(f"{path}: STAGE must be a talkies.run.plan.Stage, and AFTER a stage's name")
     return stage, after

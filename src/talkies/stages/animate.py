@@ -23,9 +23,8 @@ from ..media.film import encoding
 from ..run.estimate import maker
 from ..run.inputs import clip_of
 from ..run.pairs import Pair
-from ..run.plan import Plan
+from ..run.plan import Plan, Stage
 from ..run.record import Film, FoundMotion, Original, PreparedTake, Record, is_unchanged
-from ..run.stage import Stage
 from .cut import seconds, why_refused
 from .work import UNFINISHED_BYTES, Bench, Unwanted, begin, since
 
@@ -112,7 +111,7 @@ def _seconds(plan: Plan, name: str) -> float:
 STAGE = Stage(
     "animate",
     "pairs",
-    file=lambda folder, plan, name: folder.film("animate", plan.pairs[name]),
+    file=lambda plan, name: plan.film("animate", name),
     asks=_asks,
     make=_make,
     seconds=_seconds,
@@ -130,7 +129,7 @@ def _take_facts(bench: Bench, pair: Pair) -> FoundMotion | PreparedTake:
 
 def _animate_pairs(bench: Bench, name: str, missing: Sequence[Pair]) -> Iterator[tuple[str, Film | InputError]]:
     """Make silent films with one engine; yield each when it is finished, or with the error in its inputs."""
-    folder, scratch = bench.folder, bench.scratch
+    plan, scratch = bench.plan, bench.scratch
     engine = bench.engine(name, scratch.folder)
 
     def staged(path: Path, record: Record) -> Path:
@@ -138,11 +137,11 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[Pair]) -> Iterator
 
     # All before the first film, so that from here on nothing is read from the shared disk.
     sources = {
-        source: staged(folder.source(source).path, bench.record("crop", source))
+        source: staged(plan.source_file(source).path, bench.record("crop", source))
         for source in {pair.source for pair in missing}
     }
     takes = {pair.take for pair in missing if pair.engine == FOMM}
-    motions = {take: staged(folder.motion(take).path, bench.record("motion", take)) for take in takes}
+    motions = {take: staged(plan.motion_file(take).path, bench.record("motion", take)) for take in takes}
     made: dict[str, Film] = {}
 
     def jobs() -> Iterator[FilmJob]:
@@ -228,7 +227,7 @@ def _record_film(
     film = Film(
         key=bench.key(pair.name), frames=writer.frames, picture=writer.picture, seconds=took, by=by, facts=facts
     )
-    made[pair.name] = bench.stage.file(bench.folder, bench.plan, pair.name).describe(film)
+    made[pair.name] = bench.stage.file(bench.plan, pair.name).describe(film)
     log.info("%s: %d frames in %.1f s", printable(pair.name), writer.frames, took)
 
 

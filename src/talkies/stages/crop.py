@@ -13,9 +13,8 @@ from ..files import file_digest, whole
 from ..machine.scratch import FULL, Scratch
 from ..media import crop
 from ..media.film import FILM_SIZE
-from ..run.plan import Plan
+from ..run.plan import Plan, Stage
 from ..run.record import Original, Prepared
-from ..run.stage import Stage
 from .work import Bench, one_by_one, since
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def _asks(plan: Plan, name: str) -> dict[str, Any]:
 def _crop(bench: Bench, name: str) -> Prepared:
     """Crop one picture to a square PNG; return its record. InputError if it is unusable."""
     began = time.monotonic()
-    source, target = bench.plan.sources[name], bench.folder.source(name)
+    source, target = bench.plan.sources[name], bench.plan.source_file(name)
     path = Path(source.file)
     original = read_original(bench, path, Scratch())  # a picture is small and read twice: no copy
     square, cut = crop.crop_picture(media.read_picture(path), source.crop, name=path, size=FILM_SIZE)
@@ -48,7 +47,7 @@ def _crop(bench: Bench, name: str) -> Prepared:
 STAGE = Stage(
     "crop",
     "pictures",
-    file=lambda folder, plan, name: folder.source(name),
+    file=lambda plan, name: plan.source_file(name),
     asks=_asks,
     make=one_by_one(_crop, "files"),
     seconds=lambda plan, name: PICTURE_SECONDS,

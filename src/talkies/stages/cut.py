@@ -13,9 +13,8 @@ from ..errors import printable
 from ..fomm.model.presets import PRESETS
 from ..media import crop
 from ..media.film import FILM_SIZE
-from ..run.plan import Plan
+from ..run.plan import Plan, Stage
 from ..run.record import PreparedTake
-from ..run.stage import Stage
 from .crop import read_original
 from .work import UNFINISHED_BYTES, Bench, one_by_one, since
 
@@ -34,7 +33,7 @@ def _asks(plan: Plan, name: str) -> dict[str, Any]:
 def _cut(bench: Bench, name: str) -> PreparedTake:
     """Find a take's crop, and write the cropped clip with sound; return its record. InputError if it is unusable."""
     began = time.monotonic()
-    take, target, scratch = bench.plan.takes[name], bench.folder.driving(name), bench.scratch
+    take, target, scratch = bench.plan.takes[name], bench.plan.driving_file(name), bench.scratch
     path = Path(take.file)
     original = read_original(bench, path, scratch)
     scratch.require(2 * take.frames * UNFINISHED_BYTES)
@@ -73,7 +72,7 @@ def _cut(bench: Bench, name: str) -> PreparedTake:
 STAGE = Stage(
     "cut",
     "takes",
-    file=lambda folder, plan, name: folder.driving(name),
+    file=lambda plan, name: plan.driving_file(name),
     asks=_asks,
     make=one_by_one(_cut, "files"),
     seconds=lambda plan, name: TAKE_SECONDS + TAKE_SECONDS_PER_FRAME * plan.takes[name].frames,

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
-from ..run.plan import Plan
+from ..run.plan import Plan, Stage
 from ..run.record import FoundMotion
-from ..run.stage import Stage
 from .cut import seconds
 from .work import Bench, since
 
@@ -41,7 +40,7 @@ def _make(bench: Bench, takes: list[str]) -> Iterator[tuple[str, FoundMotion | I
 def _find(bench: Bench, name: str) -> FoundMotion:
     """Compute and save the keypoints of one take; return its record."""
     began = time.monotonic()
-    take, target, driving = bench.plan.takes[name], bench.folder.motion(name), bench.record("cut", name)
+    take, target, driving = bench.plan.takes[name], bench.plan.motion_file(name), bench.record("cut", name)
     engine = cast("MotionEngine", bench.engine(FOMM, None))
     clip = bench.clip(Path(take.file), driving.original.sha256)
     frames = media.excerpt_frames(
@@ -69,7 +68,7 @@ def _find(bench: Bench, name: str) -> FoundMotion:
 STAGE = Stage(
     "motion",
     "takes",
-    file=lambda folder, plan, take: folder.motion(take),
+    file=lambda plan, take: plan.motion_file(take),
     asks=_asks,
     make=_make,
     seconds=lambda plan, take: TAKE_SECONDS + plan.takes[take].frames / plan.rates[FOMM],

@@ -11,9 +11,8 @@ from .. import media
 from ..engines import FOMM
 from ..errors import printable
 from ..files import whole
-from ..run.plan import Plan
+from ..run.plan import Plan, Stage
 from ..run.record import Talkie
-from ..run.stage import Stage
 from .cut import seconds
 from .work import Bench, one_by_one, since
 
@@ -40,7 +39,7 @@ def _remux(bench: Bench, name: str) -> Talkie:
     """Make one talkie; return its record."""
     began = time.monotonic()
     plan, pair, scratch = bench.plan, bench.plan.pairs[name], bench.scratch
-    talkie = bench.folder.talkie(pair)
+    talkie = plan.talkie(name)
     made, picture = bench.film(pair.name)
     before = plan.before(bench.stage, pair.name)
     assert before is not None, "a talkie shows a film"
@@ -86,7 +85,7 @@ def _remux(bench: Bench, name: str) -> Talkie:
 STAGE = Stage(
     "remux",
     "pairs",
-    file=lambda folder, plan, name: folder.talkie(plan.pairs[name]),
+    file=lambda plan, name: plan.talkie(name),
     asks=_asks,
     make=one_by_one(_remux, "films"),
     seconds=lambda plan, name: REMUX_SECONDS,

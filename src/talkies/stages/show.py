@@ -10,9 +10,8 @@ from .. import media
 from ..errors import TalkiesError, printable
 from ..media.paste import FEATHER, LARGEST_SIDE, enlarge_film, paste_film
 from ..run.pairs import Pair
-from ..run.plan import Plan
+from ..run.plan import Plan, Stage
 from ..run.record import Film, is_unchanged
-from ..run.stage import Stage
 from .work import Bench, one_by_one, since
 
 PAIR_SECONDS = 0.3
@@ -28,7 +27,7 @@ def _asks(plan: Plan, name: str) -> dict[str, Any]:
 def _show_film(bench: Bench, name: str) -> Film:
     """Make a pair's film as its talkie shows it; return its record."""
     began, pair = time.monotonic(), bench.plan.pairs[name]
-    target = bench.folder.film(bench.stage.name, pair)
+    target = bench.plan.film(bench.stage.name, name)
     made, film = bench.film(pair.name)
     bench.scratch.require(8 * film.stat().st_size)
     writer = bench.writer(pair, made.picture.rate, "shown.mp4")
@@ -63,7 +62,7 @@ def _show(bench: Bench, pair: Pair, made: Film, film: Path, writer: media.FrameW
 STAGE = Stage(
     "show",
     "pairs",
-    file=lambda folder, plan, name: folder.film("show", plan.pairs[name]),
+    file=lambda plan, name: plan.film("show", name),
     asks=_asks,
     make=one_by_one(_show_film, "films"),
     seconds=lambda plan, name: PAIR_SECONDS + SECONDS_PER_FRAME * plan.takes[plan.pairs[name].take].frames,

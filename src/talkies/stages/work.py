@@ -25,15 +25,14 @@ from ..errors import InputError, TalkiesError, printable
 from ..files import PART, stem_of
 from ..machine.scratch import Scratch, open_scratch
 from ..run.estimate import BYTES_PER_FRAME
-from ..run.folder import Folder, shard_of
+from ..run.folder import LOCKS, shard_of
 from ..run.inputs import clip_of, stamp_of, unreadable
 from ..run.ledger import Begun, Broke, Event, Failed, Forgotten, Ledger, Loaded, note
 from ..run.lock import held
 from ..run.pairs import Pair
-from ..run.plan import Plan
+from ..run.plan import Plan, Stage
 from ..run.planner import finish
 from ..run.record import Film, R, Record, Recorded
-from ..run.stage import Stage
 from ..run.state import Look, made_of
 
 if TYPE_CHECKING:
@@ -91,11 +90,6 @@ class Bench:
     _records: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @cached_property
-    def folder(self) -> Folder:
-        """The run folder's files."""
-        return Folder.of(self.plan)
-
-    @cached_property
     def look(self) -> Look:
         """What stands of this shard and of what it is made from."""
         plan = self.plan
@@ -117,7 +111,7 @@ class Bench:
     def record(self, stage: str, item: str) -> Any:
         """Return the record of what a stage made of an item, whole; TalkiesError if it is gone or damaged."""
         if (stage, item) not in self._records:
-            recorded = self.plan.table[stage].file(self.folder, self.plan, item)
+            recorded = self.plan.table[stage].file(self.plan, item)
             record = recorded.whole()
             if record is None:
                 raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
@@ -134,11 +128,11 @@ class Bench:
         plan = self.plan
         before = plan.before(self.stage, name)
         assert before is not None, "the first stage makes its own film"
-        key, silent = plan.known_key(before.name, name), before.file(self.folder, plan, name)
+        key, silent = plan.known_key(before.name, name), before.file(plan, name)
         record = silent.fresh(key)
         if record is not None:
             return record, silent.path
-        talkie = self.folder.talkie(plan.pairs[name])
+        talkie = plan.talkie(name)
         # Its record may already be that of a newer film, if a worker was killed between the two.
         carried = talkie.record() if self.look.carried(before, name) else None
         if carried is None or carried.picture_key != key:
@@ -148,7 +142,7 @@ class Bench:
 
     def writer(self, pair: Pair, rate: str, part: str, *, threads: int | None = None) -> media.FrameWriter:
         """Return the writer of the film that this stage makes of a pair. part: a name for the unfinished film."""
-        path = self.stage.file(self.folder, self.plan, pair.name).path
+        path = self.stage.file(self.plan, pair.name).path
         path.parent.mkdir(parents=True, exist_ok=True)
         return media.FrameWriter(
             path,
@@ -231,7 +225,7 @@ def _with_inputs(bench: Bench, items: list[str], failed: dict[str, str]) -> list
     """
     plan = bench.plan
     for stage, each in dict.fromkeys(above for item in items for above in plan.inputs(bench.stage, item)):
-        recorded = stage.file(bench.folder, plan, each)
+        recorded = stage.file(plan, each)
         if bench.look.failure(stage, each) or recorded.fresh(plan.key(stage, each) or "none"):
             continue
         log.warning("%s: it is gone or damaged and is made again", printable(recorded.path))
@@ -261,11 +255,11 @@ def _make(bench: Bench, items: list[str]) -> dict[str, str]:
             if outcome.path:
                 log.error("%s", reason)
             continue
-        recorded = stage.file(bench.folder, plan, item)
+        recorded = stage.file(plan, item)
         bench.note(made_of(stage, item, recorded, outcome))
         if stage is plan.last:
             for each in plan.of_pairs[:-1]:
-                each.file(bench.folder, plan, item).remove()
+                each.file(plan, item).remove()
     return failed
 
 
@@ -285,13 +279,13 @@ def _failure(bench: Bench, item: str, error: InputError, reason: str) -> Failed:
 
 def holding(shard: str) -> AbstractContextManager[None]:
     """Hold a shard's lock, and renew it."""
-    return held(Folder.lock(shard), say=log.info)
+    return held(LOCKS / f"{shard}.lock", say=log.info)
 
 
 @contextmanager
 def working(bench: Bench, items: Iterable[str]) -> Iterator[None]:
     """Remove what killed workers left of these items, and give the bench its scratch folder."""
-    files = [bench.stage.file(bench.folder, bench.plan, item).path for item in items]
+    files = [bench.stage.file(bench.plan, item).path for item in items]
     sweep(files)
     try:
         with open_scratch(bench.plan.settings.scratch, bench.shard) as bench.scratch:
