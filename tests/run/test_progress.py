@@ -8,7 +8,7 @@ import shutil
 import time
 
 import pytest
-from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, wait_for
+from run_folder import RunFolder, draw_picture, wait_for
 
 from talkies.run import progress
 from talkies.run.ledger import Ledger
@@ -118,10 +118,10 @@ def test_status_watches_until_the_run_ends(half_way: RunFolder) -> None:
 
 def test_a_run_says_how_far_it_is_and_ends_with_a_summary(half_way: RunFolder, monkeypatch) -> None:
     monkeypatch.chdir(half_way.path)
-    monkeypatch.setattr(progress, "SAY_SECONDS", (0.05,))
+    monkeypatch.setattr(progress, "FIRST_SECONDS", 0.05)
     plan, said = Plan.load(table), []
     state = State(done=["b/blue", "b/green", "b/red"], to_make=["a/blue", "a/green", "a/red"])
-    over = progress.start(plan, state, said.append, said.append)
+    over = progress.start(plan, state, said.append)
     wait_for(lambda: said)
     assert said[-1].startswith("4 of 6 pairs done, 1 failed, 1 in the making; 2 s a frame, 10 s a pair; ")
     assert "left (until" in said[-1]
@@ -151,20 +151,3 @@ def test_snakemake_ends_with_a_summary_that_names_failures_and_the_gallery(run: 
 )
 def test_times_are_said_in_their_two_largest_units(seconds: float, words: str) -> None:
     assert progress.duration(seconds) == words
-
-
-def test_the_gallery_shows_the_films_that_there_are_while_the_run_goes_on(tmp_path) -> None:
-    run = RunFolder.create(tmp_path / "run", images=["one", "two", "three"], clips=["a"])
-    make_clip(run.path / "driving/a.mp4", frames=60)
-    run.configure(pairs_per_job=1)
-    page = run.path / "results/index.html"
-    snakemake = run.start("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"))
-    wait_for(lambda: page.exists() and "The run goes on: 3 pairs: " in page.read_text())
-    text = page.read_text()
-    assert re.search(r"3 pairs: [12] done, 0 failed, [12] to make", text)
-    assert "not made" in text
-    assert snakemake.poll() is None, "the run still goes on"
-    output, _ = snakemake.communicate(timeout=300)
-    assert snakemake.returncode == 0, output
-    assert "The run goes on" not in page.read_text()
-    run.whole(["a/one", "a/three", "a/two"])

@@ -305,16 +305,6 @@ def test_another_machines_lock_holds_while_it_is_renewed(path: Path, monkeypatch
     assert len(held_locks(path.parent)) == 1
 
 
-def test_a_lock_holds_on_a_file_system_without_hard_links(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refused)
-    with lock(path, say=print):
-        assert len(held_locks(path.parent)) == 1
-    assert list(path.parent.iterdir()) == []
-
-
 def test_a_holder_renews_its_own_lock(path: Path) -> None:
     with lock(path, say=print):
         os.utime(path, (0, 0))

@@ -24,7 +24,6 @@ def add_commands(commands: Commands) -> None:
     work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
     work.add_argument("--log", type=Path)
     page = commands.add("gallery", gallery, "Write the gallery of the run in this folder.")
-    page.add_argument("--going", action="store_true", help="say on the page that the run goes on")
     page.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
     page.add_argument("--log", type=Path)
     public = commands.add(
@@ -78,11 +77,9 @@ def gallery(chosen: argparse.Namespace) -> None:
     from ..report.entries import entries_of
     from ..report.gallery import build_galleries
     from ..report.times import measure
-    from ..run.folder import done
     from ..run.ledger import Ledger
     from ..run.plan import Plan
     from ..run.planner import finish_page, page_key
-    from ..run.progress import status_of
     from ..run.state import look
     from ..stages import table
     from ..stages.work import holding
@@ -92,20 +89,14 @@ def gallery(chosen: argparse.Namespace) -> None:
     plan.learn(ledger)
     state = look(plan, ledger)
     entries = entries_of(plan, state)
-    with holding("gallery"):  # the page of an active run is written repeatedly
-        if chosen.going and done("gallery", plan.pages["gallery"]).exists():
-            return  # the run's final page exists
-        going = None
-        if chosen.going:
-            going = f"The run goes on: {status_of(plan, state, running=True).count}. Reload this page to see more."
+    with holding("gallery"):
         for page in build_galleries(
             results,
             entries,
             title=wanted.title,
-            mosaic=None if going else wanted.mosaic,
+            mosaic=wanted.mosaic,
             times=measure(plan, ledger),
             check=check_line(results),
-            going=going,
         ):
             log.info("gallery: %s", printable(page))
         if chosen.job:

@@ -5,7 +5,6 @@ and says what it will make, how far it is, and how it ended.
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -105,9 +104,7 @@ class Session:
         self._over = progress.start(
             self.plan,
             self._state,
-            say,
             _say_progress,
-            None if self.executor else _show,
             often=self.console is not None and self.console.is_live,
         )
         self.bind()  # on this machine: the results' folder may be new
@@ -155,12 +152,6 @@ def say(line: str) -> None:
 
 def _say_progress(line: str) -> None:
     LOGGER.info(f"talkies: {line}", extra={"progress": True})
-
-
-def _show() -> None:
-    """Write the gallery of the finished films during a run on this machine."""
-    command = ["nice", "talkies", "gallery", "--going", "--log", ".talkies/logs/gallery-going.log"]
-    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def not_used(plan: Plan) -> str:

@@ -45,8 +45,11 @@ SECONDS_A_BYTE = 1 / 20e6
 @cache
 def ffmpeg_path() -> str:
     """Return the path of imageio-ffmpeg's binary (`IMAGEIO_FFMPEG_EXE` names another)."""
-    from imageio_ffmpeg import get_ffmpeg_exe
+    from imageio_ffmpeg import binaries, get_ffmpeg_exe
 
+    own = sorted(Path(binaries.__path__[0]).glob("ffmpeg-*"))
+    if own and "IMAGEIO_FFMPEG_EXE" not in os.environ:
+        return str(own[0])  # which imageio-ffmpeg would run each time, to see whether it works
     try:
         found: str = get_ffmpeg_exe()
         return found

@@ -58,15 +58,14 @@ def build_gallery(
     name: str = GALLERY_PAGE,
     check: str | None = None,
     mosaic: int | None = None,
-    going: str | None = None,
     times: Times | None = None,
 ) -> Path:
     """Write a page and its files, and return the page's path.
 
-    check: the check's line. going: the run's progress, while it goes on. times: the times of its work. mosaic: the
-    number of talkies of each driving video in its mosaic, None for no mosaic. Only changed files are written, each
-    whole or not at all. Files of ours that no entry shows any more are removed; files that are not ours stay, or are
-    kept aside if they are in the way. The entries' order does not matter. Raises OSError.
+    check: the check's line. times: the times of its work. mosaic: the number of talkies of each driving video in its
+    mosaic, None for no mosaic. Only changed files are written, each whole or not at all. Files of ours that no entry
+    shows any more are removed; files that are not ours stay, or are kept aside if they are in the way. The entries'
+    order does not matter. Raises OSError.
     """
     results.mkdir(parents=True, exist_ok=True)
     files = _Files(results / name)
@@ -76,7 +75,6 @@ def build_gallery(
         script="gallery.js",
         title=printable(title),
         pages=pages(name, gallery=name, check=check is not None),
-        going=going,
         check=check,
         check_page=CHECK_PAGE,
         data=_page_data(results, sorted(entries, key=_order), files, mosaic),

@@ -28,8 +28,6 @@ from .planner import ALL
 
 TICK_SECONDS = 0.5
 """Seconds between two reads of the workers' messages."""
-FIRST_GAP, LAST_GAP = 10.0, 600.0
-"""Seconds between progress lines if the output is not a terminal: each gap is twice the one before."""
 COLOURS = {"error": "\033[31m", "warning": "\033[33m"}
 OUR_LOGS = ".talkies/logs/"
 
@@ -107,7 +105,6 @@ class Console(LogHandlerBase):
         self._has_failed = self._is_stopped = False
         self._said: set[str] = set()
         self._words = self._progress = ""  # the last of the workers, the last of the run
-        self._progress_due = self._progress_gap = 0.0
         self._workers: Path | None = None
         self._read = 0
         self._rest = b""
@@ -192,7 +189,8 @@ class Console(LogHandlerBase):
     def _text(self, record: logging.LogRecord) -> list[str]:
         text = record.getMessage()
         if getattr(record, "progress", False):
-            return self._progress_line(text)
+            self._progress = text
+            return [] if self.is_live else [text]
         if text.startswith("talkies: "):
             words = text.removeprefix("talkies: ")
             mark = {logging.WARNING: "warning", logging.ERROR: "error"}.get(record.levelno)
@@ -263,16 +261,6 @@ class Console(LogHandlerBase):
         how = f" ({found[1]})" if found else ""
         text = f"talkies: error: {which} failed{how}: see {log}; what is finished stays: run snakemake again"
         return [self._coloured("error", text)]
-
-    def _progress_line(self, text: str) -> list[str]:
-        """Keep the line for a terminal; without one, write it if it is time."""
-        self._progress = text
-        now = time.monotonic()
-        if self.is_live or now < self._progress_due:
-            return []
-        self._progress_gap = min(LAST_GAP, 2 * self._progress_gap or FIRST_GAP)
-        self._progress_due = now + self._progress_gap
-        return [text]
 
     # --- words of the workers ---
 

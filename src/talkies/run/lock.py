@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -121,27 +120,10 @@ def held_locks(folder: Path) -> list[str]:
 
 
 def _take(path: Path, me: Mapping[str, Any]) -> bool:
-    """Create the lock with its content in one step: link fails if the name exists, also on NFS."""
-    mine = path.with_name(f".{path.name}.{me['host']}.{me['pid']}")
-    mine.write_text(json.dumps(me), encoding="utf-8")
+    """Create the lock; False if it is there already. Until it is written, it is taken for one just released."""
     try:
-        os.link(mine, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-            raise
-        return _create(path, mine.read_bytes())  # a file system without hard links
-    finally:
-        mine.unlink(missing_ok=True)
-    return True
-
-
-def _create(path: Path, content: bytes) -> bool:
-    """Create a file that must not exist yet; False if it does."""
-    try:
-        with path.open("xb") as file:
-            file.write(content)
+        with path.open("x", encoding="utf-8") as file:
+            json.dump(me, file)
     except FileExistsError:
         return False
     return True

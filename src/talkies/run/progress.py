@@ -26,14 +26,10 @@ from .upkeep import orphans
 
 WINDOW_SECONDS = 1200
 """The rate is computed from the films of the last 20 minutes, since workers come and go."""
-SAY_SECONDS = (5, 10, 20, 30)
-"""Seconds between progress lines; the last number is used from there on."""
-OFTEN_SECONDS = (2,)
+FIRST_SECONDS, LAST_SECONDS = 10.0, 600.0
+"""Seconds between progress lines: each gap is twice the one before."""
+OFTEN_SECONDS = 2.0
 """The same if each line replaces the one before."""
-SHOW_SECONDS = 3
-"""Seconds between updates of the gallery during a run, if there are new films."""
-SHOW_SHARE = 0.05
-"""The share of one core's time that the gallery may take during a run."""
 MOST_NAMES = 5
 
 
@@ -143,43 +139,20 @@ def _seconds_left(
     return max(work, 0.0) / (len({shard for shard, _ in begun.values()}) or 1)
 
 
-def start(
-    plan: Plan,
-    state: State,
-    say: Callable[[str], object],
-    say_progress: Callable[[str], object],
-    show: Callable[[], object] | None = None,
-    ended: Callable[[], Iterable[str]] = tuple,
-    *,
-    often: bool = False,
-) -> threading.Event:
-    """Report the progress of a run from time to time until the event is set.
-
-    often: each line replaces the one before. show: updates the gallery; called when there are new films, for at most
-    SHOW_SHARE of the time. ended: returns new lines about failed jobs.
-    """
+def start(plan: Plan, state: State, say: Callable[[str], object], *, often: bool = False) -> threading.Event:
+    """Report the progress of a run from time to time until the event is set. often: each line replaces the one
+    before."""
     over = threading.Event()
 
     def speak() -> None:
-        ledger, before, shown, rested = Ledger(), "", 0, 0.0
-        gaps = OFTEN_SECONDS if often else SAY_SECONDS
-        number, due = 0, time.monotonic() + gaps[0]
-        while not over.wait(min(SHOW_SECONDS, gaps[0]) if show else max(0.0, due - time.monotonic())):
+        ledger, before, gap = Ledger(), "", OFTEN_SECONDS if often else FIRST_SECONDS
+        while not over.wait(gap):
             ledger.read_on()
             now = outlook(plan, state.to_make, ledger)
             line = f"{_count(plan, state, now)}{'; ' * bool(now.pace)}{now.pace}"
-            if time.monotonic() >= due:
-                number += 1
-                due = time.monotonic() + gaps[min(number, len(gaps) - 1)]
-                for failure in ended():
-                    say(failure)
-                if (now.left or often) and line != before:
-                    say_progress(line)
-                    before = line
-            if show and now.left and len(now.made) > shown and time.monotonic() >= rested:
-                began, shown = time.monotonic(), len(now.made)
-                show()
-                rested = time.monotonic() + (time.monotonic() - began) / SHOW_SHARE
+            if (now.left or often) and line != before:
+                say(line)
+            before, gap = line, gap if often else min(2 * gap, LAST_SECONDS)
 
     threading.Thread(target=speak, name="progress", daemon=True).start()
     return over
