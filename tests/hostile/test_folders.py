@@ -8,7 +8,7 @@ import pytest
 from run_folder import RunFolder, draw_picture
 
 from talkies import settings as config
-from talkies.run.outside import folders_outside
+from talkies.run.inputs import folders_outside
 
 
 @pytest.fixture

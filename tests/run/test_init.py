@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
 
 from talkies import config_docs
-from talkies.run.init import lay_out
+from talkies.run.folder import lay_out
 from talkies.settings import Row, Settings, complete, fields_of, is_section, options
 
 FILES = {"config.yaml", "Snakefile", "pairs.tsv"} | {

@@ -14,8 +14,7 @@ from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in
 
 from talkies import media
 from talkies.media import crop
-from talkies.stages.check_file import Item, PictureFacts, look, sharpness
-from talkies.stages.check_problems import SMALL_SIDE
+from talkies.stages.check_file import SMALL_SIDE, Item, PictureFacts, look, sharpness
 
 EXAMPLES = REPOSITORY / "examples"
 

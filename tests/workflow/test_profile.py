@@ -23,7 +23,7 @@ from talkies import __version__
 from talkies.errors import TalkiesError
 from talkies.machine import container, disk
 from talkies.run import estimate
-from talkies.run.outside import folders_outside
+from talkies.run.inputs import folders_outside
 from talkies.settings import complete
 
 APPTAINER = f"""#!{sys.executable}

@@ -13,8 +13,7 @@ import yaml
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
 from ..files import file_digest, whole
-from ..run.folder import CONFIG
-from ..run.init import PICTURES, VIDEOS, lay_out
+from ..run.folder import CONFIG, PICTURES, VIDEOS, lay_out
 from ..settings import Settings, checked, read
 from .choices import Choices
 

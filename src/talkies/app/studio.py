@@ -36,8 +36,7 @@ from ..run.plan import Plan
 from ..run.state import State
 from ..settings import complete, read
 from ..stages.animate import open_engine
-from ..stages.check_file import ClipFacts, Item, Unreadable, look
-from ..stages.check_problems import FAILS, findings_of
+from ..stages.check_file import FAILS, ClipFacts, Item, Unreadable, findings_of, look
 from ..stages.films import make_films, program_named
 from ..stages.work import Progress
 from .choices import Choices, Form, Maker, seconds

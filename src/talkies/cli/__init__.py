@@ -14,7 +14,7 @@ from types import FrameType
 
 from .. import __version__
 from ..errors import Stopped, TalkiesError, printable
-from . import animate, app, folder, jobs, single
+from . import animate, folder, jobs, single
 from .arguments import Commands, Parser
 
 log = logging.getLogger("talkies")
@@ -119,7 +119,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"talkies {__version__}")
     commands = Commands(parser)
-    for room in (animate, single, app, folder, jobs):
+    for room in (animate, single, folder, jobs):
         room.add_commands(commands)
     parser.epilog = commands.listed
     return parser

@@ -68,7 +68,7 @@ def add_commands(commands: Commands) -> None:
 
 def init(chosen: argparse.Namespace) -> None:
     """Make a run folder; print what was made, what was there, and what comes next."""
-    from ..run.init import PICTURES, PROFILE_LINK, VIDEOS, lay_out
+    from ..run.folder import PICTURES, PROFILE_LINK, VIDEOS, lay_out
 
     made, kept = lay_out(chosen.folder, examples=chosen.examples)
     where = printable(chosen.folder)
@@ -106,7 +106,7 @@ def check(chosen: argparse.Namespace) -> int:
     from ..run.planner import current_plan, finish_page
     from ..stages import table
     from ..stages.check import examine, items_of
-    from ..stages.check_problems import FAILS, NOTE
+    from ..stages.check_file import FAILS, NOTE
 
     plan = Plan.load(table) if chosen.job else current_plan(table)[0]
     workers = chosen.threads or available_threads()

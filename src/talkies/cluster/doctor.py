@@ -32,7 +32,7 @@ from ..engines.program import Command
 from ..errors import TalkiesError, counted, printable
 from ..files import file_digest
 from ..machine import container, scratch
-from ..run.outside import folders_outside
+from ..run.inputs import folders_outside
 from ..settings import Settings, Slurm, load
 from .scheduler import needs_gpu_image
 

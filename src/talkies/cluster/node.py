@@ -13,7 +13,7 @@ from ..errors import TalkiesError
 from ..files import shipped
 from ..machine import container
 from ..run.folder import CONFIG
-from ..run.outside import folders_outside
+from ..run.inputs import folders_outside
 from ..settings import Settings, SlurmKey, complete, load
 
 OPTIONS = {

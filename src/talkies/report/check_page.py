@@ -14,8 +14,18 @@ from ..media.film import FILM_SIZE
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE
 from ..run.pairs import take_name
 from ..stages.check import RESULT
-from ..stages.check_file import SAMPLES, ClipFacts, Unreadable
-from ..stages.check_problems import BLURRED, DOUBTFUL, FAILS, LEVELS, NOTE, SMALL_SIDE, Finding
+from ..stages.check_file import (
+    BLURRED,
+    DOUBTFUL,
+    FAILS,
+    LEVELS,
+    NOTE,
+    SAMPLES,
+    SMALL_SIDE,
+    ClipFacts,
+    Finding,
+    Unreadable,
+)
 from .entries import take_words
 from .page import fill, pages
 from .page import write_page as write_sealed

@@ -19,7 +19,7 @@ from ..run.plan import Plan
 from ..run.record import Prepared, PreparedTake, Recorded
 from ..run.state import State
 from ..stages.check import RESULT
-from ..stages.check_problems import DOUBTFUL, Problem
+from ..stages.check_file import DOUBTFUL, Problem
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ A file whose size or time changed is read again, and an entry that is damaged co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ..errors import InputError, TalkiesError
 from ..files import file_digest, read_json, write_json
 from ..machine.cores import available_threads
 from ..media import crop
+from ..settings import Settings
 from .folder import INPUTS
 
 AT_ONCE = 8
@@ -150,3 +152,41 @@ def _at_once(work: Callable[[str], Any], files: list[str]) -> list[Any]:
         return [work(file) for file in files]
     with ThreadPoolExecutor(min(AT_ONCE, available_threads()), thread_name_prefix="inputs") as pool:
         return list(pool.map(work, files))
+
+
+def folders_outside(settings: Settings, sounds: Iterable[str] = ()) -> list[Path]:
+    """Return the folders outside the run folder (the working folder) that its jobs read or write.
+
+    These are the folders that config.yaml names (images, driving, pairs, results, checkpoint), those of the pairs' sound
+    files, and the targets of links in them, both as named and with links resolved. No folder is inside another of the
+    list. For scratch folders, which differ by node, see `container.bind`.
+    """
+    here = Path.cwd()
+    others = [program.checkpoint for program in settings.programs.values()]
+    paths = [Path(value) for value in (settings.pairs, settings.model.checkpoint, *others, *sounds) if value]
+    for folder, lister in (
+        (Path(settings.images), media.list_pictures),
+        (Path(settings.driving), media.list_clips),
+    ):
+        listed = lister(folder) if folder.is_dir() else ()
+        # The stage prepare reports broken links.
+        paths += [path for path in listed if path.is_symlink() and os.path.exists(path)]  # noqa: PTH110 - never raises
+    folders = (settings.images, settings.driving, settings.results)
+    named = {place for folder in folders for place in _led_to(Path(folder))}
+    named |= {place.parent for path in paths for place in _led_to(path)}
+    found = {path for path in named if not path.is_relative_to(here)}
+    return sorted(path for path in found if not any(parent in found for parent in path.parents))
+
+
+def _led_to(path: Path) -> Iterator[Path]:
+    """Yield an absolute path, each target of its chain of links, and its real path."""
+    path = Path(os.path.normpath(Path.cwd() / path))
+    passed = {path}
+    yield path
+    while path.is_symlink():
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+        if path in passed:
+            return
+        passed.add(path)
+        yield path
+    yield Path(os.path.realpath(path))

@@ -6,7 +6,7 @@ Commands that look at a folder between runs make a new plan, so that they show w
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -24,10 +24,9 @@ from . import ledger as ledgers
 from . import snakemake_private
 from .estimate import rates
 from .folder import CHECK_PAGE, CONFIG, DONE, GALLERY_PAGE, HOME, LOCKS, RUN, done, remove_older
-from .inputs import Inputs, stamp_of
+from .inputs import Inputs, folders_outside, stamp_of
 from .ledger import Ledger, Made, Started, note
 from .lock import claim, held_locks, is_abandoned
-from .outside import folders_outside
 from .pairs import Pair, Source, Take, by_each_engine, check_squares, each_face, list_inputs, list_pairs
 from .plan import Contents, Plan, Table, Task, stored_plan
 from .shards import deal
@@ -67,6 +66,7 @@ def make_plan(
     if len(settings.by_engine) > 1:
         pairs = by_each_engine(pairs, settings.by_engine)
     check_squares(settings, pairs)
+    sounds = {pair.audio for pair in pairs if isinstance(pair.audio, str)}
     plan = Plan(
         settings=settings,
         sources=_sources(pairs, images, settings),
@@ -76,12 +76,12 @@ def make_plan(
         programs={name: _contents_of(program, known) for name, program in settings.programs.items()},
         rates=rates(settings, ledger, on_cluster=on_cluster),
         given=dict(given or {}),
-        outside=_outside(settings, pairs),
+        outside=[str(folder) for folder in folders_outside(settings, sounds)],
         nonce=nonce(),
     )
     plan.stages = table(settings)
     _count_frames(plan, known)
-    _read_contents(plan, ledger, known)
+    _read_contents(plan, ledger, known, sounds)
     seen = Look(plan, ledger)
     if plan.is_pilot:
         _keep_pilot(plan, seen.state())
@@ -158,12 +158,11 @@ def _count_frames(plan: Plan, known: Inputs) -> None:
             plan.takes[name] = replace(take, frames=clip.count(since, until))
 
 
-def _read_contents(plan: Plan, ledger: Ledger, known: Inputs) -> None:
+def _read_contents(plan: Plan, ledger: Ledger, known: Inputs, sounds: Set[str]) -> None:
     """Set the contents of the input files from which something was made; sound files are read at once."""
     for stage, item, file in plan.files():
         if read := ledger.contents.get((stage.name, item)):
             known.learn(file, list(read[:2]), read[2])
-    sounds = {pair.audio for pair in plan.pairs.values() if isinstance(pair.audio, str)}
     known.read({*with_something_made(plan, ledger), *sounds})
     files = {file for _, _, file in plan.files()} | sounds
     plan.contents = {file: content for file in files if (content := known.content(file))}
@@ -191,15 +190,6 @@ def _contents_of(program: Program, known: Inputs) -> Contents:
             known.read([file])
             found[what] = known.content(file)
     return found
-
-
-def _outside(settings: Settings, pairs: Iterable[Pair]) -> list[str]:
-    folders = [str(folder) for folder in folders_outside(settings)]
-    for sound in sorted({pair.audio for pair in pairs if isinstance(pair.audio, str)}):
-        folder = str(Path(sound).resolve().parent)
-        if not Path(folder).is_relative_to(Path.cwd()) and folder not in folders:
-            folders.append(folder)
-    return folders
 
 
 def _assign_tasks(plan: Plan, state: State) -> None:

@@ -11,22 +11,42 @@ import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import media
 from ..engines import FOMM
+from ..errors import InputError, printable
 from ..files import digest, from_json, to_plain, whole, write_json
+from ..fomm.first_frame import Usual
 from ..fomm.model.presets import PRESETS
+from ..media import crop
+from ..media.film import FILM_SIZE
 from ..run.folder import HOME
-from ..run.inputs import Inputs
+from ..run.inputs import Inputs, clip_of
 from ..run.pairs import Pair
 from ..run.plan import Plan, compared
-from .check_file import ClipFacts, Item, Look, PictureFacts, Unreadable, look
-from .check_poses import compare_poses, find_poses, look_at_first_frame, warn_of_first_frames
-from .check_problems import Finding, findings_of
+from .check_file import (
+    DOUBTFUL,
+    ClipFacts,
+    Finding,
+    FirstFrame,
+    Item,
+    Look,
+    PictureFacts,
+    Problem,
+    Unreadable,
+    findings_of,
+    look,
+)
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..fomm.model.first_order import FirstOrderModel
+    from ..media.pictures import Frame
 
 FINDINGS = HOME / "check"
 RESULT = HOME / "check.json"
@@ -159,3 +179,109 @@ def _whole_jpeg(path: Path) -> bytes | None:
         if content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9"):
             return content
     return None
+
+
+TRIES = 3  # of frames that may be better than the first
+POSE_FAR, POSE_NEARER = 0.25, 0.5
+"""A first frame is called far from a picture's pose if its distance is over this and another frame has half of it.
+Similar poses measure 0.02 to 0.16, turned heads 0.25 to 0.6 (the examples, the demo network)."""
+
+
+def find_poses(network: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
+    """Return the keypoints of crops, normalized for place and size: n times K times (x, y).
+
+    The network looks once, where for a film it looks four times at photographs: for comparing poses that is enough.
+    """
+    import numpy as np
+    import torch
+
+    from ..fomm.motion import frames_to_tensor, normalized_pose
+
+    size = network.preset.size
+    squares = np.stack([crop.resize(square, size) for square in crops])
+    with torch.inference_mode():
+        values = network.kp_detector(frames_to_tensor(squares, network.device)).value.cpu()
+    return [[[round(x, 4) for x in point] for point in normalized_pose(value).tolist()] for value in values]
+
+
+def look_at_first_frame(
+    network: FirstOrderModel, item: Item, facts: ClipFacts, poses: list[list[list[float]]]
+) -> FirstFrame:
+    """Return why a take's first frame is a bad one to start from, and the number of a better one.
+
+    If no better frame is found, nothing is reported: then the keypoints may be wrong. Both frames are decoded again
+    exactly, because a sampled frame may be the one before.
+    """
+    import numpy as np
+
+    seen = [look for look, is_seen in enumerate(facts.faces_seen) if is_seen]
+    values, parts = np.array(poses), network.preset.parts
+    usual = Usual.of(values[seen], parts) if parts and 0 in seen and not facts.crop.warning else None
+    if usual and usual.faults(values[0]):
+        with suppress(InputError):  # a clip that can't be read is reported already
+            faults = usual.faults(_pose_of_frame(network, item, facts, 0))
+            each = Fraction(facts.rate) / Fraction(facts.sampled_rate)
+            good = [round(look * each) for look in seen[1:] if usual.is_well(values[look])]
+            for number in good[:TRIES] if faults else []:
+                if usual.is_well(_pose_of_frame(network, item, facts, number)):
+                    return FirstFrame(faults, number)
+    return FirstFrame()
+
+
+def _pose_of_frame(network: FirstOrderModel, item: Item, facts: ClipFacts, number: int) -> NDArray[np.float64]:
+    """Return the keypoints of one frame of a take, [K, 2]."""
+    import numpy as np
+
+    clip, box = clip_of(Path(item.file)), facts.crop.box
+    start = Fraction(item.start or 0) + number / clip.rate
+    frames = np.stack(list(media.read_frames(clip, start=start, end=start + 1 / clip.rate, box=box, size=FILM_SIZE)))
+    return np.array(find_poses(network, frames[:, :, ::-1].copy() if item.flip else frames)[0])
+
+
+def warn_of_first_frames(plan: Plan, takes: dict[str, Finding], weights: str) -> None:
+    """Warn of takes whose first frame is a bad one to start from, and name a better one."""
+    for take in {take for _, take in compared(plan)} & takes.keys():
+        item, facts = takes[take].item, takes[take].facts
+        assert isinstance(facts, ClipFacts)
+        first = facts.first_frame[weights]
+        if first.better is None:
+            continue
+        text = f"{', '.join(first.faults)} in its first frame, from which motion is counted"
+        at = float(Fraction(item.start or 0) + first.better / Fraction(facts.rate))
+        better = f"{{{item.file_name}: {{best_frame: {first.better}}}}}"
+        advice = f"in config.yaml, files: {better} counts from a better one, {{start: {at:.2f}}} begins there"
+        takes[take].problems.append(Problem(DOUBTFUL, text, advice))
+
+
+def compare_poses(plan: Plan, pictures: dict[str, Finding], takes: dict[str, Finding], weights: str) -> None:
+    """Add a finding to each take whose first frame is far from pictures' poses, with a nearer frame."""
+    import numpy as np
+
+    held = {
+        name: np.array(finding.facts.poses[weights][0])
+        for name, finding in pictures.items()
+        if isinstance(finding.facts, PictureFacts)
+    }
+    moved: dict[str, list[str]] = {}
+    for image, take in compared(plan):
+        if image in pictures and take in takes:
+            moved.setdefault(take, []).append(image)
+    far: dict[str, list[tuple[str, float]]] = {}
+    for take, images in moved.items():
+        facts = takes[take].facts
+        assert isinstance(facts, ClipFacts)
+        if facts.first_frame[weights].faults:
+            continue  # a better first frame comes first
+        poses = np.array(facts.poses[weights])
+        for image in images:
+            distances = ((poses - held[image]) ** 2).sum((1, 2))
+            nearest = int(distances.argmin())
+            if distances[0] > POSE_FAR and distances[nearest] < POSE_NEARER * distances[0]:
+                far.setdefault(take, []).append((image, nearest / float(Fraction(facts.sampled_rate))))
+    for take, those in far.items():
+        names = [printable(image) for image, _ in those[:3]] + ["..."] * (len(those) > 3)
+        seconds = sorted(when for _, when in those)[len(those) // 2] + float(Fraction(takes[take].item.start or 0))
+        count = f"{len(those)} picture{'s' * (len(those) != 1)}"
+        text = f"its first frame's pose is far from that of {count} ({', '.join(names)})"
+        advice = f"motion: best_frame: auto, or let it start where the head is held alike, about {seconds:.1f} s"
+        takes[take].problems.append(Problem(DOUBTFUL, text, advice))
