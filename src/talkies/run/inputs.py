@@ -157,7 +157,7 @@ def _at_once(work: Callable[[str], Any], files: list[str]) -> list[Any]:
 def folders_outside(settings: Settings, sounds: Iterable[str] = ()) -> list[Path]:
     """Return the folders outside the run folder (the working folder) that its jobs read or write.
 
-    These are the folders that config.yaml names (images, driving, pairs, results, checkpoint), those of the pairs' sound
+    These are the folders that config.yaml names (images, driving, pairs, results, checkpoint), those of sound
     files, and the targets of links in them, both as named and with links resolved. No folder is inside another of the
     list. For scratch folders, which differ by node, see `container.bind`.
     """
