@@ -27,7 +27,7 @@ from ..media.crop import resize
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE, PRIVATE_PAGE
 from .entries import Entry
 from .page import fill, is_ours, pages, write_page
-from .times import Times, drawn
+from .times import Times
 
 if TYPE_CHECKING:
     from ..media.pictures import Frame
@@ -83,7 +83,7 @@ def build_gallery(
         check=check,
         check_page=CHECK_PAGE,
         data=_page_data(results, sorted(entries, key=_order), files, mosaic),
-        times=drawn(times) if times else None,
+        times=times,
         engines=sorted({OURS if entry.engine == FOMM else printable(entry.engine) for entry in entries if entry.film}),
     )
     write_page(results / name, page)

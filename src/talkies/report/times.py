@@ -1,137 +1,65 @@
-"""The times of a run, a part of its gallery: of pairs, of stages, and of shards.
+"""The times of a run, a part of its gallery: what each stage took.
 
 They come from the ledger, so they cover all results, whichever run made them. They name no file.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from statistics import fmean, median
-from typing import Any
+from statistics import median
+from typing import NamedTuple
 
 from ..run.estimate import duration
-from ..run.ledger import Ledger
+from ..run.ledger import Ledger, Made
 from ..run.plan import Plan
 
 LOAD = "load"
 """The loading of engines, beside the stages."""
 COLOURS = 7
 """Of stages, in gallery.css; the same for the same place in the table."""
-WIDE = 20
-"""If the slowest pair takes this many times the median, the time axis is logarithmic."""
-WIDTH, HEIGHT = 1000, 200
-"""Of a drawing, in its own units; the page scales it."""
 
 
-@dataclass(frozen=True)
-class Times:
-    """The times of a run's work, in seconds of one worker.
+class Row(NamedTuple):
+    """A stage, in words. colour, width: of its bar, the width in percent of the longest. median, most: of one item."""
 
-    films: frames and seconds of each animated film. stages: totals by stage. shards: by shard of pairs, what loading
-    engines and each stage of pairs took.
-    """
+    colour: str
+    name: str
+    width: int
+    total: str
+    share: str
+    items: int
+    median: str
+    most: str
 
-    films: list[tuple[int, float]]
-    stages: dict[str, float]
-    shards: dict[str, dict[str, float]]
+
+class Times(NamedTuple):
+    """work: of all stages together. frame: what a frame of an animated film took on average; None without films."""
+
+    work: str
+    frame: str | None
+    rows: list[Row]
 
 
 def measure(plan: Plan, ledger: Ledger) -> Times:
-    """Collect the times of a plan's files from the ledger; files without a time are left out."""
-    films = [(e.frames, e.seconds) for e in ledger.films() if e.item in plan.pairs and e.seconds > 0]
-    stages = {LOAD: sum(ledger.loads.values())} | {stage.name: 0.0 for stage in plan.stages}
-    shards = {shard: {LOAD: ledger.loads.get(shard, 0.0)} for shard in plan.shards["pairs"]}
+    """Return what the stages of a plan took, by the ledger; items without a time are left out."""
+    seconds = {LOAD: [load for load in ledger.loads.values() if 0 < load < float("inf")]}
     for stage in plan.stages:
-        for item in plan.everything(stage.of):
-            seconds = ledger.seconds.get((stage.name, item), 0.0)
-            if math.isfinite(seconds) and seconds > 0:
-                stages[stage.name] += seconds
-                if stage.of == "pairs":
-                    times = shards[plan.shard_of(stage, item)]
-                    times[stage.name] = times.get(stage.name, 0.0) + seconds
-    return Times(films, stages, {shard: times for shard, times in shards.items() if any(times.values())})
-
-
-# --- drawings --------------------------------------------------------------------------------------------
-
-
-def drawn(times: Times) -> dict[str, Any]:
-    """Return the values of times.html: texts, and outlines of bars in units of WIDTH x HEIGHT, from the top left."""
-    whole = sum(times.stages.values())
-    most = max(times.stages.values(), default=0.0) or 1.0
-    return {
-        "work": duration(whole),
-        "stages": [
-            (
-                f"c{number % COLOURS}",
-                name,
-                round(WIDTH * seconds / most),
-                duration(seconds),
-                f"{seconds / (whole or 1):.0%}",
-            )
-            for number, (name, seconds) in enumerate(times.stages.items())
-        ],
-        "pairs": _pairs(times.films) if times.films else None,
-        "shards": _shards(times) if times.shards else None,
-        "size": (WIDTH, HEIGHT),
-    }
-
-
-def _pairs(films: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """Return the histogram of the films' seconds: bars (x, y, width, height) and their texts."""
-    seconds = sorted(film[1] for film in films)
-    least, most, middle = seconds[0], seconds[-1], median(seconds)
-    wide = most > WIDE * middle
-    count = min(60, max(5, round(math.sqrt(len(seconds)))))
-    steps = [number / count for number in range(count + 1)]
-    if wide:
-        edges = [least * (most / least) ** step for step in steps]
-        place = math.log(middle / least) / math.log(most / least)
-    else:
-        edges = [least + (most - least) * step for step in steps]
-        place = (middle - least) / (most - least) if most > least else 0.5
-    below = [0, *(bisect_right(seconds, edge) for edge in edges[1:-1]), len(seconds)]
-    counts = [after - before for before, after in pairwise(below)]
-    high = [round(HEIGHT * number / max(counts)) for number in counts]
-    wide_bar = WIDTH / count
-    return {
-        "bars": [(round(n * wide_bar + 1), HEIGHT - h, round(wide_bar - 2), h) for n, h in enumerate(high) if h],
-        "most": f"{max(counts):,}",
-        "least_seconds": f"{least:.3g} s",
-        "most_seconds": f"{most:.3g} s",
-        "median": f"{middle:.3g} s",
-        "place": round(WIDTH * place),
-        "frame": f"{sum(seconds) / (sum(frames for frames, _ in films) or 1):.2g} s",
-        "logarithmic": wide,
-        "count": f"{len(seconds):,}",
-    }
-
-
-def _shards(times: Times) -> dict[str, Any]:
-    """Return the shards side by side, the longest first: one outline for each stage, for any number of shards."""
-    ordered = sorted(times.shards.values(), key=lambda each: sum(each.values()), reverse=True)
-    totals = [sum(each.values()) for each in ordered]
-    across, up = WIDTH / len(ordered), HEIGHT / totals[0]
-    outlines = []
-    below = [0.0] * len(ordered)
-    for colour, stage in enumerate(times.stages):
-        steps = []
-        for number, each in enumerate(ordered):
-            if seconds := each.get(stage):
-                left, bottom = number * across, HEIGHT - up * below[number]
-                steps.append(f"M{left:.1f} {bottom:.1f}h{across:.1f}v{-up * seconds:.1f}h{-across:.1f}z")
-                below[number] += seconds
-        if steps:
-            outlines.append((f"c{colour % COLOURS}", stage, "".join(steps)))
-    mean = fmean(totals)
-    return {
-        "outlines": outlines,
-        "count": len(ordered),
-        "longest": duration(totals[0]),
-        "mean": duration(mean),
-        "place": round(HEIGHT - up * mean),
-    }
+        entries = (ledger.get(stage.name, item) for item in plan.everything(stage.of))
+        seconds[stage.name] = [e.seconds for e in entries if isinstance(e, Made) and 0 < e.seconds < float("inf")]
+    totals = {name: sum(each) for name, each in seconds.items()}
+    work, longest = sum(totals.values()) or 1.0, max(totals.values()) or 1.0
+    films = [film for film in ledger.films() if film.item in plan.pairs and film.frames]
+    frame = sum(film.seconds for film in films) / sum(film.frames for film in films) if films else None
+    rows = [
+        Row(
+            f"c{number % COLOURS}",
+            name,
+            round(100 * totals[name] / longest),
+            duration(totals[name]),
+            f"{totals[name] / work:.0%}",
+            len(each),
+            f"{median(each):.3g} s" if each else "",
+            f"{max(each):.3g} s" if each else "",
+        )
+        for number, (name, each) in enumerate(seconds.items())
+    ]
+    return Times(duration(sum(totals.values())), None if frame is None else f"{frame:.2g} s", rows)

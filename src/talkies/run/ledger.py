@@ -150,9 +150,8 @@ class Ledger:
 
     shards: only these; None: all. contents: what each input file contained when it was read, by the item's stage and
     name, with size and time. begun: the items at work, with shard and time. broke: the last end of a worker before its
-    work was done, by stage and shard. files, seconds: size and time (ns) of items' files, and what they took, when they
-    were last made. loads: what loading engines took, by shard. checked: the last check of all inputs. started, ended:
-    when the last run did.
+    work was done, by stage and shard. files: size and time (ns) of items' files when they were last made. loads: what
+    loading engines took, by shard. checked: the last check of all inputs. started, ended: when the last run did.
     """
 
     def __init__(self, shards: Iterable[str] | None = None) -> None:
@@ -162,7 +161,6 @@ class Ledger:
         self.begun: dict[tuple[str, str], tuple[str, float]] = {}
         self.broke: dict[tuple[str, str], Broke] = {}
         self.files: dict[tuple[str, str], tuple[int, int]] = {}
-        self.seconds: dict[tuple[str, str], float] = {}
         self.loads: dict[str, float] = {}
         self.checked: Checked | None = None
         self.shards: set[str] = set()
@@ -213,7 +211,6 @@ class Ledger:
             self.begun.pop(about, None)
             if isinstance(event, Made):
                 self.files[about] = event.size, event.mtime_ns
-                self.seconds[about] = event.seconds or self.seconds.get(about, 0.0)
             if not isinstance(event, Forgotten) and event.read:
                 self.contents[about] = event.read
         elif isinstance(event, Begun):
