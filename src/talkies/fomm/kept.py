@@ -60,7 +60,7 @@ def _places(weights: Path, preset: Preset, device: torch.device, precision: str)
     except OSError:  # those who read the weights report it
         return []
     sources = [file_digest(str(module.__file__)) for module in (rewrite, winograd, choice)]
-    made_from = digest([status.st_size, status.st_mtime_ns, status.st_ctime_ns, torch.__version__, sources])
+    made_from = digest([status.st_size, status.st_mtime_ns, status.st_ctime_ns, str(torch.__version__), sources])
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_flags()
     form = digest([preset.name, precision, device.type, machine, os.environ.get("ONEDNN_MAX_CPU_ISA")])
     stem = weights.name.removesuffix(".safetensors").removesuffix(".pth.tar")
