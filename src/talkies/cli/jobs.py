@@ -105,6 +105,7 @@ def gallery(chosen: argparse.Namespace) -> None:
             mosaic=None if going else wanted.mosaic,
             times=measure(plan, ledger),
             check=check_line(results),
+            better=plan.settings.better if state.done else None,
             going=going,
         ):
             log.info("gallery: %s", printable(page))

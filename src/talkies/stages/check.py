@@ -22,7 +22,7 @@ from ..run.folder import HOME
 from ..run.pairs import Pair
 from ..run.plan import Plan, compared, digest
 from .check_file import ClipFacts, Item, Look, PictureFacts, Unreadable, look
-from .check_poses import compare_poses, find_poses, look_at_first_frame, warn_of_first_frames
+from .check_poses import compare_poses, find_poses, look_at_faces, look_at_first_frame, warn_of_first_frames
 from .check_problems import Finding, findings_of
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def examine(
         pictures = {
             each.item.name: each for each in findings if isinstance(each.facts, PictureFacts) and not each.item.clip
         }
+        if preset.parts:
+            look_at_faces(plan, findings, weights, preset.parts)
         warn_of_first_frames(plan, takes, weights)
         compare_poses(plan, pictures, takes, weights)
     return sorted(findings, key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
