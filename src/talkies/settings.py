@@ -29,7 +29,7 @@ from .engines.program import EngineName, FilePath, ImageAddress, Program
 from .errors import InputError, TalkiesError, printable
 from .files import from_plain, open_regular
 from .fomm.model.checkpoint_head import check_head
-from .fomm.model.presets import PRESETS
+from .fomm.model.presets import BETTER, PRESETS
 from .fomm.model.published import check_unchanged, find_weights
 from .media.crop import FORMS, Request, parse
 
@@ -256,6 +256,12 @@ class Settings(Section, frozen=True):
     def programs(self) -> dict[str, Program]:
         """The engines that are other programs, by name."""
         return {name: each for name, each in self.by_engine.items() if each is not None}
+
+    @property
+    def better(self) -> str | None:
+        """How films get better; None if none of them is made by a network of the package."""
+        by_package = FOMM in self.by_engine and PRESETS[self.model.preset].packaged and not self.model.checkpoint
+        return BETTER.format("model: {preset: vox-adv-256}") if by_package else None
 
     def crop_of(self, file: Path, kind: Kind) -> Request:
         """Return how a file is cut: by its own entry, as all of its kind, or as the engine or the preset does it."""

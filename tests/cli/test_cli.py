@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -60,17 +61,25 @@ def pictures(path: str) -> np.ndarray:
 
 
 def test_animate_makes_a_talkie(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert animate() == 0
-    film, clip = media.probe("out.mp4"), media.probe("clip.mp4")
+    (folder / "who-clip.json").write_text("mine")
+    assert main(["animate", "who.png", "clip.mp4", "--show-crop", "crops.png", *PLAIN]) == 0
+    film, clip = media.probe("who-clip.mp4"), media.probe("clip.mp4")
     assert (film.width, film.height, film.frames, film.rate) == (256, 256, FRAMES, Fraction(30000, 1001))
     assert clip.frames == FRAMES
     assert film.sound is not None
     assert film.sound.codec == clip.sound.codec
-    assert "AI-generated" in media.tags("out.mp4")["comment"]
-    assert sorted(p.name for p in folder.iterdir()) == ["clip.mp4", "out.mp4", "who.png"]
+    assert "AI-generated" in media.tags("who-clip.mp4")["comment"]
+    record = json.loads((folder / "who-clip.json").read_text())
+    assert record["file"]["sha256"] == hashlib.sha256((folder / "who-clip.mp4").read_bytes()).hexdigest()
+    assert (record["source"]["file"], record["driving"]["file"]) == ("who.png", "clip.mp4")
+    assert Image.open("crops.png").size == (512, 256)
+    names = sorted(p.name for p in folder.iterdir())
+    (kept,) = set(names) - {"clip.mp4", "crops.png", "who-clip.json", "who-clip.mp4", "who.png"}
+    assert (folder / kept).read_text() == "mine"
     said = capsys.readouterr()
     assert said.out == ""
-    assert f"talkies: out.mp4: {FRAMES} frames at 30000/1001 a second, sound: copy" in said.err
+    assert f"talkies: who-clip.mp4: {FRAMES} frames at 30000/1001 a second, sound: copy" in said.err
+    assert "then --model vox-adv-256" in said.err
     assert all(line.startswith("talkies: ") for line in said.err.splitlines())
 
 
@@ -235,9 +244,10 @@ def test_a_gpu_asked_for_in_vain(folder: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     "words",
     [
-        [],
         ["dance"],
         ["animate"],
+        ["animate", "who.png"],
+        ["animate", "who.png", "clip.mp4", "--source", "other.png"],
         [*whole(), "--model", "vox"],
         [*whole(), "--threads", "0"],
         [*whole(), "--start", "-1"],
@@ -255,6 +265,15 @@ def test_wrong_usage_is_exit_2(folder: Path, capsys: pytest.CaptureFixture[str],
     assert caught.value.code == 2
     assert "error: " in capsys.readouterr().err
     assert sorted(p.name for p in folder.iterdir()) == ["clip.mp4", "who.png"]
+
+
+def test_alone_it_prints_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    for line in lines[1:-1]:
+        program, *words = line.strip().partition("   ")[0].split()
+        assert (program, build_parser().parse_args(words).debug) == ("talkies", False)
 
 
 def test_debug_shows_where_an_error_came_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,7 +156,7 @@ def test_posters_show_a_moment_that_moves(run: GalleryFolder) -> None:
     clips.ffmpeg(
         "-f", "lavfi", "-i", "color=teal:s=256x256:r=25:d=1", "-vf", drawn, "-pix_fmt", "yuv420p", entry.preview
     )
-    ((*_, poster, _, moment),) = data_of(run.build(entry))["clips"]
+    ((*_, poster, _, moment, _),) = data_of(run.build(entry))["clips"]
     assert 0.4 <= moment < 0.75
     with Image.open(run.results / poster) as picture:
         assert picture.size == (256, 256)

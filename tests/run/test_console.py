@@ -63,8 +63,9 @@ def test_a_run_tells_its_stages_and_films(run: RunFolder) -> None:
     assert [line for line in lines if ": done, sound: " in line] == [f"talkies: {p}: done, sound: copy" for p in PAIRS]
     stages = [found[1] for line in lines if (found := re.fullmatch(r"talkies: (\w+): \d jobs? done in \d+ s", line))]
     assert stages == ["crop", "cut", "motion", "animate", "remux", "gallery", "gallery_report"]
-    assert lines[-4] == "talkies: 6 pairs: 6 done, 0 failed, 0 to make"
-    assert lines[-3].startswith("talkies: the last run: 6 made in ")
+    assert lines[-5] == "talkies: 6 pairs: 6 done, 0 failed, 0 to make"
+    assert lines[-4].startswith("talkies: the last run: 6 made in ")
+    assert "talkies checkpoint fetch vox-adv-256" in lines[-3]
     assert lines[-2] == "talkies: the films: results/index.html"
     assert Path(lines[-1].removeprefix("talkies: the whole log: ")).is_file()
     assert all(line.startswith("talkies: ") for line in lines[1:])

@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in
 
 from talkies import media
+from talkies.fomm.model.presets import BETTER
 from talkies.media import crop
 from talkies.stages.check_file import SMALL_SIDE, Item, PictureFacts, look, sharpness
 
@@ -60,6 +61,8 @@ def test_a_good_picture_and_clip_are_told_with_what_was_seen(looked: RunFolder) 
     assert good["problems"] == plain["problems"] == []
     assert (good["facts"]["width"], good["facts"]["crop"]["faces"]) == (512, 1)
     assert good["facts"]["sharpness"] > 100
+    assert np.ptp(plain["motion"]["mouth"]) > 0.05
+    assert np.ptp(plain["motion"]["head"]) > 0.05
     assert (plain["facts"]["seconds"], plain["facts"]["rate"], plain["facts"]["sound"]) == (1.0, "25", "aac")
 
 
@@ -173,13 +176,22 @@ def test_a_photograph_for_a_network_of_drawings_and_a_face_that_leaves_its_crop_
     walk = "pad=3*iw:ih:iw:0,crop=2*iw/3:ih:if(gt(t\\,0.6)\\,0\\,iw/3):0"  # the face moves from one half to the other
     command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", str(EXAMPLES / "driving/anna.mp4"), "-t", "1"]
     subprocess.run([*command, "-vf", walk, "-preset", "ultrafast", str(run.path / "driving/walk.mp4")], check=True)
+    still = "select=eq(n\\,0),loop=24:1,setpts=N/25/TB"
+    subprocess.run([*command, "-vf", still, "-preset", "ultrafast", str(run.path / "driving/still.mp4")], check=True)
     run.talkies("check")
+    assert "look neither mouth nor head moves in it" in texts(run, "still")
     assert "one of the photographs, and demo-drawings knows drawings: model: preset: demo" in texts(run, "astronaut")
     assert texts(run, "ada") == ""
     assert "look its face leaves the crop" in texts(run, "walk")
-    run.configure(model={"preset": "demo"})
-    run.talkies("check")
-    assert texts(run, "astronaut") == ""
+    run.configure(crop=None, check=True, model={"preset": "demo"})
+    assert BETTER.format("model: {preset: vox-adv-256}") in run.talkies("check").splitlines()
+    page = (run.path / "results/check.html").read_text()
+    assert "talkies checkpoint fetch vox-adv-256" in page
+    assert page.count("<polyline") == 4
+    teeth = "look its mouth is open or shows teeth, which blur: take one that looks ahead with its mouth shut"
+    assert texts(run, "astronaut").startswith(teeth)
+    run.configure(crop=None, check=True, engine="cp {source} {driving} {output}")
+    assert "vox-adv-256" not in run.talkies("check"), "the package's network does not make these films"
 
 
 def test_a_picture_and_a_driving_video_of_one_name_are_told_apart(tmp_path: Path) -> None:

@@ -26,12 +26,23 @@ ADVICE = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "mend the path"),
 }
 """What to do about errors of the system."""
+FIRST = """\
+talkies makes pictures talk: a picture moves like a driving video, with the video's sound.
+  talkies animate me.jpg song.mp4   one film: me-song.mp4
+  talkies app                       the same on a page in a browser
+  talkies init portraits            a folder for many films: every picture with every video
+  talkies doctor                    what is installed and works here
+  talkies --help                    all commands"""
+"""What `talkies` alone prints."""
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        print(FIRST)
+        return 0
     chosen = parser.parse_args(arguments)
     log.handlers[:] = [_TerminalHandler()]
     _on_signals()

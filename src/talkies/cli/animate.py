@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import TalkiesError, counted, printable
 from ..files import whole
+from ..fomm.model.presets import BETTER
 from .arguments import Commands, best_frame, check_output, model_arguments, progress_bar, segment_arguments
 
 if TYPE_CHECKING:
+    from ..run.pairs import Pair
     from ..run.plan import Plan
     from ..run.state import State
 
@@ -28,20 +30,21 @@ def add_commands(commands: Commands) -> None:
         "Animate each picture with each driving video, with its sound. A run folder (talkies init) does the same for "
         "hundreds, with a gallery, and goes on where it was stopped.",
     )
+    many.set_defaults(wrong=many.error)
+    many.add_argument("picture", type=Path, nargs="?", metavar="PICTURE")
+    many.add_argument("video", type=Path, nargs="?", metavar="VIDEO")
+    many.add_argument("--source", type=Path, nargs="+", metavar="PICTURE", help="many pictures, or folders of them")
     many.add_argument(
-        "--source", type=Path, nargs="+", required=True, metavar="PICTURE", help="pictures, or folders of them"
-    )
-    many.add_argument(
-        "--driving", type=Path, nargs="+", required=True, metavar="VIDEO", help="driving videos, or folders of them"
+        "--driving", type=Path, nargs="+", metavar="VIDEO", help="many driving videos, or folders of them"
     )
     many.add_argument(
         "-o",
         "--output",
         type=Path,
-        required=True,
         metavar="OUT",
-        help="OUT.mp4 for one film, or a folder: OUT/VIDEO/PICTURE.mp4",
+        help="OUT.mp4 for one film (default: PICTURE-VIDEO.mp4 beside the picture), or a folder: OUT/VIDEO/PICTURE.mp4",
     )
+    many.add_argument("--show-crop", type=Path, metavar="OUT.png", help="of one film, also show what is animated")
     model_arguments(many)
     many.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="default: auto")
     many.add_argument("--absolute", action="store_true", help="the driver's own poses, not its motion since its first")
@@ -67,6 +70,14 @@ def add_commands(commands: Commands) -> None:
 
 def animate(chosen: argparse.Namespace) -> None:
     """Make films of pictures and driving videos; TalkiesError if any could not be made."""
+    given = [*filter(None, [chosen.picture]), *(chosen.source or [])]
+    clips = [*filter(None, [chosen.video]), *(chosen.driving or [])]
+    if not given or not clips:
+        chosen.wrong("give a picture and a video: talkies animate me.jpg song.mp4")
+    if chosen.output is None:
+        if len(given + clips) > 2 or any(path.is_dir() for path in given + clips):
+            chosen.wrong("-o: name a folder for the films")
+        chosen.output = given[0].with_name(f"{given[0].stem}-{clips[0].stem}.mp4")
     for path in filter(None, (chosen.checkpoint, chosen.audio, chosen.pairs)):
         if not Path(path).is_file():
             raise TalkiesError(f"{printable(path)}: no such file: mend its name")
@@ -74,9 +85,12 @@ def animate(chosen: argparse.Namespace) -> None:
         raise TalkiesError(f"--end: {float(chosen.end):g} s is not after --start: give a later one")
     one = bool(chosen.output.suffix) and not (chosen.output.is_dir() and chosen.output.suffix != ".mp4")
     if one:
-        given = [*chosen.source, *chosen.driving, *filter(None, [chosen.audio])]
-        check_output(chosen.output, ".mp4", *given)
-    _make(_of_all(chosen), _of_clips(chosen), chosen.source, chosen.driving, chosen, one=one)
+        check_output(chosen.output, ".mp4", *given, *clips, *filter(None, [chosen.audio]))
+    if chosen.show_crop:
+        check_output(chosen.show_crop, ".png", *given, *clips)
+        if not one:
+            chosen.wrong("--show-crop: it is for one film: give -o OUT.mp4")
+    _make(_of_all(chosen), _of_clips(chosen), given, clips, chosen, one=one)
 
 
 def make_one(of_all: dict[str, Any], chosen: argparse.Namespace) -> None:
@@ -99,6 +113,7 @@ def _make(
     from ..run.progress import by_reason, some
     from ..stages.films import make_films
 
+    show = getattr(chosen, "show_crop", None)
     with progress_bar() as progress:
         plan, state = make_films(
             of_all,
@@ -109,10 +124,12 @@ def _make(
             device=getattr(chosen, "device", None),
             threads=chosen.threads,
             progress=progress,
-            take=partial(_take, chosen.output, chosen.output.absolute()) if one else None,
+            take=partial(_take, chosen.output, chosen.output.absolute(), show and show.absolute()) if one else None,
         )
     if not one:
         log.info("%s: %s", printable(chosen.output), counted(len(state.done), "film"))
+    if state.done and plan.settings.better:
+        log.info("%s", BETTER.format("--model vox-adv-256"))
     if len(plan.pairs) == 1 and state.failed:
         raise TalkiesError(next(iter(state.failed.values())))
     for reason, names in by_reason(state.failed).items():
@@ -124,15 +141,40 @@ def _make(
         )
 
 
-def _take(name: Path, target: Path, plan: Plan, state: State) -> None:
-    """Move the one film out of the temporary run folder."""
-    for done in state.done:
-        film = plan.talkie(done)
+def _take(name: Path, target: Path, show: Path | None, plan: Plan, state: State) -> None:
+    """Move the one film and its JSON out of the temporary run folder. show: where the crops are shown (PNG)."""
+    from ..run.record import Recorded, Talkie
+
+    for each, pair in plan.pairs.items():
+        if show:
+            _show_crops(show, pair)
+        film = plan.talkie(each)
+        record = film.record() if each in state.done else None
+        if record is None:
+            continue
+        out = Recorded(target, Talkie)
+        out.keep_foreign()
         with whole(target) as part:
             shutil.copyfile(film.path, part)
-        if record := film.record():
-            shown, sound = record.picture, record.sound.sound or "none"
-            log.info("%s: %d frames at %s a second, sound: %s", printable(name), record.frames, shown.rate, sound)
+        out.describe(record)
+        shown, sound = record.picture, record.sound.sound or "none"
+        log.info("%s: %d frames at %s a second, sound: %s", printable(name), record.frames, shown.rate, sound)
+
+
+def _show_crops(path: Path, pair: Pair) -> None:
+    """Write the cropped picture and the first frame of the cropped video side by side (PNG), those that there are."""
+    import numpy as np
+    from PIL import Image
+
+    from .. import media
+    from ..run.plan import Plan
+
+    picture, clip = Plan.source_file(pair.source).path, Plan.driving_file(pair.take).path
+    squares = [media.read_picture(picture)] if picture.exists() else []
+    squares += [next(iter(media.read_frames(media.probe(clip))))] if clip.exists() else []
+    if squares:
+        with whole(path) as part:
+            Image.fromarray(np.hstack(squares)).save(part, "PNG")
 
 
 def _of_clips(chosen: argparse.Namespace) -> dict[str, Any]:

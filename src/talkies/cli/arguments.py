@@ -18,7 +18,7 @@ from ..fomm.model.presets import PRESETS
 
 GROUPS = {
     "Make": {
-        "animate": "talkies animate --source me.jpg --driving song.mp4 -o me.mp4",
+        "animate": "talkies animate me.jpg song.mp4",
         "crop": "talkies crop me.jpg -o me-square.png",
         "app": "talkies app",
     },

@@ -116,7 +116,8 @@ def check(chosen: argparse.Namespace) -> int:
         model = None if chosen.no_poses else _network(plan)
         findings = examine(plan, model=model, workers=workers, advance=progress.advance)
     check_page.save(findings)
-    page = check_page.write_page(findings, Path(plan.settings.results), gallery=chosen.job)
+    better = plan.settings.better
+    page = check_page.write_page(findings, Path(plan.settings.results), gallery=chosen.job, better=better)
     doubtful = sum(any(problem.level != NOTE for problem in finding.problems) for finding in findings)
     ledger.note(ledger.RUN, ledger.Checked(said=check_page.summary(findings), doubtful=doubtful))
     if chosen.job:  # in a run, the gallery and the verdict report what is wrong
@@ -130,6 +131,8 @@ def check(chosen: argparse.Namespace) -> int:
             print(line)
         if unused := not_used(plan):
             print(f"not used: {unused}")
+        if better:
+            print(better)
         print(f"{check_page.summary(findings)}: {printable(page)}")
     return int(any(problem.level == FAILS for finding in findings for problem in finding.problems))
 

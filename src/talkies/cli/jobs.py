@@ -97,6 +97,7 @@ def gallery(chosen: argparse.Namespace) -> None:
             mosaic=wanted.mosaic,
             times=measure(plan, ledger),
             check=check_line(results),
+            better=plan.settings.better if state.done else None,
         ):
             log.info("gallery: %s", printable(page))
         if chosen.job:

@@ -40,12 +40,12 @@ class Usual:
         """Measure it on the keypoints of some frames, [n, K, 2]; None if there are too few frames."""
         if len(poses) < FEWEST:
             return None
-        eyes, lips, _ = _measures(poses, parts)
+        eyes, lips, _ = measures(poses, parts)
         return cls(parts, float(np.quantile(eyes, OFTEN_OPEN)), float(np.quantile(lips, OFTEN_SHUT)))
 
     def faults(self, pose: NDArray[np.float64]) -> list[str]:
         """Return why a frame with these keypoints, [K, 2], is a bad first frame; empty if it is not."""
-        eyes, lips, turn = (float(each[0]) for each in _measures(pose[None], self.parts))
+        eyes, lips, turn = (float(each[0]) for each in measures(pose[None], self.parts))
         wrong = {
             "eyes shut": self.eyes > NARROW and eyes < EYES_SHUT * self.eyes,
             "mouth open": lips - self.lips > MOUTH_OPEN,
@@ -55,11 +55,11 @@ class Usual:
 
     def is_well(self, pose: NDArray[np.float64]) -> bool:
         """Return whether a frame with these keypoints, [K, 2], is clearly a good first frame."""
-        eyes, lips, turn = (float(each[0]) for each in _measures(pose[None], self.parts))
+        eyes, lips, turn = (float(each[0]) for each in measures(pose[None], self.parts))
         return eyes > EYES_OPEN * self.eyes and lips - self.lips < MOUTH_SHUT and abs(turn) < STRAIGHT
 
 
-def _measures(poses: NDArray[np.float64], parts: FaceParts) -> tuple[NDArray[np.float64], ...]:
+def measures(poses: NDArray[np.float64], parts: FaceParts) -> tuple[NDArray[np.float64], ...]:
     """Return the opening of eyes and of lips in heights of the face, and the nose's offset in widths; [n] each."""
     upward = poses[:, parts.forehead] - poses[:, parts.chin]
     height = np.linalg.norm(upward, axis=1)

@@ -63,10 +63,10 @@ def table(findings: Sequence[Finding]) -> Iterable[str]:
             yield f"     {printable(problem.text)}{': ' * bool(problem.advice)}{printable(problem.advice)}"
 
 
-def write_page(findings: Sequence[Finding], results: Path, *, gallery: bool = False) -> Path:
+def write_page(findings: Sequence[Finding], results: Path, *, gallery: bool = False, better: str | None = None) -> Path:
     """Write the check's page beside the gallery, problems first, without private files; return its path.
 
-    gallery: the gallery exists or will exist.
+    gallery: the gallery exists or will exist. better: how the run's films get better (`Settings.better`).
     """
     shown = [finding for finding in findings if not finding.private]
     index = GALLERY_PAGE if gallery or (results / GALLERY_PAGE).exists() else None
@@ -77,6 +77,7 @@ def write_page(findings: Sequence[Finding], results: Path, *, gallery: bool = Fa
         title="Check of the files",
         pages=pages(CHECK_PAGE, gallery=index, check=True),
         summary=summary(shown),
+        better=better,
         kinds=[(kind, summary(found), map(_card, found)) for kind, found in kinds.items() if found],
         numbers={"film": FILM_SIZE, "small": SMALL_SIDE, "blurred": f"{BLURRED:g}", "samples": SAMPLES},
     )
@@ -97,6 +98,16 @@ def check_line(results: Path) -> str | None:
     return f"Check of the files: {found['summary']}" if found and (results / CHECK_PAGE).exists() else None
 
 
+CURVES = {"mouth": (0.0, 0.2), "head": (-0.4, 0.4)}
+"""The least and the most that the curves of motion show (`Finding.motion`)."""
+
+
+def _curve(values: Sequence[float], least: float, most: float) -> str:
+    """Return the points of a curve in a square of 100 units, from the top left."""
+    shares = [min(1.0, max(0.0, (value - least) / (most - least))) for value in values]
+    return " ".join(f"{100 * n / (len(values) - 1):.0f},{100 - 100 * share:.0f}" for n, share in enumerate(shares))
+
+
 def _card(finding: Finding) -> dict[str, Any]:
     """Return a file's name for the page: with its suffix, and with the part and crop if they are not the usual."""
     item = finding.item
@@ -109,5 +120,6 @@ def _card(finding: Finding) -> dict[str, Any]:
         "part": printable(part),
         "thumb": base64.b64encode(finding.thumb).decode() if finding.thumb else None,
         "facts": facts_line(finding),
+        "curves": [(part, _curve(values, *CURVES[part])) for part, values in finding.motion.items() if len(values) > 1],
         "problems": [(printable(problem.text), printable(problem.advice)) for problem in finding.problems],
     }

@@ -31,7 +31,9 @@ class Entry:
     its sound (mp4). Both are outside the results and are copied beside the page.
 
     crop, part, choices: the pair's own settings, in words: of the picture, of the driving video, and others. sound,
-    preview_sound: whether they have sound. doubts: the warnings of the picture and of the driving video.
+    preview_sound: whether they have sound. doubts: the warnings of the picture and of the driving video. moved: how
+    far the driving video's mouth and head move, None if that is not known. model: the built-in engine's preset and
+    network.
     """
 
     driving: str
@@ -51,6 +53,8 @@ class Entry:
     doubts: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     digest: str | None = None
     engine: str = FOMM
+    moved: float | None = None
+    model: str = ""
 
 
 def entries_of(plan: Plan, state: State) -> list[Entry]:
@@ -83,6 +87,8 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
                 doubts=(source.doubts, take.doubts),
                 digest=record.file.sha256 if record else None,
                 engine=pair.engine,
+                moved=take.moved,
+                model=_model_words(record.facts.get("model")) if record else "",
             )
         )
     return entries
@@ -118,6 +124,12 @@ def choice_words(pair: Pair, usual: Pair) -> str:
     return ", ".join(words for name, words in said.items() if getattr(pair, name) != getattr(usual, name))
 
 
+def _model_words(model: Any) -> str:
+    """Return the preset of a film's record, and which of its networks made it."""
+    named = model if isinstance(model, dict) else {}
+    return ", ".join(str(named[key]) for key in ("preset", "network") if named.get(key))
+
+
 # --- pictures and driving videos ---------------------------------------------------------------------------
 
 
@@ -126,6 +138,7 @@ class _Prepared:
     path: Path | None
     sound: bool
     doubts: tuple[str, ...]
+    moved: float | None
 
     @classmethod
     def of(
@@ -136,12 +149,15 @@ class _Prepared:
         findings: Mapping[tuple[str, bool], _Finding],
     ) -> _Prepared:
         record = file.record()
-        doubts = list(_of_check(plan, findings.get((file.path.stem, isinstance(wanted, Take))), wanted))
+        finding = findings.get((file.path.stem, isinstance(wanted, Take)))
+        doubts = list(_of_check(plan, finding, wanted))
+        ranges = [max(each) - min(each) for each in finding.motion.values() if each] if finding else []
         take = record if isinstance(record, PreparedTake) else None
         doubts += [record.crop.warning] if record and record.crop.warning else []
         doubts += ["damaged or cut short: what is there is used"] if take and take.truncated else []
         path = file.path if file.path.exists() else None
-        return cls(path, take is not None and take.sound, tuple(_once(doubts)))
+        moved = sum(ranges) if ranges else None
+        return cls(path, take is not None and take.sound, tuple(_once(doubts)), moved)
 
 
 def _once(doubts: Iterable[str]) -> Iterable[str]:
@@ -164,6 +180,7 @@ class _Finding(Struct):
     crop: object
     content: str | None
     problems: list[Problem]
+    motion: dict[str, list[float]]
 
 
 class _Findings(Struct):

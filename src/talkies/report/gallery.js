@@ -5,8 +5,8 @@ const make = (tag, properties) => Object.assign(document.createElement(tag), pro
 const plural = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 // One object a pair; `place` is its card, empty until it comes near the window.
-const clips = data.clips.map(([name, part, sound, doubts, preview, poster, mosaic, moment]) =>
-  ({name, part, sound, doubts, preview, poster, mosaic, moment, full: part ? `${name} (${part})` : name}));
+const clips = data.clips.map(([name, part, sound, doubts, preview, poster, mosaic, moment, moved]) =>
+  ({name, part, sound, doubts, preview, poster, mosaic, moment, moved, full: part ? `${name} (${part})` : name}));
 const pictures = data.pictures.map(([name, crop, doubts, source]) =>
   ({name, crop, doubts, source, full: crop ? `${name} (${crop})` : name}));
 const pairs = data.pairs.map(([clip, picture, variant, choices, sound, film, record, reason]) => {
@@ -229,6 +229,7 @@ const failure = pair => !pair.film && Boolean(pair.reason);
 const orders = {  // the grouping; pairs are sorted by driving video and name
   driving: {of: "clip", sorted: pairs},
   image: {of: "picture", sorted: [...pairs].sort((a, b) => byName(a.image, b.image) || a.picture - b.picture)},
+  moved: {of: "clip", sorted: [...pairs].sort((a, b) => clips[b.clip].moved - clips[a.clip].moved || a.clip - b.clip)},
   failed: {of: "clip", sorted: null},
 };
 {
@@ -336,6 +337,7 @@ byId("count").append(`${plural(made, "talkie", "talkies")} of ${plural(new Set(p
   ` and ${plural(new Set(pairs.map(p => p.driving)).size, "driving video", "driving videos")}`);
 if (failed) byId("count").append("; ", make("span", {className: "failed", textContent: `${failed.toLocaleString("en")} could not be made`}));
 byId("order").lastElementChild.hidden = !failed;
+byId("order").querySelector("[value=moved]").hidden = !clips.some(clip => clip.moved);
 countChoices();
 byId("finder").hidden = !pairs.length;
 arrange(orders.driving);

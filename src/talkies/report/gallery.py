@@ -62,15 +62,16 @@ def build_gallery(
     title: str,
     name: str = GALLERY_PAGE,
     check: str | None = None,
+    better: str | None = None,
     mosaic: int | None = None,
     times: Times | None = None,
 ) -> Path:
     """Write a page and its files, and return the page's path.
 
-    check: the check's line. times: the times of its work. mosaic: the number of talkies of each driving video in its
-    mosaic, None for no mosaic. Only changed files are written, each whole or not at all. Files of ours that no entry
-    shows any more are removed; files that are not ours stay, or are kept aside if they are in the way. The entries'
-    order does not matter. Raises OSError.
+    check: the check's line. better: how films get better (`Settings.better`). times: the times of its work. mosaic: the
+    number of talkies of each driving video in its mosaic, None for no mosaic. Only changed files are written, each
+    whole or not at all. Files of ours that no entry shows any more are removed; files that are not ours stay, or are
+    kept aside if they are in the way. The entries' order does not matter. Raises OSError.
     """
     results.mkdir(parents=True, exist_ok=True)
     files = _Files(results / name)
@@ -82,9 +83,10 @@ def build_gallery(
         pages=pages(name, gallery=name, check=check is not None),
         check=check,
         check_page=CHECK_PAGE,
+        better=better,
         data=_page_data(results, sorted(entries, key=_order), files, mosaic),
         times=times,
-        engines=sorted({OURS if entry.engine == FOMM else printable(entry.engine) for entry in entries if entry.film}),
+        engines=sorted({_engine_words(entry) for entry in entries if entry.film}),
     )
     write_page(results / name, page)
     files.drop_unused()
@@ -131,6 +133,12 @@ def publish_films(
     return build_gallery(folder, shown, title=title, mosaic=mosaic)
 
 
+def _engine_words(entry: Entry) -> str:
+    if entry.engine != FOMM:
+        return printable(entry.engine)
+    return f"{OURS} ({entry.model})" if entry.model else OURS
+
+
 def _order(entry: Entry) -> tuple[str, ...]:
     return (entry.driving.casefold(), entry.driving, entry.image.casefold(), entry.image, entry.variant or "")
 
@@ -138,9 +146,9 @@ def _order(entry: Entry) -> tuple[str, ...]:
 def _page_data(results: Path, entries: Sequence[Entry], files: _Files, mosaic: int | None) -> dict[str, Any]:
     """Return the data of the page's script: clips and pictures once, and the pairs as rows that refer to them.
 
-    A clip: name, part, has sound, warnings, addresses of preview, poster and mosaic, the poster's time in seconds. A
-    picture: name, crop, warnings, address. A pair: clip, picture, variant, choices, has sound, addresses of film and
-    record, the reason if it has none.
+    A clip: name, part, has sound, warnings, addresses of preview, poster and mosaic, the poster's time in seconds, how
+    far it moves. A picture: name, crop, warnings, address. A pair: clip, picture, variant, choices, has sound,
+    addresses of film and record, the reason if it has none.
     """
     clips: dict[Any, int] = {}
     pictures: dict[Any, int] = {}
@@ -161,6 +169,7 @@ def _page_data(results: Path, entries: Sequence[Entry], files: _Files, mosaic: i
                     list(map(printable, entry.doubts[1])),
                     *(_address(results, path) for path in (preview, poster, shown)),
                     moment_of(poster) if poster else None,
+                    entry.moved,
                 ]
             )
         picture = (entry.image, entry.crop, entry.source)

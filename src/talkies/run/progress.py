@@ -196,6 +196,8 @@ def _summary(plan: Plan) -> Iterator[str]:
     yield from failures(state.failed)
     yield from unfinished(state, now)
     yield from doubts(plan, ledger.checked)
+    if state.done and (better := plan.settings.better):
+        yield better
     page = plan.results / GALLERY_PAGE
     if page.exists() and state.done:
         yield f"the films: {printable(page)}"

@@ -19,8 +19,8 @@ from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
 from ..files import digest, from_json, to_plain, whole, write_json
-from ..fomm.first_frame import Usual
-from ..fomm.model.presets import PRESETS
+from ..fomm.first_frame import FEWEST, Usual, measures
+from ..fomm.model.presets import PRESETS, FaceParts
 from ..media import crop
 from ..media.film import FILM_SIZE
 from ..run.folder import HOME
@@ -116,6 +116,8 @@ def examine(
         pictures = {
             each.item.name: each for each in findings if isinstance(each.facts, PictureFacts) and not each.item.clip
         }
+        if preset.parts:
+            look_at_faces(plan, findings, weights, preset.parts)
         warn_of_first_frames(plan, takes, weights)
         compare_poses(plan, pictures, takes, weights)
     return sorted(findings, key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
@@ -182,6 +184,11 @@ def _whole_jpeg(path: Path) -> bytes | None:
 
 
 TRIES = 3  # of frames that may be better than the first
+TURNED_FAR, LIPS_APART = 0.3, 0.05
+"""Of a photograph, in widths and heights of the face: shut mouths measure 0.01 to 0.02, smiles with teeth 0.06 to 0.14,
+and a head that looks past the camera 0.4."""
+HEAD_STILL, LIPS_STILL = 0.04, 0.02
+"""The same for the differences within a video: of a still picture 0, of a still head that talks 0.01 and 0.07."""
 POSE_FAR, POSE_NEARER = 0.25, 0.5
 """A first frame is called far from a picture's pose if its distance is over this and another frame has half of it.
 Similar poses measure 0.02 to 0.16, turned heads 0.25 to 0.6 (the examples, the demo network)."""
@@ -236,6 +243,29 @@ def _pose_of_frame(network: FirstOrderModel, item: Item, facts: ClipFacts, numbe
     start = Fraction(item.start or 0) + number / clip.rate
     frames = np.stack(list(media.read_frames(clip, start=start, end=start + 1 / clip.rate, box=box, size=FILM_SIZE)))
     return np.array(find_poses(network, frames[:, :, ::-1].copy() if item.flip else frames)[0])
+
+
+def look_at_faces(plan: Plan, findings: Sequence[Finding], weights: str, parts: FaceParts) -> None:
+    """Note how videos move, and warn of still ones and of pictures that the package's network makes poor films of."""
+    import numpy as np
+
+    for finding in findings:
+        facts = finding.facts
+        if isinstance(facts, Unreadable) or not facts.crop.faces:
+            continue
+        poses = np.array(facts.poses[weights])
+        if isinstance(facts, ClipFacts):
+            _, lips, turn = measures(poses[facts.faces_seen], parts)
+            finding.motion = {"mouth": lips.round(3).tolist(), "head": turn.round(3).tolist()}
+            if len(lips) >= FEWEST and np.ptp(lips) < LIPS_STILL and np.ptp(turn) < HEAD_STILL:
+                advice = "give another part by start and end, or another video"
+                finding.problems.append(Problem(DOUBTFUL, "neither mouth nor head moves in it", advice))
+        elif plan.settings.better and facts.photograph:
+            _, (lips,), (turn,) = measures(poses, parts)
+            seen = ["its head is turned far, which smears"] * bool(abs(turn) > TURNED_FAR)
+            seen += ["its mouth is open or shows teeth, which blur"] * bool(lips > LIPS_APART)
+            advice = "take one that looks ahead with its mouth shut, or published weights"
+            finding.problems += [Problem(DOUBTFUL, text, advice) for text in seen]
 
 
 def warn_of_first_frames(plan: Plan, takes: dict[str, Finding], weights: str) -> None:

@@ -241,6 +241,8 @@ class Problem:
 class Finding:
     """The findings of an item: facts as in the JSON, the crop as JPEG, and problems, the worst first.
 
+    motion: of a driving video, how far the lips are apart in the frames looked at (mouth), in heights of the face, and
+    how far the nose is beside the middle (head), in widths of it.
     private: all of its pairs are private, so others must not see it. content: the digest of its file.
     """
 
@@ -248,6 +250,7 @@ class Finding:
     facts: Facts
     thumb: bytes | None
     problems: list[Problem] = field(default_factory=list)
+    motion: dict[str, list[float]] = field(default_factory=dict)
     private: bool = False
     content: str | None = None
 
@@ -266,6 +269,7 @@ class Finding:
             "content": self.content,
             "facts": {name: value for name, value in facts.items() if name not in ("poses", "first_frame")},
             "problems": [asdict(problem) for problem in self.problems],
+            "motion": self.motion,
         }
 
 

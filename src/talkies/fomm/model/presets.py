@@ -165,6 +165,13 @@ _PHOTOGRAPHS_OPENINGS = tuple(
 )
 
 
+BETTER = (
+    "the package's network is small; published weights make better films of photographs: "
+    "talkies checkpoint fetch vox-adv-256, then {}"
+)
+"""What to do about films of the package's networks. {}: how the weights are then named."""
+
+
 def frame_bytes(side: int, itemsize: int) -> int:
     """Return the bytes of memory for a frame in a network of this side and number size.
 
