@@ -245,11 +245,12 @@ def reasons(look: Look, before: Plan | None, names: Iterable[str]) -> str:
     for stage, item, file in before.files() if before else ():
         if before and (read := look.ledger.contents.get((stage.name, item))):
             before.contents[file] = read[2]
-    counts = Counter(_why(look, before, name) for name in names)
+    seen: dict[tuple[str, str], list[str]] = {}
+    counts = Counter(_why(look, before, name, seen) for name in names)
     return "" if set(counts) <= {NEW} else ", ".join(f"{why} {count}" for why, count in counts.most_common())
 
 
-def _why(look: Look, before: Plan | None, name: str) -> str:
+def _why(look: Look, before: Plan | None, name: str, seen: dict[tuple[str, str], list[str]]) -> str:
     plan, pair = look.plan, look.plan.pairs[name]
     entry = look.ledger.get(plan.last.name, name)
     there = look.status(plan.last.file(plan, name).path)
@@ -263,23 +264,26 @@ def _why(look: Look, before: Plan | None, name: str) -> str:
         return "new video" if pair.take == pair.driving else "new part of a video"
     if before and name not in before.pairs:
         return "new pair"
-    if before and (changed := _changed(plan, before, name)):
-        return f"{' and '.join(changed)} changed"
+    changed = [each for stage in plan.of_pairs for each in _changed(plan, before, stage, name, seen)] if before else []
+    if changed:
+        return f"{' and '.join(dict.fromkeys(changed))} changed"
     return "settings or files changed" if entry or there else NEW
 
 
-def _changed(now: Plan, before: Plan, name: str) -> list[str]:
-    """Return what decides a pair's film and is not as it was, by the names of settings."""
-    found: dict[str, None] = {}
-    todo = [(stage, name) for stage in now.of_pairs]
-    for stage, item in todo:
-        above = now.inputs(stage, item) if stage.wanted(now, item) else []
-        todo += [each for each in above if each not in todo]
-        keys = [now.key(*each) for each in above]
-        new, old = _asked(now, stage, item), _asked(before, stage, item)
-        if new is not None and old is not None:
-            found |= {key: None for key in old | new if old.get(key) != new.get(key) and new.get(key) not in keys}
-    return list(found)
+def _changed(now: Plan, before: Plan, stage: Stage, item: str, seen: dict[tuple[str, str], list[str]]) -> list[str]:
+    """Return what decides an item and is not as it was, by the names of settings. seen: of pictures and takes."""
+    if (found := seen.get((stage.name, item))) is not None:
+        return found
+    above = now.inputs(stage, item) if stage.wanted(now, item) else []
+    keys = [now.key(*each) for each in above]
+    new, old = _asked(now, stage, item), _asked(before, stage, item)
+    found = []
+    if new is not None and old is not None:
+        found = [name for name in old | new if old.get(name) != new.get(name) and new.get(name) not in keys]
+    found += [name for each in above for name in _changed(now, before, *each, seen) if name not in found]
+    if stage.of != "pairs":
+        seen[stage.name, item] = found
+    return found
 
 
 def _asked(plan: Plan, stage: Stage, item: str) -> dict[str, Any] | None:
