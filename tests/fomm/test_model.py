@@ -74,7 +74,7 @@ def test_there_are_seven_golden_networks() -> None:
 
 def test_images_are_rebuilt(run: Run) -> None:
     if [str(d) for d in run.golden.expected["input_sha256"]] != run.golden.input_digests():
-        pytest.skip("this machine's libm rounds the images' last bit otherwise; the other tests say whether it matters")
+        pytest.skip("the golden images to the last bit (this machine's libm rounds otherwise)")
 
 
 def test_everything_is_as_the_original_computes_it(run: Run) -> None:
