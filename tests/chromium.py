@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MISSING = "no Chromium found: install it to test the gallery (apt-get install chromium)"
+MISSING = "the pages in a browser (chromium is not installed)"
 
 
 def find() -> str | None:

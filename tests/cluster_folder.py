@@ -301,7 +301,7 @@ def brought_up(*, accounting: bool = False) -> Iterator[Cluster]:
         testcluster.check()
         both(testcluster.base_root, testcluster.image_base)
     except testcluster.Unfit as error:
-        pytest.skip(f"NOT TESTED: SLURM, Apptainer and the image: {error}")
+        pytest.skip(f"SLURM, Apptainer and the image ({error})")
     kept = os.environ.get("TALKIES_TESTCLUSTER")
     folder = Path(kept) if kept else temporary_folder()
     made = Cluster(folder)

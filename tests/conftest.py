@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
 from cluster_folder import Cluster, brought_up
+from filelock import FileLock
 from run_folder import RunFolder, make_clip
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> RunFolder:
-    """A finished run of three pictures and two clips in two shards, made once; tests work on copies of it."""
-    run = RunFolder.create(tmp_path_factory.mktemp("finished") / "run")
-    run.configure(pairs_per_job=3)
-    run.snakemake()
-    return run
+def finished(tmp_path_factory, worker_id: str) -> RunFolder:
+    """A finished run of three pictures and two clips in two shards, which the first worker makes for all; tests work on
+    copies of it."""
+    here = tmp_path_factory.getbasetemp()
+    shared = (here if worker_id == "master" else here.parent) / "finished"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "whole").exists():
+            shutil.rmtree(shared, ignore_errors=True)  # of a worker that failed
+            run = RunFolder.create(shared / "run")
+            run.configure(pairs_per_job=3)
+            run.snakemake()
+            (shared / "whole").touch()
+    return RunFolder(shared / "run")
 
 
 @pytest.fixture
@@ -45,6 +54,13 @@ def _prepared(tmp_path_factory) -> RunFolder:
 def long_run(_prepared, tmp_path) -> RunFolder:
     """A run long enough to interrupt: three pictures and a clip of 120 frames whose motion is already detected."""
     return _prepared.copy(tmp_path / "run")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line what this machine could not try."""
+    skipped = {report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")}
+    if skipped:
+        terminalreporter.write_line(f"NOT TESTED: {'; '.join(sorted(skipped))}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -95,7 +95,8 @@ class RunFolder:
 
     def environment(self) -> dict[str, str]:
         """Return the environment of a user's shell: the programs on the path and little else."""
-        keep = {k: v for k, v in os.environ.items() if k in ("HOME", "LANG", "TMPDIR", "LC_ALL")}
+        names = ("HOME", "LANG", "TMPDIR", "LC_ALL", "COVERAGE_PROCESS_CONFIG")
+        keep = {name: os.environ[name] for name in names if name in os.environ}
         return keep | {"PATH": f"{BIN}:/usr/bin:/bin", "XDG_CACHE_HOME": str(self.path / ".cache")}
 
     def start(self, *command: str, **options) -> subprocess.Popen:
@@ -194,6 +195,13 @@ class RunFolder:
             assert film.stat().st_size == facts["size"]
             assert file_digest(film) == facts["sha256"]
         assert self.debris() == []
+
+    def goes_on(self, pairs: list[str]) -> str:
+        """Run Snakemake after an interruption: it makes what is missing, and each film was made once in all."""
+        output = self.snakemake()
+        assert sorted(self.events("animate")) == pairs
+        self.whole(pairs)
+        return output
 
 
 def jobs_in(output: str, rule: str) -> int:

@@ -236,7 +236,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     fails(capsys, arguments, *words)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU (this one has one)")
 def test_a_gpu_asked_for_in_vain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fails(capsys, [*whole(), "--device", "cuda"], "GPU", "--device cpu")
 

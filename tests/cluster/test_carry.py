@@ -21,7 +21,8 @@ from talkies.fomm.model.published import note
 NOTHING = "Nothing to be done"
 own = Staged.environment
 
-pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason="NOT TESTED: staging (rsync is not installed)")
+MISSING = "staging to a cluster and back (rsync is not installed)"
+pytestmark = pytest.mark.skipif(not shutil.which("rsync"), reason=MISSING)
 
 
 @pytest.fixture

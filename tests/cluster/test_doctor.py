@@ -310,7 +310,7 @@ def test_a_gpu_granted_on_a_machine_without_one_is_missing_for_the_real_torch(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if Path("/proc/driver/nvidia/version").exists():
-        pytest.skip("there is a GPU here")
+        pytest.skip("a GPU that is granted and missing (there is one here)")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert main(["doctor"]) == 1
     assert "MISSING GPU: a GPU is given and does not work" in capsys.readouterr().out

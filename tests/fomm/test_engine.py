@@ -362,7 +362,7 @@ def test_the_batch_follows_a_gpus_free_memory() -> None:
 # --- the machine -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU (this one has one)")
 @pytest.mark.parametrize(
     ("granted", "wanted", "expected"),
     [

@@ -47,6 +47,8 @@ def test_a_dry_run_tells_its_plan(run: RunFolder) -> None:
     assert lines[2] == PLAN
     assert "nothing was made" in lines[3]
     assert len(lines) == 4
+    assert not (run.path / "results").exists()
+    assert [path.name for path in (run.path / ".talkies").iterdir()] == ["inputs.json"]
     told = run.snakemake("-n", "-p")
     assert "rule animate:" in told, "Snakemake's own output, on request"
     assert "exec talkies shard animate" in told

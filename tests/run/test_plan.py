@@ -188,10 +188,18 @@ def test_crops_by_kind_and_file(folder: Path) -> None:
     assert {name: take.crop.plain for name, take in made.takes.items()} == {"a": "face", "b": "center"}
 
 
-def test_two_files_of_one_stem_are_refused(folder: Path, material: Path) -> None:
-    Path("images/red.webp").write_bytes(b"")
-    with pytest.raises(TalkiesError, match=r"red\.png.*red\.webp|red\.webp.*red\.png"):
-        planned()
+def test_names_that_can_not_be_used_are_refused(folder: Path, material: Path) -> None:
+    for name, said in (
+        ("images/red.webp", r"red\.png.*red\.webp.*rename|red\.webp.*red\.png.*rename"),
+        ("driving/index_files.mp4", r"index_files.*rename"),
+    ):
+        os.link(material / "picture.png", name)
+        with pytest.raises(TalkiesError, match=said):
+            planned()
+        Path(name).unlink()
+    Path("empty").mkdir()
+    with pytest.raises(TalkiesError, match="images: no file in empty"):
+        planned(images="empty")
 
 
 # --- dealt out ---------------------------------------------------------------------------------------------

@@ -127,7 +127,8 @@ ROWS = {
     "image driving crop\nred a 0,0,0,1": 'line 2: crop: crop "0,0,0,1": give a width and height of at least 1 pixel',
     "image driving driving_crop\nred a 0,0,1,x": 'line 2: driving_crop: crop "0,0,1,x" is none of these',
     f"image driving audio\nred a {'s' * 200}": "line 2: audio: no file sss",
-    "image driving\nred a\nred a": "line 3: a/red is in line 2 too",
+    "image driving\nred z": "line 2: driving: no file z",
+    "image driving\nred a\nred.png a.mp4": "line 3: a/red is in line 2 too",
 }
 """The same of pairs.tsv, blanks for tabs."""
 

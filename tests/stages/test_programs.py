@@ -55,8 +55,6 @@ def test_films_of_a_program_that_rounds_the_rate_leaves_files_and_a_child(folder
     folder.configure(
         engine=engine("{relative:--relative}", "--rate 24", "--do files", "--child 9871", f"--told {seen}")
     )
-    planned = folder.snakemake("-n")
-    assert "4 to make" in planned
     folder.snakemake()
     for name, frames in (("a/red", 5), ("a/blue", 5), ("b/red", 6), ("b/blue", 6)):
         film = media.probe(folder.path / f"results/{name}.mp4")
@@ -77,47 +75,59 @@ def test_a_changed_command_makes_its_films_again_and_nothing_else(folder: RunFol
     seen = tmp_path / "told"
     folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"))
     folder.snakemake()
-    assert "0 to make" in folder.snakemake("-n")
+    assert "0 to make" in folder.talkies("status")
     folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"), motion={"adapt_scale": False})
-    assert "0 to make" in folder.snakemake("-n"), "without {adapt_scale} in the command no film depends on it"
+    assert "0 to make" in folder.talkies("status"), "without {adapt_scale} in the command no film depends on it"
     folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"), motion={"relative": False})
-    assert "4 to make" in folder.snakemake("-n")
+    assert "4 to make" in folder.talkies("status")
     folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}", "--frames 9"))
-    assert "4 to make" in folder.snakemake("-n")
+    assert "4 to make" in folder.talkies("status")
     assert len(told(seen)) == 4
     folder.configure(engine=engine(f"--told {seen}", "{relative:--relative}"))
-    assert "0 to make" in folder.snakemake("-n")
+    assert "0 to make" in folder.talkies("status")
 
 
-@pytest.mark.parametrize(
-    ("how", "reason"),
-    [
-        ("--do crash", "its program failed (exit code 3): ValueError: this picture"),
-        ("--do nothing", "made no film ({output}), it left nothing"),
-        ("--do half", "what it made is no film"),
-        ("--do link", "its film is a link that leads out of its folder"),
-        ("--frames 2", "its film has 2 frames at 25 a second, where 5 at 25 were asked for"),
-        ("--side 32", "its film is 32 x 32 pixels, not 64 x 64: give the side it makes as output_side"),
-    ],
-)
-def test_what_goes_wrong_is_told_of_its_pair(folder: RunFolder, how: str, reason: str) -> None:
+def test_what_goes_wrong_is_told_of_its_pair(folder: RunFolder) -> None:
+    """Each engine fails in a way of its own."""
+    ways = {
+        "crash": ({"how": "--do crash"}, "its program failed (exit code 3): ValueError: this picture"),
+        "nothing": ({"how": "--do nothing"}, "made no film ({output}), it left nothing"),
+        "half": ({"how": "--do half"}, "what it made is no film"),
+        "link": ({"how": "--do link"}, "its film is a link that leads out of its folder"),
+        "short": ({"how": "--frames 2"}, "its film has 2 frames at 25 a second, where 5 at 25 were asked for"),
+        "small": ({"how": "--side 32"}, "32 x 32 pixels, not 64 x 64: give the side it makes as output_side"),
+        "endless": (
+            {"how": "--do hang", "minutes": 0.05},
+            "not done after 0.05 minutes (engine.minutes): it was ended",
+        ),
+    }
     (folder.path / "pairs.tsv").write_text("image\tdriving\nred\ta\n")
-    folder.configure(engine=engine(how), pairs="pairs.tsv")
+    engines = [engine(keys.pop("how"), **keys) | {"name": name} for name, (keys, _) in ways.items()]
+    folder.configure(engines=engines, pairs="pairs.tsv")
     output = folder.snakemake(ok=False)
-    assert reason in output
+    failed = json.loads(folder.talkies("status", "--json"))["failed"]
+    assert failed.keys() == {f"a/red@{name}" for name in ways}
+    for name, (_, reason) in ways.items():
+        assert reason in output
+        assert reason in failed[f"a/red@{name}"]
     assert "\x1b" not in output
-    (failed,) = json.loads(folder.talkies("status", "--json"))["failed"].values()
-    assert reason in failed
-    log = next((folder.path / ".talkies/logs/animate").glob("*.log")).read_text()
-    assert "| model loaded" in log, "the program's output is in the shard's log"
+    logs = [log.read_text() for log in (folder.path / ".talkies/logs/animate").glob("*.log")]
+    assert any("| model loaded" in log for log in logs), "the program's output is in the shard's log"
 
 
-def test_a_program_that_is_not_there_is_no_fault_of_its_pairs(folder: RunFolder) -> None:
-    folder.configure(engine=engine(command=f"nothing-there {ONE}"))
-    assert "can't be started (nothing-there: No such file or directory)" in folder.snakemake(ok=False)
-    folder.configure(engine=engine(workdir="/nowhere"))
-    assert "can't be started (/nowhere: No such file or directory)" in folder.snakemake(ok=False)
+def test_a_machine_that_fails_a_program_ends_its_job_and_is_no_fault_of_its_pairs(folder: RunFolder) -> None:
+    ways = {
+        "killed": (engine("--do kill"), "killed by signal 9"),
+        "full": (engine("--do memory"), "CUDA out of memory"),
+        "absent": (engine(command=f"nothing-there {ONE}"), "(nothing-there: No such file or directory)"),
+        "nowhere": (engine(workdir="/nowhere"), "can't be started (/nowhere: No such file or directory)"),
+    }
+    folder.configure(engines=[keys | {"name": name} for name, (keys, _) in ways.items()])
+    output = folder.snakemake("--keep-going", ok=False)
+    for _, said in ways.values():
+        assert said in output
     assert not list((folder.path / ".talkies/done/animate").glob("*"))
+    assert json.loads(folder.talkies("status", "--json"))["failed"] == {}
 
 
 def test_a_batch_of_a_clip_without_sound(folder: RunFolder) -> None:
@@ -126,13 +136,6 @@ def test_a_batch_of_a_clip_without_sound(folder: RunFolder) -> None:
     folder.configure(engine=engine(command=f"{STAND_IN} --jobs {{jobs}}", batch=True))
     folder.snakemake()
     assert len(list((folder.path / "results").glob("[ab]/*.mp4"))) == 4
-
-
-@pytest.mark.parametrize(("how", "said"), [("kill", "killed by signal 9"), ("memory", "CUDA out of memory")])
-def test_a_machine_that_fails_the_program_ends_its_job(folder: RunFolder, how: str, said: str) -> None:
-    folder.configure(engine=engine(f"--do {how}"))
-    assert said in folder.snakemake(ok=False)
-    assert not list((folder.path / ".talkies/done/animate").glob("*"))
 
 
 def test_a_worker_that_is_killed_leaves_nothing_running(folder: RunFolder, tmp_path) -> None:
@@ -209,18 +212,12 @@ def test_whole_pictures_a_checkpoint_a_working_folder_and_a_film_of_another_side
     assert (tmp_path / "work/left.txt").exists(), "the program starts in its working folder"
     assert len(told(tmp_path / "weights.told")) == 1
     (tmp_path / "weights").write_text("others")
-    assert "1 to make" in folder.snakemake("-n")
+    assert "1 to make" in folder.talkies("status")
     folder.configure(engine=whole, pairs="pairs.tsv", paste_back=True)
     assert "has the whole picture (input: whole): take paste_back away" in folder.snakemake("-n", ok=False)
     folder.configure(engine={"command": command, "side": 64, "output_side": 32, "crop": "none"}, pairs="pairs.tsv")
     folder.snakemake()
     assert folder.record("a/red")["picture"]["size"] == 32
-
-
-def test_a_program_that_hangs_is_ended(folder: RunFolder) -> None:
-    (folder.path / "pairs.tsv").write_text("image\tdriving\nred\ta\n")
-    folder.configure(engine=engine("--do hang", minutes=0.05), pairs="pairs.tsv")
-    assert "not done after 0.05 minutes (engine.minutes): it was ended" in folder.snakemake(ok=False)
 
 
 def test_engines_are_listed_shown_and_tried(folder: RunFolder, tmp_path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from run_folder import REPOSITORY, RunFolder
 
+from talkies.run.estimate import duration
+
 pytestmark = pytest.mark.slow
 
 SUBMIT = """#!/bin/sh
@@ -75,6 +77,8 @@ def test_jobs_ask_by_standard_resources_and_a_killed_one_asks_for_more(run: Queu
     assert first[2:] == second[2:] == ["7", "1"], "threads are not those of this machine"
     assert [2 * int(value) for value in first[:2]] == [int(value) for value in second[:2]]
     assert {tuple(each[2:]) for each in run.asked("cut")} == {("1", "0")}
+    (log,) = run.path.glob(".talkies/logs/animate/*.log")
+    assert f"stops after {duration(60 * int(second[1]) - 120)}, before its job's time is over" in log.read_text()
     run.whole(["a/blue", "a/red"])
 
 

@@ -148,11 +148,16 @@ def test_a_job_asks_for_no_more_than_there_is(limited: ClusterFolder) -> None:
 
 
 def test_what_config_names_is_asked_for_as_it_stands(limited: ClusterFolder) -> None:
-    limited.configure(slurm={"cpu": {"runtime": 7, "mem_mb": 900, "qos": "short"}, "gpu": {"gpu_model": "a100"}})
+    cpu = {"runtime": 7, "mem_mb": 900, "qos": "short", "slurm_partition": "small"}
+    limited.configure(slurm={"cpu": cpu, "gpu": {"gpu_model": "a100", "slurm_partition": "large"}})
     output = limited.snakemake("--profile", "slurm", "-n", "-p")
     assert resources(output, "animate")["gpu_model"] == "a100"
     assert resources(output, "animate")["gpu"] == "1", "resources that config.yaml does not name are still requested"
-    assert {"runtime": "7", "mem_mb": "900", "qos": "short"}.items() <= resources(output, "remux").items()
+    asked = {"runtime": "7", "mem_mb": "900", "qos": "short", "slurm_partition": "small"}
+    for rule in ("crop", "cut", "remux", "gallery"):
+        assert asked.items() <= resources(output, rule).items()
+    for rule in ("motion", "animate"):
+        assert resources(output, rule)["slurm_partition"] == "large"
 
 
 def test_retries_stand_in_the_profile() -> None:

@@ -14,4 +14,4 @@ rule animate:
     resources:
         **job("animate"),
     shell:
-        "exec talkies shard animate {wildcards.name} --threads {threads} --log {log:q}"
+        "exec talkies shard animate {wildcards.name} --threads {threads} --minutes {resources.runtime} --log {log:q}"

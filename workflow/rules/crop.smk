@@ -10,4 +10,4 @@ rule crop:
     resources:
         **job("crop"),
     shell:
-        "exec talkies shard crop {wildcards.name} --log {log:q}"
+        "exec talkies shard crop {wildcards.name} --minutes {resources.runtime} --log {log:q}"

@@ -9,4 +9,4 @@ rule cut:
     resources:
         **job("cut"),
     shell:
-        "exec talkies shard cut {wildcards.name} --log {log:q}"
+        "exec talkies shard cut {wildcards.name} --minutes {resources.runtime} --log {log:q}"

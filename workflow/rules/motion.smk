@@ -12,4 +12,4 @@ rule motion:
     resources:
         **job("motion"),
     shell:
-        "exec talkies shard motion {wildcards.name} --threads {threads} --log {log:q}"
+        "exec talkies shard motion {wildcards.name} --threads {threads} --minutes {resources.runtime} --log {log:q}"

@@ -14,4 +14,4 @@ rule remux:
     resources:
         **job("remux"),
     shell:
-        "exec talkies shard remux {wildcards.name} --log {log:q}"
+        "exec talkies shard remux {wildcards.name} --minutes {resources.runtime} --log {log:q}"

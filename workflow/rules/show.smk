@@ -13,4 +13,4 @@ rule show:
     resources:
         **job("show"),
     shell:
-        "exec talkies shard show {wildcards.name} --log {log:q}"
+        "exec talkies shard show {wildcards.name} --minutes {resources.runtime} --log {log:q}"

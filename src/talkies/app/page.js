@@ -283,7 +283,9 @@ function inStep(film, driver) {
 // --- a run folder ---
 
 async function lines() {
+  const number = (last.lines = (last.lines ?? 0) + 1);  // only the newest answer counts
   const told = chosen.images && chosen.driving && form.checkValidity() ? await ask("lines", values()).catch(() => ({})) : {};
+  if (number !== last.lines) return;
   find("#lines").textContent = told.lines ?? "";
   find("#commands").textContent = told.commands ?? "";
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
 from ..machine import slurm
+from ..run.estimate import duration
 from .arguments import Commands, count, progress_bar
 
 log = logging.getLogger("talkies")
@@ -22,6 +23,7 @@ def add_commands(commands: Commands) -> None:
     work.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: as config.yaml says")
     work.add_argument("--threads", type=count, metavar="N")
     work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
+    work.add_argument("--minutes", type=int, metavar="N", help="stop in order before they are over; 0: never")
     work.add_argument("--log", type=Path)
     page = commands.add("gallery", gallery, "Write the gallery of the run in this folder.")
     page.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
@@ -54,21 +56,24 @@ def shard(chosen: argparse.Namespace) -> None:
         raise TalkiesError(
             f"{printable(chosen.stage)} {printable(chosen.name)}: no job of the plan: run snakemake again"
         )
-    _stop_in_time()
+    _stop_in_time(chosen.minutes)
     engine = load_engine(plan, device=chosen.device, threads=chosen.threads)
     with progress_bar() as progress:
         do_job(stage, plan, chosen.name, engine=engine, progress=progress)
 
 
-def _stop_in_time() -> None:
-    """Let this worker stop in order before SLURM kills its job, so that the next attempt continues.
+def _stop_in_time(minutes: int | None) -> None:
+    """Let this worker stop in order before its scheduler kills its job, so that the next attempt continues.
 
-    `sbatch --signal` does not do that: if SLURM tracks processes by cgroups, as most sites do, only the first process
-    of a job step gets the signal. That is Snakemake, which lets its job run on.
+    minutes: what the job asked for; SLURM itself says more exactly when it ends. `sbatch --signal` does not do that:
+    if SLURM tracks processes by cgroups, as most sites do, only the first process of a job step gets the signal. That
+    is Snakemake, which lets its job run on.
     """
-    left = slurm.seconds_left()
-    if left is not None:
-        signal.setitimer(signal.ITIMER_REAL, max(left - min(slurm.STOP_SECONDS, left / 4), 1))
+    left = slurm.seconds_left() or 60.0 * (minutes or 0)
+    if left:
+        work = max(left - min(slurm.STOP_SECONDS, left / 4), 1)
+        log.info("stops after %s, before its job's time is over", duration(work))
+        signal.setitimer(signal.ITIMER_REAL, work)
 
 
 def gallery(chosen: argparse.Namespace) -> None:

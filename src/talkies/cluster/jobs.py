@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from ..machine import slurm
@@ -11,7 +11,7 @@ from ..run import estimate
 from ..run.folder import shard_of
 from ..run.plan import Plan
 from ..run.planner import ALL
-from .scheduler import MORE_MEMORY, MORE_TIME, Failures, asks_gpu
+from .scheduler import MORE_MEMORY, MORE_TIME, Cause, Failures, asks_gpu
 
 Kind = Literal["gpu", "cpu"]
 MEMORY_MB: dict[Kind, int] = {"gpu": 4000, "cpu": 2000}
@@ -28,32 +28,42 @@ class Jobs:
         settings = self._plan.settings
         kind: Kind = "gpu" if stage in self._plan.table and self._plan.table[stage].on_gpu else "cpu"
         asked = settings.slurm.of(kind)
-        usual: dict[str, Any] = {"runtime": self._walltime(stage, kind)}
+        usual: dict[str, Any] = {"runtime": self._walltime(stage, kind) if self._executor else 0}
         if "mem_mb_per_cpu" not in asked:
             usual["mem_mb"] = self._memory(stage, kind)
         if kind == "gpu" and "gres" not in asked and (asks_gpu(settings) if self._executor else estimate.has_gpu()):
             usual["gpu"] = 1
         on_slurm = self._executor == "slurm" or (self._executor == "node" and "SLURM_JOB_ID" in os.environ)
+        if not self._executor:  # no job of this machine is ended for its time
+            asked = {key: value for key, value in asked.items() if key != "runtime"}
         return usual | asked | ({"slurm_extra": self._options(kind)} if on_slurm else {})
 
-    def _memory(self, stage: str, kind: Kind) -> Callable[[Any], int]:
+    def _times(self, stage: str, shard: str, causes: Iterable[Cause], attempt: int) -> int:
+        """Return how often a job asks for its usual memory or time.
+
+        On SLURM once more for each failure by one of these causes. Another scheduler names no cause, so there it is
+        the attempt, which the job on the node knows too.
+        """
+        return self._failures.more(stage, shard, causes) if self._executor == "slurm" else attempt
+
+    def _memory(self, stage: str, kind: Kind) -> Callable[[Any, int], int]:
         """Return the function of a job's memory: more after each attempt that lacked memory."""
 
-        def megabytes(wildcards: Any) -> int:
+        def megabytes(wildcards: Any, attempt: int) -> int:
             shard = shard_of(wildcards.name)
             of_program = kind == "gpu" and self._plan.by_program(shard)
             usual = estimate.megabytes(self._plan, shard) if of_program else MEMORY_MB[kind]
-            wanted = usual * self._failures.more(stage, shard, MORE_MEMORY)
+            wanted = usual * self._times(stage, shard, MORE_MEMORY, attempt)
             return min(wanted, self._limits(kind).megabytes or wanted)
 
         return megabytes
 
-    def _walltime(self, stage: str, kind: Kind) -> Callable[[Any], int]:
+    def _walltime(self, stage: str, kind: Kind) -> Callable[[Any, int], int]:
         """Return the function of a job's walltime in minutes: an estimate, more after each attempt that ran out."""
 
-        def minutes(wildcards: Any) -> int:
+        def minutes(wildcards: Any, attempt: int) -> int:
             expected = estimate.walltime(self._plan, stage, _shard(wildcards))
-            wanted = expected * self._failures.more(stage, shard_of(wildcards.name), MORE_TIME)
+            wanted = expected * self._times(stage, shard_of(wildcards.name), MORE_TIME, attempt)
             return min(wanted, self._limits(kind).minutes or wanted)
 
         return minutes

@@ -55,7 +55,7 @@ class FirstOrderModel(nn.Module):
 
     def fitting(self, picture: Tensor) -> FirstOrderModel:
         """Return the network for a picture [1, 3, H, W] in [0, 1]: this one, or the one for photographs."""
-        _check_frames(picture, "picture")
+        self._check(picture, "picture")
         if self.photographs is None:
             return self
         pixels = picture[0].permute(1, 2, 0).mul(255).round().byte().cpu().numpy()
@@ -65,7 +65,7 @@ class FirstOrderModel(nn.Module):
     def keypoints(self, frames: Tensor) -> Keypoints:
         """Detect the keypoints of frames [N, 3, H, W] in [0, 1], all at once; the first decides which network is
         used."""
-        _check_frames(frames, "frames")
+        self._check(frames, "frames")
         network, frames = self.fitting(frames[:1]), frames.to(self.device, torch.float32)
         if network.preset.mirror is None:
             return network.kp_detector(frames)
@@ -74,7 +74,7 @@ class FirstOrderModel(nn.Module):
     @torch.inference_mode()
     def encode(self, source: Tensor) -> SourceFeatures:
         """Encode source images [N, 3, H, W] in [0, 1] for `generate`; the first decides which network is used."""
-        _check_frames(source, "source")
+        self._check(source, "source")
         network = self.fitting(source[:1])
         features = network.generator.encode(source.to(self.device, self.dtype))
         return replace(features, photograph=network is self.photographs)
@@ -97,6 +97,19 @@ class FirstOrderModel(nn.Module):
     def network_of(self, features: SourceFeatures) -> FirstOrderModel:
         """Return the network that made these features."""
         return self.photographs if self.photographs is not None and features.photograph else self
+
+    def _check(self, frames: Tensor, name: str) -> None:
+        """Raise ValueError unless these are frames that the network can halve as often as it does."""
+        common, detector = self.preset.parameters["common_params"], self.preset.parameters["kp_detector_params"]
+        step = round(common.get("reduction", 1) / detector.get("scale_factor", 1) * 2 ** detector["num_blocks"])
+        fits = isinstance(frames, Tensor) and frames.is_floating_point() and frames.ndim == 4 and frames.shape[1] == 3
+        if not fits or frames.shape[2] % step or frames.shape[3] % step:
+            found = f"{frames.dtype} {list(frames.shape)}" if isinstance(frames, Tensor) else type(frames).__name__
+            size = self.preset.size
+            raise ValueError(
+                f"{name}: a float tensor [N, 3, H, W] in [0, 1] is asked for, H and W multiples of {step} "
+                f"({size} x {size} fits best), got {found}"
+            )
 
 
 def looked_at_again(detector: KeypointDetector, frames: Tensor, mirror: Sequence[int]) -> Keypoints:
@@ -139,10 +152,3 @@ def build_model(preset: str | Preset | Mapping[str, Any]) -> FirstOrderModel:
         return FirstOrderModel(preset)
     except TypeError as error:
         raise ValueError(f"model parameters: {str(error).split('__init__() ')[-1]}") from None
-
-
-def _check_frames(frames: Tensor, name: str) -> None:
-    if frames.ndim != 4 or frames.shape[1] != 3 or not frames.is_floating_point():
-        raise ValueError(
-            f"{name}: a float tensor [N, 3, H, W] in [0, 1] is asked for, got {frames.dtype} {list(frames.shape)}"
-        )
