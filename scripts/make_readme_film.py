@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from talkies import media
-from talkies.run.folder import Folder
 from talkies.run.plan import Plan
 from talkies.stages import table
 
@@ -32,8 +31,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/talkies.gif"))
     chosen = parser.parse_args()
     plan = Plan.load(table)
-    run = Folder.of(plan)
-    films = [run.driving(chosen.clip).path, *(run.talkie(plan.pairs[f"{chosen.clip}/{i}"]).path for i in chosen.images)]
+    films = [plan.driving_file(chosen.clip).path, *(plan.talkie(f"{chosen.clip}/{i}").path for i in chosen.images)]
     segment = {"start": chosen.start, "end": chosen.start + chosen.seconds}
     readers = [media.read_frames(media.probe(film), size=SIDE, rate=RATE, **segment) for film in films]
     frames = [Image.fromarray(np.hstack(row)) for row in zip(*readers, strict=True)]
