@@ -46,7 +46,7 @@ class Session:
             snakemake_private.leave_image_out(workflow)
             say("neither apptainer nor singularity is here: enough for a dry run (-n), not for a run")
         self._state = State()
-        self._lack: estimate.LackOfRoom | None = None
+        self._lack: tuple[str, bool] | None = None
         self._over: threading.Event | None = None
         self.plan = self._make_plan(config) if self.is_main else Plan.load(stages.table)
         self.threads = self.plan.settings.threads or (4 if self.executor else snakemake_private.cores(workflow)) or 1
@@ -81,7 +81,7 @@ class Session:
             say(f"not used: {unused}")
         self._lack = estimate.lack_of_room(plan, self._state)
         if self._lack is not None:
-            LOGGER.warning(f"talkies: {self._lack}")
+            LOGGER.warning(f"talkies: {self._lack[0]}")
         return plan
 
     def bind(self) -> None:
@@ -119,8 +119,8 @@ class Session:
 
     def _check_means(self) -> None:
         """Check the disk space, and the jobs' image and its version, before any job is sent."""
-        if self._lack and self._lack.certain:
-            raise TalkiesError(str(self._lack))
+        if self._lack and self._lack[1]:
+            raise TalkiesError(self._lack[0])
         if self._lacks_runtime:
             raise TalkiesError(
                 "jobs are to run in an image, and neither apptainer nor singularity is here: load its module, or start "

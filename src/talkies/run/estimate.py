@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -208,25 +207,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-@dataclass(frozen=True)
-class LackOfRoom:
-    """A message that the films to make will not fit on the results' disk; certain: not even small ones."""
-
-    text: str
-    certain: bool
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def lack_of_room(plan: Plan, state: State) -> LackOfRoom | None:
-    """Return the lack of space for the films to make, by estimate; None if there is enough."""
+def lack_of_room(plan: Plan, state: State) -> tuple[str, bool] | None:
+    """Return that the films to make will not fit on the results' disk, by estimate, and whether that is certain: not
+    even small ones would. None if there is enough room."""
     folder = Path(plan.settings.results)
     free, limit = room(folder)
     wanted = frames_of(plan, state.to_make)
     if wanted * BYTES_PER_FRAME <= free:
         return None
-    return LackOfRoom(
+    return (
         f"{printable(folder)}: {size_text(free)} {limit}, and {counted(len(state.to_make), 'film')} to make need "
         f"about {size_text(wanted * BYTES_PER_FRAME)}: make room, or name another folder by results in config.yaml",
         wanted * LEAST_BYTES_PER_FRAME > free,

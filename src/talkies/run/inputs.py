@@ -79,11 +79,9 @@ class Inputs:
             except (OSError, InputError):
                 self.entry(file)["sha256"] = unreadable(self.entry(file)["stamp"])
 
-        _at_once(digest, sorted({file for file in files if self.content(file) is None or self._may_be_read(file)}))
-
-    def _may_be_read(self, file: str) -> bool:
+        known = {file: self.content(file) for file in files}
         # Rights can be mended without a change of size or time.
-        return str(self.content(file)).startswith("unreadable") and Path(file).is_file()
+        _at_once(digest, sorted(file for file, one in known.items() if one is None or one.startswith("unreadable")))
 
     def clips(self, files: Iterable[str]) -> dict[str, media.Clip | None]:
         """Return the facts about driving videos, probed where they are not known; None for one that can't be used."""

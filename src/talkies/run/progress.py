@@ -64,7 +64,9 @@ class Outlook:
         if self.pairs_per_minute is not None:
             said.append(f"{_short(self.pairs_per_minute)} pairs a minute")
         if self.seconds_left is not None:
-            at = time.strftime("%H:%M" if self.seconds_left < 43200 else "%a %H:%M", _after(self.seconds_left))
+            at = time.strftime(
+                "%H:%M" if self.seconds_left < 43200 else "%a %H:%M", time.localtime(time.time() + self.seconds_left)
+            )
             said.append(f"about {duration(self.seconds_left)} left (until {at})")
         return "; ".join(said)
 
@@ -289,7 +291,3 @@ def some(names: list[str]) -> str:
 def _short(number: float) -> str:
     """Return a number with at least two digits, never with an exponent."""
     return f"{number:.0f}" if number >= 10 else f"{number:.2g}"
-
-
-def _after(seconds: float) -> time.struct_time:
-    return time.localtime(time.time() + seconds)

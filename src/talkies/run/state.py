@@ -74,7 +74,9 @@ class Look:
         if key is None:
             return None
         if isinstance(entry, Failed):
-            return entry if entry.key == key and not self._is_retried(entry) else None
+            unless = entry.unless
+            retried = unless is not None and getattr(self.plan.settings, unless[0]) == unless[1]
+            return entry if entry.key == key and not retried else None
         assert there is not None, "only a failure has no file"
         if isinstance(entry, Made) and (entry.size, entry.mtime_ns) == there:
             return entry if entry.key == key and self.status(recorded.record_path) else None
@@ -85,9 +87,6 @@ class Look:
         made = replace(made_of(stage, item, recorded, record), found=True)
         self.found.setdefault(self.plan.shard_of(stage, item), []).append(made)
         return made
-
-    def _is_retried(self, failed: Failed) -> bool:
-        return failed.unless is not None and getattr(self.plan.settings, failed.unless[0]) == failed.unless[1]
 
     def carried(self, stage: Stage, name: str) -> bool:
         """Return whether the film in the results shows what a stage makes of a pair, under any sound."""
