@@ -73,7 +73,7 @@ class Pair(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fie
     @property
     def source(self) -> str:
         """The name of its source: the picture's, with the crop if the pair has its own."""
-        return source_name(self.image, self.crop)
+        return f"{self.image}{_crop_tag(self.crop)}"
 
     @property
     def stem(self) -> str:
@@ -99,11 +99,6 @@ def take_name(
         return driving
     segment = "" if start is None and end is None else f"@{start or '0'}-{end or 'end'}"
     return f"{driving}{segment}{'@flip' * flip}{_crop_tag(crop)}"
-
-
-def source_name(image: str, crop: Request | None) -> str:
-    """Return a source's name: the picture's, with its own crop, if any."""
-    return image if crop is None else f"{image}{_crop_tag(crop)}"
 
 
 def _crop_tag(crop: Request | None) -> str:
