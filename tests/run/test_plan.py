@@ -19,7 +19,7 @@ from run_folder import draw_picture, make_clip, write_weights
 from talkies import media
 from talkies.errors import TalkiesError
 from talkies.media.crop import Request
-from talkies.run import inputs, planner
+from talkies.run import estimate, inputs, planner
 from talkies.run import shards as deal
 from talkies.run.folder import HOME, INPUTS, LOCKS
 from talkies.run.ledger import Failed, Ledger, Made, note
@@ -330,6 +330,16 @@ def test_the_rate_of_a_program_is_its_own_until_films_are_finished_and_its_start
     made = {"item": "a/0", "key": "k", "size": 1, "mtime_ns": 1, "frames": 100}
     note("pairs-0001", Made(stage="animate", seconds=50, by="x cpu", **made))
     assert planned(engine=own).rates["x"] == 5, "100 frames in 20 s after 30 s of loading"
+
+
+def test_the_estimate_of_a_run_counts_every_stage_and_each_jobs_start(folder: Path) -> None:
+    made = planned(frames_per_second=1e6)
+    work = sum(task.seconds for tasks in made.tasks.values() for task in tasks.values())
+    jobs = sum(map(len, made.tasks.values())) + len(made.pages)
+    loads = len(made.tasks["motion"]) + len(made.tasks["animate"])
+    least = estimate.RUN_SECONDS + work + jobs * estimate.JOB_SECONDS + loads * estimate.LOAD_SECONDS
+    assert least < estimate.run_seconds(made, 1) < least + 6 * len(made.takes) + 3 * len(made.sources)
+    assert estimate.run_seconds(made, 8) < estimate.run_seconds(made, 1)
 
 
 def test_a_pilot_plans_the_first_pairs_to_make_and_those_that_are_done(folder: Path) -> None:

@@ -163,7 +163,6 @@ def _network(plan: Any) -> Any:
 def status(chosen: argparse.Namespace) -> None:
     """Print the run's progress and speed, what failed and why, and which films are no longer wanted."""
     import time
-    from dataclasses import asdict
 
     from ..run.planner import current_plan, is_running
     from ..run.progress import status_of
@@ -171,34 +170,12 @@ def status(chosen: argparse.Namespace) -> None:
 
     while True:
         plan, state = current_plan(table)
-        now = status_of(plan, state, running=is_running())
-        if chosen.json:
-            print(json.dumps(asdict(now), default=str, indent=None if chosen.watch else 1))
-        else:
-            _say_status(now)
+        lines, values = status_of(plan, state, running=is_running())
+        print(json.dumps(values, indent=None if chosen.watch else 1) if chosen.json else "\n".join(lines))
         if chosen.watch is None or not is_running():
             return
         sys.stdout.flush()
         time.sleep(max(1, chosen.watch))
-
-
-def _say_status(now: Any) -> None:
-    from ..run.progress import failures, some
-
-    run = now.run
-    print(now.count)
-    if run.so_far:
-        print(run.so_far)
-    if now.queue is not None:
-        print(f"on the cluster: {now.queue}")
-    if run.running:
-        print(f"in the making: {some(run.running)}")
-    for line in (*failures(now.failed), *now.said):
-        print(line)
-    for each in now.at_work:
-        print(f"at work: {each}")
-    for path in now.orphans:
-        print(f"no longer asked for: {printable(path)} (talkies clean removes it)")
 
 
 def verify(chosen: argparse.Namespace) -> None:

@@ -10,11 +10,12 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import TalkiesError, counted, printable
-from ..machine.slurm import Queue, queue
+from ..machine.slurm import queue
 from . import ledger as ledgers
 from .estimate import duration
 from .folder import CHECK_PAGE, GALLERY_PAGE, LOCKS
@@ -211,49 +212,39 @@ def count(plan: Plan, state: State) -> str:
     return f"{pairs}: {len(state.done)} done, {len(state.failed)} failed, {len(state.to_make)} to make"
 
 
-@dataclass(frozen=True)
-class Status:
-    """The state of a run folder, as `talkies status` shows it. orphans: films whose pair is no longer wanted.
+def status_of(plan: Plan, state: State, *, running: bool) -> tuple[list[str], dict[str, Any]]:
+    """Return the state of a run folder: in lines, and as values for JSON. running: a run is at work.
 
-    queue: the folder's jobs on a cluster. due: how many items each stage is to make. said: lines about jobs that ended
-    before their work was done, and about the check.
+    orphans: films whose pair is no longer wanted. queue: the folder's jobs on a cluster. due: how many items each stage
+    is to make. said: of jobs that ended before their work was done, and of the check.
     """
-
-    pairs: int
-    done: list[str]
-    failed: dict[str, str]
-    to_make: list[str]
-    due: dict[str, int]
-    orphans: list[Path]
-    at_work: list[str]
-    count: str
-    run: Outlook
-    queue: Queue | None
-    said: list[str]
-
-
-def status_of(plan: Plan, state: State, *, running: bool) -> Status:
-    """Return the state of a plan's pairs. running: a run is at work."""
     ledger = Ledger.read()
     run = outlook(plan, state.to_make, ledger)
     begun = sorted(set(run.running).intersection(state.to_make)) if running else []
     animated = len(set(state.to_make) - set(state.to_animate))
     parts = [f"{animated} of them animated"] * bool(animated)
     parts += [f"{len(begun)} in the making"] * bool(begun)
-    said = count(plan, state) + (f" ({', '.join(parts)})" if parts else "")
-    return Status(
-        pairs=len(plan.pairs),
-        done=state.done,
-        failed=state.failed,
-        to_make=state.to_make,
-        due={stage: len(items) for stage, items in state.due.items() if items},
-        orphans=[film.path for film in orphans(plan)],
-        at_work=held_locks(LOCKS),
-        count=said,
-        run=replace(run, running=begun),
-        queue=queue(Path.cwd()),
-        said=[*unfinished(state, run), *doubts(plan, ledger.checked)],
-    )
+    said = [*unfinished(state, run), *doubts(plan, ledger.checked)]
+    waiting, at_work, left = queue(Path.cwd()), held_locks(LOCKS), [film.path for film in orphans(plan)]
+    lines = [count(plan, state) + (f" ({', '.join(parts)})" if parts else "")]
+    values = {
+        "pairs": len(plan.pairs),
+        "done": state.done,
+        "failed": state.failed,
+        "to_make": state.to_make,
+        "due": {stage: len(items) for stage, items in state.due.items() if items},
+        "orphans": [str(path) for path in left],
+        "at_work": at_work,
+        "count": lines[0],
+        "run": asdict(replace(run, running=begun)),
+        "queue": waiting and asdict(waiting),
+        "said": said,
+    }
+    lines += [run.so_far] if run.so_far else []
+    lines += [f"on the cluster: {waiting}"] if waiting else []
+    lines += [f"in the making: {some(begun)}"] if begun else []
+    lines += [*failures(state.failed), *said, *(f"at work: {each}" for each in at_work)]
+    return lines + [f"no longer asked for: {printable(path)} (talkies clean removes it)" for path in left], values
 
 
 def by_reason(failed: dict[str, str]) -> dict[str, list[str]]:
