@@ -198,9 +198,12 @@ except Exception as error:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "P", "CMYK", "F", "turned"])
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "F", "turned"])
 def test_largest_pictures_stay_below_what_a_job_asks_for(tmp_path: Path, mode: str) -> None:
-    """To read and crop 10,900 x 10,900, both processes take less than 2 GB in all, shared memory counted once."""
+    """To read and crop 10,900 x 10,900, both processes take less than 2 GB in all, shared memory counted once.
+
+    Of the other modes a pixel takes no more, and they go the same ways.
+    """
     side = 10_900
     path = tmp_path / "a"
     exif = Image.Exif()

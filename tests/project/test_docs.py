@@ -96,7 +96,7 @@ def all_commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-COMMANDS = all_commands()
+COMMANDS = list({shlex.join(words): (page, words) for page, words in all_commands()}.values())
 
 
 class Parsed(Exception):

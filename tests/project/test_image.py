@@ -58,30 +58,31 @@ def test_the_base_is_pinned() -> None:
     assert len(base.rpartition("@sha256:")[2]) == 64
 
 
-def test_two_contexts_are_equal(tmp_path: Path) -> None:
-    """Also the wheel, which is built for the image twice and has the same bytes."""
-    found = []
-    for number in (1, 2):
-        folder = tmp_path / str(number)
-        done = subprocess.run([sys.executable, BUILD, "--context", folder], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        found.append({path.name: path.read_bytes() for path in (folder / "context").iterdir()})
-    assert found[0] == found[1]
-    assert any(name.startswith("talkies-") and name.endswith(".whl") for name in found[0])
-
-
-def test_fetched_weights_go_in_by_their_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are in the folder `weights` of the image's environment, where its talkies finds them."""
+def test_two_contexts_are_equal_but_for_fetched_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the wheel, which is built for the image twice and has the same bytes. Weights that go in by their preset are
+    in the folder `weights` of the image's environment, where its talkies finds them."""
     monkeypatch.setenv("TALKIES_WEIGHTS", str(tmp_path))
-    command = [sys.executable, str(BUILD), "--context", str(tmp_path / "build"), "--checkpoint", "vox-256"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    def build(name: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(BUILD), "--context", str(tmp_path / name), *more]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+
+    def files(name: str) -> dict[str, bytes]:
+        folder = tmp_path / name / "context"
+        found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+    done = build("with", "--checkpoint", "vox-256")
     assert done.returncode == 1
     assert "`talkies checkpoint fetch vox-256` gets them" in done.stderr
     write_weights(tmp_path / "vox-cpk.safetensors")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    inside = tmp_path / "build/context/weights/vox-cpk.safetensors"
+    for done in (build("without"), build("with", "--checkpoint", "vox-256")):
+        assert done.returncode == 0, done.stderr
+    plain = files("without")
+    assert files("with") == plain
+    assert any(name.startswith("talkies-") and name.endswith(".whl") for name in plain)
+    inside = tmp_path / "with/context/weights/vox-cpk.safetensors"
     assert file_digest(inside) == file_digest(tmp_path / "vox-cpk.safetensors")
     assert inside.parent.stat().st_mode & 0o777 == 0o755
-    assert f"WEIGHTS_SHA256={file_digest(inside)}" in (tmp_path / "build/arguments").read_text()
+    assert f"WEIGHTS_SHA256={file_digest(inside)}" in (tmp_path / "with/arguments").read_text()
     assert "-t /opt/talkies/weights weights/*" in (REPOSITORY / "containers/Dockerfile").read_text()
