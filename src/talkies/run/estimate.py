@@ -17,7 +17,6 @@ from ..machine.disk import room
 if TYPE_CHECKING:
     from ..settings import Settings
     from .ledger import Ledger, Made
-    from .pairs import Pair
     from .plan import Plan
     from .state import State
 
@@ -46,11 +45,6 @@ WALLTIME_MINUTES = 15
 BYTES_PER_FRAME = 2_500
 LEAST_BYTES_PER_FRAME = 1_500
 """Of a finished talkie (256 x 256, its sound included): the examples measure 1,500 to 3,000."""
-
-
-def frames(plan: Plan, pair: Pair) -> int:
-    """Return about how many frames a pair's film has."""
-    return plan.takes[pair.take].frames
 
 
 def walltime(plan: Plan, stage: str, shard: str | None) -> int:
@@ -158,7 +152,7 @@ def has_gpu() -> bool:
 
 def frames_of(plan: Plan, names: Iterable[str]) -> int:
     """Return the frames of pairs' films."""
-    return sum(frames(plan, plan.pairs[name]) for name in names)
+    return sum(plan.takes[plan.pairs[name].take].frames for name in names)
 
 
 def frames_a_second(plan: Plan, names: Iterable[str]) -> str:
