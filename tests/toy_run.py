@@ -202,7 +202,7 @@ class ToyRun:
                 sound=False,
                 truncated=False,
             ),
-            "motion": lambda: FoundMotion(key=key, weights="w", frames=1, rate="25"),
+            "motion": lambda: FoundMotion(key=key, frames=1, rate="25"),
             "remux": lambda: Talkie(
                 key=key,
                 picture_key=plan.known_key(plan.before(stage, item).name, item),

@@ -88,9 +88,8 @@ class PreparedTake(Prepared, frozen=True, kw_only=True):
 
 
 class FoundMotion(Record, frozen=True, kw_only=True):
-    """Of a take's keypoints. weights: the digest of the network's. rate: frames a second, a fraction as text."""
+    """Of a take's keypoints. rate: frames a second, a fraction as text."""
 
-    weights: str
     rate: str
 
 

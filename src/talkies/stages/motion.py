@@ -56,11 +56,9 @@ def _find(bench: Bench, name: str) -> FoundMotion:
     found.save(target.path)
     took = since(began)
     log.info("motion of %s: %d frames in %.1f s", printable(name), found.frames, took)
-    facts = dict(engine.identity())
-    weights = str(facts.pop("weights"))
     return target.describe(
         FoundMotion(
-            key=bench.key(name), weights=weights, frames=found.frames, rate=str(clip.rate), seconds=took, facts=facts
+            key=bench.key(name), frames=found.frames, rate=str(clip.rate), seconds=took, facts=dict(engine.identity())
         )
     )
 
