@@ -3,7 +3,7 @@
     python benchmarks/workflow_scale.py            # all parts; the real runs take a quarter of an hour
     python benchmarks/workflow_scale.py dry-run    # one of: dry-run, million, films, tail, run
 
-Prints Markdown tables (docs/scale.md). Pictures and videos are links to one of the examples. Planning does not look
+Prints Markdown tables (docs/performance.md). Pictures and videos are links to one of the examples. Planning looks not
 inside pictures, and it probes each video separately because its name differs.
 """
 

@@ -28,8 +28,8 @@ from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.model.first_order import FirstOrderModel
 from talkies.fomm.motion import frames_to_tensor
 from talkies.media import crop
+from talkies.stages.check import find_poses, look_at_first_frame
 from talkies.stages.check_file import ClipFacts, Item, look
-from talkies.stages.check_poses import find_poses, look_at_first_frame
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
 from make_examples import perform

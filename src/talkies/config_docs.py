@@ -69,7 +69,7 @@ def keys_of(section: type[Struct], above: str = "") -> list[Key]:
         if isinstance(default, Section):
             default = None if optional else {}
         meaning = _meanings(section).get(field.name, "")
-        if not below and any(each in (int, float) or get_origin(each) in (Literal, dict) for each in options(kind)):
+        if not below and any(get_origin(each) is Literal for each in options(kind)):
             meaning += f" ({words(kind).removesuffix(' or null')})"
         shown = "" if default in (UNSET, NODEFAULT) else value_text(to_plain(default))
         found.append(Key(name, shown, meaning, tuple(below), optional))

@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from PIL import Image
 from run_folder import BIN, REPOSITORY, RunFolder, draw_picture
 
 import talkies
@@ -158,7 +159,7 @@ def test_commands_are_found_and_wrong_ones_refused(monkeypatch, capsys) -> None:
         "talkies init portraits",
         "snakemake --profile slurm",
         "talkies stage pull",
-        "talkies animate --source me.jpg --driving song.mp4 -o me.mp4",
+        "talkies animate me.jpg song.mp4",
         "make cluster-test",
         "talkies doctor",
     ):
@@ -263,6 +264,36 @@ def slowed_down(clip: Path, target: Path) -> None:
     subprocess.run([media.ffmpeg_path(), *words, *graph, str(target)], check=True)
 
 
+@pytest.mark.slow
+def test_a_folders_life_prints_what_the_page_says(tmp_path: Path) -> None:
+    """Each command of the consoles, in one shell, prints the lines below it, in their order; ... is anything."""
+    run = RunFolder(tmp_path)
+    assert shell(run, "talkies init portraits").returncode == 0
+    run.path = tmp_path / "portraits"
+    pictures = {"images/me.jpg": "ada.png", "images/you.jpg": "bruno.jpg", "../she.jpg": "nora.jpg"}
+    for name, example in pictures.items():
+        Image.open(REPOSITORY / "examples/images" / example).convert("RGB").save(run.path / name)
+    for name, tone in (("song", 440), ("talk", 880)):
+        cut = ["-v", "error", "-i", str(REPOSITORY / "examples/driving/anna.mp4"), "-f", "lavfi"]
+        cut += ["-i", f"sine={tone}", "-map", "0:v", "-map", "1:a", "-frames:v", "4", "-t", "0.16"]
+        subprocess.run([media.ffmpeg_path(), *cut, str(run.path / f"driving/{name}.mp4")], check=True)
+    assert "4 done" in shell(run, "snakemake").stdout
+    consoles = re.findall(
+        r"^```console\n(.*?)^```", (REPOSITORY / "docs/index.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    steps = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", "".join(consoles), re.MULTILINE)
+    assert len(steps) > 12
+    mark = "--- the next command ---"
+    printed = shell(run, "set -e\n" + f"\necho {mark}\n".join(command for command, _ in steps)).stdout.split(mark)
+    assert len(printed) == len(steps), printed[-1]
+    other = []
+    for (command, wanted), said in zip(steps, printed, strict=True):
+        pattern = ".*".join("^" + re.escape(line).replace(r"\.\.\.", "[^\n]*") for line in wanted.splitlines())
+        if not re.search(pattern, said, re.DOTALL | re.MULTILINE):
+            other.append(f"{command}\n{wanted}\nis\n{said}")
+    assert not other, "\n".join(other)
+
+
 @pytest.mark.longest
 @pytest.mark.slow
 def test_the_quick_start_runs_line_by_line(tmp_path: Path) -> None:
@@ -281,7 +312,7 @@ def test_the_quick_start_runs_line_by_line(tmp_path: Path) -> None:
     assert len(lines) > 6
     done = shell(run, "set -e\n" + "\n".join(lines))
     assert done.returncode == 0, done.stdout
-    assert (tmp_path / "me.mp4").stat().st_size > 1000
+    assert (tmp_path / "me-song.mp4").stat().st_size > 1000
     assert (tmp_path / "refrain.mp4").stat().st_size > 1000
     assert sorted(path.name for path in (tmp_path / "films/song").glob("*.mp4")) == ["me.mp4", "you.mp4"]
     assert (tmp_path / "portraits/results/song/me.mp4").stat().st_size > 1000

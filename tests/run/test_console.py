@@ -174,12 +174,14 @@ def test_what_nobody_has_foreseen_is_shown(run: RunFolder) -> None:
     assert f'file "{run.path}/Snakefile", line 1' in run.run("snakemake").stdout
 
 
-def on_terminal(run: RunFolder, *arguments: str) -> tuple[int, str]:
+def on_terminal(run: RunFolder, *arguments: str, **more: str) -> tuple[int, str]:
     """Run snakemake on a terminal; return its exit code and everything it wrote."""
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(run.path)
-        os.execve(BIN / "snakemake", ["snakemake", "-s", SNAKEFILE, *arguments], run.environment() | {"TERM": "xterm"})
+        os.execve(
+            BIN / "snakemake", ["snakemake", "-s", SNAKEFILE, *arguments], run.environment() | {"TERM": "xterm"} | more
+        )
     written = b""
     while True:
         try:
@@ -220,6 +222,9 @@ def test_on_a_terminal_each_stage_has_a_live_line(finished: RunFolder, tmp_path:
     assert "\033[31mtalkies: error: images/broken.png: not a picture" in written, "red"
     assert lines[-2].startswith("talkies: the whole log: ")
     assert lines[-1] == ""
+    _, again = on_terminal(run, NO_COLOR="1")
+    assert "talkies: error: " in again
+    assert "\033[31m" not in again
 
 
 def test_the_console_is_a_logger_plugin_of_snakemake(run: RunFolder) -> None:

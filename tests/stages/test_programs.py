@@ -197,6 +197,10 @@ def test_a_program_that_listens_and_names_its_film_itself(folder: RunFolder, tmp
     assert (film.frames, film.rate) == (6, 25), "sampled by time"
     log = next((folder.path / ".talkies/logs/animate").glob("*.log")).read_text()
     assert "12 frames at 50 a second sampled as 6 at 25" in log
+    assert "; 0 to make" in folder.snakemake("-n")
+    with (tmp_path / "show.sh").open("a") as script:
+        script.write("# another\n")
+    assert "; 0 to make" not in folder.snakemake("-n"), "the program's own script is part of what it is"
 
 
 def test_whole_pictures_a_checkpoint_a_working_folder_and_a_film_of_another_side(folder: RunFolder, tmp_path) -> None:

@@ -308,7 +308,8 @@ class Console(LogHandlerBase):
 
     def _coloured(self, mark: str | None, text: str) -> str:
         colour = COLOURS.get(mark or "")
-        return f"{colour}{text}\033[0m" if colour and self.is_live and not self.common_settings.nocolor else text
+        plain = not self.is_live or self.common_settings.nocolor or os.environ.get("NO_COLOR")
+        return text if plain or not colour else f"{colour}{text}\033[0m"
 
     def _write(self, lines: list[str]) -> None:
         """Write lines above the live ones."""
