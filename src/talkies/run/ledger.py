@@ -31,14 +31,16 @@ class _Line(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="ev
     time: float = 0.0
 
 
-class Begun(_Line, frozen=True, tag="begun"):
-    """The work on an item was begun."""
-
+class _About(_Line, frozen=True):
     stage: str
     item: str
 
 
-class Made(_Line, frozen=True, tag="made"):
+class Begun(_About, frozen=True, tag="begun"):
+    """The work on an item was begun."""
+
+
+class Made(_About, frozen=True, tag="made"):
     """An item's file was made, or found as its record says.
 
     key: of the item. size, mtime_ns: of the file. seconds, frames: what it took. by: the engine, with preset and
@@ -46,8 +48,6 @@ class Made(_Line, frozen=True, tag="made"):
     it was there already, and only its record told of it.
     """
 
-    stage: str
-    item: str
     key: str
     size: int
     mtime_ns: int
@@ -59,22 +59,17 @@ class Made(_Line, frozen=True, tag="made"):
     found: bool = False
 
 
-class Failed(_Line, frozen=True, tag="failed"):
+class Failed(_About, frozen=True, tag="failed"):
     """An item can't be made under this key. unless: a setting and its value under which it can be tried again."""
 
-    stage: str
-    item: str
     key: str
     reason: str
     unless: tuple[str, str] | None = None
     read: tuple[int, int, str] | None = None
 
 
-class Forgotten(_Line, frozen=True, tag="forgotten"):
+class Forgotten(_About, frozen=True, tag="forgotten"):
     """An item is to be made again, whatever is there."""
-
-    stage: str
-    item: str
 
 
 class Loaded(_Line, frozen=True, tag="loaded"):
