@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkies import media, stages
-from talkies.run.folder import Folder
 from talkies.run.planner import current_plan
 
 
@@ -30,7 +29,7 @@ def main() -> None:
     chosen = parser.parse_args()
     os.chdir(chosen.run)
     plan, state = current_plan(stages.table)
-    films = {name: Folder.of(plan).talkie(plan.pairs[name]).path for name in state.done}
+    films = {name: plan.talkie(name).path for name in state.done}
     print(f"{'film':40} {'frames':>10} {'rate':>12} {'sound':>7} {'PSNR':>7}")
     for name, path in films.items():
         pair, film = plan.pairs[name], media.probe(path)
