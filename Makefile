@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH ?=
 TORCH_INDEX ?=
+TESTS ?=
 
 # PyTorch is installed by the digests in requirements/torch.lock, from PyPI or PyTorch's own index for processors.
 # Another version (TORCH=torch==2.9.1) or index has no digests here and is installed without.
@@ -35,7 +36,7 @@ WORKERS := --numprocesses logical --maxprocesses 4 --dist worksteal
 SHARED := OMP_WAIT_POLICY=passive
 
 .DEFAULT_GOAL := help
-.PHONY: help demo app test test-slow cluster-quick cluster-test lint docs evaluate bench setup wheel release lock clean
+.PHONY: help demo app test coverage test-slow cluster-quick cluster-test lint docs evaluate bench setup wheel release lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -47,8 +48,14 @@ demo: $(STAMP) ## set up, animate the examples, say where the gallery is
 app: $(STAMP) ## set up, serve a page on which you try one picture and one video
 	$(BIN)/talkies app
 
-test: $(TOOLS) ## set up, run all tests except the slow ones
-	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not cluster"
+test: $(TOOLS) ## set up, run all tests except the slow ones; TESTS=tests/run: only these
+	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "not slow and not cluster" $(TESTS)
+
+coverage: $(TOOLS) ## the same, and how much of the package they run, processes that they start included
+	$(BIN)/coverage erase
+	$(SHARED) $(BIN)/coverage run -m pytest $(WORKERS) -m "not slow and not cluster" $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under 90
 
 test-slow: $(TOOLS) ## run only the slow tests
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "slow and not cluster"
@@ -141,4 +148,4 @@ lock: ## resolve the locks of requirements/ and containers/ again (needs uv)
 	python3 scripts/lock_torch.py $(or $(TORCH),$(PINNED))
 
 clean: ## remove the environment and caches; results stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage* build dist

@@ -1,26 +1,33 @@
-"""The quick tests with each Python, and with the oldest and newest versions of what is installed: `nox` (with uv)."""
+"""The quick tests with each Python, and with the oldest and newest versions of what is installed: `nox` (with uv).
+
+Each session has an environment of its own, which `make` sets up; TORCH_INDEX counts here too. `nox -s quick -- TESTS`
+runs only these tests.
+"""
 
 import nox
 
-nox.options.default_venv_backend = "uv"
+nox.options.default_venv_backend = "none"
 PYTHONS = ["3.11", "3.12", "3.13"]
-QUICK = ("python", "-m", "pytest", "-n", "logical", "-m", "not slow and not cluster")
 
 
-@nox.session(python=PYTHONS)
-def quick(session: nox.Session) -> None:
+def make(session: nox.Session, target: str, environment: str, python: str) -> None:
+    """Make a target with this Python in this environment."""
+    session.run("make", target, f"VENV={environment}", f"PYTHON=python{python}", f"TESTS={' '.join(session.posargs)}")
+
+
+@nox.session
+@nox.parametrize("version", PYTHONS)
+def quick(session: nox.Session, version: str) -> None:
     """Run the quick tests with the locked versions."""
-    session.install("--require-hashes", "-r", "requirements/dev.lock")
-    session.install("--no-deps", "-r", "requirements/torch.lock")
-    session.install("--no-deps", "--no-build-isolation", "-e", ".")
-    session.run(*QUICK, *session.posargs, env={"OMP_WAIT_POLICY": "passive"})
+    make(session, "test", f".nox/quick-{version}", version)
 
 
-@nox.session(python=[PYTHONS[0], PYTHONS[-1]])
-@nox.parametrize("resolution", ["lowest-direct", "highest"])
-def versions(session: nox.Session, resolution: str) -> None:
-    """Run the quick tests with the oldest allowed or the newest versions; PyTorch without libraries for GPUs."""
-    session.install("--no-deps", "-r", "requirements/torch.lock")
-    session.install("--resolution", resolution, "--overrides", "requirements/no-torch.txt", "-e", ".[app,dev]",
-                    "-r", "requirements/torch.in")  # fmt: skip
-    session.run(*QUICK, *session.posargs, env={"OMP_WAIT_POLICY": "passive"})
+@nox.session
+@nox.parametrize(("version", "resolution"), [(PYTHONS[0], "lowest-direct"), (PYTHONS[-1], "highest")])
+def versions(session: nox.Session, version: str, resolution: str) -> None:
+    """Run the quick tests with the oldest allowed or the newest versions of what a run needs, but PyTorch."""
+    environment = f".nox/{resolution}-{version}"
+    make(session, "setup", environment, version)
+    options = ("--resolution", resolution, "--upgrade", "--overrides", "requirements/no-torch.txt")
+    session.run("uv", "pip", "install", "--python", f"{environment}/bin/python", *options, "-e", ".[app]")
+    make(session, "test", environment, version)

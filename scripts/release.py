@@ -55,14 +55,32 @@ def build(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
+def environment(folder: Path, *installs: tuple[str | Path, ...]) -> Path:
+    """Make an environment and install into it, in these steps; return its Python."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin/python"
+    for step in installs:
+        run(python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *step)
+    return python
+
+
+def check_metadata(folder: Path) -> None:
+    """Check what PyPI will say of both, in an environment of its own: twine wants newer packages than Snakemake."""
+    python = environment(folder / "twine", ("twine",))
+    print(run(python, "-m", "twine", "check", "--strict", *DIST.iterdir()))
+
+
 def try_wheel(wheel: Path, folder: Path) -> None:
-    """Install the wheel with the locked packages into an empty environment; check, make a run folder, animate there."""
-    venv.create(folder / "env", with_pip=True)
-    python = folder / "env/bin/python"
-    pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    """Install the wheel with the locked packages into an empty environment; make a run folder and animate there.
+
+    PyTorch comes from $TORCH_INDEX, or from PyPI with the libraries for GPUs that its build there needs.
+    """
     torch = re.findall(r"^torch==\S+", (ROOT / "requirements/torch.lock").read_text(), re.MULTILINE)[:1]
-    run(*pip, "--require-hashes", "-r", ROOT / "requirements/run.lock")
-    run(*pip, "--no-deps", *torch, wheel)
+    index = os.environ.get("TORCH_INDEX")
+    if index:
+        torch += ["--no-deps", "--index-url", index]
+    locked = ("--require-hashes", "-r", ROOT / "requirements/run.lock")
+    python = environment(folder / "env", locked, (*torch,), ("--no-deps", wheel))
     run(python, "-c", "import talkies.app.serve, talkies.stages.animate", cwd=folder)
     run(folder / "env/bin/talkies", "init", "--examples", "run", cwd=folder)
     said = run(
@@ -72,9 +90,6 @@ def try_wheel(wheel: Path, folder: Path) -> None:
     if len(films) != 1:
         sys.exit(f"{said}\nthe installed wheel made {films}, not one film")
     print(f"the installed wheel made {films[0]}")
-    # Last, since it brings a newer `packaging` than Snakemake allows.
-    run(*pip, "twine")
-    print(run(python, "-m", "twine", "check", "--strict", *DIST.iterdir(), cwd=folder))
 
 
 def main() -> None:
@@ -91,6 +106,7 @@ def main() -> None:
         for file, digest in made.items():
             print(f"{digest}  {file}")
         trial.mkdir()
+        check_metadata(trial)
         try_wheel(next(DIST.glob("*.whl")), trial)
     if action == "tag":
         run("git", "tag", "--annotate", f"v{version}", "--message", f"talkies {version}")

@@ -98,13 +98,17 @@ def sample_change(rng: np.random.Generator) -> Change:
         pose["mouth"] = u(0.04, 0.55) if rng.random() < 0.7 else u(0.5, 1)
     units: dict[str, float] = {}
     kind = rng.random()
-    if kind < 0.2:
-        pose["smile"] = u(-0.5, 0.7)
-    elif kind < 0.4:
+    if kind < 0.16:
+        pose["smile"] = u(-0.5, 0.8)
+    elif kind < 0.32:
         units = {"mouthFunnel": u(0, 0.6), "mouthPucker": u(0, 0.6)}
-    elif kind < 0.62:
-        units = {"mouthUpperUp": u(0, 0.7), "mouthLowerDown": u(0, 0.8), "mouthStretch": u(0, 0.5)}
-    elif kind < 0.72:
+    elif kind < 0.66:  # lips apart, in half of them over shut teeth
+        units = {"mouthUpperUp": u(0, 0.9), "mouthLowerDown": u(0, 0.9), "mouthStretch": u(0, 0.5)}
+        if rng.random() < 0.7:
+            pose["smile"] = u(0, 0.9)
+        if rng.random() < 0.5:
+            pose["mouth"] = u(0, 0.05)
+    elif kind < 0.76:
         units = {"mouthPress": u(0, 0.5), "mouthRollLower": u(0, 0.5)}
     if pose.get("mouth", 0) > 0.04 and rng.random() < 0.5:  # speech shows the upper teeth
         units["mouthUpperUp"] = max(units.get("mouthUpperUp", 0), u(0, 0.6))

@@ -197,7 +197,7 @@ def sample_looks(rng: Rng, person: Person, skin: np.ndarray, tone: float, bald: 
         hair=triple(hair), hair_shine=u(0, 0.06), hair_highlight=u(0.2, 0.9),
         iris=triple(np.array(iris) * u(0.6, 1.3)), iris_size=u(0.44, 0.53), pupil_size=u(0.15, 0.26),
         eye_shine=u(0.3, 0.9),
-        tooth=triple(np.array([0.74, 0.68, 0.58]) * u(0.8, 1.12) * tinted(rng, 0.04)), tooth_width=u(3.4, 4.2),
+        tooth=triple(np.array([0.74, 0.68, 0.58]) * u(0.8, 1.12) * tinted(rng, 0.04)), tooth_width=u(6.8, 8.6),
         cloth=triple(colourful(rng, (0, 0.75), (0.08, 0.95))), neckline=u(5.55, 6.0), neck_slope=u(-0.35, 0.25),
         neck_depth=u(-0.3, 0.1), pattern=int(rng.choice(4, p=(0.64, 0.1, 0.08, 0.18))), pattern_scale=u(4, 18),
         frame=triple(linear((0.05, 0.05, 0.055)) if rng.random() < 0.6 else colourful(rng, (0.1, 0.7), (0.1, 0.6))),

@@ -193,9 +193,11 @@ def eye_colour(x, y, z, left, looks):
 def tooth_colour(x, y, z, looks):
     """Return the colour of a row of teeth: lines between them, gums above and below, and dark far back at the sides."""
     angle = math.atan2(x, z - 0.85)
-    near_gap = abs((angle * looks.tooth_width) % 1.0 - 0.5) * 2
-    shade = 1.15 * (1 - 0.42 * step(0.78, 1.0, near_gap))
-    gum = max(step(6.78, 6.82, y), step(6.47, 6.43, y))
+    place = angle * looks.tooth_width
+    near_gap = abs(place % 1.0 - 0.5) * 2
+    shade = (1.04 + 0.18 * chance(math.floor(place) + 50, 3)) * (1 - 0.35 * step(0.66, 1.0, near_gap))
+    rounded = 0.025 * near_gap * near_gap  # gums reach further between teeth
+    gum = max(step(6.72, 6.75, y + rounded), step(6.57, 6.54, y - rounded))
     return times(mix(times(looks.tooth, shade), (0.38, 0.12, 0.11), gum), 1 - 0.95 * step(0.42, 0.88, abs(angle)))
 
 

@@ -1,11 +1,16 @@
 """Close-ups: their geometry, where they keep away, and their fast form."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from run_folder import REPOSITORY
 
+import talkies
 from talkies.fomm.model.close_ups import EYE, MOUTH, CloseUps, find_region, mirrored, observe, places
 from talkies.fomm.model.generator import Generated
 from talkies.fomm.model.keypoint_detector import Keypoints
+from talkies.fomm.motion import frames_to_tensor
 
 SIDE = 256
 # A face that looks ahead, in pixels of 256; the order of training/landmarks.py.
@@ -112,3 +117,16 @@ def test_a_face_at_the_pictures_edge_is_painted_in_place(close_ups, picture):
         result = close_ups.retouch(made, picture, face(shift=0.4), face(2, shift=0.4))
     assert result.isfinite().all()
     assert torch.equal(result[..., :100, :100], made.prediction[..., :100, :100])
+
+
+@pytest.mark.parametrize("change", ["none", "a quarter turn", "cut in halves"])
+def test_pictures_without_a_face_that_the_detector_knows_stay_as_they_are(change):
+    pixels = np.asarray(Image.open(REPOSITORY / "examples/images/nora.jpg").convert("RGB").resize((SIDE, SIDE)))
+    changed = {"none": pixels, "a quarter turn": np.rot90(pixels), "cut in halves": np.roll(pixels, SIDE // 2, 1)}
+    picture = frames_to_tensor(changed[change][None].copy())
+    model = talkies.load_model("demo-photographs")
+    features, keypoints = model.encode(picture), model.keypoints(picture)
+    made = model.generate(features, keypoints, keypoints).prediction
+    model.close_ups = None
+    plain = model.generate(features, keypoints, keypoints).prediction
+    assert torch.equal(made, plain) == (change != "none")

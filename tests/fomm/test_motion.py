@@ -276,6 +276,19 @@ def test_an_eye_shuts_as_far_as_its_drivers_whatever_their_sizes(size: float, op
     assert torch.equal(moved[:, 2:], lids[:, 2:])
 
 
+def test_a_mouth_opens_further_than_it_is_seen_to_by_its_gain() -> None:
+    """A mouth is measured by its width, keypoints 2 and 3; the driver's is twice as wide."""
+    mouth = torch.tensor([[[0.0, 0.0], [0.0, 0.02], [-0.2, 0.0], [0.2, 0.0]]])
+    wide = mouth * torch.tensor([2.0, 1.0])
+    driving = wide.clone()
+    driving[:, :2, 1] += torch.tensor([-0.02, 0.1])  # the upper lip rises too
+    moved = transfer_motion(
+        *map(Keypoints, (mouth, driving, wide)), adapt_scale=False, openings=[Opening(0, 1, (2, 3), gain=1.25)]
+    ).value
+    gap = float(moved[0, 1, 1] - moved[0, 0, 1])
+    assert gap == pytest.approx(0.02 + 0.12 / 2 * 1.25, abs=1e-6)
+
+
 # --- hulls and best frames ---------------------------------------------------------------------------------
 
 coordinate = st.integers(-64, 64).map(lambda n: n / 64)  # exact in float32, so that collinear means collinear

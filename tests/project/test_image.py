@@ -54,8 +54,28 @@ def test_the_table_of_cards_tells_what_the_variants_are_for() -> None:
 
 
 def test_the_base_is_pinned() -> None:
-    (base,) = [line for line in (REPOSITORY / "containers/Dockerfile").read_text().splitlines() if "ARG BASE=" in line]
-    assert len(base.rpartition("@sha256:")[2]) == 64
+    assert len(base().rpartition("@sha256:")[2]) == 64
+
+
+def base() -> str:
+    (line,) = [line for line in (REPOSITORY / "containers/Dockerfile").read_text().splitlines() if "ARG BASE=" in line]
+    return line.removeprefix("ARG ")
+
+
+@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "containers/engines").iterdir()), ids=lambda path: path.stem)
+def test_an_engines_recipe_pins_all_and_is_the_one_that_its_entry_names(recipe: Path) -> None:
+    from talkies.engines.program import known
+
+    text, entry = recipe.read_text(), known()[recipe.stem]
+    assert f"containers/engines/{recipe.name}" in entry["get"]
+    assert entry["engine"]["image"] == f"{recipe.stem}.sif"
+    assert f"\n{base()}\n" in text, "the base of the image of talkies itself"
+    (commit,) = set(re.findall(r"\b[0-9a-f]{40}\b", text))
+    assert f"checkout {commit}\n" in text
+    installed = re.findall(r"pip install ((?:.*\\\n)*.*)", text)
+    packages = [word for words in installed for word in words.split() if re.match(r"[a-z]", word)]
+    assert len(packages) > 10
+    assert [word for word in packages if "==" not in word] == []
 
 
 def test_two_contexts_are_equal_but_for_fetched_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -18,7 +19,8 @@ HEAVY = ("torch", "jinja2", "snakemake", "scipy", "safetensors")
 def imported_by(*code: str) -> set[str]:
     """Return the top-level modules that a new Python has loaded after it ran this code."""
     script = "; ".join([*code, "import sys; print('\\n'.join(sys.modules), file=sys.stderr)"])
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    done = subprocess.run([sys.executable, "-c", script], env=bare, capture_output=True, text=True, check=True)
     return {name.split(".")[0] for name in done.stderr.split()}
 
 

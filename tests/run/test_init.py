@@ -6,12 +6,9 @@ The real Snakemake reads the written Snakefile, which uses the workflow as a mod
 from __future__ import annotations
 
 import subprocess
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import get_args, get_origin
 
-import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from run_folder import BIN, REPOSITORY, RunFolder, draw_picture, make_clip
@@ -143,47 +140,3 @@ def test_the_schema_that_others_read_is_up_to_date() -> None:
     file = REPOSITORY / "workflow/schemas/config.schema.yaml"
     assert file.read_text(encoding="utf-8") == config_docs.as_schema(), "the schema is stale: make docs"
     Draft202012Validator.check_schema(config_docs.schema())
-
-
-# --- from the wheel alone ----------------------------------------------------------------------------------
-
-
-@pytest.mark.longest
-@pytest.mark.slow
-def test_the_wheel_alone_animates_and_runs(tmp_path: Path) -> None:
-    """`python -m build`, a new environment, PyTorch, `pip install 'talkies[engine]'`: no clone in sight."""
-    subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path / "dist"], cwd=REPOSITORY, check=True
-    )
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    python = tmp_path / "venv/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    torch = f"torch=={version('torch').partition('+')[0]}"
-    subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--no-compile", torch, f"talkies[engine] @ {wheel.as_uri()}"], check=True
-    )
-
-    class Elsewhere(RunFolder):
-        def environment(self) -> dict[str, str]:
-            return super().environment() | {"PATH": f"{python.parent}:/usr/bin:/bin", "PYTHONNOUSERSITE": "1"}
-
-        def run(self, *command: str) -> subprocess.CompletedProcess:
-            given = self.environment() | {"HOME": str(tmp_path)}
-            return subprocess.run(
-                command, cwd=self.path, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-
-    folder = Elsewhere(tmp_path)
-    folder.talkies("init", "run", "--examples")
-    run = Elsewhere(tmp_path / "run")
-    run.talkies(
-        "animate", "--source", "images/ada.png", "--driving", "driving/anna.mp4", "--end", "0.2", "-o", "one.mp4"
-    )
-    assert (run.path / "one.mp4").stat().st_size > 1000
-    for path in [*run.path.glob("images/*"), *run.path.glob("driving/*")]:
-        if path.name != "ada.png":
-            path.unlink()
-    make_clip(run.path / "driving/song.mp4", frames=3)
-    done = run.run("snakemake", "--config", "faceless=allow")
-    assert done.returncode == 0, done.stdout
-    run.whole(["song/ada"])

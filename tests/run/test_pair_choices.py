@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import clips
 import numpy as np
+import pytest
 from gallery_folder import data_of
 from PIL import Image
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip
@@ -27,21 +28,28 @@ def write_table(run: RunFolder, *rows: str) -> None:
     (run.path / "pairs.tsv").write_text("\n".join(row.replace(" ", "\t") for row in rows) + "\n")
 
 
+@pytest.mark.slow
 def test_choices_in_the_pairs_table(run: RunFolder) -> None:
     clips.ffmpeg("-f", "lavfi", "-i", "sine=frequency=1500:duration=2", run.path / "song.mp3")
     write_table(
         run,
-        "image driving variant crop driving_crop flip audio private",
+        "image driving variant crop driving_crop flip audio private relative start end",
         "red a",
         "red a cut 0,0,32,32 0,0,48,48",
         "red a turned   true",
         "red a music    song.mp3",
         "blue b secret     true",
+        "red a absolute      false",
+        "green b.mp4 middle    false   0.08 0.20",
     )
     run.configure(pairs_per_job=3, pairs="pairs.tsv")
     before = run.films()
     run.snakemake()
-    assert sorted(run.events("animate")) == ["a/red@cut", "a/red@music", "a/red@turned", "b/blue@secret"]
+    made = ["a/red@absolute", "a/red@cut", "a/red@music", "a/red@turned", "b/blue@secret", "b/green@middle"]
+    assert sorted(run.events("animate")) == made
+    middle = media.probe(run.film("b/green@middle"))
+    assert (middle.frames, middle.sound) == (3, None)
+    assert run.films()["a/red"] != run.films()["a/red@absolute"]
     assert run.films()["a/red"] == before["a/red"]
     cut = run.record("a/red@cut")
     assert (cut["source"]["crop"]["box"], cut["driving"]["crop"]["box"]) == ([0, 0, 32], [0, 0, 48])
@@ -59,6 +67,7 @@ def test_choices_in_the_pairs_table(run: RunFolder) -> None:
         ["a", "crop 0, 0, 48, 48", True],
         ["a", "mirrored", True],
         ["b", "", True],
+        ["b", "0.08 to 0.2 s", True],
     ]
     assert ["red", "crop 0, 0, 32, 32"] in [picture[:2] for picture in data["pictures"]]
     assert ["music", "sound of song.mp3", 1] in [pair[2:5] for pair in data["pairs"]]

@@ -25,7 +25,7 @@ TOLD = {
     "image": private.runs_in_image(workflow),
 }
 if TOLD["image"] and config.get("leave_out"):
-    private.leave_image_out(workflow)
+    private.leave_image_to_jobs(workflow)
 Path("told.json").write_text(json.dumps(TOLD))
 
 

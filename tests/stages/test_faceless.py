@@ -14,19 +14,19 @@ WHY = "driving/none.mp4: no face in any frame looked at, and demo animates by fa
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A picture and a video without a face, whose film is already made."""
+    """A picture and a video without a face."""
     run = RunFolder(tmp_path_factory.mktemp("faceless"))
     for name in ("images", "driving"):
         (run.path / name).mkdir()
     draw_picture(run.path / "images" / "red.png", (200, 30, 30))
     make_clip(run.path / "driving" / "none.mp4", frames=4)
-    run.configure(crop="face", faceless="allow")
-    run.snakemake()
     return run
 
 
-@pytest.mark.longest
+@pytest.mark.slow
 def test_only_what_is_to_be_made_is_refused_until_it_is_allowed(folder: RunFolder) -> None:
+    folder.configure(crop="face", faceless="allow")
+    folder.snakemake()
     stood = folder.films()
     assert list(stood) == ["none/red"]
     folder.configure(crop="face")

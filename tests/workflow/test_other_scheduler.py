@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from run_folder import REPOSITORY, RunFolder
+from sif import IMAGE, OTHER
 
 from talkies.run.estimate import duration
 
@@ -23,6 +24,13 @@ ended="$(dirname "$0")/submit.$1.ended"
 [ -e "$ended" ] || { echo running; exit; }
 [ "$(cat "$ended")" = 0 ] && echo success || echo failed
 """
+APPTAINER = """#!/bin/sh
+# runs the command that an image's job runs, without the image
+[ "$1" = --version ] && { echo apptainer version 1.4.5; exit; }
+echo "$@" >> "$(dirname "$0")/used"
+while [ "$1" != bash ]; do shift; done
+exec "$@"
+"""
 
 
 class Queued(RunFolder):
@@ -32,12 +40,12 @@ class Queued(RunFolder):
     def queue(self) -> Path:
         return self.path / "queue"
 
-    def send(self, *more: str, ok: bool = True) -> str:
-        """Run Snakemake with the pattern for clusters, and this queue."""
+    def send(self, *more: str, image: bool = False, ok: bool = True) -> str:
+        """Run Snakemake with the pattern for clusters, and this queue. image: jobs run in the image of config.yaml."""
         pattern = (REPOSITORY / "profiles/cluster/config.v8+.yaml").read_text().splitlines()
         profile = self.path / "far/config.v8+.yaml"
         profile.parent.mkdir(exist_ok=True)
-        profile.write_text("\n".join(line for line in pattern if "apptainer" not in line))
+        profile.write_text("\n".join(line for line in pattern if image or "apptainer" not in line))
         command = f"{self.queue}/submit {{resources.mem_mb}} {{resources.runtime}} {{threads}} {{resources.gpu}}"
         return self.snakemake(
             *("--profile", "far", "--executor", "cluster-generic", "--cluster-generic-submit-cmd", command),
@@ -80,6 +88,31 @@ def test_jobs_ask_by_standard_resources_and_a_killed_one_asks_for_more(run: Queu
     (log,) = run.path.glob(".talkies/logs/animate/*.log")
     assert f"stops after {duration(60 * int(second[1]) - 120)}, before its job's time is over" in log.read_text()
     run.whole(["a/blue", "a/red"])
+
+
+def test_only_the_nodes_can_run_the_image(run: Queued) -> None:
+    """The jobs are told to use it, the pages are made without it, and its version is checked before any is sent."""
+    settings = {"gpus": 1, "slurm": {"gpu": {"gpu": 1}}, "model": {"device": "cpu"}}
+    run.configure(container=f"docker://registry.example/talkies@sha256:{'0' * 64}", **settings)
+    assert "is pulled where snakemake runs" in run.send(image=True, ok=False)
+    run.configure(container="talkies.sif", **settings)
+    (run.path / "talkies.sif").write_bytes(OTHER)
+    node = run.path / "node"
+    node.mkdir()
+    (node / "apptainer").write_text(APPTAINER)
+    (node / "apptainer").chmod(0o755)
+    script = (run.queue / "submit").read_text()
+    (run.queue / "submit").write_text(script.replace("{ sh", f"export PATH={node}:$PATH\n{{ sh"))
+    assert "talkies.sif holds talkies 9.9" in run.send("-n", image=True)
+    assert "talkies.sif holds talkies 9.9" in run.send(image=True, ok=False)
+    assert not (node / "used").exists()
+    (run.path / "talkies.sif").write_bytes(IMAGE)
+    output = run.send(image=True)
+    assert "neither apptainer nor singularity is here: only the nodes can run the image" in output
+    run.whole(["a/blue", "a/red"])
+    used = (node / "used").read_text()
+    assert all(f"talkies shard {stage}" in used for stage in ("crop", "cut", "motion", "animate"))
+    assert "talkies gallery" not in used
 
 
 def test_a_job_that_can_not_be_sent_is_named(run: Queued) -> None:

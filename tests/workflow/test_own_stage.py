@@ -17,8 +17,7 @@ def test_a_stage_of_ones_own_is_planned_made_shown_and_forgotten(run: RunFolder)
         ("caption.py", "caption.smk"), re.findall(r"```python\n(.*?)```", page, re.DOTALL), strict=True
     ):
         (run.path / "stages" / name).write_text(code)
-    said = run.snakemake("-n")
-    assert "; 0 to make" in said, "without its setting it changes nothing"
+    assert " 0 to make" in run.talkies("status"), "without its setting it changes nothing"
     run.configure(pairs_per_job=3, own={"caption": "red"})
     said = run.snakemake("-n")
     assert "; 6 to make, 0 of them to animate" in said

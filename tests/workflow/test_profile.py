@@ -113,11 +113,11 @@ def test_the_literal_words_in_a_clone(clone: Path, programs: Path) -> None:
         assert asked["mem_mb"] == "2000"
 
 
-def test_a_dry_run_needs_no_apptainer_and_a_run_says_so(tmp_path: Path) -> None:
+def test_without_apptainer_a_plan_is_made_and_a_run_on_this_machine_is_refused(tmp_path: Path) -> None:
     run = small(tmp_path / "run")
     (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
     output = run.snakemake("--profile", "slurm", "-n", "-p")
-    assert "neither apptainer nor singularity is here: enough for a dry run" in output
+    assert "neither apptainer nor singularity is here: only the nodes can run the image" in output
     assert resources(output, "animate")["gpu"] == "1"
     output = run.snakemake("--sdm", "apptainer", ok=False)
     assert "jobs are to run in an image, and neither apptainer nor singularity is here: load its module" in output

@@ -43,8 +43,9 @@ class Session:
         self.console = console.of_run(calm=calm)
         self._lacks_runtime = self.in_image and image.runtime() is None
         if self._lacks_runtime and self.is_main:
-            snakemake_private.leave_image_out(workflow)
-            say("neither apptainer nor singularity is here: enough for a dry run (-n), not for a run")
+            snakemake_private.leave_image_to_jobs(workflow)
+            enough = "only the nodes can run the image" if self.executor else "enough for a dry run (-n), not for a run"
+            say(f"neither apptainer nor singularity is here: {enough}")
         self._state = State()
         self._lack: tuple[str, bool] | None = None
         self._over: threading.Event | None = None
@@ -121,13 +122,21 @@ class Session:
         """Check the disk space, and the jobs' image and its version, before any job is sent."""
         if self._lack and self._lack[1]:
             raise TalkiesError(self._lack[0])
-        if self._lacks_runtime:
+        wanted = self.plan.settings.container or ""
+        if self._lacks_runtime and not self.executor:
             raise TalkiesError(
                 "jobs are to run in an image, and neither apptainer nor singularity is here: load its module, or start "
-                "snakemake on a node that has it"
+                "snakemake on a machine that has it"
             )
-        fetch_images(self.plan.settings.programs)
-        if self.in_image and image.ADDRESS.match(self.plan.settings.container or ""):
+        fetch_images(self.plan.settings.programs, elsewhere=self.executor is not None)
+        if self._lacks_runtime:
+            if image.ADDRESS.match(wanted):
+                raise TalkiesError(
+                    f"config.yaml: container: {printable(wanted)} is pulled where snakemake runs, and neither "
+                    "apptainer nor singularity is here: pull it on a node, and name the file"
+                )
+            image.check_image(wanted, gpus=needs_gpu_image(self.plan.settings))
+        elif self.in_image and image.ADDRESS.match(wanted):
             self._check_image(self.plan, next(iter(snakemake_private.pulled_images(self._workflow)), None))
 
     def _check_image(self, plan: Plan, pulled: Path | None = None) -> None:

@@ -14,11 +14,14 @@ IMAGES = Path(".talkies/images")
 """Images pulled from addresses, unless APPTAINER_CACHEDIR names another place."""
 
 
-def fetch_images(programs: Mapping[str, Program]) -> None:
-    """Pull images from their addresses when a run starts; TalkiesError if an image could not be run."""
+def fetch_images(programs: Mapping[str, Program], *, elsewhere: bool = False) -> None:
+    """Pull images from their addresses when a run starts; TalkiesError if an image could not be run.
+
+    elsewhere: they run on other machines, so only addresses need apptainer here.
+    """
     for name, program in programs.items():
         if program.image is not None:
-            if runtime() is None:
+            if runtime() is None and not (elsewhere and not ADDRESS.match(program.image)):
                 raise TalkiesError(
                     f"engine {name}: runs in an image, and neither apptainer nor singularity is here: load its module, "
                     "or install it"

@@ -245,6 +245,8 @@ def _in_measure(move: torch.Tensor, opening: Opening, source: torch.Tensor, init
         wider = change @ opens
         right = torch.where(wider < 0, wider * opening.gain, wider).clamp(min=(SHUT - 1) * mine)
         change = change + (right - wider)[:, None] * opens
+    else:
+        change = change * opening.gain
     move = move.clone()
     move[:, opening.moving] = still + change
     return move

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import settings
-from ..config_docs import EXAMPLE_TABLE, as_yaml
 from ..errors import TalkiesError, printable
 from ..files import shipped, whole
 
@@ -85,6 +84,8 @@ def lay_out(folder: Path, *, examples: bool = False) -> tuple[list[str], list[st
 
     examples: also copy the example pictures and videos into it. Raises TalkiesError if it can't be a run folder.
     """
+    from ..config_docs import EXAMPLE_TABLE, as_yaml  # with PyYAML, which no job needs
+
     if folder.exists() and not folder.is_dir():
         raise TalkiesError(f"{printable(folder)}: this is a file: give a folder's name, new or there already")
     workflow, profiles = shipped("workflow"), shipped("profiles")

@@ -79,9 +79,19 @@ def runs_in_image(workflow: Any) -> bool:
     return DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 
 
-def leave_image_out(workflow: Any) -> None:
-    """Let a dry run work without apptainer, which Snakemake requires even there (changes the same settings)."""
-    workflow.deployment_settings.deployment_method = frozenset()
+def leave_image_to_jobs(workflow: Any) -> None:
+    """Let this process work without apptainer, which Snakemake requires even for a dry run; jobs sent elsewhere are
+    still told to use it (changes the same settings; spawn_jobs.py writes them into the jobs' commands).
+    """
+    settings = workflow.deployment_settings
+    settings.deployment_method = _OfJobs(settings.deployment_method)
+
+
+class _OfJobs(frozenset[Any]):
+    """The deployment methods of jobs sent elsewhere, none of which is used here."""
+
+    def __contains__(self, method: object) -> bool:
+        return False
 
 
 def pulled_images(workflow: Any) -> list[Path]:

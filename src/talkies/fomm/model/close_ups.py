@@ -25,6 +25,7 @@ from .layers import SameBlock, UpBlock, coordinate_grid, inverse_2x2, warp
 from .presets import PRESETS
 
 CHIN, NOSE, BROW, UPPER_LID, LOWER_LID, OTHER_LID = 0, 4, 5, 7, 8, 10
+LIDS = 7, 8, 9, 10
 MOUTH_LEFT, MOUTH_RIGHT, UPPER_LIP, LOWER_LIP, PUPIL = 11, 12, 13, 14, 15
 MIRROR = PRESETS["demo-photographs"].mirror
 EDGE = 0.4
@@ -284,6 +285,12 @@ def certainty(value: Tensor) -> Tensor:
     turned = (((value[:, NOSE] - left) * axis).sum(-1) - 0.5).abs()
     ahead, near = (0.55 - turned) / 0.15, (head_size(value) - 0.2) / 0.05
     return torch.minimum(ahead, near).clamp(0, 1)
+
+
+def doubt(views: Tensor) -> Tensor:
+    """Return how far V views [V, N, K, 2] of N faces disagree about mouth, nose and eyes, in sizes of the head, [N]."""
+    mean, parts = views.mean(0), (*MOUTH.spots, *LIDS)
+    return (views - mean)[:, :, parts].norm(dim=-1).mean((0, 2)) / head_size(mean)
 
 
 class CloseUps(nn.Module):

@@ -22,13 +22,14 @@ class SourceFeatures:
 
     features: [N, C, H/2^d, W/2^d] of the encoder; small: [N, 3, h, w], the picture at dense motion's side; picture:
     the source itself, [N, 3, H, W], if the network keeps visible pixels. photograph: whether the network for
-    photographs made them, if a preset has two.
+    photographs made them, if a preset has two. close_ups: whether close-ups may change the frames.
     """
 
     features: Tensor
     small: Tensor
     picture: Tensor | None = None
     photograph: bool = False
+    close_ups: bool = False
 
 
 @dataclass(frozen=True)
