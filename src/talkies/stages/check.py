@@ -184,8 +184,8 @@ def _whole_jpeg(path: Path) -> bytes | None:
 
 
 TRIES = 3  # of frames that may be better than the first
-TURNED_FAR, LIPS_APART = 0.3, 0.05
-"""Of a photograph, in widths and heights of the face: shut mouths measure 0.01 to 0.02, smiles with teeth 0.06 to 0.14,
+TURNED_FAR, LIPS_APART = 0.3, 0.035
+"""Of a photograph, in widths and heights of the face: shut mouths measure 0.01 to 0.02, smiles with teeth 0.05 to 0.14,
 and a head that looks past the camera 0.4."""
 HEAD_STILL, LIPS_STILL = 0.04, 0.02
 """The same for the differences within a video: of a still picture 0, of a still head that talks 0.01 and 0.07."""
