@@ -17,7 +17,7 @@ from run_folder import make_clip
 from toy_run import Killed, ToyRun
 
 from talkies.errors import TalkiesError
-from talkies.run import upkeep
+from talkies.run import planner, upkeep
 
 
 @pytest.fixture(scope="session")
@@ -303,6 +303,16 @@ def test_a_setting_changed_back_before_a_run_makes_nothing_and_after_one_all_aga
     assert run.due() == again
     assert run.run() == Counter(again)
     is_calm(run)
+
+
+def test_a_prepared_picture_that_is_touched_before_its_first_film_is_not_prepared_again(new: ToyRun) -> None:
+    plan, state = new.plan()
+    planner.start_run(plan, state)
+    (shard,) = plan.tasks["crop"]
+    new.job("crop", plan.name(shard))
+    planner.end_run()
+    touch("images/*")(new)
+    assert new.due() == {"cut": 2, "motion": 2, "animate": 6, "remux": 6}
 
 
 def test_a_picture_that_is_removed_and_back_is_not_made_again(run: ToyRun) -> None:
