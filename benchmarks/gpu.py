@@ -33,7 +33,7 @@ from talkies.fomm.model.first_order import FirstOrderModel, build_model
 from talkies.fomm.model.presets import PRESETS
 from talkies.fomm.motion import detect_motion, frames_to_tensor, transfer_motion
 from talkies.fomm.precision import fast_form
-from talkies.machine.cores import available_threads
+from talkies.machine.resources import available_threads
 from talkies.media.film import FILM_SIZE
 
 START = """
@@ -48,12 +48,13 @@ from fractions import Fraction
 from talkies.engines import Movement
 from talkies.fomm.device import choose_device, keep_compiled, keep_memory
 from talkies.fomm.engine import Engine
-from talkies.fomm.kept import load_fast
+from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.motion import detect_motion
+from talkies.fomm.precision import fast_form
 told("import talkies")
 keep_memory(); keep_compiled(); device = choose_device(sys.argv[3]); told("a first computation on the device")
-model = load_fast(sys.argv[1], sys.argv[2], device=device); told("the fast form, made from the weights")
-model = load_fast(sys.argv[1], sys.argv[2], device=device); told("the fast form, from the file kept beside them")
+model = load_model(sys.argv[1], sys.argv[2], device); told("load the weights")
+model = fast_form(model, "auto"); told("make the fast form")
 engine = Engine(model)
 side = model.preset.size; clip = list(np.zeros((engine.batch, side, side, 3), np.uint8) + 90)
 source = engine.prepare("picture", clip[0]); told("encode the picture")

@@ -22,16 +22,17 @@ from pathlib import Path
 import numpy as np
 from check_files import make_pictures
 
-from talkies.media import crop, picture_decoder, pictures
+from talkies.media import crop, guarded, pictures
 
-picture_decoder._allow = lambda seconds: None  # never let it end this process
+pictures.allow = lambda seconds: None  # never let it end this process
 logging.getLogger("talkies").setLevel(logging.ERROR)
 
 
 def here(path: Path) -> np.ndarray:
     """Decode a picture in this process, and pass its pixels through the same shared memory."""
     with path.open("rb") as file:
-        (width, height), shared = picture_decoder.decode(file)
+        told, shared = pictures.read(file)
+    width, height = told["size"]
     pixels = mmap.mmap(shared, width * height * 3)
     os.close(shared)
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
@@ -43,9 +44,10 @@ def measure(files: list[Path], read: Callable[[Path], np.ndarray], *, cropped: b
     for path in files:
         picture = read(path)
         if cropped:
-            crop.crop_picture(picture, "face", name=path)
+            crop.crop_picture(picture, crop.LARGEST_FACE, name=path)
     took = time.perf_counter() - begun
-    pictures._decoder.stop()  # its processor time is known only after its end
+    for child in guarded.children.queue:
+        child.stop()  # its processor time is known only after its end
     return took, processor_time() - before
 
 

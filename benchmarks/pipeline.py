@@ -29,7 +29,7 @@ from talkies.fomm.engine import Engine
 from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form
-from talkies.machine.cores import available_threads
+from talkies.machine.resources import available_threads
 from talkies.stages.animate import ENCODING
 
 

@@ -183,7 +183,7 @@ class ToyRun:
         cut = Crop("center", Box(0, 0, 64), None, False)
         if stage.reads_files:
             file = Path((plan.sources if stage.of == "pictures" else plan.takes)[item].file)
-            original = crop.read_original(bench, file, bench.scratch)
+            original = crop.read_original(bench, file)
             if file.read_bytes().startswith(b"broken"):
                 raise InputError(file, "broken: mend it")
         if stage.of == "pairs" and plan.before(stage, item):

@@ -11,11 +11,12 @@ import re
 import shutil
 import stat
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -83,6 +84,15 @@ def read_through(path: str | Path) -> None:
     with open_regular(path) as file:
         while file.read(1 << 22):
             pass
+
+
+def check_zip(file: IO[bytes]) -> None:
+    """Raise BadZipFile for a zip that would unpack to more than its size: PyTorch and numpy store uncompressed."""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(record.file_size for record in archive.infolist())
+    if unpacked > os.fstat(file.fileno()).st_size:
+        raise zipfile.BadZipFile(f"it would unpack to {unpacked / 1e9:.1f} GB")
+    file.seek(0)
 
 
 def file_digest(path: str | Path) -> str:

@@ -232,7 +232,7 @@ class Settings(Section, frozen=True):
     threads: Annotated[int, Meta(ge=1, le=9999)] | None = None
     """Cores of a job that uses the network; null: all that Snakemake has, on a cluster 4."""
     scratch: FilePath | None = None
-    """Folder on a fast disk of the machine that runs the job, for unfinished films and copies. $VARIABLES are filled
+    """Folder on a fast disk of the machine that runs the job, for unfinished films. $VARIABLES are filled
     in. null takes the first usable of $SLURM_TMPDIR, $L_SCRATCH, $TMPDIR and the system's temporary folder. Nothing
     stays in it."""
     check: bool = True
@@ -345,16 +345,7 @@ def read(path: Path) -> dict[str, Any]:
         content = yaml.load(_read_text(path), _strict_loader()) or {}
     except OSError as error:
         raise TalkiesError(f"{printable(path)}: can't read it ({error.strerror}): mend it, or give another") from None
-    # Not only YAMLError: PyYAML's functions for dates, numbers and the like raise other errors too.
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except Exception as error:  # PyYAML's functions for dates, numbers and the like raise any error
         said = printable(" ".join(str(error).split()))[:300]
         raise TalkiesError(f"{printable(path)}: not valid YAML, mend it: {said}") from None
     if not isinstance(content, dict):

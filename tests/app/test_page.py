@@ -180,16 +180,7 @@ def test_examples_and_the_lines_for_a_thousand(page: app_page.Page, visitor: app
     visitor.press_button("[name=relative]")
     visitor.press_button("#many summary")
     visitor.shows("#lines", "relative: false")
-    assert "snakemake --profile slurm" in visitor.text("#commands")
-    visitor.write("#folder", "mine")
-    visitor.press_button("#add")
-    visitor.shows("#added", "snakemake -n")
-    assert (page.folder / "mine/images/ada.png").read_bytes() == ADA.read_bytes()
-    assert "relative: false" in (page.folder / "mine/config.yaml").read_text()
-    visitor.write("#folder", "../elsewhere")
-    visitor.press_button("#add")
-    visitor.shows("#added .fails", "give the name of a folder in")
-    assert not (page.folder.parent / "elsewhere").exists()
+    assert "snakemake --profile slurm" in visitor.text("#many")
 
 
 def test_the_camera_gives_a_picture_and_a_video(visitor: app_page.Visitor) -> None:

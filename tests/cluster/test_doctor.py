@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -69,15 +68,17 @@ class Site:
         (self.run / "config.yaml").write_text("images: .\ndriving: .\n" + text)
 
     def says(self, code: int) -> dict[str, list[tuple[str, str]]]:
-        found = main(["doctor", "--json"])
-        facts = json.loads(self.capsys.readouterr().out)
-        said: dict[str, list[tuple[str, str]]] = {"place": [("", facts["place"])]}
-        for row in facts["findings"]:
-            said.setdefault(row["subject"], []).append((row["grade"], row["text"]))
-        missing = [row for row in facts["findings"] if row["grade"] == "MISSING"]
-        assert found == code, missing or facts
-        assert facts["missing"] == len(missing)
-        assert all("\n" not in text for rows in said.values() for _, text in rows)
+        found = main(["doctor"])
+        head, *lines, last = self.capsys.readouterr().out.splitlines()
+        place = next(place for place, words in doctor.PLACES.items() if head.strip().startswith(f"{words} ("))
+        said: dict[str, list[tuple[str, str]]] = {"place": [("", place)]}
+        missing = 0
+        for line in lines:
+            grade, (subject, _, text) = line[:8].strip(), line[8:].partition(": ")
+            said.setdefault(subject, []).append((grade, text))
+            missing += grade == "MISSING"
+        assert found == code, lines
+        assert last.startswith(f"{missing} thing" if missing else "all that a run needs")
         return said
 
 
@@ -95,8 +96,7 @@ def test_a_login_node_needs_no_torch(site: Site) -> None:
     assert said["ended jobs"] == [("ok", "Snakemake asks squeue, as profiles/slurm says")]
     assert said["profile slurm"] == [("ok", f"{site.run}/slurm/config.v8+.yaml")]
     assert said["apptainer"] == [("ok", "apptainer version 1.4.5")]
-    sif = hashlib.sha256(IMAGE).hexdigest()
-    assert said["image"] == [("ok", f"talkies.sif, 0.00 GB, sha256 {sif}, version {__version__}")]
+    assert said["image"] == [("ok", f"talkies.sif, version {__version__}")]
     assert said["scratch"][0][0] == "ok"
 
 
@@ -120,12 +120,6 @@ NO_SACCT = "echo 'sacct: error: Connection refused' >&2; exit 1"
     [
         ({"sinfo": "exit 1"}, "", "SLURM", "sinfo does not answer"),
         ({}, "slurm: {gpu: {slurm_partition: fast}}", "SLURM", "slurm.gpu.slurm_partition: there is no fast"),
-        (
-            {"sacctmgr": "echo chemistry"},
-            "slurm: {gpu: {slurm_account: physics}}",
-            "SLURM",
-            "slurm_account: physics is none of yours (chemistry)",
-        ),
         ({"scontrol": OFF.format(30)}, "", "ended jobs", "sacct is not usable (accounting is off)"),
         ({"scontrol": ON, "sacct": NO_SACCT}, "", "ended jobs", "sacct is not usable (sacct: error: Connection r"),
         (
@@ -163,10 +157,7 @@ def test_the_image_is_looked_at_as_before_a_run(site: Site, content: bytes, text
 def test_a_login_node_without_profile_or_runtime(site: Site) -> None:
     site.cluster()
     (site.bin / "apptainer").unlink()
-    profile = site.run / "slurm/config.v8+.yaml"
-    profile.write_text("executor: slurm\n")
-    assert "sacct does not work here, and Snakemake would wait for ever" in site.says(1)["profile slurm"][1][1]
-    profile.unlink()
+    (site.run / "slurm/config.v8+.yaml").unlink()
     said = site.says(1)
     assert said["apptainer"][0][0] == said["profile slurm"][0][0] == "MISSING"
     assert "scripts/install_profile makes one there" in said["profile slurm"][0][1]
@@ -193,9 +184,8 @@ def test_other_programs_that_animate(site: Site, tmp_path: Path) -> None:
         f"- {{name: here, {keys}}}\n- {{name: lost, workdir: {tmp_path}/none, {keys}}}\n"
     )
     said = site.says(1)["engine"]
-    digest = hashlib.sha256(IMAGE).hexdigest()
     assert said == [
-        ("ok", f"in: {site.run}/other.sif, sha256 {digest}"),
+        ("ok", f"in: {site.run}/other.sif"),
         ("note", f"far: {pinned} is pulled when a run begins: it needs the network then"),
         ("MISSING", "here: there is no program dance here: install it, or name its path"),
         ("MISSING", f"lost: workdir: there is no folder {tmp_path}/none: give its path"),
@@ -206,7 +196,7 @@ def test_other_programs_that_animate(site: Site, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     site.has("dance", "exit 0")
     said = site.says(0)["engine"]
-    assert said[1][1].startswith(f"far: {tmp_path}/images/{'0' * 64}.sif, "), "pulled for all folders"
+    assert said[1][1] == f"far: {tmp_path}/images/{'0' * 64}.sif", "pulled for all folders"
     assert said[2] == ("ok", "here: runs on this machine: dance")
 
 
@@ -280,7 +270,6 @@ def test_in_the_image_torch_is_needed_and_apptainer_is_not(site: Site) -> None:
         ({"fault": "The NVIDIA driver on your system is too old (found version 11040)"}, "system is too old"),
         ({"device": "cpu", "cuda": None}, "torch is built without CUDA"),
         ({"fault": "the GPU that was given does not work: it computes wrong results"}, "it computes wrong results"),
-        ({"fault": "the GPU", "unfit": "this torch is built for sm_90, not for sm_100"}, "not for sm_100"),
     ],
 )  # fmt: skip
 def test_a_gpu_that_was_given_and_does_not_work_is_missing(site: Site, facts: dict[str, object], why: str) -> None:

@@ -23,11 +23,10 @@ from small_preset import FILE, NAME, PRESET, write_checkpoint
 from talkies import settings as config
 from talkies.cli import build_parser
 from talkies.errors import TalkiesError
-from talkies.fomm import weights
+from talkies.fomm.model import published
 from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.model.presets import PRESETS
-from talkies.fomm.model.published import check_unchanged, find_weights
-from talkies.fomm.weights import Fetched, fetch
+from talkies.fomm.model.published import Fetched, check_unchanged, fetch, find_weights
 from talkies.run.planner import make_plan
 from talkies.stages import table
 
@@ -179,7 +178,7 @@ def test_digests(here: Path, web: Web, contents: list[bytes], monkeypatch: pytes
     (here / FILE).unlink()
     assert web.fetch().checked == "as in weights.lock"
     (here / FILE).unlink()
-    monkeypatch.setitem(weights.MD5, NAME, hashlib.md5(contents[0]).hexdigest())
+    monkeypatch.setitem(published.MD5, NAME, hashlib.md5(contents[0]).hexdigest())
     with pytest.raises(TalkiesError, match="another file: its md5 is not"):
         web.fetch()
     web.gives(contents[0])
@@ -197,9 +196,9 @@ def test_a_file_that_changed_here_is_refused_at_every_door(here: Path, web: Web,
 
 
 def test_the_known_link_of_each_published_preset(here: Path, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "RELEASE", web.link("/200/0"))
+    monkeypatch.setattr(published, "RELEASE", web.link("/200/0"))
     assert fetch(NAME).source == web.link(f"/200/0/{FILE}")
-    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    monkeypatch.setattr(published, "find_spec", lambda name: None)
     (here / FILE).unlink()
     with pytest.raises(TalkiesError, match=r"pooch is not installed.*outside the image"):
         fetch(NAME)

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from talkies import cli, media
-from talkies.media import guarded, picture_decoder
+from talkies.media import guarded, pictures
 
 CLIPS = "plain.mp4 fragments.mp4 phone.mp4 turned.mp4 late.mp4 plain.mov plain.mkv plain.webm vorbis.webm plain.avi loop.gif plain.ts plain.wmv plain.flv alpha.webm hevc10.mp4".split()  # noqa: E501, SIM905
 EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -35,7 +35,7 @@ EXTREMES = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE
 
 def made_pictures() -> dict[str, bytes]:
     """Return a small picture of every format, and one of each kind of pixels that is decoded differently."""
-    picture_decoder._register_heif()
+    pictures._register_heif()
     y, x = np.mgrid[:48, :64]
     rgba = np.stack([x * 4, y * 5, (x * y) % 256, 255 - x * 3], -1).astype(np.uint8)
     rgb = Image.fromarray(rgba[..., :3])
@@ -143,7 +143,7 @@ def damage(data: bytes, random: Random) -> tuple[str, bytes]:
 
 def peak() -> float:
     """Return the peak memory of this process, its reader or one of its other children, in GB."""
-    reader = guarded.children.all[-1].process
+    reader = guarded.children.queue[-1].process
     # Not this process's ru_maxrss: it includes the peak of the parent process.
     own = [Path(f"/proc/{who}/status").read_text() for who in ("self", reader and reader.pid) if who]
     peaks = [int(status.partition("VmHWM:")[2].split()[0]) for status in own]

@@ -28,7 +28,6 @@ OPEN = {
     ("POST", "/files"),
     ("POST", "/look"),
     ("POST", "/lines"),
-    ("POST", "/folder"),
     ("GET", "/films"),
     ("POST", "/films"),
     ("DELETE", "/films/{number:int}"),

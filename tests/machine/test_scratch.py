@@ -1,4 +1,4 @@
-"""The scratch disk: which one is used, what is copied to it, what happens if it is full, and its cleanup."""
+"""The scratch disk: which one is used, what happens if it is full, and its cleanup."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from run_folder import REPOSITORY, RunFolder, wait_for
 
 from talkies.errors import TalkiesError
-from talkies.files import file_digest, own_cache
+from talkies.files import own_cache
 from talkies.fomm.device import keep_compiled
 from talkies.machine import scratch
 from talkies.machine.scratch import Place, Scratch, find_place, open_scratch
@@ -109,51 +109,6 @@ def test_the_type_of_a_file_system_is_known(disk: Path) -> None:
 # --- a worker's own folder ---------------------------------------------------------------------------------
 
 
-def test_a_copy_is_made_once_and_released(disk: Path, tmp_path: Path) -> None:
-    original = tmp_path / "two words.mp4"
-    original.write_bytes(b"x" * 1000)
-    with open_scratch(str(disk), "pairs-0001") as mine:
-        copy = mine.stage_in(original, sha256=file_digest(original))
-        assert copy.read_bytes() == original.read_bytes()
-        assert (copy.name, copy.is_relative_to(disk)) == (original.name, True)
-        os.utime(copy, (1, 1))
-        assert mine.stage_in(original) == copy
-        assert copy.stat().st_mtime == 1, "not copied again"
-        mine.release(but=original)
-        assert copy.exists()
-        mine.release()
-        assert not copy.exists()
-    assert list(disk.iterdir()) == []
-
-
-def test_a_file_on_the_same_disk_is_not_copied(tmp_path: Path) -> None:
-    original = tmp_path / "a.png"
-    original.write_bytes(b"x")
-    with open_scratch(str(tmp_path), "pairs-0001") as mine:
-        assert mine.stage_in(original) == original
-        assert mine.stage_in(tmp_path / "none.png") == tmp_path / "none.png"
-
-
-def test_a_file_that_does_not_fit_is_read_where_it_is(disk: Path, tmp_path: Path) -> None:
-    original = tmp_path / "large.mp4"
-    with original.open("wb") as file:
-        file.truncate(30 << 20)
-    with open_scratch(str(disk), "clips-0001") as mine:
-        assert mine.stage_in(original) == original
-        assert [p for p in mine.folder.rglob("*") if p.is_file()] == []
-
-
-def test_a_file_that_is_not_the_one_known_is_an_error(disk: Path, tmp_path: Path) -> None:
-    original = tmp_path / "a.png"
-    original.write_bytes(b"other")
-    with (
-        open_scratch(str(disk), "pairs-0001") as mine,
-        pytest.raises(TalkiesError, match=r"a\.png: it has changed while it was used"),
-    ):
-        mine.stage_in(original, sha256="0" * 64)
-    assert list(disk.iterdir()) == []
-
-
 def test_a_lack_of_room_is_said_before_anything_is_made(disk: Path) -> None:
     with (
         open_scratch(str(disk), "pairs-0001") as mine,
@@ -163,14 +118,12 @@ def test_a_lack_of_room_is_said_before_anything_is_made(disk: Path) -> None:
 
 
 def test_the_systems_own_folder_is_done_without_where_it_has_no_room(disk: Path, tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"x")
     (disk / "mine").mkdir()
     mine = Scratch(Place(disk, scratch.SYSTEMS, chosen=False), disk / "mine")
     mine.require(1000)
     assert mine.unfinished("film.mp4") == disk / "mine/film.mp4"
     mine.require(10**12)
     assert mine.unfinished("film.mp4") is None
-    assert mine.stage_in(tmp_path / "a") == tmp_path / "a"
 
 
 def fill(disk: Path) -> None:
@@ -360,11 +313,9 @@ def test_a_bad_clip_is_named_as_the_user_knows_it(disk: Path, tmp_path: Path) ->
 def test_sigterm_in_the_middle_of_a_film_leaves_nothing_on_the_scratch_disk(long_run: RunFolder, disk: Path) -> None:
     worker = animate(long_run, disk)
     wait_for(lambda: len(long_run.events("animate")) == 1 and list(disk.glob("*/1.mp4")))
-    staged = [path.name for path in disk.rglob("in-*/*")]
     worker.terminate()
     output, _ = worker.communicate(timeout=60)
     assert worker.returncode == 128 + signal.SIGTERM, output
-    assert sorted(staged) == ["a.npz", "blue.png", "green.png", "red.png"], "copied once, before the first film"
     assert list(disk.iterdir()) == []
     assert not (long_run.path / DONE).exists()
     done = long_run.events("animate")

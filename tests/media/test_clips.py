@@ -26,9 +26,9 @@ from talkies import media
 from talkies.errors import InputError, TalkiesError
 from talkies.media import ffmpeg
 from talkies.media.clip import Clip, probe
+from talkies.media.clip_reader import STANDARD_RATES, find_rate, simplest_between
 from talkies.media.film import FrameWriter
 from talkies.media.frames import Box, _seek, read_frames
-from talkies.media.rates import STANDARD_RATES, find_rate, simplest_between
 from talkies.media.sound import remux
 
 FRAME = 1 / 29.97  # seconds

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from talkies import media
 from talkies.errors import InputError
-from talkies.media import picture_decoder
+from talkies.media import pictures
 from talkies.media.pictures import read_picture
 
-picture_decoder._register_heif()
+pictures._register_heif()
 
 
 def gradient(height: int = 24, width: int = 32) -> np.ndarray:
@@ -112,46 +111,21 @@ def test_each_kind_of_picture(tmp_path: Path, subtests: pytest.Subtests) -> None
 def test_a_picture_of_several_bands_is_what_the_whole_would_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests
 ) -> None:
-    monkeypatch.setattr(picture_decoder, "allow", lambda seconds: None)  # it would limit this process
+    monkeypatch.setattr(pictures, "allow", lambda seconds: None)  # it would limit this process
     exif = Image.Exif()
     exif[0x0112] = 6
     for name, image, how, *_ in KINDS:
         image.save(tmp_path / name, **({"exif": exif} if name.endswith((".png", ".jpg")) else {}) | how)
         with subtests.test(name):
             pixels = []
-            for band in (picture_decoder.BAND_PIXELS, image.width, 7 * image.width):
-                monkeypatch.setattr(picture_decoder, "BAND_PIXELS", band)
+            for band in (pictures.BAND_PIXELS, image.width, 7 * image.width):
+                monkeypatch.setattr(pictures, "BAND_PIXELS", band)
                 with (tmp_path / name).open("rb") as file:
-                    _, shared = picture_decoder.read(file)
+                    _, shared = pictures.read(file)
                 os.lseek(shared, 0, os.SEEK_SET)
                 with os.fdopen(shared, "rb") as memory:
                     pixels.append(memory.read())
             assert pixels[0] == pixels[1] == pixels[2]
-
-
-@pytest.mark.parametrize(("mode", "orientation"), [("RGB", 1), ("L", 3), ("CMYK", 6)])
-def test_a_large_jpeg_is_read_smaller_with_the_size_that_it_has(tmp_path: Path, mode: str, orientation: int) -> None:
-    path, exif = tmp_path / "large.jpg", Image.Exif()
-    exif[0x112] = orientation
-    gradient = np.add.outer(np.linspace(0, 150, 1201), np.linspace(0, 100, 2002)).astype(np.uint8)
-    Image.fromarray(gradient).convert("RGB").convert(mode).save(path, quality=95, exif=exif)
-    whole = read_picture(path)
-    for side, factor in ((400, 4), (501, 2), (1001, 2), (1002, 1), (2002, 1), (9000, 1)):
-        smaller, own, _ = media.read_smaller(path, side)
-        assert own == (whole.shape[1], whole.shape[0]), "turned as EXIF says"
-        assert smaller.shape[:2] == tuple(-(-length // factor) for length in whole.shape[:2]), side
-        assert max(smaller.shape) >= min(side, 2002)
-        middle = np.array(Image.fromarray(whole).resize((smaller.shape[1], smaller.shape[0]), Image.Resampling.BOX))
-        assert np.abs(smaller.astype(int) - middle).max() <= 4
-    assert np.array_equal(media.read_smaller(path, 9000)[0], whole)
-
-
-def test_other_pictures_come_whole(tmp_path: Path) -> None:
-    noise = np.random.default_rng(5).integers(0, 256, (1200, 1600, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "a.png", compress_level=0)
-    smaller, own, _ = media.read_smaller(tmp_path / "a.png", 100)
-    assert own == (1600, 1200)
-    assert np.array_equal(smaller, noise)
 
 
 @pytest.mark.parametrize("suffix", [".heic", ".avif"])
@@ -168,9 +142,7 @@ def test_high_dynamic_range_is_mapped(tmp_path: Path, transfer: str, code: int, 
         clips.ffmpeg("-f", "rawvideo", "-pix_fmt", "rgb48le", "-s", size, "-i", "pipe:0", "-frames:v", "1", "-vf",
                      f"scale=out_color_matrix=bt2020:out_range=pc,format=yuv444p10le,{tags}", "-c:v", "libaom-av1",
                      "-still-picture", "1", "-crf", "2", "-cpu-used", "8", path, stdin=signal.tobytes())  # fmt: skip
-    picture, _, found = media.read_smaller(path, 0)
-    assert found == transfer
-    off = np.abs(clips.patch_colours(picture) - clips.PATCHES)
+    off = np.abs(clips.patch_colours(read_picture(path)) - clips.PATCHES)
     assert off.mean() < 6  # of 8 bits, in which HDR has coarse steps
     assert off.max() < 45
 

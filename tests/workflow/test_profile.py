@@ -21,7 +21,8 @@ from sif import IMAGE, NO_GPUS, OTHER, sif
 
 from talkies import __version__
 from talkies.errors import TalkiesError
-from talkies.machine import container, disk
+from talkies.machine import container
+from talkies.machine.resources import quota_left
 from talkies.run import estimate
 from talkies.run.inputs import folders_outside
 from talkies.settings import complete
@@ -382,7 +383,7 @@ def test_a_quota_is_looked_at_where_one_is_told(
     )
     (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    assert disk.quota_left(tmp_path) == left
+    assert quota_left(tmp_path) == left
 
 
 def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) -> None:

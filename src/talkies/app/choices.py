@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import yaml
 from msgspec import Meta, Struct
 
-from ..engines import FOMM, Movement
 from ..media import crop
+from ..run.folder import PICTURES, VIDEOS
 
 Text = Annotated[str, Meta(max_length=200)]
 Seconds = Annotated[float, Meta(ge=0, le=1_000_000)]
-
-CLIP_KEYS = ("start", "end", "relative", "adapt_scale", "best_frame", "audio", "paste_back")
-"""The keys of a driving video in `files` of config.yaml that are fields of the form."""
 
 
 @dataclass(frozen=True)
@@ -78,67 +75,37 @@ class Choices:
     form: Form
 
     def __post_init__(self) -> None:
-        self.cut("picture")
-        self.cut("driving")
+        for text in (self.form.picture_crop, self.form.driving_crop):
+            crop.parse(text or self.maker.crop)
 
     @property
     def title(self) -> str:
         """The names of picture and driving video, as a file name without suffix."""
         return f"{self.picture.stem}-{self.driving.stem}"
 
-    @property
-    def segment(self) -> tuple[Fraction | None, Fraction | None]:
-        """Start and end in seconds, None for those of the clip."""
-        return seconds(self.form.start), seconds(self.form.end)
-
-    @property
-    def movement(self) -> Movement:
-        """How the motion is applied."""
-        return Movement(self.form.relative, self.form.adapt_scale, self.form.best_frame)
-
-    @property
-    def needs_face(self) -> bool:
-        """Whether a driving video without a face is refused."""
-        return self.maker.program is None and self.maker.crop == "face" and not self.form.faceless
-
-    @property
-    def engine(self) -> str:
-        """The engine's name."""
-        return self.maker.program or FOMM
-
-    def cut(self, kind: Literal["picture", "driving"]) -> crop.Request:
-        """Return how the picture or the driving video is cut."""
-        return crop.parse(getattr(self.form, f"{kind}_crop") or self.maker.crop)
-
-    def of_engine(self) -> dict[str, Any]:
-        """Return the keys of config.yaml that choose what makes the films, and what it takes."""
-        return self.maker.keys | ({"faceless": "allow"} if self.form.faceless and not self.maker.program else {})
-
     def of_run(self) -> dict[str, Any]:
         """Return the keys of config.yaml that make films like this one; a box and a segment are a single file's."""
-        picture, clip = self.of_file("picture"), self.of_file("driving")
-        crops = {"images": picture.pop("crop", None), "driving": clip.pop("crop", None)}
-        boxes = [{"crop": cut} if isinstance(cut, list) else {} for cut in crops.values()]
-        keys = self.of_engine() | {
-            "crop": {kind: cut for kind, cut in crops.items() if isinstance(cut, str)},
-            "motion": self.form.changed("relative", "adapt_scale", "best_frame"),
-            **self.form.changed("audio", "paste_back"),
-            "files": _unless_empty(
-                {self.picture.name: boxes[0], self.driving.name: boxes[1] | self.form.changed("start", "end")}
-            ),
+        form = self.form
+        files: dict[str, Any] = {self.picture.name: {}, self.driving.name: form.changed("start", "end")}
+        crops = {}
+        for kind, path, text in (
+            ("images", self.picture, form.picture_crop),
+            ("driving", self.driving, form.driving_crop),
+        ):
+            if text and isinstance(cut := crop.parse(text).plain, str):
+                crops[kind] = cut
+            elif text:
+                files[path.name]["crop"] = cut
+        keys = self.maker.keys | {
+            "faceless": "allow" if form.faceless and self.maker.program is None else {},
+            "crop": crops,
+            "motion": form.changed("relative", "adapt_scale", "best_frame"),
+            **form.changed("audio", "paste_back"),
+            "files": {name: entry for name, entry in files.items() if entry},
         }
         return {key: value for key, value in keys.items() if value != {}}
 
-    def of_file(self, kind: Literal["picture", "driving"]) -> dict[str, Any]:
-        """Return the entry of the picture or of the driving video in `files` of config.yaml."""
-        cut = {"crop": self.cut(kind).plain} if getattr(self.form, f"{kind}_crop") else {}
-        return cut | (self.form.changed(*CLIP_KEYS) if kind == "driving" else {})
-
-
-def _unless_empty(entries: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name: entry for name, entry in entries.items() if entry}
-
-
-def seconds(value: float | None) -> Fraction | None:
-    """Return a time as the decimal number that was typed."""
-    return None if value is None else Fraction(str(value))
+    def as_yaml(self) -> str:
+        """Return the lines of config.yaml that make films like this one from whole folders."""
+        keys = {"images": PICTURES, "driving": VIDEOS, **self.of_run()}
+        return yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=1000)

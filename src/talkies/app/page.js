@@ -284,27 +284,16 @@ function inStep(film, driver) {
 
 async function lines() {
   const number = (last.lines = (last.lines ?? 0) + 1);  // only the newest answer counts
-  const told = chosen.images && chosen.driving && form.checkValidity() ? await ask("lines", values()).catch(() => ({})) : {};
-  if (number !== last.lines) return;
-  find("#lines").textContent = told.lines ?? "";
-  find("#commands").textContent = told.commands ?? "";
+  const able = chosen.images && chosen.driving && form.checkValidity();
+  const told = able ? await ask("lines", values()).catch(() => "") : "";
+  if (number === last.lines) find("#lines").textContent = told;
 }
-
-find("#adding").addEventListener("submit", async (e) => {
-  e.preventDefault();
-  await told("#added", async () => {
-    const said = await ask(`folder?name=${encodeURIComponent(find("#folder").value.trim())}`, values());
-    find("#added").append(...said.map((line) => make("li", {}, line)));
-  });
-});
 
 // --- start ---
 
 options = await ask("options");
 KINDS.forEach(begin);
 for (const name of options.makers) form.elements.maker.append(new Option(name));
-find("#folder").value = options.folder;
-find("#within").textContent = options.within;
 restore();
 form.addEventListener("keydown", (e) => {
   if (e.key === "Enter" && e.target.matches("input")) { e.preventDefault(); e.target.blur(); }  // which takes the value

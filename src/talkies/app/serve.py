@@ -22,14 +22,13 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import media
 from ..errors import TalkiesError
-from . import run_folder
 from .choices import Form
 from .studio import DONE, DRIVER, FILM, RECORD, SOURCE, Studio
 
@@ -96,8 +95,6 @@ def application(studio: Studio, token: str, port: int) -> Starlette:
                 "examples": studio.examples,
                 "suffixes": {"images": sorted(media.PICTURE_SUFFIXES), "driving": sorted(media.CLIP_SUFFIXES)},
                 "largest": studio.largest,
-                "folder": "." if Path("config.yaml").exists() else "portraits",
-                "within": str(Path.cwd()),
             }
         )
 
@@ -135,19 +132,20 @@ def application(studio: Studio, token: str, port: int) -> Starlette:
         Route(
             "/look", _answer(lambda form, asked: studio.look(form, asked.get("kind") == "driving")), methods=["POST"]
         ),
-        Route("/lines", _answer(lambda form, _: run_folder.for_many(studio.choices(form))), methods=["POST"]),
-        Route(
-            "/folder",
-            _answer(lambda form, asked: run_folder.add(studio.choices(form), asked.get("name", ""))),
-            methods=["POST"],
-        ),
+        Route("/lines", _answer(lambda form, _: studio.choices(form).as_yaml()), methods=["POST"]),
         Route("/films", films),
         Route("/films", _answer(lambda form, _: studio.submit(studio.choices(form)).number), methods=["POST"]),
         Route("/films/{number:int}", cancel, methods=["DELETE"]),
         Route("/films/{number:int}/{name}", made),
     ]
-    guard = Middleware(Guard, token=token, cookie=f"talkies-{port}")
-    return Starlette(routes=routes, middleware=[guard], exception_handlers=dict.fromkeys(REFUSED, told))
+
+    async def guard(request: Request, answer: RequestResponseEndpoint) -> Response:
+        response = _refusal(request, token, f"talkies-{port}") or await answer(request)
+        response.headers.update(HEADERS)
+        return response
+
+    guarded = Middleware(BaseHTTPMiddleware, dispatch=guard)
+    return Starlette(routes=routes, middleware=[guarded], exception_handlers=dict.fromkeys(REFUSED, told))
 
 
 def _answer(act: Callable[[Form, Mapping[str, str]], Any]) -> Callable[[Request], Any]:
@@ -181,44 +179,26 @@ REFUSED = (TalkiesError, OSError, ClientDisconnect)
 """Errors whose message is the answer: of the user, of a full disk, of an upload that was cut off."""
 
 
-class Guard:
-    """Refuses requests without the token, and those that another page sends with its reader's cookie."""
+def _refusal(request: Request, token: str, cookie: str) -> Response | None:
+    """Return the answer to a request without the token, or from another page with its reader's cookie; else None."""
 
-    def __init__(self, app: ASGIApp, token: str, cookie: str) -> None:
-        self._app, self._token, self._cookie = app, token, cookie
+    def is_token(text: str) -> bool:
+        return hmac.compare_digest(text.encode("utf-8", "replace"), token.encode())
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] += [(name.encode(), value.encode()) for name, value in HEADERS.items()]
-            await send(message)
-
-        await (self._refusal(Request(scope)) or self._app)(scope, receive, with_headers)
-
-    def _refusal(self, request: Request) -> Response | None:
-        """Return the answer to a request that does not reach the page; None if it may."""
-        given = request.query_params.get("token", "")
-        if request.url.path == "/" and self._is_token(given):
-            # The address without the token; relative, since a proxy may serve the page below a path of its own.
-            answer = Response(status_code=303, headers={"location": "./"})
-            answer.set_cookie(self._cookie, given, path=None, httponly=True, samesite="strict")
-            return answer
-        if not self._is_token(request.cookies.get(self._cookie, "")):
-            wrong = "<p>That is not the token.</p>" if given else ""
-            return HTMLResponse(DOOR.replace("<form", f"{wrong}<form"), 401)
-        asking = request.headers.get("origin")  # None: no page
-        own = (request.headers.get("host"), request.headers.get("x-forwarded-host"))
-        if asking is not None and urlsplit(asking).netloc not in own:
-            return PlainTextResponse("asked by another page", 403)
-        return None
-
-    def _is_token(self, text: str) -> bool:
-        return hmac.compare_digest(text.encode("utf-8", "replace"), self._token.encode())
+    given = request.query_params.get("token", "")
+    if request.url.path == "/" and is_token(given):
+        # The address without the token; relative, since a proxy may serve the page below a path of its own.
+        answer = Response(status_code=303, headers={"location": "./"})
+        answer.set_cookie(cookie, given, path=None, httponly=True, samesite="strict")
+        return answer
+    if not is_token(request.cookies.get(cookie, "")):
+        wrong = "<p>That is not the token.</p>" if given else ""
+        return HTMLResponse(DOOR.replace("<form", f"{wrong}<form"), 401)
+    asking = request.headers.get("origin")  # None: no page
+    own = (request.headers.get("host"), request.headers.get("x-forwarded-host"))
+    if asking is not None and urlsplit(asking).netloc not in own:
+        return PlainTextResponse("asked by another page", 403)
+    return None
 
 
 DOOR = """<!doctype html>

@@ -23,7 +23,7 @@ from typing import Any
 
 from .. import media
 from ..engines import FOMM
-from ..engines.images import image_file
+from ..engines.program import image_file
 from ..engines.program import known as known_engines
 from ..errors import TalkiesError, counted, printable
 from ..files import open_input, shipped, stem_of
@@ -39,7 +39,7 @@ from ..stages.animate import open_engine
 from ..stages.check_file import FAILS, ClipFacts, Item, Unreadable, findings_of, look
 from ..stages.films import make_films, program_named
 from ..stages.work import Progress
-from .choices import Choices, Form, Maker, seconds
+from .choices import Choices, Form, Maker
 
 log = logging.getLogger("talkies")
 
@@ -192,8 +192,7 @@ class Studio:
         maker = self.maker(form.maker)
         file = self.file(form.driving if clip else form.picture)
         request = crop.parse((form.driving_crop if clip else form.picture_crop) or maker.crop)
-        start, end = (seconds(form.start), seconds(form.end)) if clip else (None, None)
-        first, last = (None if each is None else str(each) for each in (start, end))
+        first, last = (None if each is None or not clip else str(each) for each in (form.start, form.end))
         item = Item(file.name, str(file), request, clip, first, last)
         found = findings_of(look(item), None if maker.program else PRESETS[maker.preset], form.faceless)
         facts, problems = found.facts, []
@@ -203,7 +202,7 @@ class Studio:
         if isinstance(facts, Unreadable):
             return {"problems": problems}
         if clip:
-            whole = next(iter(media.read_frames(media.probe(file), start=start, end=end)))
+            whole = next(iter(media.read_frames(media.probe(file), start=form.start, end=form.end)))
         else:
             whole = media.read_picture(file)
         height, width = whole.shape[:2]

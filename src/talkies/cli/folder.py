@@ -60,7 +60,6 @@ def add_commands(commands: Commands) -> None:
     tidy = commands.add("clean", clean, "Remove films whose pair is gone and what dead workers left.")
     tidy.add_argument("-n", "--dry-run", action="store_true")
     health = commands.add("doctor", doctor, "Say what is installed and working here, and what to do about what is not.")
-    health.add_argument("--json", action="store_true")
     health.add_argument(
         "--on", choices=("gpu", "cpu"), help="look at a compute node instead, by srun, and make a small film there"
     )
@@ -99,7 +98,7 @@ def stage(chosen: argparse.Namespace) -> None:
 def check(chosen: argparse.Namespace) -> int:
     """Check every picture and driving video before anything is animated; print what is wrong and what to do."""
     from ..cluster.session import not_used
-    from ..machine.cores import available_threads
+    from ..machine.resources import available_threads
     from ..report import check_page
     from ..run import ledger
     from ..run.plan import Plan
@@ -225,9 +224,9 @@ def clean(chosen: argparse.Namespace) -> None:
 def doctor(chosen: argparse.Namespace) -> int:
     """Print what is there, what is missing, and what to do."""
     if chosen.on:
-        from ..cluster.node import examine_node
+        from ..cluster.doctor import examine_node
 
         return examine_node(chosen.on)
     from ..cluster.doctor import examine
 
-    return examine(Path.cwd(), as_json=chosen.json)
+    return examine(Path.cwd())

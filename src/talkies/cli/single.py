@@ -122,7 +122,7 @@ def checkpoint(chosen: argparse.Namespace) -> None:
 
 def fetch_weights(chosen: argparse.Namespace) -> None:
     """Fetch a preset's published weights; print where they are, their source, size and digests."""
-    from ..fomm.weights import fetch
+    from ..fomm.model.published import fetch
 
     if chosen.to is not None:
         check_output(chosen.to, chosen.to.suffix.lower())
@@ -163,7 +163,7 @@ def _show(chosen: argparse.Namespace) -> None:
 
 
 def _try(chosen: argparse.Namespace) -> None:
-    from ..engines.images import fetch_images
+    from ..engines.program import fetch_images
     from ..stages.films import program_named
     from .animate import make_one
 

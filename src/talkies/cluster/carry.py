@@ -15,7 +15,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,6 @@ from ..errors import TalkiesError, counted, printable
 from ..files import read_json, shipped, write_json
 from ..fomm.model.published import CARRIED, LOCK
 from ..machine.container import ADDRESS
-from ..machine.scratch import own_folder
 from ..run.folder import HOME
 from ..run.planner import at_work
 from ..settings import Settings, complete, load, read
@@ -47,6 +45,7 @@ SSH = "ssh -o ControlMaster=auto -o ControlPath=~/.ssh/talkies-%C -o ControlPers
 USUAL = (
     *("rsync", "--recursive", "--links", "--times", "--modify-window=-1", "--executability", "--compress"),
     *("--secluded-args", "--partial-dir=.rsync-partial", "--8-bit-output", "--exclude=__pycache__"),
+    "--out-format=%i %n",
 )
 
 
@@ -145,21 +144,15 @@ def _rsync(
         command += ["--rsync-path", f"mkdir -p {shlex.quote(far[1])} && rsync"]
     elif not dry:
         Path(target).mkdir(parents=True, exist_ok=True)
-    with own_folder("stage") as own:
-        log, listed = own / "log", own / "names"
-        # A dry run writes no log, and a progress bar needs stdout for itself.
-        command += ["--dry-run", "--out-format=%i %n"] if dry else [f"--log-file={log}", "--log-file-format=%i %n"]
-        command += ["--info=progress2"] if sys.stdout.isatty() and not dry else []
-        if names is not None:
-            listed.write_bytes(b"".join(os.fsencode(name) + b"\0" for name in names))
-            command += ["--from0", f"--files-from={listed}"]
-        ended = subprocess.run([*command, source, f"{target}/"], stdout=subprocess.PIPE if dry else None)
-        if ended.returncode not in (0, 24):  # 24: a file vanished meanwhile, as files of a running run do
-            raise TalkiesError(
-                f"rsync ended with code {ended.returncode} (see its message above): call it again, and it continues"
-            )
-        said = ended.stdout if dry else log.read_bytes()
-    found = re.findall(rf"^(?:\S+ \S+ \[\d+\] )?{code} +(.*)$", os.fsdecode(said), re.MULTILINE)
+    command += ["--dry-run"] if dry else []
+    command += [] if names is None else ["--from0", "--files-from=-"]
+    listed = b"".join(os.fsencode(name) + b"\0" for name in names or ())
+    ended = subprocess.run([*command, source, f"{target}/"], input=listed, stdout=subprocess.PIPE)
+    if ended.returncode not in (0, 24):  # 24: a file vanished meanwhile, as files of a running run do
+        raise TalkiesError(
+            f"rsync ended with code {ended.returncode} (see its message above): call it again, and it continues"
+        )
+    found = re.findall(rf"^{code} +(.*)$", os.fsdecode(ended.stdout), re.MULTILINE)
     return [name for name in found if not name.endswith("/")]
 
 

@@ -1,7 +1,8 @@
 """Examines a machine: what talkies needs, what is missing, and what to do about it.
 
-The command is the same on a login node, on a compute node (`srun talkies doctor`), in the image and on a laptop; the
-place decides what is needed. Every program that it starts has a time limit.
+The command is the same on a login node, on a compute node, in the image and on a laptop; the place decides what is
+needed. `examine_node` runs it on a compute node, with the requests of this run's jobs, and makes a small film there.
+Every program that it starts has a time limit.
 """
 
 from __future__ import annotations
@@ -10,31 +11,29 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from getpass import getuser
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import __version__, media
-from ..engines.images import image_file
-from ..engines.program import Command
+from ..engines.program import Command, image_file
 from ..errors import TalkiesError, counted, printable
-from ..files import file_digest
+from ..files import shipped
 from ..machine import container, scratch
+from ..run.folder import CONFIG
 from ..run.inputs import folders_outside
-from ..settings import Settings, Slurm, load
-from .scheduler import needs_gpu_image
+from ..settings import Settings, SlurmKey, complete, load
+from .jobs import needs_gpu_image
 
 LEAST_FREE = 2 << 30
 """Free bytes below which a disk counts as full: about 800,000 frames of film."""
@@ -56,8 +55,8 @@ Finding = tuple[str, str]
 """Grade (ok, note, MISSING) and text."""
 
 
-def examine(folder: Path, *, as_json: bool = False) -> int:
-    """Print one line for each finding (or JSON); return 1 if something needed here is missing."""
+def examine(folder: Path) -> int:
+    """Print one line for each finding; return 1 if something needed here is missing."""
     here = Here(folder, find_place())
     found = [
         (grade, subject, " ".join(printable(text).split()))
@@ -66,11 +65,6 @@ def examine(folder: Path, *, as_json: bool = False) -> int:
         for grade, text in _checked(check, here)
     ]
     missing = sum(grade == "MISSING" for grade, _, _ in found)
-    if as_json:
-        rows = [dict(zip(("grade", "subject", "text"), each, strict=True)) for each in found]
-        facts = {"place": here.place, "host": socket.gethostname(), "missing": missing, "findings": rows}
-        print(json.dumps(facts, indent=1))
-        return 1 if missing else 0
     print(f"{'':8}{PLACES[here.place]} ({socket.gethostname()})")
     for grade, subject, text in found:
         print(f"{grade:8}{subject}: {text}")
@@ -80,9 +74,8 @@ def examine(folder: Path, *, as_json: bool = False) -> int:
 
 def find_place() -> str:
     """Return where this runs: image, job (a SLURM job), login (a machine that submits jobs), or machine."""
-    if any(os.environ.get(name) for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER")):
-        return "image"
-    if Path("/.singularity.d").exists() or Path(sys.prefix) == IMAGE_PREFIX:
+    named = any(os.environ.get(name) for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"))
+    if named or Path("/.singularity.d").exists() or Path(sys.prefix) == IMAGE_PREFIX:
         return "image"
     if os.environ.get("SLURM_JOB_ID"):
         return "job"
@@ -97,22 +90,17 @@ class Here:
     place: str
 
     @cached_property
-    def settings(self) -> Settings | None:
-        """The run folder's settings; None if it has none, or they are wrong."""
-        try:
-            return load(self.folder / "config.yaml") if (self.folder / "config.yaml").exists() else None
-        except TalkiesError:
-            return None
-
-    @property
-    def slurm(self) -> Slurm:
-        """What jobs ask of SLURM."""
-        return self.settings.slurm if self.settings else Slurm()
+    def settings(self) -> Settings:
+        """The run folder's settings; the usual ones without an image if it has none, or they are wrong."""
+        with suppress(TalkiesError):
+            if (self.folder / CONFIG).exists():
+                return load(self.folder / CONFIG)
+        return Settings(container=None)
 
     @property
     def image(self) -> str | None:
         """The image of the jobs that a cluster runs."""
-        return self.settings.container if self.settings and self.place != "machine" else None
+        return self.settings.container if self.place != "machine" else None
 
     @cached_property
     def cards(self) -> list[str]:
@@ -122,8 +110,8 @@ class Here:
 
     @cached_property
     def trial(self) -> tuple[dict[str, Any] | None, str]:
-        """What PyTorch does here (fomm/trial.py), in a process of its own, since a driver may hang; or why not."""
-        code, out, complaint = _ask(sys.executable, "-m", "talkies.fomm.trial", seconds=GPU_SECONDS)
+        """What PyTorch does here (fomm/device.py), in a process of its own, since a driver may hang; or why not."""
+        code, out, complaint = _ask(sys.executable, "-m", "talkies.fomm.device", seconds=GPU_SECONDS)
         return (json.loads(out.splitlines()[-1]) if code == 0 else None), complaint or f"exit code {code}"
 
 
@@ -137,18 +125,12 @@ def _checked(check: Callable[[Here], Iterator[Finding]], here: Here) -> Iterator
 def _ask(*command: str, seconds: float | None = None) -> tuple[int | None, str, str]:
     """Run a program; return its exit code (None: missing, or no answer in time), its stdout and its stderr's end."""
     seconds = seconds or ANSWER_SECONDS
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # a child that hangs would keep a pipe open
         try:
-            # With files and its own session: a child of a hanging program would keep a pipe open.
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
-            )
-            code = process.wait(seconds)
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=seconds).returncode
         except OSError as error:
             return None, "", error.strerror or str(error)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             return None, "", f"no answer in {seconds:g} s"
         out.seek(0)
         err.seek(0)
@@ -176,8 +158,8 @@ def _ffmpeg(here: Here) -> Iterator[Finding]:
 
 
 def _config(here: Here) -> Iterator[Finding]:
-    if (here.folder / "config.yaml").exists():
-        load(here.folder / "config.yaml")
+    if (here.folder / CONFIG).exists():
+        load(here.folder / CONFIG)
         yield "ok", "config.yaml"
     elif not (here.folder / "Snakefile").exists():
         yield "note", f"no Snakefile in {here.folder}: run snakemake in a clone of talkies or a run folder"
@@ -212,7 +194,7 @@ def _gpu(here: Here) -> Iterator[Finding]:
         return
     lack = "note" if here.place == "login" else "MISSING"
     if found["fault"] or (here.cards and found["device"] == "cpu" and not hidden):
-        why = found.get("unfit") or found["fault"] or "torch is built without CUDA"
+        why = found["fault"] or "torch is built without CUDA"
         yield lack, f"a GPU is given and does not work ({why}): in an image say --nv; else try another node or torch"
     elif found["device"] == "cpu":
         yield "note", "none given (`talkies doctor --on gpu` looks at a node's); the device is the processor"
@@ -232,14 +214,9 @@ def _slurm(here: Here) -> Iterator[Finding]:
     release = _ask("sinfo", "--version")[1].removeprefix("slurm ")
     yield "ok", f"{release}, partitions {', '.join(partitions) or 'none'}"
     for kind in ("gpu", "cpu"):
-        for name in str(here.slurm.of(kind).get("slurm_partition", "")).split(","):
+        for name in str(here.settings.slurm.of(kind).get("slurm_partition", "")).split(","):
             if name and name not in partitions:
                 yield "MISSING", f"config.yaml: slurm.{kind}.slurm_partition: there is no {name}"
-    asked = {str(each["slurm_account"]) for each in (here.slurm.gpu, here.slurm.cpu) if each.get("slurm_account")}
-    listed = ("sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={getuser()}", "format=account")
-    known = set(_ask(*listed)[1].split()) if asked else set()
-    for name in sorted(asked - known) if known else ():
-        yield "MISSING", f"config.yaml: slurm_account: {name} is none of yours ({', '.join(sorted(known))})"
 
 
 def _ended_jobs(here: Here) -> Iterator[Finding]:
@@ -254,41 +231,24 @@ def _ended_jobs(here: Here) -> Iterator[Finding]:
     elif code == 0:
         yield "ok", "Snakemake asks sacct, since SLURM forgets ended jobs soon (MinJobAge)"
     else:
-        yield (
-            "MISSING",
-            f"SLURM forgets ended jobs soon, and sacct is not usable ({complaint}): ask for a MinJobAge of 60",
-        )
+        unusable = f"sacct is not usable ({complaint})"
+        yield "MISSING", f"SLURM forgets ended jobs soon, and {unusable}: ask for a MinJobAge of 60"
 
 
 def _profile(here: Here) -> Iterator[Finding]:
-    """Find the profile of `snakemake --profile slurm`."""
+    """Look for the profile of `snakemake --profile slurm`."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "snakemake"
     places = (here.folder / "slurm", home / "slurm", Path("/etc/xdg/snakemake/slurm"))
-    files = [file for where in places for file in sorted(where.glob("config*.yaml"))[-1:]]
-    if not files:
+    if files := [file for where in places for file in sorted(where.glob("config*.yaml"))[-1:]]:
+        yield "ok", str(files[0])
+    else:
         yield "MISSING", f"none in {here.folder} or {home}: run in a clone, or scripts/install_profile makes one there"
-        return
-    try:
-        value = yaml.safe_load(files[0].read_text(encoding="utf-8")) or {}
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        yield "MISSING", f"{files[0]}: can't be read ({error})"
-        return
-    yield "ok", str(files[0])
-    if (
-        value.get("slurm-status-command", "sacct") != "squeue"
-        and _ask("sacct", "--noheader", "--starttime=now")[0] != 0
-    ):
-        yield (
-            "MISSING",
-            f"{files[0]}: sacct does not work here, and Snakemake would wait for ever: "
-            "add slurm-status-command: squeue",
-        )
 
 
 def _apptainer(here: Here) -> Iterator[Finding]:
     """Check apptainer, by running the image of the jobs if it is here."""
     command = container.runtime()
-    others = here.settings.programs.values() if here.settings else ()
+    others = here.settings.programs.values()
     if command is None:
         if here.image or any(program.image for program in others):
             yield "MISSING", "neither apptainer nor singularity is here: `module load apptainer`, or ask"
@@ -306,29 +266,20 @@ def _apptainer(here: Here) -> Iterator[Finding]:
 def _image(here: Here) -> Iterator[Finding]:
     """Check the image of config.yaml, as a run does before it sends a job."""
     image = here.image
-    if image is None or here.settings is None:
+    if image is None:
         return
     doubt = container.check_image(image, gpus=needs_gpu_image(here.settings))
-    if Path(image).is_file():
-        size = Path(image).stat().st_size / 1e9
-        yield (
-            "ok",
-            f"{image}, {size:.2f} GB, sha256 {file_digest(image)}" + ("" if doubt else f", version {__version__}"),
-        )
-    if doubt:
-        yield "note", doubt
+    yield ("note", doubt) if doubt else ("ok", f"{image}, version {__version__}")
 
 
 def _engines(here: Here) -> Iterator[Finding]:
     """Check the programs that animate: whether they exist and can be started."""
-    for name, program in (here.settings.programs if here.settings else {}).items():
+    for name, program in here.settings.programs.items():
         first = Command(program.command).words[0]
         if program.image is not None:
             file = image_file(program)
-            if file.exists():
-                yield "ok", f"{name}: {file}, sha256 {file_digest(file)}"
-            else:
-                yield "note", f"{name}: {program.image} is pulled when a run begins: it needs the network then"
+            pulled = f"{program.image} is pulled when a run begins: it needs the network then"
+            yield ("ok", f"{name}: {file}") if file.exists() else ("note", f"{name}: {pulled}")
         elif program.workdir is not None and not Path(program.workdir).is_dir():
             yield "MISSING", f"{name}: workdir: there is no folder {program.workdir}: give its path"
         elif "{" in first or shutil.which(Path(program.workdir or "/", first) if "/" in first else first):
@@ -342,7 +293,7 @@ def _engines(here: Here) -> Iterator[Finding]:
 
 def _folders(here: Here) -> Iterator[Finding]:
     """List the folders outside the run folder, which must be bound into an image."""
-    folders = folders_outside(here.settings) if here.settings else []
+    folders = folders_outside(here.settings)
     if here.image:
         container.check_bindable(folders)
     for folder in folders:
@@ -354,7 +305,7 @@ def _folders(here: Here) -> Iterator[Finding]:
 
 
 def _results(here: Here) -> Iterator[Finding]:
-    results = here.folder / (here.settings.results if here.settings else "")
+    results = here.folder / here.settings.results
     while not results.exists():
         results = results.parent
     free = shutil.disk_usage(results).free
@@ -366,7 +317,7 @@ def _results(here: Here) -> Iterator[Finding]:
 
 def _scratch(here: Here) -> Iterator[Finding]:
     said: list[str] = []
-    place = scratch.find_place(here.settings.scratch if here.settings else None, say=said.append)
+    place = scratch.find_place(here.settings.scratch, say=said.append)
     yield from (("note", text) for text in said)
     if place is None:
         yield "note", "none: unfinished films are written beside their final place"
@@ -396,3 +347,77 @@ CHECKS: tuple[tuple[str, str, Callable[[Here], Iterator[Finding]]], ...] = (
     ("scratch", EVERYWHERE, _scratch),
 )
 """Each check: its subject, the places where it is done, its function."""
+
+
+# --- on a compute node --------------------------------------------------------------------------------------
+
+OPTIONS = {
+    "slurm_partition": "partition",
+    "slurm_account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "clusters": "clusters",
+    "gres": "gres",
+    "cpus_per_task": "cpus-per-task",
+    "cpus_per_gpu": "cpus-per-gpu",
+    "mem_mb_per_cpu": "mem-per-cpu",
+    "mem_mb": "mem",
+}
+"""Keys of `slurm` in config.yaml, with the same options of srun."""
+LOOK = "talkies doctor; missing=$?; talkies-selftest && exit $missing"
+"""The commands in the image: the film is tried even if the doctor finds faults."""
+HERE = (
+    "{talkies} doctor; missing=$?; made=$(mktemp -d); {talkies} animate {film} -o $made/film.mp4; failed=$?; "
+    "rm -r $made; [ $failed = 0 ] && exit $missing"
+)
+"""The same if jobs run without an image."""
+NODE_MINUTES, NODE_MEMORY_MB = 10, 4000
+
+
+def examine_node(kind: str) -> int:
+    """Run the doctor and a small film on a node like those of this run's jobs; return the exit code.
+
+    kind: gpu or cpu, the keys of `slurm` in config.yaml. Raises TalkiesError if no job can be sent.
+    """
+    if not shutil.which("srun"):
+        raise TalkiesError("there is no srun here: call this in a run folder on a cluster's login node")
+    settings = load(CONFIG) if CONFIG.exists() else complete({})
+    command = _asked(kind, settings.slurm.of(kind)) + _within(settings)
+    print(f"$ {shlex.join(command)}", flush=True)
+    return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
+
+
+def _asked(kind: str, wanted: Mapping[SlurmKey, str | int]) -> list[str]:
+    """Return the srun command with the same requests as a job of this kind."""
+    words = ["srun", "--ntasks=1", "--nodes=1", f"--time={NODE_MINUTES}", "--job-name=talkies-doctor"]
+    if "mem_mb" not in wanted and "mem_mb_per_cpu" not in wanted:
+        words.append(f"--mem={NODE_MEMORY_MB}")
+    words += [f"--{OPTIONS[key]}={value}" for key, value in wanted.items() if key in OPTIONS]
+    gpus = wanted.get("gpu", int(kind == "gpu" and "gres" not in wanted))
+    if gpus:
+        model = f"{wanted['gpu_model']}:" if "gpu_model" in wanted else ""
+        words.append(f"--gpus={model}{gpus}")
+    return words
+
+
+def _within(settings: Settings) -> list[str]:
+    """Return the command that runs the doctor and makes a film: in the jobs' image, or with this Python."""
+    image = settings.container
+    container.check_image(image, None)
+    if image is None:
+        talkies, shown = f"{shlex.quote(sys.executable)} -P -m talkies", shlex.quote(str(shipped("examples")))
+        film = f"--source {shown}/images/ada.png --driving {shown}/driving/anna.mp4 --end 0.4"
+        return ["sh", "-c", HERE.format(talkies=talkies, film=film)]
+    command = container.runtime()
+    if command is None:
+        raise TalkiesError(
+            "neither apptainer nor singularity is here for the image: load its module, or set container: null"
+        )
+    places = [str(folder) for folder in (Path.cwd(), *folders_outside(settings)) if folder.is_dir()]
+    binds = [word for place in dict.fromkeys(places) for word in ("--bind", place)]
+    # As with profiles/slurm: with the run folder and the GPU's driver.
+    return [
+        *(command, "--quiet", "exec", "--nv"),
+        *(*binds, "--pwd", str(Path.cwd())),
+        *(image, "sh", "-c", LOOK),
+    ]

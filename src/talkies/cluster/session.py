@@ -13,7 +13,7 @@ from typing import Any
 from snakemake.exceptions import WorkflowError
 
 from .. import media, stages
-from ..engines.images import fetch_images
+from ..engines.program import fetch_images
 from ..errors import TalkiesError, printable
 from ..machine import container as image
 from ..machine import slurm
@@ -21,8 +21,7 @@ from ..run import console, estimate, folder, planner, progress, snakemake_privat
 from ..run.plan import Plan
 from ..run.state import State
 from ..settings import complete, given
-from .jobs import Jobs
-from .scheduler import Failures, asks_gpu, needs_gpu_image
+from .jobs import Failures, Jobs, asks_gpu, needs_gpu_image
 
 LOGGER = snakemake_private.LOGGER
 

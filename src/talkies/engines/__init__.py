@@ -1,7 +1,7 @@
 """What an engine is: it moves pictures like driving videos, many films after one start.
 
 Stages use only these types. There are two engines: the First Order Motion Model (`fomm.engine`), and a program by its
-command (`command`), whose keys are in `program` and whose files are in `images`. known.yaml has programs by name.
+command (`command`), whose keys are in `program`. known.yaml has programs by name.
 """
 
 from __future__ import annotations

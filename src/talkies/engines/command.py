@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any, Self
 from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..machine import container, supervise
-from ..machine.cores import available_threads
+from ..machine.resources import available_threads
 from ..machine.scratch import own_folder
 from . import FilmJob, Material
-from .images import image_file
-from .program import Command, Program
+from .program import Command, Program, image_file
 
 if TYPE_CHECKING:
     from ..media.pictures import Frame
@@ -217,23 +216,22 @@ class CommandEngine:
         program, written = self.program, 0
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         start = str(Path(program.workdir).expanduser()) if program.workdir else values.get("folder", f"{folder}/out")
-        options: tuple[str, ...] = ()
+        words = [str(program.here(word) or word) for word in Command(program.command).filled(values, switches)]
         if self._image is None:
             environment |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
         else:
             checkpoint = self._common["checkpoint"]
             binds = [*map(_from_here, program.binds), *([f"{checkpoint}:{checkpoint}:ro"] if checkpoint else [])]
-            options = container.exec_options(
+            within = container.exec_command(
+                self._image,
                 folder,
                 start=program.workdir or start,
                 binds=binds,
                 writable=program.writable_tmpfs,
-                network=program.network or not container.can_cut_network(str(self._image)),
+                network=program.network,
                 environment=environment,
             )
-        words = [str(program.here(word) or word) for word in Command(program.command).filled(values, switches)]
-        image = str(self._image) if self._image else None
-        task = supervise.Task(words, start, environment, image, options, nv=container.gpu_given())
+            words, start = [*within, *words], "."
 
         def say(line: str) -> None:
             nonlocal written
@@ -243,10 +241,11 @@ class CommandEngine:
             if written == MOST_LINES:
                 log.info("| (what more it writes is left out)")
 
-        ended = supervise.run(task, say=say, seconds=60 * minutes, look=look)
+        ended = supervise.run(words, start, environment, say=say, seconds=60 * minutes, look=look)
         if ended.code and not ended.timed_out:
             failed = next((line for line in reversed(ended.last) if TRANSIENT.search(line)), None)
-            if not ended.began:
+            by_runtime = self._image and ended.code == 255 and ended.last and ended.last[-1].startswith("FATAL:")
+            if by_runtime or ended.code == supervise.CAN_NOT_START:
                 said = printable(ended.last[-1])[:300] if ended.last else "no reason given"
                 raise TalkiesError(f"{program.name}: its program can't be started ({said}): mend command or image")
             if ended.signal is not None:

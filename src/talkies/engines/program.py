@@ -1,4 +1,4 @@
-"""An engine of config.yaml that is another program: its keys, its command, and the film that it leaves."""
+"""An engine of config.yaml that is another program: its keys, its command, its image, the film that it leaves."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from msgspec import Meta, Struct
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import shipped
-from ..machine.container import check_file
+from ..machine.container import ADDRESS, check_bindable, check_file, pull, runtime
 from . import FOMM
 
 VALUES = "source driving audio output folder jobs checkpoint threads side best_frame".split()  # noqa: SIM905
 SWITCHES = "relative adapt_scale find_best_frame gpu".split()  # noqa: SIM905
 OF_A_FILM = {"source", "driving", "audio", "output", "folder", "best_frame", *SWITCHES} - {"gpu"}
 """Values that differ from film to film; a command that makes many reads them from {jobs}."""
+IMAGES = Path(".talkies/images")
+"""Images pulled from addresses, unless APPTAINER_CACHEDIR names another place."""
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([a-z_]+)(?::([^{}|]*)(?:\|([^{}|]*))?)?\}|[{}]")
 
 
@@ -270,3 +272,32 @@ def _file_fault(program: Program) -> str | None:
     folders = (bind.partition(":")[0] for bind in program.binds)
     missing = next((folder for folder in folders if not Path(folder).expanduser().exists()), None)
     return None if missing is None else f"binds: there is no {printable(missing)}: give its path"
+
+
+# --- images ------------------------------------------------------------------------------------------------
+
+
+def fetch_images(programs: Mapping[str, Program], *, elsewhere: bool = False) -> None:
+    """Pull images from their addresses when a run starts; TalkiesError if an image could not be run.
+
+    elsewhere: they run on other machines, so only addresses need apptainer here.
+    """
+    for name, program in programs.items():
+        if program.image is not None:
+            if runtime() is None and not (elsewhere and not ADDRESS.match(program.image)):
+                raise TalkiesError(
+                    f"engine {name}: runs in an image, and neither apptainer nor singularity is here: load its module, "
+                    "or install it"
+                )
+            check_bindable([Path(program.checkpoint).resolve()] if program.checkpoint else [])
+            if ADDRESS.match(program.image):
+                pull(program.image, image_file(program))
+
+
+def image_file(program: Program) -> Path:
+    """Return the path of a program's image, or of its pulled copy: in Apptainer's cache folder, if that is set."""
+    assert program.image is not None
+    if ADDRESS.match(program.image):
+        shared = os.environ.get("APPTAINER_CACHEDIR")  # as Snakemake does with the image of its jobs
+        return (Path(shared) if shared else IMAGES) / f"{program.image.rpartition(':')[2]}.sif"
+    return Path(os.path.abspath(program.image))  # noqa: PTH100 (Path.absolute keeps "..")

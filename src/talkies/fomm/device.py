@@ -1,17 +1,24 @@
-"""What this machine has: a GPU that works, the processor's features, memory."""
+"""What this machine has: a GPU that works, the processor's features, memory.
+
+`talkies doctor` runs this file as a process of its own, since a driver may hang.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
-import re
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..errors import TalkiesError
 from ..files import own_cache
+from ..machine.resources import available_threads
+from .model.checkpoint import load_model
 from .model.presets import frame_bytes
 
 
@@ -22,13 +29,6 @@ def keep_compiled() -> None:
         os.environ["CUDA_CACHE_DISABLE"] = "1"
     else:
         os.environ["CUDA_CACHE_PATH"] = str(folder / "cuda")
-
-
-VARIANTS = {"cu126": (50, 90), "cu130": (75, 120)}
-"""The CUDA variants of the image, with their oldest and newest compute capability (PyTorch 2.13; 10 * X + Y).
-
-PyTorch's builds for CUDA 12.6 support Maxwell to Hopper, those for 13.0 Turing to Blackwell.
-"""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -45,38 +45,17 @@ def choose_device(wanted: str) -> torch.device:
     try:
         if not torch.cuda.is_available():
             raise RuntimeError("torch finds no usable GPU: no driver, another driver, or a torch built without CUDA")
-        if reason := unfit():
-            raise TalkiesError(f"{reason}; `--device cpu` does without it")
         picture, kernel = torch.rand(4, 16, 64, 64), torch.rand(32, 16, 3, 3) / 144
         if not torch.allclose(F.conv2d(picture.cuda(), kernel.cuda()).cpu(), F.conv2d(picture, kernel), atol=1e-2):
             raise RuntimeError("it computes wrong results")
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
+        if "no kernel image" in reason:
+            reason = "this torch has no code for it, but the other --variant of the image may have"
         if not given and not torch.cuda.is_available():
             raise TalkiesError(f"there is no GPU here: {reason}; `--device cpu` does without it") from None
         raise TalkiesError(f"the GPU that was given does not work: {reason}; `--device cpu` does without it") from None
     return torch.device("cuda")
-
-
-def unfit() -> str | None:
-    """Return why this torch has no code for the GPU, and which variant has; None if it can compute on it.
-
-    A GPU runs code for its own compute capability, for an older one of the same generation (sm_80 on 8.6), and PTX
-    for any older one (compute_80 on 12.0); see CUDA C++ Programming Guide, "Binary Compatibility".
-    """
-    built = built_for()
-    major, minor = torch.cuda.get_device_capability()
-    codes = [re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in built]
-    for kind, *capability in (code.groups() for code in codes if code):
-        has = (int(capability[0]), int(capability[1]))
-        if has <= (major, minor) and (kind == "compute" or has[0] == major):
-            return None
-    if not built:
-        return None  # not known: the test computation will show it
-    fitting = [name for name, (first, last) in VARIANTS.items() if first <= 10 * major + minor <= last + 9]
-    remedy = f"build the image with --variant {fitting[0]}" if fitting else "no image of ours is for it"
-    card = f"{torch.cuda.get_device_name()} (sm_{major}{minor})"
-    return f"this torch (CUDA {torch.version.cuda}) is built for {', '.join(built)}, not for the {card}: {remedy}"
 
 
 def built_for() -> list[str]:
@@ -129,3 +108,25 @@ def processor_flags() -> list[str]:
 def free_batch(side: int, itemsize: int, free: int) -> int:
     """Return how many frames of this side fit into half of the GPU's free memory, at most 64."""
     return max(1, min(64, free // (2 * frame_bytes(side, itemsize))))
+
+
+def main() -> None:
+    """Print what PyTorch does here as a line of JSON: the device of `auto`, or a GPU's fault; the packaged weights."""
+    found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda, "built_for": built_for()}
+    found |= {"threads": available_threads(), "fault": None}
+    began = time.monotonic()
+    try:
+        found["device"] = choose_device("auto").type
+        found["seconds"] = time.monotonic() - began
+        found["name"] = torch.cuda.get_device_name() if found["device"] == "cuda" else None
+    except TalkiesError as error:
+        found["fault"] = str(error)
+    try:
+        found["weights"] = (load_model("demo").weights_digest or "")[:12]
+    except TalkiesError as error:
+        found["weights_fault"] = str(error)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

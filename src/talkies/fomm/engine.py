@@ -8,9 +8,12 @@ than an encoder, several films are open at once.
 from __future__ import annotations
 
 import logging
+import queue
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -25,18 +28,21 @@ from numpy.typing import NDArray
 
 from ..engines import FOMM, FilmJob, Movement
 from ..errors import InputError, TalkiesError, counted
-from ..machine.cores import available_threads
-from ..media.encoders import Encoders, Encoding
+from ..machine.resources import available_threads
 from ..media.film import FILM_SIZE
 from ..media.pictures import read_picture
 from .device import choose_device, free_batch, keep_compiled, keep_memory
-from .kept import load_fast
+from .model.checkpoint import load_model
 from .model.first_order import FirstOrderModel
 from .model.generator import SourceFeatures
 from .model.keypoint_detector import Keypoints
 from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfer_motion
+from .precision import fast_form
 
 log = logging.getLogger("talkies")
+
+WAITING = 2
+"""Batches of a film that may wait for its encoder: they keep it busy without filling the memory."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +53,64 @@ class _Prepared:
     keypoints: Keypoints
 
 
-@dataclass
-class _Begun:
-    """An open film: its job, remaining batches and encoder. fault: the error in its inputs."""
+class _Discarded(Exception):
+    """The film was discarded."""
 
-    job: FilmJob
-    batches: Iterator[NDArray[np.uint8]]
-    encoding: Encoding
-    fault: InputError | None = None
+
+class _Film:
+    """An open film: its job, the batches to be computed, and the thread that encodes them.
+
+    ended: done when the film is finished, or with its error, and then no file remains. fault: the error in its inputs.
+    """
+
+    def __init__(
+        self,
+        job: FilmJob,
+        batches: Iterator[NDArray[np.uint8]],
+        pool: ThreadPoolExecutor,
+        moved: threading.Event,
+        took: Callable[[], float],
+    ) -> None:
+        self.job, self._batches, self._moved, self._took = job, batches, moved, took
+        self._given: queue.SimpleQueue[NDArray[np.uint8] | None] = queue.SimpleQueue()
+        self._finished = self._discarded = False
+        self.fault: InputError | None = None
+        self.ended = pool.submit(self._encode)
+        self.ended.add_done_callback(lambda _: moved.set())
 
     def is_hungry(self) -> bool:
         """Return whether to compute its next batch."""
-        encoding = self.encoding
-        return encoding.has_room and not encoding.finished and not encoding.ended.done()
+        return self._given.qsize() < WAITING and not self._finished and not self.ended.done()
 
     def feed(self) -> None:
         """Compute the next batch and hand it to the encoder."""
         try:
-            group = next(self.batches, None)
+            group = next(self._batches, None)
         except InputError as error:
             self.fault = InputError(self.job.name, error.reason)
-            self.encoding.discard()
+            self.discard()
             return
-        if group is None:
-            self.encoding.finish()
-        else:
-            self.encoding.put(group)
+        self._finished = group is None
+        self._given.put(group)
+
+    def discard(self) -> None:
+        """Discard the film, unless all its frames are computed; wait until it has ended."""
+        if not self._finished:
+            self._discarded = True
+            self._given.put(None)
+        wait([self.ended])
+
+    def _encode(self) -> None:
+        with self.job.writer as film:
+            while (group := self._given.get()) is not None:
+                self._moved.set()
+                for frame in group:
+                    film.write(frame)
+                    if self._discarded:
+                        raise _Discarded
+            if self._discarded:
+                raise _Discarded
+        self.job.done(self._took())
 
 
 def open_engine(
@@ -88,7 +126,7 @@ def open_engine(
     threads = threads or available_threads()
     torch.set_num_threads(threads)
     began = time.monotonic()
-    engine = Engine(load_fast(preset, checkpoint, device=chosen, precision=precision), threads=threads)
+    engine = Engine(fast_form(load_model(preset, checkpoint, chosen), precision), threads=threads)
     made = str(engine.model.dtype).removeprefix("torch.")
     took = time.monotonic() - began
     log.info("%s on %s, %s, %s, loaded in %.1f s", preset, chosen, made, counted(threads, "thread"), took)
@@ -96,11 +134,11 @@ def open_engine(
 
 
 class Engine:
-    """Animates pairs, one after the other, with one loaded model: its fast form (`load_fast`, `fast_form`).
+    """Animates pairs, one after the other, with one loaded model: its fast form (`fast_form`).
 
-    A context manager, which ends its encoders. batch: frames that go through the network at once; None chooses by
-    device and memory; it is halved if the GPU's memory is too small. threads: processor threads of the network, and
-    the number of films encoded at once.
+    A context manager, which discards the films that are open. batch: frames that go through the network at once; None
+    chooses by device and memory; it is halved if the GPU's memory is too small. threads: processor threads of the
+    network, and the number of films encoded at once.
     """
 
     def __init__(self, model: FirstOrderModel, *, batch: int | None = None, threads: int | None = None) -> None:
@@ -110,7 +148,7 @@ class Engine:
         if batch is None and model.device.type == "cuda":
             batch = free_batch(model.preset.size, model.dtype.itemsize, torch.cuda.mem_get_info()[0])
         self.batch = batch or 8
-        self._encoders = Encoders(self.threads + 1)  # one for each core, and one more while a film is finished
+        self._making: Generator[tuple[FilmJob, InputError | None], None, None] | None = None
         self._source: tuple[str, _Prepared] | None = None
         self._network_of: dict[str, str | None] = {}  # which of two networks makes a source's films
 
@@ -156,8 +194,8 @@ class Engine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._encoders.close()
-        self._encoders = Encoders(self.threads + 1)  # it may be used again
+        if self._making is not None:
+            self._making.close()
 
     def prepare(self, name: str, image: NDArray[np.uint8]) -> _Prepared:
         """Return a source's features and keypoints; those of the last source are kept.
@@ -237,43 +275,59 @@ class Engine:
         """Make films; yield each job, in order, when its film is finished, or with the error in its inputs.
 
         The next batch is that of the oldest film whose encoder has room for it. If none has, the next film is
-        started, as far as the encoders allow. An encoder's error is raised when the other open films have ended.
+        started, as far as the cores allow. An encoder's error is raised when the other open films have ended.
         """
+        self._making = self._films(jobs)
+        return self._making
+
+    def _films(self, jobs: Iterable[FilmJob]) -> Generator[tuple[FilmJob, InputError | None], None, None]:
         # Only a few in memory: the motions of many long clips would fill it.
         motion_of = lru_cache(maxsize=4)(lambda path: Motion.load(path, weights=self.model.weights_digest))
         coming = iter(jobs)
-        begun: deque[_Begun] = deque()
+        begun: deque[_Film] = deque()
         broken: BaseException | None = None
+        moved, lock, last = threading.Event(), threading.Lock(), time.monotonic()
+        most = self.threads + 1  # one for each core, and one more while a film is finished
+        pool = ThreadPoolExecutor(most, thread_name_prefix="encoder")
+
+        def took() -> float:
+            """Return the time since the last film ended: several are open, and their times add up."""
+            nonlocal last
+            with lock:
+                since, last = last, time.monotonic()
+                return last - since
+
         try:
             while True:
-                while begun and begun[0].encoding.ended.done():
+                while begun and begun[0].ended.done():
                     film = begun.popleft()
-                    error = None if film.fault else film.encoding.ended.exception()
+                    error = None if film.fault else film.ended.exception()
                     if error is None:
                         yield film.job, film.fault
                     broken = broken or error
                 hungry = next((film for film in begun if film.is_hungry()), None)
-                more = not hungry and not broken and len(begun) < self._encoders.most
+                more = not hungry and not broken and len(begun) < most
                 job = next(coming, None) if more else None
                 if hungry:
                     hungry.feed()
                 elif job:
-                    begun.append(self._begin(job, motion_of))
+                    begun.append(_Film(job, self._batches(job, motion_of), pool, moved, took))
                 elif begun:
-                    self._encoders.wait()
+                    moved.wait()
+                    moved.clear()
                 else:
                     break
         finally:
-            self._encoders.discard()
+            for film in begun:
+                film.discard()
+            pool.shutdown()
         if broken:
             raise broken
 
-    def _begin(self, job: FilmJob, motion_of: Callable[[Path], Motion]) -> _Begun:
+    def _batches(self, job: FilmJob, motion_of: Callable[[Path], Motion]) -> Iterator[NDArray[np.uint8]]:
         assert job.motion is not None
         image, motion = read_picture(job.picture), motion_of(job.motion)
-        source = self.prepare(job.source, image)
-        batches = self.predict(source, motion, job.movement, job.progress)
-        return _Begun(job, batches, self._encoders.begin(job.writer, job.done))
+        return self.predict(self.prepare(job.source, image), motion, job.movement, job.progress)
 
 
 class _Fetched:

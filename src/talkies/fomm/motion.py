@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from io import BufferedReader
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError, TalkiesError, printable
-from ..files import open_regular, whole
+from ..files import check_zip, open_regular, whole
 from .model.first_order import FirstOrderModel
 from .model.keypoint_detector import Keypoints
 from .model.layers import inverse_2x2
@@ -100,7 +98,7 @@ class Motion:
         name = printable(path)
         try:
             with open_regular(path) as opened:
-                _check_zip(opened)
+                check_zip(opened)
                 with np.load(opened, allow_pickle=False) as file:
                     arrays = {field: file[field] for field in FIELDS if field in file}
             if int(arrays["format"]) != FORMAT:
@@ -127,15 +125,6 @@ class Motion:
                 f"the ones loaded ({weights[:12]}): make it again with these"
             )
         return motion
-
-
-def _check_zip(file: BufferedReader) -> None:
-    """Raise BadZipFile for a zip that would unpack to more than its size: motions are stored uncompressed."""
-    with zipfile.ZipFile(file) as archive:
-        unpacked = sum(record.file_size for record in archive.infolist())
-    if unpacked > os.fstat(file.fileno()).st_size:
-        raise zipfile.BadZipFile(f"it would unpack to {unpacked / 1e9:.1f} GB")
-    file.seek(0)
 
 
 def frames_to_tensor(frames: NDArray[np.uint8], device: torch.device | str = "cpu") -> torch.Tensor:

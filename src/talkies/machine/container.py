@@ -10,8 +10,6 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Iterable, MutableMapping
-from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 from .. import __version__
@@ -25,7 +23,6 @@ VERSION_LABEL = "org.opencontainers.image.version"
 GPUS_LABEL = "talkies.gpus"
 """Holds the kinds of GPU that the image's PyTorch is built for, or "none"."""
 BUILD = "build it (in a clone of talkies: python scripts/build_container.py)"
-PINNED = re.compile(r"(docker|oras)://[^\s@]+@sha256:[0-9a-f]{64}")
 DESCRIPTOR = struct.Struct("<17x2q40x128s384x")
 """Of a .sif: where the data begins, its bytes, its name; the rest is not needed."""
 MOST_DESCRIPTORS, MOST_BYTES = 1000, 10_000_000
@@ -188,10 +185,17 @@ def pull(image: str, file: Path) -> None:
             )
 
 
-def exec_options(
-    folder: Path, *, start: str | None, binds: Iterable[str], writable: bool, network: bool, environment: dict[str, str]
-) -> tuple[str, ...]:
-    """Return the options of `apptainer exec` for a program, which sees only its own folder and `binds`.
+def exec_command(
+    image: Path,
+    folder: Path,
+    *,
+    start: str,
+    binds: Iterable[str],
+    writable: bool,
+    network: bool,
+    environment: dict[str, str],
+) -> list[str]:
+    """Return the command before that of a program which runs in an image, and sees only its own folder and `binds`.
 
     folder: the program's, at the same path inside, with HOME and temporary files. start: its working folder.
     writable: it may write into its image, which is lost. network: it may use the network. environment: of
@@ -203,32 +207,11 @@ def exec_options(
     for name in PASSED:
         if name in environment:
             environment[f"APPTAINERENV_{name}"] = environment[f"SINGULARITYENV_{name}"] = environment[name]
-    options = ["--containall", "--home", str(folder / "home"), "--workdir", str(folder / "tmp")]
+    command = [str(runtime()), "--quiet", "exec", "--containall"]  # quiet: its own messages are not the program's
+    command += ["--nv"] if gpu_given() else []
+    command += ["--home", str(folder / "home"), "--workdir", str(folder / "tmp"), "--pwd", start]
     for bind in (str(folder), *binds):
-        options += ["--bind", bind]
-    options += ["--pwd", start or str(folder / "out")]
-    if writable:
-        options.append("--writable-tmpfs")
-    if not network:
-        options += ["--net", "--network", "none"]
-    return tuple(options)
-
-
-@cache
-def can_cut_network(file: str) -> bool:
-    """Return whether this user may run this image without a network (`--net --network none`); sites may forbid it."""
-    command = runtime()
-    if command is None:
-        return False
-
-    def runs(*options: str) -> bool:
-        with suppress(OSError, subprocess.TimeoutExpired):
-            tried = [command, "exec", "--containall", *options, file, "true"]
-            return not subprocess.run(tried, capture_output=True, stdin=subprocess.DEVNULL, timeout=300).returncode
-        return False
-
-    if runs("--net", "--network", "none"):
-        return True
-    if runs():  # else it can't be run at all, and the next call reports why
-        log.warning("%s can't be kept from the network here: this apptainer forbids it", printable(file))
-    return False
+        command += ["--bind", bind]
+    command += ["--writable-tmpfs"] if writable else []
+    command += [] if network else ["--net", "--network", "none"]
+    return [*command, str(image)]

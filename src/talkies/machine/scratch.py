@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import TalkiesError, printable, size_text
-from ..files import file_digest
 
 log = logging.getLogger("talkies")
 
@@ -111,13 +110,12 @@ def file_system(folder: Path) -> str:
 
 
 class Scratch:
-    """A worker's own folder on a scratch disk; without one, files are read and made in their final place."""
+    """A worker's own folder on a scratch disk; without one, files are made in their final place."""
 
     def __init__(self, place: Place | None = None, folder: Path | None = None) -> None:
         self.place = place
         self.folder = folder
         self._needed = 0
-        self._copies: dict[Path, Path] = {}
 
     def require(self, size: int) -> None:
         """Check that there is space for `size` bytes; TalkiesError if there is not.
@@ -130,7 +128,6 @@ class Scratch:
         if self.place.chosen:
             raise self.full()
         log.info("%s has no room for %s: films are made beside their place", self.place, size_text(size))
-        self.release()
         self.folder = None
 
     def full(self) -> TalkiesError:
@@ -153,44 +150,6 @@ class Scratch:
     def unfinished(self, name: str) -> Path | None:
         """Return the path for an unfinished file; None: beside its final place."""
         return self.folder / name if self.folder else None
-
-    def stage_in(self, path: Path, *, sha256: str | None = None) -> Path:
-        """Return the path of a copy on the scratch disk, made on the first call.
-
-        The path itself is returned if a copy gains nothing (the same file system), has no space, or can't be read,
-        which its reader reports. TalkiesError if the copy does not have the file's known digest.
-        """
-        if path in self._copies:
-            return self._copies[path]
-        if self.folder is None or not path.is_file() or not os.access(path, os.R_OK):
-            return path
-        status = path.stat()
-        if status.st_dev == self.folder.stat().st_dev:
-            return path
-        if self._free() - self._needed < status.st_size:
-            log.info("%s: read where it is, %s has no room for it", printable(path), self.place)
-            return path
-        place = self.folder / f"in-{len(self._copies)}"
-        place.mkdir(exist_ok=True)
-        copy = place / path.name
-        try:
-            shutil.copyfile(path, copy)
-        except OSError as error:
-            copy.unlink(missing_ok=True)
-            if error.errno not in FULL:
-                raise
-            log.info("%s: read where it is, %s has no room for it", printable(path), self.place)
-            return path
-        if copy.stat().st_size != status.st_size or (sha256 and file_digest(copy) != sha256):
-            copy.unlink()
-            raise TalkiesError(f"{printable(path)}: it has changed while it was used: run snakemake again")
-        self._copies[path] = copy
-        return copy
-
-    def release(self, *, but: Path | None = None) -> None:
-        """Remove the copies, except that of one file."""
-        for path in [path for path in self._copies if path != but]:
-            shutil.rmtree(self._copies.pop(path).parent, ignore_errors=True)
 
 
 @contextmanager

@@ -8,19 +8,16 @@ by SIGKILL. So it can end all of them: when the program ends, when we ask it to,
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-
-from .container import runtime
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -31,38 +28,12 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass(frozen=True)
-class Task:
-    """A program to run: its command, its folder, its environment.
-
-    image: the file of its image, or None for this machine. options: of `apptainer exec`. nv: with the GPU's driver
-    (--nv). With an image, the environment is that of `apptainer`.
-    """
-
-    command: list[str]
-    folder: str
-    environment: dict[str, str]
-    image: str | None = None
-    options: tuple[str, ...] = ()
-    nv: bool = False
-
-
-@dataclass(frozen=True)
 class Ended:
-    """How a program ended.
-
-    code: its exit code, 128 + N after signal N. last: the last lines it wrote. in_image: whether it ran in an image.
-    """
+    """How a program ended. code: its exit code, 128 + N after signal N. last: the last lines it wrote."""
 
     code: int
     last: tuple[str, ...] = ()
     timed_out: bool = False
-    in_image: bool = False
-
-    @property
-    def began(self) -> bool:
-        """Whether the program was started at all."""
-        by_runtime = self.in_image and self.code == 255 and bool(self.last) and self.last[-1].startswith("FATAL:")
-        return not (by_runtime or self.code == CAN_NOT_START)
 
     @property
     def signal(self) -> int | None:
@@ -71,21 +42,24 @@ class Ended:
 
 
 def run(
-    task: Task,
+    command: Sequence[str],
+    folder: str,
+    environment: Mapping[str, str],
     *,
     say: Callable[[str], object],
     seconds: float | None = None,
     look: Callable[[], object] | None = None,
     every: float = 2.0,
 ) -> Ended:
-    """Run a program to its end. When this call ends, for any reason, the program and all it started have ended.
+    """Run a program in a folder to its end. When this call ends, for any reason, it and all it started have ended.
 
     say: called with each line of its output. seconds: the time limit. look: called from time to time meanwhile. Call
     this from the main thread: Linux signals the supervisor when the thread that started it ends.
     """
     process = subprocess.Popen(
-        # -P: not from the working folder, which is first in the path of `python -m`.
-        [sys.executable, "-P", "-m", __name__, str(os.getpid()), json.dumps(asdict(task))],
+        # -I, -S: this file needs no package, and finds none where the program's HOME is another.
+        [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid()), folder, *command],
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -121,7 +95,7 @@ def run(
         _end(process)
         reader.join(GRACE)
     code = process.returncode
-    return Ended(code if code >= 0 else 128 - code, tuple(last), timed_out, task.image is not None)
+    return Ended(code if code >= 0 else 128 - code, tuple(last), timed_out)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -142,8 +116,8 @@ class _Told(BaseException):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one task for a process (its number, then the task as JSON), its output on ours; return its exit code."""
-    parent, task = int(arguments[0]), Task(**json.loads(arguments[1]))
+    """Run a program for a process (its number, a folder, a command), its output on ours; return its exit code."""
+    parent, folder, *command = arguments
 
     def told(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -155,8 +129,8 @@ def main(arguments: Sequence[str]) -> int:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     code = 128 + signal.SIGTERM
     try:
-        if os.getppid() == parent:  # else it died before we could be signalled
-            code = _run(task)
+        if os.getppid() == int(parent):  # else it died before we could be signalled
+            code = _run(command, folder)
     except _Told:
         pass
     finally:
@@ -165,16 +139,11 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _run(task: Task) -> int:
-    command, folder = task.command, None if task.image else task.folder
-    if task.image:
-        nv = ["--nv"] if task.nv else []
-        # --quiet: its own messages are not the program's.
-        command = [str(runtime()), "--quiet", "exec", *nv, *task.options, task.image, *command]
+def _run(command: list[str], folder: str) -> int:
     try:
-        process = subprocess.Popen(command, cwd=folder, env=task.environment, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL)
     except OSError as error:
-        print(f"{error.filename or task.command[0]}: {error.strerror}", flush=True)
+        print(f"{error.filename or command[0]}: {error.strerror}", flush=True)
         return CAN_NOT_START
     code = process.wait()
     return code if code >= 0 else 128 - code

@@ -17,6 +17,8 @@ from .guarded import read_guarded
 
 log = logging.getLogger("talkies")
 
+MAX_RATE = 60  # frames a second, at which clips are read at the most
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -56,12 +58,6 @@ class Clip:
     numbered: bool = False  # the file has no presentation times (AVI): pictures are counted instead
     pictures: int = 1  # in the file: what decoding has to do
     remark: str | None = None  # what is odd about its sound
-    copy: Path | None = None  # where it is read instead: a copy on a faster disk
-
-    @property
-    def file(self) -> Path:
-        """The file to read; `path` is what messages name."""
-        return self.copy or self.path
 
     def count(
         self, start: Fraction | float | None = None, end: Fraction | float | None = None, rate: Fraction | None = None
@@ -90,7 +86,7 @@ class Clip:
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values, without the file's name."""
         found: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)
-        return {name: value for name, value in found.items() if name not in ("path", "copy")}
+        return {name: value for name, value in found.items() if name != "path"}
 
     @classmethod
     def from_dict(cls, path: Path, found: Mapping[str, Any]) -> Clip:
@@ -111,11 +107,6 @@ class SoundFile:
 
     path: Path
     sound: Sound
-
-    @property
-    def file(self) -> Path:
-        """The file to read."""
-        return self.path
 
     @property
     def start(self) -> Fraction:

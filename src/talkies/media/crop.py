@@ -12,7 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +34,6 @@ log = logging.getLogger("talkies")
 DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
 OTHER_SIDES = (320, 160)
 """Sizes tried before a clip counts as one without a face, if none was found at that side."""
-LARGE = 0.15  # of a picture's longer side: such a face is also found at half the detector's usual side
 LOOKS = 12
 CONFIDENCE = 40  # of 100
 GROWTH = 0.1  # of the face's box, on each side
@@ -144,18 +143,11 @@ def crop_picture(
     Of several faces the largest counts, or the requested one. Without a face, the centre is used, with a warning.
     Raises InputError for a box outside the picture, and if there are fewer faces than the requested number.
     """
-    crop = find_picture_crop(image, request, (image.shape[1], image.shape[0]), name=name)
+    (height, width), place = image.shape[:2], os.fspath(name)
+    faces = find_faces(image) if request.mode == "face" else None
+    chosen = faces[_choose(request, faces, [w * h for _, _, w, h in faces], place)] if faces else None
+    crop = _crop(request, chosen, None if faces is None else len(faces), width, height, place)
     return resize(cut(image, crop.box), size), crop
-
-
-def find_picture_crop(image: Frame, request: Request, own: tuple[int, int], *, name: str | os.PathLike[str]) -> Crop:
-    """Return how `crop_picture` cuts a picture of this width and height, by a look at a copy that may be smaller."""
-    (width, height), factor = own, own[0] / image.shape[1]
-    faces = None
-    if request.mode == "face":
-        faces = [(x * factor, y * factor, w * factor, h * factor) for x, y, w, h in find_faces(image)]
-    chosen = _choose(request, faces, [w * h for _, _, w, h in faces], os.fspath(name)) if faces else None
-    return _crop(request, chosen, None if faces is None else len(faces), width, height, os.fspath(name))
 
 
 def find_crop(
@@ -171,47 +163,25 @@ def find_crop(
     tube's first face (IoU over 0.25), and the crop contains all faces of a tube. Of several tubes, the one with the
     largest product of length and mean area counts. Raises InputError as read_frames does.
     """
-    if request.mode != "face":
-        return _crop(request, None, None, clip.width, clip.height, str(clip.path))
-    small = small_size(clip.width, clip.height)
-    looks = max(FRAMES_A_SECOND * clip.seconds(start, end), FEWEST_FRAMES)
-    rate = clip.sampling(min(looks, Fraction(MOST_FRAMES)), start, end)
-    return follow(clip, read_frames(clip, start=start, end=end, size=small, rate=rate), request)
-
-
-def follow(
-    clip: Clip,
-    frames: Iterable[Frame],
-    request: Request,
-    seen: list[list[Face]] | None = None,
-    *,
-    quick: bool = False,
-) -> Crop:
-    """Return the crop of a clip from some of its frames, all of one size, which may be smaller than the clip's.
-
-    seen: gets the faces of each searched frame, in the frame's pixels. quick: if the first frame's
-    faces are large, and the request names no certain one, search the others at half the side, in a quarter of the time.
-    """
     name = str(clip.path)
     if request.mode != "face":
         return _crop(request, None, None, clip.width, clip.height, name)
-    tubes, looked = _find_tubes(clip, frames, [] if seen is None else seen, quick=quick and request.face is None)
+    looks = max(FRAMES_A_SECOND * clip.seconds(start, end), FEWEST_FRAMES)
+    rate = clip.sampling(min(looks, Fraction(MOST_FRAMES)), start, end)
+    size = small_size(clip.width, clip.height)
+    tubes, looked = _find_tubes(clip, read_frames(clip, start=start, end=end, size=size, rate=rate))
     longest = max((tube.frames for tube in tubes), default=0)
     # A face that is seen only now and then can't be chosen by its place.
     known = tubes if request.face is None else [tube for tube in tubes if tube.frames * 4 >= longest]
     areas = [tube.area for tube in known]
-    best = known[_choose_number(request, [tube.union for tube in known], areas, name)] if known else None
+    best = known[_choose(request, [tube.union for tube in known], areas, name)] if known else None
     crop = _crop(request, best.union if best else None, len(tubes), clip.width, clip.height, name)
     if best and best.frames * 2 < looked:
-        return _with_warning(crop, f"the chosen face is in {best.frames} of {looked} frames looked at")
+        return replace(crop, warning=f"the chosen face is in {best.frames} of {looked} frames looked at")
     return crop
 
 
-def _choose(request: Request, faces: Sequence[Face], areas: Sequence[float], name: str) -> Face:
-    return faces[_choose_number(request, faces, areas, name)]
-
-
-def _choose_number(request: Request, faces: Sequence[Face], areas: Sequence[float], name: str) -> int:
+def _choose(request: Request, faces: Sequence[Face], areas: Sequence[float], name: str) -> int:
     """Return the requested face: the largest, or by place from the left."""
     numbers = range(len(faces))
     place = request.face
@@ -238,12 +208,8 @@ def _crop(request: Request, face: Face | None, faces: int | None, width: int, he
     side = max(width, height) if request.mode == "none" else min(width, height)
     crop = Crop(str(request), fit(width / 2, height / 2, side, width, height), faces, request.mode != "face")
     if request.mode == "face":
-        crop = _with_warning(crop, "no face found; cutting the centre instead (or give a box x,y,w,h)")
+        crop = replace(crop, warning="no face found; cutting the centre instead (or give a box x,y,w,h)")
     return crop
-
-
-def _with_warning(crop: Crop, warning: str) -> Crop:
-    return Crop(crop.mode, crop.box, crop.faces, crop.found, warning)
 
 
 # --- geometry --------------------------------------------------------------------------------------------
@@ -338,16 +304,16 @@ def is_faceless(clip: Clip, *, start: Fraction | float | None = None, end: Fract
     return not any(find_faces(frame, side) for frame in frames for side in OTHER_SIDES)
 
 
-def find_faces(image: Frame, side: int = 0, *, quick: bool = False) -> list[Face]:
+def find_faces(image: Frame, side: int = 0) -> list[Face]:
     """Return the faces in a picture, uint8 [H,W,3]: x, y, width, height in its pixels.
 
-    side: larger pictures are shrunk to this side; 0: the usual one. quick: shrink as `resize` does quickly.
+    side: larger pictures are shrunk to this side; 0: the usual one.
     """
     import numpy as np
 
     height, width = image.shape[:2]
     small = small_size(width, height, side)
-    data = np.ascontiguousarray(resize(image, small, quick=quick))
+    data = np.ascontiguousarray(resize(image, small))
     found = _detector()(small[0], small[1], data.tobytes())
     across, down = width / small[0], height / small[1]
     return [
@@ -384,22 +350,15 @@ def _detector() -> Any:
     return detectRGB
 
 
-def _are_large(faces: Sequence[Face], frame: Frame) -> bool:
-    """Tell whether there are faces, all of which are as surely found in a picture of half the side."""
-    return bool(faces) and all(min(w, h) >= LARGE * max(frame.shape) for _, _, w, h in faces)
-
-
-def _find_tubes(clip: Clip, frames: Iterable[Frame], seen: list[list[Face]], *, quick: bool) -> tuple[list[_Tube], int]:
-    """Return the tubes of faces, in the clip's pixels, and the number of searched frames; add their faces to seen."""
+def _find_tubes(clip: Clip, frames: Iterable[Frame]) -> tuple[list[_Tube], int]:
+    """Return the tubes of faces, in the clip's pixels, and the number of searched frames."""
     tubes: list[_Tube] = []
     looked = 0
     for frame in frames:
         across, down = clip.width / frame.shape[1], clip.height / frame.shape[0]
         looked += 1
         free = list(tubes)
-        are_large = quick and seen and _are_large(seen[0], frame)
-        seen.append((find_faces(frame, OTHER_SIDES[0], quick=True) if are_large else []) or find_faces(frame))
-        for x, y, w, h in seen[-1]:
+        for x, y, w, h in find_faces(frame):
             face = (x * across, y * down, w * across, h * down)
             same = max(free, key=lambda tube, face=face: overlap(tube.first, face), default=None)  # type: ignore[misc]
             if same is None or overlap(same.first, face) <= SAME_FACE:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import read_through
-from ..machine.cores import available_threads
+from ..machine.resources import available_threads
 from . import hdr
 from .clip import Clip
 from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, input_arguments, seconds_text
@@ -46,18 +46,19 @@ def read_frames(
     end: Fraction | float | None = None,
     box: Box | None = None,
     size: int | tuple[int, int] | None = None,
+    flip: bool = False,
     rate: Fraction | None = None,
     threads: int | None = None,
     skip: Literal["noref", "nokey"] | None = None,
 ) -> Generator[Frame, None, None]:
     """Yield the clip's frames, uint8 [H,W,3] RGB, one at a time, at `clip.rate` (or `rate`).
 
-    `start` and `end` are seconds after the clip's first picture. `box` crops, and repeats the edge outside the
-    picture; then the frame is scaled to `size` (a side, or width and height). Without `box` it is the whole picture;
-    without `size` nothing is scaled. Transparency is put on white. YCbCr is converted with the file's matrix and
-    range (if it states none: bt709 for HD, bt601 below), high dynamic range is mapped to ours (see `hdr`). A clip of
-    the wanted size is passed on bit for bit as ffmpeg decodes it. `skip`, for a quick look, leaves out frames that no
-    other needs ("noref") or all but key frames ("nokey"), and repeats the one before.
+    `start` and `end` are seconds after the clip's first picture. `box` crops, and repeats the edge outside the picture;
+    then the frame is scaled to `size` (a side, or width and height). Without `box` it is the whole picture; without
+    `size` nothing is scaled. `flip` mirrors it. Transparency is put on white. YCbCr is converted with the file's matrix
+    and range (if it states none: bt709 for HD, bt601 below), high dynamic range is mapped to ours (see `hdr`). A clip
+    of the wanted size is passed on bit for bit as ffmpeg decodes it. `skip`, for a quick look, leaves out frames that
+    no other needs ("noref") or all but key frames ("nokey"), and repeats the one before.
 
     A damaged clip yields what can be decoded, with a warning on logger "talkies". Raises InputError if that is
     nothing, TalkiesError or OSError if the machine failed. Closing the generator ends ffmpeg.
@@ -71,11 +72,12 @@ def read_frames(
     if (frames := clip.count(start, end)) > MAX_FRAMES:
         raise InputError(clip.path, f"{frames:,} frames are over {MAX_FRAMES:,}: give a part of it by start and end")
     filters, width, height = _filters(clip, since, rate, limit, box, size)
+    filters += ",hflip" * flip
     skipped = ["-skip_frame", skip] if skip else []
     threads = min(threads or available_threads(), THREADS)
     arguments = [
         *["-copyts", "-filter_complex_threads", str(threads), "-threads", str(threads)],
-        *input_arguments(clip.file, *_seek(clip, since), *_decoder(clip), *skipped, "-max_pixels", str(MAX_PIXELS)),
+        *input_arguments(clip.path, *_seek(clip, since), *_decoder(clip), *skipped, "-max_pixels", str(MAX_PIXELS)),
         *["-filter_complex", f"[0:{clip.stream}]{filters}[out]", "-map", "[out]"],
         *["-fps_mode", "passthrough", "-f", "rawvideo", "pipe:1"],
     ]
@@ -97,7 +99,7 @@ def _decode(clip: Clip, arguments: list[str], shape: tuple[int, int, int], limit
         fault = process.finish()
     short = fault is not None or clip.truncated or count < limit * 0.9
     if short:
-        read_through(clip.file)
+        read_through(clip.path)
     if count == 0:
         raise InputError(clip.path, f"no picture in it can be decoded ({fault or 'nothing in it'}): {AGAIN}")
     if short:

@@ -1,34 +1,41 @@
 """A child process that reads files of strangers, so that one that crashes it or needs too much harms nothing else.
 
-It gets open files and opens nothing by name; memory and processor time are limited (see `reader`). It is started when
-first needed, reads one file after the other, and is started again if it dies.
+It gets open files and opens nothing by name; memory and processor time are limited. It is started when first needed,
+reads one file after the other, and is started again if it dies.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import queue
+import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import open_input
-from .limits import CRASHES, MEMORY, could_have_memory
+from .limits import CRASHES, MEMORY, could_have_memory, limit_memory
 
 PATIENCE = 900  # seconds that a file may take on a busy machine; its processor time has its own limit
 ASKED_BYTES, ANSWER_BYTES = 64, 1 << 16
 AT_ONCE = 8  # files read at once, by several threads: most of that time is spent waiting for the disk
+TASKS = {"picture": "pictures", "clip": "clip_reader"}
+"""The module for each task: `read(file)` returns a value of JSON, and a descriptor of shared memory or None;
+`why(head, error)` is what is wrong with a file, from its first bytes and an error."""
 
 
-def read_guarded(path: str | Path, task: str, *, again: str, most: int, **options: int) -> tuple[dict[str, Any], int]:
-    """Let a child do one of `reader.TASKS` with a file; return its answer, and a descriptor of shared memory or -1.
+def read_guarded(path: str | Path, task: str, *, again: str, most: int) -> tuple[dict[str, Any], int]:
+    """Let a child do one of `TASKS` with a file; return its answer, and a descriptor of shared memory or -1.
 
     again: what to do with a file that crashes it or needs too much. most: the file's largest size, bytes. Raises
     InputError if the file is at fault, TalkiesError, MemoryError or OSError if the machine failed.
@@ -36,8 +43,11 @@ def read_guarded(path: str | Path, task: str, *, again: str, most: int, **option
     with open_input(path) as file:
         if os.fstat(file.fileno()).st_size > most:
             raise InputError(path, f"over {most / 1e9:.0f} GB is too large: give a smaller one")
-        with children.one() as child:
-            answer, shared = child.ask(path, file, json.dumps([task, options]).encode())
+        child = children.get()
+        try:
+            answer, shared = child.ask(path, file, task.encode())
+        finally:
+            children.put(child)
     if "value" in answer:
         return answer["value"], shared
     raise _why(path, answer, again)
@@ -85,7 +95,7 @@ class _Child:
         ours.settimeout(PATIENCE)
         # With this process's module path, and without the rest of Python's start, which takes time.
         path = [str(Path(__file__).resolve().parents[2]), *sys.path]
-        serving = f"from talkies.media.reader import serve; serve({theirs.fileno()})"
+        serving = f"from talkies.media.guarded import serve; serve({theirs.fileno()})"
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:] = {path!r}; {serving}"],
@@ -112,32 +122,21 @@ class _Child:
             return process.wait()
 
 
-class _Children:
-    """The children of this process; the last one that read a file reads the next."""
-
-    def __init__(self) -> None:
-        self.all = [_Child() for _ in range(AT_ONCE)]
-        self.idle: queue.LifoQueue[_Child] = queue.LifoQueue()
-        for child in self.all:
-            self.idle.put(child)
-
-    @contextmanager
-    def one(self) -> Iterator[_Child]:
-        """Give one that is idle."""
-        child = self.idle.get()
-        try:
-            yield child
-        finally:
-            self.idle.put(child)
+def _children() -> queue.LifoQueue[_Child]:
+    """Return the children of this process; the last one that read a file reads the next."""
+    found: queue.LifoQueue[_Child] = queue.LifoQueue()
+    for _ in range(AT_ONCE):
+        found.put(_Child())
+    return found
 
 
-children = _Children()
+children = _children()
 
 
 def _forget() -> None:
     """A forked process must not share its parent's."""
     global children
-    children = _Children()
+    children = _children()
 
 
 os.register_at_fork(after_in_child=_forget)
@@ -161,3 +160,68 @@ def _why(path: str | Path, answer: dict[str, Any], again: str) -> Exception:
     else:
         reason = f"reading it takes over {MEMORY / 1e9:g} GB of memory: {again}"
     return InputError(path, reason)
+
+
+# --- the child process -------------------------------------------------------------------------------------
+
+
+def serve(descriptor: int) -> None:
+    """Read files, one for each message on a socket, until its other end closes."""
+    limit_memory()
+    connection = socket.socket(fileno=descriptor)
+    threading.Thread(target=_watch, args=(descriptor,), daemon=True).start()
+    while True:
+        asked, descriptors, _, _ = socket.recv_fds(connection, ASKED_BYTES, 1)
+        if not descriptors:
+            return
+        with os.fdopen(descriptors[0], "rb") as file:
+            answer, shared = _answer(file, asked.decode())
+        try:
+            socket.send_fds(connection, [json.dumps(answer).encode()], [] if shared is None else [shared])
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        finally:
+            if shared is not None:
+                os.close(shared)
+
+
+def _watch(descriptor: int) -> None:
+    """End this process when its parent ends, even in the middle of a file."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # reports a hang-up, and nothing else
+    poll.poll()
+    os._exit(0)
+
+
+def _answer(file: BinaryIO, task: str) -> tuple[dict[str, Any], int | None]:
+    module = import_module(f".{TASKS[task]}", __package__)
+    try:
+        value, shared = module.read(file)
+        return {"value": value}, shared
+    except InputError as error:
+        return {"reason": error.reason}, None
+    except Exception as error:  # decoders raise any error on damaged data
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return {"heavy": True}, None
+        try:
+            head = read_through(file)
+        except OSError as failure:  # the disk, not the file's content
+            return {"errno": failure.errno}, None
+        return {"reason": module.why(head, error)}, None
+
+
+def read_through(file: BinaryIO) -> bytes:
+    """Read a whole file and return its first bytes; OSError if the disk or the network prevents it."""
+    file.seek(0)
+    head = file.read(512)
+    while file.read(1 << 22):
+        pass
+    return head
+
+
+def allow(seconds: float) -> None:
+    """Let this process be killed (SIGXCPU) after `seconds` more seconds of processor time."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    most = math.ceil(used.ru_utime + used.ru_stime + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

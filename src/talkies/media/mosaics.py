@@ -58,7 +58,7 @@ def _tiles(clips: Sequence[Clip], columns: int, rows: int, side: int) -> list[st
         inputs += [
             "-threads",
             "1",
-            *input_arguments(clip.file),
+            *input_arguments(clip.path),
         ]  # a hundred decoders with several threads each would be too many
         squares.append(
             f"[{number}:{clip.stream}]setpts=PTS-STARTPTS,fps={clips[0].rate},"

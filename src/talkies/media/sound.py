@@ -1,4 +1,4 @@
-"""Adds a clip's sound to a film."""
+"""Adds a clip's sound to a film, and writes excerpts of clips with their sound."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish, whole
 from .clip import Clip, Sound, SoundFile
 from .ffmpeg import AGAIN, SECONDS, file_url, input_arguments, run, seconds_for, seconds_text
-from .film import check_film, mp4_output
+from .film import FrameWriter, check_film, mp4_output
+from .frames import read_frames
 
 log = logging.getLogger("talkies")
 
@@ -66,7 +68,7 @@ def remux(
     if sound and (sound.end <= origin or sound.start - origin >= until):
         sound = None  # the whole segment is silent
     ways = _ways(sound, origin, until, film)
-    seconds = SECONDS + float(film.duration) + (seconds_for(clip.file) if clip else 0)
+    seconds = SECONDS + float(film.duration) + (seconds_for(clip.path) if clip else 0)
     with part.open("wb"):
         pass  # a folder that is missing or full says so here, in the system's own words
     try:
@@ -103,6 +105,33 @@ def remux(
     )
 
 
+def write_excerpt(
+    clip: Clip,
+    target: Path,
+    *,
+    start: Fraction | None = None,
+    end: Fraction | None = None,
+    crf: int = 18,
+    preset: str = "medium",
+    parts: tuple[Path | None, Path | None] = (None, None),
+    **shown: Any,
+) -> int:
+    """Write an excerpt as H.264 at the clip's constant rate, with its sound, whole or not at all; return its frames.
+
+    shown: box, size and flip, as `read_frames` takes them. parts: temporary names of the silent film and of the film
+    with sound, which may be on another disk.
+    """
+    picture = parts[0] or beside(target)
+    try:
+        with FrameWriter(picture, clip.rate, crf=crf, preset=preset) as writer:
+            for frame in read_frames(clip, start=start, end=end, **shown):
+                writer.write(frame)
+        remux(picture, clip, target, start=start, end=end, part=parts[1])
+    finally:
+        picture.unlink(missing_ok=True)
+    return writer.frames
+
+
 def write_wav(
     clip: Clip | SoundFile, target: Path, *, start: Fraction | None, duration: Fraction, rate: int = 16_000
 ) -> None:
@@ -119,11 +148,11 @@ def write_wav(
     shape = f"aresample={rate}:async=1:min_hard_comp=0.02:first_pts=0,apad,atrim=end={until}"
     with whole(target) as part:
         arguments = [
-            *["-copyts", *input_arguments(clip.file, "-itsoffset", seconds_text(-origin))],
+            *["-copyts", *input_arguments(clip.path, "-itsoffset", seconds_text(-origin))],
             *["-map", f"0:{sound.stream}", "-af", shape, "-ac", "1", "-c:a", "pcm_s16le"],
             *["-map_metadata", "-1", "-fflags", "+bitexact", "-f", "wav", "-y", file_url(part)],
         ]
-        seconds = SECONDS + float(duration) + seconds_for(clip.file)
+        seconds = SECONDS + float(duration) + seconds_for(clip.path)
         if fault := run(arguments, seconds=seconds):
             raise InputError(clip.path, f"its sound can't be decoded ({fault}): {AGAIN}")
 
@@ -153,7 +182,7 @@ def _remux_arguments(
     if clip is None or sound is None:
         return [*arguments, "-map", "0:v:0", "-c", "copy"]
     # Shift the file's clock so that the segment's first picture is at 0.
-    arguments += input_arguments(clip.file, "-itsoffset", seconds_text(-origin))
+    arguments += input_arguments(clip.path, "-itsoffset", seconds_text(-origin))
     arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
     if way == "copy":
         return [*arguments, "-c:a", "copy", "-t", seconds_text(duration)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..engines import FOMM
 from ..errors import counted, printable, size_text
 from ..fomm.model.presets import PRESETS, frame_bytes
-from ..machine.disk import room
+from ..machine.resources import room
 
 if TYPE_CHECKING:
     from ..settings import Settings

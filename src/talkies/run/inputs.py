@@ -9,7 +9,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from .. import media
 from ..errors import InputError, TalkiesError
 from ..files import file_digest, read_json, write_json
-from ..machine.cores import available_threads
+from ..machine.resources import available_threads
 from ..media import crop
 from ..settings import Settings
 from .folder import INPUTS
@@ -117,18 +116,12 @@ class Inputs:
             self._known = now
 
 
-def clip_of(path: Path, copy: Path | None = None) -> media.Clip:
-    """Return the facts about a clip; probe it if they are not known. copy: a copy on a faster disk, read instead.
-
-    Messages name the file itself. Raises InputError if it can't be used.
-    """
+def clip_of(path: Path) -> media.Clip:
+    """Return the facts about a clip; probe it if they are not known. Raises InputError if it can't be used."""
     entry = _entries(tuple(stamp_of(INPUTS))).get(str(path))
     if isinstance(entry, dict) and entry.get("stamp") == stamp_of(path) and (known := _clip(str(path), entry)):
-        return replace(known, copy=copy)
-    try:
-        return replace(media.probe(copy or path), path=path, copy=copy)
-    except InputError as error:
-        raise InputError(path, error.reason) from None
+        return known
+    return media.probe(path)
 
 
 @lru_cache(maxsize=1)

@@ -24,7 +24,7 @@ from ..run.estimate import maker
 from ..run.inputs import clip_of
 from ..run.pairs import Pair
 from ..run.plan import Plan, Stage
-from ..run.record import Film, FoundMotion, Original, PreparedTake, Record, is_unchanged
+from ..run.record import Film, FoundMotion, Original, PreparedTake, is_unchanged
 from .cut import seconds, why_refused
 from .work import UNFINISHED_BYTES, Bench, Unwanted, begin, since
 
@@ -132,16 +132,8 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[Pair]) -> Iterator
     plan, scratch = bench.plan, bench.scratch
     engine = bench.engine(name, scratch.folder)
 
-    def staged(path: Path, record: Record) -> Path:
-        return scratch.stage_in(path, sha256=record.file.sha256)
-
-    # All before the first film, so that from here on nothing is read from the shared disk.
-    sources = {
-        source: staged(plan.source_file(source).path, bench.record("crop", source))
-        for source in {pair.source for pair in missing}
-    }
-    takes = {pair.take for pair in missing if pair.engine == FOMM}
-    motions = {take: staged(plan.motion_file(take).path, bench.record("motion", take)) for take in takes}
+    for source in {pair.source for pair in missing}:
+        bench.record("crop", source)  # an error before the first film, if one is gone
     made: dict[str, Film] = {}
 
     def jobs() -> Iterator[FilmJob]:
@@ -156,8 +148,8 @@ def _animate_pairs(bench: Bench, name: str, missing: Sequence[Pair]) -> Iterator
                 pair.source,
                 pair.take,
                 pair.audio if isinstance(pair.audio, str) else "",
-                sources[pair.source],
-                motions.get(pair.take),
+                plan.source_file(pair.source).path,
+                plan.motion_file(pair.take).path if pair.engine == FOMM else None,
                 partial(_material, bench, pair),
                 facts.frames,
                 Movement(pair.relative, pair.adapt_scale, pair.best_frame),
@@ -178,8 +170,7 @@ def _material(bench: Bench, pair: Pair) -> Material:
     picture, wanted = Path(plan.sources[pair.source].file), plan.takes[pair.take]
     if not is_unchanged(picture, source.original):
         raise TalkiesError(f"{printable(picture)}: it has changed since it was looked at; run snakemake again")
-    file = Path(wanted.file)
-    clip = clip_of(file, bench.scratch.stage_in(file, sha256=take.original.sha256))
+    clip = clip_of(Path(wanted.file))
     return Material(
         picture,
         source.crop.box,

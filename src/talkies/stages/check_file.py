@@ -6,7 +6,6 @@ A dozen frames of a video are checked.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -126,14 +125,10 @@ def look(item: Item) -> Look:
 
 
 def _look_at_picture(item: Item) -> tuple[PictureFacts, Frame]:
-    picture, own, hdr = media.read_smaller(item.file, crop.DETECT_SIDE)
-    cut = crop.find_picture_crop(picture, item.crop, own, name=item.file)
-    needed = min(max(own), math.ceil(max(own) * FILM_SIZE / cut.box.side))
-    if max(picture.shape[:2]) < needed:  # the crop is a small part of it
-        picture = media.read_smaller(item.file, needed)[0]
-    square = crop.resize(crop.cut(picture, crop.scaled(cut.box, picture.shape[1] / own[0])), FILM_SIZE)
-    crops = square[None]
-    return PictureFacts(width=own[0], height=own[1], crop=cut, hdr=hdr, **_seen(crops)), crops
+    picture = media.read_picture(item.file)
+    square, cut = crop.crop_picture(picture, item.crop, name=item.file)
+    height, width = picture.shape[:2]
+    return PictureFacts(width=width, height=height, crop=cut, **_seen(square[None])), square[None]
 
 
 def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
@@ -148,8 +143,7 @@ def _look_at_clip(item: Item) -> tuple[ClipFacts, Frame]:
     rate = clip.sampling(SAMPLES, start, end)
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
-    faces: list[list[crop.Face]] = []
-    crop.follow(clip, frames, item.crop, faces, quick=True)
+    faces = [crop.find_faces(frame) for frame in frames] if item.crop.mode == "face" else []
     cut = crop.find_crop(clip, item.crop, start=start, end=end)  # the film's own, from more frames
     box = crop.scaled(cut.box, scale)
     crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE, quick=True) for frame in frames])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import media
 from ..errors import InputError, printable
 from ..files import file_digest, whole
-from ..machine.scratch import FULL, Scratch
+from ..machine.scratch import FULL
 from ..media import crop
 from ..media.film import FILM_SIZE
 from ..run.plan import Plan, Stage
@@ -36,7 +36,7 @@ def _crop(bench: Bench, name: str) -> Prepared:
     began = time.monotonic()
     source, target = bench.plan.sources[name], bench.plan.source_file(name)
     path = Path(source.file)
-    original = read_original(bench, path, Scratch())  # a picture is small and read twice: no copy
+    original = read_original(bench, path)
     square, cut = crop.crop_picture(media.read_picture(path), source.crop, name=path, size=FILM_SIZE)
     if cut.warning:
         log.warning("%s: %s", printable(path), cut.warning)
@@ -54,15 +54,15 @@ STAGE = Stage(
 )
 
 
-def read_original(bench: Bench, path: Path, scratch: Scratch) -> Original:
+def read_original(bench: Bench, path: Path) -> Original:
     """Return an input file's path, size, time and digest, and tell the plan what it contains.
 
-    A large file is read to its end, so it is copied to the scratch disk first. InputError if it can't be read.
+    InputError if it can't be read.
     """
     plan = bench.plan
     try:
         status = path.stat()
-        sha256 = file_digest(scratch.stage_in(path))
+        sha256 = file_digest(path)
     except OSError as error:
         if error.errno in FULL:
             raise

@@ -13,6 +13,7 @@ from ..errors import printable
 from ..fomm.model.presets import PRESETS
 from ..media import crop
 from ..media.film import FILM_SIZE
+from ..run.inputs import clip_of
 from ..run.plan import Plan, Stage
 from ..run.record import PreparedTake
 from .crop import read_original
@@ -35,9 +36,9 @@ def _cut(bench: Bench, name: str) -> PreparedTake:
     began = time.monotonic()
     take, target, scratch = bench.plan.takes[name], bench.plan.driving_file(name), bench.scratch
     path = Path(take.file)
-    original = read_original(bench, path, scratch)
+    original = read_original(bench, path)
     scratch.require(2 * take.frames * UNFINISHED_BYTES)
-    clip = bench.clip(path, original.sha256)
+    clip = clip_of(path)
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
     if cut.warning and not why_refused(bench.plan, name, clip, cut):

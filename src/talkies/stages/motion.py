@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .. import media
 from ..engines import FOMM
 from ..errors import InputError, printable
+from ..run.inputs import clip_of
 from ..run.plan import Plan, Stage
 from ..run.record import FoundMotion
 from .cut import seconds
@@ -42,8 +43,8 @@ def _find(bench: Bench, name: str) -> FoundMotion:
     began = time.monotonic()
     take, target, driving = bench.plan.takes[name], bench.plan.motion_file(name), bench.record("cut", name)
     engine = cast("MotionEngine", bench.engine(FOMM, None))
-    clip = bench.clip(Path(take.file), driving.original.sha256)
-    frames = media.excerpt_frames(
+    clip = clip_of(Path(take.file))
+    frames = media.read_frames(
         clip,
         box=driving.crop.box,
         size=engine.side,

@@ -11,6 +11,7 @@ from .. import media
 from ..engines import FOMM
 from ..errors import printable
 from ..files import whole
+from ..run.inputs import clip_of
 from ..run.plan import Plan, Stage
 from ..run.record import Talkie
 from .cut import seconds
@@ -51,7 +52,7 @@ def _remux(bench: Bench, name: str) -> Talkie:
     if isinstance(pair.audio, str):
         clip, start, end = media.probe_sound(pair.audio), None, None
     elif pair.audio:
-        clip = bench.clip(Path(take.file), plan.content(take.file))
+        clip = clip_of(Path(take.file))
     talkie.keep_foreign(bench.look.ledger.files.get((bench.stage.name, pair.name)))
     talkie.path.parent.mkdir(parents=True, exist_ok=True)
     with whole(talkie.path) as part:

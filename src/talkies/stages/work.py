@@ -26,7 +26,7 @@ from ..files import PART, stem_of
 from ..machine.scratch import Scratch, open_scratch
 from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import LOCKS, shard_of
-from ..run.inputs import clip_of, stamp_of, unreadable
+from ..run.inputs import stamp_of, unreadable
 from ..run.ledger import Begun, Broke, Event, Failed, Forgotten, Ledger, Loaded, note
 from ..run.lock import held
 from ..run.pairs import Pair
@@ -117,11 +117,6 @@ class Bench:
                 raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
             self._records[stage, item] = record
         return self._records[stage, item]
-
-    def clip(self, path: Path, sha256: str | None) -> media.Clip:
-        """Return the facts about a clip, with a copy on the scratch disk for as long as no other clip is asked for."""
-        self.scratch.release(but=path)
-        return clip_of(path, self.scratch.stage_in(path, sha256=sha256))
 
     def film(self, name: str) -> tuple[Film, Path]:
         """Return the film that the stage before made of a pair: its record and file, alone or in the talkie."""
@@ -233,7 +228,6 @@ def _with_inputs(bench: Bench, items: list[str], failed: dict[str, str]) -> list
         other = Bench(plan, stage, shard, bench.engine, scratch=bench.scratch)
         with holding(shard):
             _make(other, _with_inputs(other, [each], {}))
-        bench.scratch.release()
         bench.__dict__.pop("look", None)
     good = []
     for item in items:

@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ...errors import TalkiesError, printable
-from ...files import whole
+from ...files import check_zip, whole
 from .checkpoint_head import ASK, MAX_BYTES, NETWORKS, SECOND, kind_of
 from .first_order import FirstOrderModel, build_model
 from .presets import DEMO_WEIGHTS, PRESETS, Preset
@@ -108,19 +109,6 @@ def _check_size(entries: StateDict, name: str) -> None:
         raise TalkiesError(f"{name}: {total / 1e9:.1f} GB are too many for weights of this network: {ASK}")
 
 
-def _check_zip(path: Path) -> None:
-    """Refuse a zip that would unpack to more than its size: PyTorch stores its records uncompressed."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(record.file_size for record in archive.infolist())
-    except Exception:  # a damaged zip; reading it reports the fault
-        return
-    if unpacked > path.stat().st_size:
-        raise TalkiesError(
-            f"{printable(path)}: it would unpack to {unpacked / 1e9:.1f} GB, as no file of PyTorch's does: {ASK}"
-        )
-
-
 def _read_safetensors(path: Path) -> StateDict:
     from safetensors.torch import load_file
 
@@ -138,11 +126,14 @@ def _read_safetensors(path: Path) -> StateDict:
 
 def _read_pickle(path: Path) -> StateDict:
     name = printable(path)
-    _check_zip(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            if kind_of(path) == "zip":
+                check_zip(file)
+            content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile as error:
+        raise TalkiesError(f"{name}: damaged, or a download cut short: download it again ({error})") from error
     except pickle.UnpicklingError as error:
         raise TalkiesError(
             f"{name}: it holds something other than weights, or is damaged; nothing in it was run: {ASK}"
@@ -184,8 +175,15 @@ def fitting_presets(entries: StateDict) -> list[str]:
 
 def skeleton(preset: str | Preset | Mapping[str, Any]) -> FirstOrderModel:
     """Return a network without numbers, for their names and shapes or to be filled."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return build_model(preset)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Fills no tensor with numbers: on the meta device that would import PyTorch's compiler, in two seconds."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return None if getattr(function, "__module__", "") == "torch.nn.init" else function(*args, **(kwargs or {}))
 
 
 def _difference(model: FirstOrderModel, entries: StateDict) -> str:
@@ -229,21 +227,16 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, half: boo
 
     Raises TalkiesError if the file can't be written.
     """
-    # Copies, since safetensors refuses tensors that share memory.
-    entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
-    write_entries(entries, Path(path), {"format": "pt", "weights_digest": weights_digest(entries)})
-
-
-def write_entries(entries: StateDict, path: Path, metadata: dict[str, str]) -> None:
-    """Write tensors as safetensors, whole or not at all; TalkiesError if that fails."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    # Copies, since safetensors refuses tensors that share memory.
+    entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
     try:
-        with whole(path) as part:
+        with whole(Path(path)) as part:
             part.touch()
             usual = part.stat().st_mode  # safetensors makes files that only their owner may read
-            save_file(entries, part, metadata=metadata)
+            save_file(entries, part, metadata={"format": "pt", "weights_digest": weights_digest(entries)})
             part.chmod(usual)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

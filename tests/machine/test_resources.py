@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from talkies.machine import cores
-from talkies.machine.cores import available_threads
+from talkies.machine import resources
+from talkies.machine.resources import available_threads
 
 
 @pytest.fixture(autouse=True)
 def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine with six cores that we may all use; the folder of its cgroups."""
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(6)))
-    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
-    monkeypatch.setattr(cores, "OWN", tmp_path / "own")
+    monkeypatch.setattr(resources.os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path)
+    monkeypatch.setattr(resources, "OWN", tmp_path / "own")
     return tmp_path
 
 

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from talkies.cluster import scheduler
-from talkies.cluster.scheduler import MORE_MEMORY, MORE_TIME, Cause, Failures
+from talkies.cluster import jobs
+from talkies.cluster.jobs import MORE_MEMORY, MORE_TIME, Cause, Failures
 from talkies.machine import slurm
 from talkies.machine.slurm import Ended
 from talkies.settings import complete
@@ -126,7 +126,7 @@ DANCE = {"command": "dance {source} {driving} {output}"}
 )
 def test_which_jobs_ask_for_a_gpu_and_which_image_must_have_one(settings: dict, asks: bool, needs: bool) -> None:
     chosen = complete({"images": ".", "driving": "."} | settings)
-    assert (scheduler.asks_gpu(chosen), scheduler.needs_gpu_image(chosen)) == (asks, needs)
+    assert (jobs.asks_gpu(chosen), jobs.needs_gpu_image(chosen)) == (asks, needs)
 
 
 def test_the_record_is_as_snakemake_makes_it() -> None:
