@@ -220,6 +220,13 @@ def test_every_item_is_in_one_shard_and_the_caps_hold(weights: dict[str, float],
     assert shards == deal.assign("s", weights, shards, most, lambda _: heaviest)
 
 
+def test_a_shard_has_items_of_one_kind() -> None:
+    """A job loads one engine."""
+    weights = dict.fromkeys(("a@x", "a@y", "b@x", "b@y"), 1.0)
+    shards = deal.assign("s", weights, {"s-0001": ["a@x", "a@y"]}, 10, lambda _: 100, kind=lambda item: item[-1])
+    assert shards == {"s-0001": ["a@x"], "s-0002": ["b@x"], "s-0003": ["a@y", "b@y"]}
+
+
 @given(st.lists(items, min_size=2, max_size=5), caps)
 def test_items_that_come_and_go_move_no_other(rounds: list[dict[str, float]], cap: tuple[int, float]) -> None:
     most, heaviest = cap
