@@ -1,6 +1,6 @@
 """Make docs/talkies.gif, the moving picture of the README, from the finished examples (`make demo`).
 
-    python scripts/make_readme_film.py [--clip anna] [--images astronaut nora ada cat] [--seconds 3]
+    python scripts/make_readme_film.py [--clip anna] [--images yusuf nora ada cat] [--seconds 3]
 
 The cropped driving video is on the left. Beside it are the talkies of some pictures, all in step.
 """
@@ -25,7 +25,7 @@ RATE = Fraction(25, 2)  # frames a second: half of the examples', for a small fi
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clip", default="anna")
-    parser.add_argument("--images", nargs="+", default=["astronaut", "nora", "ada", "cat"])
+    parser.add_argument("--images", nargs="+", default=["yusuf", "nora", "ada", "cat"])
     parser.add_argument("--start", type=Fraction, default=Fraction(0))
     parser.add_argument("--seconds", type=Fraction, default=Fraction(3))
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/talkies.gif"))
