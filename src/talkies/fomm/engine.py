@@ -32,12 +32,11 @@ from ..machine.resources import available_threads
 from ..media.film import FILM_SIZE
 from ..media.pictures import read_picture
 from .device import choose_device, free_batch, keep_compiled, keep_memory
-from .model.checkpoint import load_model
+from .kept import load_fast
 from .model.first_order import FirstOrderModel
 from .model.generator import SourceFeatures
 from .model.keypoint_detector import Keypoints
 from .motion import Motion, best_frame, detect_motion, frames_to_tensor, transfer_motion
-from .precision import fast_form
 
 log = logging.getLogger("talkies")
 
@@ -126,7 +125,7 @@ def open_engine(
     threads = threads or available_threads()
     torch.set_num_threads(threads)
     began = time.monotonic()
-    engine = Engine(fast_form(load_model(preset, checkpoint, chosen), precision), threads=threads)
+    engine = Engine(load_fast(preset, checkpoint, device=chosen, precision=precision), threads=threads)
     made = str(engine.model.dtype).removeprefix("torch.")
     took = time.monotonic() - began
     log.info("%s on %s, %s, %s, loaded in %.1f s", preset, chosen, made, counted(threads, "thread"), took)
@@ -134,7 +133,7 @@ def open_engine(
 
 
 class Engine:
-    """Animates pairs, one after the other, with one loaded model: its fast form (`fast_form`).
+    """Animates pairs, one after the other, with one loaded model: its fast form (`load_fast`, `fast_form`).
 
     A context manager, which discards the films that are open. batch: frames that go through the network at once; None
     chooses by device and memory; it is halved if the GPU's memory is too small. threads: processor threads of the

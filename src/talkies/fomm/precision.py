@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +74,18 @@ def _compared(network: FirstOrderModel, half: str) -> Tensor:
     frame = _frame(network)
     for hook in hooks:
         hook.remove()
-    for name, part in found.items():
-        if errors.get(_kind(part), 0) > WRONG:
-            network.generator.set_submodule(name, InFloat(part))
-    if wrong := [kind for kind, error in errors.items() if error > WRONG]:
-        message = "this machine computes convolutions wrongly in half precision: fp32 computes them, slower: %s"
-        log.warning(message, "; ".join(wrong))
+    mend(network, [name for name, part in found.items() if errors.get(_kind(part), 0) > WRONG])
     return frame
+
+
+def mend(network: FirstOrderModel, wrong: Sequence[str]) -> None:
+    """Let float32 compute these parts of a fast form's generator, convolutions in half precision, and warn of them."""
+    parts = {name: network.generator.get_submodule(name) for name in wrong}
+    for name, part in parts.items():
+        network.generator.set_submodule(name, InFloat(part))
+    if parts:
+        message = "this machine computes convolutions wrongly in half precision: fp32 computes them, slower: %s"
+        log.warning(message, "; ".join(dict.fromkeys(map(_kind, parts.values()))))
 
 
 def _kind(conv: nn.Module) -> str:

@@ -40,17 +40,18 @@ ENOUGH_CHANNELS = 16
 wrong in bfloat16 on processors with AMX (oneDNN 3 in PyTorch 2.13)."""
 
 
-def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> FirstOrderModel:
+def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32, device: str | None = None) -> FirstOrderModel:
     """Return the fast form of a loaded network, on its device; the network itself is unchanged.
 
     dtype: the generator's type; weights are folded before they are rounded to it. Keypoints, coordinates and the
-    source's features, which are computed once, stay float32. The fast form is for inference only, and its state dict
-    has names of its own.
+    source's features, which are computed once, stay float32. device: the kind that will use it, if the network is
+    elsewhere. The fast form is for inference only, and its state dict has names of its own. A network without numbers
+    (on the meta device) becomes a fast form without numbers, to be filled.
     """
     fast = deepcopy(model)
-    tiled = _tiled_from(dtype, model.device.type)
+    tiled = _tiled_from(dtype, device or model.device.type)
     if fast.photographs is not None:
-        fast.photographs = rewritten(fast.photographs, dtype)
+        fast.photographs = rewritten(fast.photographs, dtype, device)
     generator = _folded(fast.generator.float())
     parts = {
         "dense_motion_network": _DenseMotion(generator.dense_motion_network).to(dtype),
@@ -65,7 +66,8 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32) -> Fir
     if fast.close_ups is not None:
         _folded(fast.close_ups).to(dtype)
     fast.requires_grad_(False).eval()
-    fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if fast.device.type != "meta":
+        fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return fast
 
 
@@ -192,6 +194,8 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return the scale and shift, [C] each, of a batch norm in inference."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    if norm.weight.is_meta:
+        return norm.weight, norm.bias
     scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     shift = norm.bias.double() - norm.running_mean.double() * scale
     return scale.float(), shift.float()
@@ -200,7 +204,12 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     """Return the convolution that equals norm(conv(x))."""
     scale, shift = affine(norm)
-    return _convolution(conv, conv.weight * scale[:, None, None, None], cast(Tensor, conv.bias) * scale + shift)
+
+    def numbers() -> tuple[Tensor, Tensor]:
+        assert conv.bias is not None
+        return conv.weight * scale[:, None, None, None], conv.bias * scale + shift
+
+    return _convolution(conv, numbers)
 
 
 def doubling(conv: nn.Conv2d) -> nn.ConvTranspose2d:
@@ -209,25 +218,40 @@ def doubling(conv: nn.Conv2d) -> nn.ConvTranspose2d:
     Along one axis the even pixel 2i is w0 x[i-1] + (w1 + w2) x[i], the odd one (w0 + w1) x[i] + w2 x[i+1].
     """
     up = nn.ConvTranspose2d(conv.in_channels, conv.out_channels, 4, stride=2, padding=1, device="meta")
-    taps = conv.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
-    up.weight = nn.Parameter((taps @ conv.weight @ taps.T).transpose(0, 1).contiguous())
-    up.bias = conv.bias
+    if not conv.weight.is_meta:
+        taps = conv.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+        up.weight = nn.Parameter((taps @ conv.weight @ taps.T).transpose(0, 1).contiguous())
+        up.bias = conv.bias
     return up
 
 
 def four_at_once(conv: nn.Conv2d) -> nn.Conv2d:
     """Return the convolution of stride 2 whose channels become conv's 2x2 pixels by `pixel_shuffle`."""
-    shifted = [F.pad(conv.weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]
-    weight = torch.stack(shifted, dim=1).flatten(0, 1)  # pixel_shuffle's order: colour, row, column
-    return _convolution(conv, weight, cast(Tensor, conv.bias).repeat_interleave(4), stride=2)
+
+    def numbers() -> tuple[Tensor, Tensor]:
+        assert conv.bias is not None
+        shifted = [F.pad(conv.weight, (x, 1 - x, y, 1 - y)) for y in (0, 1) for x in (0, 1)]
+        weight = torch.stack(shifted, dim=1).flatten(0, 1)  # pixel_shuffle's order: colour, row, column
+        return weight, conv.bias.repeat_interleave(4)
+
+    return _convolution(conv, numbers, outputs=4 * conv.out_channels, larger=1, stride=2)
 
 
-def _convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution of these numbers, with another one's padding."""
-    outputs, inputs, height, width = weight.shape
+def _convolution(
+    like: nn.Conv2d,
+    numbers: Callable[[], tuple[Tensor, Tensor]],
+    *,
+    outputs: int | None = None,
+    larger: int = 0,
+    stride: int = 1,
+) -> nn.Conv2d:
+    """Return a convolution with another one's inputs and padding, filled with numbers if that one is."""
+    height, width = (side + larger for side in like.kernel_size)
     padding = cast(tuple[int, int], like.padding)
-    conv = nn.Conv2d(inputs, outputs, (height, width), stride=stride, padding=padding, device="meta")
-    conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+    outputs = outputs or like.out_channels
+    conv = nn.Conv2d(like.in_channels, outputs, (height, width), stride=stride, padding=padding, device="meta")
+    if not like.weight.is_meta:
+        conv.weight, conv.bias = map(nn.Parameter, numbers())
     return conv
 
 
@@ -267,13 +291,18 @@ class _DenseMotion(nn.Module):
         self.centred_grid = network.centred_grid
         self.maps = network.mask.out_channels  # K + 1
         first = cast(_Same, network.hourglass.encoder.down_blocks[0]).conv
-        first.weight = nn.Parameter(self._by_kind(first.weight))
+        if not first.weight.is_meta:
+            first.weight = nn.Parameter(self._by_kind(first.weight))
         self.hourglass = network.hourglass
         heads = [network.mask] if network.occlusion is None else [network.mask, network.occlusion]
-        weight = torch.cat([head.weight for head in heads])
-        inputs = weight.shape[1] - first.in_channels  # the hourglass's input is appended to its output
-        weight = torch.cat([weight[:, :inputs], self._by_kind(weight[:, inputs:])], dim=1)
-        self.heads = _convolution(network.mask, weight, torch.cat([cast(Tensor, head.bias) for head in heads]))
+
+        def numbers() -> tuple[Tensor, Tensor]:
+            weight = torch.cat([head.weight for head in heads])
+            inputs = weight.shape[1] - first.in_channels  # the hourglass's input is appended to its output
+            weight = torch.cat([weight[:, :inputs], self._by_kind(weight[:, inputs:])], dim=1)
+            return weight, torch.cat([cast(Tensor, head.bias) for head in heads])
+
+        self.heads = _convolution(network.mask, numbers, outputs=sum(head.out_channels for head in heads))
 
     def _by_kind(self, weight: Tensor) -> Tensor:
         """Return a kernel, [O, (K + 1) 4, h, w] with its inputs by keypoint, with them by kind."""

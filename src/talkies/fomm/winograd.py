@@ -120,7 +120,10 @@ class HalfWinograd(nn.Module):
 
 
 def _kernels(conv: nn.Conv2d, rows: Tensor, columns: Tensor, dtype: torch.dtype) -> nn.Parameter:
-    """Return a convolution's transformed kernels, [len(rows) len(columns), in, out]."""
+    """Return a convolution's transformed kernels, [len(rows) len(columns), in, out]; without numbers if it has none."""
+    if conv.weight.is_meta:
+        shape = len(rows) * len(columns), conv.in_channels, conv.out_channels
+        return nn.Parameter(torch.empty(shape, dtype=dtype, device="meta"))
     kernels = torch.einsum("ia,ocab,jb->ijco", rows, conv.weight.double(), columns).flatten(0, 1)
     return nn.Parameter(kernels.to(dtype).contiguous())
 

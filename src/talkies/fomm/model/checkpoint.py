@@ -227,16 +227,21 @@ def save_safetensors(state: Mapping[str, Tensor], path: str | Path, *, half: boo
 
     Raises TalkiesError if the file can't be written.
     """
+    # Copies, since safetensors refuses tensors that share memory.
+    entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
+    write_entries(entries, Path(path), {"format": "pt", "weights_digest": weights_digest(entries)})
+
+
+def write_entries(entries: StateDict, path: Path, metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors, whole or not at all; TalkiesError if that fails."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    # Copies, since safetensors refuses tensors that share memory.
-    entries = {name: (_halved(t) if half else t).detach().cpu().contiguous().clone() for name, t in state.items()}
     try:
-        with whole(Path(path)) as part:
+        with whole(path) as part:
             part.touch()
             usual = part.stat().st_mode  # safetensors makes files that only their owner may read
-            save_file(entries, part, metadata={"format": "pt", "weights_digest": weights_digest(entries)})
+            save_file(entries, part, metadata=metadata)
             part.chmod(usual)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
