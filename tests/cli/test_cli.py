@@ -188,7 +188,7 @@ def whole(source: str = "who.png", driving: str = "clip.mp4", output: str = "out
         (whole(driving="none.mp4"), ["none.mp4", "no such file"]),
         (whole(source="clip.mp4"), ["clip.mp4"]),
         (whole(driving="notes.txt"), ["notes.txt"]),
-        (whole(source="new\nline.png"), [r"new\nline.png"]),
+        (whole(source="new\nline.png"), [r"new\nline.png", "control", "rename"]),
         (whole(output="missing/out.mp4"), ["missing/out.mp4", "no folder"]),
         (whole(output="out.gif"), ["out.gif", ".mp4"]),
         (whole(output="folder.mp4"), ["folder.mp4", "folder"]),
@@ -233,6 +233,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     for name in ("who.png", "other.png"):
         shutil.copy(folder / "who.png", folder / "more" / name)
     (folder / "link.mp4").symlink_to("clip.mp4")
+    shutil.copy(folder / "who.png", folder / "new\nline.png")
     fails(capsys, arguments, *words)
 
 
