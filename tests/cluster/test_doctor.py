@@ -321,10 +321,11 @@ def test_this_machine_needs_torch(site: Site) -> None:
 
 
 def test_the_image_needs_no_snakemake(tmp_path: Path) -> None:
-    """Its doctor and its worker start where only what makes films is installed."""
+    """Its doctor and the commands of the rules start where only what makes films is installed."""
     packages = "snakemake snakemake_interface_logger_plugins snakemake_interface_executor_plugins"
     without = f"import sys; sys.modules.update(dict.fromkeys({packages!r}.split())); from talkies.cli import main; "
-    for words in (["doctor"], ["shard", "--help"], ["shard", "animate", "pairs-0001.x", "--log", "log"]):
+    jobs = ("doctor", "shard animate pairs-0001.x", "check --job", "gallery --job", "publish x", "verdict --output x")
+    for words in map(str.split, jobs):
         command = [sys.executable, "-c", f"{without}main({words})"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert not re.search("is not installed|Traceback|SyntaxError", done.stderr), (words, done.stderr)

@@ -97,10 +97,10 @@ def stage(chosen: argparse.Namespace) -> None:
 
 def check(chosen: argparse.Namespace) -> int:
     """Check every picture and driving video before anything is animated; print what is wrong and what to do."""
-    from ..cluster.session import not_used
     from ..machine.resources import available_threads
     from ..report import check_page
     from ..run import ledger
+    from ..run.pairs import not_used
     from ..run.plan import Plan
     from ..run.planner import current_plan, finish_page
     from ..stages import table
@@ -128,7 +128,7 @@ def check(chosen: argparse.Namespace) -> int:
     else:
         for line in check_page.table(findings):
             print(line)
-        if unused := not_used(plan):
+        if unused := not_used(plan.settings, plan.pairs.values()):
             print(f"not used: {unused}")
         if better:
             print(better)

@@ -12,12 +12,13 @@ from typing import Any
 
 from snakemake.exceptions import WorkflowError
 
-from .. import media, stages
+from .. import stages
 from ..engines.program import fetch_images
 from ..errors import TalkiesError, printable
 from ..machine import container as image
 from ..machine import slurm
 from ..run import console, estimate, folder, planner, progress, snakemake_private
+from ..run.pairs import not_used
 from ..run.plan import Plan
 from ..run.state import State
 from ..settings import complete, given
@@ -77,7 +78,7 @@ class Session:
         say(estimate.describe(plan, self._state, cores=cores, on_cluster=self.executor is not None))
         if self._state.why:
             say(f"{len(self._state.to_make)} to make: {self._state.why}")
-        if unused := not_used(plan):
+        if unused := not_used(plan.settings, plan.pairs.values()):
             say(f"not used: {unused}")
         self._lack = estimate.lack_of_room(plan, self._state)
         if self._lack is not None:
@@ -160,14 +161,3 @@ def say(line: str) -> None:
 
 def _say_progress(line: str) -> None:
     LOGGER.info(f"talkies: {line}", extra={"progress": True})
-
-
-def not_used(plan: Plan) -> str:
-    """Return in words which entries of the folders of pictures and videos are not used; empty for none."""
-    settings = plan.settings
-    sounds = [Path(pair.audio) for pair in plan.pairs.values() if isinstance(pair.audio, str)]
-    found = {
-        settings.images: media.not_used(settings.images, media.PICTURE_SUFFIXES),
-        settings.driving: media.not_used(settings.driving, media.CLIP_SUFFIXES, sounds),
-    }
-    return "; ".join(f"in {printable(name)} {words}" for name, words in found.items() if words)

@@ -120,6 +120,16 @@ def list_inputs(settings: Settings) -> tuple[dict[str, Path], dict[str, Path]]:
     return images, clips
 
 
+def not_used(settings: Settings, pairs: Iterable[Pair]) -> str:
+    """Return in words which entries of the folders of pictures and videos are not used; empty for none."""
+    sounds = [Path(pair.audio) for pair in pairs if isinstance(pair.audio, str)]
+    found = {
+        settings.images: media.not_used(settings.images, media.PICTURE_SUFFIXES),
+        settings.driving: media.not_used(settings.driving, media.CLIP_SUFFIXES, sounds),
+    }
+    return "; ".join(f"in {printable(name)} {words}" for name, words in found.items() if words)
+
+
 def _listed(
     folder: Path, key: str, lister: Callable[[Path], Iterable[Path]], suffixes: Iterable[str]
 ) -> dict[str, Path]:
