@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ from PIL import Image
 from run_folder import BIN, draw_picture, make_clip, wait_for
 
 from talkies import media
-from talkies.cli import build_parser, main
+from talkies.cli import build_parser, jobs, main
 from talkies.cli.arguments import GROUPS
 from talkies.fomm.model.checkpoint import load_model
 
@@ -436,3 +437,20 @@ def test_a_word_that_is_not_known_brings_the_nearest(
         main(words.split())
     assert ended.value.code == 2
     assert meant in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("minutes", "on_slurm", "after"), [(40, None, 2280), (4, None, 180), (40, 600, 480), (0, None, None)]
+)
+def test_a_worker_stops_before_its_jobs_time_is_over(
+    minutes: int, on_slurm: int | None, after: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """minutes: that the job asked for. on_slurm: seconds that SLURM says are left. after: when it stops."""
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    if on_slurm:
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + on_slurm))
+    try:
+        jobs._stop_in_time(minutes)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == pytest.approx(after or 0, abs=5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

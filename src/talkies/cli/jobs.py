@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
 from ..machine import slurm
-from ..run.estimate import duration
 from .arguments import Commands, count, progress_bar
 
 log = logging.getLogger("talkies")
@@ -71,9 +70,7 @@ def _stop_in_time(minutes: int | None) -> None:
     """
     left = slurm.seconds_left() or 60.0 * (minutes or 0)
     if left:
-        work = max(left - min(slurm.STOP_SECONDS, left / 4), 1)
-        log.info("stops after %s, before its job's time is over", duration(work))
-        signal.setitimer(signal.ITIMER_REAL, work)
+        signal.setitimer(signal.ITIMER_REAL, max(left - min(slurm.STOP_SECONDS, left / 4), 1))
 
 
 def gallery(chosen: argparse.Namespace) -> None:
