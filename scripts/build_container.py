@@ -39,9 +39,7 @@ DOCKERFILE, DEFINITION = CONTAINERS / "Dockerfile", CONTAINERS / "talkies.def"
 LOCK, SELFTEST = CONTAINERS / "requirements.lock", CONTAINERS / "selftest.py"
 TORCH_LOCK = ROOT / "requirements/torch.lock"
 WEIGHTS = ROOT / "src/talkies/fomm/model/demo.safetensors"
-CARDS = {"cu126": (50, 90), "cu130": (75, 120)}
-"""The oldest and newest compute capability of each variant's PyTorch 2.13, times ten: Maxwell to Hopper, Turing on."""
-INDEXES = {name: f"https://download.pytorch.org/whl/{name}" for name in ("cpu", *CARDS)}
+INDEXES = {name: f"https://download.pytorch.org/whl/{name}" for name in ("cpu", "cu126", "cu130")}
 """The index of each variant's PyTorch."""
 VARYING = ".singularity.d/labels.json"
 """The one file that differs between two builds: Apptainer writes the build's date into it."""

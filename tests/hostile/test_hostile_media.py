@@ -81,7 +81,6 @@ def test_commands_refuse_what_is_no_file(tmp_path: Path, make: Callable[[Path], 
         ["animate", "--source", "in", "--driving", "a.mp4", "-o", "out.mp4"],
         ["animate", "--source", "a.png", "--driving", "in", "-o", "out.mp4"],
         ["checkpoint", "show", "in"],
-        ["remux", "a.mp4", "in", "-o", "out.mp4"],
     ):
         assert "in: this is a device or pipe, not a file" in talkies(*words, cwd=tmp_path), words
 

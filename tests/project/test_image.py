@@ -35,21 +35,6 @@ def test_the_image_is_locked_to_what_is_tested_here() -> None:
     assert not [line for line in pins if line.startswith(("torch", "snakemake"))]
 
 
-def test_the_table_of_cards_tells_what_the_variants_are_for() -> None:
-    from build_container import CARDS
-
-    rows = re.findall(
-        r"^\| \w[^|]*\| [^|]+\| ([\d., ]+) \| ([^|]+) \|$", (REPOSITORY / "docs/cluster.md").read_text(), re.M
-    )
-    assert len(rows) == 8
-    for capabilities, told in rows:
-        fits = [
-            {name for name, (first, last) in CARDS.items() if first <= int(float(one) * 10) <= last}
-            for one in capabilities.split(", ")
-        ]
-        assert all({*told.split(" or ")} == names for names in fits), (capabilities, fits)
-
-
 def test_the_base_is_pinned() -> None:
     assert len(base().rpartition("@sha256:")[2]) == 64
 
