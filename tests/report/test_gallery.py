@@ -24,6 +24,7 @@ from talkies import media, settings
 from talkies.errors import TalkiesError
 from talkies.report.entries import Entry, choice_words
 from talkies.report.gallery import build_galleries, build_gallery, publish_films
+from talkies.report.sheet import draw_sheet
 from talkies.run.pairs import usual_pair
 
 NASTY = (
@@ -223,6 +224,32 @@ def test_what_others_may_see_is_a_folder_of_its_own(run: GalleryFolder, links: b
     assert (moved / "work/public/anna/ada.mp4").read_bytes() == (moved / "results/anna/ada.mp4").read_bytes()
     with pytest.raises(TalkiesError, match="not empty"):
         publish_films(moved / "results", [], moved / "work/public", title="Talkies")
+
+
+def test_a_contact_sheet_has_a_frame_of_each_film(run: GalleryFolder, tmp_path: Path) -> None:
+    """Rows are pictures, columns are videos, in the order of the pairs; a pair without a film is white."""
+    failed = run.entry("otto", "bob", reason="no face")
+    entries = [run.real(take, name, colour) for take, name, colour in CELLS]
+    for entry, name in zip(entries, ("black", "teal", "black"), strict=True):
+        assert entry.source
+        Image.new("RGB", (64, 64), name).save(entry.source)
+    out = tmp_path / "sheet.png"
+    assert draw_sheet([*entries, failed], out, side=64) == (2, 2)
+    with Image.open(out) as sheet:
+        assert sheet.size == (3 * 72 + 8, 3 * 72 + 8)
+        seen = [[sheet.getpixel((72 * x + 40, 72 * y + 40)) for x in range(3)] for y in range(3)]
+    wanted = [["black", "maroon", "navy"], ["teal", "gold", "white"]]
+    for row, names in zip(seen[1:], wanted, strict=True):
+        for pixel, name in zip(row, names, strict=True):
+            assert np.abs(np.subtract(pixel, ImageColor.getrgb(name))).max() < 30, (row, names)
+    with pytest.raises(TalkiesError, match="give a smaller side"):
+        draw_sheet(entries, out, side=6000)
+    with pytest.raises(TalkiesError, match="no films yet"):
+        draw_sheet([], tmp_path / "none.png", side=64)
+    assert not (tmp_path / "none.png").exists()
+
+
+CELLS = ("anna", "ada", "maroon"), ("anna", "bob", "gold"), ("otto", "ada", "navy")
 
 
 # ---- mosaics -------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def run_here(cluster: Cluster, path: Path) -> SameSource:
 @pytest.fixture(scope="module")
 def first(cluster, meanwhile) -> dict:
     """Run 12 pictures x 3 clips; meanwhile kill one worker and cancel another job; return what happened."""
-    run = ClusterRun.clone(cluster, "first", PICTURES, CLIPS, FRAMES, **SHARDS)
+    run = ClusterRun.clone(cluster, "first", PICTURES, CLIPS, FRAMES, check=True, **SHARDS)
     process = run.start("snakemake", "--profile", "slurm")
     seen: dict[str, dict[str, str]] = {}
     killed = cancelled = None
@@ -99,6 +99,12 @@ def test_the_literal_command_makes_everything_though_jobs_die(first):
     first["run"].verified()
 
 
+def test_what_the_check_doubts_is_said_at_the_end_and_afterwards(first):
+    said = f"{PICTURES + CLIPS} files: "
+    assert said in first["output"]
+    assert said in first["run"].run("talkies", "status").stdout
+
+
 def test_gpus_are_asked_for_and_had_on_both_nodes(first):
     working = [job for job in first["seen"].values() if "animate" in job["name"]]
     assert working
@@ -107,7 +113,7 @@ def test_gpus_are_asked_for_and_had_on_both_nodes(first):
     others = [job for job in first["seen"].values() if "cut" in job["name"]]
     assert not any("gpu" in job["tres"] + job["tres_node"] for job in others)
     stages = {job["name"].removeprefix("rule_").partition("_")[0] for job in first["seen"].values()}
-    assert stages == {"crop", "cut", "motion", "animate"}, "later stages do not wait in the queue"
+    assert stages == {"check", "crop", "cut", "motion", "animate"}, "later stages do not wait in the queue"
 
 
 def test_the_doctor_looks_at_a_node_and_makes_a_film_there(first):

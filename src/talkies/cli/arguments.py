@@ -33,6 +33,7 @@ GROUPS = {
         "status": "talkies status --watch",
         "gallery": "talkies gallery",
         "publish": "talkies publish public",
+        "sheet": "talkies sheet sheet.png",
         "doctor": "talkies doctor",
     },
     "Mend": {

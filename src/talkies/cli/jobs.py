@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
 from ..machine import slurm
-from .arguments import Commands, count, progress_bar
+from .arguments import Commands, check_output, count, progress_bar
 
 log = logging.getLogger("talkies")
 
@@ -33,6 +33,9 @@ def add_commands(commands: Commands) -> None:
     public.add_argument("folder", type=Path, metavar="DIR", help="for a web server, or to give away")
     public.add_argument("--links", action="store_true", help=argparse.SUPPRESS)
     public.add_argument("--log", type=Path, help=argparse.SUPPRESS)
+    contact = commands.add("sheet", sheet, "Draw a contact sheet (PNG) of the films, without private ones.")
+    contact.add_argument("out", type=Path, metavar="OUT.png")
+    contact.add_argument("--side", type=count, default=192, metavar="N", help="pixels of a frame's side (192)")
     judge = commands.add("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
     judge.add_argument("--output", type=Path, required=True)
     judge.add_argument("--log", type=Path)
@@ -119,6 +122,19 @@ def publish(chosen: argparse.Namespace) -> None:
     films = [entry.private for entry in entries if entry.film]
     hidden = f", {sum(films)} private not among them" if any(films) else ""
     log.info("%s: %s%s", printable(chosen.folder), counted(len(films) - sum(films), "film"), hidden)
+
+
+def sheet(chosen: argparse.Namespace) -> None:
+    """Draw a contact sheet of the films."""
+    from ..report.entries import entries_of
+    from ..report.sheet import draw_sheet
+    from ..run.planner import current_plan
+    from ..stages import table
+
+    entries = [entry for entry in entries_of(*current_plan(table)) if not entry.private]
+    check_output(chosen.out, ".png", *(entry.source for entry in entries if entry.source))
+    rows, columns = draw_sheet(entries, chosen.out, side=chosen.side)
+    log.info("%s: %s x %s", printable(chosen.out), counted(rows, "picture"), counted(columns, "video"))
 
 
 def verdict(chosen: argparse.Namespace) -> None:

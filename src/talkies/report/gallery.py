@@ -292,20 +292,25 @@ MARK = b"talkies: at "
 
 
 def draw_poster(film: Path, poster: Path) -> None:
-    """Write the frame (JPEG) of a film's first minute that differs most from its first frame; note its time in it.
-
-    The film is one of our previews, so that its frames are small.
-    Raises InputError if the film can't be read.
-    """
+    """Write the frame (JPEG) of `moving_frame`, and note its time in it."""
     from PIL import Image
 
+    frame, seconds = moving_frame(film)
+    comment = MARK + f"{seconds:.2f}".encode()
+    Image.fromarray(frame).save(poster, "JPEG", quality=85, comment=comment)
+
+
+def moving_frame(film: Path) -> tuple[Frame, float]:
+    """Return the frame of a film's first minute that differs most from its first frame, and its time in seconds.
+
+    The film is one of our previews, so that its frames are small. Raises InputError if the film can't be read.
+    """
     clip = media.probe(film)
     looks = max(FRAMES_A_SECOND * clip.seconds(end=LOOKED_SECONDS), FEWEST_FRAMES)
     rate = clip.sampling(looks, end=LOOKED_SECONDS)
     frames = [*media.read_frames(clip, end=LOOKED_SECONDS, rate=rate, threads=1)]
     best = _moving(frames)
-    comment = MARK + f"{float(best / rate):.2f}".encode()
-    Image.fromarray(frames[best]).save(poster, "JPEG", quality=85, comment=comment)
+    return frames[best], float(best / rate)
 
 
 def moment_of(poster: Path) -> float | None:
