@@ -15,13 +15,19 @@ from ..run.record import Film, is_unchanged
 from .work import Bench, one_by_one, since
 
 PAIR_SECONDS = 0.3
-SECONDS_PER_FRAME = 0.2  # for a picture of 2,000 pixels a side
+PASTE_SECONDS = 0.2  # a frame, for a picture of 2,000 pixels a side
+ENLARGE_SECONDS = 0.01  # a frame
 
 
 def _asks(plan: Plan, name: str) -> dict[str, Any]:
     if plan.pairs[name].paste_back:
         return {"paste_back": [FEATHER, LARGEST_SIDE]}
     return {"upscale": plan.settings.upscale}
+
+
+def _seconds(plan: Plan, name: str) -> float:
+    pair = plan.pairs[name]
+    return PAIR_SECONDS + (PASTE_SECONDS if pair.paste_back else ENLARGE_SECONDS) * plan.takes[pair.take].frames
 
 
 def _show_film(bench: Bench, name: str) -> Film:
@@ -65,7 +71,7 @@ STAGE = Stage(
     file=lambda plan, name: plan.film("show", name),
     asks=_asks,
     make=one_by_one(_show_film, "films"),
-    seconds=lambda plan, name: PAIR_SECONDS + SECONDS_PER_FRAME * plan.takes[plan.pairs[name].take].frames,
+    seconds=_seconds,
     needs=lambda plan, name: ("crop",) if plan.pairs[name].paste_back else (),
     wanted=lambda plan, name: bool(plan.pairs[name].paste_back or plan.settings.upscale),
 )
