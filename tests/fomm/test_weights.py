@@ -245,3 +245,6 @@ def test_a_preset_that_was_fetched_is_planned_as_the_file_named_by_its_path(tmp_
     assert by_preset.settings == by_path.settings
     assert by_preset.settings.model.checkpoint == str(file), "a job gets the file's path and needs no network"
     assert by_preset.outside == [str(tmp_path / "kept")], "the folder is mounted in an image"
+    Path(".talkies/inputs.json").unlink()
+    published.note(file, file, sha256=64 * "5", source="a link")
+    assert make_plan(config.load(Path("config.yaml")), table)[0].weights == 64 * "5", "from weights.lock, unread"

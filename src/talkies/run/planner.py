@@ -18,6 +18,7 @@ from ..engines.program import Program
 from ..errors import TalkiesError, printable
 from ..files import LEFT, digest, read_json, to_plain
 from ..fomm.model.presets import demo_digest
+from ..fomm.model.published import noted
 from ..machine.container import ADDRESS
 from ..settings import Settings, complete, read
 from . import ledger as ledgers
@@ -175,6 +176,8 @@ def _weights(settings: Settings, known: Inputs) -> str:
         return ""
     if checkpoint is None:
         return demo_digest()
+    if entry := noted(Path(checkpoint)):
+        known.learn(checkpoint, [entry.get("size"), entry.get("mtime_ns")], entry["sha256"])
     known.read([checkpoint])
     return known.content(checkpoint) or ""
 

@@ -18,6 +18,7 @@ from ..engines import FOMM, FilmJob, Material, Movement
 from ..engines.command import CommandEngine
 from ..engines.program import Program
 from ..errors import InputError, TalkiesError, printable
+from ..fomm import import_torch
 from ..fomm.model.presets import PRESETS
 from ..media.film import encoding
 from ..run.estimate import maker
@@ -254,6 +255,7 @@ def open_engine(
     preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
 ) -> MotionEngine:
     """Load a model onto a working device, and return its engine; TalkiesError says why that failed."""
+    import_torch()
     from ..fomm import engine
 
     if preset not in PRESETS:
