@@ -292,7 +292,8 @@ def build(folder: Path, arguments: dict[str, str], image: Path, chosen: argparse
     try:
         made = get_client().build(DEFINITION.name, str(part), sudo=False, options=options)
         if made is None:
-            raise Failed("the build failed: the lines above say why")
+            registry = "" if "BASE" in arguments else "; where no registry can be reached, name a base: --base IMAGE"
+            raise Failed(f"the build failed: the lines above say why{registry}")
         part.replace(image)
     finally:
         part.unlink(missing_ok=True)

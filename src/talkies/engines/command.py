@@ -12,10 +12,10 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from functools import cache, partial
-from itertools import islice, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -106,21 +106,22 @@ class CommandEngine:
         waiting: dict[int, dict[str, str]] = {}
         faults: dict[int, InputError] = {}
 
-        def note(number: int, reason: str) -> None:
-            faults[number] = InputError(jobs[number].name, f"{program.name}: {reason}")
+        @contextmanager
+        def noted(number: int) -> Iterator[None]:
+            try:
+                yield
+            except InputError as error:
+                faults[number] = InputError(jobs[number].name, f"{program.name}: {error.reason}")
 
         def take(number: int) -> None:
             """Take over a film; its time is the time since the last one."""
             nonlocal began
-            try:
+            with noted(number):
                 self._take_over(waiting[number], jobs[number])
-            except InputError as error:
-                note(number, error.reason)
-                return
-            waiting.pop(number)
-            faults.pop(number, None)
-            jobs[number].done(time.monotonic() - began)
-            began = time.monotonic()
+                del waiting[number]
+                faults.pop(number, None)
+                jobs[number].done(time.monotonic() - began)
+                began = time.monotonic()
 
         def look() -> None:
             """Take over finished films, so that they stay even if the program fails later."""
@@ -130,25 +131,21 @@ class CommandEngine:
         for name in ("home", "tmp", "out"):
             (folder / name).mkdir(parents=True)
         for number, job in enumerate(jobs):
-            try:
+            with noted(number):
                 waiting[number] = self._lay_out(folder / str(number), job)
-            except InputError as error:
-                note(number, error.reason)
         if not waiting:
             return faults
-        minutes = program.minutes * len(waiting)
+        values = waiting.get(0, {})
         if program.batch:
-            list_of_jobs = folder / "jobs.jsonl"
-            list_of_jobs.write_text("".join(_job_line(values, jobs[n]) for n, values in waiting.items()), "utf-8")
-            gpu = {"gpu": container.gpu_given()}
-            ended = self._run(folder, {**self._common, "jobs": str(list_of_jobs)}, gpu, minutes, look)
-        else:
-            ended = self._run(folder, waiting[0], _switches(jobs[0]), minutes)
+            (folder / "jobs.jsonl").write_text("".join(_job_line(waiting[n], jobs[n]) for n in waiting), "utf-8")
+            values = {**self._common, "jobs": f"{folder}/jobs.jsonl", "folder": f"{folder}/out"}
+        ended = self._run(folder, values, _switches(jobs[0]), len(waiting), look if program.batch else None)
         for number in list(waiting):
             if program.batch or not ended.code:
                 take(number)
             if number in waiting and ended.code:
-                note(number, self._fault(ended))
+                with noted(number):
+                    raise InputError("", self._fault(ended))
         return faults
 
     def _lay_out(self, folder: Path, job: FilmJob) -> dict[str, str]:
@@ -163,69 +160,66 @@ class CommandEngine:
             "best_frame": str(frame if isinstance(frame, int) else 0),
         }
         material = cache(job.material)
-        inputs: list[tuple[str, tuple[str, ...], Callable[[Material, Path, FilmJob], None]]] = [
-            ("source", (job.source,), self._cut_picture),
-            ("driving", (job.take,), self._cut_clip),
-            ("audio", (job.take, job.sound), self._cut_sound),
-        ]
-        for name, of, make in inputs:
+        for name, of in {"source": [job.source], "driving": [job.take], "audio": [job.take, job.sound]}.items():
             if not program.uses(name) or (name == "audio" and program.batch and material().sound.sound is None):
                 continue  # many films: the program knows which of them need the sound
-            if (name, *of) not in self._given:
-                path = self._folder / f"given-{len(self._given)}{Path(values[name]).suffix}"
-                make(material(), path, job)
-                self._given[name, *of] = path
-            shutil.copyfile(self._given[name, *of], values[name])
+            given = self._given.get((name, *of))
+            if given is None:
+                given = self._folder / f"given-{len(self._given)}{Path(values[name]).suffix}"
+                self._cut(name, material(), given, job)
+                self._given[name, *of] = given
+            shutil.copyfile(given, values[name])
         return values
 
     @property
     def _whole(self) -> bool:
         return self.program.input == "whole"
 
-    def _cut_picture(self, material: Material, path: Path, job: FilmJob) -> None:
-        from PIL import Image
+    def _cut(self, name: str, material: Material, path: Path, job: FilmJob) -> None:
+        """Write an input (source, driving or audio) as the program gets it."""
+        if name == "source":
+            from PIL import Image
 
-        from ..media import crop
+            from ..media import crop
 
-        picture = media.read_picture(material.picture)
-        if not self._whole and material.box is not None:
-            picture = crop.resize(crop.cut(picture, material.box), self.side)
-        Image.fromarray(picture).save(path)
-
-    def _cut_clip(self, material: Material, path: Path, job: FilmJob) -> None:
-        box, size = (None, None) if self._whole else (material.driving_box, self.side)
-        cut = partial(media.write_excerpt, start=material.start, end=material.end, flip=material.flip)
-        cut(material.clip, path, box=box, size=size, crf=CRF, preset="veryfast")
-
-    def _cut_sound(self, material: Material, path: Path, job: FilmJob) -> None:
-        sound = material.sound
-        if sound.sound is None:
-            raise InputError("", "moves faces by sound, and this clip has none: give the pair a sound file (audio)")
-        start = material.start if isinstance(sound, media.Clip) else None
-        media.write_wav(sound, path, start=start, duration=job.frames / job.writer.rate)
+            picture = media.read_picture(material.picture)
+            if not self._whole and material.box is not None:
+                picture = crop.resize(crop.cut(picture, material.box), self.side)
+            Image.fromarray(picture).save(path)
+        elif name == "driving":
+            box, size = (None, None) if self._whole else (material.driving_box, self.side)
+            cut = partial(media.write_excerpt, start=material.start, end=material.end, flip=material.flip)
+            cut(material.clip, path, box=box, size=size, crf=CRF, preset="veryfast")
+        else:
+            sound = material.sound
+            if sound.sound is None:
+                raise InputError("", "moves faces by sound, and this clip has none: give the pair a sound file (audio)")
+            start = material.start if isinstance(sound, media.Clip) else None
+            media.write_wav(sound, path, start=start, duration=job.frames / job.writer.rate)
 
     def _run(
         self,
         folder: Path,
         values: Mapping[str, str],
         switches: Mapping[str, bool],
-        minutes: float,
-        look: Callable[[], object] | None = None,
+        films: int,
+        look: Callable[[], object] | None,
     ) -> supervise.Ended:
         """Run the program; raise TalkiesError if the machine failed it."""
-        program, written = self.program, 0
+        program, lines = self.program, count(1)
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
-        start = str(Path(program.workdir).expanduser()) if program.workdir else values.get("folder", f"{folder}/out")
+        start = program.workdir or values["folder"]
         words = [str(program.here(word) or word) for word in Command(program.command).filled(values, switches)]
         if self._image is None:
             environment |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp")}
+            start = str(Path(start).expanduser())
         else:
             checkpoint = self._common["checkpoint"]
             binds = [*map(_from_here, program.binds), *([f"{checkpoint}:{checkpoint}:ro"] if checkpoint else [])]
             within = container.exec_command(
                 self._image,
                 folder,
-                start=program.workdir or start,
+                start=start,
                 binds=binds,
                 writable=program.writable_tmpfs,
                 network=program.network,
@@ -234,32 +228,27 @@ class CommandEngine:
             words, start = [*within, *words], "."
 
         def say(line: str) -> None:
-            nonlocal written
-            written += 1
-            if written <= MOST_LINES:
-                log.info("| %s", printable(line))
-            if written == MOST_LINES:
-                log.info("| (what more it writes is left out)")
+            number = next(lines)
+            if number <= MOST_LINES:
+                log.info("| %s", printable(line) if number < MOST_LINES else "(what more it writes is left out)")
 
-        ended = supervise.run(words, start, environment, say=say, seconds=60 * minutes, look=look)
-        if ended.code and not ended.timed_out:
-            failed = next((line for line in reversed(ended.last) if TRANSIENT.search(line)), None)
-            by_runtime = self._image and ended.code == 255 and ended.last and ended.last[-1].startswith("FATAL:")
-            if by_runtime or ended.code == supervise.CAN_NOT_START:
-                said = printable(ended.last[-1])[:300] if ended.last else "no reason given"
-                raise TalkiesError(f"{program.name}: its program can't be started ({said}): mend command or image")
-            if ended.signal is not None:
-                raise TalkiesError(f"{program.name}: its program was killed by signal {ended.signal}: run again")
-            if failed is not None:
-                said = printable(failed)[:300]
-                raise TalkiesError(f"{program.name}: the machine failed its program ({said}): run again")
+        ended = supervise.run(words, start, environment, say=say, seconds=60 * program.minutes * films, look=look)
+        if not ended.code or ended.timed_out:
+            return ended
+        failed = next((line for line in reversed(ended.last) if TRANSIENT.search(line)), None)
+        by_runtime = self._image and ended.code == 255 and _said(ended).startswith("FATAL:")
+        if by_runtime or ended.code == supervise.CAN_NOT_START:
+            raise TalkiesError(f"{program.name}: its program can't be started ({_said(ended)}): mend command or image")
+        if ended.signal is not None:
+            raise TalkiesError(f"{program.name}: its program was killed by signal {ended.signal}: run again")
+        if failed is not None:
+            raise TalkiesError(f"{program.name}: the machine failed its program ({printable(failed)[:300]}): run again")
         return ended
 
     def _fault(self, ended: supervise.Ended) -> str:
         if ended.timed_out:
             return f"not done after {self.program.minutes:g} minutes (engine.minutes): it was ended"
-        said = printable(ended.last[-1])[:300] if ended.last else "it said nothing"
-        return f"its program failed (exit code {ended.code}): {said}"
+        return f"its program failed (exit code {ended.code}): {_said(ended)}"
 
     def _take_over(self, values: Mapping[str, str], job: FilmJob) -> None:
         """Write the program's film at the clip's rate, in our encoding; InputError if its length or size is wrong."""
@@ -287,30 +276,36 @@ def retimed(film: media.Clip, frames: int, rate: Fraction) -> tuple[Iterator[Fra
     A film with as many frames (or one more or less) is used frame by frame, whatever its rate, since programs round
     rates. A film that lasts as long, within a frame, is sampled by time. InputError for any other.
     """
-    if abs(film.frames - frames) <= 1:
-        said = (
-            None if film.frames == frames else f"{film.frames} frames of {frames}: the last one is repeated or left out"
-        )
-        return _exactly(media.read_frames(film), frames), said
     lasts, asked = film.frames / film.rate, frames / rate
-    if abs(lasts - asked) <= 1 / min(film.rate, rate):
+    if abs(film.frames - frames) <= 1:
+        read = media.read_frames(film)
+        more = f"{film.frames} frames of {frames}: the last one is repeated or left out"
+        said = None if film.frames == frames else more
+    elif abs(lasts - asked) <= 1 / min(film.rate, rate):
+        read = media.read_frames(film, rate=rate)
         said = f"{film.frames} frames at {film.rate} a second sampled as {frames} at {rate}"
-        return _exactly(media.read_frames(film, rate=rate), frames), said
-    raise InputError(
-        "",
-        f"its film has {film.frames} frames at {float(film.rate):g} a second, where {frames} at {float(rate):g} were "
-        "asked for: mend its command",
-    )
+    else:
+        raise InputError(
+            "",
+            f"its film has {film.frames} frames at {float(film.rate):g} a second, where {frames} at {float(rate):g} "
+            "were asked for: mend its command",
+        )
+    return _exactly(read, frames), said
 
 
-def _exactly(frames: Iterable[Frame], count: int) -> Iterator[Frame]:
+def _exactly(frames: Iterable[Frame], wanted: int) -> Iterator[Frame]:
     """Yield exactly this many frames: repeat the last one, or leave out the rest."""
-    left, frame = count, None
-    for frame in islice(frames, count):
+    frame = None
+    for frame in islice(frames, wanted):
         yield frame
-        left -= 1
+        wanted -= 1
     if frame is not None:
-        yield from repeat(frame, left)
+        yield from repeat(frame, wanted)
+
+
+def _said(ended: supervise.Ended) -> str:
+    """Return the last line that a program wrote."""
+    return printable(ended.last[-1])[:300] if ended.last else "it said nothing"
 
 
 def _switches(job: FilmJob) -> dict[str, bool]:
