@@ -25,7 +25,7 @@ import seeded
 import torch
 
 from talkies.engines import Movement
-from talkies.fomm.device import has_bf16, keep_memory
+from talkies.fomm.device import bf16_unit, keep_memory
 from talkies.fomm.engine import Engine, resized
 from talkies.fomm.model.checkpoint import load_model, save_safetensors
 from talkies.fomm.model.first_order import build_model
@@ -100,7 +100,7 @@ def main() -> None:
         name, weights, out = args.compete
         compete(name, args.model, weights, args.frames, args.threads, Path(out))
         return
-    names = [*REFERENCES, "fp32", *(["bf16"] if has_bf16() else [])]
+    names = [*REFERENCES, "fp32", *(["bf16"] if bf16_unit() else [])]
     with tempfile.TemporaryDirectory() as folder:
         weights = checkpoint(args.model, Path(folder))
         outs = {name: Path(folder) / f"{number}.npy" for number, name in enumerate(names)}

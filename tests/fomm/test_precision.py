@@ -14,12 +14,13 @@ from tiny_network import clip, many_channels, picture, tiny_model
 from torch import Tensor, nn
 
 from talkies.engines import Movement
-from talkies.fomm import precision, rewrite
+from talkies.fomm import device, precision, rewrite
 from talkies.fomm.engine import Engine
 from talkies.fomm.model.first_order import FirstOrderModel, build_model
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form
 from talkies.fomm.rewrite import rewritten
+from talkies.fomm.winograd import Winograd
 
 
 def film(model: FirstOrderModel, precision: str) -> tuple[NDArray[np.float64], str]:
@@ -50,7 +51,7 @@ def decibels(made: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
 def test_auto_is_half_precision_where_processor_and_weights_bear_it(
     monkeypatch: pytest.MonkeyPatch, caplog, factor: float, native: bool, asked: str, expected: str
 ) -> None:
-    monkeypatch.setattr(precision, "has_bf16", lambda: native)
+    monkeypatch.setattr(precision, "bf16_unit", lambda: "avx512_bf16" if native else None)
     model = tiny_model()
     model.generator.final.weight *= factor
     made, chosen = film(model, asked)
@@ -58,6 +59,35 @@ def test_auto_is_half_precision_where_processor_and_weights_bear_it(
     if factor == 1:
         assert decibels(made, film(model, "fp32")[0]) > 45
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "unit"),
+    [
+        ("avx2 avx512f avx512_bf16", None, "avx512_bf16"),
+        ("avx2 avx512f avx512_bf16 amx_bf16 amx_tile", None, "amx_bf16"),
+        ("avx2 avx512f avx512_bf16 amx_bf16 amx_tile", "avx512_core_amx", "amx_bf16"),
+        ("avx2 avx512f avx512_bf16 amx_bf16 amx_tile", "AVX512_CORE_BF16", "avx512_bf16"),
+        ("avx2 avx512f avx512_bf16 amx_bf16 amx_tile", "AVX512_CORE", None),
+        ("avx2 avx512f avx512_bf16", "AVX2", None),
+        ("avx2 avx512f", None, None),
+        ("fp asimd bf16", None, "bf16"),
+        ("", "", None),
+    ],
+)
+def test_the_form_is_chosen_by_the_processors_features(
+    monkeypatch: pytest.MonkeyPatch, flags: str, limit: str | None, unit: str | None
+) -> None:
+    """Winograd's form with AVX-512 alone, plain convolutions with AMX, float32 where nothing makes such products."""
+    monkeypatch.setattr(device, "processor_flags", flags.split)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert device.bf16_unit() == unit
+    model = tiny_model()
+    assert fast_form(model, "auto").dtype == (torch.bfloat16 if unit else torch.float32)
+    half = rewritten(many_channels(), torch.bfloat16)
+    assert any(isinstance(part, Winograd) for part in half.modules()) == (unit == "avx512_bf16")
 
 
 # --- processors that compute wrongly -------------------------------------------------------------------------
@@ -107,7 +137,7 @@ def on_a_processor_that(
 def test_a_convolution_that_is_wrong_on_this_processor_is_computed_in_float32(
     monkeypatch: pytest.MonkeyPatch, caplog, owner, name: str, network, told: list[str], errs
 ) -> None:
-    monkeypatch.setattr(rewrite, "has_avx512_bf16_alone", lambda: True)
+    monkeypatch.setattr(rewrite, "bf16_unit", lambda: "avx512_bf16")
     model = network()
     exact, usual = film(model, "fp32")[0], film(model, "bf16")[0]
     assert caplog.messages == []

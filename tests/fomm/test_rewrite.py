@@ -17,12 +17,12 @@ from tiny_network import many_channels, tiny_model
 from torch import Tensor, nn
 
 import talkies
-from talkies.fomm import rewrite
+from talkies.fomm import rewrite, winograd
 from talkies.fomm.model.first_order import FirstOrderModel, build_model
 from talkies.fomm.model.generator import Generated, MaskedWarp
 from talkies.fomm.model.layers import UpBlock
 from talkies.fomm.rewrite import MANY_CHANNELS, _MaskedWarp, doubling, fold_norm, four_at_once, rewritten
-from talkies.fomm.winograd import HalfWinograd, Winograd, minimal_filter
+from talkies.fomm.winograd import POINTS, Winograd, minimal_filter
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -162,23 +162,28 @@ def test_a_minimal_filter_is_a_filter_of_three_taps(points: tuple[float, ...]) -
     assert torch.allclose(from_tile @ ((kernel @ taps) * (to_tile @ d)), d.unfold(0, 3, 1) @ taps)
 
 
-@pytest.mark.parametrize("form", [Winograd, lambda conv: HalfWinograd(conv, torch.float32)], ids=["4x4", "2x4"])
+@pytest.mark.parametrize("points", POINTS.values(), ids=["4x4", "2x4"])
 @pytest.mark.parametrize(("height", "width"), [(2, 4), (4, 4), (8, 20), (6, 8), (5, 8), (4, 6)])
 @pytest.mark.parametrize("count", [1, 3])
-def test_winograds_convolution_is_the_same_convolution(form: Any, count: int, height: int, width: int) -> None:
+def test_winograds_convolution_is_the_same_convolution(
+    monkeypatch: pytest.MonkeyPatch, points: Any, count: int, height: int, width: int
+) -> None:
     """In float32, to show that the identity is exact; sizes that tiles do not fill use the usual convolution."""
+    monkeypatch.setattr(winograd, "POINTS", {True: points})
     conv = nn.Conv2d(64, 32, 3, padding=1)
     x = torch.randn(count, 64, height, width, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        made, expected = form(conv)(x), conv(x)
+        made, expected = Winograd(conv, torch.float32)(x), conv(x)
     assert made.shape == expected.shape
     assert (made - expected).abs().max() < 1e-4
 
 
-def test_half_winograds_transforms_are_exact_in_bfloat16() -> None:
-    half, exact = (HalfWinograd(nn.Conv2d(8, 8, 3, padding=1), d) for d in (torch.bfloat16, torch.float64))
-    assert torch.equal(half.to_tiles.double(), exact.to_tiles)
-    assert torch.equal(half.from_tiles.double(), exact.from_tiles)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_winograds_transforms_are_exact_in_their_precision(dtype: torch.dtype) -> None:
+    made = Winograd(nn.Conv2d(8, 8, 3, padding=1), dtype)
+    rows, columns = (minimal_filter(*points) for points in POINTS[dtype == torch.float32])
+    assert torch.equal(made.to_tiles.double(), torch.kron(rows[0], columns[0]))
+    assert torch.equal(made.from_tiles.double(), torch.kron(rows[2], columns[2]))
 
 
 def test_a_bottleneck_of_many_channels_gives_the_same_frames() -> None:
@@ -192,11 +197,11 @@ def test_half_precision_is_about_as_close_as_the_network_itself(
     monkeypatch: pytest.MonkeyPatch, model: Any, tiled: bool, more: float
 ) -> None:
     """It folds before it rounds; with fewer products it rounds more, by at most 3 dB. The network stays as it is."""
-    monkeypatch.setattr(rewrite, "has_avx512_bf16_alone", lambda: True)
+    monkeypatch.setattr(rewrite, "bf16_unit", lambda: "avx512_bf16")
     network, (source, driving) = model(), pictures(64, 2)
     before = copy.deepcopy(network.state_dict())
     fast = rewritten(network, torch.bfloat16)
-    assert any(isinstance(part, HalfWinograd) for part in fast.modules()) == tiled
+    assert any(isinstance(part, Winograd) for part in fast.modules()) == tiled
     kp = network.keypoints(source), network.keypoints(driving)
     exact, made = (each.generate(source, *kp).prediction for each in (network, fast))
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())

@@ -80,20 +80,20 @@ def keep_memory() -> None:
     mallopt(top_pad, 64 << 20)
 
 
-def has_bf16() -> bool:
-    """Return whether this processor has bfloat16 products; without, they are many times slower than float32.
+def bf16_unit() -> str | None:
+    """Return what makes bfloat16 products here, by Linux's names: amx_bf16, avx512_bf16, or bf16 on Arm.
 
-    The flags are Linux's names for AVX-512 BF16, AMX BF16 and Arm's BF16.
+    None: nothing does, and they would be slower than float32. ONEDNN_MAX_CPU_ISA may forbid oneDNN to use a unit.
     """
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(processor_flags()))
-
-
-def has_avx512_bf16_alone() -> bool:
-    """Return whether AVX-512 makes the bfloat16 products: the processor has no AMX, or oneDNN is told not to use it."""
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    free = limit in ("", "ALL", "DEFAULT")
+    allowed = {
+        "amx_bf16": free or "AMX" in limit,
+        "avx512_bf16": free or any(name in limit for name in ("AMX", "BF16", "FP16", "AVX10")),
+        "bf16": True,
+    }
     flags = processor_flags()
-    amx = "amx_bf16" in flags and ("AMX" in limit or limit in ("", "ALL", "DEFAULT"))
-    return "avx512_bf16" in flags and not amx
+    return next((unit for unit, is_allowed in allowed.items() if is_allowed and unit in flags), None)
 
 
 def processor_flags() -> list[str]:

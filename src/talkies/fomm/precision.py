@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .device import has_bf16
+from .device import bf16_unit
 from .model.first_order import FirstOrderModel
 from .rewrite import InFloat, in_float, rewritten
-from .winograd import HalfWinograd
+from .winograd import Winograd
 
 log = logging.getLogger("talkies")
 
@@ -38,7 +38,7 @@ def fast_form(model: FirstOrderModel, precision: str) -> FirstOrderModel:
     FAITHFUL in both precisions.
     """
     half = HALF[model.device.type] if precision == "auto" else precision
-    if half == "fp32" or (precision == "auto" and half == "bf16" and not has_bf16()):
+    if half == "fp32" or (precision == "auto" and half == "bf16" and not bf16_unit()):
         return rewritten(model)
     fast = rewritten(model, DTYPES[half])
     frames = [_compared(network, half) for network in fast.networks]
@@ -64,7 +64,7 @@ def _compared(network: FirstOrderModel, half: str) -> Tensor:
             errors[kind] = float((output.float() - wanted).abs().max() / wanted.abs().max())
         return in_float(conv, inputs[0]).to(output.dtype) if errors[kind] > WRONG else None
 
-    forms = (nn.Conv2d, nn.ConvTranspose2d, HalfWinograd)
+    forms = (nn.Conv2d, nn.ConvTranspose2d, Winograd)
     found = {
         name: part
         for name, part in network.generator.named_modules()
@@ -90,7 +90,7 @@ def mend(network: FirstOrderModel, wrong: Sequence[str]) -> None:
 
 def _kind(conv: nn.Module) -> str:
     """Return the facts about a convolution by which a processor's library chooses how to compute it."""
-    plain = conv.conv if isinstance(conv, HalfWinograd) else conv
+    plain = conv.conv if isinstance(conv, Winograd) else conv
     assert isinstance(plain, (nn.Conv2d, nn.ConvTranspose2d))
     form = "Winograd, " if plain is not conv else "transposed, " if isinstance(plain, nn.ConvTranspose2d) else ""
     height, width = plain.kernel_size

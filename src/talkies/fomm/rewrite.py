@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .device import has_avx512_bf16_alone
+from .device import bf16_unit
 from .model.dense_motion import KEYPOINT_VARIANCE, DenseMotion, DenseMotionNetwork
 from .model.first_order import FirstOrderModel
 from .model.keypoint_detector import Keypoints
 from .model.layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordinate_grid, inverse_2x2
-from .winograd import HalfWinograd, Winograd
+from .winograd import Winograd
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -56,7 +56,7 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32, device
     parts = {
         "dense_motion_network": _DenseMotion(generator.dense_motion_network).to(dtype),
         "warp": _MaskedWarp(),
-        "bottleneck": _Bottleneck(generator.bottleneck, dtype, tiled),
+        "bottleneck": nn.Sequential(*(_Residual(cast(Any, block), dtype, tiled) for block in generator.bottleneck)),
         "up_blocks": generator.up_blocks.to(dtype),
         "final": _Colours(generator.final, exact=not generator.keep_visible).to(dtype),
     }
@@ -74,19 +74,25 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32, device
 # --- blocks ----------------------------------------------------------------------------------------------
 
 
-class _Same(nn.Module):
-    """Convolution and ReLU, in the precision of the weights."""
+class _Convolution(nn.Module):
+    """A convolution, in the precision of its weights."""
 
-    def __init__(self, block: SameBlock) -> None:
+    def __init__(self, conv: nn.Module) -> None:
         super().__init__()
-        self.conv = fold_norm(block.conv, block.norm)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.to(self.dtype)).relu_()
+        return cast(Tensor, self.conv(x.to(next(self.conv.parameters()).dtype)))
+
+
+class _Same(_Convolution):
+    """Convolution and ReLU."""
+
+    def __init__(self, block: SameBlock) -> None:
+        super().__init__(fold_norm(block.conv, block.norm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu_()
 
 
 class _Down(_Same):
@@ -96,33 +102,19 @@ class _Down(_Same):
         return F.avg_pool2d(super().forward(x), 2)
 
 
-class _Up(nn.Module):
+class _Up(_Same):
     """Transposed convolution to twice the side, and ReLU."""
 
     def __init__(self, block: UpBlock) -> None:
-        super().__init__()
-        self.conv = doubling(fold_norm(block.conv, block.norm))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).relu_()
-
-
-class _Bottleneck(nn.Module):
-    """Residual blocks that keep x in float32: half precision would round it again at each block."""
-
-    def __init__(self, blocks: nn.Sequential, dtype: torch.dtype, tiled: float) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.blocks = nn.Sequential(*(_Residual(cast(ResidualBlock, block), dtype, tiled) for block in blocks))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.blocks(x)).to(self.dtype)
+        super().__init__(block)
+        self.conv = doubling(cast(nn.Conv2d, self.conv))
 
 
 class _Residual(nn.Module):
     """x + conv2(relu(conv1(relu(scale x + shift)))): the first norm is before its ReLU and can't be folded.
 
-    dtype: of the convolutions; x is float32 before and after. tiled: see `_tiled_from`.
+    dtype: of the convolutions; x is float32 before and after, since half precision would round it again at each block.
+    tiled: see `_tiled_from`.
     """
 
     def __init__(self, block: ResidualBlock, dtype: torch.dtype, tiled: float) -> None:
@@ -132,11 +124,7 @@ class _Residual(nn.Module):
         self.scale = nn.Parameter(scale[:, None, None])
         self.shift = nn.Parameter(shift[:, None, None])
         self.conv1, self.conv2 = (
-            conv.to(dtype)
-            if conv.in_channels < tiled
-            else Winograd(conv)
-            if dtype == torch.float32
-            else HalfWinograd(conv, dtype)
+            Winograd(conv, dtype) if conv.in_channels >= tiled else conv.to(dtype)
             for conv in (fold_norm(block.conv1, block.norm2), block.conv2)
         )
 
@@ -145,7 +133,7 @@ class _Residual(nn.Module):
         return x + self.conv2(self.conv1(active).relu_())
 
 
-class _Colours(nn.Module):
+class _Colours(_Convolution):
     """A convolution with odd kernel k to few channels, for 2x2 pixels at once: kernel k + 1, stride 2, shuffled.
 
     Sides must be even, as those of an hourglass's pictures always are. exact: compute the colours' sigmoid in
@@ -154,22 +142,18 @@ class _Colours(nn.Module):
     """
 
     def __init__(self, conv: nn.Conv2d, *, exact: bool) -> None:
-        super().__init__()
-        self.pixels = 2 if conv.in_channels >= ENOUGH_CHANNELS else 1
-        self.conv = four_at_once(conv) if self.pixels == 2 else conv
+        enough = conv.in_channels >= ENOUGH_CHANNELS
+        super().__init__(four_at_once(conv) if enough else conv)
+        self.pixels = 2 if enough else 1
         self.exact = exact
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = F.pixel_shuffle(self.conv(x), self.pixels)
+        logits = F.pixel_shuffle(super().forward(x), self.pixels)
         return logits.float() if self.exact else logits
 
 
-class InFloat(nn.Module):
+class InFloat(_Convolution):
     """A convolution with weights in half precision, computed in float32: for one that half precision does wrongly."""
-
-    def __init__(self, conv: nn.Module) -> None:
-        super().__init__()
-        self.conv = conv
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of x, in x's precision."""
@@ -260,14 +244,14 @@ def _tiled_from(dtype: torch.dtype, device: str) -> float:
 
     In bfloat16 it is faster with AVX-512, and slower with AMX; elsewhere it was not measured, and is not used.
     """
-    if device != "cpu" or (dtype != torch.float32 and not has_avx512_bf16_alone()):
+    if device != "cpu" or (dtype != torch.float32 and bf16_unit() != "avx512_bf16"):
         return math.inf
     return MANY_CHANNELS.get(dtype, math.inf)
 
 
 def in_float(conv: nn.Module, x: Tensor) -> Tensor:
     """Return what a convolution of any form makes of x, computed in float32 by PyTorch's own."""
-    plain = conv.conv if isinstance(conv, HalfWinograd) else conv
+    plain = conv.conv if isinstance(conv, Winograd) else conv
     assert isinstance(plain, (nn.Conv2d, nn.ConvTranspose2d))
     convolve = F.conv_transpose2d if isinstance(plain, nn.ConvTranspose2d) else F.conv2d
     bias = None if plain.bias is None else plain.bias.float()
@@ -290,7 +274,7 @@ class _DenseMotion(nn.Module):
         self.down = network.down if hasattr(network, "down") else nn.Identity()
         self.centred_grid = network.centred_grid
         self.maps = network.mask.out_channels  # K + 1
-        first = cast(_Same, network.hourglass.encoder.down_blocks[0]).conv
+        first = cast(nn.Conv2d, cast(_Same, network.hourglass.encoder.down_blocks[0]).conv)
         if not first.weight.is_meta:
             first.weight = nn.Parameter(self._by_kind(first.weight))
         self.hourglass = network.hourglass

@@ -177,7 +177,7 @@ def _weights(settings: Settings, known: Inputs) -> str:
     if checkpoint is None:
         return demo_digest()
     if entry := noted(Path(checkpoint)):
-        known.learn(checkpoint, [entry.get("size"), entry.get("mtime_ns")], entry["sha256"])
+        known.learn(checkpoint, [entry.get(key, 0) for key in ("size", "mtime_ns")], entry["sha256"])
     known.read([checkpoint])
     return known.content(checkpoint) or ""
 
