@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -276,8 +277,10 @@ def test_a_cache_that_another_user_took_first_is_not_used(
 
 
 def animate(run: RunFolder, disk: Path):
-    command = ("talkies", "shard", "animate", "pairs-0001.feed", "--threads", "1")
-    return run.start(*command, "--scratch", str(disk))
+    plan = run.path / ".talkies/plan.json"
+    told = json.loads(plan.read_text())
+    plan.write_text(json.dumps(told | {"settings": told["settings"] | {"scratch": str(disk)}}))
+    return run.start("talkies", "shard", "animate", "pairs-0001.feed", "--threads", "1")
 
 
 def test_a_run_on_a_scratch_disk_is_the_run_without_and_keeps_nothing_there(

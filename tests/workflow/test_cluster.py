@@ -193,8 +193,8 @@ def test_what_a_killed_worker_left_on_a_node_goes_with_its_users_next_there(clus
     srun = ("srun", "--quiet", *on_n1)
 
     def worker(stage: str, shard: str) -> list[str]:
-        image = ["apptainer", "exec", "--home", run.inside, "--bind", "/scratch", cluster.image()]
-        return [*image, "talkies", "shard", stage, f"{shard}.feed", "--scratch", "/scratch"]
+        places = ("--home", run.inside, "--bind", "/scratch", "--env", "SLURM_TMPDIR=/scratch")
+        return ["apptainer", "exec", *places, cluster.image(), "talkies", "shard", stage, f"{shard}.feed"]
 
     cluster.run(*srun, "mkdir", "-p", "/tmp/talkies-cache/talkies", user="bob")
     script = f"cd {run.inside} && exec {shlex.join(worker('animate', 'pairs-0001'))}"

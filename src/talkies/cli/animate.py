@@ -121,7 +121,6 @@ def _make(
             pictures,
             clips,
             None if one else chosen.output,
-            device=getattr(chosen, "device", None),
             threads=chosen.threads,
             progress=progress,
             take=partial(_take, chosen.output, chosen.output.absolute(), show and show.absolute()) if one else None,

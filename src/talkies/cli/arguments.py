@@ -96,13 +96,14 @@ class Commands:
                 lines += [f"  {name:11}{about[0]}", *(f"{'':13}{line}" for line in about[1:])]
         return "\n".join(lines).lstrip("\n")
 
-    def add(self, name: str, run: Callable[[argparse.Namespace], Any], about: str, **options: Any) -> Parser:
-        """Add a command; return its parser."""
+    def add(self, name: str, run: Callable[[argparse.Namespace], Any], about: str, *, log: bool = False) -> Parser:
+        """Add a command; return its parser. log: a job of the workflow calls it too, and names its log."""
         self._about[name] = about
-        example = next((names[name] for names in GROUPS.values() if name in names), None)
-        options["epilog"] = f"Example: {example}" if example else None
-        sub = self._parsers.add_parser(name, description=about, **options)
+        example = next((f"Example: {names[name]}" for names in GROUPS.values() if name in names), None)
+        sub = self._parsers.add_parser(name, description=about, epilog=example)
         sub.add_argument("--debug", action="store_true", help="say more, and show where an error came from")
+        if log:
+            sub.add_argument("--log", type=Path, help=argparse.SUPPRESS)
         sub.set_defaults(run=run)
         return sub
 
@@ -125,45 +126,23 @@ def segment_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--end", type=seconds, metavar="S", help="second of the driving video to end at")
 
 
-def count(text: str) -> int:
-    """Read a number from 1 to 9999."""
-    if not re.fullmatch("[0-9]{1,4}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number from 1 to 9999")
-    return int(text)
+def reader(pattern: str, what: str, kind: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    """Return the function that reads a value of the command line. pattern: a regular expression; what: it must be."""
+
+    def read(text: str) -> Any:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text[:80]!r} is not {what}")
+        return kind(text)
+
+    return read
 
 
-def seconds(text: str) -> Fraction:
-    """Read seconds: 3, 2.5 or 7/2."""
-    if re.match("-[0-9.]", text):
-        raise argparse.ArgumentTypeError("seconds count from 0")
-    try:
-        # Fraction would accept 1e99999999 and expand it.
-        return Fraction(text if re.fullmatch(r"[0-9]{0,9}(\.[0-9]{0,9}|/[0-9]{1,9})?", text) else "")
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number of seconds") from None
-
-
-def best_frame(text: str) -> int | str:
-    """Read a frame's number, or auto."""
-    if text == "auto":
-        return text
-    if not re.fullmatch("[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is neither auto nor a frame's number")
-    return int(text)
-
-
-def sha256(text: str) -> str:
-    """Read a sha256 in hexadecimal."""
-    if not re.fullmatch("[0-9a-fA-F]{64}", text):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a sha256: 64 hexadecimal digits")
-    return text.lower()
-
-
-def web_address(text: str) -> str:
-    """Read a link."""
-    if not re.fullmatch(r"https?://[^\s/]\S*", text):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a link: http(s)://...")
-    return text
+count = reader("0*[1-9][0-9]{0,3}", "a number from 1 to 9999")
+best_frame = reader("auto|[0-9]{1,9}", "auto or a frame's number", lambda text: text if text == "auto" else int(text))
+# Fraction would accept 1e99999999 and expand it.
+seconds = reader(
+    r"[0-9]{1,9}(\.[0-9]{0,9}|/0*[1-9][0-9]{0,8})?|\.[0-9]{1,9}", "a number of seconds, counted from 0", Fraction
+)
 
 
 def check_output(path: Path, suffix: str, *inputs: Path) -> None:

@@ -38,13 +38,15 @@ def add_commands(commands: Commands) -> None:
         each.add_argument("-n", "--dry-run", action="store_true", help="tell what would be carried, change nothing")
 
     look = commands.add(
-        "check", check, "Look at every picture and video before anything is animated; say what is wrong (exit code 1)."
+        "check",
+        check,
+        "Look at every picture and video before anything is animated; say what is wrong (exit code 1).",
+        log=True,
     )
     look.add_argument("--json", action="store_true")
     look.add_argument("--no-poses", action="store_true", help="do not compare poses, for which the network is loaded")
     look.add_argument("--threads", type=count, metavar="N", help="files looked at at once (default: one a core)")
     look.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
-    look.add_argument("--log", type=Path, help=argparse.SUPPRESS)
 
     state = commands.add("status", status, "Say how far the run in this folder is, what failed, what is superfluous.")
     state.add_argument("--json", action="store_true")

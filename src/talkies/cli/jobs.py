@@ -16,35 +16,30 @@ log = logging.getLogger("talkies")
 
 def add_commands(commands: Commands) -> None:
     """Add these commands."""
-    work = commands.add("shard", shard, "Do one stage of a shard of the plan (the workflow's own command).")
+    work = commands.add("shard", shard, "Do one stage of a shard of the plan (the workflow's own command).", log=True)
     work.add_argument("stage")
     work.add_argument("name", metavar="NAME", help="of the job: SHARD.NONCE")
-    work.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: as config.yaml says")
     work.add_argument("--threads", type=count, metavar="N")
-    work.add_argument("--scratch", metavar="DIR", help="fast disk of this machine (default: as config.yaml says)")
     work.add_argument("--minutes", type=int, metavar="N", help="stop in order before they are over; 0: never")
-    work.add_argument("--log", type=Path)
-    page = commands.add("gallery", gallery, "Write the gallery of the run in this folder.")
+    page = commands.add("gallery", gallery, "Write the gallery of the run in this folder.", log=True)
     page.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
-    page.add_argument("--log", type=Path)
     public = commands.add(
-        "publish", publish, "Make a new folder of what others may see: the gallery and its films, without private ones."
+        "publish",
+        publish,
+        "Make a new folder of what others may see: the gallery and its films, without private ones.",
+        log=True,
     )
     public.add_argument("folder", type=Path, metavar="DIR", help="for a web server, or to give away")
     public.add_argument("--links", action="store_true", help=argparse.SUPPRESS)
-    public.add_argument("--log", type=Path, help=argparse.SUPPRESS)
     contact = commands.add("sheet", sheet, "Draw a contact sheet (PNG) of the films, without private ones.")
     contact.add_argument("out", type=Path, metavar="OUT.png")
     contact.add_argument("--side", type=count, default=192, metavar="N", help="pixels of a frame's side (192)")
-    judge = commands.add("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).")
+    judge = commands.add("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).", log=True)
     judge.add_argument("--output", type=Path, required=True)
-    judge.add_argument("--log", type=Path)
 
 
 def shard(chosen: argparse.Namespace) -> None:
     """Do one stage of one shard of the plan."""
-    from msgspec.structs import replace
-
     from ..run.folder import shard_of
     from ..run.plan import Plan
     from ..stages import table
@@ -52,16 +47,14 @@ def shard(chosen: argparse.Namespace) -> None:
     from ..stages.work import do_job
 
     plan = Plan.load(table)
-    plan.settings = replace(plan.settings, scratch=chosen.scratch or plan.settings.scratch)
     stage = plan.table.get(chosen.stage)
     if stage is None or shard_of(chosen.name) not in plan.shards[stage.of]:
         raise TalkiesError(
             f"{printable(chosen.stage)} {printable(chosen.name)}: no job of the plan: run snakemake again"
         )
     _stop_in_time(chosen.minutes)
-    engine = load_engine(plan, device=chosen.device, threads=chosen.threads)
     with progress_bar() as progress:
-        do_job(stage, plan, chosen.name, engine=engine, progress=progress)
+        do_job(stage, plan, chosen.name, engine=load_engine(plan, threads=chosen.threads), progress=progress)
 
 
 def _stop_in_time(minutes: int | None) -> None:

@@ -14,9 +14,13 @@ from ..engines import FOMM
 from ..errors import TalkiesError, printable, size_text
 from ..files import to_plain
 from ..fomm.model.presets import PRESETS
-from .arguments import Commands, best_frame, check_output, count, segment_arguments, sha256, web_address
+from .arguments import Commands, best_frame, check_output, count, reader, segment_arguments
 
 log = logging.getLogger("talkies")
+
+sha256 = reader("[0-9a-fA-F]{64}", "a sha256: 64 hexadecimal digits", str.lower)
+web_address = reader(r"https?://[^\s/]\S*", "a link: http(s)://...", str)
+port = reader("[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]", "a port: give 0 to 65535")
 
 
 def add_commands(commands: Commands) -> None:
@@ -171,13 +175,6 @@ def _try(chosen: argparse.Namespace) -> None:
     program = program_named(chosen.name)
     fetch_images({chosen.name: program})
     make_one({"engine": to_plain(program)}, chosen)
-
-
-def port(text: str) -> int:
-    """Read a port."""
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a port: give 0 to 65535")
-    return int(text)
 
 
 def app(chosen: argparse.Namespace) -> None:

@@ -231,7 +231,7 @@ def _public(original: Original) -> dict[str, str]:
 # --- loading engines -------------------------------------------------------------------------------------
 
 
-def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = None) -> Opener:
+def load_engine(plan: Plan, *, threads: int | None = None) -> Opener:
     """Return the function that opens one of the plan's engines by name and gives it a folder for its files."""
 
     model = plan.settings.model
@@ -239,7 +239,7 @@ def load_engine(plan: Plan, *, device: str | None = None, threads: int | None = 
     @cache
     def built_in() -> MotionEngine:
         return open_engine(
-            model.preset, model.checkpoint, device=device or model.device, precision=model.precision, threads=threads
+            model.preset, model.checkpoint, device=model.device, precision=model.precision, threads=threads
         )
 
     def load(name: str, within: Path | None) -> Engine:

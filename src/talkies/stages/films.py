@@ -38,7 +38,6 @@ def make_films(
     clips: Sequence[Path],
     results: Path | None,
     *,
-    device: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     take: Callable[[Plan, State], None] | None = None,
@@ -69,7 +68,7 @@ def make_films(
             if results is None and len(plan.pairs) != 1:
                 raise TalkiesError(f"{len(plan.pairs)} films are asked for: name a folder for them, not a file")
             planner.start_run(plan, state)
-            engine = opener or load_engine(plan, device=device, threads=threads)
+            engine = opener or load_engine(plan, threads=threads)
             for stage in plan.stages:
                 for shard in plan.tasks[stage.name]:
                     work(stage, plan, shard, engine=engine, progress=progress)

@@ -78,7 +78,8 @@ def _no_engine(name: str, within: Path | None) -> Engine:
 class Bench:
     """What a stage works with: plan, folder, one shard, scratch, ledger, progress and engine.
 
-    engine: opens an engine by name, once, and gives it a folder for its files.
+    engine: opens an engine by name, once, and gives it a folder for its files. records: of what items are made from, as
+    they were read.
     """
 
     plan: Plan
@@ -87,7 +88,7 @@ class Bench:
     engine: Opener = _no_engine
     progress: Progress = field(default_factory=Progress)
     scratch: Scratch = field(default_factory=Scratch)
-    _records: dict[tuple[str, str], Any] = field(default_factory=dict)
+    records: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @cached_property
     def look(self) -> Look:
@@ -110,13 +111,13 @@ class Bench:
 
     def record(self, stage: str, item: str) -> Any:
         """Return the record of what a stage made of an item, whole; TalkiesError if it is gone or damaged."""
-        if (stage, item) not in self._records:
+        if (stage, item) not in self.records:
             recorded = self.plan.table[stage].file(self.plan, item)
             record = recorded.whole()
             if record is None:
                 raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
-            self._records[stage, item] = record
-        return self._records[stage, item]
+            self.records[stage, item] = record
+        return self.records[stage, item]
 
     def film(self, name: str) -> tuple[Film, Path]:
         """Return the film that the stage before made of a pair: its record and file, alone or in the talkie."""
@@ -221,7 +222,10 @@ def _with_inputs(bench: Bench, items: list[str], failed: dict[str, str]) -> list
     plan = bench.plan
     for stage, each in dict.fromkeys(above for item in items for above in plan.inputs(bench.stage, item)):
         recorded = stage.file(plan, each)
-        if bench.look.failure(stage, each) or recorded.fresh(plan.key(stage, each) or "none"):
+        if bench.look.failure(stage, each):
+            continue
+        if record := recorded.fresh(plan.key(stage, each) or "none"):
+            bench.records[stage.name, each] = record
             continue
         log.warning("%s: it is gone or damaged and is made again", printable(recorded.path))
         shard = plan.shard_of(stage, each)
