@@ -16,6 +16,7 @@ from sif import IMAGE, NO_GPUS, OTHER
 from talkies import __version__
 from talkies.cli import main
 from talkies.cluster import doctor
+from talkies.machine import supervise
 
 WORKING = {"torch": "2.9", "cuda": "12.8", "threads": 4, "fault": None, "device": "cuda", "name": "A100"}
 WORKING |= {"built_for": ["sm_80"], "seconds": 0.2, "weights": "abc"}
@@ -56,11 +57,10 @@ class Site:
     def torch(self, **facts: object) -> None:
         self.has("python", f"echo '{json.dumps(WORKING | facts)}'")
 
-    def cluster(self, **others: str) -> None:
+    def cluster(self, **others: str | None) -> None:
         for name, script in (CLUSTER | others).items():
-            self.has(name, script)
-        (self.run / "slurm").mkdir()
-        (self.run / "slurm/config.v8+.yaml").write_text("executor: slurm\nslurm-status-command: squeue\n")
+            if script is not None:
+                self.has(name, script)
         self.configure()
         (self.run / "talkies.sif").write_bytes(IMAGE)
 
@@ -94,7 +94,6 @@ def test_a_login_node_needs_no_torch(site: Site) -> None:
     assert said["torch"] == [("note", "not installed: fine here, where the image brings it to the jobs")]
     assert said["SLURM"] == [("ok", "24.11.5, partitions cpu, gpu")]
     assert said["ended jobs"] == [("ok", "Snakemake asks squeue, as profiles/slurm says")]
-    assert said["profile slurm"] == [("ok", f"{site.run}/slurm/config.v8+.yaml")]
     assert said["apptainer"] == [("ok", "apptainer version 1.4.5")]
     assert said["image"] == [("ok", f"talkies.sif, version {__version__}")]
     assert said["scratch"][0][0] == "ok"
@@ -119,6 +118,7 @@ NO_SACCT = "echo 'sacct: error: Connection refused' >&2; exit 1"
     ("programs", "config", "subject", "text"),
     [
         ({"sinfo": "exit 1"}, "", "SLURM", "sinfo does not answer"),
+        ({"apptainer": None}, "", "apptainer", "neither apptainer nor singularity is here"),
         ({}, "slurm: {gpu: {slurm_partition: fast}}", "SLURM", "slurm.gpu.slurm_partition: there is no fast"),
         ({"scontrol": OFF.format(30)}, "", "ended jobs", "sacct is not usable (accounting is off)"),
         ({"scontrol": ON, "sacct": NO_SACCT}, "", "ended jobs", "sacct is not usable (sacct: error: Connection r"),
@@ -133,7 +133,7 @@ NO_SACCT = "echo 'sacct: error: Connection refused' >&2; exit 1"
     ],
 )  # fmt: skip
 def test_what_a_login_node_lacks_is_named_with_what_to_do(
-    site: Site, programs: dict[str, str], config: str, subject: str, text: str
+    site: Site, programs: dict[str, str | None], config: str, subject: str, text: str
 ) -> None:
     site.cluster(**programs)
     site.configure(config)
@@ -152,19 +152,6 @@ def test_the_image_is_looked_at_as_before_a_run(site: Site, content: bytes, text
     assert text in said
     site.configure("model: {device: cpu}\n")
     assert (site.says(content != NO_GPUS)["image"][0][0] == "ok") == (content == NO_GPUS)
-
-
-def test_a_login_node_without_profile_or_runtime(site: Site) -> None:
-    site.cluster()
-    (site.bin / "apptainer").unlink()
-    (site.run / "slurm/config.v8+.yaml").unlink()
-    said = site.says(1)
-    assert said["apptainer"][0][0] == said["profile slurm"][0][0] == "MISSING"
-    assert "scripts/install_profile makes one there" in said["profile slurm"][0][1]
-    folder = site.run.parent / "config/snakemake/slurm"
-    folder.mkdir(parents=True)
-    (folder / "config.v8+.yaml").write_text("slurm-status-command: squeue\n")
-    assert site.says(1)["profile slurm"] == [("ok", f"{folder}/config.v8+.yaml")]
 
 
 def test_where_slurm_forgets_soon_sacct_is_asked(site: Site) -> None:
@@ -216,7 +203,7 @@ def test_a_node_is_looked_at_as_a_job_would_find_it(site: Site) -> None:
 
 
 def test_nothing_waits_for_a_program_that_hangs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(supervise, "ANSWER_SECONDS", 1)
     monkeypatch.setattr(doctor, "GPU_SECONDS", 1)
     hangs = "sleep 60 & sleep 60"
     site.cluster(sinfo=hangs, scontrol=hangs, apptainer=hangs)

@@ -34,7 +34,9 @@ def add_commands(commands: Commands) -> None:
     contact = commands.add("sheet", sheet, "Draw a contact sheet (PNG) of the films, without private ones.")
     contact.add_argument("out", type=Path, metavar="OUT.png")
     contact.add_argument("--side", type=count, default=192, metavar="N", help="pixels of a frame's side (192)")
-    judge = commands.add("verdict", verdict, "Fail, naming what could not be made (the workflow's last step).", log=True)
+    judge = commands.add(
+        "verdict", verdict, "Fail, naming what could not be made (the workflow's last step).", log=True
+    )
     judge.add_argument("--output", type=Path, required=True)
 
 

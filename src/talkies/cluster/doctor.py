@@ -16,7 +16,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from ..engines.program import Command, image_file
 from ..errors import TalkiesError, counted, printable
 from ..files import shipped
 from ..machine import container, scratch
+from ..machine.supervise import ask
 from ..run.folder import CONFIG
 from ..run.inputs import folders_outside
 from ..settings import Settings, SlurmKey, complete, load
@@ -37,8 +37,6 @@ from .jobs import needs_gpu_image
 
 LEAST_FREE = 2 << 30
 """Free bytes below which a disk counts as full: about 800,000 frames of film."""
-ANSWER_SECONDS = 20
-"""The time limit of a program."""
 FORGOTTEN_SECONDS = 60
 """Below this MinJobAge of SLURM, Snakemake asks sacct instead of squeue: three times its first check's delay."""
 GPU_SECONDS = 240
@@ -105,13 +103,13 @@ class Here:
     @cached_property
     def cards(self) -> list[str]:
         """The GPUs that nvidia-smi sees: name, driver, memory."""
-        code, out, _ = _ask("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
+        code, out, _ = ask("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
         return out.splitlines() if code == 0 else []
 
     @cached_property
     def trial(self) -> tuple[dict[str, Any] | None, str]:
         """What PyTorch does here (fomm/device.py), in a process of its own, since a driver may hang; or why not."""
-        code, out, complaint = _ask(sys.executable, "-m", "talkies.fomm.device", seconds=GPU_SECONDS)
+        code, out, complaint = ask(sys.executable, "-m", "talkies.fomm.device", seconds=GPU_SECONDS)
         return (json.loads(out.splitlines()[-1]) if code == 0 else None), complaint or f"exit code {code}"
 
 
@@ -120,22 +118,6 @@ def _checked(check: Callable[[Here], Iterator[Finding]], here: Here) -> Iterator
         yield from check(here)
     except (TalkiesError, OSError) as error:
         yield "MISSING", str(error)
-
-
-def _ask(*command: str, seconds: float | None = None) -> tuple[int | None, str, str]:
-    """Run a program; return its exit code (None: missing, or no answer in time), its stdout and its stderr's end."""
-    seconds = seconds or ANSWER_SECONDS
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # a child that hangs would keep a pipe open
-        try:
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=seconds).returncode
-        except OSError as error:
-            return None, "", error.strerror or str(error)
-        except subprocess.TimeoutExpired:
-            return None, "", f"no answer in {seconds:g} s"
-        out.seek(0)
-        err.seek(0)
-        texts = [file.read().decode(errors="replace").strip() for file in (out, err)]
-    return code, texts[0], " ".join(texts[1].split())[-200:]
 
 
 # --- what is installed ------------------------------------------------------------------------------------
@@ -206,12 +188,12 @@ def _gpu(here: Here) -> Iterator[Finding]:
 
 
 def _slurm(here: Here) -> Iterator[Finding]:
-    code, out, complaint = _ask("sinfo", "--noheader", "--format=%P")
+    code, out, complaint = ask("sinfo", "--noheader", "--format=%P")
     if code != 0:
         yield "MISSING", f"sinfo does not answer ({complaint}): is the controller up? ask the admin"
         return
     partitions = sorted({name.strip().rstrip("*") for name in out.splitlines() if name.strip()})
-    release = _ask("sinfo", "--version")[1].removeprefix("slurm ")
+    release = ask("sinfo", "--version")[1].removeprefix("slurm ")
     yield "ok", f"{release}, partitions {', '.join(partitions) or 'none'}"
     for kind in ("gpu", "cpu"):
         for name in str(here.settings.slurm.of(kind).get("slurm_partition", "")).split(","):
@@ -221,10 +203,10 @@ def _slurm(here: Here) -> Iterator[Finding]:
 
 def _ended_jobs(here: Here) -> Iterator[Finding]:
     """Check that Snakemake can see when a job has ended: by squeue, or where SLURM forgets soon, by sacct."""
-    said = _ask("scontrol", "show", "config")[1]
+    said = ask("scontrol", "show", "config")[1]
     facts: Mapping[str, str] = dict(re.findall(r"^(\w+)\s*=\s*(\S+)", said, re.MULTILINE))
     off = facts.get("AccountingStorageType", "none").endswith(("none", "(null)"))
-    code, _, complaint = (1, "", "accounting is off") if off else _ask("sacct", "--noheader", "--starttime=now")
+    code, _, complaint = (1, "", "accounting is off") if off else ask("sacct", "--noheader", "--starttime=now")
     age = re.match(r"\d+", facts.get("MinJobAge", "0"))
     if age and int(age[0]) >= FORGOTTEN_SECONDS:
         yield "ok", "Snakemake asks squeue, as profiles/slurm says"
@@ -235,16 +217,6 @@ def _ended_jobs(here: Here) -> Iterator[Finding]:
         yield "MISSING", f"SLURM forgets ended jobs soon, and {unusable}: ask for a MinJobAge of 60"
 
 
-def _profile(here: Here) -> Iterator[Finding]:
-    """Look for the profile of `snakemake --profile slurm`."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "snakemake"
-    places = (here.folder / "slurm", home / "slurm", Path("/etc/xdg/snakemake/slurm"))
-    if files := [file for where in places for file in sorted(where.glob("config*.yaml"))[-1:]]:
-        yield "ok", str(files[0])
-    else:
-        yield "MISSING", f"none in {here.folder} or {home}: run in a clone, or scripts/install_profile makes one there"
-
-
 def _apptainer(here: Here) -> Iterator[Finding]:
     """Check apptainer, by running the image of the jobs if it is here."""
     command = container.runtime()
@@ -253,10 +225,10 @@ def _apptainer(here: Here) -> Iterator[Finding]:
         if here.image or any(program.image for program in others):
             yield "MISSING", "neither apptainer nor singularity is here: `module load apptainer`, or ask"
         return
-    code, out, complaint = _ask(command, "--version")
+    code, out, complaint = ask(command, "--version")
     yield "ok" if code == 0 else "MISSING", out or complaint
     if here.image and Path(here.image).exists():
-        code, _, complaint = _ask(command, "exec", here.image, "true", seconds=GPU_SECONDS)
+        code, _, complaint = ask(command, "exec", here.image, "true", seconds=GPU_SECONDS)
         if code != 0:
             yield "MISSING", f"can't run {here.image} here ({complaint}): ask the admin about user namespaces"
         elif complaint:
@@ -338,7 +310,6 @@ CHECKS: tuple[tuple[str, str, Callable[[Here], Iterator[Finding]]], ...] = (
     ("GPU", EVERYWHERE, _gpu),
     ("SLURM", "login", _slurm),
     ("ended jobs", "login", _ended_jobs),
-    ("profile slurm", "login", _profile),
     ("apptainer", OUTSIDE, _apptainer),
     ("image", CLUSTER, _image),
     ("engine", OUTSIDE, _engines),
@@ -351,19 +322,8 @@ CHECKS: tuple[tuple[str, str, Callable[[Here], Iterator[Finding]]], ...] = (
 
 # --- on a compute node --------------------------------------------------------------------------------------
 
-OPTIONS = {
-    "slurm_partition": "partition",
-    "slurm_account": "account",
-    "qos": "qos",
-    "constraint": "constraint",
-    "clusters": "clusters",
-    "gres": "gres",
-    "cpus_per_task": "cpus-per-task",
-    "cpus_per_gpu": "cpus-per-gpu",
-    "mem_mb_per_cpu": "mem-per-cpu",
-    "mem_mb": "mem",
-}
-"""Keys of `slurm` in config.yaml, with the same options of srun."""
+NOT_SRUNS = ("runtime", "gpu", "gpu_model", "nodes", "tasks", "tasks_per_gpu", "slurm_extra")
+"""Keys of `slurm` in config.yaml that are no options of srun, or are others here."""
 LOOK = "talkies doctor; missing=$?; talkies-selftest && exit $missing"
 """The commands in the image: the film is tried even if the doctor finds faults."""
 HERE = (
@@ -392,7 +352,9 @@ def _asked(kind: str, wanted: Mapping[SlurmKey, str | int]) -> list[str]:
     words = ["srun", "--ntasks=1", "--nodes=1", f"--time={NODE_MINUTES}", "--job-name=talkies-doctor"]
     if "mem_mb" not in wanted and "mem_mb_per_cpu" not in wanted:
         words.append(f"--mem={NODE_MEMORY_MB}")
-    words += [f"--{OPTIONS[key]}={value}" for key, value in wanted.items() if key in OPTIONS]
+    for key, value in wanted.items():  # slurm_partition is --partition, mem_mb_per_cpu is --mem-per-cpu
+        if key not in NOT_SRUNS:
+            words.append(f"--{key.removeprefix('slurm_').replace('_mb', '').replace('_', '-')}={value}")
     gpus = wanted.get("gpu", int(kind == "gpu" and "gres" not in wanted))
     if gpus:
         model = f"{wanted['gpu_model']}:" if "gpu_model" in wanted else ""

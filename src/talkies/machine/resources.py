@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+
+from .supervise import ask
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
@@ -76,12 +77,7 @@ def quota_left(folder: Path) -> int | None:
         ["quota", "--no-wrap", "--raw-grace", "--show-mntpoint", "--hide-device"],
         ["lfs", "quota", "-q", "-u", str(os.getuid()), str(mount)],
     ):
-        try:
-            # `quota` exits with 1 if the quota is used up.
-            answer = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        for line in answer.stdout.splitlines():
+        for line in ask(*command).out.splitlines():  # `quota` exits with 1 if the quota is used up
             words = line.split()
             numbers = [word.rstrip("*") for word in words[1:4]]
             if words and words[0] == str(mount) and len(numbers) == 3 and all(map(str.isdigit, numbers)):

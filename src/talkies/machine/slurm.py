@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
+from .supervise import ask
 
 GPU_GIGABYTES = {
     card: size
@@ -41,7 +40,6 @@ GPU_GIGABYTES = {
     for card in cards.split()
 }
 """GPU memory (GB) by the type names that sites use, from NVIDIA's data sheets."""
-ANSWER_SECONDS = 20
 STOP_SECONDS = 120
 """A worker stops this long before its job's time is over, and at the latest after three quarters of it."""
 
@@ -85,12 +83,8 @@ def ended(job: str) -> Ended | None:
 
 def _ask(*command: str) -> str:
     """Return the output of a SLURM command; empty if it is missing, fails, or does not answer in time."""
-    with suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=ANSWER_SECONDS
-        )
-        return done.stdout if done.returncode == 0 else ""
-    return ""
+    answer = ask(*command)
+    return answer.out if answer.code == 0 else ""
 
 
 # --- limits ----------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""Runs a program to its end: passes on its output line by line, and leaves nothing of it running.
+"""Runs programs: for an answer, within a time limit (`ask`), or to their end, leaving nothing of them running (`run`).
 
-`run` starts this file as a process of its own, the supervisor, which starts the program. Processes whose parents end
+`run` passes on the output line by line. It starts this file as a process of its own, the supervisor, which starts the program. Processes whose parents end
 become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it gets a signal when we end (PR_SET_PDEATHSIG), even
 by SIGKILL. So it can end all of them: when the program ends, when we ask it to, and when we can no longer ask.
 """
@@ -12,13 +12,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+ANSWER_SECONDS = 20.0
+"""The time limit of a program that is asked."""
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 CAN_NOT_START = 127
@@ -39,6 +43,30 @@ class Ended:
     def signal(self) -> int | None:
         """The signal that killed it, None if it ended by itself."""
         return self.code - 128 if 128 < self.code < 128 + signal.NSIG else None
+
+
+class Answer(NamedTuple):
+    """A program's exit code (None: it is missing, or did not answer in time), its output, and why it failed."""
+
+    code: int | None
+    out: str = ""
+    complaint: str = ""
+
+
+def ask(*command: str, seconds: float | None = None) -> Answer:
+    """Run a program for its answer. seconds: the time limit, usually ANSWER_SECONDS."""
+    seconds = seconds or ANSWER_SECONDS
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # a child that hangs would keep a pipe open
+        try:
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=seconds).returncode
+        except OSError as error:
+            return Answer(None, complaint=error.strerror or str(error))
+        except subprocess.TimeoutExpired:
+            return Answer(None, complaint=f"no answer in {seconds:g} s")
+        out.seek(0)
+        err.seek(0)
+        said, complaint = (file.read().decode(errors="replace").strip() for file in (out, err))
+    return Answer(code, said, " ".join(complaint.split())[-200:])
 
 
 def run(

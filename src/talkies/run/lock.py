@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 
 from ..errors import printable
 from ..files import read_json, write_json
+from ..machine.supervise import ask
 
 log = logging.getLogger("talkies")
 
@@ -218,13 +218,7 @@ def _slurm_knows(job: str) -> bool | None:
 
 
 def _ask_squeue(job: str) -> bool | None:
-    try:
-        answer = subprocess.run(
-            ["squeue", "--noheader", "--jobs", job, "--format", "%T"], capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    if answer.returncode:
-        return False if "Invalid job id" in answer.stderr else None
-    states = answer.stdout.split()
-    return any(state not in ENDED for state in states)
+    answer = ask("squeue", "--noheader", "--jobs", job, "--format", "%T")
+    if answer.code != 0:
+        return False if "Invalid job id" in answer.complaint else None
+    return any(state not in ENDED for state in answer.out.split())
