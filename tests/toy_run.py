@@ -21,7 +21,6 @@ from talkies.media.frames import Box
 from talkies.media.sound import SoundFacts
 from talkies.run import inputs, planner
 from talkies.run.folder import done
-from talkies.run.ledger import Ledger
 from talkies.run.plan import Stage
 from talkies.run.record import Film, FilmPicture, FoundMotion, Prepared, PreparedTake, Talkie
 from talkies.run.state import look
@@ -102,10 +101,9 @@ class ToyRun:
 
     def gallery(self) -> None:
         """Write the gallery, as its job does."""
-        plan, ledger = planner.Plan.load(lambda _: self.stages), Ledger.read()
-        plan.learn(ledger)
+        plan = planner.Plan.load(lambda _: self.stages)
         Path(plan.settings.results, "index.html").write_text("the gallery")
-        planner.finish_page(plan, "gallery", planner.page_key(plan, look(plan, ledger), "gallery"))
+        planner.finish_page(plan, "gallery", planner.page_key(plan, look(plan), "gallery"))
 
     def is_calm(self) -> bool:
         """Return whether Snakemake would find nothing to be done."""

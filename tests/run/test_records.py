@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talkies.files import digest, keep_aside, read_json, write_json
+from talkies.machine import supervise
 from talkies.media.sound import SoundFacts
 from talkies.report.page import is_ours, write_page
 from talkies.run import lock as locks
@@ -189,50 +190,13 @@ with lock(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
     print("held", flush=True)
     sys.stdin.readline()
 """
+HERE = socket.gethostname()
 
 
-def holder(path: Path, **options) -> subprocess.Popen[str]:
+def holder(path: Path) -> subprocess.Popen[str]:
     """Start a process that holds the lock until it reads a line."""
     command = [sys.executable, "-c", HOLDER, str(path)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
-
-
-def foreign(path: Path, *, age: float = 0, **facts: object) -> None:
-    """Write the lock of a job on another machine."""
-    content = {"host": "elsewhere", "pid": 1, "started": "x/1", "namespace": "n", "slurm_job": None, **facts}
-    path.write_text(json.dumps(content))
-    os.utime(path, (time.time() - age,) * 2)
-
-
-def take_in_vain(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Try to take a lock that is held; return the messages while waiting."""
-    said: list[str] = []
-
-    class StillWaiting(Exception):
-        pass
-
-    def wait(_: float) -> None:
-        turns.append(1)
-        if len(turns) == 3:
-            raise StillWaiting
-
-    turns: list[int] = []
-    monkeypatch.setattr(locks, "time", SimpleNamespace(time=time.time, sleep=wait))
-    with pytest.raises(StillWaiting), lock(path, say=said.append):
-        pytest.fail("the lock was taken from its holder")
-    assert len(turns) == 3
-    return said
-
-
-def take(path: Path) -> list[str]:
-    """Take and release a lock that is free or stale; return the messages."""
-    said: list[str] = []
-    with lock(path, say=said.append):
-        held = read_json(path)
-        assert held is not None
-        assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
-    assert list(path.parent.iterdir()) == [], "nothing is left"
-    return said
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -244,195 +208,142 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "locks" / "pairs-0001.lock"
 
 
-def test_a_free_lock_is_taken_and_given_back_also_after_an_error(path: Path) -> None:
+def take(path: Path) -> list[str]:
+    """Take and release a lock that is free or stale; return the messages."""
+    said: list[str] = []
+    with lock(path, say=said.append):
+        held = read_json(path)
+        assert held is not None
+        assert (held["pid"], held["host"]) == (os.getpid(), HERE)
+    assert list(path.parent.iterdir()) == [], "nothing is left"
+    return said
+
+
+def test_a_free_lock_is_taken_renewed_and_given_back_also_after_an_error(path: Path) -> None:
     assert take(path) == []
-    with pytest.raises(ZeroDivisionError), lock(path, say=print):
-        _ = 1 / 0
-    assert list(path.parent.iterdir()) == []
-
-
-def test_two_processes_hold_a_lock_one_after_the_other(path: Path) -> None:
-    first = holder(path)
-    assert first.stdout.readline() == "held\n"
-    assert held_locks(path.parent) == [f"pairs-0001: process {first.pid} on {socket.gethostname()}"]
-    second = holder(path)
-    assert (
-        second.stdout.readline() == f"waiting: process {first.pid} on {socket.gethostname()} is at work on this shard\n"
-    )
-    first.communicate("\n")
-    assert second.stdout.readline() == "held\n"
-    assert read_json(path)["pid"] == second.pid
-    second.communicate("\n")
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert list(path.parent.iterdir()) == []
-
-
-def test_the_lock_of_a_killed_process_is_broken(path: Path) -> None:
-    dead = holder(path)
-    assert dead.stdout.readline() == "held\n"
-    dead.kill()
-    dead.communicate()
-    assert path.exists()
-    assert held_locks(path.parent) == []
-    assert take(path) == [f"breaking the lock of a job that is gone: process {dead.pid} on {socket.gethostname()}"]
-
-
-def test_a_zombie_holds_no_lock(path: Path) -> None:
-    dead = holder(path)
-    assert dead.stdout.readline() == "held\n"
-    dead.kill()
-    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # it has ended, but remains a zombie
-    assert len(take(path)) == 1
-    dead.communicate()
-
-
-def test_a_process_of_a_dead_ones_number_does_not_hold_its_lock(path: Path) -> None:
-    foreign(path, host=socket.gethostname(), pid=os.getpid(), started="x/1", namespace=locks._pid_namespace())
-    assert len(take(path)) == 1
-
-
-def test_a_process_number_of_another_container_says_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign(path, host=socket.gethostname(), pid=2**22, namespace="pid:[1]")
-    assert "is at work" in take_in_vain(path, monkeypatch)[0]
-
-
-def test_another_machines_lock_holds_while_it_is_renewed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    foreign(path, age=GONE_SECONDS - 60)
-    assert take_in_vain(path, monkeypatch) == ["waiting: process 1 on elsewhere is at work on this shard"]
-    assert not renew(path), "we do not renew another process's lock"
-    assert time.time() - path.stat().st_mtime > 60
-    foreign(path)
-    assert len(held_locks(path.parent)) == 1
-
-
-def test_a_holder_renews_its_own_lock(path: Path) -> None:
-    with lock(path, say=print):
+    with pytest.raises(ZeroDivisionError), lock(path, say=print):  # noqa: PT012
         os.utime(path, (0, 0))
         assert renew(path)
         assert time.time() - path.stat().st_mtime < 60
+        _ = 1 / 0
+    renew(path)
+    assert list(path.parent.iterdir()) == []
 
 
-def test_another_machines_lock_is_broken_when_it_was_not_renewed(path: Path) -> None:
-    foreign(path, age=GONE_SECONDS + 1)
+def test_two_processes_hold_a_lock_one_after_the_other_and_that_of_a_killed_one_is_broken(path: Path) -> None:
+    first = holder(path)
+    assert first.stdout.readline() == "held\n"
+    assert held_locks(path.parent) == [f"pairs-0001: process {first.pid} on {HERE}"]
+    second = holder(path)
+    assert second.stdout.readline() == f"waiting: process {first.pid} on {HERE} is at work on this shard\n"
+    first.communicate("\n")
+    assert second.stdout.readline() == "held\n"
+    assert read_json(path)["pid"] == second.pid
+    second.kill()
+    os.waitid(os.P_PID, second.pid, os.WEXITED | os.WNOWAIT)  # it has ended, but remains a zombie
     assert held_locks(path.parent) == []
-    assert "gone: process 1 on elsewhere" in take(path)[0]
+    assert take(path) == [f"breaking the lock of a job that is gone: process {second.pid} on {HERE}"]
+    second.communicate()
+
+
+OLD, RENEWED = GONE_SECONDS + 1, GONE_SECONDS - 60
+OURS = {"host": HERE, "pid": os.getpid(), "namespace": locks._pid_namespace()}
+JOB = {"slurm_job": "4711"}
+STEP = JOB | {"slurm_restart": "0"}
+NO_ANSWER = ("echo 'Unable to contact slurm controller' >&2; exit 1", None, "exec sleep 60")
+HELD = [
+    ({}, RENEWED, None, {}),
+    ({}, 0, None, {}),
+    (OURS | {"pid": 2**22, "namespace": "pid:[1]"}, 0, None, {}),  # a process number of another container
+    *((JOB, 10 * OLD, f"echo {state}", {}) for state in ("RUNNING", "PENDING", "COMPLETING", "SUSPENDED")),
+    *((JOB, 0, script, {}) for script in NO_ANSWER),
+    (STEP, 0, "echo RUNNING", {"SLURM_JOB_ID": "4711"}),  # another step of the job that asks
+]
+BROKEN = [
+    ({}, OLD, None, {}),
+    (OURS, 0, None, {}),  # a later process with the number of a dead one: it began at another time
+    *((OURS | {"pid": pid}, 0, None, {}) for pid in ("x", None, [1])),
+    *((JOB, 0, f"echo {state}", {}) for state in ("COMPLETED", "CANCELLED", "NODE_FAIL", "TIMEOUT")),
+    (JOB, 0, "true", {}),
+    (JOB, 0, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", {}),
+    *((JOB, OLD, script, {}) for script in NO_ANSWER),
+    (STEP, OLD, "echo RUNNING", {"SLURM_JOB_ID": "4711"}),
+    (STEP, 0, "echo RUNNING", {"SLURM_JOB_ID": "4711", "SLURM_RESTART_COUNT": "1"}),  # SLURM started it again
+]
+
+
+def prepare(path: Path, facts: dict, age: float, squeue: str | None, variables: dict, monkeypatch) -> Path:
+    """Write another job's lock, and a stand-in for squeue; return the file that records what that is asked."""
+    program, asked = path.parents[1] / "squeue", path.parents[1] / "asked"
+    if squeue is not None:
+        program.write_text(f'#!/bin/sh\nPATH=/usr/bin:/bin\nprintf "%s " "$@" >> "{asked}"\n{squeue}\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    monkeypatch.setattr(supervise, "ANSWER_SECONDS", 0.5)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    other = {"host": "elsewhere", "pid": 1, "started": "x/1", "namespace": "n", "slurm_job": None}
+    path.write_text(json.dumps(other | facts))
+    os.utime(path, (time.time() - age,) * 2)
+    return asked
+
+
+class StillWaiting(Exception):
+    """A lock was not given three times."""
+
+
+def waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Try to take a lock that is held; return the messages while waiting."""
+    said: list[str] = []
+    turns = iter(range(2))
+
+    def wait(_: float) -> None:
+        if next(turns, None) is None:
+            raise StillWaiting
+
+    monkeypatch.setattr(locks, "time", SimpleNamespace(time=time.time, sleep=wait))
+    with pytest.raises(StillWaiting), lock(path, say=said.append):
+        pytest.fail("the lock was taken from its holder")
+    return said
+
+
+@pytest.mark.parametrize(("facts", "age", "squeue", "variables"), HELD)
+def test_the_lock_of_a_job_that_may_be_alive_holds(
+    path: Path, facts: dict, age: float, squeue: str | None, variables: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """age: seconds since it was renewed. squeue: what it does, None: there is none. variables: of the job that asks."""
+    asked = prepare(path, facts, age, squeue, variables, monkeypatch)
+    (said,) = waits(path, monkeypatch)
+    assert said.startswith("waiting: process ")
+    assert said.endswith(f"{' (SLURM job 4711)' * ('slurm_job' in facts)} is at work on this shard")
+    assert len(held_locks(path.parent)) == 1
+    assert not asked.exists() or asked.read_text().count("--jobs 4711 ") == 1, "SLURM is asked only once"
+    assert not renew(path), "we do not renew another process's lock"
+    assert abs(time.time() - path.stat().st_mtime - age) < 30
+    assert not is_abandoned(path), "Snakemake's own locks are removed only if its process is known to be gone"
+
+
+@pytest.mark.parametrize(("facts", "age", "squeue", "variables"), BROKEN)
+def test_the_lock_of_a_job_that_is_gone_is_broken(
+    path: Path, facts: dict, age: float, squeue: str | None, variables: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(path, facts, age, squeue, variables, monkeypatch)
+    assert held_locks(path.parent) == []
+    assert is_abandoned(path) == (age == 0)
+    (said,) = take(path)
+    assert said.startswith("breaking the lock of a job that is gone: process ")
+
+
+def test_slurm_is_asked_again_after_a_while(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = prepare(path, JOB, 0, "echo RUNNING", {}, monkeypatch)
+    monkeypatch.setattr(locks, "ASK_SECONDS", 0)
+    waits(path, monkeypatch)
+    assert asked.read_text().count("--jobs 4711 ") == 3
 
 
 def test_an_unreadable_lock_is_broken_by_its_age(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path.write_text('{"host": "els')
     with monkeypatch.context() as context:
-        assert take_in_vain(path, context) == []
+        assert waits(path, context) == []
     os.utime(path, (time.time() - HEARTBEAT_SECONDS - 1,) * 2)
     assert take(path) == []
-
-
-@pytest.mark.parametrize("pid", ["x", None, [1]])
-def test_a_lock_that_names_no_process_is_a_dead_one(path: Path, pid: object) -> None:
-    foreign(path, host=socket.gethostname(), pid=pid, namespace=locks._pid_namespace())
-    assert held_locks(path.parent) == []
-    take(path)
-
-
-def test_renewing_a_lock_that_is_gone_does_nothing(path: Path) -> None:
-    renew(path)
-    assert not path.exists()
-
-
-def squeue(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put a stand-in for squeue on the path; return the file that records its arguments."""
-    folder.mkdir()
-    program, asked = folder / "squeue", folder / "asked"
-    program.write_text(f'#!/bin/sh\nprintf "%s " "$@" >> "{asked}"\n{script}\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return asked
-
-
-def test_the_lock_of_a_job_that_slurm_knows_holds_however_old(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for state in ("RUNNING", "PENDING", "COMPLETING"):
-        squeue(tmp_path / state, f"echo {state}", monkeypatch)
-        foreign(path, slurm_job="4711", age=10 * GONE_SECONDS)
-        assert take_in_vain(path, monkeypatch), state
-        locks._answers.clear()
-    asked = squeue(tmp_path / "bin", "echo SUSPENDED", monkeypatch)
-    foreign(path, slurm_job="4711", age=10 * GONE_SECONDS)
-    assert take_in_vain(path, monkeypatch) == [
-        "waiting: process 1 on elsewhere (SLURM job 4711) is at work on this shard"
-    ]
-    assert asked.read_text().count("--jobs 4711 ") == 1, "SLURM is asked only once"
-    monkeypatch.setattr(locks, "ASK_SECONDS", 0)
-    take_in_vain(path, monkeypatch)
-    assert asked.read_text().count("--jobs 4711 ") == 4
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "true",
-        "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1",
-        *(f"echo {state}" for state in ("COMPLETED", "CANCELLED", "NODE_FAIL", "TIMEOUT")),
-    ],
-)
-def test_the_lock_of_a_job_that_slurm_knows_no_more_is_broken_at_once(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
-) -> None:
-    squeue(tmp_path / "bin", answer, monkeypatch)
-    foreign(path, slurm_job="4711")
-    assert "SLURM job 4711" in take(path)[0]
-
-
-@pytest.mark.parametrize("script", ["echo 'Unable to contact slurm controller' >&2; exit 1", None])
-def test_where_slurm_says_nothing_the_age_decides(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
-) -> None:
-    if script is None:
-        (tmp_path / "empty").mkdir()
-        monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    else:
-        squeue(tmp_path / "bin", script, monkeypatch)
-    foreign(path, slurm_job="4711")
-    with monkeypatch.context() as context:
-        take_in_vain(path, context)
-    foreign(path, slurm_job="4711", age=GONE_SECONDS + 1)
-    take(path)
-
-
-def test_a_run_on_another_login_node_is_not_taken_for_dead_by_its_age(path: Path) -> None:
-    """Snakemake's own locks of the folder are removed only when its process is known to be gone."""
-    foreign(path, age=10 * GONE_SECONDS)
-    assert not is_abandoned(path)
-    foreign(path, host=socket.gethostname(), pid=os.getpid(), started="x/1", namespace=locks._pid_namespace())
-    assert is_abandoned(path)
-
-
-def test_a_squeue_that_hangs_says_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    squeue(tmp_path / "bin", "exec sleep 60", monkeypatch)
-    real = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *words, **options: real(*words, **options | {"timeout": 0.5}))
-    foreign(path, slurm_job="4711", age=GONE_SECONDS + 1)
-    assert "SLURM job 4711" in take(path)[0], "the age decides"
-
-
-def test_a_job_that_slurm_started_again_does_not_wait_for_itself(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A requeued job keeps its number, so the running job that SLURM reports is the one that asks."""
-    squeue(tmp_path / "bin", "echo RUNNING", monkeypatch)
-    monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    foreign(path, slurm_job="4711", slurm_restart="0")
-    assert "SLURM job 4711" in take(path)[0]
-
-
-def test_another_step_of_the_same_job_holds_its_lock_while_it_renews_it(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    squeue(tmp_path / "bin", "echo RUNNING", monkeypatch)
-    monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    foreign(path, slurm_job="4711", slurm_restart="0")
-    with monkeypatch.context() as context:
-        take_in_vain(path, context)
-    foreign(path, slurm_job="4711", slurm_restart="0", age=GONE_SECONDS + 1)
-    take(path)

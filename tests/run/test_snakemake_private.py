@@ -15,13 +15,11 @@ import json
 from pathlib import Path
 from talkies.run import snakemake_private as private
 
-private.limit(workflow, "gpu", 1)
-if config.get("threads"):
-    private.allow_threads(workflow, config["threads"])
+private.limit(workflow, gpus=1, threads=config.get("threads", 1))
 TOLD = {
-    "main": private.is_main_process(workflow),
+    "main": workflow.is_main_process,
     "executor": private.executor(workflow),
-    "cores": private.cores(workflow),
+    "cores": workflow.cores,
     "image": private.runs_in_image(workflow),
 }
 if TOLD["image"] and config.get("leave_out"):
@@ -45,7 +43,7 @@ rule make:
 
 onstart:
     images = [str(path) for path in private.pulled_images(workflow)]
-    Path("started.json").write_text(json.dumps({"images": images, "retries": private.retries(workflow)}))
+    Path("started.json").write_text(json.dumps({"images": images, "retries": workflow.execution_settings.retries}))
 """
 APPTAINER = """#!/bin/sh
 [ "$1" = --version ] && echo apptainer version 1.4.5 && exit

@@ -67,4 +67,4 @@ def job(stage):
 
 def image_to_animate(wildcards):
     """Return the image of an animating job; None if its engine is a program, which has its own image."""
-    return None if PLAN.by_program(shard_of(wildcards.name)) else PLAN.settings.container
+    return None if PLAN.program_of(shard_of(wildcards.name)) else PLAN.settings.container

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import TalkiesError, counted, printable
-from ..files import whole
-from ..fomm.model.presets import BETTER
-from .arguments import Commands, best_frame, check_output, model_arguments, progress_bar, segment_arguments
+from ..files import to_plain, whole
+from ..fomm.model.presets import BETTER, PRESETS
+from .arguments import Commands, best_frame, check_output, count, progress_bar, segment_arguments
 
 if TYPE_CHECKING:
     from ..run.pairs import Pair
@@ -45,7 +45,15 @@ def add_commands(commands: Commands) -> None:
         help="OUT.mp4 for one film (default: PICTURE-VIDEO.mp4 beside the picture), or a folder: OUT/VIDEO/PICTURE.mp4",
     )
     many.add_argument("--show-crop", type=Path, metavar="OUT.png", help="of one film, also show what is animated")
-    model_arguments(many)
+    many.add_argument("--engine", metavar="NAME", help="another engine: of config.yaml here, or of talkies engine list")
+    many.add_argument("--model", choices=list(PRESETS), default="demo", metavar="NAME", help=", ".join(PRESETS))
+    many.add_argument(
+        "--checkpoint",
+        metavar="P",
+        help="its weights, .pth.tar or .safetensors (default: those that `talkies checkpoint fetch` got)",
+    )
+    many.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    many.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all this job was given)")
     many.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="default: auto")
     many.add_argument("--absolute", action="store_true", help="the driver's own poses, not its motion since its first")
     many.add_argument("--no-adapt-scale", action="store_true", help="do not scale motion by the faces' sizes")
@@ -93,14 +101,6 @@ def animate(chosen: argparse.Namespace) -> None:
     _make(_of_all(chosen), _of_clips(chosen), given, clips, chosen, one=one)
 
 
-def make_one(of_all: dict[str, Any], chosen: argparse.Namespace) -> None:
-    """Make one film with another engine. of_all: settings as in config.yaml, with the engine."""
-    crops = {"images": chosen.crop_source, "driving": chosen.crop_driving}
-    of_all |= {"crop": {kind: _box(text) for kind, text in crops.items()}, "motion": _motion(chosen)}
-    own = {key: float(value) for key in ("start", "end") if (value := getattr(chosen, key)) is not None}
-    _make(of_all, own, [chosen.source], [chosen.driving], chosen, one=True)
-
-
 def _make(
     of_all: dict[str, Any],
     of_clips: dict[str, Any],
@@ -113,7 +113,7 @@ def _make(
     from ..run.progress import by_reason, some
     from ..stages.films import make_films
 
-    show = getattr(chosen, "show_crop", None)
+    show = chosen.show_crop
     with progress_bar() as progress:
         plan, state = make_films(
             of_all,
@@ -192,22 +192,29 @@ def _of_all(chosen: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": model,
         "crop": {kind: _box(text) for kind, text in crops.items()},
-        "motion": _motion(chosen),
+        "motion": {
+            "relative": not chosen.absolute,
+            "adapt_scale": not chosen.no_adapt_scale,
+            "best_frame": chosen.best_frame,
+        },
         "multi_face": chosen.all_faces,
         "paste_back": chosen.paste_back,
         "upscale": 512 if chosen.upscale else None,
         "audio": not chosen.no_audio,
         "provenance": not chosen.no_provenance,
         **({"pairs": str(chosen.pairs.absolute())} if chosen.pairs else {}),
+        **(_engine(chosen.engine) if chosen.engine else {}),
     }
 
 
-def _motion(chosen: argparse.Namespace) -> dict[str, Any]:
-    return {
-        "relative": not chosen.absolute,
-        "adapt_scale": not chosen.no_adapt_scale,
-        "best_frame": chosen.best_frame,
-    }
+def _engine(name: str) -> dict[str, Any]:
+    """Return an engine of config.yaml here, or a known one, as a setting; its image is fetched."""
+    from ..engines.program import fetch_images
+    from ..stages.films import program_named
+
+    program = program_named(name)
+    fetch_images({name: program})
+    return {"engine": to_plain(program)}
 
 
 def _box(text: str | None) -> str | list[int] | None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import TalkiesError, printable
-from ..fomm.model.presets import PRESETS
 
 GROUPS = {
     "Make": {
@@ -106,18 +105,6 @@ class Commands:
             sub.add_argument("--log", type=Path, help=argparse.SUPPRESS)
         sub.set_defaults(run=run)
         return sub
-
-
-def model_arguments(sub: argparse.ArgumentParser) -> None:
-    """Add the arguments for a network and its device."""
-    sub.add_argument("--model", choices=list(PRESETS), default="demo", metavar="NAME", help=", ".join(PRESETS))
-    sub.add_argument(
-        "--checkpoint",
-        metavar="P",
-        help="its weights, .pth.tar or .safetensors (default: those that `talkies checkpoint fetch` got)",
-    )
-    sub.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    sub.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all this job was given)")
 
 
 def segment_arguments(sub: argparse.ArgumentParser) -> None:

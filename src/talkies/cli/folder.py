@@ -43,7 +43,6 @@ def add_commands(commands: Commands) -> None:
         "Look at every picture and video before anything is animated; say what is wrong (exit code 1).",
         log=True,
     )
-    look.add_argument("--json", action="store_true")
     look.add_argument("--no-poses", action="store_true", help="do not compare poses, for which the network is loaded")
     look.add_argument("--threads", type=count, metavar="N", help="files looked at at once (default: one a core)")
     look.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
@@ -125,16 +124,13 @@ def check(chosen: argparse.Namespace) -> int:
         finish_page(plan, "check", plan.page_keys["check"])
         log.info("%s: %s", check_page.summary(findings), printable(page))
         return 0
-    if chosen.json:
-        print(json.dumps([finding.plain for finding in findings], indent=1))
-    else:
-        for line in check_page.table(findings):
-            print(line)
-        if unused := not_used(plan.settings, plan.pairs.values()):
-            print(f"not used: {unused}")
-        if better:
-            print(better)
-        print(f"{check_page.summary(findings)}: {printable(page)}")
+    for line in check_page.table(findings):
+        print(line)
+    if unused := not_used(plan.settings, plan.pairs.values()):
+        print(f"not used: {unused}")
+    if better:
+        print(better)
+    print(f"{check_page.summary(findings)}: {printable(page)}")
     return int(any(problem.level == FAILS for finding in findings for problem in finding.problems))
 
 

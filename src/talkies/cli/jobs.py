@@ -86,7 +86,6 @@ def gallery(chosen: argparse.Namespace) -> None:
 
     plan = Plan.load(table)
     results, wanted, ledger = plan.results, plan.settings.gallery, Ledger.read()
-    plan.learn(ledger)
     state = look(plan, ledger)
     entries = entries_of(plan, state)
     with holding("gallery"):
@@ -136,15 +135,13 @@ def verdict(chosen: argparse.Namespace) -> None:
     """End the workflow: fail, naming every pair that could not be made and why; else write the verdict."""
     from ..files import write_json
     from ..run.folder import GALLERY_PAGE
-    from ..run.ledger import Ledger
     from ..run.plan import Plan
     from ..run.progress import by_reason, some
     from ..run.state import look
     from ..stages import table
 
-    plan, ledger = Plan.load(table), Ledger.read()
-    plan.learn(ledger)
-    state = look(plan, ledger)
+    plan = Plan.load(table)
+    state = look(plan)
     if state.failed:
         for reason, names in by_reason(state.failed).items():
             log.error("%s (%s: %s)", reason, counted(len(names), "pair"), some(names))

@@ -227,8 +227,8 @@ class Jobs:
 
         def megabytes(wildcards: Any, attempt: int) -> int:
             shard = shard_of(wildcards.name)
-            of_program = kind == "gpu" and self._plan.by_program(shard)
-            usual = estimate.megabytes(self._plan, shard) if of_program else MEMORY_MB[kind]
+            program = self._plan.program_of(shard) if kind == "gpu" else None
+            usual = program.mem_mb if program else MEMORY_MB[kind]
             wanted = usual * self._times(stage, shard, MORE_MEMORY, attempt)
             return min(wanted, self._limits(kind).megabytes or wanted)
 

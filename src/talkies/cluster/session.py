@@ -35,7 +35,7 @@ class Session:
 
     def __init__(self, workflow: Any, config: Mapping[str, Any]) -> None:
         self._workflow = workflow
-        self.is_main = snakemake_private.is_main_process(workflow)
+        self.is_main = bool(workflow.is_main_process)
         self.executor = snakemake_private.executor(workflow)
         self.in_image = snakemake_private.runs_in_image(workflow)
         # A dry run's few lines are ours on a cluster too; in a run there, Snakemake tells what becomes of each job.
@@ -50,12 +50,11 @@ class Session:
         self._lack: tuple[str, bool] | None = None
         self._over: threading.Event | None = None
         self.plan = self._make_plan(config) if self.is_main else Plan.load(stages.table)
-        self.threads = self.plan.settings.threads or (4 if self.executor else snakemake_private.cores(workflow)) or 1
+        self.threads = self.plan.settings.threads or (4 if self.executor else workflow.cores) or 1
         self.failures = Failures(say, on_slurm=self.executor == "slurm")
         self.jobs = Jobs(self.plan, self.executor, self.failures)
         if self.executor:
-            snakemake_private.limit(workflow, "gpu", self.plan.settings.gpus)
-            snakemake_private.allow_threads(workflow, self.threads)
+            snakemake_private.limit(workflow, gpus=self.plan.settings.gpus, threads=self.threads)
         self.bind()  # on a cluster, each job is a process of its own
 
     def _make_plan(self, config: Mapping[str, Any]) -> Plan:
@@ -74,7 +73,7 @@ class Session:
         if self.in_image and settings.container is not None:
             image.check_bindable([Path(each) for each in plan.outside])
             self._check_image(plan)
-        cores = snakemake_private.cores(self._workflow) or 1
+        cores = self._workflow.cores or 1
         say(estimate.describe(plan, self._state, cores=cores, on_cluster=self.executor is not None))
         if self._state.why:
             say(f"{len(self._state.to_make)} to make: {self._state.why}")
@@ -98,7 +97,7 @@ class Session:
         except TalkiesError as error:
             raise WorkflowError(str(error)) from None
         if self.executor:
-            self.failures.retries = snakemake_private.retries(self._workflow)
+            self.failures.retries = self._workflow.execution_settings.retries
             LOGGER.addHandler(self.failures)
         if self.console:
             self.console.follow(folder.WORKERS_LOG)

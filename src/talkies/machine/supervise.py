@@ -1,8 +1,9 @@
 """Runs programs: for an answer, within a time limit (`ask`), or to their end, leaving nothing of them running (`run`).
 
-`run` passes on the output line by line. It starts this file as a process of its own, the supervisor, which starts the program. Processes whose parents end
-become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it gets a signal when we end (PR_SET_PDEATHSIG), even
-by SIGKILL. So it can end all of them: when the program ends, when we ask it to, and when we can no longer ask.
+`run` passes on the output line by line. It starts this file as a process of its own, the supervisor, which starts the
+program. Processes whose parents end become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it gets a signal
+when we end (PR_SET_PDEATHSIG), even by SIGKILL. So it can end all of them: when the program ends, when we ask it to,
+and when we can no longer ask.
 """
 
 from __future__ import annotations

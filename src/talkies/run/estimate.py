@@ -27,7 +27,7 @@ LOAD_SECONDS = 2.0  # the same of a job that loads an engine, in addition
 LOOK_SECONDS = 0.01  # for each pair in the gallery
 POSTER_SECONDS = 0.5  # for each take in the gallery
 MOSAIC_SECONDS_PER_FRAME = 0.005  # for each film in it
-CHECK_SECONDS = 3.0  # for each file that is checked
+CHECK_SECONDS = 0.3  # for each file that is checked
 GPU_BYTES = 1_500_000_000  # GPU memory of the CUDA context and a network's weights
 FRAMES_PER_SECOND = {"cpu": 5.0, "cuda": 100.0}
 """Expected speed of the built-in engine until films are finished, by kind of device."""
@@ -87,15 +87,10 @@ def run_seconds(plan: Plan, cores: int) -> float:
 
 def gpu_megabytes(plan: Plan, shard: str) -> int:
     """Return the GPU memory (MB) that a job of a shard needs; for the built-in engine, with a batch of one frame."""
-    if plan.by_program(shard):
-        return max(plan.others[plan.pairs[name].engine].gpu_mem_mb for name in plan.shards["pairs"][shard])
+    if program := plan.program_of(shard):
+        return program.gpu_mem_mb
     side = PRESETS[plan.settings.model.preset].size
     return math.ceil((GPU_BYTES + 2 * frame_bytes(side, 4)) / 1e6)
-
-
-def megabytes(plan: Plan, shard: str) -> int:
-    """Return the memory (MB) that a job of a shard asks for, whose engine is another program."""
-    return max(plan.others[plan.pairs[name].engine].mem_mb for name in plan.shards["pairs"][shard])
 
 
 def _mosaic_frames(plan: Plan) -> int:
@@ -158,8 +153,8 @@ def frames_of(plan: Plan, names: Iterable[str]) -> int:
 def frames_a_second(plan: Plan, names: Iterable[str]) -> str:
     """Return, in words, the expected rates of these pairs' engines."""
     engines = dict.fromkeys(plan.pairs[name].engine for name in names)
-    if len(plan.engines) == 1:
-        return f"{plan.rates[next(iter(plan.engines))]:g} frames/s"
+    if len(plan.rates) == 1:
+        return f"{next(iter(plan.rates.values())):g} frames/s"
     return ", ".join(f"{plan.rates[name]:g} frames/s ({name})" for name in engines)
 
 

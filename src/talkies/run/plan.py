@@ -276,11 +276,6 @@ class Plan(Struct, dict=True, kw_only=True, omit_defaults=True):
 
     # --- engines -------------------------------------------------------------------------------------------
 
-    @property
-    def engines(self) -> dict[str, Program | None]:
-        """The engines by name, None for the built-in one."""
-        return self.settings.by_engine
-
     @cached_property
     def others(self) -> dict[str, Program]:
         """The engines that are other programs, by name."""
@@ -291,9 +286,10 @@ class Plan(Struct, dict=True, kw_only=True, omit_defaults=True):
         """The takes whose motion is computed: those that the built-in engine uses."""
         return {pair.take for pair in self.pairs.values() if pair.engine == FOMM}
 
-    def by_program(self, shard: str) -> bool:
-        """Return whether a program animates a shard, not the built-in engine."""
-        return any(self.pairs[name].engine != FOMM for name in self.shards["pairs"].get(shard, []))
+    def program_of(self, shard: str) -> Program | None:
+        """Return the program that animates a shard; None: the built-in engine."""
+        names = self.shards["pairs"].get(shard)
+        return self.others.get(self.pairs[names[0]].engine) if names else None
 
     @property
     def is_pilot(self) -> bool:

@@ -106,9 +106,7 @@ def current_plan(table: Table) -> tuple[Plan, State]:
     """
     stored = stored_plan(table)
     if stored is not None and (is_running() or not CONFIG.exists()):
-        ledger = Ledger.read()
-        stored.learn(ledger)
-        return stored, look(stored, ledger)
+        return stored, look(stored)
     if not CONFIG.exists():
         raise TalkiesError("there is no config.yaml here: go into the run folder, or make one: talkies init FOLDER")
     given = stored.given if stored is not None else {}

@@ -190,7 +190,6 @@ def end(plan: Plan, over: threading.Event) -> list[str]:
 
 def _summary(plan: Plan) -> Iterator[str]:
     ledger = Ledger.read()
-    plan.learn(ledger)
     state = look(plan, ledger)
     now = outlook(plan, state.to_make, ledger)
     yield count(plan, state)

@@ -21,11 +21,6 @@ LOCKS = Path(".snakemake/locks")
 """Where Snakemake keeps a folder's locks, as files NUMBER.KIND.lock."""
 
 
-def is_main_process(workflow: Any) -> bool:
-    """Return whether the user started this process, and not a job (Workflow.is_main_process)."""
-    return bool(workflow.is_main_process)
-
-
 def executor(workflow: Any) -> str | None:
     """Return the name of the executor that sends this run's jobs elsewhere, for example slurm; None: they stay here.
 
@@ -34,7 +29,7 @@ def executor(workflow: Any) -> str | None:
     """
     if workflow.remote_exec:
         return "node"
-    if not is_main_process(workflow):
+    if not workflow.is_main_process:
         return None
     from snakemake.cli import parse_args
     from snakemake_interface_executor_plugins.registry import ExecutorPluginRegistry
@@ -46,30 +41,13 @@ def executor(workflow: Any) -> str | None:
     return None
 
 
-def retries(workflow: Any) -> int:
-    """Return how often a failed job is sent again (Workflow.execution_settings)."""
-    return int(workflow.execution_settings.retries)
-
-
-def limit(workflow: Any, resource: str, most: int) -> None:
-    """Let the jobs that run at once use at most this much of a resource, unless --resources says otherwise
-    (Workflow.global_resources, Workflow.register_resource).
+def limit(workflow: Any, *, gpus: int, threads: int) -> None:
+    """Let the jobs elsewhere use so many GPUs at once, unless --resources says otherwise, and each so many threads,
+    however few cores --cores gives this machine's own jobs (Workflow.global_resources, Workflow.register_resource).
     """
-    if resource not in workflow.global_resources:
-        workflow.register_resource(resource, most)
-
-
-def allow_threads(workflow: Any, threads: int) -> None:
-    """Let jobs have this many threads elsewhere, however few cores --cores gives this machine's own jobs
-    (Workflow.register_resource, Workflow.cores).
-    """
+    if "gpu" not in workflow.global_resources:
+        workflow.register_resource("gpu", gpus)
     workflow.register_resource("_cores", max(threads, workflow.cores or 1))
-
-
-def cores(workflow: Any) -> int | None:
-    """Return the cores that --cores gives to a run (Workflow.cores)."""
-    found: int | None = workflow.cores
-    return found
 
 
 def runs_in_image(workflow: Any) -> bool:

@@ -197,8 +197,10 @@ class Look:
 
 
 def look(plan: Plan, ledger: Ledger | None = None) -> State:
-    """Return the state of a plan; ledger: if it was read before."""
-    return Look(plan, ledger or Ledger.read()).state()
+    """Return the state of a plan, which learns what workers have read since it was made. ledger: if it was read."""
+    ledger = ledger or Ledger.read()
+    plan.learn(ledger)
+    return Look(plan, ledger).state()
 
 
 def made_of(stage: Stage, item: str, recorded: Recorded[R], record: R) -> Made:
