@@ -127,7 +127,7 @@ $(STAMP):
 	rm -f $(VENV)/.set-up-*
 	$(PIP) install --quiet --require-hashes -r requirements/run.lock
 	$(if $(LOCKED),$(call torch_locked),$(PIP) install $(FROM) '$(or $(TORCH),$(PINNED))')
-	$(PIP) install --no-deps --no-build-isolation -e .
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(TOOLS): $(STAMP)

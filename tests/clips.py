@@ -12,8 +12,9 @@ import subprocess
 import tempfile
 import wave
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from talkies.media.ffmpeg import ffmpeg_path
 WIDTH, HEIGHT = 96, 64
 RATE = 44100  # samples per second of every generated sound
 
-_recipes: dict[str, Callable[[Path], None]] = {}
+_recipes: dict[str, Callable[[Path], object]] = {}
 
 
 @cache
@@ -134,100 +135,60 @@ def children() -> set[int]:
     return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
-def recipe(name: str) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
-    def keep(function: Callable[[Path], None]) -> Callable[[Path], None]:
-        _recipes[name] = function
-        return function
+Recipe = Callable[[Path], object]
+
+
+def recipe(name: str) -> Callable[[Recipe], Recipe]:
+    def keep(function: Recipe) -> Recipe:
+        return _recipes.setdefault(name, function)
 
     return keep
 
 
-def film(path: Path, *options: str | Path, count: int = 60, rate: str = "30000/1001", sound: bool = True) -> None:
+def film(path: Path, *options: str, count: int = 60, rate: str = "30000/1001", sound: bool = True) -> None:
     """Write a clip of numbered frames with two seconds of noise; `options` come before the output's name."""
     heard = ["-i", wav(), "-map", "0:v", "-map", "1:a"] if sound else []
     ffmpeg(*raw(rate), *heard, *X264, *options, path, stdin=frames(count))
 
 
+def named(name: str, *options: str, **more: Any) -> None:
+    """Name a clip that `film` writes."""
+    recipe(name)(lambda path: film(path, *options, **more))
+
+
+def silent(name: str, width: int, height: int, count: int, *codec: str) -> None:
+    """Name a clip of numbered frames of a size."""
+    words = [*raw("25", width, height), *(codec or X264)]
+    recipe(name)(lambda path: ffmpeg(*words, path, stdin=frames(count, width, height)))
+
+
+def copied(name: str, *before: str, after: tuple[str, ...] = ()) -> None:
+    """Name a copy of plain.mp4's streams with options for its reader and its writer."""
+    recipe(name)(lambda path: ffmpeg(*before, "-i", get("plain.mp4"), "-c", "copy", *after, path))
+
+
 # --- plain clips in every container ---
 
+VP8 = ("-c:v", "libvpx", "-cpu-used", "8", "-deadline", "realtime", "-b:v", "1M")
+MPEG4 = ("-c:v", "mpeg4", "-q:v", "3")
 
-@recipe("plain.mp4")
-def _(path: Path) -> None:
-    film(path, "-c:a", "aac", "-movflags", "+faststart", "-g", "15")
-
-
-@recipe("plain.mov")
-def _(path: Path) -> None:
-    film(path, "-c:a", "pcm_s16le", rate="24")
-
-
-@recipe("plain.mkv")
-def _(path: Path) -> None:
-    film(path, "-c:a", "flac", rate="24000/1001", count=48)
-
-
-@recipe("plain.webm")
-def _(path: Path) -> None:
-    film(path, "-c:v", "libvpx", "-cpu-used", "8", "-deadline", "realtime", "-b:v", "1M", "-c:a", "libopus")
-
-
-@recipe("vorbis.webm")
-def _(path: Path) -> None:
-    film(path, "-c:v", "libvpx", "-cpu-used", "8", "-deadline", "realtime", "-b:v", "1M", "-c:a", "libvorbis")
-
-
-@recipe("plain.avi")
-def _(path: Path) -> None:
-    """AVI has no presentation times; with B-frames its decoding times are one frame late."""
-    film(path, "-c:v", "mpeg4", "-q:v", "3", "-c:a", "libmp3lame", rate="25", count=50)
-
-
-@recipe("plain.ts")
-def _(path: Path) -> None:
-    """A transport stream starts at 1.4 s."""
-    film(path, "-c:a", "aac")
-
-
-@recipe("plain.wmv")
-def _(path: Path) -> None:
-    film(path, "-c:v", "wmv2", "-q:v", "3", "-bf", "0", "-c:a", "wmav2", rate="25", count=50)
-
-
-@recipe("plain.flv")
-def _(path: Path) -> None:
-    film(path, "-c:a", "aac", rate="25", count=50)
-
-
-@recipe("opus.mkv")
-def _(path: Path) -> None:
-    film(path, "-c:a", "libopus")
-
-
-@recipe("ac3.mp4")
-def _(path: Path) -> None:
-    film(path, "-c:a", "ac3")
-
-
-@recipe("u8.avi")
-def _(path: Path) -> None:
-    film(path, "-c:v", "mpeg4", "-q:v", "3", "-bf", "0", "-c:a", "pcm_u8", rate="15", count=30)
-
-
-@recipe("adpcm.avi")
-def _(path: Path) -> None:
-    film(path, "-c:v", "mpeg4", "-q:v", "3", "-bf", "0", "-c:a", "adpcm_ms", rate="15", count=30)
+named("plain.mp4", "-c:a", "aac", "-movflags", "+faststart", "-g", "15")
+named("plain.mov", "-c:a", "pcm_s16le", rate="24")
+named("plain.mkv", "-c:a", "flac", rate="24000/1001", count=48)
+named("plain.webm", *VP8, "-c:a", "libopus")
+named("vorbis.webm", *VP8, "-c:a", "libvorbis")
+# AVI has no presentation times; with B-frames its decoding times are one frame late.
+named("plain.avi", *MPEG4, "-c:a", "libmp3lame", rate="25", count=50)
+named("plain.ts", "-c:a", "aac")  # a transport stream starts at 1.4 s
+named("plain.wmv", "-c:v", "wmv2", "-q:v", "3", "-bf", "0", "-c:a", "wmav2", rate="25", count=50)
+named("plain.flv", "-c:a", "aac", rate="25", count=50)
+named("opus.mkv", "-c:a", "libopus")
+named("ac3.mp4", "-c:a", "ac3")
+named("u8.avi", *MPEG4, "-bf", "0", "-c:a", "pcm_u8", rate="15", count=30)
+named("adpcm.avi", *MPEG4, "-bf", "0", "-c:a", "adpcm_ms", rate="15", count=30)
 
 
 # --- time ---
-
-
-@recipe("phone.mp4")
-def _(path: Path) -> None:
-    """Variable frame rate: 45 frames in 2 s, first at 30 a second, then at 15; see `phone_times`."""
-    times = phone_times()
-    choose = "+".join(f"eq(N,{i})*{round(t * 90000)}" for i, t in enumerate(times))
-    film(path, "-vf", f"settb=1/90000,setpts='{choose}'", "-fps_mode", "passthrough", "-enc_time_base", "1/90000",
-         "-video_track_timescale", "90000", "-c:a", "aac", count=len(times))  # fmt: skip
 
 
 def phone_times() -> list[float]:
@@ -235,26 +196,16 @@ def phone_times() -> list[float]:
     return [i / 30 + 0.004 * (i % 3) for i in range(30)] + [1 + i / 15 + 0.007 * (i % 2) for i in range(15)]
 
 
-@recipe("fast.mp4")
-def _(path: Path) -> None:
-    film(path, rate="120", count=120, sound=False)
-
-
-@recipe("one.mp4")
-def _(path: Path) -> None:
-    film(path, count=1, sound=False)
-
-
-@recipe("cut.mp4")
-def _(path: Path) -> None:
-    """An edit list cuts inside a group of pictures: the frames before the cut are decoded but not shown."""
-    ffmpeg("-ss", "0.7", "-i", get("plain.mp4"), "-c", "copy", path)
-
-
-@recipe("fragments.mp4")
-def _(path: Path) -> None:
-    """As browsers record: no edit list, so the picture starts two frames after the sound."""
-    ffmpeg("-i", get("plain.mp4"), "-c", "copy", "-movflags", "frag_keyframe+empty_moov", path)
+# Variable frame rate: 45 frames in 2 s, first at 30 a second, then at 15.
+PHONE = "+".join(f"eq(N,{i})*{round(t * 90000)}" for i, t in enumerate(phone_times()))
+named("phone.mp4", "-vf", f"settb=1/90000,setpts='{PHONE}'", "-fps_mode", "passthrough", "-enc_time_base", "1/90000",
+     "-video_track_timescale", "90000", "-c:a", "aac", count=len(phone_times()))  # fmt: skip
+named("fast.mp4", rate="120", count=120, sound=False)
+named("one.mp4", count=1, sound=False)
+# An edit list cuts inside a group of pictures: the frames before the cut are decoded but not shown.
+copied("cut.mp4", "-ss", "0.7")
+# As browsers record: no edit list, so the picture starts two frames after the sound.
+copied("fragments.mp4", after=("-movflags", "frag_keyframe+empty_moov"))
 
 
 @recipe("late.mp4")
@@ -291,42 +242,13 @@ def _(path: Path) -> None:
 
 # --- shape ---
 
-
-@recipe("sar.mp4")
-def _(path: Path) -> None:
-    film(path, "-vf", "setsar=3/2", sound=False, count=12)
-
-
-@recipe("tall-sar.mp4")
-def _(path: Path) -> None:
-    film(path, "-vf", "setsar=1/2", sound=False, count=12)
-
-
-@recipe("turned.mp4")
-def _(path: Path) -> None:
-    """From a phone held upright: stored in landscape, with a rotation tag."""
-    ffmpeg("-display_rotation", "90", "-i", get("plain.mp4"), "-c", "copy", path)
-
-
-@recipe("odd.webm")
-def _(path: Path) -> None:
-    ffmpeg(*raw("25", 97, 65), "-c:v", "libvpx", "-cpu-used", "8", "-deadline", "realtime", "-b:v", "1M",
-           path, stdin=frames(12, 97, 65))  # fmt: skip
-
-
-@recipe("portrait.mp4")
-def _(path: Path) -> None:
-    ffmpeg(*raw("25", 64, 112), *X264, path, stdin=frames(12, 64, 112))
-
-
-@recipe("square.mp4")
-def _(path: Path) -> None:
-    ffmpeg(*raw("25", 64, 64), *X264, path, stdin=frames(12, 64, 64))
-
-
-@recipe("tiny.mp4")
-def _(path: Path) -> None:
-    ffmpeg(*raw("25", 4, 4), *X264, path, stdin=frames(3, 4, 4))
+named("sar.mp4", "-vf", "setsar=3/2", sound=False, count=12)
+named("tall-sar.mp4", "-vf", "setsar=1/2", sound=False, count=12)
+copied("turned.mp4", "-display_rotation", "90")  # from a phone held upright: landscape, with a rotation tag
+silent("odd.webm", 97, 65, 12, *VP8)
+silent("portrait.mp4", 64, 112, 12)
+silent("square.mp4", 64, 64, 12)
+silent("tiny.mp4", 4, 4, 3)
 
 
 # --- colour ---
@@ -348,7 +270,7 @@ def patch_colours(picture: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array([part.reshape(-1, 3).mean(0) for part in parts])
 
 
-def _coloured(path: Path, matrix: str, area: str, tagged: bool, side: int = 16) -> None:
+def _coloured(path: Path, matrix: str, area: str = "tv", tagged: bool = True, side: int = 16) -> None:
     picture = patches(side)
     height, width = picture.shape[:2]
     names = {"bt601": "smpte170m", "bt709": "bt709"}
@@ -363,29 +285,11 @@ def _coloured(path: Path, matrix: str, area: str, tagged: bool, side: int = 16) 
     ffmpeg(*raw("25", width, height), "-vf", convert, *X264, "-qp", "5", *tag, path, stdin=picture.tobytes() * 3)
 
 
-@recipe("bt709.mp4")
-def _(path: Path) -> None:
-    _coloured(path, "bt709", "tv", True)
-
-
-@recipe("bt601.mp4")
-def _(path: Path) -> None:
-    _coloured(path, "bt601", "tv", True)
-
-
-@recipe("full.mp4")
-def _(path: Path) -> None:
-    _coloured(path, "bt601", "pc", True)
-
-
-@recipe("untagged.mp4")
-def _(path: Path) -> None:
-    _coloured(path, "bt601", "tv", False)
-
-
-@recipe("untagged-hd.mp4")
-def _(path: Path) -> None:
-    _coloured(path, "bt709", "tv", False, side=184)
+recipe("bt709.mp4")(partial(_coloured, matrix="bt709"))
+recipe("bt601.mp4")(partial(_coloured, matrix="bt601"))
+recipe("full.mp4")(partial(_coloured, matrix="bt601", area="pc"))
+recipe("untagged.mp4")(partial(_coloured, matrix="bt601", tagged=False))
+recipe("untagged-hd.mp4")(partial(_coloured, matrix="bt709", tagged=False, side=184))
 
 
 def hdr_patches(transfer: str) -> NDArray[np.uint16]:
@@ -416,14 +320,8 @@ def _hdr(path: Path, transfer: str, name: str) -> None:
            "log-level=none:pools=1", "-tag:v", "hvc1", path, stdin=signal.tobytes() * 5)  # fmt: skip
 
 
-@recipe("pq.mp4")
-def _(path: Path) -> None:
-    _hdr(path, "PQ", "smpte2084")
-
-
-@recipe("hlg.mp4")
-def _(path: Path) -> None:
-    _hdr(path, "HLG", "arib-std-b67")
+recipe("pq.mp4")(partial(_hdr, transfer="PQ", name="smpte2084"))
+recipe("hlg.mp4")(partial(_hdr, transfer="HLG", name="arib-std-b67"))
 
 
 @recipe("hevc10.mp4")
@@ -490,25 +388,14 @@ def _(path: Path) -> None:
 # --- damage ---
 
 
-def _cut_short(source: str, path: Path, share: float) -> None:
+def _cut_short(source: str, path: Path) -> None:
     data = get(source).read_bytes()
-    path.write_bytes(data[: round(len(data) * share)])
+    path.write_bytes(data[: round(len(data) * 0.6)])
 
 
-@recipe("truncated.mp4")
-def _(path: Path) -> None:
-    _cut_short("plain.mp4", path, 0.6)
-
-
-@recipe("truncated.mkv")
-def _(path: Path) -> None:
-    _cut_short("plain.mkv", path, 0.6)
-
-
-@recipe("headless.mov")
-def _(path: Path) -> None:
-    """The index was at the end of the file and is missing."""
-    _cut_short("plain.mov", path, 0.6)
+recipe("truncated.mp4")(partial(_cut_short, "plain.mp4"))
+recipe("truncated.mkv")(partial(_cut_short, "plain.mkv"))
+recipe("headless.mov")(partial(_cut_short, "plain.mov"))  # the index was at the end of the file and is missing
 
 
 @recipe("scratched.mp4")

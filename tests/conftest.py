@@ -45,6 +45,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def _prepared(tmp_path_factory) -> RunFolder:
     run = RunFolder.create(tmp_path_factory.mktemp("prepared") / "run", clips=[])
+    run.configure(engine="fomm")
     make_clip(run.path / "driving/a.mp4", frames=120)
     run.snakemake("--until", "crop", "motion")
     return run

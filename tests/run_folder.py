@@ -21,6 +21,12 @@ from talkies.files import file_digest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
+# An engine that lays the driving video over the picture. It starts in a tenth of the time that PyTorch takes.
+LAID_OVER = {
+    "name": "laid-over",
+    "command": f"{media.ffmpeg_path()} -v error -nostdin -loop 1 -i {{source}} -i {{driving}} -filter_complex"
+    " [1:v][0:v]blend=all_mode=average:shortest=1,format=yuv420p -threads 1 -an -y {output}",
+}
 RED, GREEN, BLUE = (220, 40, 40), (40, 200, 60), (50, 80, 230)
 
 
@@ -82,9 +88,11 @@ class RunFolder:
         return run
 
     def configure(self, **settings) -> None:
-        """Write config.yaml: the folders, no face detection, and the settings of a test."""
+        """Write config.yaml: the folders, no face detection, a light engine if none is named, and these settings."""
         base = {"images": "images", "driving": "driving", "crop": "center", "threads": 1, "check": False}
-        (self.path / "config.yaml").write_text(yaml.safe_dump(base | settings))
+        if not {"engines", "model"} & settings.keys():
+            base["engine"] = LAID_OVER
+        (self.path / "config.yaml").write_text(yaml.safe_dump(base | settings, width=200))
 
     def copy(self, path: Path, *, times: bool = True) -> RunFolder:
         """Copy the whole folder, with or without its files' times."""

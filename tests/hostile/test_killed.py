@@ -38,8 +38,13 @@ def make_run(folder: Path) -> RunFolder:
     for number, name in enumerate("abc"):
         make_clip(run.path / f"driving/{name}.mp4", frames=20 + 10 * number, tone=300 + 200 * number)
     (folder / "scratch").mkdir()
-    run.configure(pairs_per_job=3, check=True, scratch=str(folder / "scratch"), gallery={"mosaic": 4})
+    run.configure(**settings(folder))
     return run
+
+
+def settings(folder: Path) -> dict:
+    scratch = str(folder / "scratch")
+    return {"engine": "fomm", "pairs_per_job": 3, "check": True, "scratch": scratch, "gallery": {"mosaic": 4}}
 
 
 @pytest.mark.longest
@@ -48,12 +53,12 @@ def test_killed_at_random_moments_it_ends_whole(tmp_path: Path) -> None:
     """The seed chooses the moments. Settings change in between, so some kills happen while films are replaced."""
     chance = random.Random(SEED)
     run = make_run(tmp_path)
-    settings = {"pairs_per_job": 3, "check": True, "scratch": str(tmp_path / "scratch"), "gallery": {"mosaic": 4}}
+    given = settings(tmp_path)
     killed, looked_at = [], 0
     for number in range(KILLS):
         if number and number % 3 == 0:  # from here on the settings ask for other films
-            settings |= [{"audio": False}, {"motion": {"relative": False}}, {"audio": True}][number // 3 - 1]
-            run.configure(**settings)
+            given |= [{"audio": False}, {"motion": {"relative": False}}, {"audio": True}][number // 3 - 1]
+            run.configure(**given)
         process = run.start(*ARGUMENTS)
         moment = chance.uniform(1.0, 12.0)
         try:

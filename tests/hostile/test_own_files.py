@@ -79,28 +79,6 @@ def test_what_is_no_longer_shown_goes_and_nothing_else(run: RunFolder) -> None:
     assert edited.read_bytes() == b"painted over"
 
 
-def test_a_page_that_was_edited_is_kept(run: RunFolder) -> None:
-    """Also if .talkies is gone."""
-    page = run.path / "results/index.html"
-    red = (run.path / ".talkies/sources/red.png").read_bytes()
-    (picture,) = (each for each in page.parent.glob("index_files/shown/*.png") if each.read_bytes() == red)
-    page.write_text(page.read_text().replace("</h1>", " of our summer</h1>"))
-    edited = page.read_bytes()
-    draw_picture(picture, (1, 2, 3))
-    painted = picture.read_bytes()
-    (run.path / ".talkies").rename(run.path / "away")
-    run.configure(pairs_per_job=3, gallery={"title": "Another"})
-    run.snakemake()
-    assert kept(page) == [edited]
-    assert b"<h1>Another</h1>" in page.read_bytes()
-    assert picture.read_bytes() == red
-    assert kept(picture) == [painted]
-    draw_picture(run.path / ".talkies/sources/red.png", (3, 2, 1))
-    assert "crop 1" in run.snakemake()
-    assert (kept(page), kept(picture)) == ([edited], [painted]), "our own files are replaced without a copy"
-    run.whole(sorted(run.films()))
-
-
 @pytest.mark.parametrize("link", ["index_files", "index_files/shown"])
 def test_a_link_is_never_followed(run: RunFolder, tmp_path: Path, link: str) -> None:
     """A link among the page's files leads to a folder of the user, which holds files of the same names."""
@@ -119,43 +97,55 @@ def test_a_link_is_never_followed(run: RunFolder, tmp_path: Path, link: str) -> 
     assert len(list((run.path / "results/index_files/shown").glob("*.png"))) == 3
 
 
-def test_links_at_the_names_of_pages_and_films_lead_nowhere_we_write(run: RunFolder, tmp_path: Path) -> None:
-    results = run.path / "results"
-    places = [results / name for name in ("index.html", "a/red.mp4")]
-    for number, place in enumerate(places):
-        place.unlink()
-        place.symlink_to(write(tmp_path / f"mine {number}"))
-    run.configure(pairs_per_job=3, gallery={"title": "Another"})
-    run.snakemake()
-    assert [path.read_bytes() for path in sorted(tmp_path.glob("mine *"))] == [MINE] * len(places)
-    assert not any(place.is_symlink() for place in places)
-    assert "6 films are whole" in run.talkies("verify")
-
-
-def test_a_film_that_the_user_worked_on_is_kept_when_it_is_made_again(run: RunFolder) -> None:
+def test_films_that_the_user_worked_on_and_links_are_kept_as_films_are_made_again(
+    run: RunFolder, tmp_path: Path
+) -> None:
     make_clip(run.path / "graded.mp4", frames=3)
     graded = (run.path / "graded.mp4").read_bytes()
     run.film("a/red").write_bytes(graded)
     (run.path / "results/b/red.json").write_text('{"title": "our summer"}')
-    run.talkies("forget", "b/red")
+    links = [run.path / "results" / name for name in ("index.html", "a/blue.mp4")]
+    for number, place in enumerate(links):
+        place.unlink()
+        place.symlink_to(write(tmp_path / f"mine {number}"))
+    run.talkies("forget", "b/red", "a/green")
     assert (run.path / "results/b/red.json").read_text() == '{"title": "our summer"}'
-    run.talkies("forget", "a/green")
+    run.configure(pairs_per_job=3, gallery={"title": "Another"})
     run.snakemake()
-    assert sorted(run.events("animate")) == ["a/green", "a/red", "b/red"]
+    assert sorted(run.events("animate")) == ["a/blue", "a/green", "a/red", "b/red"]
     assert kept(run.film("a/red")) == [graded]
     assert [json.loads(each) for each in kept(run.path / "results/b/red.json")] == [{"title": "our summer"}]
     assert kept(run.film("b/red")) == kept(run.film("a/green")) == [], "our own films are replaced without a copy"
+    assert [path.read_bytes() for path in sorted(tmp_path.glob("mine *"))] == [MINE] * len(links)
+    assert not any(place.is_symlink() for place in links)
     assert "6 films are whole" in run.talkies("verify")
 
 
-def test_clean_removes_our_films_alone(run: RunFolder) -> None:
-    """Films of removed pairs go, except one that was changed since: it counts as the user's."""
-    mine = write(run.path / "results/a/.mine.part")
-    (run.path / "images/red.png").unlink()
+def test_an_edited_page_is_kept_and_clean_removes_our_films_alone(run: RunFolder) -> None:
+    """Also if .talkies is gone. A film that was changed since it was made counts as the user's."""
+    page = run.path / "results/index.html"
+    red = (run.path / ".talkies/sources/red.png").read_bytes()
+    (picture,) = (each for each in page.parent.glob("index_files/shown/*.png") if each.read_bytes() == red)
+    page.write_text(page.read_text().replace("</h1>", " of our summer</h1>"))
+    edited = page.read_bytes()
+    draw_picture(picture, (1, 2, 3))
+    painted = picture.read_bytes()
+    (run.path / ".talkies").rename(run.path / "away")
+    run.configure(pairs_per_job=3, gallery={"title": "Another"})
     run.snakemake()
-    edited = run.film("b/red")
-    edited.write_bytes(b"cut by hand")
+    assert kept(page) == [edited]
+    assert b"<h1>Another</h1>" in page.read_bytes()
+    assert picture.read_bytes() == red
+    assert kept(picture) == [painted]
+    run.whole(sorted(run.films()))
+    draw_picture(run.path / ".talkies/sources/blue.png", (3, 2, 1))
+    (run.path / "images/red.png").unlink()
+    mine = write(run.path / "results/a/.mine.part")
+    assert "crop 1" in run.snakemake()
+    assert (kept(page), kept(picture)) == ([edited], [painted]), "our own files are replaced without a copy"
+    film = run.film("b/red")
+    film.write_bytes(b"cut by hand")
     run.talkies("clean")
     assert not run.film("a/red").exists()
-    assert edited.read_bytes() == b"cut by hand"
+    assert film.read_bytes() == b"cut by hand"
     assert mine.read_bytes() == MINE

@@ -333,7 +333,7 @@ def test_what_a_killed_worker_left_on_the_scratch_disk_goes_with_the_next(long_r
     worker.kill()
     worker.communicate()
     assert len(list(disk.iterdir())) == 1
-    long_run.configure(scratch=str(disk))
+    long_run.configure(engine="fomm", scratch=str(disk))
     long_run.snakemake()
     assert list(disk.iterdir()) == []
     long_run.whole(LONG)
@@ -357,7 +357,7 @@ def test_a_scratch_disk_that_fills_up_loses_nothing(long_run: RunFolder, disk: P
     assert " MB needed: make room there, or name another folder by scratch in config.yaml" in line
     assert not (long_run.path / DONE).exists()
     assert [path.name for path in disk.iterdir()] == ["of another user"]
-    long_run.configure(scratch=str(disk))
+    long_run.configure(engine="fomm", scratch=str(disk))
     output = long_run.snakemake(ok=False)
     assert "about 2.4 MB needed" in output, "reported before the work begins"
     (disk / "of another user").unlink()

@@ -21,7 +21,9 @@ PAIRS = ["a/blue", "a/green", "a/red", "b/blue", "b/green", "b/red"]
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFolder:
-    return RunFolder.create(tmp_path / "run")
+    made = RunFolder.create(tmp_path / "run")
+    made.configure(engine="fomm")
+    return made
 
 
 def lines_of(run: RunFolder, *arguments: str, ok: bool = True) -> list[str]:
@@ -86,6 +88,7 @@ def test_a_run_tells_its_stages_and_films(run: RunFolder) -> None:
 
 
 def test_what_fails_is_told_once_with_its_reason(run: RunFolder) -> None:
+    run.configure()
     (run.path / "images/broken.png").write_bytes(b"no picture")
     with (run.path / "driving/b.mp4").open("r+b") as clip:  # the sound is at the end of the file
         clip.truncate(clip.seek(0, os.SEEK_END) * 3 // 4)

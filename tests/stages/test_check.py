@@ -25,7 +25,7 @@ def looked(tmp_path_factory) -> RunFolder:
     """A folder of good and bad files, after a check."""
     path = tmp_path_factory.mktemp("check") / "run"
     run = RunFolder.create(path, images=[], clips=[])
-    run.configure(crop=None, check=True)
+    run.configure(crop=None, check=True, engine="fomm")
     images, driving = path / "images", path / "driving"
     face = Image.open(EXAMPLES / "images/ada.png").convert("RGB")
     face.save(images / "good.png")
@@ -199,7 +199,7 @@ def test_a_picture_and_a_driving_video_of_one_name_are_told_apart(tmp_path: Path
     shutil.copy(EXAMPLES / "images/ada.png", run.path / "images/me.png")
     command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-ss", "1.66", "-i", str(EXAMPLES / "driving/anna.mp4")]
     subprocess.run([*command, "-preset", "ultrafast", str(run.path / "driving/me.mp4")], check=True)
-    run.configure(crop=None, check=True)
+    run.configure(crop=None, check=True, engine="fomm")
     for _ in ("anew", "from what is kept"):
         run.talkies("check")
         found = {item["clip"]: item for item in json.loads((run.path / ".talkies/check.json").read_text())["files"]}

@@ -25,11 +25,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.mark.slow
 def test_only_what_is_to_be_made_is_refused_until_it_is_allowed(folder: RunFolder) -> None:
-    folder.configure(crop="face", faceless="allow")
+    folder.configure(engine="fomm", crop="face", faceless="allow")
     folder.snakemake()
     stood = folder.films()
     assert list(stood) == ["none/red"]
-    folder.configure(crop="face")
+    folder.configure(engine="fomm", crop="face")
     assert "0 to make" in folder.talkies("status"), "an existing film is kept"
 
     draw_picture(folder.path / "images" / "blue.png", (30, 30, 200))
@@ -41,21 +41,21 @@ def test_only_what_is_to_be_made_is_refused_until_it_is_allowed(folder: RunFolde
     assert f"failed: {WHY}" in folder.talkies("status")
     assert "0 to make" in folder.snakemake("-n"), "the refusal is recorded and stays"
 
-    folder.configure(crop="face", faceless="allow")
+    folder.configure(engine="fomm", crop="face", faceless="allow")
     assert "1 to make" in folder.talkies("status")
     folder.snakemake()
     assert sorted(folder.films()) == ["none/blue", "none/red"]
     assert folder.films()["none/red"] == stood["none/red"]
 
-    folder.configure(crop="face")
+    folder.configure(engine="fomm", crop="face")
     assert "0 to make" in folder.talkies("status")
 
 
 def test_the_check_says_so_before(folder: RunFolder) -> None:
-    folder.configure(crop="face")
+    folder.configure(engine="fomm", crop="face")
     told = folder.run("talkies", "check").stdout
     assert "no face in any frame looked at: it is not animated" in told
-    folder.configure(crop={"images": "face", "driving": "center"})
+    folder.configure(engine="fomm", crop={"images": "face", "driving": "center"})
     assert "no face in any frame" not in folder.run("talkies", "check").stdout
 
 

@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     shutil.copy(HEADS / "1-rest.jpg", run.path / "images")
     for name, shown in SHOWN.items():
         write_clip(run.path / f"driving/{name}.mp4", shown)
-    run.configure(crop=None)
+    run.configure(engine="fomm", crop=None)
     return run
 
 
@@ -72,13 +72,13 @@ def test_what_stands_against_a_first_frame_is_said_and_a_better_one_is_named(run
     asleep = re.search(r"best_frame: (\d+)", *said["asleep"].values())[1]
     start = float(re.search(r"start: ([\d.]+)", *said["turned"].values())[1])
     chosen = {"asleep.mp4": {"best_frame": int(asleep)}, "talks.mp4": {"best_frame": "auto"}}
-    run.configure(crop=None, files=chosen | {"turned.mp4": {"start": start}})
+    run.configure(engine="fomm", crop=None, files=chosen | {"turned.mp4": {"start": start}})
     run.talkies("check")
     assert all(told == {} for told in problems(run).values()), problems(run)
 
     # With a start in the middle, the frame's number counts from there, as in best_frame; mirroring changes nothing.
     begins = 4 / RATE
-    run.configure(crop=None, files={"talks.mp4": {"start": begins, "flip": True}})
+    run.configure(engine="fomm", crop=None, files={"talks.mp4": {"start": begins, "flip": True}})
     run.talkies("check")
     told = next(told for file, told in problems(run).items() if "talks" in file)
     assert list(told) == [f"eyes shut {SAID}"]
@@ -88,10 +88,10 @@ def test_what_stands_against_a_first_frame_is_said_and_a_better_one_is_named(run
 
 
 def test_nothing_is_said_where_motion_is_not_counted_from_it_or_no_keypoints_are_looked_for(run: RunFolder) -> None:
-    run.configure(crop=None, motion={"relative": False})
+    run.configure(engine="fomm", crop=None, motion={"relative": False})
     run.talkies("check")
     assert all(told == {} for told in problems(run).values())
-    run.configure(crop=None)
+    run.configure(engine="fomm", crop=None)
     run.talkies("check", "--no-poses")
     assert all(told == {} for told in problems(run).values())
 
@@ -101,7 +101,7 @@ def test_a_picture_whose_head_is_held_otherwise_than_in_a_good_first_frame_is_to
     shutil.copy(REPOSITORY / "examples/driving/anna.mp4", run.path / "driving")
     turned = ["-ss", "1.66", "-i", str(run.path / "driving/anna.mp4"), "-frames:v", "1", str(run.path / "images/a.png")]
     subprocess.run([media.ffmpeg_path(), "-v", "error", "-nostdin", *turned], check=True)
-    run.configure(crop=None)
+    run.configure(engine="fomm", crop=None)
     output = run.talkies("check")
     assert "its first frame's pose is far from that of 1 picture (a): motion: best_frame: auto" in output
     assert SAID not in output

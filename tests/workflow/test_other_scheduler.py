@@ -68,7 +68,7 @@ def run(tmp_path: Path) -> Queued:
     for name, script in (("submit", SUBMIT), ("status", STATUS)):
         (made.queue / name).write_text(script)
         (made.queue / name).chmod(0o755)
-    made.configure(threads=7, gpus=1, slurm={"gpu": {"gpu": 1}})
+    made.configure(engine="fomm", threads=7, gpus=1, slurm={"gpu": {"gpu": 1}})
     return made
 
 
@@ -91,7 +91,7 @@ def test_jobs_ask_by_standard_resources_and_a_killed_one_asks_for_more(run: Queu
 
 def test_only_the_nodes_can_run_the_image(run: Queued) -> None:
     """The jobs are told to use it, the pages are made without it, and its version is checked before any is sent."""
-    settings = {"gpus": 1, "slurm": {"gpu": {"gpu": 1}}, "model": {"device": "cpu"}}
+    settings = {"engine": "fomm", "gpus": 1, "slurm": {"gpu": {"gpu": 1}}, "model": {"device": "cpu"}}
     run.configure(container=f"docker://registry.example/talkies@sha256:{'0' * 64}", **settings)
     assert "is pulled where snakemake runs" in run.send(image=True, ok=False)
     run.configure(container="talkies.sif", **settings)

@@ -49,6 +49,9 @@ class ClusterFolder(RunFolder):
         self.programs = programs
         self.more = more
 
+    def configure(self, **settings) -> None:
+        super().configure(**{"engine": "fomm"} | settings)  # what its jobs ask for is looked at
+
     def environment(self) -> dict[str, str]:
         given = super().environment()
         if self.programs:
@@ -85,6 +88,7 @@ def clone(tmp_path: Path) -> Path:
 def small(path: Path, programs: Path | None = None, **more: str) -> ClusterFolder:
     RunFolder.create(path, images=["one", "two"], clips=["a"])
     run = ClusterFolder(path, programs, **more)
+    run.configure()
     (run.path / "talkies.sif").write_bytes(IMAGE)
     return run
 
@@ -140,32 +144,24 @@ def limited(tmp_path: Path, programs: Path) -> ClusterFolder:
     return run
 
 
-def test_a_job_asks_for_no_more_than_there_is(limited: ClusterFolder) -> None:
+def test_a_job_asks_for_no_more_than_there_is_and_for_what_config_names(limited: ClusterFolder) -> None:
     asked = resources(limited.snakemake("--profile", "slurm", "-n", "-p"), "animate")
     assert (asked["mem_mb"], asked["runtime"]) == ("3000", "10")
-    limited.configure(slurm={"gpu": {"slurm_partition": "small,large"}})
-    asked = resources(limited.snakemake("--profile", "slurm", "-n", "-p"), "animate")
-    assert (asked["mem_mb"], asked["runtime"]) == ("4000", str(estimate.WALLTIME_MINUTES + 1))
-
-
-def test_what_config_names_is_asked_for_as_it_stands(limited: ClusterFolder) -> None:
     cpu = {"runtime": 7, "mem_mb": 900, "qos": "short", "slurm_partition": "small"}
-    limited.configure(slurm={"cpu": cpu, "gpu": {"gpu_model": "a100", "slurm_partition": "large"}})
+    limited.configure(slurm={"cpu": cpu, "gpu": {"gpu_model": "a100", "slurm_partition": "small,large"}})
     output = limited.snakemake("--profile", "slurm", "-n", "-p")
-    assert resources(output, "animate")["gpu_model"] == "a100"
-    assert resources(output, "animate")["gpu"] == "1", "resources that config.yaml does not name are still requested"
-    asked = {"runtime": "7", "mem_mb": "900", "qos": "short", "slurm_partition": "small"}
-    for rule in ("crop", "cut", "remux", "gallery"):
-        assert asked.items() <= resources(output, rule).items()
+    asked = resources(output, "animate")
+    assert (asked["mem_mb"], asked["runtime"]) == ("4000", str(estimate.WALLTIME_MINUTES + 1))
+    assert (asked["gpu_model"], asked["gpu"]) == ("a100", "1"), "what config.yaml does not name is still requested"
     for rule in ("motion", "animate"):
-        assert resources(output, rule)["slurm_partition"] == "large"
+        assert resources(output, rule)["slurm_partition"] == "small,large"
+    for rule in ("crop", "cut", "remux", "gallery"):
+        assert {name: str(value) for name, value in cpu.items()}.items() <= resources(output, rule).items()
 
 
 def test_retries_stand_in_the_profile() -> None:
     profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.v8+.yaml").read_text())
-    assert profile["retries"] == 2
-    assert "keep-incomplete" not in profile
-    assert profile["rerun-incomplete"] is True
+    assert (profile["retries"], profile["rerun-incomplete"], "keep-incomplete" in profile) == (2, True, False)
 
 
 # --- the profile installed ---------------------------------------------------------------------------------
@@ -214,8 +210,6 @@ def test_a_profile_of_the_users_own_is_left(tmp_path: Path, kind: str) -> None:
 # --- the image ---------------------------------------------------------------------------------------------
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-
-
 BROKEN = "this is no image (empty, or not a .sif): build it"
 
 
@@ -262,8 +256,7 @@ def test_jobs_for_gpus_with_an_image_without_are_refused_before_any_is_sent(tmp_
     (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
     (run.path / "talkies.sif").write_bytes(NO_GPUS)
     for more in ([], ["-n"]):
-        output = run.snakemake("--profile", "slurm", *more, ok=False)
-        assert "talkies.sif is built without GPUs" in output
+        assert "talkies.sif is built without GPUs" in run.snakemake("--profile", "slurm", *more, ok=False)
     assert not (run.path / ".talkies/done").exists()
     assert not (run.path / "calls.jsonl").exists()
     run.configure(model={"device": "cpu"})
@@ -414,7 +407,7 @@ def test_a_pilot_makes_the_first_pairs_and_going_on_makes_the_others(tmp_path: P
     run.forget_events()
     run.snakemake()
     assert sorted(run.events("animate")) == ["a/red", "b/blue", "b/green", "b/red"]
-    assert run.events("motion") == ["b"]
+    assert run.events("cut") == ["b"]
     assert before.items() <= run.films().items()
     assert "Nothing to be done" in run.snakemake()
 
