@@ -41,7 +41,7 @@ def test_times_are_those_of_the_ledger(finished: RunFolder, monkeypatch) -> None
     assert (rows["animate"].items, rows["animate"].total) == (6, duration(sum(animated)))
     assert rows["animate"].most == f"{max(animated):.3g} s"
     assert rows["remux"].total == duration(sum(record["seconds"] for record in records))
-    assert [name for name, row in rows.items() if not row.items] == ["motion", "show"]
+    assert [name for name, row in rows.items() if not row.items] == ["load", "motion", "show"]
     assert max(row.width for row in rows.values()) == 100
     texts = section(finished.path / "results/index.html")
     assert {"crop", "cut", "animate", "remux"} <= set(texts)
