@@ -53,22 +53,6 @@ def test_a_motion_is_loaded_as_it_was_saved(tmp_path: Path, jacobians: bool) -> 
         assert not any(file[name].dtype.hasobject for name in file.files)
 
 
-def test_saving_keeps_the_old_file_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.npz"
-    some_motion().save(path)
-    before = path.read_bytes()
-
-    def full(file: io.BufferedWriter, **_: object) -> None:
-        file.write(b"half a mot")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space"):
-        some_motion(frames=9).save(path)
-    assert path.read_bytes() == before
-    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
-
-
 def archive(**changes: object) -> bytes:
     """Return a saved motion's file, with other fields."""
     buffer, motion = io.BytesIO(), some_motion()
@@ -98,24 +82,18 @@ def array(value: object) -> bytes:
         (None, "No such file"),
         (b"", ""),
         (b"<html>not found</html>", ""),
-        (b"PK\x03\x04", ""),
         (archive()[:-20], ""),
-        (archive()[:400], ""),
         (archive()[200:], ""),
         (array(np.zeros((3, 4, 2))), ""),
-        (array(np.array([{"a": 1}], dtype=object)), ""),
         (archive(value=np.array([{"a": 1}], dtype=object)), ""),
         (archive(frames=4), "contradict"),
-        (archive(rate=[30, 0]), ""),
         (archive(rate=[-30, 1]), "contradict"),
         (archive(rate=30), ""),
-        (archive(format=[1, 1]), ""),
         (archive(format=2), "format 2, not 1"),
         (archive(size=256), ""),
         (archive(value=np.zeros((3, 4, 5))), "contradict"),
         (archive(value=np.zeros((0, 4, 2)), frames=0), "contradict"),
         (archive(value=np.full((3, 4, 2), np.nan)), "contradict"),
-        (archive(jacobian=np.zeros((3, 4, 2))), "contradict"),
         (archive(jacobian=np.zeros((2, 4, 2, 2))), "contradict"),
         (archive(weights="0" * 64), "other weights (vox-256"),
     ],

@@ -20,8 +20,7 @@ import talkies
 from talkies.fomm import rewrite, winograd
 from talkies.fomm.model.first_order import FirstOrderModel, build_model
 from talkies.fomm.model.generator import Generated, MaskedWarp
-from talkies.fomm.model.layers import UpBlock
-from talkies.fomm.rewrite import MANY_CHANNELS, _MaskedWarp, doubling, fold_norm, four_at_once, rewritten
+from talkies.fomm.rewrite import MANY_CHANNELS, _MaskedWarp, rewritten
 from talkies.fomm.winograd import POINTS, Winograd, minimal_filter
 
 
@@ -135,31 +134,6 @@ def test_networks_of_any_measure_give_the_same_frames(
 
 
 # --- the identities, each alone ----------------------------------------------------------------------------
-
-
-def test_doubling_is_nearest_neighbours_and_a_convolution() -> None:
-    block = UpBlock(5, 4).double().eval()
-    block.norm.running_mean.uniform_(-1, 1)
-    block.norm.running_var.uniform_(0.5, 2)
-    up = doubling(fold_norm(block.conv, block.norm)).double()
-    x = torch.rand(2, 5, 3, 7, dtype=torch.float64)
-    with torch.no_grad():
-        assert (up(x).relu() - block(x)).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize("kernel", [1, 3, 7])
-def test_four_pixels_at_once_are_the_same_pixels(kernel: int) -> None:
-    conv = nn.Conv2d(4, 3, kernel, padding=kernel // 2)
-    x = torch.rand(2, 4, 8, 12)
-    with torch.no_grad():
-        assert (F.pixel_shuffle(four_at_once(conv)(x), 2) - conv(x)).abs().max() < 1e-6
-
-
-@pytest.mark.parametrize("points", [(0, 1, -1), (0, 0.75, -0.75, 1.5, -1.5), (2, 0.5, -3, 1)])
-def test_a_minimal_filter_is_a_filter_of_three_taps(points: tuple[float, ...]) -> None:
-    to_tile, kernel, from_tile = minimal_filter(*points)
-    d, taps = torch.rand(len(points) + 1, dtype=torch.float64), torch.rand(3, dtype=torch.float64)
-    assert torch.allclose(from_tile @ ((kernel @ taps) * (to_tile @ d)), d.unfold(0, 3, 1) @ taps)
 
 
 @pytest.mark.parametrize("points", POINTS.values(), ids=["4x4", "2x4"])
