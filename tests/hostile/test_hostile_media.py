@@ -86,13 +86,6 @@ def test_commands_refuse_what_is_no_file(tmp_path: Path, make: Callable[[Path], 
         assert "in: this is a device or pipe, not a file" in talkies(*words, cwd=tmp_path), words
 
 
-def test_a_pairs_table_that_is_no_file_is_refused(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", ["red"], ["a"])
-    run.configure(pairs="pairs.tsv")
-    os.mkfifo(run.path / "pairs.tsv")
-    assert "pairs.tsv" in run.snakemake("-n", ok=False)
-
-
 def test_a_run_passes_over_what_is_no_file_and_makes_the_rest(tmp_path: Path) -> None:
     """Planning also survives a damaged clip whose reader asks for 34 GB, and the good clip gets its film."""
     run = RunFolder.create(tmp_path / "run", ["red"], ["good"])
