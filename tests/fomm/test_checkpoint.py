@@ -122,11 +122,6 @@ def test_a_digest_is_that_of_the_weights_in_any_format(model: FirstOrderModel, t
     assert weights_digest({**state, counter: torch.tensor(7)}) == digest
     for name in ("generator.final.bias", "kp_detector.predictor.encoder.down_blocks.0.norm.running_mean"):
         assert weights_digest({**state, name: state[name] + 1}) != digest
-    loaded = talkies.load_model(PARAMETERS, checkpoint=tmp_path / "zip.pth.tar")
-    other = {**state, "generator.final.bias": state["generator.final.bias"] + 1}
-    for later in (state, other):
-        loaded.load_state_dict(later)
-        assert loaded.weights_digest == weights_digest(later)
 
 
 def test_half_halves_and_stays_near(model: FirstOrderModel, tmp_path: Path) -> None:

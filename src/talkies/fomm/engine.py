@@ -281,7 +281,7 @@ class Engine:
 
     def _films(self, jobs: Iterable[FilmJob]) -> Generator[tuple[FilmJob, InputError | None], None, None]:
         # Only a few in memory: the motions of many long clips would fill it.
-        motion_of = lru_cache(maxsize=4)(lambda path: Motion.load(path, weights=self.model.weights_digest))
+        motion_of = lru_cache(maxsize=4)(Motion.load)
         coming = iter(jobs)
         begun: deque[_Film] = deque()
         broken: BaseException | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,6 @@ from .model.keypoint_detector import Keypoints
 from .model.layers import inverse_2x2
 from .model.presets import Opening
 
-FORMAT = 1
-"""Raised by hand when the fields of a saved motion change their meaning."""
-
-FIELDS = ("format", "value", "jacobian", "rate", "frames", "size", "preset", "weights")
 FACTORS = 0.5, 1.25
 """Bounds of the scale of an opening's change, since eyes that are half shut at the start are not small eyes."""
 SHUT = 0.08
@@ -73,57 +70,33 @@ class Motion:
 
     def save(self, path: str | Path) -> None:
         """Write the motion as npz without pickles, whole or not at all (numpy's NPY/NPZ format)."""
-        path = Path(path)
-        arrays: dict[str, NDArray[np.generic]] = {
-            "format": np.array(FORMAT),
-            "value": self.value,
-            "rate": np.array([self.rate.numerator, self.rate.denominator], dtype=np.int64),
-            "frames": np.array(self.frames),
-            "size": np.array([self.size, self.size]),
-            "preset": np.array(self.preset),
-            "weights": np.array(self.weights),
-        }
+        facts = {"rate": str(self.rate), "size": self.size, "preset": self.preset, "weights": self.weights}
+        arrays = {"value": self.value, "facts": np.array(json.dumps(facts))}
         if self.jacobian is not None:
             arrays["jacobian"] = self.jacobian
-        with whole(path) as part, part.open("wb") as file:
+        with whole(Path(path)) as part, part.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub confuses ** with allow_pickle
 
     @classmethod
-    def load(cls, path: str | Path, *, weights: str | None = None) -> Motion:
-        """Read a saved motion; nothing in the file is run.
-
-        weights: the digest of the weights that will use it. Raises TalkiesError for a damaged file, and for a motion
-        of other weights, since keypoints mean nothing to another network.
-        """
+    def load(cls, path: str | Path) -> Motion:
+        """Read a saved motion; nothing in the file is run. Raises TalkiesError for a damaged file."""
         name = printable(path)
         try:
             with open_regular(path) as opened:
                 check_zip(opened)
                 with np.load(opened, allow_pickle=False) as file:
-                    arrays = {field: file[field] for field in FIELDS if field in file}
-            if int(arrays["format"]) != FORMAT:
-                raise TalkiesError(f"{name}: a motion of format {int(arrays['format'])}, not {FORMAT}: make it again")
-            rate = Fraction(*(int(n) for n in arrays["rate"]))
-            motion = cls(
-                arrays["value"].astype(np.float32),
-                arrays["jacobian"].astype(np.float32) if "jacobian" in arrays else None,
-                rate,
-                int(arrays["size"][0]),
-                str(arrays["preset"]),
-                str(arrays["weights"]),
-            )
-            if motion.frames != int(arrays["frames"]) or not motion.frames or rate <= 0 or not motion.is_sound:
+                    facts = json.loads(str(file["facts"]))
+                    value = file["value"].astype(np.float32)
+                    jacobian = file["jacobian"].astype(np.float32) if "jacobian" in file else None
+            rate = Fraction(facts["rate"])
+            motion = cls(value, jacobian, rate, int(facts["size"]), str(facts["preset"]), str(facts["weights"]))
+            if not motion.frames or rate <= 0 or not motion.is_sound:
                 raise ValueError("its fields contradict one another")
         except InputError as error:
             raise TalkiesError(f"{name}: not a saved motion ({error.reason}): make it again") from None
         except _UNREADABLE as error:
             reason = getattr(error, "strerror", None) or printable(" ".join(str(error).split()))[:100]
             raise TalkiesError(f"{name}: not a saved motion, or damaged ({reason}): make it again") from None
-        if weights is not None and motion.weights != weights:
-            raise TalkiesError(
-                f"{name}: this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than "
-                f"the ones loaded ({weights[:12]}): make it again with these"
-            )
         return motion
 
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .device import bf16_unit
+from .model.checkpoint import DTYPES
 from .model.first_order import FirstOrderModel
 from .rewrite import InFloat, in_float, rewritten
 from .winograd import Winograd
 
 log = logging.getLogger("talkies")
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 HALF = {"cpu": "bf16", "cuda": "fp16"}
 """The half precision that `auto` may choose, by device."""
 FAITHFUL = 45.0

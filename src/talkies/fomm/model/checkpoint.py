@@ -29,6 +29,9 @@ from .published import find_weights
 
 StateDict = dict[str, Tensor]
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The precisions."""
+
 
 def load_model(
     preset: str | Preset | Mapping[str, Any],
@@ -43,9 +46,8 @@ def load_model(
     weights for a dict. precision: fp32, bf16 or fp16 for the generator; keypoints and coordinates stay fp32. Raises
     TalkiesError with the file and what is wrong with it; ValueError for an unknown preset.
     """
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in dtypes:
-        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(dtypes)}")
+    if precision not in DTYPES:
+        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join(DTYPES)}")
     model = skeleton(preset)
     path = weights_file(model.preset, checkpoint)
     if path is None:
@@ -54,11 +56,9 @@ def load_model(
         entries = load_checkpoint(path)
         _load_strictly(model, entries if checkpoint else part_of(entries, model.preset), path)
     model.weights_digest = weights_digest(model.state_dict())
-    # If other weights are loaded later, motions of these no longer fit.
-    model.register_load_state_dict_post_hook(_redigest)
     model.requires_grad_(False).eval().to(device)
     for network in model.networks:
-        network.generator.to(dtypes[precision])
+        network.generator.to(DTYPES[precision])
     return model
 
 
@@ -92,21 +92,11 @@ def load_checkpoint(path: str | Path) -> StateDict:
     path = Path(path)
     name = printable(path)
     entries = _read_safetensors(path) if kind_of(path) == "safetensors" else _read_pickle(path)
-    _check_size(entries, name)
-    # The package's weights are stored in half precision; digests and computations start from float32.
-    return {name: t.float() if t.is_floating_point() else t for name, t in entries.items()}
-
-
-def _check_size(entries: StateDict, name: str) -> None:
-    """Refuse tensors whose stated size is larger than their data in the file, before they are used."""
-    for key, tensor in entries.items():
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise TalkiesError(
-                f"{name}: {printable(key)} is said to be {list(tensor.shape)}, and the file holds less: {ASK}"
-            )
     total = sum(4 * tensor.numel() for tensor in entries.values())
     if total > MAX_BYTES:
         raise TalkiesError(f"{name}: {total / 1e9:.1f} GB are too many for weights of this network: {ASK}")
+    # The package's weights are stored in half precision; digests and computations start from float32.
+    return {name: t.float() if t.is_floating_point() else t for name, t in entries.items()}
 
 
 def _read_safetensors(path: Path) -> StateDict:
@@ -199,11 +189,6 @@ def _difference(model: FirstOrderModel, entries: StateDict) -> str:
             return f"{name} is {found.dtype}, {tensor.dtype} is asked for"
     unknown = next((name for name in entries if name not in wanted), None)
     return f"{printable(unknown)} is unknown to it" if unknown else ""
-
-
-def _redigest(model: torch.nn.Module, _: object) -> None:
-    assert isinstance(model, FirstOrderModel)
-    model.weights_digest = weights_digest(model.state_dict())
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:

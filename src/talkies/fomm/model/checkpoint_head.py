@@ -184,10 +184,6 @@ def _rebuild(storage: Any, offset: Any, shape: Any, *_: Any) -> _Tensor:
     return _Tensor(tuple(shape))
 
 
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
 class _Reader(pickle.Unpickler):
     """Reads a pickle's names and shapes; only these few classes and functions are ever looked up."""
 
@@ -195,7 +191,7 @@ class _Reader(pickle.Unpickler):
         ("collections", "OrderedDict"): OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
         ("torch._utils", "_rebuild_tensor"): _rebuild,
-        ("torch._utils", "_rebuild_parameter"): _parameter,
+        ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     }
 
     STORED = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Byte": 1}  # noqa: RUF012
