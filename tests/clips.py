@@ -16,6 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,6 +51,12 @@ def ffmpeg(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
     """Run ffmpeg (with -y), which must succeed; return its stdout."""
     command = [ffmpeg_path(), "-hide_banner", "-v", "error", "-nostdin", "-y", *map(str, arguments)]
     return subprocess.run(command, input=stdin, stdout=subprocess.PIPE, check=True).stdout
+
+
+def tags(path: str | Path) -> dict[str, str]:
+    """Return a media file's own tags."""
+    with av.open(str(path)) as container:
+        return dict(container.metadata)
 
 
 def frame(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:

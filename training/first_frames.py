@@ -26,10 +26,9 @@ from portraits import EYES_AT_REST, Portrait, Pose, sample_identity
 
 from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.model.first_order import FirstOrderModel
-from talkies.fomm.motion import frames_to_tensor
 from talkies.media import crop
-from talkies.stages.check import find_poses, look_at_first_frame
-from talkies.stages.check_file import ClipFacts, Item, look
+from talkies.run.pairs import Take
+from talkies.stages.check_file import SeenClip, look, look_at_poses
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "scripts"))
 from make_examples import perform
@@ -81,18 +80,17 @@ def measure(draw: Draw, seed: int, model: FirstOrderModel, folder: Path, said: d
     for name, pose in beginnings(rng, scale).items():
         path = folder / "clip.mp4"
         write_clip(path, [draw(pose)] * HELD + performance)
-        item = Item(name, str(path), crop.parse("face"), clip=True)
-        _, facts, crops, _ = look(item)
+        take = Take(name, str(path), crop.parse("face"))
+        facts, crops = look(take)
         count = said.setdefault(name, Counter())
         count["clips"] += 1
-        if crops is None or not isinstance(facts, ClipFacts) or not all(facts.faces_seen[:1]):
+        if crops is None or not isinstance(facts, SeenClip) or not all(facts.faces_seen[:1]):
             continue
         count["seen"] += 1
-        network = model.fitting(frames_to_tensor(crops[:1]))
-        first = look_at_first_frame(network, item, facts, find_poses(network, crops))
-        count.update(first.faults)
-        if first.better is not None:
-            better = poses[first.better - HELD]
+        look_at_poses(model, take, facts, crops)
+        count.update(facts.faults)
+        if facts.better is not None:
+            better = poses[facts.better - HELD]
             count["named"] += 1
             is_well = better.eye_left > 0.7 * EYES_AT_REST and better.mouth < 0.25 and abs(better.yaw) < 15
             count["rightly"] += is_well

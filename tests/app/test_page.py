@@ -74,7 +74,7 @@ def test_a_film_is_made_played_and_downloaded_as_the_command_makes_it(
     assert [name for name, _ in links] == ["ada-anna.mp4", "ada-anna.json"]
     film = tmp_path / "page.mp4"
     film.write_bytes(page.ask(links[0][1])[1])
-    assert "AI-generated" in media.tags(film)["comment"]
+    assert "AI-generated" in clips.tags(film)["comment"]
     record = json.loads(page.ask(links[1][1])[1])
     assert (record["source"]["file"], record["driving"]["segment"]) == ("ada.png", [None, "1"])
     assert (record["frames"], record["model"]["preset"]) == (25, "demo")

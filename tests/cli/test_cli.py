@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_animate_makes_a_talkie(folder: Path, capsys: pytest.CaptureFixture[str]
     assert clip.frames == FRAMES
     assert film.sound is not None
     assert film.sound.codec == clip.sound.codec
-    assert "AI-generated" in media.tags("who-clip.mp4")["comment"]
+    assert "AI-generated" in clips.tags("who-clip.mp4")["comment"]
     record = json.loads((folder / "who-clip.json").read_text())
     assert record["file"]["sha256"] == hashlib.sha256((folder / "who-clip.mp4").read_bytes()).hexdigest()
     assert (record["source"]["file"], record["driving"]["file"]) == ("who.png", "clip.mp4")
@@ -88,7 +89,7 @@ def test_animate_without_sound_and_tag(folder: Path) -> None:
     assert animate("--no-audio", "--no-provenance") == 0
     film = media.probe("out.mp4")
     assert (film.frames, film.sound) == (FRAMES, None)
-    assert "comment" not in media.tags("out.mp4")
+    assert "comment" not in clips.tags("out.mp4")
 
 
 def test_each_movement_gives_another_film(folder: Path) -> None:

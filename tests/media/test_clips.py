@@ -24,9 +24,8 @@ from hypothesis import strategies as st
 
 from talkies import media
 from talkies.errors import InputError, TalkiesError
-from talkies.media import ffmpeg
 from talkies.media.clip import Clip, probe
-from talkies.media.clip_reader import STANDARD_RATES, find_rate, simplest_between
+from talkies.media.clip_reader import STANDARD_RATES, find_rate
 from talkies.media.film import FrameWriter
 from talkies.media.frames import Box, _seek, read_frames
 from talkies.media.sound import remux
@@ -48,17 +47,6 @@ def silent(path: Path, clip: Clip, **segment: Any) -> Path:
 
 
 # --- a table of clips ---
-
-GROUP = [  # of sounds: IAMF
-    *["-map", "0:v", "-map", "0:a", "-c:v", "copy", "-c:a", "libopus", "-ac", "2", "-streamid", "0:1"],
-    *["-streamid", "1:2", "-stream_group"],
-    "type=iamf_audio_element:id=1:st=1:audio_element_type=channel,layer=ch_layout=stereo",
-    "-stream_group",
-    "type=iamf_mix_presentation:id=2:stg=0:annotations=en-us=Mix,submix=parameter_id=100:parameter_rate=48000:"
-    "default_mix_gain=0.0|element=stg=0:headphones_rendering_mode=stereo:annotations=en-us=Mix:parameter_id=101:"
-    "parameter_rate=48000:default_mix_gain=0.0|layout=layout_type=loudspeakers:sound_system=stereo:"
-    "integrated_loudness=0.0:digital_peak=0.0",
-]
 
 
 def made(*words: str) -> Callable[[Path], None]:
@@ -148,17 +136,16 @@ KINDS = [
     # shape and pixels
     Kind("sar.mp4", shows=range(12), facts={"width": 144, "height": 64}),
     Kind("tall-sar.mp4", shows=range(12), facts={"width": 96, "height": 128}),
-    Kind("turned.mp4", shows=None, sound=AAC, facts={"width": 64, "height": 96, "rotation": 90}),
+    Kind("turned.mp4", shows=None, sound=AAC, facts={"width": 64, "height": 96}),
     Kind("odd.webm", "25", range(12), facts={"width": 97, "height": 65}),
     Kind("portrait.mp4", "25", range(12), facts={"width": 64, "height": 112}),
-    Kind("hevc10.mp4", "30", range(20), facts={"pixel_format": "yuv420p10le"}),
+    Kind("hevc10.mp4", "30", range(20)),
     Kind("pq.mp4", "25", None, facts={"hdr": "PQ"}),
     Kind("hlg.mp4", "25", None, facts={"hdr": "HLG"}),
     # streams
     Kind("many.mkv", sound=AAC, facts={"stream": 3, "width": 96}),
     Kind("timecode.mov", sound=AAC, make=made(*COPY, "-timecode", "01:00:00:00")),
     Kind("data.ts", sound=AAC, make=made("-f", "data", "-i", "DATA", "-map", "1", "-map", "0", *COPY)),
-    Kind("group.mp4", sound=("opus", "copy"), make=made(*GROUP)),
     Kind(
         "second.mov",
         sound=AAC,
@@ -201,13 +188,12 @@ def test_a_kind_of_clip(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: 
     film = silent(tmp_path / "silent.mp4", clip)
     facts = remux(film, clip, tmp_path / "talkie.mp4")
     talkie = probe(tmp_path / "talkie.mp4")
-    assert (facts.sound, facts.frames, talkie.frames) == (kind.sound and kind.sound[1], len(numbers), len(numbers))
+    assert (facts.sound, talkie.frames) == (kind.sound and kind.sound[1], len(numbers))
     if clip.sound is None or talkie.sound is None:
         assert talkie.sound is clip.sound is None
         return
-    if "group" not in kind.name:  # encoded again, by Opus
-        before = clips.delay(clips.decoded_sound(path, clip.sound.stream)) - float(clip.start)
-        assert abs(clips.delay(clips.decoded_sound(tmp_path / "talkie.mp4")) - before) < 0.006
+    before = clips.delay(clips.decoded_sound(path, clip.sound.stream)) - float(clip.start)
+    assert abs(clips.delay(clips.decoded_sound(tmp_path / "talkie.mp4")) - before) < 0.006
     assert abs(talkie.sound.start - max(clip.sound.start - clip.start, 0)) < 2 * FRAME
     assert abs(talkie.sound.end - min(clip.sound.end - clip.start, talkie.duration)) < 2 * FRAME
 
@@ -246,14 +232,6 @@ def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None
     assert not variable or rate in STANDARD_RATES
 
 
-@settings(deadline=None)
-@given(st.fractions(Fraction(1, 50), 100), st.fractions(0, 3))
-def test_simplest_fraction_lies_between(low: Fraction, more: Fraction) -> None:
-    found = simplest_between(low, low + more)
-    assert low <= found <= low + more
-    assert found.denominator <= low.denominator
-
-
 # --- pixels ---
 
 
@@ -269,8 +247,6 @@ def test_a_box_is_cut_and_repeats_the_edge_outside(box: Box) -> None:
     expected = padded[200 + box.y : 200 + box.y + box.side, 200 + box.x : 200 + box.x + box.side]
     assert np.array_equal(next(read_frames(clip, box=box)), expected)
     assert clips.psnr(next(read_frames(clip, box=box, size=2 * box.side))[::2, ::2], expected) > 25
-    with pytest.raises(TalkiesError, match="outside"):
-        read_frames(clip, box=Box(96 if box.x > 0 else 0, 60, 20))
 
 
 def test_clip_of_the_right_size_is_not_touched() -> None:
@@ -324,18 +300,20 @@ def test_a_segment_has_its_frames_and_its_sound(
     assert abs(numbers[0] - since * clip.rate) <= 0.51
     assert numbers == list(range(numbers[0], numbers[0] + clip.count(start, end)))
     assert abs(len(numbers) - (until - Fraction(since)) * clip.rate) <= 1
-    facts = remux(
-        silent(tmp_path / "s.mp4", clip, start=start, end=end), clip, tmp_path / "t.mp4", start=start, end=end
-    )
+    remux(silent(tmp_path / "s.mp4", clip, start=start, end=end), clip, tmp_path / "t.mp4", start=start, end=end)
     before = clips.delay(clips.decoded_sound(clip.path)) - float(clip.start)
     assert abs(clips.delay(clips.decoded_sound(tmp_path / "t.mp4"), float(since)) - before) < 0.010
-    assert facts.sound_duration == pytest.approx(float(until - Fraction(since)), abs=2 * FRAME)
+    sound = probe(tmp_path / "t.mp4").sound
+    assert sound
+    assert float(sound.end - sound.start) == pytest.approx(float(until - Fraction(since)), abs=2 * FRAME)
 
 
 def test_a_film_longer_than_the_segment_is_not_cut_but_its_sound_is(tmp_path: Path) -> None:
     clip = probe(clips.get("plain.mp4"))
-    facts = remux(silent(tmp_path / "s.mp4", clip), clip, tmp_path / "t.mp4", end=1)
-    assert (facts.frames, facts.sound, facts.sound_duration) == (60, "aac", pytest.approx(1, abs=FRAME))
+    assert remux(silent(tmp_path / "s.mp4", clip), clip, tmp_path / "t.mp4", end=1).sound == "aac"
+    talkie = probe(tmp_path / "t.mp4")
+    assert talkie.sound
+    assert (talkie.frames, float(talkie.sound.end)) == (60, pytest.approx(1, abs=FRAME))
 
 
 def test_a_segment_without_sound_or_a_film_without_a_clip_is_silent(tmp_path: Path) -> None:
@@ -372,20 +350,9 @@ def test_scratched_clip_gives_what_is_there_and_a_warning(tmp_path: Path, caplog
     assert shown(probe(film))[:10] == list(range(10))
     assert "scratched.mp4: the clip is damaged" in caplog.text
     with contextlib.suppress(InputError):  # the sound may be found to be rubbish
-        assert remux(film, clip, tmp_path / "t.mp4").frames == probe(film).frames
+        remux(film, clip, tmp_path / "t.mp4")
+        assert probe(tmp_path / "t.mp4").frames == probe(film).frames
     assert not list(tmp_path.glob("*.part"))
-
-
-def test_damaged_sound_gives_what_can_be_decoded(tmp_path: Path) -> None:
-    """The second half of the sound is damaged, and WMA cannot be copied."""
-    data = bytearray(clips.get("plain.wmv").read_bytes())
-    for i in range(len(data) // 2, len(data), 7):
-        data[i] ^= 0x5A
-    path = tmp_path / "scratched.wmv"
-    path.write_bytes(data)
-    film = silent(tmp_path / "s.mp4", probe(clips.get("plain.wmv")))
-    facts = remux(film, probe(path), tmp_path / "t.mp4")
-    assert (facts.frames, facts.sound) == (50, "aac")
 
 
 def test_sound_that_ends_before_its_packets_say_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -397,7 +364,8 @@ def test_sound_that_ends_before_its_packets_say_is_named(tmp_path: Path, caplog:
     with FrameWriter(tmp_path / "s.mp4", clip.rate, preset="ultrafast") as film:
         for i in range(45):
             film.write(clips.frame(i))
-    assert remux(tmp_path / "s.mp4", longer, tmp_path / "t.mp4").frames == 45
+    remux(tmp_path / "s.mp4", longer, tmp_path / "t.mp4")
+    assert probe(tmp_path / "t.mp4").frames == 45
     assert "u8.avi: its sound is damaged: only 0.000 s to 2" in caplog.text
 
 
@@ -490,12 +458,6 @@ def test_any_name_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: s
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_words_in_a_file_are_not_taken_for_those_of_the_machine(tmp_path: Path) -> None:
-    title = ["-metadata", f"title=x\nError: {os.strerror(errno.ENOSPC)}"]
-    clips.ffmpeg("-i", clips.get("square.mp4"), "-c", "copy", *title, tmp_path / "b.mp4")
-    assert probe(tmp_path / "b.mp4").frames == 12
-
-
 # --- processes ---
 
 
@@ -537,11 +499,6 @@ def test_a_crash_of_the_decoder_is_the_clips_fault_and_a_kill_is_not(
     with pytest.raises(TalkiesError, match="stopped") as caught:
         list(frames)
     assert not isinstance(caught.value, InputError)
-
-
-def test_machine_failing_is_an_os_error() -> None:
-    with pytest.raises(OSError, match="No space left"):
-        ffmpeg.run(["-f", "lavfi", "-i", "testsrc=d=1", "-f", "rawvideo", "-y", "file:/dev/full"])
 
 
 # --- folders ---

@@ -98,15 +98,6 @@ def test_process_that_dies_over_a_picture(
     assert np.array_equal(read_picture(picture), noise(40, 60))
 
 
-def test_a_process_that_cannot_start_is_no_fault_of_the_picture(picture: Path, monkeypatch) -> None:
-    for each in guarded.children.queue:
-        each.stop()
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(TalkiesError, match="stopped") as caught:
-        read_picture(picture)
-    assert not isinstance(caught.value, InputError)
-
-
 def test_stopping_ends_the_process_and_is_not_taken_for_a_bad_picture(picture: Path, slow: Path) -> None:
     first = child()
 

@@ -24,7 +24,7 @@ from talkies import media, settings
 from talkies.errors import TalkiesError
 from talkies.report.entries import Entry, choice_words
 from talkies.report.gallery import build_galleries, build_gallery, publish_films
-from talkies.report.sheet import draw_sheet
+from talkies.report.overviews import draw_sheet, write_mosaic
 from talkies.run.pairs import usual_pair
 
 NASTY = (
@@ -264,11 +264,10 @@ def test_films_side_by_side_in_step_with_one_sound(tmp_path: Path) -> None:
     for path in films:
         clips.ffmpeg(*inputs, *output, "-metadata", "comment=AI-generated", *["-an"] * (path == films[0]), path)
     out = tmp_path / "all.mp4"
-    told = media.mosaic(films, out)
-    assert (told["films"], told["columns"], told["side"], told["frames"]) == (5, 3, 128, 50)
+    write_mosaic(films, out)
     clip = media.probe(out)
     assert (clip.width, clip.height, clip.rate) == (3 * 128, 2 * 128, 25)
-    assert media.tags(out)["comment"] == "AI-generated"
+    assert clips.tags(out)["comment"] == "AI-generated"
     bright = np.array([frame[64::128, 64::128].mean(-1) for frame in media.read_frames(clip)]) > 128
     assert bright.shape == (50, 2, 3)
     lit = [set(np.flatnonzero(bright[:, n // 3, n % 3])) for n in range(6)]
@@ -279,30 +278,13 @@ def test_films_side_by_side_in_step_with_one_sound(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_sizes_and_lengths_may_differ(tmp_path: Path) -> None:
+def test_sizes_and_lengths_may_differ_and_a_hundred_films_are_the_most(tmp_path: Path) -> None:
     short, long = film(tmp_path / "short.mp4", "navy", seconds=1), film(tmp_path / "long.mp4", "gold", seconds=2)
     wide, out = tmp_path / "wide.mp4", tmp_path / "all.mp4"
     clips.ffmpeg("-f", "lavfi", "-i", "color=maroon:s=321x100:r=30:d=1", "-pix_fmt", "yuv444p", wide)
-    media.mosaic([short, long, wide], out, columns=1)
+    write_mosaic([short, long, wide], out)
     clip = media.probe(out)
-    assert (clip.width, clip.height, clip.frames) == (256, 768, 50)
-    assert colours(out, (128, 128), (128, 384), (128, 640), (128, 530)) == ["navy", "gold", "maroon", "black"]
-
-
-@pytest.mark.parametrize(
-    ("films", "said"),
-    [
-        (["gone.mp4"], "gone.mp4: there is no such file"),
-        (["good.mp4", "words.mp4"], "words.mp4: "),
-        (["good.mp4"] * 101, "101 films for one mosaic: give it 1 to 100 of them"),
-    ],
-)
-def test_what_cannot_be_shown_is_refused(tmp_path: Path, films: list[str], said: str) -> None:
-    film(tmp_path / "good.mp4", "navy", seconds=1)
-    (tmp_path / "words.mp4").write_text("no film")
-    out = tmp_path / "all.mp4"
-    out.write_bytes(b"before")
-    with pytest.raises(TalkiesError, match=said):
-        media.mosaic([tmp_path / name for name in films], out)
-    assert out.read_bytes() == b"before"
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert (clip.width, clip.height, clip.frames) == (512, 512, 50)
+    assert colours(out, (128, 128), (384, 128), (128, 384), (128, 276)) == ["navy", "gold", "maroon", "black"]
+    with pytest.raises(TalkiesError, match="101 films are too many for one mosaic"):
+        write_mosaic([short] * 101, out)

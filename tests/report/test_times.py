@@ -8,8 +8,8 @@ from pathlib import Path
 
 from run_folder import RunFolder
 
+from talkies.report.entries import measure
 from talkies.report.gallery import build_gallery
-from talkies.report.times import measure
 from talkies.run.estimate import duration
 from talkies.run.ledger import Ledger
 from talkies.run.plan import Plan

@@ -15,7 +15,9 @@ from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in
 from talkies import media
 from talkies.fomm.model.presets import BETTER
 from talkies.media import crop
-from talkies.stages.check_file import SMALL_SIDE, Item, PictureFacts, look, sharpness
+from talkies.run.pairs import Source
+from talkies.stages.check import SMALL_SIDE
+from talkies.stages.check_file import Seen, look, sharpness
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -104,7 +106,7 @@ def test_problems_come_first_in_the_table_and_on_the_page(looked: RunFolder) -> 
 
 def test_what_was_seen_is_kept_by_content(looked: RunFolder, tmp_path: Path) -> None:
     copy = looked.copy(tmp_path / "copy", times=False)
-    times = {path: path.stat().st_mtime_ns for path in copy.path.glob(".talkies/check/*.j*")}
+    times = {path: path.stat().st_mtime_ns for path in copy.path.glob(".talkies/check/*.json")}
     (copy.path / "images/good.png").rename(copy.path / "images/renamed.png")
     assert "3 good, 4 to look at, 1 unusable" in copy.talkies("check", ok=False)
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -122,10 +124,10 @@ def test_a_large_picture_is_told_of_in_its_own_pixels(tmp_path: Path, share: int
     exif[0x112] = 6  # shown rotated by 90 degrees
     path = tmp_path / "large.jpg"
     large.transpose(Image.Transpose.ROTATE_90).save(path, quality=92, exif=exif)
-    _, facts, crops, _ = look(Item("large", str(path), crop.parse("face")))
+    facts, crops = look(Source(str(path), crop.parse("face")))
     picture = media.read_picture(path)
     square, cut = crop.crop_picture(picture, crop.parse("face"), name=path)
-    assert isinstance(facts, PictureFacts)
+    assert isinstance(facts, Seen)
     assert crops is not None
     assert (facts.width, facts.height) == (picture.shape[1], picture.shape[0]) == (3600, 3200)
     assert facts.crop.faces == cut.faces == 1

@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 import yaml
@@ -68,7 +69,7 @@ def test_films_of_a_program_that_rounds_the_rate_leaves_files_and_a_child(folder
     assert not list(folder.path.rglob("left.txt"))
     red, blue = (next(media.read_frames(media.probe(folder.path / f"results/a/{n}.mp4"))) for n in ("red", "blue"))
     assert np.abs(red.astype(int) - blue).mean() > 3, "each film shows its own picture"
-    assert "(stand-in)" in media.tags(folder.path / "results/a/red.mp4")["comment"]
+    assert "(stand-in)" in clips.tags(folder.path / "results/a/red.mp4")["comment"]
 
 
 def test_a_changed_command_makes_its_films_again_and_nothing_else(folder: RunFolder, tmp_path) -> None:

@@ -12,6 +12,7 @@ import signal
 import time
 from pathlib import Path
 
+import clips
 import pytest
 from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in, make_clip, wait_for
 
@@ -34,7 +35,7 @@ def test_a_run_makes_every_pair_and_other_settings_make_each_again(tmp_path: Pat
         assert (clip.width, clip.height) == (256, 256)
         assert clip.frames == {"a": 5, "b": 6}[pair[0]]
         assert clip.sound is not None
-        assert "AI-generated" in media.tags(run.film(pair))["comment"]
+        assert "AI-generated" in clips.tags(run.film(pair))["comment"]
         record = run.record(pair)
         assert record["driving"]["sha256"] == file_digest(run.path / "driving" / f"{pair[0]}.mp4")
         assert record["source"]["sha256"] == file_digest(run.path / "images" / f"{pair[2:]}.png")

@@ -32,11 +32,13 @@ from ..fomm.model.published import find_weights
 from ..machine.scratch import own_folder
 from ..media import crop
 from ..run.folder import CONFIG
+from ..run.pairs import Source, Take
 from ..run.plan import Plan
 from ..run.state import State
 from ..settings import complete, read
 from ..stages.animate import open_engine
-from ..stages.check_file import FAILS, ClipFacts, Item, Unreadable, findings_of, look
+from ..stages.check import FAILS, findings_of
+from ..stages.check_file import SeenClip, Unreadable, look
 from ..stages.films import make_films, program_named
 from ..stages.work import Progress
 from .choices import Choices, Form, Maker
@@ -192,12 +194,13 @@ class Studio:
         maker = self.maker(form.maker)
         file = self.file(form.driving if clip else form.picture)
         request = crop.parse((form.driving_crop if clip else form.picture_crop) or maker.crop)
-        first, last = (None if each is None or not clip else str(each) for each in (form.start, form.end))
-        item = Item(file.name, str(file), request, clip, first, last)
-        found = findings_of(look(item), None if maker.program else PRESETS[maker.preset], form.faceless)
-        facts, problems = found.facts, []
+        first, last = (None if each is None else str(each) for each in (form.start, form.end))
+        wanted = Take("", str(file), request, first, last) if clip else Source(str(file), request)
+        facts, problems = look(wanted)[0], []
+        preset = None if maker.program else PRESETS[maker.preset]
+        found = findings_of(file.name, wanted, facts, preset, form.faceless)
         for problem in found.problems:
-            advice = "" if problem.level == FAILS else problem.advice.partition(" in config.yaml")[0]
+            advice = "" if problem.level == FAILS else problem.advice.partition("in config.yaml")[0].strip()
             problems.append((problem.level, self.words(f"{problem.text}: {advice}" if advice else problem.text)))
         if isinstance(facts, Unreadable):
             return {"problems": problems}
@@ -207,7 +210,7 @@ class Studio:
             whole = media.read_picture(file)
         height, width = whole.shape[:2]
         told = f"{width} × {height} pixels"
-        if isinstance(facts, ClipFacts):
+        if isinstance(facts, SeenClip):
             told += f", {facts.seconds:g} s, {counted(facts.frames, 'frame')}, sound: {facts.sound or 'none'}"
         x, y, side = facts.crop.box
         about = "about " if clip and request.mode == "face" else ""  # a dozen frames were looked at

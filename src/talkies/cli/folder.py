@@ -105,14 +105,12 @@ def check(chosen: argparse.Namespace) -> int:
     from ..run.plan import Plan
     from ..run.planner import current_plan, finish_page
     from ..stages import table
-    from ..stages.check import examine, items_of
-    from ..stages.check_file import FAILS, NOTE
+    from ..stages.check import FAILS, NOTE, examine
 
     plan = Plan.load(table) if chosen.job else current_plan(table)[0]
     workers = chosen.threads or available_threads()
-    items = items_of(plan)
     with progress_bar() as progress:
-        progress.start(len(items), "files")
+        progress.start(len(plan.sources) + len(plan.takes), "files")
         model = None if chosen.no_poses else _network(plan)
         findings = examine(plan, model=model, workers=workers, advance=progress.advance)
     check_page.save(findings)

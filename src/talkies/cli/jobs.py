@@ -74,9 +74,8 @@ def _stop_in_time(minutes: int | None) -> None:
 def gallery(chosen: argparse.Namespace) -> None:
     """Write results/index.html from the plan and the films, or the folder of it for a report."""
     from ..report.check_page import check_line
-    from ..report.entries import entries_of
+    from ..report.entries import entries_of, measure
     from ..report.gallery import build_galleries
-    from ..report.times import measure
     from ..run.ledger import Ledger
     from ..run.plan import Plan
     from ..run.planner import finish_page, page_key
@@ -121,7 +120,7 @@ def publish(chosen: argparse.Namespace) -> None:
 def sheet(chosen: argparse.Namespace) -> None:
     """Draw a contact sheet of the films."""
     from ..report.entries import entries_of
-    from ..report.sheet import draw_sheet
+    from ..report.overviews import draw_sheet
     from ..run.planner import current_plan
     from ..stages import table
 

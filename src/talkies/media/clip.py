@@ -1,4 +1,4 @@
-"""Facts about a film or sound file: its picture, rate, sound and tags. `clip_reader` finds them, in a guarded child."""
+"""Facts about a film or sound file: its picture, rate and sound. `clip_reader` finds them, in a guarded child."""
 
 from __future__ import annotations
 
@@ -46,8 +46,6 @@ class Clip:
     start: Fraction  # time stamp of the first picture in the file's own clock, seconds
     variable: bool  # the pictures are not evenly spaced in the file
     codec: str
-    pixel_format: str
-    rotation: int  # degrees counter-clockwise that the file asks for; ffmpeg applies it
     sar: Fraction  # shape of a stored pixel, width / height
     sound: Sound | None  # the default audio stream, else the first, of those that can be decoded
     truncated: bool  # the file is cut short or damaged
@@ -122,21 +120,16 @@ def probe(path: str | Path) -> Clip:
 
     Raises InputError if it is not a readable video, TalkiesError or OSError if the machine failed.
     """
-    clip = read_clip(path)
-    if clip.remark:
-        log.warning("%s: %s", printable(path), clip.remark)
-    return clip
-
-
-def read_clip(path: str | Path) -> Clip:
-    """Do the same without a word in the log."""
     facts = _facts(path)
     if facts["clip"] is None:
         nothing = "nothing in it" if facts["empty"] else "there is no moving picture in it"
         if facts["sound"]:
             nothing = "it is sound without a picture, which a film gets by the key audio"
         raise InputError(path, f"{nothing}: give a video")
-    return Clip.from_dict(Path(path), facts["clip"])
+    clip = Clip.from_dict(Path(path), facts["clip"])
+    if clip.remark:
+        log.warning("%s: %s", printable(path), clip.remark)
+    return clip
 
 
 def probe_sound(path: str | Path) -> SoundFile:
@@ -145,12 +138,6 @@ def probe_sound(path: str | Path) -> SoundFile:
     if found is None:
         raise InputError(path, "there is no sound in it that can be read: name another file, or audio: false")
     return SoundFile(Path(path), msgspec.convert(found, Sound, dec_hook=_from_text))
-
-
-def tags(path: str | Path) -> dict[str, str]:
-    """Return a media file's own tags, names in lower case ("comment", "title", …)."""
-    found: dict[str, str] = _facts(path)["tags"]
-    return found
 
 
 def _facts(path: str | Path) -> dict[str, Any]:

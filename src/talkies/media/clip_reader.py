@@ -21,13 +21,11 @@ import av.logging
 
 from ..errors import InputError, printable
 from .clip import MAX_RATE
-from .ffmpeg import AGAIN, DEMUXERS, SECONDS, SECONDS_A_BYTE
+from .ffmpeg import AGAIN, DEMUXERS, SECONDS, SECONDS_A_BYTE, TRANSFERS
 from .guarded import allow, read_through
-from .hdr import TRANSFERS
 from .pictures import size_fault
 
 MAX_PACKETS = 5_000_000  # of a stream: 23 hours at 60 a second
-MOST_TAGS = 10_000  # characters in all
 GEN_PTS = 1  # ffmpeg's AVFMT_FLAG_GENPTS
 STILL = av.stream.Disposition.attached_pic | av.stream.Disposition.still_image | av.stream.Disposition.timed_thumbnails
 """A cover picture or a photo: no video. (A part of a picture in tiles, too, is "dependent".)"""
@@ -80,7 +78,7 @@ def why(head: bytes, error: Exception) -> str:
 
 
 def read(file: BinaryIO) -> tuple[dict[str, Any], None]:
-    """Return the facts: those of `Clip`, or no picture's; the sound's; the tags."""
+    """Return the facts: those of `Clip`, or no picture's; the sound's."""
     allow(SECONDS + SECONDS_A_BYTE * os.fstat(file.fileno()).st_size)
     av.logging.set_level(av.logging.ERROR)  # its last message is the reason if the file can't be opened
     options = {"fd": str(file.fileno()), "protocol_whitelist": "fd", "format_whitelist": DEMUXERS}
@@ -103,7 +101,6 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], None]:
             else _picture(tracks[film.index], damaged) | {"sound": sound, "remark": remark},
             "sound": sound,
             "empty": not container.streams,
-            "tags": _tags(container.metadata),
         }
     return facts, None
 
@@ -202,8 +199,6 @@ def _picture(track: Track, damaged: bool) -> dict[str, Any]:
         "start": str(start),
         "variable": variable,
         "codec": _codec(stream),
-        "pixel_format": stream.pix_fmt or "unknown",
-        "rotation": rotation,
         "sar": str(sar),
         "truncated": damaged,
         "stream": stream.index,
@@ -254,14 +249,6 @@ def _codec(stream: Any) -> str:
     return stream.codec_context.codec.canonical_name if stream.codec_context else "unknown"
 
 
-def _tags(found: dict[str, str]) -> dict[str, str]:
-    """Return a file's own tags, names in lower case, without any that are too long."""
-    tags = {name.lower(): value for name, value in found.items() if len(value) < MOST_TAGS}
-    while sum(map(len, tags.values())) > MOST_TAGS:
-        tags.popitem()
-    return tags
-
-
 # --- the constant rate -------------------------------------------------------------------------------------
 
 
@@ -304,19 +291,10 @@ def find_rate(
     lowest, highest = intervals / ((span + 1) * timebase), intervals / (max(span - 1, 1) * timebase)
     even = average if span % intervals == 0 else None
     near = sorted(STANDARD_RATES, key=lambda rate: max(rate / average, average / rate))
-    for candidate in [stated, even, *near, simplest_between(lowest, highest)]:
+    for candidate in [stated, even, *near]:
         if candidate and lowest <= candidate <= highest and fits(candidate):
             return candidate, False
     for candidate in [stated, *near]:
         if candidate and fits_with_gaps(candidate):
             return candidate, True
     return near[0], True
-
-
-def simplest_between(low: Fraction, high: Fraction) -> Fraction:
-    """Return the fraction of the smallest denominator in [low, high], 0 < low <= high."""
-    whole = -(-low // 1)  # the next whole number
-    if whole <= high:
-        return Fraction(whole)
-    below = low // 1
-    return below + 1 / simplest_between(1 / (high - below), 1 / (low - below))

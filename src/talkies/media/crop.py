@@ -11,10 +11,10 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError, TalkiesError, printable
@@ -33,51 +33,46 @@ log = logging.getLogger("talkies")
 
 DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
 OTHER_SIDES = (320, 160)
-"""Sizes tried before a clip counts as one without a face, if none was found at that side."""
-LOOKS = 12
+"""Tried in turn if a clip has no face at that side: in smaller pictures the detector finds drawn ones too."""
+LOOKS = 12  # frames in which these are tried
+FACE_WIDTH = 96
+"""Pixels: in a clip that shows a face, frames are searched at the size that leaves its smallest face so wide. That
+takes a tenth of the time, and the face may become a fifth as wide before it is missed."""
 CONFIDENCE = 40  # of 100
 GROWTH = 0.1  # of the face's box, on each side
 SAME_FACE = 0.25  # intersection over union with a tube's first box
 FRAMES_A_SECOND = 5  # frames a second of a clip that are searched for faces …
 MOST_FRAMES = 300  # … and never more than this in all (then every n-th of a long clip, evenly) …
 FEWEST_FRAMES = Fraction(15)  # … nor fewer than this, if the clip has them
-MODES: tuple[Literal["face", "center", "none"], ...] = ("face", "center", "none")
-FACE = re.compile(r"face:(left|right|([1-9][0-9]{0,2}))")  # which of several; a number counts from the left
+WORD = re.compile(r"face|center|none|face:(left|right|[1-9][0-9]{0,2})")
 FORMS = "face, face:left, face:right, face:2 (the second from the left), center, none or x,y,width,height in pixels"
 
 
-class Request:
-    """How something is to be cut: the value of one of FORMS, which can be a key.
+class Request(str):
+    """How something is to be cut: one of FORMS. It can be a key."""
 
-    mode: face, center, none or box. face: which of several, by its number from the left (1 is the first), left or
-    right; None for the largest. box: x, y, width, height in pixels, of the mode box alone.
-    """
+    __slots__ = ()
 
-    __slots__ = ("box", "face", "mode")
+    @property
+    def mode(self) -> str:
+        """Face, center, none or box."""
+        return "box" if "," in self else self.partition(":")[0]
 
-    def __init__(
-        self,
-        mode: Literal["face", "center", "none", "box"],
-        face: int | Literal["left", "right"] | None = None,
-        box: tuple[int, int, int, int] | None = None,
-    ) -> None:
-        self.mode, self.face, self.box = mode, face, box
+    @property
+    def face(self) -> int | str | None:
+        """Which of several: its number from the left (1 is the first), left or right; None for the largest."""
+        place = self.partition(":")[2]
+        return int(place) if place.isdigit() else place or None
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Request) and self.plain == other.plain
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    def __repr__(self) -> str:
-        return f"Request({str(self)!r})"
+    @property
+    def box(self) -> tuple[int, ...] | None:
+        """x, y, width, height in pixels, of the mode box alone."""
+        return tuple(map(int, self.split(","))) if "," in self else None
 
     @property
     def plain(self) -> str | list[int]:
         """The value of JSON that stands for it in keys, plans and records: a word, or [x, y, width, height]."""
-        if self.box is not None:
-            return list(self.box)
-        return self.mode if self.face is None else f"{self.mode}:{self.face}"
+        return list(self.box) if self.box else str(self)
 
     @classmethod
     def from_plain(cls, value: Any) -> Request:
@@ -86,9 +81,6 @@ class Request:
             return parse(value)
         except TalkiesError as error:
             raise ValueError(str(error)) from None
-
-    def __str__(self) -> str:
-        return ",".join(map(str, self.box)) if self.box is not None else str(self.plain)
 
 
 LARGEST_FACE = Request("face")
@@ -115,11 +107,8 @@ def parse(spec: str | Sequence[float]) -> Request:
     """
     if isinstance(spec, str):
         word = spec.strip().lower()
-        for mode in MODES:
-            if word == mode:
-                return Request(mode)
-        if place := FACE.fullmatch(word):
-            return Request("face", int(place[2]) if place[2] else "left" if place[1] == "left" else "right")
+        if WORD.fullmatch(word):
+            return Request(word)
     parts: Sequence[Any] = spec.split(",") if isinstance(spec, str) else spec
     try:
         if any(isinstance(part, bool) for part in parts):
@@ -132,7 +121,7 @@ def parse(spec: str | Sequence[float]) -> Request:
     if width < 1 or height < 1 or max(abs(x), abs(y), width, height) > 1_000_000:
         shown = printable(str(spec))[:60]
         raise TalkiesError(f'crop "{shown}": give a width and height of at least 1 pixel, and no number over a million')
-    return Request("box", box=(x, y, width, height))
+    return Request(f"{x},{y},{width},{height}")
 
 
 def crop_picture(
@@ -156,20 +145,26 @@ def find_crop(
     *,
     start: Fraction | float | None = None,
     end: Fraction | float | None = None,
+    skip: Literal["noref", "nokey"] | None = None,
 ) -> Crop:
     """Return the one crop of a whole clip, or of its segment (seconds after its first picture); it never moves.
 
     A face is followed through up to 5 frames a second and 300 in all: a face belongs to a tube while it overlaps the
     tube's first face (IoU over 0.25), and the crop contains all faces of a tube. Of several tubes, the one with the
-    largest product of length and mean area counts. Raises InputError as read_frames does.
+    largest product of length and mean area counts. skip: as of read_frames. Raises InputError as it does.
     """
     name = str(clip.path)
     if request.mode != "face":
         return _crop(request, None, None, clip.width, clip.height, name)
     looks = max(FRAMES_A_SECOND * clip.seconds(start, end), FEWEST_FRAMES)
     rate = clip.sampling(min(looks, Fraction(MOST_FRAMES)), start, end)
-    size = small_size(clip.width, clip.height)
-    tubes, looked = _find_tubes(clip, read_frames(clip, start=start, end=end, size=size, rate=rate))
+    read = partial(read_frames, clip, start=start, end=end, size=small_size(clip.width, clip.height), skip=skip)
+    tubes, looked = _find_tubes(clip, read(rate=rate))
+    if not tubes:
+        frames = list(read(rate=clip.sampling(LOOKS, start, end)))
+        for side in OTHER_SIDES:
+            if not tubes:
+                tubes, looked = _find_tubes(clip, frames, side)
     longest = max((tube.frames for tube in tubes), default=0)
     # A face that is seen only now and then can't be chosen by its place.
     known = tubes if request.face is None else [tube for tube in tubes if tube.frames * 4 >= longest]
@@ -293,15 +288,14 @@ class _Tube:
     area: float = 0.0  # summed over its frames: length times mean area
 
 
-def is_faceless(clip: Clip, *, start: Fraction | float | None = None, end: Fraction | float | None = None) -> bool:
-    """Return whether a clip or its segment has no face, in LOOKS frames and at two more sizes of the detector.
-
-    In smaller pictures it finds drawn faces that it misses at its usual size.
-    """
-    rate = clip.sampling(LOOKS, start, end)
-    size = small_size(clip.width, clip.height)
-    frames = read_frames(clip, start=start, end=end, size=size, rate=rate)
-    return not any(find_faces(frame, side) for frame in frames for side in OTHER_SIDES)
+def search(frames: Iterable[Frame], side: int = 0) -> Iterator[list[Face]]:
+    """Yield the faces in each frame of a clip. side: as of `find_faces`, until a face is found."""
+    for frame in frames:
+        faces = find_faces(frame, side)
+        if faces and not side:
+            wide = max(frame.shape) * FACE_WIDTH / min(w for _, _, w, _ in faces)
+            side = min(DETECT_SIDE, max(min(OTHER_SIDES), round(wide)))
+        yield faces
 
 
 def find_faces(image: Frame, side: int = 0) -> list[Face]:
@@ -313,7 +307,7 @@ def find_faces(image: Frame, side: int = 0) -> list[Face]:
 
     height, width = image.shape[:2]
     small = small_size(width, height, side)
-    data = np.ascontiguousarray(resize(image, small))
+    data = np.ascontiguousarray(resize(image, small, quick=True))
     found = _detector()(small[0], small[1], data.tobytes())
     across, down = width / small[0], height / small[1]
     return [
@@ -350,15 +344,16 @@ def _detector() -> Any:
     return detectRGB
 
 
-def _find_tubes(clip: Clip, frames: Iterable[Frame]) -> tuple[list[_Tube], int]:
-    """Return the tubes of faces, in the clip's pixels, and the number of searched frames."""
+def _find_tubes(clip: Clip, frames: Iterable[Frame], side: int = 0) -> tuple[list[_Tube], int]:
+    """Return the tubes of faces, in the clip's pixels, and the number of searched frames. side: as of `find_faces`."""
     tubes: list[_Tube] = []
     looked = 0
-    for frame in frames:
-        across, down = clip.width / frame.shape[1], clip.height / frame.shape[0]
+    width, height = small_size(clip.width, clip.height)
+    across, down = clip.width / width, clip.height / height
+    for faces in search(frames, side):
         looked += 1
         free = list(tubes)
-        for x, y, w, h in find_faces(frame):
+        for x, y, w, h in faces:
             face = (x * across, y * down, w * across, h * down)
             same = max(free, key=lambda tube, face=face: overlap(tube.first, face), default=None)  # type: ignore[misc]
             if same is None or overlap(same.first, face) <= SAME_FACE:

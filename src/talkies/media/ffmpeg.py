@@ -40,6 +40,13 @@ AGAIN = "copy or download it again, or convert it to mp4"
 # machine. Some files never end.
 SECONDS = 60
 SECONDS_A_BYTE = 1 / 20e6
+# High dynamic range (PQ and HLG, ITU-R BT.2100) is mapped to the range of our films. Light is that of BT.2408: a white
+# paper has 203 cd/m², an HLG display reaches 1000. What is up to nine tenths as bright as the paper stays as it is;
+# brighter light is compressed by the Möbius curve of ffmpeg's tonemap, so that highlights keep some drawing. The result
+# is for a display of BT.1886 (gamma 2.4) with the primaries of BT.709.
+TRANSFERS = {16: "PQ", 18: "HLG"}  # the transfer functions' numbers in ITU-T H.273
+WHITE, DISPLAY = 203, 1000  # cd/m²
+KNEE, PEAK = 0.9, DISPLAY / WHITE  # of white
 
 
 @cache
@@ -197,3 +204,12 @@ def seconds_for(path: Path) -> float:
 def seconds_text(value: Fraction) -> str:
     """Return seconds in ffmpeg's form, to a nanosecond."""
     return f"{float(value):.9f}"
+
+
+def hdr_filters(transfer: str) -> str:
+    """Return ffmpeg's filters from RGB of 16 bits with this transfer function to RGB of 8 bits."""
+    name = {"PQ": "smpte2084", "HLG": "arib-std-b67"}[transfer]
+    return (
+        f"zscale=tin={name}:pin=bt2020:p=bt2020:t=linear:npl={WHITE}:agamma=0,format=gbrpf32le,zscale=p=bt709,"
+        f"tonemap=mobius:param={KNEE}:peak={PEAK:.4f}:desat=0,zscale=t=bt709:agamma=0,format=rgb24"
+    )

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ..errors import InputError, TalkiesError, printable
 from ..files import beside, publish
-from .clip import Clip, read_clip
+from .clip import Clip, probe
 from .ffmpeg import SCALING, Ffmpeg, ffmpeg_path, file_url
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 NVENC, NVENC_PRESET = "h264_nvenc", "p5"
+BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
 FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
 
 
@@ -144,7 +145,7 @@ class FrameWriter:
             *["-framerate", str(self.rate), "-i", "pipe:0"],
             *["-vf", ",".join(steps)],
             *self._encoder(),
-            *["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"],
+            *BT709,
             *mp4_output(self.part, self._comment),
         ]
 
@@ -182,11 +183,11 @@ def opens_nvenc() -> bool:
         return False
 
 
-def mp4_output(part: Path, comment: str | None) -> list[str]:
-    """Return the arguments of a playable mp4 without metadata, except those given."""
+def mp4_output(part: Path, comment: str | None, metadata: int = -1) -> list[str]:
+    """Return the arguments of a playable mp4. metadata: the input from which they are taken; none by default."""
     tags = [] if comment is None else ["-metadata", f"comment={comment}"]
     return [
-        *["-map_metadata", "-1", "-map_chapters", "-1", *tags],
+        *["-map_metadata", str(metadata), "-map_chapters", "-1", *tags],
         *["-movflags", "+faststart", "-f", "mp4", "-y", file_url(part)],
     ]
 
@@ -194,7 +195,7 @@ def mp4_output(part: Path, comment: str | None) -> list[str]:
 def check_film(part: Path, path: Path) -> Clip:
     """Return the facts about a film that we wrote; TalkiesError if it is not whole. part: where it is."""
     try:
-        film = read_clip(part)
+        film = probe(part)
     except InputError as error:
         raise TalkiesError(f"{printable(path)}: it is not a whole film ({error.reason}): make it again") from None
     if film.truncated:

@@ -7,12 +7,11 @@ from collections.abc import Generator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ..errors import InputError, TalkiesError, printable
+from ..errors import InputError, printable
 from ..files import read_through
 from ..machine.resources import available_threads
-from . import hdr
 from .clip import Clip
-from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, input_arguments, seconds_text
+from .ffmpeg import AGAIN, PLAIN, SCALING, SECONDS, Ffmpeg, hdr_filters, input_arguments, seconds_text
 from .pictures import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ THREADS = 4  # of a decoder: each keeps pictures of its own, which fill the memo
 class Box(NamedTuple):
     """A square of the picture in display pixels: x to the right and y downward from the upper left corner.
 
-    It may reach outside a picture that is too small; there the picture's edge is repeated.
+    It may reach outside a picture that is too small, by half of it at most; there the picture's edge is repeated.
     """
 
     x: int
@@ -56,7 +55,7 @@ def read_frames(
     `start` and `end` are seconds after the clip's first picture. `box` crops, and repeats the edge outside the picture;
     then the frame is scaled to `size` (a side, or width and height). Without `box` it is the whole picture; without
     `size` nothing is scaled. `flip` mirrors it. Transparency is put on white. YCbCr is converted with the file's matrix
-    and range (if it states none: bt709 for HD, bt601 below), high dynamic range is mapped to ours (see `hdr`). A clip
+    and range (if it states none: bt709 for HD, bt601 below), high dynamic range is mapped to ours. A clip
     of the wanted size is passed on bit for bit as ffmpeg decodes it. `skip`, for a quick look, leaves out frames that
     no other needs ("noref") or all but key frames ("nokey"), and repeats the one before.
 
@@ -145,17 +144,9 @@ def _filters(
     if box is not None:
         left, top = max(box.x, 0), max(box.y, 0)
         right, bottom = min(box.x + box.side, width), min(box.y + box.side, height)
-        if right <= left or bottom <= top:
-            raise TalkiesError(
-                f"{printable(clip.path)}: {box} lies outside the picture ({width}x{height}): give another"
-            )
         if (left, top, right, bottom) != (0, 0, width, height):
             steps.append(f"crop={right - left}:{bottom - top}:{left}:{top}:exact=1")
         margins = (left - box.x, box.x + box.side - right, top - box.y, box.y + box.side - bottom)
-        if max(margins) * 2 > box.side:  # the limit of ffmpeg's fillborders; none of our crops reaches it
-            raise TalkiesError(
-                f"{printable(clip.path)}: {box} lies mostly outside the picture ({width}x{height}): give another"
-            )
         if any(margins):
             steps.append(
                 f"format={'gbrp16le' if clip.hdr else 'gbrp'},pad={box.side}:{box.side}:{margins[0]}:{margins[2]}"
@@ -165,4 +156,4 @@ def _filters(
     if wanted is not None and wanted != (width, height):
         width, height = wanted
         steps.append(f"scale={width}:{height}:flags={SCALING}")
-    return ",".join([*steps, hdr.filters(clip.hdr) if clip.hdr else "format=rgb24"]), width, height
+    return ",".join([*steps, hdr_filters(clip.hdr) if clip.hdr else "format=rgb24"]), width, height

@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 import re
+import subprocess
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ..errors import InputError, printable
+from .ffmpeg import TRANSFERS, ffmpeg_path, hdr_filters
 from .guarded import allow, read_guarded
-from .hdr import TRANSFERS, map_picture
 
 if TYPE_CHECKING:  # importing numpy and pillow takes longer than importing this file
     import numpy as np
@@ -60,7 +61,7 @@ def read_picture(path: str | Path) -> Frame:
     """Return a picture as viewers show it: uint8 [H,W,3], sRGB.
 
     It is turned as EXIF says, with transparency on white and its colour profile applied; high dynamic range (HEIC,
-    AVIF) is mapped to ours (see `hdr`); grey, palette, 16 bit, float, CMYK and 1 bit are converted; of an animation it
+    AVIF) is mapped to ours; grey, palette, 16 bit, float, CMYK and 1 bit are converted; of an animation it
     is the first frame.
 
     Raises InputError if it is not a picture, is damaged, crashes its decoder, needs too much memory or time, or has
@@ -77,8 +78,23 @@ def read_picture(path: str | Path) -> Frame:
         os.close(shared)
     picture = np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
     if answer["hdr"]:
-        map_picture(picture, answer["hdr"])
+        _map_hdr(picture, answer["hdr"])
     return picture
+
+
+def _map_hdr(picture: Frame, transfer: str) -> None:
+    """Map a picture with this transfer function and BT.2020's primaries, in its place."""
+    import numpy as np
+
+    width = picture.shape[1]
+    rows = max(1, BAND_PIXELS // width)  # of bands: their light takes 12 bytes a pixel
+    for top in range(0, len(picture), rows):
+        band = picture[top : top + rows]
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
+        command = [ffmpeg_path(), "-v", "error", *raw, "-s", f"{width}x{len(band)}", "-i", "pipe:0"]
+        command += ["-vf", f"format=gbrp16le,{hdr_filters(transfer)}", *raw, "pipe:1"]
+        mapped = subprocess.run(command, input=band.tobytes(), stdout=subprocess.PIPE, check=True).stdout
+        band[:] = np.frombuffer(mapped, np.uint8).reshape(band.shape)
 
 
 # --- in the child process ----------------------------------------------------------------------------------
@@ -124,8 +140,8 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], int]:
                 raise
             except Exception:
                 pass  # unreadable EXIF does not matter
-            hdr = None if profile else _transfer(head)
-            return {"size": opened.size, "hdr": hdr}, _to_shared_memory(opened, profile)
+            transfer = None if profile else _transfer(head)
+            return {"size": opened.size, "hdr": transfer}, _to_shared_memory(opened, profile)
 
 
 def _load(image: PillowImage.Image) -> None:
@@ -185,12 +201,11 @@ def _to_rgb(image: PillowImage.Image, profile: bytes | None, full: float) -> byt
     rgb = _to_srgb(colours, profile, full)
     if alpha is None:
         return rgb.tobytes()
-    import numpy as np
+    from PIL import Image
 
-    # Colours are not premultiplied by alpha: on white, c·a + 255·(1 - a).
-    share = np.asarray(alpha, np.uint16)[..., None]
-    blended = np.asarray(rgb, np.uint16) * share + 255 * (255 - share)
-    return ((blended + 127) // 255).astype(np.uint8).tobytes()
+    white = Image.new("RGB", rgb.size, "white")
+    white.paste(rgb, mask=alpha)  # colours are not premultiplied by alpha
+    return white.tobytes()
 
 
 def _split_alpha(image: PillowImage.Image) -> tuple[PillowImage.Image, PillowImage.Image | None]:

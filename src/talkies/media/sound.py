@@ -20,24 +20,18 @@ log = logging.getLogger("talkies")
 
 # Codecs that mp4 takes unchanged; everything else becomes AAC.
 COPIED_SOUND = frozenset("aac mp3 ac3 eac3 vorbis opus flac pcm_s16le pcm_s16be".split())  # noqa: SIM905
-AAC = ["-c:a", "aac", "-b:a", "192k"]
+# first_pts=0 cuts sound before the first picture and fills with silence what is missing; async fills gaps inside, from
+# 20 ms on (by default from 100 ms, which is three frames).
+RESAMPLED = "aresample={}:async=1:min_hard_comp=0.02:first_pts=0"
 
 
 @dataclass(frozen=True)
 class SoundFacts:
-    """How a film got its sound. Durations are seconds.
-
-    sound: "copy" or "aac"; None: silent. codec, offset (from the first picture), sound_duration: of the sound.
-    duration, frames: of the pictures. bytes: of the file.
-    """
+    """How a film got its sound. sound: "copy" or "aac"; None: silent. offset: seconds after the first picture."""
 
     sound: str | None
     codec: str | None = None
     offset: float | None = None
-    sound_duration: float | None = None
-    duration: float = 0.0
-    frames: int = 0
-    bytes: int = 0
 
 
 def remux(
@@ -59,42 +53,34 @@ def remux(
 
     Raises InputError naming the clip if its sound can be neither copied nor decoded.
     """
-    out = Path(out)
     part = part or beside(out)
-    film = check_film(Path(picture), Path(picture))
+    film = check_film(picture, picture)
     origin = (clip.start if clip else Fraction(0)) + Fraction(start or 0)
     until = film.duration if end is None else min(film.duration, Fraction(end) - Fraction(start or 0))
     sound = clip.sound if clip else None
     if sound and (sound.end <= origin or sound.start - origin >= until):
         sound = None  # the whole segment is silent
-    ways = _ways(sound, origin, until, film)
     seconds = SECONDS + float(film.duration) + (seconds_for(clip.path) if clip else 0)
     with part.open("wb"):
         pass  # a folder that is missing or full says so here, in the system's own words
     try:
-        for way in ways:
-            arguments = _remux_arguments(Path(picture), clip, sound, way, origin, until, film.duration)
-            fault = run([*arguments, *mp4_output(part, comment)], seconds=seconds)
+        for way in _ways(sound, origin, until, film):
+            arguments = ["-copyts", *input_arguments(picture)]
+            if clip and sound:
+                arguments += _sound_arguments(clip, sound, way, origin, until, film.duration)
+            else:
+                arguments += ["-map", "0:v:0"]
+            fault = run([*arguments, "-c:v", "copy", *mp4_output(part, comment)], seconds=seconds)
             if fault is None:
                 made = check_film(part, out)
-                fault = _compare(film, made, sound, until)
-            if fault is None:
                 late = _missing(made, sound, origin, until)
-                fault = late if way == "copy" else None
+                fault = _compare(film, made, sound, until) or (late if way == "copy" else None)
             if fault is None:
                 if clip and late:  # decoding gave less than the packets promised; there is no more
                     log.warning("%s: its sound is damaged: %s", printable(clip.path), late)
                 publish(part, out)
                 heard = made.sound
-                return SoundFacts(
-                    sound=way,
-                    codec=heard.codec if heard else None,
-                    offset=float(heard.start) if heard else None,
-                    sound_duration=float(heard.end - heard.start) if heard else None,
-                    duration=float(made.duration),
-                    frames=made.frames,
-                    bytes=out.stat().st_size,
-                )
+                return SoundFacts(way, heard.codec, float(heard.start)) if heard else SoundFacts(way)
             log.debug("%s: %s of the sound failed: %s", printable(out), way, fault)
     finally:
         part.unlink(missing_ok=True)
@@ -145,7 +131,7 @@ def write_wav(
     assert sound is not None
     origin = clip.start + (start or 0)
     until = seconds_text(duration)
-    shape = f"aresample={rate}:async=1:min_hard_comp=0.02:first_pts=0,apad,atrim=end={until}"
+    shape = f"{RESAMPLED.format(rate)},apad,atrim=end={until}"
     with whole(target) as part:
         arguments = [
             *["-copyts", *input_arguments(clip.path, "-itsoffset", seconds_text(-origin))],
@@ -169,31 +155,19 @@ def _ways(sound: Sound | None, origin: Fraction, until: Fraction, film: Clip) ->
     return ["copy", "aac"] if sound.codec in COPIED_SOUND and begins and ends else ["aac"]
 
 
-def _remux_arguments(
-    picture: Path,
-    clip: Clip | SoundFile | None,
-    sound: Sound | None,
-    way: str | None,
-    origin: Fraction,
-    until: Fraction,
-    duration: Fraction,
+def _sound_arguments(
+    clip: Clip | SoundFile, sound: Sound, way: str | None, origin: Fraction, until: Fraction, duration: Fraction
 ) -> list[str]:
-    arguments = ["-copyts", *input_arguments(picture)]
-    if clip is None or sound is None:
-        return [*arguments, "-map", "0:v:0", "-c", "copy"]
+    """Return the arguments that open the sound and add it to the film, the first input."""
     # Shift the file's clock so that the segment's first picture is at 0.
-    arguments += input_arguments(clip.path, "-itsoffset", seconds_text(-origin))
-    arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}", "-c:v", "copy"]
+    arguments = input_arguments(clip.path, "-itsoffset", seconds_text(-origin))
+    arguments += ["-map", "0:v:0", "-map", f"1:{sound.stream}"]
     if way == "copy":
         return [*arguments, "-c:a", "copy", "-t", seconds_text(duration)]
-    # first_pts=0 cuts sound before the first picture and fills with silence what is missing; async fills gaps inside,
-    # from 20 ms on (by default from 100 ms, which is three frames).
     rate = sound.sample_rate if sound.sample_rate in (22050, 24000, 32000, 44100, 48000) else 48000
     layout = "mono" if sound.channels == 1 else "stereo"
-    shape = (
-        f"aresample={rate}:async=1:min_hard_comp=0.02:first_pts=0,aformat=sample_rates={rate}:channel_layouts={layout}"
-    )
-    return [*arguments, "-af", f"{shape},atrim=end={seconds_text(until)}", *AAC]
+    shape = f"{RESAMPLED.format(rate)},aformat=sample_rates={rate}:channel_layouts={layout}"
+    return [*arguments, "-af", f"{shape},atrim=end={seconds_text(until)}", "-c:a", "aac", "-b:a", "192k"]
 
 
 def _compare(film: Clip, made: Clip, sound: Sound | None, until: Fraction) -> str | None:

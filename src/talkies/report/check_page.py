@@ -12,20 +12,9 @@ from ..errors import counted, printable
 from ..files import read_json, write_json
 from ..media.film import FILM_SIZE
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE
-from ..run.pairs import take_name
-from ..stages.check import RESULT
-from ..stages.check_file import (
-    BLURRED,
-    DOUBTFUL,
-    FAILS,
-    LEVELS,
-    NOTE,
-    SAMPLES,
-    SMALL_SIDE,
-    ClipFacts,
-    Finding,
-    Unreadable,
-)
+from ..run.pairs import Take, take_name
+from ..stages.check import BLURRED, DOUBTFUL, FAILS, LEVELS, NOTE, RESULT, SMALL_SIDE, Finding
+from ..stages.check_file import SAMPLES, SeenClip, Unreadable
 from .entries import take_words
 from .page import fill, pages
 from .page import write_page as write_sealed
@@ -46,7 +35,7 @@ def facts_line(finding: Finding) -> str:
     cut = facts.crop
     faces = "" if cut.faces is None else f", {counted(cut.faces, 'face')}"
     said = f"{facts.width}x{facts.height}{faces}, crop of {cut.box.side}, sharpness {facts.sharpness:.0f}"
-    if isinstance(facts, ClipFacts):
+    if isinstance(facts, SeenClip):
         rate = f"{float(Fraction(facts.rate)):.4g}{' (variable)' if facts.variable_rate else ''}"
         said += f", {facts.seconds:.4g} s at {rate} frames/s, sound: {facts.sound or 'none'}"
     return said
@@ -55,10 +44,10 @@ def facts_line(finding: Finding) -> str:
 def table(findings: Sequence[Finding]) -> Iterable[str]:
     """Yield the lines of the table: one for each file, and below it its problems and what to do."""
     marks = {FAILS: "!!", DOUBTFUL: " ?", NOTE: "  "}
-    width = min(40, max((len(printable(f.item.file_name)) for f in findings), default=0))
+    width = min(40, max((len(printable(f.file_name)) for f in findings), default=0))
     for finding in findings:
         mark = marks[LEVELS[finding.level]] if finding.level < len(LEVELS) else "  "
-        yield f"{mark} {printable(finding.item.file_name):{width}}  {facts_line(finding)}".rstrip()
+        yield f"{mark} {printable(finding.file_name):{width}}  {facts_line(finding)}".rstrip()
         for problem in finding.problems:
             yield f"     {printable(problem.text)}{': ' * bool(problem.advice)}{printable(problem.advice)}"
 
@@ -70,7 +59,7 @@ def write_page(findings: Sequence[Finding], results: Path, *, gallery: bool = Fa
     """
     shown = [finding for finding in findings if not finding.private]
     index = GALLERY_PAGE if gallery or (results / GALLERY_PAGE).exists() else None
-    kinds = {"Pictures": [f for f in shown if not f.item.clip], "Driving videos": [f for f in shown if f.item.clip]}
+    kinds = {"Pictures": [f for f in shown if not f.clip], "Driving videos": [f for f in shown if f.clip]}
     page = fill(
         "check.html",
         style=["check.css"],
@@ -110,15 +99,16 @@ def _curve(values: Sequence[float], least: float, most: float) -> str:
 
 def _card(finding: Finding) -> dict[str, Any]:
     """Return a file's name for the page: with its suffix, and with the part and crop if they are not the usual."""
-    item = finding.item
-    # A pair's own crop is in the item's name; the usual crop is not.
-    usual = item.name == take_name(Path(item.file).stem, item.start, item.end, flip=item.flip)
-    part = take_words(item.start, item.end, flip=item.flip, crop=None if usual else item.crop)
+    wanted, facts = finding.wanted, finding.facts
+    start, end, flip = (wanted.start, wanted.end, wanted.flip) if isinstance(wanted, Take) else (None, None, False)
+    # A pair's own crop is in the name of its picture or take; the usual crop is not.
+    usual = finding.name == take_name(Path(wanted.file).stem, start, end, flip=flip)
+    part = take_words(start, end, flip=flip, crop=None if usual else wanted.crop)
     return {
         "level": LEVELS[finding.level] if finding.level < len(LEVELS) else "good",
-        "name": printable(item.file_name),
+        "name": printable(finding.file_name),
         "part": printable(part),
-        "thumb": base64.b64encode(finding.thumb).decode() if finding.thumb else None,
+        "thumb": None if isinstance(facts, Unreadable) else base64.b64encode(facts.thumb).decode(),
         "facts": facts_line(finding),
         "curves": [(part, _curve(values, *CURVES[part])) for part, values in finding.motion.items() if len(values) > 1],
         "problems": [(printable(problem.text), printable(problem.advice)) for problem in finding.problems],

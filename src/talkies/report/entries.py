@@ -7,19 +7,21 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from ..engines import FOMM
 from ..files import from_json
 from ..media.crop import Request
+from ..run.estimate import duration
+from ..run.ledger import Ledger, Made
 from ..run.pairs import Pair, Source, Take, usual_pair
 from ..run.plan import Plan
 from ..run.record import Prepared, PreparedTake, Recorded
 from ..run.state import State
-from ..stages.check import RESULT
-from ..stages.check_file import DOUBTFUL, Problem
+from ..stages.check import DOUBTFUL, RESULT, Problem
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,7 @@ class Entry:
 
     crop, part, choices: the pair's own settings, in words: of the picture, of the driving video, and others. sound,
     preview_sound: whether they have sound. doubts: the warnings of the picture and of the driving video. moved: how
-    far the driving video's mouth and head move, None if that is not known. model: the built-in engine's preset and
-    network.
+    far the driving video's mouth and head move, None if that is not known. model: the built-in engine's network.
     """
 
     driving: str
@@ -88,7 +89,7 @@ def entries_of(plan: Plan, state: State) -> list[Entry]:
                 digest=record.file.sha256 if record else None,
                 engine=pair.engine,
                 moved=take.moved,
-                model=_model_words(record.facts.get("model")) if record else "",
+                model=_network(record.facts.get("model")) if record else "",
             )
         )
     return entries
@@ -124,10 +125,10 @@ def choice_words(pair: Pair, usual: Pair) -> str:
     return ", ".join(words for name, words in said.items() if getattr(pair, name) != getattr(usual, name))
 
 
-def _model_words(model: Any) -> str:
-    """Return the preset of a film's record, and which of its networks made it."""
+def _network(model: Any) -> str:
+    """Return which network made a film, by its record."""
     named = model if isinstance(model, dict) else {}
-    return ", ".join(str(named[key]) for key in ("preset", "network") if named.get(key))
+    return str(named.get("network") or named.get("preset") or "")
 
 
 # --- pictures and driving videos ---------------------------------------------------------------------------
@@ -205,3 +206,58 @@ def _of_check(plan: Plan, finding: _Finding | None, wanted: Source | Take) -> It
         for problem in finding.problems:
             if problem.level == DOUBTFUL:
                 yield f"{problem.text}{': ' * bool(problem.advice)}{problem.advice}"
+
+
+# --- times ---------------------------------------------------------------------------------------------------
+
+LOAD = "load"
+"""The loading of engines, beside the stages."""
+COLOURS = 7
+"""Of stages, in gallery.css; the same for the same place in the table."""
+
+
+class Row(NamedTuple):
+    """A stage, in words. colour, width: of its bar, the width in percent of the longest. median, most: of one item."""
+
+    colour: str
+    name: str
+    width: int
+    total: str
+    share: str
+    items: int
+    median: str
+    most: str
+
+
+class Times(NamedTuple):
+    """work: of all stages together. frame: what a frame of an animated film took on average; None without films."""
+
+    work: str
+    frame: str | None
+    rows: list[Row]
+
+
+def measure(plan: Plan, ledger: Ledger) -> Times:
+    """Return what the stages of a plan took, by the ledger, whichever run it was; items without a time are left out."""
+    seconds = {LOAD: [load for load in ledger.loads.values() if 0 < load < float("inf")]}
+    for stage in plan.stages:
+        entries = (ledger.get(stage.name, item) for item in plan.everything(stage.of))
+        seconds[stage.name] = [e.seconds for e in entries if isinstance(e, Made) and 0 < e.seconds < float("inf")]
+    totals = {name: sum(each) for name, each in seconds.items()}
+    work, longest = sum(totals.values()) or 1.0, max(totals.values()) or 1.0
+    films = [film for film in ledger.films() if film.item in plan.pairs and film.frames]
+    frame = sum(film.seconds for film in films) / sum(film.frames for film in films) if films else None
+    rows = [
+        Row(
+            f"c{number % COLOURS}",
+            name,
+            round(100 * totals[name] / longest),
+            duration(totals[name]),
+            f"{totals[name] / work:.0%}",
+            len(each),
+            f"{median(each):.3g} s" if each else "",
+            f"{max(each):.3g} s" if each else "",
+        )
+        for number, (name, each) in enumerate(seconds.items())
+    ]
+    return Times(duration(sum(totals.values())), None if frame is None else f"{frame:.2g} s", rows)

@@ -12,25 +12,18 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from .. import media
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
 from ..files import LEFT, beside, file_digest, keep_aside, publish
-from ..media.crop import resize
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE, PRIVATE_PAGE
-from .entries import Entry
+from .entries import Entry, Times
+from .overviews import draw_poster, moment_of, write_mosaic
 from .page import fill, is_ours, pages, write_page
-from .times import Times
-
-if TYPE_CHECKING:
-    from ..media.pictures import Frame
 
 log = logging.getLogger("talkies")
 
@@ -86,7 +79,7 @@ def build_gallery(
         better=better,
         data=_page_data(results, sorted(entries, key=_order), files, mosaic),
         times=times,
-        engines=sorted({_engine_words(entry) for entry in entries if entry.film}),
+        engines=_engine_words(entries),
     )
     write_page(results / name, page)
     files.drop_unused()
@@ -133,10 +126,12 @@ def publish_films(
     return build_gallery(folder, shown, title=title, mosaic=mosaic)
 
 
-def _engine_words(entry: Entry) -> str:
-    if entry.engine != FOMM:
-        return printable(entry.engine)
-    return f"{OURS} ({entry.model})" if entry.model else OURS
+def _engine_words(entries: Sequence[Entry]) -> list[str]:
+    """Return the engines that made the films, and which networks of the built-in one."""
+    made = [entry for entry in entries if entry.film]
+    networks = sorted({entry.model for entry in made if entry.engine == FOMM and entry.model})
+    ours = f"{OURS} ({', '.join(networks)})" if networks else OURS
+    return sorted({ours if entry.engine == FOMM else printable(entry.engine) for entry in made})
 
 
 def _order(entry: Entry) -> tuple[str, ...]:
@@ -242,7 +237,7 @@ class _Files:
         digests = [entry.digest or file_digest(entry.film) for entry in shown if entry.film]
         key = hashlib.sha256(" ".join(digests).encode()).hexdigest()
         try:
-            return self._file(key, ".mp4", lambda part: media.mosaic(films, part))
+            return self._file(key, ".mp4", lambda part: write_mosaic(films, part))
         except TalkiesError as error:
             log.warning("no mosaic of %s: %s", printable(shown[0].driving), error)
             return None
@@ -282,54 +277,3 @@ def _is_unchanged(path: Path) -> bool:
     """Return whether a file holds what its name says."""
     named = NAME.fullmatch(path.name)
     return named is not None and not path.is_symlink() and path.is_file() and file_digest(path)[:16] == named[2]
-
-
-LOOKED_SECONDS = 60
-FRAMES_A_SECOND, FEWEST_FRAMES = 5, Fraction(24)
-SIDE = 64  # side in pixels at which frames are compared
-MARK = b"talkies: at "
-"""The start of a poster's comment (JPEG), before its time in seconds."""
-
-
-def draw_poster(film: Path, poster: Path) -> None:
-    """Write the frame (JPEG) of `moving_frame`, and note its time in it."""
-    from PIL import Image
-
-    frame, seconds = moving_frame(film)
-    comment = MARK + f"{seconds:.2f}".encode()
-    Image.fromarray(frame).save(poster, "JPEG", quality=85, comment=comment)
-
-
-def moving_frame(film: Path) -> tuple[Frame, float]:
-    """Return the frame of a film's first minute that differs most from its first frame, and its time in seconds.
-
-    The film is one of our previews, so that its frames are small. Raises InputError if the film can't be read.
-    """
-    clip = media.probe(film)
-    looks = max(FRAMES_A_SECOND * clip.seconds(end=LOOKED_SECONDS), FEWEST_FRAMES)
-    rate = clip.sampling(looks, end=LOOKED_SECONDS)
-    frames = [*media.read_frames(clip, end=LOOKED_SECONDS, rate=rate, threads=1)]
-    best = _moving(frames)
-    return frames[best], float(best / rate)
-
-
-def moment_of(poster: Path) -> float | None:
-    """Return the time, in seconds, of a poster of ours; None for any other picture."""
-    from PIL import Image
-
-    with suppress(OSError, ValueError), Image.open(poster) as picture:
-        comment = picture.info.get("comment", b"")
-        if comment.startswith(MARK):
-            return float(comment.removeprefix(MARK))
-    return None
-
-
-def _moving(frames: list[Frame]) -> int:
-    """Return the number of the frame that differs most from the first."""
-    import numpy as np
-
-    looked = np.stack([resize(frame, SIDE, quick=True).mean(-1) for frame in frames])
-    contrast = looked.std((1, 2))
-    change = np.abs(looked - looked[0]).mean((1, 2))
-    change[contrast < np.median(contrast) / 2] = -1  # a fade to black differs most, but shows nothing
-    return int(change.argmax())

@@ -308,7 +308,7 @@ def each_face(
             continue
         prefix = f"{pair.variant}-" if pair.variant else ""
         found += [
-            replace(pair, crop=Request("face", number), variant=f"{prefix}face{number}")
+            replace(pair, crop=Request(f"face:{number}"), variant=f"{prefix}face{number}")
             for number in range(1, count + 1)
         ]
     return found

@@ -84,8 +84,7 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Film | InputErr
     for name in names:
         pair = bench.plan.pairs[name]
         if pair.engine == FOMM and pair.take not in faceless:
-            clip = clip_of(Path(bench.plan.takes[pair.take].file))
-            faceless[pair.take] = why_refused(bench.plan, pair.take, clip, bench.record("cut", pair.take).crop)
+            faceless[pair.take] = why_refused(bench.plan, pair.take, bench.record("cut", pair.take).crop)
             if why := faceless[pair.take]:
                 log.error("%s", why)
         if refusal := faceless.get(pair.take) if pair.engine == FOMM else None:

@@ -1,6 +1,6 @@
-"""Checks every picture and driving video before anything is animated: their crops, and what is wrong with them.
+"""Checks every picture and driving video before anything is animated: what is wrong with them, and what to do.
 
-The findings are kept by content (.talkies/check), so that a second check takes no time. No other stage reads them.
+What was seen is kept by content (.talkies/check), so that a second check takes no time. No other stage reads it.
 """
 
 from __future__ import annotations
@@ -10,49 +10,111 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import media
 from ..engines import FOMM
-from ..errors import InputError, printable
-from ..files import digest, from_json, to_plain, whole, write_json
-from ..fomm.first_frame import FEWEST, Usual, measures
-from ..fomm.model.presets import PRESETS, FaceParts
-from ..media import crop
+from ..errors import printable
+from ..files import digest, from_json, to_json, to_plain, write_whole
+from ..fomm.first_frame import FEWEST, measures
+from ..fomm.model.presets import PRESETS, FaceParts, Preset
+from ..media.crop import FACELESS
 from ..media.film import FILM_SIZE
 from ..run.folder import HOME
-from ..run.inputs import Inputs, clip_of
-from ..run.pairs import Pair
+from ..run.inputs import Inputs
+from ..run.pairs import Source, Take
 from ..run.plan import Plan, compared
-from .check_file import (
-    DOUBTFUL,
-    ClipFacts,
-    Finding,
-    FirstFrame,
-    Item,
-    Look,
-    PictureFacts,
-    Problem,
-    Unreadable,
-    findings_of,
-    look,
-)
+from .check_file import SAMPLES, Facts, Seen, SeenClip, Unreadable, look, look_at_poses
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ..fomm.model.first_order import FirstOrderModel
     from ..media.pictures import Frame
 
-FINDINGS = HOME / "check"
+Key = tuple[str, bool]
+"""The name of a picture or (True) a take."""
+SEEN = HOME / "check"
 RESULT = HOME / "check.json"
 """The findings of the last check, for the gallery and the workflow."""
-RECIPE = 7
-"""Raised by hand when a check of the same file gives other findings."""
+RECIPE = 8
+"""Raised by hand when a look at the same file sees something else."""
+
+SMALL_SIDE = 128
+"""Side of a crop in pixels below which the film, at least twice as large, looks soft."""
+BLURRED = 8.0
+"""Variance of the Laplacian (grey levels 0..255, at 256 pixels): the examples measure 89 to 1,544, and blurred by a
+Gaussian of 3 pixels 1 to 7."""
+SHORT_SECONDS = 0.5
+LONG_SECONDS = 120
+SLOW_RATE = 12
+TURNED_FAR, LIPS_APART = 0.3, 0.035
+"""Of a photograph, in widths and heights of the face: shut mouths measure 0.01 to 0.02, smiles with teeth 0.05 to 0.14,
+and a head that looks past the camera 0.4."""
+HEAD_STILL, LIPS_STILL = 0.04, 0.02
+"""The same for the differences within a video: of a still picture 0, of a still head that talks 0.01 and 0.07."""
+POSE_FAR, POSE_NEARER = 0.25, 0.5
+"""A first frame is called far from a picture's pose if its distance is over this and another frame has half of it.
+Similar poses measure 0.02 to 0.16, turned heads 0.25 to 0.6 (the examples, the demo network)."""
+
+FAILS = "fails"
+DOUBTFUL = "look"
+NOTE = "note"
+LEVELS = (FAILS, DOUBTFUL, NOTE)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem (fails), a doubt (look) or a remark (note), and what to do about it."""
+
+    level: str
+    text: str
+    advice: str = ""
+
+
+@dataclass
+class Finding:
+    """The findings of a picture or take.
+
+    motion: of a driving video, how far the lips are apart in the frames looked at (mouth), in heights of the face, and
+    how far the nose is beside the middle (head), in widths of it.
+    private: all of its pairs are private, so others must not see it. content: the digest of its file.
+    """
+
+    name: str
+    wanted: Source | Take
+    facts: Facts
+    problems: list[Problem] = field(default_factory=list)
+    motion: dict[str, list[float]] = field(default_factory=dict)
+    private: bool = False
+    content: str | None = None
+
+    @property
+    def clip(self) -> bool:
+        """Whether it is a driving video: a picture may have its name."""
+        return isinstance(self.wanted, Take)
+
+    @property
+    def file_name(self) -> str:
+        """The file's name without its folder, as in `files` of config.yaml."""
+        return Path(self.wanted.file).name
+
+    @property
+    def level(self) -> int:
+        """Its place in the order by urgency: 0 is first."""
+        return min((LEVELS.index(problem.level) for problem in self.problems), default=len(LEVELS))
+
+    @property
+    def plain(self) -> dict[str, object]:
+        """The finding as values for JSON."""
+        facts = to_plain(self.facts)
+        about = {"name": self.name, "clip": self.clip, "content": self.content, "motion": self.motion}
+        return {
+            **to_plain(self.wanted),
+            **about,
+            "facts": {name: value for name, value in facts.items() if name not in ("poses", "thumb", "type")},
+            "problems": to_plain(self.problems),
+        }
 
 
 def examine(
@@ -66,105 +128,64 @@ def examine(
 
     model: returns the network whose keypoints give the poses; None: poses are not compared.
     """
-    items = items_of(plan)
-    FINDINGS.mkdir(parents=True, exist_ok=True)
+    # A picture and a take may have one name.
+    inputs: list[tuple[Key, Source | Take]] = [((name, True), take) for name, take in plan.takes.items()]
+    inputs += [((name, False), source) for name, source in plan.sources.items()]
     weights = digest([plan.settings.model.preset, plan.weights]) if model and compared(plan) else None
     known = Inputs()
-    known.read(item.file for item in items)
+    known.read(wanted.file for _, wanted in inputs)
     known.save(keep=True)
-    looks: dict[Item, Look] = {}
-    unseen: dict[Item, Path] = {}
-    for item in items:
-        path = _path(item, known.content(item.file))
-        if kept := _kept(item, path, weights):
-            looks[item] = kept
-            advance(1)
-        else:
-            unseen[item] = path
-    # Videos take longest. Done first, they leave no core idle at the end.
-    for looked in _look_at_all(sorted(unseen, key=lambda item: not item.clip), workers):
-        item, facts, crops, thumb = looked
-        if model and weights and crops is not None and not isinstance(facts, Unreadable):
-            from ..fomm.motion import frames_to_tensor
-
-            network = model().fitting(frames_to_tensor(crops[:1]))
-            facts.poses = {weights: find_poses(network, crops)}
-            if isinstance(facts, ClipFacts):
-                facts.first_frame = {weights: look_at_first_frame(network, item, facts, facts.poses[weights])}
-        if thumb:
-            with whole(unseen[item].with_suffix(".jpg")) as part:
-                part.write_bytes(thumb)
-        write_json(unseen[item], to_plain(facts))
-        looks[item] = looked
+    seen: dict[Key, Facts] = {}
+    unseen: dict[Path, tuple[Key, Source | Take]] = {}
+    for key, wanted in inputs:  # videos first: they take longest, and so leave no core idle at the end
+        path = _path(wanted, known.content(wanted.file), weights)
+        try:
+            seen[key] = from_json(path.read_bytes(), Facts)  # type: ignore[arg-type]
+        except (OSError, ValueError):
+            unseen[path] = key, wanted
+    advance(len(seen))
+    for (path, (key, wanted)), (facts, crops) in zip(
+        unseen.items(), _look_at_all([wanted for _, wanted in unseen.values()], workers), strict=True
+    ):
+        if model and weights and crops is not None and isinstance(facts, Seen):
+            look_at_poses(model(), wanted, facts, crops)
+        write_whole(path, to_json(facts))
+        seen[key] = facts
         advance(1)
+    pairs = plan.pairs.values()
+    animated = {key for pair in pairs if pair.engine == FOMM for key in ((pair.source, False), (pair.take, True))}
+    shown = {key for pair in pairs if not pair.private for key in ((pair.source, False), (pair.take, True))}
     preset = PRESETS[plan.settings.model.preset]
-    # A picture and a take may have one name.
-    animated = {each for pair in plan.pairs.values() if pair.engine == FOMM for each in _inputs(pair)}
-    shown = {each for pair in plan.pairs.values() if not pair.private for each in _inputs(pair)}
     findings = []
-    for item, looked in looks.items():
-        finding = findings_of(
-            looked, preset if (item.name, item.clip) in animated else None, plan.settings.faceless == "allow"
-        )
-        finding.private = (item.name, item.clip) not in shown
-        finding.content = known.content(item.file)
+    for key, wanted in inputs:
+        used = preset if key in animated else None
+        finding = findings_of(key[0], wanted, seen[key], used, plan.settings.faceless == "allow")
+        finding.private = key not in shown
+        finding.content = known.content(wanted.file)
         findings.append(finding)
     if weights:
-        takes = {
-            each.item.name: each for each in findings if isinstance(each.facts, ClipFacts) and not each.facts.faceless
-        }
-        pictures = {
-            each.item.name: each for each in findings if isinstance(each.facts, PictureFacts) and not each.item.clip
-        }
-        if preset.parts:
-            look_at_faces(plan, findings, weights, preset.parts)
-        warn_of_first_frames(plan, takes, weights)
-        compare_poses(plan, pictures, takes, weights)
-    return sorted(findings, key=lambda finding: (finding.level, finding.item.clip, finding.item.name))
+        look_at_faces(plan, findings, preset.parts)
+        compare_poses(plan, findings)
+    return sorted(findings, key=lambda finding: (finding.level, finding.clip, finding.name))
 
 
-def _inputs(pair: Pair) -> tuple[tuple[str, bool], tuple[str, bool]]:
-    return (pair.source, False), (pair.take, True)
+def _path(wanted: Source | Take, content: str | None, weights: str | None) -> Path:
+    """Return where is kept what was seen of a file. weights: of the network that looked at its poses."""
+    about = {"clip": isinstance(wanted, Take), "content": content, "weights": weights, **to_plain(wanted)}
+    for name in ("file", "driving", "frames"):
+        about.pop(name, None)
+    return SEEN / f"{digest([RECIPE, about])}.json"
 
 
-def _kept(item: Item, path: Path, weights: str | None) -> Look | None:
-    """Return what an earlier check has found; None if something is missing, such as this network's poses."""
-    try:
-        content = path.read_bytes()
-        with suppress(ValueError):
-            return Look(item, from_json(content, Unreadable))
-        facts = from_json(content, ClipFacts if item.clip else PictureFacts)
-    except (OSError, ValueError):
-        return None
-    thumb = _whole_jpeg(path.with_suffix(".jpg"))
-    return Look(item, facts, None, thumb) if thumb and (not weights or weights in facts.poses) else None
-
-
-def items_of(plan: Plan) -> list[Item]:
-    """Return the plan's inputs: pictures and takes."""
-    pictures = [Item(name, source.file, source.crop) for name, source in plan.sources.items()]
-    takes = plan.takes.items()
-    return pictures + [Item(name, t.file, t.crop, True, t.start, t.end, t.flip) for name, t in takes]
-
-
-def _path(item: Item, content: str | None) -> Path:
-    looked: dict[str, object] = {
-        "content": content,
-        "crop": item.crop.plain,
-        "segment": [item.start, item.end],
-    }
-    looked |= {"clip": item.clip, "flip": item.flip}
-    return FINDINGS / f"{digest([RECIPE, looked])}.json"
-
-
-def _look_at_all(items: Sequence[Item], workers: int) -> Iterable[Look]:
-    if len(items) < 4 or workers < 2:
-        yield from map(look, items)
+def _look_at_all(files: Sequence[Source | Take], workers: int) -> Iterable[tuple[Facts, Frame | None]]:
+    if len(files) < 4 or workers < 2:
+        yield from map(look, files)
         return
-    # Not forked: children would wait for threads of a loaded network, which a fork does not copy.
+    # Processes, since the detector of faces lets no other thread work; not forked: a fork copies no threads, and would
+    # wait for those of a loaded network.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(items)), mp_context=spawn, initializer=_hush) as pool:
-        yield from pool.map(look, items, chunksize=1)
+    with ProcessPoolExecutor(min(workers, len(files)), mp_context=spawn, initializer=_hush) as pool:
+        yield from pool.map(look, files)
 
 
 def _hush() -> None:
@@ -174,144 +195,146 @@ def _hush() -> None:
     logging.getLogger("talkies").setLevel(logging.CRITICAL)
 
 
-def _whole_jpeg(path: Path) -> bytes | None:
-    """Return a JPEG's bytes; None if it is missing or cut off."""
-    with suppress(OSError):
-        content = path.read_bytes()
-        if content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9"):
-            return content
-    return None
+def findings_of(
+    name: str, wanted: Source | Take, facts: Facts, preset: Preset | None, faceless: bool = False
+) -> Finding:
+    """Return the findings of a file, the worst problem first.
+
+    preset: of the network that will animate it; None for a program. faceless: accept a driving video without a face.
+    Poses are not compared.
+    """
+    finding = Finding(name, wanted, facts)
+    finding.problems = sorted(_problems(finding, preset, faceless), key=lambda problem: LEVELS.index(problem.level))
+    return finding
 
 
-TRIES = 3  # of frames that may be better than the first
-TURNED_FAR, LIPS_APART = 0.3, 0.035
-"""Of a photograph, in widths and heights of the face: shut mouths measure 0.01 to 0.02, smiles with teeth 0.05 to 0.14,
-and a head that looks past the camera 0.4."""
-HEAD_STILL, LIPS_STILL = 0.04, 0.02
-"""The same for the differences within a video: of a still picture 0, of a still head that talks 0.01 and 0.07."""
-POSE_FAR, POSE_NEARER = 0.25, 0.5
-"""A first frame is called far from a picture's pose if its distance is over this and another frame has half of it.
-Similar poses measure 0.02 to 0.16, turned heads 0.25 to 0.6 (the examples, the demo network)."""
+def _problems(finding: Finding, preset: Preset | None, faceless: bool) -> Iterable[Problem]:
+    facts = finding.facts
+    if isinstance(facts, Unreadable):
+        yield Problem(FAILS, facts.error, "mend or remove this file; the others are made without it")
+        return
+    cut, clip = facts.crop, facts if isinstance(facts, SeenClip) else None
+    other = _in_files(finding, "crop: ...")
+    if clip and cut.faces == 0 and preset and preset.crop == "face" and not faceless:
+        advice = f"crop it by hand (center, or a box) {other}, or set faceless: allow"
+        yield Problem(FAILS, f"{FACELESS}: it is not animated", advice)
+    elif cut.faces == 0:
+        drawn = "" if facts.photograph else " (drawn ones are missed now and then)"
+        yield Problem(DOUBTFUL, f"no face found{drawn}: the centre is cut", f"give a box [x, y, width, height] {other}")
+    elif cut.warning:
+        yield Problem(DOUBTFUL, cut.warning, "give the part that shows it by start and end, or a box")
+    elif clip and any(clip.faces_seen) and not clip.faces_seen[0]:
+        at = float(clip.faces_seen.index(True) / Fraction(clip.sampled_rate) + _start(finding))
+        advice = f"begin where one is seen, start: {at:.2f} {_in_files(finding, f'start: {at:.2f}')}"
+        yield Problem(DOUBTFUL, "no face in its first frame, from which motion is counted", advice)
+    if (cut.faces or 0) > 1 and cut.mode == "face":
+        which = f"another: face:left, face:right or face:2 {other}"
+        yield Problem(NOTE, f"{cut.faces} faces: the largest is taken", which)
+    if cut.box.side < SMALL_SIDE:
+        yield Problem(DOUBTFUL, f"small: {cut.box.side} pixels become {FILM_SIZE}", "take a larger copy of it")
+    elif facts.sharpness < BLURRED:
+        yield Problem(DOUBTFUL, f"blurred (sharpness {facts.sharpness:g})", "take a sharper one")
+    shown = "photographs" if facts.photograph else "drawings"
+    if preset and cut.faces and preset.knows not in (None, shown):
+        text = f"it looks like one of the {shown}, and {preset.name} knows {preset.knows}"
+        yield Problem(DOUBTFUL if preset.packaged else NOTE, text, "model: preset: demo knows both")
+    if clip:
+        yield from _problems_of_clip(clip)
 
 
-def find_poses(network: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:
-    """Return the keypoints of crops, normalized for place and size: n times K times (x, y).
+def _in_files(finding: Finding, choice: str) -> str:
+    """Return the words that tell where to write a setting for a file."""
+    return f"in config.yaml, files: {{{finding.file_name}: {{{choice}}}}}"
 
-    The network looks once, where for a film it looks four times at photographs: for comparing poses that is enough.
+
+def _start(finding: Finding) -> Fraction:
+    return Fraction((isinstance(finding.wanted, Take) and finding.wanted.start) or 0)
+
+
+def _problems_of_clip(facts: SeenClip) -> Iterable[Problem]:
+    if facts.hdr:
+        yield Problem(NOTE, f"its colours are HDR ({facts.hdr}): mapped to the usual range")
+    if facts.truncated:
+        yield Problem(DOUBTFUL, "damaged or cut short: what is there is used", "copy or download it again")
+    if facts.face_outside:
+        text = f"its face leaves the crop, which does not follow it ({facts.face_outside} of about {SAMPLES} looks)"
+        advice = "give a box that holds all its ways, or the part in which it stays, by start and end"
+        yield Problem(DOUBTFUL, text, advice)
+    if facts.seconds < SHORT_SECONDS:
+        yield Problem(DOUBTFUL, f"short: {facts.seconds:g} s", "take a longer one")
+    if facts.seconds > LONG_SECONDS:
+        text = f"long: {facts.frames} frames are made for each picture"
+        yield Problem(NOTE, text, "give the part you want by start and end")
+    if Fraction(facts.rate) < SLOW_RATE:
+        yield Problem(NOTE, f"only {float(Fraction(facts.rate)):g} frames a second: the film jerks", "take another")
+    if facts.remark:
+        yield Problem(NOTE, facts.remark)
+    elif facts.sound is None:
+        yield Problem(NOTE, "no sound: its films are silent")
+
+
+# --- poses -------------------------------------------------------------------------------------------------
+
+
+def look_at_faces(plan: Plan, findings: Sequence[Finding], parts: FaceParts | None) -> None:
+    """Note how videos move, and warn of still ones, of bad first frames, and of pictures that make poor films.
+
+    parts: of the network's keypoints.
     """
     import numpy as np
-    import torch
 
-    from ..fomm.motion import frames_to_tensor, normalized_pose
-
-    size = network.preset.size
-    squares = np.stack([crop.resize(square, size) for square in crops])
-    with torch.inference_mode():
-        values = network.kp_detector(frames_to_tensor(squares, network.device)).value.cpu()
-    return [[[round(x, 4) for x in point] for point in normalized_pose(value).tolist()] for value in values]
-
-
-def look_at_first_frame(
-    network: FirstOrderModel, item: Item, facts: ClipFacts, poses: list[list[list[float]]]
-) -> FirstFrame:
-    """Return why a take's first frame is a bad one to start from, and the number of a better one.
-
-    If no better frame is found, nothing is reported: then the keypoints may be wrong. Both frames are decoded again
-    exactly, because a sampled frame may be the one before.
-    """
-    import numpy as np
-
-    seen = [look for look, is_seen in enumerate(facts.faces_seen) if is_seen]
-    values, parts = np.array(poses), network.preset.parts
-    usual = Usual.of(values[seen], parts) if parts and 0 in seen and not facts.crop.warning else None
-    if usual and usual.faults(values[0]):
-        with suppress(InputError):  # a clip that can't be read is reported already
-            faults = usual.faults(_pose_of_frame(network, item, facts, 0))
-            each = Fraction(facts.rate) / Fraction(facts.sampled_rate)
-            good = [round(look * each) for look in seen[1:] if usual.is_well(values[look])]
-            for number in good[:TRIES] if faults else []:
-                if usual.is_well(_pose_of_frame(network, item, facts, number)):
-                    return FirstFrame(faults, number)
-    return FirstFrame()
-
-
-def _pose_of_frame(network: FirstOrderModel, item: Item, facts: ClipFacts, number: int) -> NDArray[np.float64]:
-    """Return the keypoints of one frame of a take, [K, 2]."""
-    import numpy as np
-
-    clip, box = clip_of(Path(item.file)), facts.crop.box
-    start = Fraction(item.start or 0) + number / clip.rate
-    frames = np.stack(list(media.read_frames(clip, start=start, end=start + 1 / clip.rate, box=box, size=FILM_SIZE)))
-    return np.array(find_poses(network, frames[:, :, ::-1].copy() if item.flip else frames)[0])
-
-
-def look_at_faces(plan: Plan, findings: Sequence[Finding], weights: str, parts: FaceParts) -> None:
-    """Note how videos move, and warn of still ones and of pictures that the package's network makes poor films of."""
-    import numpy as np
-
+    moved = {take for _, take in compared(plan)}
     for finding in findings:
         facts = finding.facts
-        if isinstance(facts, Unreadable) or not facts.crop.faces:
+        if isinstance(facts, Unreadable) or not facts.crop.faces or parts is None:
             continue
-        poses = np.array(facts.poses[weights])
-        if isinstance(facts, ClipFacts):
+        poses, problems = np.array(facts.poses), finding.problems
+        if isinstance(facts, SeenClip):
             _, lips, turn = measures(poses[facts.faces_seen], parts)
             finding.motion = {"mouth": lips.round(3).tolist(), "head": turn.round(3).tolist()}
             if len(lips) >= FEWEST and np.ptp(lips) < LIPS_STILL and np.ptp(turn) < HEAD_STILL:
                 advice = "give another part by start and end, or another video"
-                finding.problems.append(Problem(DOUBTFUL, "neither mouth nor head moves in it", advice))
+                problems.append(Problem(DOUBTFUL, "neither mouth nor head moves in it", advice))
+            if facts.better is not None and finding.name in moved:
+                text = f"{', '.join(facts.faults)} in its first frame, from which motion is counted"
+                at = float(_start(finding) + facts.better / Fraction(facts.rate))
+                better = _in_files(finding, f"best_frame: {facts.better}")
+                advice = f"{better} counts from a better one, {{start: {at:.2f}}} begins there"
+                problems.append(Problem(DOUBTFUL, text, advice))
         elif plan.settings.better and facts.photograph:
             _, (lips,), (turn,) = measures(poses, parts)
             seen = ["its head is turned far, which smears"] * bool(abs(turn) > TURNED_FAR)
             seen += ["its mouth is open or shows teeth, which blur"] * bool(lips > LIPS_APART)
             advice = "take one that looks ahead with its mouth shut, or published weights"
-            finding.problems += [Problem(DOUBTFUL, text, advice) for text in seen]
+            problems += [Problem(DOUBTFUL, text, advice) for text in seen]
 
 
-def warn_of_first_frames(plan: Plan, takes: dict[str, Finding], weights: str) -> None:
-    """Warn of takes whose first frame is a bad one to start from, and name a better one."""
-    for take in {take for _, take in compared(plan)} & takes.keys():
-        item, facts = takes[take].item, takes[take].facts
-        assert isinstance(facts, ClipFacts)
-        first = facts.first_frame[weights]
-        if first.better is None:
-            continue
-        text = f"{', '.join(first.faults)} in its first frame, from which motion is counted"
-        at = float(Fraction(item.start or 0) + first.better / Fraction(facts.rate))
-        better = f"{{{item.file_name}: {{best_frame: {first.better}}}}}"
-        advice = f"in config.yaml, files: {better} counts from a better one, {{start: {at:.2f}}} begins there"
-        takes[take].problems.append(Problem(DOUBTFUL, text, advice))
-
-
-def compare_poses(plan: Plan, pictures: dict[str, Finding], takes: dict[str, Finding], weights: str) -> None:
+def compare_poses(plan: Plan, findings: Sequence[Finding]) -> None:
     """Add a finding to each take whose first frame is far from pictures' poses, with a nearer frame."""
     import numpy as np
 
-    held = {
-        name: np.array(finding.facts.poses[weights][0])
-        for name, finding in pictures.items()
-        if isinstance(finding.facts, PictureFacts)
-    }
+    seen = {(found.name, found.clip): found for found in findings if isinstance(found.facts, Seen)}
+    held = {key: np.array(found.facts.poses) for key, found in seen.items() if isinstance(found.facts, Seen)}
     moved: dict[str, list[str]] = {}
     for image, take in compared(plan):
-        if image in pictures and take in takes:
+        if (image, False) in seen and (take, True) in seen:
             moved.setdefault(take, []).append(image)
-    far: dict[str, list[tuple[str, float]]] = {}
     for take, images in moved.items():
-        facts = takes[take].facts
-        assert isinstance(facts, ClipFacts)
-        if facts.first_frame[weights].faults:
+        finding = seen[take, True]
+        facts = finding.facts
+        assert isinstance(facts, SeenClip)
+        if facts.better is not None or facts.crop.faces == 0:
             continue  # a better first frame comes first
-        poses = np.array(facts.poses[weights])
-        for image in images:
-            distances = ((poses - held[image]) ** 2).sum((1, 2))
-            nearest = int(distances.argmin())
-            if distances[0] > POSE_FAR and distances[nearest] < POSE_NEARER * distances[0]:
-                far.setdefault(take, []).append((image, nearest / float(Fraction(facts.sampled_rate))))
-    for take, those in far.items():
-        names = [printable(image) for image, _ in those[:3]] + ["..."] * (len(those) > 3)
-        seconds = sorted(when for _, when in those)[len(those) // 2] + float(Fraction(takes[take].item.start or 0))
+        pictures = np.stack([held[image, False][0] for image in images])
+        distances = ((held[take, True][:, None] - pictures) ** 2).sum((2, 3))
+        far = (distances[0] > POSE_FAR) & (distances.min(0) < POSE_NEARER * distances[0])
+        if not far.any():
+            continue
+        those = [printable(image) for image, is_far in zip(images, far, strict=True) if is_far]
+        looks = sorted(distances.argmin(0)[far])
+        seconds = float(_start(finding) + int(looks[len(looks) // 2]) / Fraction(facts.sampled_rate))
         count = f"{len(those)} picture{'s' * (len(those) != 1)}"
-        text = f"its first frame's pose is far from that of {count} ({', '.join(names)})"
+        names = ", ".join([*those[:3], *["..."] * (len(those) > 3)])
+        text = f"its first frame's pose is far from that of {count} ({names})"
         advice = f"motion: best_frame: auto, or let it start where the head is held alike, about {seconds:.1f} s"
-        takes[take].problems.append(Problem(DOUBTFUL, text, advice))
+        finding.problems.append(Problem(DOUBTFUL, text, advice))

@@ -41,7 +41,7 @@ def _cut(bench: Bench, name: str) -> PreparedTake:
     clip = clip_of(path)
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
-    if cut.warning and not why_refused(bench.plan, name, clip, cut):
+    if cut.warning and not why_refused(bench.plan, name, cut):
         log.warning("%s: %s", printable(path), cut.warning)
     target.path.parent.mkdir(parents=True, exist_ok=True)
     frames = media.write_excerpt(
@@ -80,21 +80,17 @@ STAGE = Stage(
 )
 
 
-def why_refused(plan: Plan, name: str, clip: media.Clip, cut: crop.Crop) -> str | None:
-    """Return why the built-in engine refuses a take; None if it does not, as it sees a face or was cut by hand.
+def why_refused(plan: Plan, name: str, cut: crop.Crop) -> str | None:
+    """Return why the built-in engine refuses a take; None if it does not, as a face is seen or it was cut by hand.
 
     A network for faces makes torn films from a video without a face.
     """
-    take, preset = plan.takes[name], PRESETS[plan.settings.model.preset]
+    preset = PRESETS[plan.settings.model.preset]
     allowed = name not in plan.moving_takes or preset.crop != "face" or plan.settings.faceless == "allow"
     if allowed or cut.faces != 0:
         return None
-    if not crop.is_faceless(clip, start=seconds(take.start), end=seconds(take.end)):
-        return None
-    return (
-        f"{printable(clip.path)}: {crop.FACELESS}, and {preset.name} animates by faces: crop it by hand (center, or a "
-        "box), or set faceless: allow in config.yaml"
-    )
+    how = "crop it by hand (center, or a box), or set faceless: allow in config.yaml"
+    return f"{printable(plan.takes[name].file)}: {crop.FACELESS}, and {preset.name} animates by faces: {how}"
 
 
 def seconds(text: str | None) -> Fraction | None:

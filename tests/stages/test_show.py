@@ -12,9 +12,9 @@ from run_folder import RunFolder
 
 from talkies import media
 from talkies.cli import main
-from talkies.media import paste
 from talkies.media.film import FrameWriter
 from talkies.media.frames import Box
+from talkies.stages import show
 
 WIDTH, HEIGHT = 2000, 1600
 
@@ -39,8 +39,7 @@ def test_outside_the_square_a_painting_of_2000_pixels_changes_by_the_codec_alone
     with FrameWriter(tmp_path / "still.mp4", rate) as still:
         for _ in range(3):
             still.write(picture)
-    size = paste.paste_film(tmp_path / "square.mp4", picture, box, FrameWriter(tmp_path / "whole.mp4", rate))
-    assert size == (WIDTH, HEIGHT)
+    show.paste_film(tmp_path / "square.mp4", picture, box, FrameWriter(tmp_path / "whole.mp4", rate))
     whole, unmoved = decoded(tmp_path / "whole.mp4"), decoded(tmp_path / "still.mp4")
     assert whole.shape == (3, HEIGHT, WIDTH, 3)
     outside = np.ones((HEIGHT, WIDTH), bool)
@@ -54,10 +53,10 @@ def test_outside_the_square_a_painting_of_2000_pixels_changes_by_the_codec_alone
 
 def test_a_frame_is_blended_inwards_from_the_squares_border() -> None:
     picture, box = painting(400, 300), Box(100, 50, 200)
-    mask = paste.feathered_mask(box, 400, 300)
+    mask = show.feathered_mask(box, 400, 300)
     assert mask[0].max() == mask[-1].max() == mask[:, 0].max() == mask[:, -1].max() == 0
-    assert (mask[30:170, 30:170] == 1).all()
-    whole = paste.paste(np.full((256, 256, 3), 7, np.uint8), picture, box, mask)
+    assert (mask[30:170, 30:170] == 255).all()
+    whole = show.paste(np.full((256, 256, 3), 7, np.uint8), picture, box, mask)
     changed = (whole != picture).any(-1)
     assert not changed[:51].any()
     assert not changed[250:].any()
@@ -69,21 +68,23 @@ def test_a_frame_is_blended_inwards_from_the_squares_border() -> None:
 def test_a_square_at_the_pictures_edge_and_beyond_it_has_no_border_there() -> None:
     picture = np.full((100, 300, 3), 200, np.uint8)
     box = Box(150, -25, 150)  # the picture is lower than the square
-    mask = paste.feathered_mask(box, 300, 100)
-    whole = paste.paste(np.zeros((256, 256, 3), np.uint8), picture, box, mask)
+    mask = show.feathered_mask(box, 300, 100)
+    whole = show.paste(np.zeros((256, 256, 3), np.uint8), picture, box, mask)
     assert (whole[:, 299] == 0).all()
     assert (whole[[0, -1], 250] == 0).all()
     assert (whole[:, 150] == 200).all()
 
 
 def test_a_picture_larger_than_players_decode_is_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paste, "LARGEST_SIDE", 400)
+    monkeypatch.setattr(show, "LARGEST_SIDE", 400)
     with FrameWriter(tmp_path / "square.mp4", Fraction(10)) as film:
         film.write(np.full((256, 256, 3), 250, np.uint8))
     writer = FrameWriter(tmp_path / "whole.mp4", Fraction(10))
     picture = np.zeros((600, 800, 3), np.uint8)
-    assert paste.paste_film(tmp_path / "square.mp4", picture, Box(400, 200, 300), writer) == (400, 300)
-    assert decoded(tmp_path / "whole.mp4")[0, 175, 275].mean() > 240
+    show.paste_film(tmp_path / "square.mp4", picture, Box(400, 200, 300), writer)
+    (whole,) = decoded(tmp_path / "whole.mp4")
+    assert whole.shape == (300, 400, 3)
+    assert whole[175, 275].mean() > 240
 
 
 def test_a_run_shows_whole_pictures_or_larger_squares_without_the_network(run: RunFolder) -> None:
