@@ -7,11 +7,11 @@ command (`command`), whose keys are in `program`. known.yaml has programs by nam
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError
 
@@ -93,8 +93,8 @@ class FoundMotion(Protocol):
         """Write it whole or not at all."""
 
 
-class Engine(Protocol):
-    """An engine that is ready to work; a context manager, which ends everything that it started."""
+class Engine(AbstractContextManager["Engine"], Protocol):
+    """An engine that is ready to work; when it is left, it ends everything that it started."""
 
     @property
     def threads(self) -> int:
@@ -109,12 +109,6 @@ class Engine(Protocol):
 
     def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
         """Make films; yield each job when its film is finished, or with the error in its inputs."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 class MotionEngine(Engine, Protocol):

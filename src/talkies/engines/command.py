@@ -17,8 +17,7 @@ from fractions import Fraction
 from functools import cache, partial
 from itertools import count, islice, repeat
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
@@ -47,8 +46,8 @@ TRANSIENT = re.compile(
 """A program's words if the machine failed, not the picture: then the job is run again."""
 
 
-class CommandEngine:
-    """A program as an engine; TalkiesError if its image is not here.
+class CommandEngine(ExitStack):
+    """A program as an engine; TalkiesError if its image is not here. Its folder is removed when it is left.
 
     contents: the digests of its files, for records. within: the folder for its files.
     """
@@ -61,6 +60,7 @@ class CommandEngine:
         threads: int | None = None,
         within: Path | None = None,
     ) -> None:
+        super().__init__()
         self.program, self.side, self._contents, self._within = program, program.side, contents, within
         self.threads = threads or available_threads()
         self._image = image_file(program) if program.image else None
@@ -68,8 +68,6 @@ class CommandEngine:
             raise TalkiesError(f"{printable(program.image or '')}: it is not here: run snakemake again, which pulls it")
         checkpoint = os.path.abspath(program.checkpoint) if program.checkpoint else ""  # noqa: PTH100 - keeps ".."
         self._common = {"threads": str(self.threads), "side": str(self.side), "checkpoint": checkpoint}
-        self._made = ExitStack()
-        self._given: dict[tuple[str, ...], Path] = {}
 
     def facts(self) -> dict[str, Any]:
         """Return the facts about the program for a film's record."""
@@ -77,20 +75,13 @@ class CommandEngine:
         told = {name: getattr(program, name) for name in ("name", "command", "image", "side")}
         return {"engine": {**told, "sha256": self._contents, "device": device}, "software": {}}
 
-    def __enter__(self) -> Self:
-        self._folder = self._made.enter_context(own_folder("engine", self._within))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._made.close()
-
     def films(self, jobs: Iterable[FilmJob]) -> Iterator[tuple[FilmJob, InputError | None]]:
         """Make films; yield each job when its film is finished, or with the reason why there is none.
 
         Raises TalkiesError if the machine failed the program: a signal, memory, a disk, a GPU.
         """
+        self._folder = self.enter_context(own_folder("engine", self._within))
+        self._given: dict[tuple[str, ...], Path] = {}
         for together in [list(jobs)] if self.program.batch else ([job] for job in jobs):
             folder = self._folder / "films"
             try:
@@ -145,7 +136,11 @@ class CommandEngine:
                 take(number)
             if number in waiting and ended.code:
                 with noted(number):
-                    raise InputError("", self._fault(ended))
+                    if ended.timed_out:
+                        raise InputError(
+                            "", f"not done after {program.minutes:g} minutes (engine.minutes): it was ended"
+                        )
+                    raise InputError("", f"its program failed (exit code {ended.code}): {_said(ended)}")
         return faults
 
     def _lay_out(self, folder: Path, job: FilmJob) -> dict[str, str]:
@@ -244,11 +239,6 @@ class CommandEngine:
         if failed is not None:
             raise TalkiesError(f"{program.name}: the machine failed its program ({printable(failed)[:300]}): run again")
         return ended
-
-    def _fault(self, ended: supervise.Ended) -> str:
-        if ended.timed_out:
-            return f"not done after {self.program.minutes:g} minutes (engine.minutes): it was ended"
-        return f"its program failed (exit code {ended.code}): {_said(ended)}"
 
     def _take_over(self, values: Mapping[str, str], job: FilmJob) -> None:
         """Write the program's film at the clip's rate, in our encoding; InputError if its length or size is wrong."""

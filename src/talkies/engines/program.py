@@ -233,28 +233,21 @@ def _command_fault(program: Program) -> str | None:
         used = Command(program.command).names
     except TalkiesError as error:
         return f"command: {error}: mend it"
-    pattern, of_a_film = program.pattern, sorted(used & OF_A_FILM)
+    pattern, one = program.pattern, not program.batch
     outside = pattern is not None and (not pattern or pattern.startswith("/") or ".." in Path(pattern).parts)
+    own = min(used & OF_A_FILM, default="")
     faults = {
         "checkpoint: the command takes {checkpoint}: name its file": "checkpoint" in used and not program.checkpoint,
         f"result: {printable(program.result)}: must lie below {{folder}}: write {{folder}}/*.mp4": outside,
+        "batch: the command must take {jobs}, the file that lists its films": not one and "jobs" not in used,
+        f"batch: {{{own}}} is each film's own: take it from the lines of {{jobs}}": not one and own,
+        "command: {jobs} needs batch: true: set it, or take {jobs} away": one and "jobs" in used,
+        "command: takes no {source}: write it where the picture's path belongs": one and "source" not in used,
+        "command: takes neither {driving} nor {audio}: write one of them in": one and not used & {"driving", "audio"},
+        "result: the command takes no {output}: name the film by a pattern (*.mp4)": (
+            one and pattern is None and "output" not in used
+        ),
     }
-    if program.batch:
-        faults |= {
-            "batch: the command must take {jobs}, the file that lists its films": "jobs" not in used,
-            f"batch: {{{''.join(of_a_film[:1])}}} is each film's own: take it from the lines of {{jobs}}": bool(
-                of_a_film
-            ),
-        }
-    else:
-        faults |= {
-            "command: {jobs} needs batch: true: set it, or take {jobs} away": "jobs" in used,
-            "command: takes no {source}: write it where the picture's path belongs": "source" not in used,
-            "command: takes neither {driving} nor {audio}: write one of them in": not used & {"driving", "audio"},
-            "result: the command takes no {output}: name the film by a pattern (*.mp4)": (
-                pattern is None and "output" not in used
-            ),
-        }
     return next((fault for fault, is_so in faults.items() if is_so), None)
 
 
