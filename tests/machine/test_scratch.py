@@ -50,56 +50,37 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_first_folder_that_can_be_used_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["chosen", *(name.lower() for name in scratch.VARIABLES)]
-    for name in names:
+    for name in ("chosen", *scratch.VARIABLES):
         (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+    assert find_place(str(tmp_path / "chosen")).folder == find_place("$chosen").folder == tmp_path / "chosen"
     for name in scratch.VARIABLES:
-        monkeypatch.setenv(name, str(tmp_path / name.lower()))
-    assert find_place(str(tmp_path / "chosen")).folder == tmp_path / "chosen"
-    for name in scratch.VARIABLES:
-        place = find_place(None)
-        assert (place.folder, place.named, place.chosen) == (tmp_path / name.lower(), f"${name}", True)
+        assert find_place(None) == Place(tmp_path / name, f"${name}", chosen=True)
         monkeypatch.delenv(name)
     monkeypatch.setattr(scratch, "file_system", lambda folder: "ext4")
     assert find_place(None) == Place(Path("/tmp").resolve(), scratch.SYSTEMS, chosen=False)
 
 
-def test_a_variable_that_names_no_folder_is_passed_over_and_said(
+def test_a_folder_that_can_not_be_used_is_passed_over_with_the_reason_or_refused_if_it_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "gone"))
-    monkeypatch.setenv("L_SCRATCH", str(tmp_path))
-    said: list[str] = []
-    assert find_place(None, say=said.append).folder == tmp_path
-    assert said == [f"$SLURM_TMPDIR names {tmp_path}/gone, which is passed over: there is no such folder"]
-
-
-def test_a_folder_that_is_not_writable_is_passed_over_or_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    said: list[str] = []
-    find_place(None, say=said.append)
-    assert "it is not writable" in said[0]
-    with pytest.raises(TalkiesError, match=rf"^scratch: {tmp_path}: it is not writable on {socket.gethostname()}: "):
-        find_place(str(tmp_path))
-
-
-def test_a_chosen_folder_is_there_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HERE", str(tmp_path))
-    assert find_place("$HERE").folder == tmp_path
-    with pytest.raises(TalkiesError, match="there is no such folder"):
-        find_place(str(tmp_path / "gone"))
-    with pytest.raises(TalkiesError, match="NOWHERE is not set on"):
-        find_place("/local/${NOWHERE}/x")
-
-
-def test_the_systems_folder_is_not_taken_where_it_lies_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")  # root may write anywhere
     monkeypatch.setattr(scratch, "file_system", lambda folder: "tmpfs")
+    monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path / "gone"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "locked"))
     said: list[str] = []
     assert find_place(None, say=said.append) is None
-    assert "lies in memory" in said[0]
+    assert said[0] == f"$SLURM_TMPDIR names {tmp_path}/gone, which is passed over: there is no such folder"
+    assert said[1] == f"$TMPDIR names {tmp_path}/locked, which is passed over: it is not writable"
+    assert "lies in memory" in said[2]
+    for chosen, reason in {
+        tmp_path / "locked": rf"^scratch: {tmp_path}/locked: it is not writable on {socket.gethostname()}: ",
+        tmp_path / "gone": "there is no such folder",
+        "/local/${NOWHERE}/x": "NOWHERE is not set on",
+    }.items():
+        with pytest.raises(TalkiesError, match=reason):
+            find_place(str(chosen))
 
 
 def test_the_type_of_a_file_system_is_known(disk: Path) -> None:
@@ -293,12 +274,6 @@ def test_a_run_on_a_scratch_disk_is_the_run_without_and_keeps_nothing_there(
     assert all(run.record(pair)["key"] == finished.record(pair)["key"] for pair in run.films())
     run.whole(sorted(run.films()))
     assert list(disk.iterdir()) == []
-
-
-def test_a_configured_folder_that_is_not_there_is_named_by_the_worker(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", images=["one"], clips=["a"])
-    run.configure(scratch=str(tmp_path / "gone"))
-    assert f"scratch: {tmp_path}/gone: there is no such folder" in run.snakemake(ok=False)
 
 
 def test_a_bad_clip_is_named_as_the_user_knows_it(disk: Path, tmp_path: Path) -> None:

@@ -101,7 +101,12 @@ def test_what_fails_is_told_once_with_its_reason(run: RunFolder) -> None:
         assert sum(line.endswith(f": {each}") for line in lines) == 1, each
     assert "WorkflowError" not in text
     assert "RuleException" not in text
+    assert "talkies: 8 pairs: 6 done, 2 failed, 0 to make\ntalkies: the last run: 6 made in " in text
+    assert "(2 pairs: a/broken, b/broken)" in text
+    assert lines[-2] == "talkies: the films: results/index.html"
     assert lines[-1].startswith("talkies: the whole log: ")
+    summary = {re.sub("^talkies: (error: (?=images))?", "", line) for line in lines}
+    assert {line.removeprefix("failed: ") for line in run.talkies("status").splitlines()} <= summary, "the same words"
 
 
 def animate_worker(folder: Path) -> int | None:
@@ -158,6 +163,11 @@ def test_an_error_is_its_one_line(run: RunFolder) -> None:
     assert len(lines) == 2
     run.configure(results="config.yaml")
     assert len(lines_of(run, ok=False)) == 2
+    (run.path / "config.yaml").write_text("crop: face\ncrop: center")
+    (run.path / "Snakefile").write_text((REPOSITORY / "workflow/run_folder/Snakefile").read_text())
+    said = "talkies: error: config.yaml: not valid YAML, mend it: crop is given twice, in lines 1 and 2"
+    assert run.run("snakemake", "-n").stdout.splitlines()[1:] == [said]
+    assert not (run.path / "results").exists()
 
 
 def test_what_nobody_has_foreseen_is_shown(run: RunFolder) -> None:

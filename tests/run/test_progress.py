@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import time
 
 import pytest
-from run_folder import RunFolder, draw_picture, wait_for
+from run_folder import RunFolder, wait_for
 
 from talkies.run import progress
 from talkies.run.ledger import Ledger
@@ -81,18 +80,6 @@ def test_rate_and_time_left_come_from_the_films_of_this_run(half_way: RunFolder,
     assert now.seconds_left == pytest.approx(1 + 10 + 2 * 12 + 4, abs=4)
 
 
-def test_a_line_left_unfinished_is_passed_over_and_read_when_it_is_whole(half_way: RunFolder, monkeypatch) -> None:
-    watching = watch(half_way, monkeypatch)
-    path = half_way.path / ".talkies/ledger/pairs-0001.jsonl"
-    line = json.dumps({"time": time.time(), **made("remux", "a/red")})
-    with path.open("a") as file:
-        file.write(line[:20])
-    assert watching.look().made == ["a/blue"]
-    with path.open("a") as file:
-        file.write(line[20:] + "\n")
-    assert sorted(watching.look().made) == ["a/blue", "a/red"]
-
-
 def test_a_job_that_ends_before_its_work_is_done_is_named_until_it_goes_on(half_way: RunFolder, monkeypatch) -> None:
     watching = watch(half_way, monkeypatch)
     note(
@@ -129,21 +116,6 @@ def test_a_run_says_how_far_it_is_and_ends_with_a_summary(half_way: RunFolder, m
     assert summary[0] == "6 pairs: 0 done, 0 failed, 6 to make", "there are no films"
     assert summary[1].startswith("the last run: 1 made in ")
     assert len(summary) == 2, "there are no films to view"
-
-
-def test_snakemake_ends_with_a_summary_that_names_failures_and_the_gallery(run: RunFolder) -> None:
-    (run.path / "images/broken.png").write_bytes(b"no picture")
-    draw_picture(run.path / "images/new.png", (0, 90, 0))
-    output = run.snakemake(ok=False)
-    assert "talkies: 10 pairs: 8 done, 2 failed, 0 to make\ntalkies: the last run: 2 made in " in output
-    assert "(2 pairs: a/broken, b/broken)" in output
-    assert "the films: results/index.html" in output
-    status = run.talkies("status")
-    assert "s a frame" in status
-    # Failures were reported as errors already, and are not repeated.
-    summary = [re.sub("^talkies: (error: (?=images))?", "", line) for line in output.splitlines()]
-    told = {line.removeprefix("failed: ") for line in status.splitlines()}
-    assert told <= set(summary), "status uses the same words"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from run_folder import REPOSITORY, RunFolder
 
-from talkies.cli import main
 from talkies.errors import TalkiesError
 from talkies.media.crop import parse
 from talkies.run.pairs import list_inputs, list_pairs
@@ -230,25 +229,6 @@ def test_the_table_that_is_shipped_is_read() -> None:
         31.5,
         44,
     )
-
-
-def test_commands_and_snakemake_say_it_in_a_line_and_make_nothing(folder: RunFolder, tmp_path: Path, capfd) -> None:
-    with contextlib.suppress(TalkiesError):
-        planned("audio: loud")
-    assert main(["check", "--no-poses"]) == 1
-    line = "talkies: error: config.yaml: audio: must be true or false, not 'loud'"
-    assert capfd.readouterr().err.splitlines() == [line]
-    output = folder.snakemake("-n", ok=False).splitlines()
-    assert line in output
-    assert len(output) == 2, "this line, and Snakemake's line about its profile"
-    folder.talkies("init", str(tmp_path / "new"))
-    new = RunFolder(tmp_path / "new")
-    (new.path / "config.yaml").write_text("crop: face\ncrop: center")
-    result = new.run("snakemake", "-n")
-    assert result.returncode == 1
-    assert "talkies: error: config.yaml: not valid YAML, mend it: crop is given twice" in result.stdout
-    assert "Traceback" not in result.stdout
-    assert not (folder.path / "results").exists()
 
 
 # --- anything at all ---------------------------------------------------------------------------------------
