@@ -229,7 +229,7 @@ def whole(source: str = "who.png", driving: str = "clip.mp4", output: str = "out
         (["forget", "a/b"], ["config.yaml", "run folder", "talkies init"]),
         (["forget"], ["--failed"]),
         (["init", "/proc/new"], ["/proc/new"]),
-        (["crop", ".", "-o", "out.png"], ["folder"]),
+        (["crop", ".", "-o", "out.png"], ["out.png", "must end in .mp4"]),
         (["gallery", "--log", "notes.txt/a.log"], ["notes.txt"]),
     ],
     ids=lambda value: " ".join(value)[:60].replace("\n", "_") if isinstance(value, list) else None,
