@@ -101,10 +101,8 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-PART = r"\.+(.+?)(?:\.\d+(?:-[0-9a-f]+)?\.part)+"
+PART = re.compile(r"\.+(.+?)(?:\.\d+-[0-9a-f]+\.part)+", re.DOTALL)
 """A temporary file's name, .NAME.PID-TIME.part, and that of a temporary file's own temporary file."""
-LEFT = re.compile(rf"{PART}|\.\d+\.part", re.DOTALL)
-"""The same, and earlier versions' names: the leftovers of killed processes."""
 
 
 def stem_of(name: str) -> str:

@@ -65,7 +65,7 @@ def test_only_what_changed_is_written_and_only_ours_removed(run: GalleryFolder) 
     mine = [edited, ours.with_name("notes.txt"), ours.parent.with_name("diary.txt")]
     for path in mine:
         path.write_bytes(b"mine")
-    run.file("results/index_files/shown/.1234.part", b"half")
+    run.file("results/index_files/shown/.a.mp4.12-34.part", b"half")
     run.build(run.entry("anna", "ada"))
     assert sorted(run.copies().values()) == [b"clip anna", *[b"mine"] * 3, b"picture ada"]
     for path in mine:

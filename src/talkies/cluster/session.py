@@ -38,9 +38,7 @@ class Session:
         self.is_main = bool(workflow.is_main_process)
         self.executor = snakemake_private.executor(workflow)
         self.in_image = snakemake_private.runs_in_image(workflow)
-        # A dry run's few lines are ours on a cluster too; in a run there, Snakemake tells what becomes of each job.
-        calm = self.is_main and (self.executor is None or console.is_dry())
-        self.console = console.of_run(calm=calm)
+        self.console = console.of_run(is_main=self.is_main, elsewhere=self.executor is not None)
         self._lacks_runtime = self.in_image and image.runtime() is None
         if self._lacks_runtime and self.is_main:
             snakemake_private.leave_image_to_jobs(workflow)
@@ -112,9 +110,9 @@ class Session:
     def end(self) -> None:
         """Say the run's results."""
         planner.end_run()
-        progress.note_failures((failure.stage, failure.shard, failure.why) for failure in self.failures.final)
         if self._over is not None:
-            for line in progress.end(self.plan, self._over):
+            failures = [(failure.stage, failure.shard, failure.why) for failure in self.failures.final]
+            for line in progress.end(self.plan, self._over, failures):
                 say(line)
 
     def _check_means(self) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from ..engines import FOMM
 from ..errors import TalkiesError, printable
-from ..files import LEFT, beside, file_digest, keep_aside, publish
+from ..files import PART, beside, file_digest, keep_aside, publish
 from ..run.folder import CHECK_PAGE, GALLERY_PAGE, PRIVATE_PAGE
 from .entries import Entry, Times
 from .overviews import draw_poster, moment_of, write_mosaic
@@ -244,7 +244,7 @@ class _Files:
 
     def drop_unused(self) -> None:
         """Remove our files that were not asked for, leftovers of killed processes, and folders that this empties."""
-        left = [path for path in self._there if LEFT.fullmatch(path.name) and path.is_file()]
+        left = [path for path in self._there if PART.fullmatch(path.name) and path.is_file()]
         for path in [*left, *(path for path in self.ours if path not in self._used)]:
             path.unlink()
         for folder in reversed(self._folders):

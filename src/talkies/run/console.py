@@ -59,20 +59,15 @@ current: Console | None = None
 """The console of this process's run."""
 
 
-def is_dry() -> bool:
-    """Return whether the run of this process's console is a dry one; False if it is not ours."""
-    return current is not None and bool(current.common_settings.dryrun)
+def of_run(*, is_main: bool, elsewhere: bool) -> Console | None:
+    """Return the console of this process's run; None where Snakemake prints all its lines.
 
-
-def of_run(*, calm: bool) -> Console | None:
-    """Return the console of this process's run. calm False: let it print all of Snakemake's lines."""
-    if current is not None:
-        current.is_plain |= not calm
-    return current if calm else None
-
-
-def _wants_all(settings: Any) -> bool:
-    return bool(settings.verbose or settings.debug_dag or settings.printshellcmds)
+    That is in jobs, and in a run elsewhere, where it tells what becomes of each job. A dry run's few lines are ours.
+    """
+    if current is not None and (not is_main or (elsewhere and not current.common_settings.dryrun)):
+        current.is_plain = True
+        return None
+    return current
 
 
 class _Stage:
@@ -98,7 +93,7 @@ class Console(LogHandlerBase):
         current = self
         settings = self.common_settings
         self.stream = sys.stdout if settings.stdout else sys.stderr
-        self.is_plain = _wants_all(settings)
+        self.is_plain = settings.verbose or settings.debug_dag or settings.printshellcmds
         self._stages: dict[str, _Stage] = {}
         self._jobs: dict[int, tuple[str, str]] = {}  # stage and shard, by Snakemake's number
         self._ended: list[tuple[str, str, str]] = []  # command, how it ended, and Snakemake's message

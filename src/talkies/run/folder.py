@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from .. import settings
 from ..errors import TalkiesError, printable
-from ..files import shipped, whole
+from ..files import shipped, write_whole
 
 HOME = Path(".talkies")
 """What the run remembers; all of it can be made again."""
@@ -102,24 +101,14 @@ def lay_out(folder: Path, *, examples: bool = False) -> tuple[list[str], list[st
             for folder in (PICTURES, VIDEOS)
             for path in sorted((shown / folder).iterdir())
         }
-    steps: dict[str, Callable[[Path], None]] = {f"{name}/": Path.mkdir for name in (PICTURES, VIDEOS)}
-    steps |= {name: _writer(content) for name, content in files.items()}
-    steps[PROFILE_LINK] = lambda path: path.symlink_to(f"profiles/{PROFILE_LINK}")
-    made, kept = [], []
-    for name, step in steps.items():
-        path = folder / name
-        if os.path.lexists(path):  # a broken link is the user's too
-            kept.append(name)
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        step(path)
-        made.append(name)
+    wanted = [f"{PICTURES}/", f"{VIDEOS}/", *files, PROFILE_LINK]
+    kept = [name for name in wanted if os.path.lexists(folder / name)]  # a broken link is the user's too
+    made = [name for name in wanted if name not in kept]
+    for name in made:
+        if name in files:
+            write_whole(folder / name, files[name])
+        elif name == PROFILE_LINK:
+            (folder / name).symlink_to(f"profiles/{PROFILE_LINK}")
+        else:
+            (folder / name).mkdir(parents=True)
     return made, kept
-
-
-def _writer(content: bytes) -> Callable[[Path], None]:
-    def write(path: Path) -> None:
-        with whole(path) as part:
-            part.write_bytes(content)
-
-    return write

@@ -41,13 +41,17 @@ def unreadable(stamp: Iterable[int]) -> str:
     return f"unreadable {' '.join(map(str, stamp))}"
 
 
+def is_unreadable(content: str | None) -> bool:
+    """Return whether a file is to be read, again if it could not be: rights are mended without another size or time."""
+    return content is None or content.startswith("unreadable")
+
+
 class Inputs:
     """The files of a run. save: write what was learnt; entries of other files are left out, unless `keep`."""
 
     def __init__(self) -> None:
         self._known: dict[str, Any] = read_json(INPUTS) or {}
         self._now: dict[str, dict[str, Any]] = {}
-        self._learnt: dict[str, str] = {}
 
     def entry(self, file: str) -> dict[str, Any]:
         """Return what is known of a file as it is now, to be added to."""
@@ -61,13 +65,8 @@ class Inputs:
 
     def content(self, file: str) -> str | None:
         """Return the digest of a file's content, if it is known."""
-        known = self.entry(file).get("sha256") or self._learnt.get(file)
+        known = self.entry(file).get("sha256")
         return known if isinstance(known, str) else None
-
-    def learn(self, file: str, stamp: Stamp, content: str) -> None:
-        """Take over a digest from the ledger, if the file is still the same."""
-        if self.entry(file)["stamp"] == stamp:
-            self._learnt[file] = content
 
     def read(self, files: Iterable[str]) -> None:
         """Read these files' contents, where they are not known."""
@@ -78,9 +77,7 @@ class Inputs:
             except (OSError, InputError):
                 self.entry(file)["sha256"] = unreadable(self.entry(file)["stamp"])
 
-        known = {file: self.content(file) for file in files}
-        # Rights can be mended without a change of size or time.
-        _at_once(digest, sorted(file for file, one in known.items() if one is None or one.startswith("unreadable")))
+        _at_once(digest, sorted(file for file in set(files) if is_unreadable(self.content(file))))
 
     def clips(self, files: Iterable[str]) -> dict[str, media.Clip | None]:
         """Return the facts about driving videos, probed where they are not known; None for one that can't be used."""

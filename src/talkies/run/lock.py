@@ -36,27 +36,8 @@ ENDED = frozenset(
 
 
 @contextmanager
-def held(path: Path, *, say: Callable[[str], object], what: str = "this shard") -> Iterator[None]:
-    """Hold a lock (see `lock`) and renew it. what: the work, as named in the line for those who wait."""
-    with lock(path, say=say, what=what):
-        done = threading.Event()
-
-        def beat() -> None:
-            while not done.wait(HEARTBEAT_SECONDS):
-                if not renew(path):
-                    os.kill(os.getpid(), signal.SIGTERM)  # stop this worker: the other one has taken over
-                    return
-
-        threading.Thread(target=beat, daemon=True).start()
-        try:
-            yield
-        finally:
-            done.set()
-
-
-@contextmanager
-def lock(path: Path, *, say: Callable[[str], object], what: str = "this shard") -> Iterator[None]:
-    """Hold a shard's lock: a file that names this job. Wait while the job that it names is alive.
+def lock(path: Path, *, say: Callable[[str], object]) -> Iterator[None]:
+    """Hold a shard's lock, a file that names this job, and renew it. Wait while the job that it names is alive.
 
     A lock is broken only when its job has ended. On this machine the process and its start time show that, for a
     SLURM job squeue does; otherwise the lock must not have been renewed for GONE_SECONDS.
@@ -76,12 +57,22 @@ def lock(path: Path, *, say: Callable[[str], object], what: str = "this shard") 
             _break(path, holder)
             continue
         elif not told:
-            say(f"waiting: {_describe(holder)} is at work on {what}")
+            say(f"waiting: {_describe(holder)} is at work on this shard")
             told = True
         time.sleep(0.5)
+    done = threading.Event()
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            if not renew(path):
+                os.kill(os.getpid(), signal.SIGTERM)  # stop this worker: the other one has taken over
+                return
+
+    threading.Thread(target=beat, daemon=True).start()
     try:
         yield
     finally:
+        done.set()
         if read_json(path) == me:
             path.unlink(missing_ok=True)
 

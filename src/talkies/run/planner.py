@@ -16,7 +16,7 @@ from typing import Any
 from ..engines import FOMM
 from ..engines.program import Program
 from ..errors import TalkiesError, printable
-from ..files import LEFT, digest, read_json, to_plain
+from ..files import PART, digest, read_json, to_plain
 from ..fomm.model.presets import demo_digest
 from ..fomm.model.published import noted
 from ..machine.container import ADDRESS
@@ -25,7 +25,7 @@ from . import ledger as ledgers
 from . import snakemake_private
 from .estimate import rates
 from .folder import CHECK_PAGE, CONFIG, DONE, GALLERY_PAGE, HOME, LOCKS, RUN, done, remove_older
-from .inputs import Inputs, folders_outside, stamp_of
+from .inputs import Inputs, folders_outside, is_unreadable, stamp_of
 from .ledger import Ledger, Made, Started, note
 from .lock import claim, held_locks, is_abandoned
 from .pairs import Pair, Source, Take, by_each_engine, check_squares, each_face, list_inputs, list_pairs
@@ -159,12 +159,11 @@ def _count_frames(plan: Plan, known: Inputs) -> None:
 
 def _read_contents(plan: Plan, ledger: Ledger, known: Inputs, sounds: Set[str]) -> None:
     """Set the contents of the input files from which something was made; sound files are read at once."""
-    for stage, item, file in plan.files():
-        if read := ledger.contents.get((stage.name, item)):
-            known.learn(file, list(read[:2]), read[2])
-    known.read({*with_something_made(plan, ledger), *sounds})
+    plan.learn(ledger)
+    read = (file for file in with_something_made(plan, ledger) if is_unreadable(plan.contents.get(file)))
+    known.read({*read, *sounds})
     files = {file for _, _, file in plan.files()} | sounds
-    plan.contents = {file: content for file in files if (content := known.content(file))}
+    plan.contents |= {file: content for file in files if (content := known.content(file))}
 
 
 def _weights(settings: Settings, known: Inputs) -> str:
@@ -263,7 +262,7 @@ def start_run(plan: Plan, state: State) -> None:
         ) from None
     if not alive:
         for left in [*HOME.glob(".*.part")]:
-            if LEFT.fullmatch(left.name):  # left by killed workers; their next attempt removes what is beside films
+            if PART.fullmatch(left.name):  # left by killed workers; their next attempt removes what is beside films
                 left.unlink(missing_ok=True)
     plan.save()
     for shard, events in state.found.items():

@@ -172,16 +172,13 @@ def _count(plan: Plan, state: State, now: Outlook) -> str:
     return ", ".join(words)
 
 
-def note_failures(failures: Iterable[tuple[str, str, str]]) -> None:
-    """Note the jobs that failed for good, by stage, shard and reason, for the summary and `talkies status`."""
-    for stage, shard, reason in failures:
-        note(ledgers.RUN, Broke(stage=stage, shard=shard, reason=reason))
+def end(plan: Plan, over: threading.Event, failed: Iterable[tuple[str, str, str]] = ()) -> list[str]:
+    """Note that the run has ended, and return its summary: pairs, failures and why, time, pace, where the films are.
 
-
-def end(plan: Plan, over: threading.Event) -> list[str]:
-    """Note that the run has ended, and return its summary: pairs, failures and why, time, pace, where the films are."""
+    failed: the jobs that failed for good, by stage, shard and reason.
+    """
     over.set()
-    note(ledgers.RUN, Ended())
+    note(ledgers.RUN, *(Broke(stage=stage, shard=shard, reason=why) for stage, shard, why in failed), Ended())
     try:
         return list(_summary(plan))
     except (TalkiesError, OSError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import media
 from ..errors import InputError, TalkiesError, printable
-from ..files import LEFT, file_digest
+from ..files import PART, file_digest
 from .folder import HOME, LOCKS, TAKEN_NAMES
 from .ledger import Forgotten, Ledger, note
 from .lock import held_locks
@@ -134,7 +134,7 @@ def leftovers(plan: Plan) -> list[Path]:
             roots.add(recorded.path.parents[-3])  # below HOME
     found += [path for root in sorted(roots) for path in _files(root) if path not in keep]
     for folder_path in (HOME, plan.results):
-        found += [p for p in folder_path.rglob(".*.part") if p.is_file() and LEFT.fullmatch(p.name)]
+        found += [p for p in folder_path.rglob(".*.part") if p.is_file() and PART.fullmatch(p.name)]
     found += [p for p in LOCKS.glob("*") if p.is_file()]  # left by killed workers: none is alive
     return [path for path in dict.fromkeys(found) if path.exists()]
 

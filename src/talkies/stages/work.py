@@ -8,7 +8,6 @@ the worker before its job is done, so that the job is run again.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -28,7 +27,7 @@ from ..run.estimate import BYTES_PER_FRAME
 from ..run.folder import LOCKS, shard_of
 from ..run.inputs import stamp_of, unreadable
 from ..run.ledger import Begun, Broke, Event, Failed, Forgotten, Ledger, Loaded, note
-from ..run.lock import held
+from ..run.lock import lock
 from ..run.pairs import Pair
 from ..run.plan import Plan, Stage
 from ..run.planner import finish
@@ -277,7 +276,7 @@ def _failure(bench: Bench, item: str, error: InputError, reason: str) -> Failed:
 
 def holding(shard: str) -> AbstractContextManager[None]:
     """Hold a shard's lock, and renew it."""
-    return held(LOCKS / f"{shard}.lock", say=log.info)
+    return lock(LOCKS / f"{shard}.lock", say=log.info)
 
 
 @contextmanager
@@ -302,7 +301,7 @@ def sweep(films: Sequence[Path]) -> None:
         if not folder.is_dir():
             continue
         for path in folder.iterdir():
-            part = re.fullmatch(PART, path.name, re.DOTALL)
+            part = PART.fullmatch(path.name)
             if part and part[1] in wanted:
                 path.unlink(missing_ok=True)
 
