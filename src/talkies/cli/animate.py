@@ -110,7 +110,7 @@ def _make(
     *,
     one: bool,
 ) -> None:
-    from ..run.progress import by_reason, some
+    from ..run.progress import report_failures
     from ..stages.films import make_films
 
     show = chosen.show_crop
@@ -131,13 +131,7 @@ def _make(
         log.info("%s", BETTER.format("--model vox-adv-256"))
     if len(plan.pairs) == 1 and state.failed:
         raise TalkiesError(next(iter(state.failed.values())))
-    for reason, names in by_reason(state.failed).items():
-        log.error("%s (%s: %s)", reason, counted(len(names), "film"), some(names))
-    if state.failed:
-        raise TalkiesError(
-            f"{len(state.failed)} of {counted(len(plan.pairs), 'film')} could not be made, for the reasons above; "
-            "the others are done. Mend or remove those files and run it again"
-        )
+    report_failures(plan, state, "film")
 
 
 def _take(name: Path, target: Path, show: Path | None, plan: Plan, state: State) -> None:

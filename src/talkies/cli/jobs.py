@@ -135,19 +135,13 @@ def verdict(chosen: argparse.Namespace) -> None:
     from ..files import write_json
     from ..run.folder import GALLERY_PAGE
     from ..run.plan import Plan
-    from ..run.progress import by_reason, some
+    from ..run.progress import report_failures, some
     from ..run.state import look
     from ..stages import table
 
     plan = Plan.load(table)
     state = look(plan)
-    if state.failed:
-        for reason, names in by_reason(state.failed).items():
-            log.error("%s (%s: %s)", reason, counted(len(names), "pair"), some(names))
-        raise TalkiesError(
-            f"{len(state.failed)} of {counted(len(plan.pairs), 'pair')} could not be made, for the reasons above; "
-            f"the others are done. Mend or remove the files and run again"
-        )
+    report_failures(plan, state, "pair")
     if state.to_make:
         raise TalkiesError(f"{some(state.to_make)}: changed while the run was at work: run snakemake again")
     write_json(chosen.output, {"pairs": len(plan.pairs), "failed": 0})

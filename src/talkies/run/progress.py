@@ -6,6 +6,7 @@ last read ended. The scheduler is asked only for the jobs in its queue.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -24,6 +25,8 @@ from .lock import held_locks
 from .plan import Plan
 from .state import State, look
 from .upkeep import orphans
+
+log = logging.getLogger("talkies")
 
 WINDOW_SECONDS = 1200
 """The rate is computed from the films of the last 20 minutes, since workers come and go."""
@@ -249,6 +252,17 @@ def by_reason(failed: dict[str, str]) -> dict[str, list[str]]:
     for name, reason in sorted(failed.items(), key=lambda item: (item[1], item[0])):
         found.setdefault(reason, []).append(name)
     return found
+
+
+def report_failures(plan: Plan, state: State, noun: str) -> None:
+    """Log what failed, a line for each reason, and raise TalkiesError; do nothing if all was made. noun: of a pair."""
+    for reason, names in by_reason(state.failed).items():
+        log.error("%s (%s: %s)", reason, counted(len(names), noun), some(names))
+    if state.failed:
+        raise TalkiesError(
+            f"{len(state.failed)} of {counted(len(plan.pairs), noun)} could not be made, for the reasons above; "
+            "the others are done. Mend or remove those files and run it again"
+        )
 
 
 def failures(failed: dict[str, str]) -> Iterator[str]:
