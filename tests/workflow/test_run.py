@@ -80,7 +80,7 @@ def test_what_is_said_is_what_is_made(run: RunFolder) -> None:
     os.utime(run.path / "images/red.png", (1_000_000_000, 1_000_000_000))
     run.talkies("forget", "a/")
     make_clip(run.path / "driving/a.mp4", frames=7, tone=900)
-    (run.path / ".talkies/.plan.json.77.part").write_text("half")
+    (run.path / ".talkies/.plan.json.77-1.part").write_text("half")
     mine = run.path / ".talkies/notes.part"
     mine.touch()
     assert_made(run, ["a/blue", "a/green", "a/new", "a/red", "b/blue", "b/new", "b/red"])
