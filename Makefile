@@ -85,7 +85,8 @@ evaluate: $(TOOLS) ## measure the demo network on drawings; ASSETS=folder: on re
 	$(if $(ASSETS),$(BIN)/python training/evaluate_heads.py --assets $(ASSETS))
 	$(if $(PHOTOGRAPHS),$(BIN)/python training/photographs.py)
 
-bench: $(TOOLS) ## time the engine and the workflow, on a machine that does nothing else (docs/performance.md; 90 minutes)
+bench: $(TOOLS) ## time the engine and the workflow, on a machine that does nothing else (docs/performance.md; 90 minutes); PUBLISHED=folder: beside the published program
+	$(if $(PUBLISHED),$(BIN)/python benchmarks/published.py $(PUBLISHED))
 	$(BIN)/python benchmarks/frames.py --model vox-adv-256
 	$(BIN)/python benchmarks/frames.py --model demo
 	$(BIN)/python benchmarks/pairs.py
