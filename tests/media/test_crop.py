@@ -181,14 +181,6 @@ def test_face_is_found_at_any_size(scale: float) -> None:
     assert box.y + box.side / 2 == pytest.approx(119 * scale, rel=0.08)
 
 
-def test_face_at_the_edge_is_not_squeezed() -> None:
-    image = astronaut()[:, 120:]  # the cut goes through the face
-    made = crop_picture(image, parse("face"), name="a.png")[1]
-    assert made.found
-    assert made.box.x == 0
-    assert made.box.side <= 160
-
-
 def two_faces() -> np.ndarray:
     """A large face on the left, a small one on the right."""
     small = crop.resize(astronaut()[20:220, 60:260], 90)

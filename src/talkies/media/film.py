@@ -7,7 +7,7 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -25,14 +25,6 @@ BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt7
 FILM_SIZE = 256  # pixels: the side of prepared pictures, of the driving clips' previews and of every film
 
 
-class Encoding(NamedTuple):
-    """How a film is encoded: by x264 or nvenc, at this quality (smaller is better) and preset."""
-
-    crf: int
-    preset: str
-    encoder: str
-
-
 def encoding(crf: int | None, preset: str | None, encoder: str) -> dict[str, Any]:
     """Return how `FrameWriter` encodes the films of a run, with the defaults for what is None."""
     # Where nvenc can't be opened, x264 is used with its default preset.
@@ -42,7 +34,7 @@ def encoding(crf: int | None, preset: str | None, encoder: str) -> dict[str, Any
 
 class FilmPicture(Struct, frozen=True, omit_defaults=True):
     """The pictures of a film. rate: frames a second, a fraction as text. size: the side of a square, or width and
-    height in pixels. crf, preset, encoder: how they were encoded (`FrameWriter`)."""
+    height in pixels. How they were encoded: crf: the quality, smaller is better; encoder: x264 or nvenc."""
 
     rate: str
     size: int | tuple[int, int]
@@ -83,10 +75,9 @@ class FrameWriter:
         self.rate = Fraction(rate)
         self.size = size  # width, height of the frames given
         self.frames = 0
+        self.crf, self.preset, self.encoder = crf, preset, "x264"
         if encoder == "nvenc" and opens_nvenc():
-            self.encoding = Encoding(crf, NVENC_PRESET, "nvenc")
-        else:
-            self.encoding = Encoding(crf, preset, "x264")
+            self.preset, self.encoder = NVENC_PRESET, "nvenc"
         self._comment, self._threads = comment, threads
         self._process: Ffmpeg | None = None
 
@@ -129,7 +120,8 @@ class FrameWriter:
     def picture(self) -> FilmPicture:
         """The facts about the pictures that were written."""
         width, height = self.size or (0, 0)
-        return FilmPicture(str(self.rate), width if width == height else (width, height), *self.encoding)
+        size = width if width == height else (width, height)
+        return FilmPicture(str(self.rate), size, self.crf, self.preset, self.encoder)
 
     @property
     def _even_size(self) -> tuple[int, int]:
@@ -150,8 +142,8 @@ class FrameWriter:
         ]
 
     def _encoder(self) -> list[str]:
-        quality, preset = str(self.encoding.crf), ["-preset", self.encoding.preset]
-        if self.encoding.encoder == "nvenc":
+        quality, preset = str(self.crf), ["-preset", self.preset]
+        if self.encoder == "nvenc":
             return ["-c:v", NVENC, *preset, "-rc", "vbr", "-cq", quality, "-b:v", "0"]
         threads = ["-threads", str(self._threads)] if self._threads else []
         return ["-c:v", "libx264", *preset, "-crf", quality, *threads]

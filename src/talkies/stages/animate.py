@@ -257,6 +257,4 @@ def open_engine(
     import_torch()
     from ..fomm import engine
 
-    if preset not in PRESETS:
-        raise TalkiesError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     return engine.open_engine(preset, checkpoint, device=device, precision=precision, threads=threads)
