@@ -245,14 +245,17 @@ class Jobs:
         return minutes
 
     def _options(self, kind: Kind) -> Callable[[Any], str]:
-        """Return the function of other sbatch options: those of config.yaml, and nodes with too small GPUs."""
+        """Return the function of other sbatch options: those of config.yaml, and nodes with GPUs too small for a program.
+
+        The built-in engine needs 2 GB, which all have.
+        """
         asked = str(self._plan.settings.slurm.of(kind).get("slurm_extra", ""))
 
         def extra(wildcards: Any) -> str:
-            if kind == "cpu" or self._executor == "node" or "--exclude" in asked:
+            program = self._plan.program_of(_shard(wildcards) or "") if kind == "gpu" else None
+            if program is None or self._executor == "node" or "--exclude" in asked:
                 return asked
-            megabytes = estimate.gpu_megabytes(self._plan, _shard(wildcards) or "")
-            small = slurm.nodes_with_less(megabytes, self._partitions(kind))
+            small = slurm.nodes_with_less(program.gpu_mem_mb, self._partitions(kind))
             return f"{asked} --exclude={','.join(small)}".strip() if small else asked
 
         return extra

@@ -66,8 +66,8 @@ class Session:
         )
         settings = plan.settings
         if self.executor == "slurm" and asks_gpu(settings):
-            for megabytes in {estimate.gpu_megabytes(plan, shard) for shard in plan.shards["pairs"]}:
-                slurm.check_gpus(megabytes, str(settings.slurm.gpu.get("slurm_partition", "")))
+            for program in settings.programs.values():
+                slurm.check_gpus(program.gpu_mem_mb, str(settings.slurm.gpu.get("slurm_partition", "")))
         if self.in_image and settings.container is not None:
             image.check_bindable([Path(each) for each in plan.outside])
             self._check_image(plan)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..engines import FOMM
 from ..errors import counted, printable, size_text
-from ..fomm.model.presets import PRESETS, frame_bytes
+from ..fomm.model.presets import PRESETS
 from ..machine.resources import room
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ LOOK_SECONDS = 0.01  # for each pair in the gallery
 POSTER_SECONDS = 0.5  # for each take in the gallery
 MOSAIC_SECONDS_PER_FRAME = 0.005  # for each film in it
 CHECK_SECONDS = 0.3  # for each file that is checked
-GPU_BYTES = 1_500_000_000  # GPU memory of the CUDA context and a network's weights
 FRAMES_PER_SECOND = {"cpu": 5.0, "cuda": 100.0}
 """Expected speed of the built-in engine until films are finished, by kind of device."""
 SMALL_FACTOR = 4
@@ -83,14 +82,6 @@ def run_seconds(plan: Plan, cores: int) -> float:
         if name.endswith(plan.nonce):
             total += JOB_SECONDS + _page_seconds(plan, page) / (cores if page == "check" else 1)
     return total
-
-
-def gpu_megabytes(plan: Plan, shard: str) -> int:
-    """Return the GPU memory (MB) that a job of a shard needs; for the built-in engine, with a batch of one frame."""
-    if program := plan.program_of(shard):
-        return program.gpu_mem_mb
-    side = PRESETS[plan.settings.model.preset].size
-    return math.ceil((GPU_BYTES + 2 * frame_bytes(side, 4)) / 1e6)
 
 
 def _mosaic_frames(plan: Plan) -> int:
