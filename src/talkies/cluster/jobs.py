@@ -245,9 +245,9 @@ class Jobs:
         return minutes
 
     def _options(self, kind: Kind) -> Callable[[Any], str]:
-        """Return the function of other sbatch options: those of config.yaml, and nodes with GPUs too small for a program.
+        """Return the function of other sbatch options: those of config.yaml, and nodes whose GPUs are too small.
 
-        The built-in engine needs 2 GB, which all have.
+        Too small for a program; the built-in engine needs 2 GB, which all have.
         """
         asked = str(self._plan.settings.slurm.of(kind).get("slurm_extra", ""))
 
