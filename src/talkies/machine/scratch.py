@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import glob
-import hashlib
 import logging
 import os
 import re
@@ -156,15 +155,14 @@ class Scratch:
 def open_scratch(wanted: str | None, name: str) -> Iterator[Scratch]:
     """Give a worker its folder on the scratch disk, and remove it at the end, also after an error.
 
-    wanted: as for find_place. name: the shard's, whose lock the caller holds, so that no other worker of this run
-    uses it. Raises TalkiesError in place of the system's error if the disk is full.
+    wanted: as for find_place. name: the shard's. Raises TalkiesError in place of the system's error if the disk is full.
     """
     place = find_place(wanted)
     if place is None:
         yield Scratch()
         return
     log.debug("%s", place)
-    with own_folder(f"{_run_digest()}-{name}", place.folder) as folder:
+    with own_folder(name, place.folder) as folder:
         scratch = Scratch(place, folder)
         try:
             yield scratch
@@ -223,9 +221,3 @@ def _hold(folder: Path) -> int | None:
         raise
     os.close(descriptor)
     return None
-
-
-def _run_digest() -> str:
-    """Return what identifies this run folder on a shared scratch disk, even with equal paths in containers."""
-    here = Path.cwd()
-    return hashlib.sha256(f"{here}\0{here.stat().st_ino}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
