@@ -155,7 +155,7 @@ class Scratch:
 def open_scratch(wanted: str | None, name: str) -> Iterator[Scratch]:
     """Give a worker its folder on the scratch disk, and remove it at the end, also after an error.
 
-    wanted: as for find_place. name: the shard's. Raises TalkiesError in place of the system's error if the disk is full.
+    wanted: as for find_place. name: the shard's. Raises TalkiesError, not the system's error, if the disk is full.
     """
     place = find_place(wanted)
     if place is None:

@@ -82,8 +82,8 @@ def make_plan(
     )
     plan.stages = table(settings)
     _count_frames(plan, known)
-    _read_contents(plan, ledger, known, sounds)
     seen = Look(plan, ledger)
+    _read_contents(seen, known, sounds)
     if plan.is_pilot:
         _keep_pilot(plan, seen.state())
     known.save(keep=plan.is_pilot)
@@ -157,10 +157,11 @@ def _count_frames(plan: Plan, known: Inputs) -> None:
             plan.takes[name] = replace(take, frames=clip.count(since, until))
 
 
-def _read_contents(plan: Plan, ledger: Ledger, known: Inputs, sounds: Set[str]) -> None:
+def _read_contents(seen: Look, known: Inputs, sounds: Set[str]) -> None:
     """Set the contents of the input files from which something was made; sound files are read at once."""
-    plan.learn(ledger)
-    read = (file for file in with_something_made(plan, ledger) if is_unreadable(plan.contents.get(file)))
+    plan = seen.plan
+    plan.learn(seen.ledger)
+    read = (file for file in with_something_made(seen) if is_unreadable(plan.contents.get(file)))
     known.read({*read, *sounds})
     files = {file for _, _, file in plan.files()} | sounds
     plan.contents |= {file: content for file in files if (content := known.content(file))}

@@ -221,9 +221,9 @@ def made_of(stage: Stage, item: str, recorded: Recorded[R], record: R) -> Made:
     )
 
 
-def with_something_made(plan: Plan, ledger: Ledger) -> Iterable[str]:
+def with_something_made(look: Look) -> Iterable[str]:
     """Return the input files from which something was made: their content is compared at plan time."""
-    look = Look(plan, ledger)
+    plan, ledger = look.plan, look.ledger
     yield from (file for stage, item, file in plan.files() if ledger.get(stage.name, item))
     if not plan.pairs:
         return
