@@ -205,17 +205,12 @@ class Queue:
 def queue(folder: Path) -> Queue | None:
     """Return a run folder's jobs in SLURM's queue; None if there is no SLURM, or no such job."""
     running, waiting = 0, Counter[str]()
-    for state, reason in _queued(folder):
+    for line in _ask("squeue", "--me", "--noheader", "--format=%T|%r|%Z").splitlines():
+        state, *rest = line.split("|", 2)
+        if rest[1:] != [str(folder)]:
+            continue
         if state in ("PENDING", "CONFIGURING"):
-            waiting[reason] += 1
+            waiting[rest[0]] += 1
         else:
             running += 1
     return Queue(running, dict(waiting)) if running or waiting else None
-
-
-def _queued(folder: Path) -> Iterator[tuple[str, str]]:
-    for line in _ask("squeue", "--me", "--noheader", "--format=%T|%r|%Z").splitlines():
-        state, _, rest = line.partition("|")
-        reason, _, place = rest.partition("|")
-        if place == str(folder):
-            yield state, reason

@@ -203,13 +203,10 @@ def _slurm_knows(job: str) -> bool | None:
     """Return whether squeue lists a job; None if squeue can't tell. The answer is kept for ASK_SECONDS."""
     when, known = _answers.get(job, (0.0, None))
     if not 0 <= time.time() - when < ASK_SECONDS:
-        known = _ask_squeue(job)
+        answer = ask("squeue", "--noheader", "--jobs", job, "--format", "%T")
+        if answer.code == 0:
+            known = any(state not in ENDED for state in answer.out.split())
+        else:
+            known = False if "Invalid job id" in answer.complaint else None
         _answers[job] = time.time(), known
     return known
-
-
-def _ask_squeue(job: str) -> bool | None:
-    answer = ask("squeue", "--noheader", "--jobs", job, "--format", "%T")
-    if answer.code != 0:
-        return False if "Invalid job id" in answer.complaint else None
-    return any(state not in ENDED for state in answer.out.split())
