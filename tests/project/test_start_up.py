@@ -54,6 +54,13 @@ def test_the_engine_is_imported_when_asked_for() -> None:
     assert "torch" in imported_by("import talkies", "talkies.load_model")
 
 
+def test_pytorch_is_left_out_of_garbage_collection() -> None:
+    imported_by(
+        "from talkies.fomm import import_torch; import_torch()",
+        "import gc; assert gc.isenabled() and gc.get_freeze_count() > 100_000",
+    )
+
+
 def test_unknown_names_are_refused() -> None:
     import talkies
 

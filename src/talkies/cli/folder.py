@@ -143,8 +143,9 @@ def _network(plan: Any) -> Any:
 
     @cache
     def load() -> Any:
-        import torch
+        from ..fomm import import_torch
 
+        torch = import_torch()
         from ..fomm.model.checkpoint import load_model
 
         # The other cores check files: threads that wait for one would take more time than the network.
