@@ -45,11 +45,10 @@ def write_inputs(folder: Path, frames: int) -> None:
     make_clip(folder / "clip.mp4", 256, frames)
 
 
-def timed(command: list[str], program: Path, threads: int) -> tuple[float, float]:
-    """Run a program in its folder; return its wall seconds and its CPU seconds."""
+def timed(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, float]:
+    """Run a program in a folder; return its wall seconds and its CPU seconds."""
     began, before = time.perf_counter(), os.times()
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    subprocess.run(command, cwd=program, env=environment, check=True, capture_output=True)
+    subprocess.run(command, cwd=folder, env=os.environ | environment, check=True, capture_output=True)
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     return time.perf_counter() - began, used
@@ -83,7 +82,7 @@ def main() -> None:
         seconds: dict[str, list[tuple[float, float]]] = {what: [] for what in commands}
         for number in range(args.rounds + 1):
             for what, command in commands.items():
-                found = timed(command, args.program, args.threads)
+                found = timed(command, args.program, {"OMP_NUM_THREADS": str(args.threads)})
                 if number:
                     seconds[what].append(found)
         print(f"| {args.frames} frames | seconds, median | (fastest to slowest) | | CPU seconds | | PSNR, dB |")

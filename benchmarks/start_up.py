@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
 from film import make_clip
 from frames import checkpoint
+from published import timed
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 
 
-def seconds(command: list[str], rounds: int) -> list[float]:
-    """Run a program ``rounds`` times; return the time of each."""
-    found = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}, check=True, capture_output=True
-        )
-        found.append(time.perf_counter() - begun)
-    return found
+def seconds(command: list[str], rounds: int) -> list[tuple[float, float]]:
+    """Run a program ``rounds`` times; return the wall seconds and the CPU seconds of each."""
+    path = {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    return [timed(command, ROOT, path) for _ in range(rounds)]
 
 
 def main() -> None:
@@ -44,7 +37,7 @@ def main() -> None:
         make_clip(clip, 256, 1)
         animate = [str(BIN / "talkies"), "animate", "--source", "examples/images/ada.png", "--driving", str(clip)]
         animate += ["-o", str(out), "--crop-driving", "none"]
-        print("| start | the first | again | (each) |\n|---|---|---|---|")
+        print("| start | the first | again | (each) | CPU seconds |\n|---|---|---|---|---|")
         vox = [*animate, "--model", "vox-adv-256", "--checkpoint", str(checkpoint("vox-adv-256", Path(name)))]
         for what, command in (
             ("talkies animate, one frame, demo", animate),
@@ -53,8 +46,10 @@ def main() -> None:
             ("vox-adv-256, bf16", [*vox, "--precision", "bf16"]),
             ("snakemake -n, the examples", [str(BIN / "snakemake"), "-n", "--quiet"]),
         ):
-            first, each = seconds(command, 1)[0], seconds(command, args.rounds)
-            print(f"| {what} | {first:.2f} | {median(each):.2f} | {' '.join(f'{s:.2f}' for s in each)} |", flush=True)
+            first, again = seconds(command, 1)[0][0], seconds(command, args.rounds)
+            wall, used = (median(column) for column in zip(*again, strict=True))
+            each = " ".join(f"{one:.2f}" for one, _ in again)
+            print(f"| {what} | {first:.2f} | {wall:.2f} | {each} | {used:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
