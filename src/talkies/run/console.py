@@ -12,7 +12,6 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -79,6 +78,11 @@ class _Stage:
         self.done = 0
         self.failed: set[int] = set()
         self.running: set[int] = set()
+
+    @property
+    def took(self) -> str:
+        """The time since the first of them began, in words."""
+        return duration(time.monotonic() - (self.began or time.monotonic()))
 
 
 class Console(LogHandlerBase):
@@ -237,10 +241,9 @@ class Console(LogHandlerBase):
         stage.failed |= {job} if failed else set()
         if rule in ("all", "verdict") or stage.done + len(stage.failed) < stage.jobs:
             return []
-        took = duration(time.monotonic() - (stage.began or time.monotonic()))
         ends = [f"{counted(stage.done, 'job')} done"] * bool(stage.done)
         ends += [f"{counted(len(stage.failed), 'job')} failed"] * bool(stage.failed)
-        return [f"talkies: {rule}: {', '.join(ends)} in {took}"]
+        return [f"talkies: {rule}: {', '.join(ends)} in {stage.took}"]
 
     def _failure(self, told: dict[str, Any]) -> list[str]:
         """Return a line that says that a job has failed, how its command ended, and where its log is."""
@@ -320,15 +323,12 @@ class Console(LogHandlerBase):
 
     def _live(self) -> list[str]:
         """Return a line for each running stage, and one for the run."""
-        at_work = Counter({rule: len(stage.running) for rule, stage in self._stages.items() if stage.running})
-        if not at_work:
-            return []
-        lines = []
-        for rule, running in at_work.items():
-            stage = self._stages[rule]
-            took = duration(time.monotonic() - (stage.began or time.monotonic()))
-            lines.append(
-                f"talkies: {rule}: {stage.done} of {counted(stage.jobs, 'job')} done, {running} at work, {took}"
-            )
-        lines += [f"talkies: {self._words}"] * bool(self._words)
-        return lines + [self._progress] * bool(self._progress)
+        lines = [
+            f"talkies: {rule}: {stage.done} of {counted(stage.jobs, 'job')} done, "
+            f"{len(stage.running)} at work, {stage.took}"
+            for rule, stage in self._stages.items()
+            if stage.running
+        ]
+        if lines:
+            lines += [f"talkies: {self._words}"] * bool(self._words) + [self._progress] * bool(self._progress)
+        return lines
