@@ -162,7 +162,7 @@ class _Prepared:
 
 
 def _once(doubts: Iterable[str]) -> Iterable[str]:
-    """Yield each warning once. The check reads fewer frames than prepare, and may give the same with other
+    """Yield each warning once. The check reads fewer frames than the cut, and may give the same with other
     numbers."""
     seen = set()
     for doubt in doubts:

@@ -157,7 +157,7 @@ def folders_outside(settings: Settings, sounds: Iterable[str] = ()) -> list[Path
         (Path(settings.driving), media.list_clips),
     ):
         listed = lister(folder) if folder.is_dir() else ()
-        # The stage prepare reports broken links.
+        # The stages that read them report broken links.
         paths += [path for path in listed if path.is_symlink() and os.path.exists(path)]  # noqa: PTH110 - never raises
     folders = (settings.images, settings.driving, settings.results)
     named = {place for folder in folders for place in _led_to(Path(folder))}
