@@ -292,7 +292,8 @@ FOR_MEMORY = "(it took more memory than it had asked for|its worker was killed, 
 def test_a_memory_kill_is_named_and_only_memory_is_raised(cluster):
     run = ClusterRun.clone(cluster, "memory", 1, 1, frames=60, threads=1)
     common = run.path / "workflow/rules/common.smk"
-    common.write_text(common.read_text().replace('"gpu": 4000', '"gpu": 300'))
+    less = 'from talkies.cluster import jobs\n\njobs.MEMORY_MB["gpu"] = 300\n'
+    common.write_text(less + common.read_text())
     process = run.start("snakemake", "--profile", "slurm")
     asked: dict[str, tuple[str, str]] = {}
     while process.poll() is None:
