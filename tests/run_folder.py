@@ -236,12 +236,10 @@ def write_weights(path: Path, preset: str = "vox-256") -> None:
     """Write a safetensors file with a preset's names and shapes, and a hole in place of the numbers."""
     import torch
 
-    from talkies.fomm.model.first_order import build_model
+    from talkies.fomm.model.checkpoint import skeleton
 
-    with torch.device("meta"):
-        state = build_model(preset).state_dict()
     header, offset = {}, 0
-    for name, tensor in state.items():
+    for name, tensor in skeleton(preset).state_dict().items():
         size = tensor.numel() * tensor.element_size()
         kind = "I64" if tensor.dtype == torch.int64 else "F32"
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [offset, offset + size]}

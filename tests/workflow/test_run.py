@@ -104,12 +104,15 @@ def test_another_sound_takes_the_pictures_from_the_talkies_and_a_removed_picture
 
     before, drawn = run.films(), pixels("a/blue")
     (run.path / "images/red.png").unlink()
+    moved = run.film("b/blue").rename(run.path / "moved.mp4")
+    run.film("b/blue").symlink_to(moved)
     run.configure(pairs_per_job=3, audio=False)
     output = run.snakemake()
     assert all(jobs_in(output, rule) == 0 for rule in ("crop", "cut", "animate"))
     kept = [pair for pair in PAIRS if "red" not in pair]
     assert sorted(run.events("remux")) == kept
     assert media.probe(run.film("a/blue")).sound is None
+    assert (run.film("b/blue").is_symlink(), moved.read_bytes()) == (False, before["b/blue"])
     assert {pair: run.films()[pair] for pair in ("a/red", "b/red")} == {p: before[p] for p in ("a/red", "b/red")}
     listing = run.talkies("status")
     assert "4 pairs: 4 done, 0 failed, 0 to make" in listing
