@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from talkies.engines import Movement
 from talkies.fomm import device, precision, rewrite
 from talkies.fomm.engine import Engine
-from talkies.fomm.model.first_order import FirstOrderModel, build_model
+from talkies.fomm.model.checkpoint import skeleton
+from talkies.fomm.model.first_order import FirstOrderModel
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form
 from talkies.fomm.rewrite import rewritten
@@ -120,6 +121,10 @@ def on_a_processor_that(
     return times
 
 
+def wide() -> FirstOrderModel:
+    return many_channels(64)
+
+
 @pytest.mark.parametrize("errs", [wrong_everywhere, wrong_in_one_value])
 @pytest.mark.parametrize(
     ("owner", "name", "network", "told"),
@@ -131,13 +136,14 @@ def on_a_processor_that(
             ["16 to 16 channels, 3x3", "8 to 3 channels, 7x7"],
         ),
         (nn.ConvTranspose2d, "forward", tiny_model, ["transposed, 16 to 16 channels, 4x4, stride 2"]),
-        (torch, "bmm", many_channels, ["Winograd, 256 to 256 channels, 3x3"]),
+        (torch, "bmm", wide, ["Winograd, 64 to 64 channels, 3x3"]),
     ],
 )
 def test_a_convolution_that_is_wrong_on_this_processor_is_computed_in_float32(
     monkeypatch: pytest.MonkeyPatch, caplog, owner, name: str, network, told: list[str], errs
 ) -> None:
     monkeypatch.setattr(rewrite, "bf16_unit", lambda: "avx512_bf16")
+    monkeypatch.setitem(rewrite.MANY_CHANNELS, torch.bfloat16, 64)
     model = network()
     exact, usual = film(model, "fp32")[0], film(model, "bf16")[0]
     assert caplog.messages == []
@@ -149,17 +155,17 @@ def test_a_convolution_that_is_wrong_on_this_processor_is_computed_in_float32(
         (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         assert "fp32 computes them, slower" in line
         assert all(kind in line for kind in told)
-        assert chosen == "bfloat16" or network is many_channels
+        assert chosen == "bfloat16" or network is wide
     assert times
 
 
 def test_no_form_has_the_convolution_that_is_wrong_with_amx() -> None:
     """Of 8 channels with an 8x8 kernel; see docs/performance.md."""
     made_alike = ("demo", "vox-256", "mgif-256")  # the other presets have the layers of one of these
-    networks = {name: build_model(name) for name in made_alike} | {"tiny": tiny_model()}
-    networks |= {name: build_model(golden.load(name).parameters) for name in golden.NAMES}
+    networks = {name: skeleton(name) for name in made_alike}
+    networks |= {name: skeleton(golden.load(name).parameters) for name in golden.NAMES}
     for name, model in networks.items():
-        for network in rewritten(model, torch.bfloat16).networks:
+        for network in rewritten(model, torch.bfloat16, "cpu").networks:
             for part in network.modules():
                 if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)) and part.weight.dtype == torch.bfloat16:
                     assert (part.in_channels, part.kernel_size) != (8, (8, 8)), name
