@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from backdrops import draw_backdrop
 from head_identity import (
     HAIR_SHARES,
     between,
-    draw_backdrop,
     make_glasses,
     sample_camera,
     sample_lights,
@@ -49,11 +49,13 @@ class Posture:
 class View:
     """A rendered picture, and what is needed to trace flow.
 
-    picture: uint8 [size, size, 3]. landmarks: [LANDMARKS, 2] in [-1, 1]. ground: share of background, [size, size] in
+    picture: uint8 [size, size, 3]. front: the person's colours alone, sharp, undefined where there is only background,
+    uint8 [size, size, 3]. landmarks: [LANDMARKS, 2] in [-1, 1]. ground: share of background, [size, size] in
     [0, 1]. screen: all corners on the canvas, [C, 3]. depth, face, shares: the canvas's buffers (head_raster.py).
     """
 
     picture: np.ndarray
+    front: np.ndarray
     landmarks: np.ndarray
     ground: np.ndarray
     screen: np.ndarray
@@ -221,8 +223,10 @@ class Head:
             0.05 * self.height, out,
         )  # fmt: skip
         ground = _halved(face < 0)
-        light = _halved(out) + self.backdrop * ground[..., None]
-        return View(self._developed(light), self._landmarks(screen, pose, side), ground, on, depth, face, shares)
+        light = _halved(out)
+        picture = self._developed(light + self.backdrop * ground[..., None], self.camera.blur)
+        front = self._developed(light / (1 - ground[..., None]).clip(0.02))
+        return View(picture, front, self._landmarks(screen, pose, side), ground, on, depth, face, shares)
 
     def _shadow(self, at: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the depth map seen from the key light, and the matrix from points to it, [3, 4]."""
@@ -254,8 +258,8 @@ class Head:
         opened[len(self.mesh.corner) :] = 0.35 + 0.65 * opened[len(self.mesh.corner) :]
         return opened
 
-    def _developed(self, light: np.ndarray) -> np.ndarray:
-        """Return the picture that this camera takes of the light, uint8."""
+    def _developed(self, light: np.ndarray, blur: float = 0.0) -> np.ndarray:
+        """Return the picture that this camera takes of the light, uint8. blur: pixels."""
         c = self.camera
         x = light * c.exposure * c.white
         grey = x.mean(-1, keepdims=True)
@@ -263,7 +267,7 @@ class Head:
         x = np.where(x > 0.6, 0.6 + 0.4 * (1 - np.exp((0.6 - x) / 0.4)), x).clip(0, 1) ** (c.gamma / 2.2)
         x = x + c.contrast * (x - 0.5) * (4 * x * (1 - x)) * 0.5
         image = Image.fromarray((x.clip(0, 1) * 255 + 0.5).astype(np.uint8))
-        return np.asarray(image.filter(ImageFilter.GaussianBlur(c.blur)) if c.blur > 0.15 else image)
+        return np.asarray(image.filter(ImageFilter.GaussianBlur(blur)) if blur > 0.15 else image)
 
     def _landmarks(self, screen: np.ndarray, pose: Pose, side: int) -> np.ndarray:
         mesh = self.mesh

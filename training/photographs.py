@@ -306,6 +306,7 @@ def main() -> None:
     parser.add_argument(
         "--no-close-ups", action="store_true", help="measure the packaged network without close-ups too"
     )
+    parser.add_argument("--no-layers", action="store_true", help="measure the packaged network in one layer too")
     parser.add_argument("--no-reach", action="store_true", help="let drivers carry heads out of their pictures")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
@@ -323,6 +324,9 @@ def main() -> None:
     if args.no_close_ups:
         models["without close-ups"] = talkies.load_model("demo")
         models["without close-ups"].photographs.close_ups = None
+    if args.no_layers:
+        models["one layer"] = talkies.load_model("demo")
+        models["one layer"].photographs.matte = None
     models |= {f"{w.stem} for all": open_network(w, reduction=2) for w in args.weights}
     models |= {w.stem: open_pair(w) for w in args.photographs}
     reach = None if args.no_reach else PRESETS["demo"].reach

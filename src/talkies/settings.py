@@ -77,6 +77,8 @@ class Model(Section, frozen=True):
     weights, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes a GPU if one is given, and fails if it does not work."""
+    layers: bool = True
+    """In photographs, move the person in front of a still background, if the network can tell them apart (demo)."""
 
 
 class Crops(Section, frozen=True):

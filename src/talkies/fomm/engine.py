@@ -113,11 +113,18 @@ class _Film:
 
 
 def open_engine(
-    preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
+    preset: str,
+    checkpoint: str | None,
+    *,
+    device: str,
+    precision: str,
+    threads: int | None = None,
+    layers: bool = True,
 ) -> Engine:
     """Load a preset's model onto a working device, and return its engine; TalkiesError says why that failed.
 
-    checkpoint: see `load_model`; device: see `choose_device`; precision: see `fast_form`.
+    checkpoint: see `load_model`; device: see `choose_device`; precision: see `fast_form`; layers: whether persons may
+    move in front of a still background.
     """
     keep_memory()
     keep_compiled()
@@ -126,6 +133,9 @@ def open_engine(
     torch.set_num_threads(threads)
     began = time.monotonic()
     engine = Engine(load_fast(preset, checkpoint, device=chosen, precision=precision), threads=threads)
+    if not layers:
+        for network in engine.model.networks:
+            network.matte = None
     made = str(engine.model.dtype).removeprefix("torch.")
     took = time.monotonic() - began
     log.info("%s on %s, %s, %s, loaded in %.1f s", preset, chosen, made, counted(threads, "thread"), took)

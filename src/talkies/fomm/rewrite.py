@@ -63,8 +63,11 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32, device
     for name, part in parts.items():
         setattr(generator, name, part)
     _folded(fast.kp_detector)
-    if fast.close_ups is not None:
-        _folded(fast.close_ups).to(dtype)
+    if fast.matte is not None:
+        _folded(fast.matte)  # used once for a picture, so it stays exact
+    for small in (fast.close_ups, fast.border):
+        if small is not None:
+            _folded(small).to(dtype)
     fast.requires_grad_(False).eval()
     if fast.device.type != "meta":
         fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -51,7 +51,7 @@ def _asks(plan: Plan, name: str) -> dict[str, Any]:
         "take": plan.known_key("motion", pair.take),
         # Absolute motion uses the driving keypoints themselves: no scale and no first frame.
         "motion": [pair.adapt_scale, pair.best_frame or 0] if pair.relative else "absolute",
-        "model": [model.precision, PRESETS[model.preset].recipe],
+        "model": [model.precision, model.layers, PRESETS[model.preset].recipe],
         **film,
     }
 
@@ -238,7 +238,12 @@ def load_engine(plan: Plan, *, threads: int | None = None) -> Opener:
     @cache
     def built_in() -> MotionEngine:
         return open_engine(
-            model.preset, model.checkpoint, device=model.device, precision=model.precision, threads=threads
+            model.preset,
+            model.checkpoint,
+            device=model.device,
+            precision=model.precision,
+            threads=threads,
+            layers=model.layers,
         )
 
     def load(name: str, within: Path | None) -> Engine:
@@ -251,10 +256,16 @@ def load_engine(plan: Plan, *, threads: int | None = None) -> Opener:
 
 
 def open_engine(
-    preset: str, checkpoint: str | None, *, device: str, precision: str, threads: int | None = None
+    preset: str,
+    checkpoint: str | None,
+    *,
+    device: str,
+    precision: str,
+    threads: int | None = None,
+    layers: bool = True,
 ) -> MotionEngine:
     """Load a model onto a working device, and return its engine; TalkiesError says why that failed."""
     import_torch()
     from ..fomm import engine
 
-    return engine.open_engine(preset, checkpoint, device=device, precision=precision, threads=threads)
+    return engine.open_engine(preset, checkpoint, device=device, precision=precision, threads=threads, layers=layers)

@@ -16,12 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .generator import Generated
 from .keypoint_detector import Keypoints
-from .layers import SameBlock, UpBlock, coordinate_grid, inverse_2x2, warp
+from .layers import ShuffledUNet, coordinate_grid, inverse_2x2, warp
 from .presets import PRESETS
 
 CHIN, NOSE, BROW, UPPER_LID, LOWER_LID, OTHER_LID = 0, 4, 5, 7, 8, 10
@@ -184,39 +183,19 @@ def _spots(points: Tensor, grid: Tensor, radius: Tensor) -> Tensor:
     return y[..., :, None] * x[..., None, :]
 
 
-class CloseUp(nn.Module):
-    """The network of one region: a U-Net on half the region's sides, whose halvings and doublings add their levels.
+class CloseUp(ShuffledUNet):
+    """The network of one region: from what is seen (`Sight.seen`) to raw outputs [N, M + 6, h, w]; see `interpret`.
 
-    Four neighbouring pixels are channels of one place, so that most convolutions have many channels and few places.
     It starts as the generator's result.
     """
 
-    def __init__(self, region: Region, widths: tuple[int, int, int] = (48, 72, 112)) -> None:
-        super().__init__()
-        self.region = region
-        a, b, c = widths
-        self.motions = 1 + len(region.carriers)
-        self.first = SameBlock(4 * region.inputs, a)
-        self.down = nn.ModuleList([nn.Sequential(SameBlock(m, n), SameBlock(n, n)) for m, n in ((a, b), (b, c))])
-        self.middle = SameBlock(c, c)
-        self.up = nn.ModuleList([UpBlock(c, b), UpBlock(b, a)])
-        self.join = nn.ModuleList([SameBlock(b, b), SameBlock(a, a)])
-        self.last = nn.Conv2d(a, 4 * (self.motions + 6), 3, padding=1)
+    def __init__(self, region: Region) -> None:
+        motions = 1 + len(region.carriers)
+        super().__init__(region.inputs, motions + 6, (48, 72, 112))
         nn.init.normal_(self.last.weight, std=1e-3)
-        bias = torch.zeros(self.motions + 6, 4)
+        bias = torch.zeros(motions + 6, 4)
         bias[0] = 2  # the generator's motion
         self.last.bias = nn.Parameter(bias.flatten())
-
-    def forward(self, seen: Tensor) -> Tensor:
-        """Return raw outputs for what is seen (`Sight.seen`): [N, M + 6, h, w]; see `interpret`."""
-        x = self.first(F.pixel_unshuffle(seen.to(self.last.weight.dtype), 2))
-        levels = [x]
-        for block in self.down:
-            levels.append(block(F.avg_pool2d(levels[-1], 2)))
-        x = self.middle(levels[-1])
-        for up, join, level in zip(self.up, self.join, reversed(levels[:-1]), strict=True):
-            x = join(up(x) + level)
-        return F.pixel_shuffle(self.last(x), 2)
 
 
 def interpret(raw: Tensor, sight: Sight) -> Look:

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .close_ups import CloseUps, doubt
+from .close_ups import CloseUps, certainty, doubt
 from .generator import Generated, Generator, SourceFeatures
 from .keypoint_detector import KeypointDetector, Keypoints
 from .looks import is_photograph
+from .matte import UNSURE, MatteNetwork, find_matte
+from .plate import BorderNetwork, Layers
 from .presets import PRESETS, Preset
 
 LARGER = 0.9, 1.1
@@ -40,6 +42,8 @@ class FirstOrderModel(nn.Module):
         self.kp_detector = KeypointDetector(**common, **preset.parameters["kp_detector_params"])
         self.photographs = FirstOrderModel(preset.photographs) if preset.photographs else None
         self.close_ups = CloseUps() if preset.close_ups else None
+        self.matte = MatteNetwork() if preset.layers else None
+        self.border = BorderNetwork() if preset.layers else None
 
     @property
     def device(self) -> torch.device:
@@ -82,11 +86,21 @@ class FirstOrderModel(nn.Module):
         self._check(source, "source")
         network = self.fitting(source[:1])
         features = network.generator.encode(source.to(self.device, self.dtype))
-        sure = False
-        if network.close_ups is not None and network.preset.mirror is not None:
-            values, _ = views(network.kp_detector, source.to(self.device, torch.float32), network.preset.mirror)
-            sure = bool((doubt(values) < DOUBT).all())
-        return replace(features, photograph=network is self.photographs, close_ups=sure)
+        features = replace(features, photograph=network is self.photographs)
+        if network.preset.mirror is None or not (network.preset.close_ups or network.preset.layers):
+            return features
+        picture = source.to(self.device, torch.float32)
+        values, _ = views(network.kp_detector, picture, network.preset.mirror)
+        if bool((doubt(values) >= DOUBT).any()):
+            return features
+        return replace(features, close_ups=True, layers=network.cut(picture, values.mean(0), features.small.shape[-1]))
+
+    def cut(self, picture: Tensor, value: Tensor, side: int) -> Layers | None:
+        """Return a picture's layers, or None if its matte is not sure. value: its keypoints; side: dense motion's."""
+        if self.matte is None or len(picture) > 1:
+            return None
+        alpha, unsure = find_matte(self.matte, picture, value)
+        return Layers.of(picture, alpha, side) if unsure < UNSURE else None
 
     @torch.inference_mode()
     def generate(self, source: Tensor | SourceFeatures, kp_source: Keypoints, kp_driving: Keypoints) -> Generated:
@@ -99,6 +113,10 @@ class FirstOrderModel(nn.Module):
         features = source if isinstance(source, SourceFeatures) else self.encode(source)
         network = self.network_of(features)
         made = network.generator.render(features, kp_source, kp_driving)
+        if features.layers is not None and network.border is not None:
+            frames = features.layers.frames(network.border, made, kp_source, kp_driving)
+            trust = torch.minimum(certainty(kp_source.value), certainty(kp_driving.value))[:, None, None, None]
+            made = replace(made, prediction=made.prediction.float().lerp(frames, trust))
         if network.close_ups is None or features.picture is None or not features.close_ups:
             return made
         return replace(made, prediction=network.close_ups.retouch(made, features.picture, kp_source, kp_driving))

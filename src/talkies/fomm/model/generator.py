@@ -6,7 +6,7 @@ import itertools
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from .dense_motion import DenseMotionNetwork
 from .keypoint_detector import Keypoints
 from .layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordinate_grid, reduced, warp, widths
 
+if TYPE_CHECKING:
+    from .plate import Layers
+
 
 @dataclass(frozen=True)
 class SourceFeatures:
@@ -23,7 +26,8 @@ class SourceFeatures:
 
     features: [N, C, H/2^d, W/2^d] of the encoder; small: [N, 3, h, w], the picture at dense motion's side; picture:
     the source itself, [N, 3, H, W], if the network keeps visible pixels. photograph: whether the network for
-    photographs made them, if a preset has two. close_ups: whether close-ups may change the frames.
+    photographs made them, if a preset has two. close_ups: whether close-ups may change the frames. layers: the
+    person and the background behind it, if frames are made of these.
     """
 
     features: Tensor
@@ -31,6 +35,7 @@ class SourceFeatures:
     picture: Tensor | None = None
     photograph: bool = False
     close_ups: bool = False
+    layers: Layers | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ class Generator(nn.Module):
         prediction = logits.sigmoid()
         if source.picture is not None and motion.occlusion is not None:
             picture = source.picture.expand(count, -1, -1, -1)
-            kept = warp(picture, _enlarged_deformation(motion.deformation, picture.shape[2:]), padding="border")
+            kept = warp(picture, enlarged_deformation(motion.deformation, picture.shape[2:]), padding="border")
             prediction = _resized(prediction, picture.shape[2:], "bicubic").clamp(0, 1)
             prediction = prediction.lerp(kept, _resized(motion.occlusion, picture.shape[2:]))
         return Generated(
@@ -161,7 +166,7 @@ def _resized_deformation(deformation: Tensor, sides: Sequence[int]) -> Tensor:
     return _resized(deformation.permute(0, 3, 1, 2), sides).permute(0, 2, 3, 1)
 
 
-def _enlarged_deformation(deformation: Tensor, sides: Sequence[int]) -> Tensor:
+def enlarged_deformation(deformation: Tensor, sides: Sequence[int]) -> Tensor:
     """A deformation at larger sides, in which the picture's outermost pixels keep their place."""
     small, large = (
         coordinate_grid(height, width, deformation, centred=True)

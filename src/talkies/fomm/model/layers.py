@@ -7,6 +7,7 @@ are those of the published checkpoints, which load strictly.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,35 @@ class Hourglass(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the last level, concatenated with the input."""
         return self.decoder(self.encoder(x))
+
+
+class ShuffledUNet(nn.Module):
+    """A U-Net on half the sides, whose halvings and doublings add their levels: [N, in, H, W] -> [N, out, H, W].
+
+    Four neighbouring pixels are channels of one place, so that most convolutions have many channels and few places.
+    widths: channels at 1/2, 1/4, ... of the sides.
+    """
+
+    def __init__(self, inputs: int, outputs: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        pairs = list(itertools.pairwise(widths))
+        self.first = SameBlock(4 * inputs, widths[0])
+        self.down = nn.ModuleList([nn.Sequential(SameBlock(m, n), SameBlock(n, n)) for m, n in pairs])
+        self.middle = SameBlock(widths[-1], widths[-1])
+        self.up = nn.ModuleList([UpBlock(n, m) for m, n in reversed(pairs)])
+        self.join = nn.ModuleList([SameBlock(m, m) for m, _ in reversed(pairs)])
+        self.last = nn.Conv2d(widths[0], 4 * outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs; H and W are multiples of 2 ** len(widths)."""
+        x = self.first(F.pixel_unshuffle(x.to(self.last.weight.dtype), 2))
+        levels = [x]
+        for block in self.down:
+            levels.append(block(F.avg_pool2d(levels[-1], 2)))
+        x = self.middle(levels[-1])
+        for up, join, level in zip(self.up, self.join, reversed(levels[:-1]), strict=True):
+            x = join(up(x) + level)
+        return F.pixel_shuffle(self.last(x), 2)
 
 
 class AntiAliasDownsample(nn.Module):

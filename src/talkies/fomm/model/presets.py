@@ -58,7 +58,8 @@ class Preset:
     None. reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for no
     limit. openings: lids and lips among its keypoints, if known. parts: which keypoints are which parts of a face, or
     None if not known. mirror: the index of each keypoint in a mirrored picture, if keypoints are the mean over several
-    views, or None. close_ups: whether mouth and eyes are made again (close_ups.py). recipe: raised by hand when the
+    views, or None. close_ups: whether mouth and eyes are made again (close_ups.py). layers: whether
+    persons move in front of a still background (plate.py). recipe: raised by hand when the
     same weights make other films; part of their content keys.
     """
 
@@ -74,6 +75,7 @@ class Preset:
     parts: FaceParts | None = None
     mirror: tuple[int, ...] | None = None
     close_ups: bool = False
+    layers: bool = False
     recipe: int = 1
 
     @property
@@ -195,6 +197,7 @@ _ONLY_PHOTOGRAPHS = _demo(
     mirror=_DEMO_MIRROR,
     openings=_PHOTOGRAPHS_OPENINGS,
     close_ups=True,
+    layers=True,
 )
 
 

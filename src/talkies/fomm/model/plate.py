@@ -1,0 +1,228 @@
+"""Two layers: a person, cut out by a matte, who moves in front of a still background plate.
+
+The generator has one motion for the whole frame, so beside a head that moves it drags the background along and tears
+hair, ears and collars. Here the background is filled in once behind the person, the plate, and each frame is the
+person, moved alone, over it. A small network makes the person's motion out of the generator's own and of the same
+without the background's share, carried on beyond the silhouette; it is trained on rendered heads, whose silhouettes
+turn as true ones do (training/train_border.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .generator import Generated, enlarged_deformation
+from .keypoint_detector import Keypoints
+from .layers import ShuffledUNet, coordinate_grid, warp
+from .matte import grown, mean_over, shrunk
+
+MARGIN = 0.25
+"""What is added around a picture, as a share of its side: hair and shoulders that its frame cuts go on there."""
+NEAR = 3
+"""Pixels beside the person that the plate does not take from the picture, since some of the person is in them."""
+WAVE = 12
+"""Rows at a picture's edge that are repeated beyond it."""
+FAR = 40.0
+"""Pixels beside the background up to which the plate is its mirror image."""
+CHIN, LEFT, RIGHT, FOREHEAD, CROWN, NECK = 0, 1, 2, 3, 17, 18
+OUTLINE = {LEFT: 1.0, RIGHT: 1.0, CROWN: 1.0, CHIN: 0.5, FOREHEAD: 0.3}
+"""The keypoints that carry a head's silhouette, and their weights."""
+BODY = 0.6
+"""The share of the neck's shift that the body follows."""
+OWN = 0.15
+"""The largest motion of the border network's own, in [-1, 1] units."""
+
+
+def blurred(x: Tensor, radius: int) -> Tensor:
+    """Return the mean over squares about each pixel, twice."""
+    return mean_over(mean_over(x, radius), radius)
+
+
+def filled(x: Tensor, weight: Tensor) -> Tensor:
+    """Fill x [N, C, h, w] where weights [N, 1, h, w] are 0 from means over ever larger squares (push-pull)."""
+    if min(x.shape[2:]) <= 2:
+        mean = (x * weight).sum((2, 3), keepdim=True) / weight.sum((2, 3), keepdim=True).clamp(min=1e-6)
+        return mean.lerp(x, weight)
+    odd = (0, x.shape[3] % 2, 0, x.shape[2] % 2)
+    share = F.avg_pool2d(F.pad(weight, odd), 2)
+    small = F.avg_pool2d(F.pad(x * weight, odd), 2) / share.clamp(min=1e-6)
+    small = filled(small, (4 * share).clamp(max=1))
+    return F.interpolate(small, size=x.shape[2:], mode="bilinear").lerp(x, weight)
+
+
+def reflected(picture: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the background reflected at the person's left and right borders, [1, 3, H, W], and how far to trust it.
+
+    keep: 1 where the picture shows background, [1, 1, H, W].
+    """
+    width = picture.shape[-1]
+    column = torch.arange(width, device=picture.device, dtype=picture.dtype).expand_as(keep)
+    total, weight = torch.zeros_like(picture), torch.zeros_like(keep)
+    for turn in ((), (3,)):
+        seen = keep.flip(turn)
+        border = torch.where(seen > 0, column, -width).cummax(3).values
+        border = F.avg_pool2d(border, (9, 1), 1, (4, 0), count_include_pad=False)  # else it jags
+        there = (2 * (border - 2) - column).round()
+        index = there.clamp(0, width - 1).long()
+        share = (there >= 0) * seen.gather(3, index) / (column - border).clamp(min=1)
+        colours = picture.flip(turn).gather(3, index.expand_as(picture))
+        total, weight = total + (share * colours).flip(turn), weight + share.flip(turn)
+    return total / weight.clamp(min=1e-6), (FAR * weight - 1).clamp(0, 1)
+
+
+def fill_background(picture: Tensor, alpha: Tensor) -> Tensor:
+    """Return the plate of a picture [1, 3, H, W] with a matte [1, 1, H, W]: the background, also behind the person.
+
+    Near the background it is its mirror image, farther away smooth.
+    """
+    keep = 1 - grown((alpha > 0.3).float(), NEAR)
+    smooth = filled(picture, shrunk(keep, 2) if float(keep.mean()) > 0.1 else keep)
+    mirror, trust = reflected(picture, keep)
+    plate = blurred(smooth, 2).lerp(mirror, trust * blurred(trust, 3)).lerp(picture, keep)
+    seam = blurred(grown(keep, 2) - shrunk(keep, 2), 1)
+    return plate.lerp(blurred(plate, 1), seam)
+
+
+def waved(side: int, margin: int, device: torch.device) -> Tensor:
+    """Return numbers of rows for a picture with a margin: in the margin to and fro over the outermost WAVE rows."""
+    away = torch.arange(-margin, side + margin, device=device)
+    out = torch.maximum(-1 - away, away - side).clamp(min=0) % (2 * WAVE)
+    out = torch.minimum(out, 2 * WAVE - 1 - out)
+    return torch.where(away < 0, out, torch.where(away >= side, side - 1 - out, away))
+
+
+def cut_out(picture: Tensor, alpha: Tensor) -> Tensor:
+    """Return the person alone, [1, 4, H + 2M, W + 2M]: colours without the background's, and the matte.
+
+    Colours at the matte's border come from inside. In the margin the outermost colours are repeated; the matte goes on
+    at the sides and below, and ends in an arc above.
+    """
+    sure = (shrunk(alpha, 2) > 0.9).float()
+    front = filled(picture, sure).lerp(picture, ((alpha - 0.5) / 0.45).clamp(0, 1))
+    side = alpha.shape[-1]
+    margin = round(MARGIN * side)
+    places = waved(side, margin, alpha.device)
+    colours = front[:, :, places][..., places]
+    wide = F.pad(alpha, (margin,) * 4, mode="replicate")
+    cut = wide[0, 0, margin] > 0.5
+    wide[0, 0, :margin] = 0
+    away = torch.arange(len(cut), device=alpha.device, dtype=alpha.dtype)
+    if bool(cut.any()):
+        ends = torch.cat([away[~cut], away.new_tensor([-1, len(cut)])])
+        inwards = (away[:, None] - ends).abs().amin(1)
+        half = inwards.max()
+        arc = 0.4 * (inwards * (2 * half - inwards)).sqrt() * cut
+        wide[0, 0, :margin] = (arc - (margin - away[:margin, None] - 0.5) + 0.5).clamp(0, 1)
+    return torch.cat([colours, wide], dim=1)
+
+
+def seen_through(cutout: Tensor, deformation: Tensor) -> Tensor:
+    """Sample a cutout (`cut_out`) at a deformation [N, h, w, 2] of its picture: [N, 4, h, w]."""
+    return warp(cutout.expand(len(deformation), -1, -1, -1), deformation / (1 + 2 * MARGIN), padding="border")
+
+
+def outline_motion(value_source: Tensor, value_driving: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return a plain motion of persons, [N, side, side, 2], and how far it is the head's, [N, side, side].
+
+    The head moves by the similarity that carries its outline; below the chin this gives way to a share of the neck's
+    shift, and that to rest at the picture's lower edge.
+    """
+    points = list(OUTLINE)
+    weight = torch.tensor(list(OUTLINE.values()), device=value_source.device)
+    weight = (weight / weight.sum())[:, None]
+    there, here = value_source[:, points], value_driving[:, points]
+    middle_there, middle_here = ((weight * p).sum(1, keepdim=True) for p in (there, here))
+    a, b = (torch.view_as_complex((p - m).contiguous()) for p, m in ((there, middle_there), (here, middle_here)))
+    turn = (weight[:, 0] * a * b.conj()).sum(1) / (weight[:, 0] * b.abs() ** 2).sum(1)
+    grid = coordinate_grid(side, side, value_driving, centred=True)[None]
+    away = torch.view_as_complex((grid - middle_here[:, None]).contiguous())
+    head = torch.view_as_real(away * turn[:, None, None]) + middle_there[:, None]
+    down = value_driving[:, CHIN] - value_driving[:, FOREHEAD]
+    size = down.norm(dim=-1, keepdim=True)
+    axis = down / size
+    along = ((grid - value_driving[:, CHIN][:, None, None]) * axis[:, None, None]).sum(-1) / size[:, None]
+    neck = (((value_driving[:, NECK] - value_driving[:, CHIN]) * axis).sum(-1) / size[:, 0]).clamp(0.25, 0.7)
+    far = ((along + 0.05) / (neck[:, None, None] + 0.05)).clamp(0, 1)
+    share = 1 - far * far * (3 - 2 * far)
+    shift = BODY * (value_source[:, NECK] - value_driving[:, NECK])[:, None, None]
+    body = grid + shift * ((1 - grid[..., 1:]) / 0.5).clamp(0, 1)
+    return body.lerp(head, share[..., None]), share
+
+
+def carried_outwards(motion: Tensor, background: Tensor, outline: Tensor, inside: Tensor) -> Tensor:
+    """Return motions [N, h, w, 2] without the background's share [N, 1, h, w], carried on beyond the silhouette.
+
+    outline: the motion whose differences from this are carried on. inside: the silhouette moved by it, [N, 1, h, w].
+    """
+    height, width = motion.shape[1:3]
+    still = coordinate_grid(height, width, motion, centred=True)
+    own = 1 - background.permute(0, 2, 3, 1)
+    alone = (motion - still * (1 - own)) / own.clamp(min=0.05)
+    sure = (1 - background).clamp(0, 1) ** 2 * (shrunk(inside, 2) > 0.5)
+    rest = filled((alone - outline).permute(0, 3, 1, 2), sure)
+    return outline + torch.where(sure > 0.3, rest, blurred(rest, 1)).permute(0, 2, 3, 1)
+
+
+class BorderNetwork(ShuffledUNet):
+    """Makes the person's motion: a share of each of four motions, and a remainder."""
+
+    def __init__(self) -> None:
+        super().__init__(23, 6, (32, 48, 64))
+        nn.init.normal_(self.last.weight, std=1e-3)
+        bias = torch.zeros(6, 4)
+        bias[2] = 1  # the motion carried outwards
+        self.last.bias = nn.Parameter(bias.flatten())
+
+    def motion(
+        self, cutout: Tensor, deformation: Tensor, background: Tensor, occlusion: Tensor, there: Tensor, here: Tensor
+    ) -> Tensor:
+        """Return the person's motion, [N, h, w, 2].
+
+        cutout: at the deformation's side (`cut_out`). deformation, background, occlusion: of the generator, in
+        float32. there, here: values of the source's and the driving keypoints, [N, K, 2].
+        """
+        side = deformation.shape[1]
+        still = coordinate_grid(side, side, deformation, centred=True).expand_as(deformation)
+        outline, share = outline_motion(there, here, side)
+        carried = carried_outwards(deformation, background, outline, seen_through(cutout, outline)[:, 3:])
+        motions = deformation, outline, carried, still
+        moves = deformation - still, outline - still, carried - deformation
+        seen = [
+            *((8 * move.permute(0, 3, 1, 2)).clamp(-3, 3) for move in moves),
+            *(background, occlusion, share[:, None], still.permute(0, 3, 1, 2)),
+            *(seen_through(cutout, motion) for motion in (deformation, carried, still)),
+        ]
+        raw = self(torch.cat(seen, dim=1)).float()
+        shares = raw[:, :4].softmax(1)
+        chosen = torch.stack([s[..., None] * m for s, m in zip(shares.unbind(1), motions, strict=True)]).sum(0)
+        return chosen + OWN * torch.tanh(raw[:, 4:]).permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A picture's two layers: the person (`cut_out`) at the full side and at dense motion's, and the plate."""
+
+    cutout: Tensor
+    small: Tensor
+    plate: Tensor
+
+    @classmethod
+    def of(cls, picture: Tensor, alpha: Tensor, side: int) -> Layers:
+        """Cut a picture [1, 3, H, W] by its matte. side: dense motion's."""
+        cutout = cut_out(picture, alpha)
+        small = F.avg_pool2d(cutout, picture.shape[-1] // side)
+        return cls(cutout, small, fill_background(picture, alpha))
+
+    def frames(self, network: BorderNetwork, made: Generated, kp_source: Keypoints, kp_driving: Keypoints) -> Tensor:
+        """Return the frames of a generator made again from both layers, float32 [N, 3, H, W]."""
+        assert made.occlusion is not None
+        there, here = kp_source.value.expand(len(kp_driving), -1, -1), kp_driving.value
+        motion = network.motion(
+            self.small, made.deformation, made.mask[:, :1].float(), made.occlusion.float(), there, here
+        )
+        person = seen_through(self.cutout, enlarged_deformation(motion, self.plate.shape[2:]))
+        return self.plate.lerp(person[:, :3], person[:, 3:])

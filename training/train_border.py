@@ -1,0 +1,209 @@
+"""Train the motion of persons in front of a still background (plate.py) on pairs of rendered heads (matte_album.py).
+
+    python training/train_border.py --minutes 12 [--album build/mattes] [--folder build/training]
+    python training/train_border.py --ship src/talkies/fomm/model/demo.safetensors
+    python training/train_border.py --measure
+
+--ship writes the package's weights with this network and the matte (train_matte.py). --measure compares the package's
+frames of people that were not trained on, with and without layers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from train_close_ups import as_tensor
+from train_matte import edges
+
+import talkies
+from talkies.fomm.model.checkpoint import load_checkpoint, save_safetensors
+from talkies.fomm.model.checkpoint_head import SECOND
+from talkies.fomm.model.generator import enlarged_deformation
+from talkies.fomm.model.layers import coordinate_grid
+from talkies.fomm.model.matte import grown, shrunk
+from talkies.fomm.model.plate import BorderNetwork, Layers, blurred, cut_out, seen_through
+from talkies.fomm.model.presets import DEMO_WEIGHTS
+
+HELD = 40  # the first people are for measuring
+BATCH = 16
+RATE = 2e-3
+SIDE = 128  # at which frames are compared
+MOTION_SIDE = 64
+
+
+class Pairs:
+    """Pairs of rendered pictures of one person, in memory, at SIDE."""
+
+    def __init__(self, files: list[Path]) -> None:
+        rows: dict[str, list[Tensor]] = {}
+        for file in files:
+            with np.load(file) as part:
+                count = len(part["deformation"])
+                front, alpha = (torch.from_numpy(part[name]).float() / 255 for name in ("front", "alpha"))
+                both = F.avg_pool2d(torch.cat([front, alpha[..., None]], 3).permute(0, 3, 1, 2), 2)
+                picture = F.avg_pool2d(torch.from_numpy(part["picture"][:1]).permute(0, 3, 1, 2).float() / 255, 2)
+                value = torch.from_numpy(part["value"])
+                new = {
+                    "source": torch.cat([picture, both[:1, 3:]], 1).expand(count, -1, -1, -1).half(),
+                    "target": both[1:].half(),
+                    "there": value[:1].expand(count, -1, -1),
+                    "here": value[1:],
+                    **{name: torch.from_numpy(part[name]) for name in ("deformation", "background", "occlusion")},
+                }
+            for name, values in new.items():
+                rows.setdefault(name, []).append(values)
+        self.rows = {name: torch.cat(values) for name, values in rows.items()}
+
+    def __len__(self) -> int:
+        return len(self.rows["here"])
+
+    def batch(self, which: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
+        """Return some pairs; with rng, their mattes are as wrong as found ones."""
+        some = {name: values[torch.from_numpy(which)].float() for name, values in self.rows.items()}
+        cutouts = []
+        for source in some["source"]:
+            picture, alpha = source[None, :3], source[None, 3:]
+            if rng is not None and rng.random() < 0.5:
+                alpha = (grown if rng.random() < 0.5 else shrunk)(alpha, 1)
+                alpha = blurred(alpha, 1)
+            cutouts.append(cut_out(picture, alpha))
+        some["cutout"] = torch.cat(cutouts)
+        return some
+
+
+def frame_losses(network: BorderNetwork, some: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the losses of silhouette, colours and smoothness, and the persons, [N, 4, SIDE, SIDE]."""
+    small = F.avg_pool2d(some["cutout"], SIDE // MOTION_SIDE)
+    maps = (some[name] for name in ("deformation", "background", "occlusion", "there", "here"))
+    with torch.autocast("cpu", torch.bfloat16):
+        motion = network.motion(small, *maps)
+    large = enlarged_deformation(motion, torch.Size((SIDE, SIDE)))
+    person, target = seen_through(some["cutout"], large), some["target"]
+    known = (large.abs() < 1).all(-1)[:, None].float()  # the source shows it
+    found, true = person[:, 3:], target[:, 3:]
+    near = edges(true, 5)
+    both = torch.minimum(found, true) * known
+    away = (motion - coordinate_grid(MOTION_SIDE, MOTION_SIDE, motion, centred=True)).permute(0, 3, 1, 2)
+    losses = {
+        "silhouette": ((found - true).abs() * (1 + 3 * near) * known).mean(),
+        "colours": 2 * ((person[:, :3] - target[:, :3]).abs() * both * (1 + 2 * near)).mean(),
+        "bends": 0.5 * (away.diff(dim=3, n=2).abs().mean() + away.diff(dim=2, n=2).abs().mean()),
+    }
+    return losses, person
+
+
+@torch.no_grad()
+def measure(network: BorderNetwork, held: Pairs) -> dict[str, float]:
+    network.eval()
+    losses = [frame_losses(network, held.batch(np.arange(k, k + 24)))[0] for k in range(0, len(held), 24)]
+    network.train()
+    return {name: round(float(np.mean([float(each[name]) for each in losses])), 5) for name in losses[0]}
+
+
+def train(args: argparse.Namespace) -> None:
+    files = sorted(file for file in args.album.glob("person-*.npz") if ".part" not in file.name)
+    held, pairs = Pairs(files[:HELD]), Pairs(files[HELD:])
+    torch.manual_seed(0)
+    network = BorderNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = deepcopy(network)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-4)
+    print(f"{len(pairs)} pairs, {sum(p.numel() for p in network.parameters())} parameters", flush=True)
+    print(json.dumps(measure(average, held)), flush=True)
+    rng, begun, said, steps = np.random.default_rng(1), time.time(), time.time(), 0
+    while (done := (time.time() - begun) / 60 / args.minutes) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1, (steps + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)))
+        losses, _ = frame_losses(network, pairs.batch(np.sort(rng.integers(len(pairs), size=BATCH)), rng))
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), 1)):
+            optimizer.step()
+        decay = min(0.998, (1 + steps) / (10 + steps))
+        with torch.no_grad():
+            for mean, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+                mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
+        steps += 1
+        if time.time() - said > 60:
+            print(json.dumps({"step": steps, **measure(average, held)}), flush=True)
+            torch.save(average.state_dict(), args.folder / "border.pt")
+            said = time.time()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    torch.save(average.state_dict(), args.folder / "border.pt")
+    print(json.dumps({"step": steps, **measure(average, held)}), flush=True)
+
+
+def ship(folder: Path, path: Path) -> None:
+    """Write the package's weights with the matte and the border network, in half precision."""
+    networks = {
+        "matte": torch.load(folder / "matte.pt", weights_only=True)["average"],
+        "border": torch.load(folder / "border.pt", weights_only=True),
+    }
+    begins = tuple(f"{SECOND}.{name}." for name in networks)
+    entries = {name: value for name, value in load_checkpoint(DEMO_WEIGHTS).items() if not name.startswith(begins)}
+    for name, state in networks.items():
+        entries |= {f"{SECOND}.{name}.{key}": value for key, value in state.items()}
+    save_safetensors(entries, path, half=True)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+@torch.inference_mode()
+def compare(album: Path) -> None:
+    """Print the mean error of held-out people's pixels, by place: without layers, with found and with true mattes."""
+    model = talkies.load_model("demo-photographs")
+    assert model.border is not None
+    sums: dict[str, np.ndarray] = {}
+    for file in sorted(album.glob("person-*.npz"))[:HELD]:
+        with np.load(file) as part:
+            pictures, alpha = as_tensor(part["picture"]), torch.from_numpy(part["alpha"])[:, None].float() / 255
+        keypoints, features = model.keypoints(pictures), model.encode(pictures[:1])
+        source, driving, true = keypoints[0], keypoints[1:], alpha[1:]
+        made = model.generator.render(features, source, driving)
+        side = features.small.shape[-1]
+        cuts = {"true matte": Layers.of(pictures[:1], alpha[:1], side), "found matte": features.layers}
+        frames = {"no layers": made.prediction} | {
+            name: cut.frames(model.border, made, source, driving) if cut else made.prediction
+            for name, cut in cuts.items()
+        }
+        places = {
+            "border": edges(true, 9),
+            "background": 1 - grown(true, 9),
+            "uncovered": (1 - grown(true, 1)) * alpha[:1],
+            "inside": shrunk(true, 9),
+        }
+        for name, frame in frames.items():
+            wrong = (frame - pictures[1:]).abs().mean(1, keepdim=True)
+            found = [[float((wrong * where).sum()), float(where.sum())] for where in places.values()]
+            sums[name] = sums.get(name, 0) + np.array(found)
+    print(f"| | {' | '.join(places)} |\n|---|" + "---|" * len(places))
+    for name, total in sums.items():
+        print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in total[:, 0] / total[:, 1]) + " |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--album", type=Path, default=Path("build/mattes"))
+    parser.add_argument("--folder", type=Path, default=Path("build/training"))
+    parser.add_argument("--ship", type=Path, help="write the package's weights with both networks")
+    parser.add_argument("--measure", action="store_true", help="measure the package's networks")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.measure:
+        compare(args.album)
+    elif args.ship:
+        ship(args.folder, args.ship)
+    else:
+        train(args)
+
+
+if __name__ == "__main__":
+    main()
