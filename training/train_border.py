@@ -4,7 +4,7 @@
     python training/train_border.py --ship src/talkies/fomm/model/demo.safetensors
     python training/train_border.py --measure
 
---ship writes the package's weights with this network and the matte (train_matte.py). --measure compares the package's
+A training begins with the network that an earlier one left in --folder. --ship writes the package's weights with this network and the matte (train_matte.py). --measure compares the package's
 frames of people that were not trained on, with and without layers.
 """
 
@@ -113,7 +113,11 @@ def train(args: argparse.Namespace) -> None:
     files = sorted(file for file in args.album.glob("person-*.npz") if ".part" not in file.name)
     held, pairs = Pairs(files[:HELD]), Pairs(files[HELD:])
     torch.manual_seed(0)
+    args.folder.mkdir(parents=True, exist_ok=True)
     network = BorderNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    path = args.folder / "border.pt"
+    if path.exists():
+        network.load_state_dict(torch.load(path, weights_only=True))
     average = deepcopy(network)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-4)
     print(f"{len(pairs)} pairs, {sum(p.numel() for p in network.parameters())} parameters", flush=True)
@@ -134,10 +138,9 @@ def train(args: argparse.Namespace) -> None:
         steps += 1
         if time.time() - said > 60:
             print(json.dumps({"step": steps, **measure(average, held)}), flush=True)
-            torch.save(average.state_dict(), args.folder / "border.pt")
+            torch.save(average.state_dict(), path)
             said = time.time()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    torch.save(average.state_dict(), args.folder / "border.pt")
+    torch.save(average.state_dict(), path)
     print(json.dumps({"step": steps, **measure(average, held)}), flush=True)
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from talkies.fomm.model.close_ups import MIRROR
-from talkies.fomm.model.matte import SIDE, MatteNetwork, head_places, observe
+from talkies.fomm.model.matte import SIDE, MatteNetwork, grown, head_places, observe, shrunk
 
 HELD = 40  # the first people are for measuring
 BATCH = 16
@@ -230,9 +230,7 @@ def photographed(rng: Rng, x: Tensor) -> Tensor:
 
 def edges(alpha: Tensor, radius: int) -> Tensor:
     """Return 1 within radius pixels of the matte's border, else 0; soft where the matte is."""
-    return (F.max_pool2d(alpha, 2 * radius + 1, 1, radius) + F.max_pool2d(-alpha, 2 * radius + 1, 1, radius)).clamp(
-        0, 1
-    )
+    return (grown(alpha, radius) - shrunk(alpha, radius)).clamp(0, 1)
 
 
 def matte_loss(logits: Tensor, alpha: Tensor) -> Tensor:

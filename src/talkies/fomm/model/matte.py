@@ -23,7 +23,7 @@ ISLAND = 2
 """What is narrower than about twice this, at SIDE, is no person."""
 DECIDED = 4
 """How much steeper the network's matte is made: what is half a person is seldom there, and looks like a ghost."""
-UNSURE = 0.08
+UNSURE = 0.26
 """From this share of doubtful pixels on a matte is not used (see `find_matte`)."""
 
 
@@ -72,12 +72,13 @@ def find_matte(network: MatteNetwork, picture: Tensor, value: Tensor) -> tuple[T
 
 
 def grown(x: Tensor, radius: int) -> Tensor:
-    """Return the largest value within radius pixels."""
-    return F.max_pool2d(x, 2 * radius + 1, 1, radius)
+    """Return the largest value in squares about each pixel."""
+    side = 2 * radius + 1
+    return F.max_pool2d(F.max_pool2d(x, (1, side), 1, (0, radius)), (side, 1), 1, (radius, 0))
 
 
 def shrunk(x: Tensor, radius: int) -> Tensor:
-    """Return the smallest value within radius pixels."""
+    """Return the smallest value in squares about each pixel."""
     return -grown(-x, radius)
 
 
