@@ -4,8 +4,9 @@
     python training/train_border.py --ship src/talkies/fomm/model/demo.safetensors
     python training/train_border.py --measure
 
-A training begins with the network that an earlier one left in --folder. --ship writes the package's weights with this network and the matte (train_matte.py). --measure compares the package's
-frames of people that were not trained on, with and without layers.
+A training begins with the network that an earlier one left in --folder. --ship writes the package's weights with this
+network and the matte (train_matte.py). --measure compares the package's frames of people that were not trained on, with
+and without layers.
 """
 
 from __future__ import annotations
