@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
@@ -70,7 +71,8 @@ def compete(name: str, preset: str, weights: str, frames: int, threads: int, out
 
     else:
         model = load_model(preset, weights)
-        model.photographs = None  # the reference has only the first network
+        model.photographs = None  # the reference has only the first network, and the paper's motion
+        model.preset = replace(model.preset, photographs=None, reach=None, openings=())
         engine = Engine(fast_form(model, name), threads=threads)
         picture, clip = images(engine.model.preset.size, frames)
         prepared = engine.prepare("picture", picture)
