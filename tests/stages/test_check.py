@@ -196,14 +196,16 @@ def test_a_photograph_for_a_network_of_drawings_and_a_face_that_leaves_its_crop_
     assert "vox-adv-256" not in run.talkies("check"), "the package's network does not make these films"
 
 
-def test_a_picture_and_a_driving_video_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_two_files_of_one_name_or_of_one_content_are_told_apart(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", images=[], clips=[])
-    shutil.copy(EXAMPLES / "images/ada.png", run.path / "images/me.png")
+    for name in ("me.png", "copy.png"):
+        shutil.copy(EXAMPLES / "images/ada.png", run.path / "images" / name)
     command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-ss", "1.66", "-i", str(EXAMPLES / "driving/anna.mp4")]
     subprocess.run([*command, "-preset", "ultrafast", str(run.path / "driving/me.mp4")], check=True)
     run.configure(crop=None, check=True, engine="fomm")
     for _ in ("anew", "from what is kept"):
         run.talkies("check")
-        found = {item["clip"]: item for item in json.loads((run.path / ".talkies/check.json").read_text())["files"]}
-        assert found[False]["problems"] == []
-        assert "head turned in its first frame" in found[True]["problems"][0]["text"]
+        files = json.loads((run.path / ".talkies/check.json").read_text())["files"]
+        found = {(item["name"], item["clip"]): item["problems"] for item in files}
+        assert found["me", False] == found["copy", False] == []
+        assert "head turned in its first frame" in found["me", True][0]["text"]

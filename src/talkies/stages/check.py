@@ -37,7 +37,7 @@ Key = tuple[str, bool]
 SEEN = HOME / "check"
 RESULT = HOME / "check.json"
 """The findings of the last check, for the gallery and the workflow."""
-RECIPE = 8
+RECIPE = 9
 """Raised by hand when a look at the same file sees something else."""
 
 SMALL_SIDE = 128
@@ -136,17 +136,16 @@ def examine(
     known.read(wanted.file for _, wanted in inputs)
     known.save(keep=True)
     seen: dict[Key, Facts] = {}
-    unseen: dict[Path, tuple[Key, Source | Take]] = {}
+    unseen: list[tuple[Key, Source | Take, Path]] = []
     for key, wanted in inputs:  # videos first: they take longest, and so leave no core idle at the end
         path = _path(wanted, known.content(wanted.file), weights)
         try:
             seen[key] = from_json(path.read_bytes(), Facts)  # type: ignore[arg-type]
         except (OSError, ValueError):
-            unseen[path] = key, wanted
+            unseen.append((key, wanted, path))
     advance(len(seen))
-    for (path, (key, wanted)), (facts, crops) in zip(
-        unseen.items(), _look_at_all([wanted for _, wanted in unseen.values()], workers), strict=True
-    ):
+    looks = _look_at_all([wanted for _, wanted, _ in unseen], workers)
+    for (key, wanted, path), (facts, crops) in zip(unseen, looks, strict=True):
         if model and weights and crops is not None and isinstance(facts, Seen):
             look_at_poses(model(), wanted, facts, crops)
         write_whole(path, to_json(facts))
