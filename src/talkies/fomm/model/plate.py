@@ -33,6 +33,9 @@ OUTLINE = {LEFT: 1.0, RIGHT: 1.0, CROWN: 1.0, CHIN: 0.5, FOREHEAD: 0.3}
 """The keypoints that carry a head's silhouette, and their weights."""
 BODY = 0.6
 """The share of the neck's shift that the body follows."""
+WHOLE = 0.35
+"""The share of the motion carried outwards in the person's, whatever the network chooses: without it, the network tears
+pieces off some silhouettes in photographs."""
 OWN = 0.15
 """The largest motion of the border network's own, in [-1, 1] units."""
 
@@ -199,7 +202,7 @@ class BorderNetwork(ShuffledUNet):
         raw = self(torch.cat(seen, dim=1)).float()
         shares = raw[:, :4].softmax(1)
         chosen = torch.stack([s[..., None] * m for s, m in zip(shares.unbind(1), motions, strict=True)]).sum(0)
-        return chosen + OWN * torch.tanh(raw[:, 4:]).permute(0, 2, 3, 1)
+        return (chosen + OWN * torch.tanh(raw[:, 4:]).permute(0, 2, 3, 1)).lerp(carried, WHOLE)
 
 
 @dataclass(frozen=True)
