@@ -55,7 +55,7 @@ coverage: $(TOOLS) ## the same, and how much of the package they run, processes 
 	$(BIN)/coverage erase
 	$(SHARED) $(BIN)/coverage run -m pytest $(WORKERS) -m "not slow and not cluster" $(TESTS)
 	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report --fail-under 90
+	$(BIN)/coverage report --fail-under 90 --omit '*Snakefile,*.smk'
 
 test-slow: $(TOOLS) ## run only the slow tests
 	$(SHARED) $(BIN)/python -m pytest $(WORKERS) -m "slow and not cluster"

@@ -261,7 +261,7 @@ def answered_in_a_line(act) -> None:
         said = str(error)
     assert len(said.splitlines()) == 1, said
     assert len(said) < 2000
-    assert time.process_time() - began < 1
+    assert time.process_time() - began < 10
 
 
 def written(name: str, text: str) -> Path:
