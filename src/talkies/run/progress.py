@@ -151,14 +151,14 @@ def start(plan: Plan, state: State, say: Callable[[str], object], *, often: bool
     over = threading.Event()
 
     def speak() -> None:
-        ledger, before, gap = Ledger(), "", OFTEN_SECONDS if often else FIRST_SECONDS
+        ledger, before, gap = Ledger(), "", 0.0 if often else FIRST_SECONDS
         while not over.wait(gap):
             ledger.read_on()
             now = outlook(plan, state.to_make, ledger)
             line = f"{_count(plan, state, now)}{'; ' * bool(now.pace)}{now.pace}"
             if (now.left or often) and line != before:
                 say(line)
-            before, gap = line, gap if often else min(2 * gap, LAST_SECONDS)
+            before, gap = line, OFTEN_SECONDS if often else min(2 * gap, LAST_SECONDS)
 
     threading.Thread(target=speak, name="progress", daemon=True).start()
     return over
