@@ -188,6 +188,7 @@ def test_links_to_pictures_go_as_pictures(laptop: Staged, tmp_path: Path) -> Non
 # --- pull --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_after_a_pull_a_local_snakemake_finds_nothing_to_do(laptop: Staged, cluster: RunFolder) -> None:
     laptop.stage("push", str(cluster.path))
     (cluster.path / ".talkies/locks").mkdir(exist_ok=True)

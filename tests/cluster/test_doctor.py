@@ -202,6 +202,7 @@ def test_a_node_is_looked_at_as_a_job_would_find_it(site: Site) -> None:
     assert "there is no srun here" in site.capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_waits_for_a_program_that_hangs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "ANSWER_SECONDS", 1)
     monkeypatch.setattr(doctor, "GPU_SECONDS", 1)

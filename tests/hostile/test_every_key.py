@@ -155,6 +155,7 @@ def test_a_new_key_without_a_value_is_seen(kind: Any) -> None:
         values("new_key", kind)
 
 
+@pytest.mark.slow
 def test_a_box_for_all_and_for_single_files_runs(tmp_path: Path) -> None:
     run = folder_of(tmp_path / "run")
     boxes = {PICTURE: {"crop": [0, 0, 200, 200]}, CLIP: {"crop": [20.0, 10, 150.5, 180]}}

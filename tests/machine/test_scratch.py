@@ -264,6 +264,7 @@ def animate(run: RunFolder, disk: Path):
     return run.start("talkies", "shard", "animate", "pairs-0001.feed", "--threads", "1")
 
 
+@pytest.mark.slow
 def test_a_run_on_a_scratch_disk_is_the_run_without_and_keeps_nothing_there(
     finished: RunFolder, disk: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_an_engines_recipe_pins_all_and_is_the_one_that_its_entry_names(recipe: 
     assert [word for word in packages if "==" not in word] == []
 
 
+@pytest.mark.slow
 def test_two_contexts_are_equal_but_for_fetched_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also the wheel, which is built for the image twice and has the same bytes. Weights that go in by their preset are
     in the folder `weights` of the image's environment, where its talkies finds them."""

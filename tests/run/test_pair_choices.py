@@ -105,6 +105,7 @@ def test_choices_for_files(run: RunFolder) -> None:
     assert NOTHING in run.snakemake()
 
 
+@pytest.mark.slow
 def test_each_face_of_a_picture(tmp_path) -> None:
     run = RunFolder.create(tmp_path / "run", images=[], clips=[])
     make_clip(run.path / "driving/a.mp4", frames=2)

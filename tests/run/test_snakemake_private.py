@@ -80,6 +80,7 @@ def test_a_run_on_this_machine(folder: Path) -> None:
     assert all(name.endswith(".lock") for name in locks)
 
 
+@pytest.mark.slow
 def test_the_locks_of_a_killed_run_are_removed(folder: Path) -> None:
     assert snakemake(folder)[0] == 0
     left = folder / ".snakemake/locks" / (folder / "locks").read_text().split()[0]

@@ -51,6 +51,7 @@ def folder(tmp_path) -> RunFolder:
     return RunFolder.create(tmp_path / "run", images=("red", "blue"), clips=("a", "b"))
 
 
+@pytest.mark.slow
 def test_films_of_a_program_that_rounds_the_rate_leaves_files_and_a_child(folder: RunFolder, tmp_path) -> None:
     seen = tmp_path / "told"
     folder.configure(
@@ -131,6 +132,7 @@ def test_a_machine_that_fails_a_program_ends_its_job_and_is_no_fault_of_its_pair
     assert json.loads(folder.talkies("status", "--json"))["failed"] == {}
 
 
+@pytest.mark.slow
 def test_a_batch_of_a_clip_without_sound(folder: RunFolder) -> None:
     for name in ("a", "b"):
         make_clip(folder.path / f"driving/{name}.mp4", sound=False)
@@ -139,6 +141,7 @@ def test_a_batch_of_a_clip_without_sound(folder: RunFolder) -> None:
     assert len(list((folder.path / "results").glob("[ab]/*.mp4"))) == 4
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_leaves_nothing_running(folder: RunFolder, tmp_path) -> None:
     seen, here = tmp_path / "told", folder.path.resolve()
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -184,6 +187,7 @@ def test_two_engines_beside_one_another(folder: RunFolder) -> None:
     assert "8 done" in folder.talkies("status")
 
 
+@pytest.mark.slow
 def test_a_program_that_listens_and_names_its_film_itself(folder: RunFolder, tmp_path) -> None:
     """ffmpeg's filters in a shell script: a pattern finds the film, which has a different rate and name."""
     (tmp_path / "show.sh").write_text(
@@ -204,6 +208,7 @@ def test_a_program_that_listens_and_names_its_film_itself(folder: RunFolder, tmp
     assert "; 0 to make" not in folder.snakemake("-n"), "the program's own script is part of what it is"
 
 
+@pytest.mark.slow
 def test_whole_pictures_a_checkpoint_a_working_folder_and_a_film_of_another_side(folder: RunFolder, tmp_path) -> None:
     (tmp_path / "weights").write_text("weights")
     (tmp_path / "work").mkdir()

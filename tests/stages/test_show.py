@@ -87,6 +87,7 @@ def test_a_picture_larger_than_players_decode_is_made_smaller(tmp_path: Path, mo
     assert whole[175, 275].mean() > 240
 
 
+@pytest.mark.slow
 def test_a_run_shows_whole_pictures_or_larger_squares_without_the_network(run: RunFolder) -> None:
     Image.fromarray(painting(300, 202)).save(run.path / "images/red.png")
     run.configure(pairs_per_job=3)

@@ -111,6 +111,7 @@ def test_swapped_drivers_swap_the_motion(model):
         assert went_left < 0.4 < 0.6 < went_right, (seed, went_left, went_right)
 
 
+@pytest.mark.slow
 def test_mouths_of_the_examples_follow_their_drivers():
     """The mouth openings of clip and result correlate over time by at least 0.5, in every pair and over all."""
     import make_examples
@@ -144,6 +145,7 @@ def test_the_weights_are_small():
 PAIRS = [(source, driver) for source in (1, 2, 3) for driver in (1, 2, 3) if source != driver]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pose", "which", "least", "median"), [("open", [2], 0, 0.25), ("blink", [0, 1], 0.4, 0.7)])
 def test_rendered_people_open_their_mouths_and_shut_their_eyes_as_their_drivers_do(model, pose, which, least, median):
     went = []
@@ -159,6 +161,7 @@ def test_rendered_people_open_their_mouths_and_shut_their_eyes_as_their_drivers_
     assert np.median(went) > median, went
 
 
+@pytest.mark.slow
 def test_rendered_people_turn_as_their_drivers_do(model):
     for source, driver in PAIRS:
         truth = rendered(source, "left", "right")

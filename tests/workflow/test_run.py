@@ -87,6 +87,7 @@ def test_what_is_said_is_what_is_made(run: RunFolder) -> None:
     assert mine.exists()
 
 
+@pytest.mark.slow
 def test_a_copy_without_times_and_memory_makes_the_film_that_is_missing(run: RunFolder) -> None:
     run = run.copy(run.path.parent / "elsewhere/on another disk", times=False)
     for name in (".talkies", ".snakemake"):
