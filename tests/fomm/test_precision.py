@@ -142,7 +142,8 @@ def wide() -> FirstOrderModel:
 def test_a_convolution_that_is_wrong_on_this_processor_is_computed_in_float32(
     monkeypatch: pytest.MonkeyPatch, caplog, owner, name: str, network, told: list[str], errs
 ) -> None:
-    monkeypatch.setattr(rewrite, "bf16_unit", lambda: "avx512_bf16")
+    for module in (precision, rewrite):
+        monkeypatch.setattr(module, "bf16_unit", lambda: "avx512_bf16")
     monkeypatch.setitem(rewrite.MANY_CHANNELS, torch.bfloat16, 64)
     model = network()
     exact, usual = film(model, "fp32")[0], film(model, "bf16")[0]
