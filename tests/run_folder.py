@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 LAID_OVER = {
     "name": "laid-over",
     "command": f"{media.ffmpeg_path()} -v error -nostdin -loop 1 -i {{source}} -i {{driving}} -filter_complex"
-    " [1:v][0:v]blend=all_mode=average:shortest=1,format=yuv420p -threads 1 -an -y {output}",
+    " [1:v][0:v]blend=all_mode={relative:average|multiply}:shortest=1,format=yuv420p -threads 1 -an -y {output}",
 }
 RED, GREEN, BLUE = (220, 40, 40), (40, 200, 60), (50, 80, 230)
 

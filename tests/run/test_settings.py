@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -261,7 +262,7 @@ def answered_in_a_line(act) -> None:
         said = str(error)
     assert len(said.splitlines()) == 1, said
     assert len(said) < 2000
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < (10 if sys.gettrace() else 1), "a tracer such as coverage's takes more"
 
 
 def written(name: str, text: str) -> Path:
