@@ -202,7 +202,8 @@ class RunFolder:
             film = self.film(pair)
             assert film.stat().st_size == facts["size"]
             assert file_digest(film) == facts["sha256"]
-        assert self.debris() == []
+        left = self.debris()
+        assert left == [], left
 
     def goes_on(self, pairs: list[str]) -> str:
         """Run Snakemake after an interruption: it makes what is missing, and each film was made once in all."""

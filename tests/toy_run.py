@@ -86,13 +86,17 @@ class ToyRun:
         plan, state = self.plan(**more)
         planner.start_run(plan, state)
         try:
-            for stage in self.stages:
-                for shard in plan.tasks[stage.name]:
-                    self.job(stage.name, plan.name(shard))
-            self.gallery()
+            self.jobs(plan)
         finally:
             planner.end_run()
         return self.counts()
+
+    def jobs(self, plan) -> None:
+        """Do the jobs of a run."""
+        for stage in self.stages:
+            for shard in plan.tasks[stage.name]:
+                self.job(stage.name, plan.name(shard))
+        self.gallery()
 
     def job(self, stage: str, name: str) -> None:
         """Do a job, from the plan's file, as the worker does."""
@@ -103,7 +107,7 @@ class ToyRun:
         """Write the gallery, as its job does."""
         plan = planner.Plan.load(lambda _: self.stages)
         Path(plan.settings.results, "index.html").write_text("the gallery")
-        planner.finish_page(plan, "gallery", planner.page_key(plan, look(plan), "gallery"))
+        planner.finish_gallery(plan, look(plan))
 
     def is_calm(self) -> bool:
         """Return whether Snakemake would find nothing to be done."""

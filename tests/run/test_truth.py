@@ -348,12 +348,16 @@ def test_a_worker_killed_at_any_event_loses_nothing_and_nothing_is_made_twice(
     before = tmp_path.with_name(f"{tmp_path.name}-before")
     shutil.copytree(tmp_path, before)
     most = points(run)
-    for number in range(1, most + 1):
+
+    def killed_afresh(number: int) -> None:
         os.chdir(tmp_path.parent)
         shutil.rmtree(tmp_path)
         shutil.copytree(before, tmp_path)
         os.chdir(tmp_path)
         killed_at(run, number)
+
+    for number in range(1, most + 1):
+        killed_afresh(number)
         for path in Path("results").glob("*/*.json"):
             assert json.loads(path.read_text()), "a record is whole"
         finished = Counter(run.made)
@@ -362,6 +366,9 @@ def test_a_worker_killed_at_any_event_loses_nothing_and_nothing_is_made_twice(
         # What was finished before the kill is made again only if the kill came before its record.
         again = [item for item in run.made if item in finished]
         assert len(again) <= 1, again
+        is_calm(run)
+        killed_afresh(number)
+        run.jobs(planner.Plan.load(lambda _: run.stages))  # the job is tried again in the same run
         is_calm(run)
 
 

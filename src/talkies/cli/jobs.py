@@ -78,7 +78,7 @@ def gallery(chosen: argparse.Namespace) -> None:
     from ..report.gallery import build_galleries
     from ..run.ledger import Ledger
     from ..run.plan import Plan
-    from ..run.planner import finish_page, page_key
+    from ..run.planner import finish_gallery
     from ..run.state import look
     from ..stages import table
     from ..stages.work import holding
@@ -99,7 +99,7 @@ def gallery(chosen: argparse.Namespace) -> None:
         ):
             log.info("gallery: %s", printable(page))
         if chosen.job:
-            finish_page(plan, "gallery", page_key(plan, state, "gallery"))
+            finish_gallery(plan, state)
 
 
 def publish(chosen: argparse.Namespace) -> None:

@@ -269,18 +269,8 @@ def start_run(plan: Plan, state: State) -> None:
     plan.save()
     for shard, events in state.found.items():
         note(shard, *events)
-    _remove_shown(plan, state)
     note(ledgers.RUN, Started(items={stage: len(items) for stage, items in state.due.items() if items}))
     claim(RUN)
-
-
-def _remove_shown(plan: Plan, state: State) -> None:
-    """Remove silent films whose talkie is done: a worker was killed before it did."""
-    done_pairs = set(state.done)
-    for path in (HOME / "films").glob("*/*/*.mp4"):
-        name = f"{path.parent.name}/{path.stem}"
-        if name in done_pairs:
-            plan.film(path.parts[-3], name).remove()
 
 
 def at_work() -> list[str]:
@@ -303,6 +293,19 @@ def finish_page(plan: Plan, page: str, key: str) -> None:
     status = (plan.results / PAGES[page]).stat()
     note(ledgers.RUN, Made(stage=page, item=ALL, key=key, size=status.st_size, mtime_ns=status.st_mtime_ns))
     finish(page, plan.pages[page])
+
+
+def finish_gallery(plan: Plan, state: State) -> None:
+    """Note that the gallery is written: all films are made. Remove silent films whose talkie is done.
+
+    A worker that was killed before it removed one leaves it, and its next attempt finds the talkie done.
+    """
+    done_pairs = set(state.done)
+    for path in (HOME / "films").glob("*/*/*.json"):  # removed after its film
+        name = f"{path.parent.name}/{path.stem}"
+        if name in done_pairs:
+            plan.film(path.parts[-3], name).remove()
+    finish_page(plan, "gallery", page_key(plan, state, "gallery"))
 
 
 def finish(stage: str, name: str) -> None:
