@@ -101,17 +101,13 @@ def made(run: ClusterRun) -> None:
 
 
 def test_a_program_in_its_image_whose_worker_is_killed(cluster: Cluster, program: Path, address: str) -> None:
-    """The image is pulled when the run begins, and no job needs the registry. Nodes with small GPUs are not used."""
-    run = folder(cluster, program, "single", ONE, image=address, gpu_mem_mb=50_000)
-    needed = "a job needs a GPU with 50000 MB of memory, and the largest of the default partition has 40000 MB"
-    assert needed in run.snakemake("-n", ok=False)
-    run = folder(cluster, program, "single", ONE, image=address, gpu_mem_mb=20_000)
+    """The image is pulled when the run begins, and no job needs the registry."""
+    run = folder(cluster, program, "single", ONE, image=address)
     assert f"{PAIRS} to make" in run.snakemake("-n")
     earlier = {job["id"] for job in cluster.jobs()}
     process = run.while_animating()
     jobs = [job for job in cluster.jobs() if job["id"] not in earlier and "animate" in job["name"]]
     assert all("gres/gpu" in job["tres"] + job["tres_node"] for job in jobs), jobs
-    assert {job["node"] for job in jobs} <= {"n2", ""}, "only the node with 40 GB"
     assert jobs
     first = len(starts(run))
     run.kill_worker(max(run.path.glob(".talkies/ledger/pairs-*.jsonl"), key=os.path.getmtime).stem)

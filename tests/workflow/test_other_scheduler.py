@@ -73,14 +73,13 @@ def run(tmp_path: Path) -> Queued:
 
 
 def test_jobs_ask_by_standard_resources_and_a_killed_one_asks_for_more(run: Queued) -> None:
-    """The first animating job is killed with its worker: nobody knows why, so it asks for more of both."""
+    """The first animating job is killed with its worker, and asks for more of both."""
     script = (run.queue / "submit").read_text()
     kill = 'case $5 in *.animate.*) [ -e "$0.once" ] || { touch "$0.once"; echo "exit 1" > "$5"; } ;; esac\n{ sh "$5"'
     (run.queue / "submit").write_text(script.replace('{ sh "$5"', kill))
     planned = run.send("-n", "-p")
     output = run.send()
-    assert "talkies: animate pairs-0001: job" in output
-    assert "failed: it ended, and nothing says why: it is sent again" in output
+    assert re.search(r"talkies: animate pairs-0001: job \d+ failed.*: it is sent again", output)
     first, second = run.asked("animate")
     assert re.search(rf"talkies shard animate \S+ --threads 7 --minutes {first[1]} ", planned), "it stops in time"
     assert first[2:] == second[2:] == ["7", "1"], "threads are not those of this machine"
@@ -117,7 +116,7 @@ def test_only_the_nodes_can_run_the_image(run: Queued) -> None:
 def test_a_job_that_can_not_be_sent_is_named(run: Queued) -> None:
     (run.queue / "submit").write_text("#!/bin/sh\necho queue is closed >&2\nexit 1\n")
     output = run.send("--retries", "0", ok=False)
-    said = "it could not be sent (Error submitting jobscript (exit code 1)): mend that, then start snakemake again"
+    said = "Error submitting jobscript (exit code 1): mend that"
     lines = [line for line in output.splitlines() if line.startswith(("talkies: crop ", "talkies: cut "))]
     assert len(lines) == 2, "pictures and clips"
     assert all(said in line for line in lines)

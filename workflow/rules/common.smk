@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from talkies import stages
+from talkies.cluster.jobs import resources
 from talkies.cluster.session import Session
 from talkies.errors import TalkiesError
 from talkies.run.folder import done_path, shard_of
@@ -62,7 +63,7 @@ def needed(stage):
 
 def job(stage):
     """Return the resources of a stage's jobs."""
-    return SESSION.jobs.of(stage)
+    return resources(PLAN, stage, SESSION.executor)
 
 
 def image_to_animate(wildcards):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
+import time
 from pathlib import Path
 
 from ..errors import TalkiesError, counted, printable
-from ..machine import slurm
 from .arguments import Commands, check_output, count, progress_bar
 
 log = logging.getLogger("talkies")
+
+STOP_SECONDS = 120
+"""A worker stops this long before its job's time is over, and at the latest after three quarters of it."""
 
 
 def add_commands(commands: Commands) -> None:
@@ -66,9 +70,10 @@ def _stop_in_time(minutes: int | None) -> None:
     if SLURM tracks processes by cgroups, as most sites do, only the first process of a job step gets the signal. That
     is Snakemake, which lets its job run on.
     """
-    left = slurm.seconds_left() or 60.0 * (minutes or 0)
+    ends = os.environ.get("SLURM_JOB_END_TIME")
+    left = float(ends) - time.time() if ends else 60.0 * (minutes or 0)
     if left:
-        signal.setitimer(signal.ITIMER_REAL, max(left - min(slurm.STOP_SECONDS, left / 4), 1))
+        signal.setitimer(signal.ITIMER_REAL, max(left - min(STOP_SECONDS, left / 4), 1))
 
 
 def gallery(chosen: argparse.Namespace) -> None:

@@ -1,28 +1,19 @@
-"""What jobs ask for (memory, time, a GPU, as Snakemake's standard resources), and why they failed.
-
-That a job failed is known from Snakemake, and why from the scheduler and from the lock that a killed worker leaves
-behind. The words of a job's log decide nothing; its last error is only shown.
-"""
+"""What jobs ask for (memory, time, a GPU, as Snakemake's standard resources), and what is said of those that failed."""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
 from ..engines import FOMM
 from ..errors import printable
-from ..files import read_json
-from ..machine import slurm
 from ..run import estimate
-from ..run.folder import LOCKS, shard_of
+from ..run.folder import shard_of
 from ..run.plan import Plan
 from ..run.planner import ALL
 from ..settings import Settings
@@ -33,80 +24,24 @@ TAIL_BYTES = 20_000
 """How much of a log's end is read for the last error."""
 WORDS = 300
 """The longest text of others that a line shows, in characters."""
-
-
-class Cause(StrEnum):
-    """Why a job failed."""
-
-    MEMORY = "it took more memory than it had asked for"
-    TIME = "its time was over"
-    NODE = "its node failed"
-    PREEMPTED = "it had to make room for another job"
-    CANCELLED = "it was cancelled"
-    KILLED = "its worker was killed, most often for memory"
-    ITSELF = "it failed"
-    UNKNOWN = "it ended, and nothing says why"
-    NOT_SENT = "it could not be sent"
-
-
-STATES = {
-    "OUT_OF_MEMORY": Cause.MEMORY,
-    "TIMEOUT": Cause.TIME,
-    "DEADLINE": Cause.TIME,
-    "NODE_FAIL": Cause.NODE,
-    "BOOT_FAIL": Cause.NODE,
-    "PREEMPTED": Cause.PREEMPTED,
-    "CANCELLED": Cause.CANCELLED,
-}
-"""SLURM's states of jobs whose cause they name."""
-MORE_MEMORY = (Cause.MEMORY, Cause.KILLED, Cause.UNKNOWN)
-MORE_TIME = (Cause.TIME, Cause.UNKNOWN)
-"""Causes after which the next attempt asks for more."""
-REMEDIES = {
-    Cause.MEMORY: "ask for more: mem_mb under slurm in config.yaml",
-    Cause.KILLED: "ask for more memory: mem_mb under slurm in config.yaml",
-    Cause.TIME: "ask for more: runtime under slurm in config.yaml",
-    Cause.ITSELF: "mend that",
-    Cause.NOT_SENT: "mend that",
-}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A failed attempt of a job. job: its number at the scheduler, if it was sent. said: its last error, to show."""
-
-    stage: str
-    shard: str
-    job: str
-    cause: Cause
-    said: str
-    again: bool
-    """Whether Snakemake sends it again."""
-
-    @property
-    def why(self) -> str:
-        """The cause and what is shown with it, and what to do if the job is not sent again."""
-        why = f"{self.cause.value} ({self.said})" if self.said else self.cause.value
-        remedy = REMEDIES.get(self.cause, "look into its log")
-        return f"{why}: " + ("it is sent again" if self.again else f"{remedy}, then start snakemake again")
-
-    def __str__(self) -> str:
-        return f"{self.stage} {self.shard}{f': job {self.job} failed' if self.job else ''}: {self.why}"
+NO_REASON = re.compile(r"(Detailed failure reason unavailable|Failed nodes will be|For further error details).*")
+"""The ends of executors' messages, which say nothing of the job."""
+REMEDY = "mend that, or ask for more memory or time (mem_mb, runtime under slurm), then start snakemake again"
 
 
 class Failures(logging.Handler):
     """The failed jobs of a run, by Snakemake's events. A handler of Snakemake's logger, in its main process.
 
-    Each is reported once, when it happens; `final` has those that are not sent again. retries: how often Snakemake
-    sends a failed job again.
+    Each is reported once, when it happens, with what the executor says of it; `final` has stage, shard and reason of
+    those that are not sent again. retries: how often Snakemake sends a failed job again.
     """
 
-    def __init__(self, say: Callable[[str], object], *, on_slurm: bool, retries: int = 0) -> None:
+    def __init__(self, say: Callable[[str], object], *, retries: int = 0) -> None:
         super().__init__()
-        self.final: list[Failure] = []
+        self.final: list[tuple[str, str, str]] = []
         self.retries = retries
-        self._say, self._on_slurm = say, on_slurm
-        self._causes: dict[tuple[str, str], list[Cause]] = {}
+        self._say = say
+        self._attempts = Counter[tuple[str, str]]()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take in a job's failure, and report it."""
@@ -120,40 +55,18 @@ class Failures(logging.Handler):
             self.handleError(record)
 
     def _failed(self, event: Any) -> None:
-        stage, shard = event.rule_name, Path(event.output[0]).name.partition(".")[0]
-        job = str((event.aux or {}).get("external_jobid") or "")
-        if job:
-            cause = cause_of(slurm.ended(job) if self._on_slurm else None, killed=_left_lock(shard, job))
-            said = last_error(event.log) if cause is Cause.ITSELF else ""
+        stage, shard = event.rule_name, shard_of(Path(event.output[0]).name)
+        why = NO_REASON.sub("", printable(event.rule_msg.strip().partition("\n")[0]))[:WORDS].rstrip(" :.")
+        why = why or f"job {(event.aux or {}).get('external_jobid')} failed"
+        if said := last_error(event.log):
+            why += f" (the last error in its log: {said})"
+        self._attempts[stage, shard] += 1
+        if self._attempts[stage, shard] <= self.retries:
+            why += ": it is sent again, with more memory and time"
         else:
-            cause, said = Cause.NOT_SENT, _first_line(event.rule_msg)
-        known = self._causes.setdefault((stage, shard), [])
-        known.append(cause)
-        failure = Failure(stage, shard, job, cause, said, again=len(known) <= self.retries)
-        if not failure.again:
-            self.final.append(failure)
-        self._say(str(failure))
-
-    def more(self, stage: str, shard: str, causes: Iterable[Cause]) -> int:
-        """Return how often a shard's job asks for its usual memory or time: once, and once for each such failure."""
-        found = Counter(self._causes.get((stage, shard), ()))
-        return 1 + sum(found[cause] for cause in causes)
-
-
-def cause_of(ended: slurm.Ended | None, *, killed: bool) -> Cause:
-    """Return why a job failed. ended: by SLURM; None where that is not known. killed: its worker left its lock."""
-    if ended is not None and ended.state in STATES:
-        return STATES[ended.state]
-    if killed or (ended is not None and ended.killed):
-        return Cause.KILLED
-    if ended is None:
-        return Cause.UNKNOWN
-    return Cause.ITSELF if ended.in_time else Cause.TIME
-
-
-def _left_lock(shard: str, job: str) -> bool:
-    """Return whether a job's worker left its shard's lock behind: one that ends by itself removes it."""
-    return (read_json(LOCKS / f"{shard}.lock") or {}).get("slurm_job") == job
+            why += f": {REMEDY}"
+            self.final.append((stage, shard, why))
+        self._say(f"{stage} {shard}: {why}")
 
 
 def last_error(logs: Iterable[str]) -> str:
@@ -165,11 +78,6 @@ def last_error(logs: Iterable[str]) -> str:
             if found:
                 return printable(found[-1])[:WORDS]
     return ""
-
-
-def _first_line(message: str) -> str:
-    """Return an executor's message about a job that it could not send, for a line."""
-    return printable(message.strip().partition("\n")[0].rstrip(":."))[:WORDS]
 
 
 def asks_gpu(settings: Settings) -> bool:
@@ -190,86 +98,28 @@ Kind = Literal["gpu", "cpu"]
 MEMORY_MB: dict[Kind, int] = {"gpu": 4000, "cpu": 2000}
 
 
-class Jobs:
-    """What a run's jobs ask for.
+def resources(plan: Plan, stage: str, executor: str | None) -> dict[str, Any]:
+    """Return the resources of a stage's jobs: those of config.yaml for their kind, the rest by estimate.
 
-    executor: the chosen one (`snakemake_private.executor`). failures: of this run's earlier attempts.
+    executor: the chosen one (`snakemake_private.executor`). Each attempt asks for more memory and time.
     """
+    settings = plan.settings
+    kind: Kind = "gpu" if stage in plan.table and plan.table[stage].on_gpu else "cpu"
+    asked = settings.slurm.of(kind)
 
-    def __init__(self, plan: Plan, executor: str | None, failures: Failures) -> None:
-        self._plan, self._executor, self._failures = plan, executor, failures
+    def megabytes(wildcards: Any, attempt: int) -> int:
+        program = plan.program_of(shard_of(wildcards.name)) if kind == "gpu" else None
+        return attempt * (program.mem_mb if program else MEMORY_MB[kind])
 
-    def of(self, stage: str) -> dict[str, Any]:
-        """Return the resources of a stage's jobs: those of config.yaml for their kind, the rest by estimate."""
-        settings = self._plan.settings
-        kind: Kind = "gpu" if stage in self._plan.table and self._plan.table[stage].on_gpu else "cpu"
-        asked = settings.slurm.of(kind)
-        usual: dict[str, Any] = {"runtime": self._walltime(stage, kind) if self._executor else 0}
-        if "mem_mb_per_cpu" not in asked:
-            usual["mem_mb"] = self._memory(stage, kind)
-        if kind == "gpu" and "gres" not in asked and (asks_gpu(settings) if self._executor else estimate.has_gpu()):
-            usual["gpu"] = 1
-        on_slurm = self._executor == "slurm" or (self._executor == "node" and "SLURM_JOB_ID" in os.environ)
-        if not self._executor:  # no job of this machine is ended for its time
-            asked = {key: value for key, value in asked.items() if key != "runtime"}
-        return usual | asked | ({"slurm_extra": self._options(kind)} if on_slurm else {})
+    def minutes(wildcards: Any, attempt: int) -> int:
+        shard = shard_of(wildcards.get("name", ALL))
+        return attempt * estimate.walltime(plan, stage, None if shard == ALL else shard)
 
-    def _times(self, stage: str, shard: str, causes: Iterable[Cause], attempt: int) -> int:
-        """Return how often a job asks for its usual memory or time.
-
-        On SLURM once more for each failure by one of these causes. Another scheduler names no cause, so there it is
-        the attempt, which the job on the node knows too.
-        """
-        return self._failures.more(stage, shard, causes) if self._executor == "slurm" else attempt
-
-    def _memory(self, stage: str, kind: Kind) -> Callable[[Any, int], int]:
-        """Return the function of a job's memory: more after each attempt that lacked memory."""
-
-        def megabytes(wildcards: Any, attempt: int) -> int:
-            shard = shard_of(wildcards.name)
-            program = self._plan.program_of(shard) if kind == "gpu" else None
-            usual = program.mem_mb if program else MEMORY_MB[kind]
-            wanted = usual * self._times(stage, shard, MORE_MEMORY, attempt)
-            return min(wanted, self._limits(kind).megabytes or wanted)
-
-        return megabytes
-
-    def _walltime(self, stage: str, kind: Kind) -> Callable[[Any, int], int]:
-        """Return the function of a job's walltime in minutes: an estimate, more after each attempt that ran out."""
-
-        def minutes(wildcards: Any, attempt: int) -> int:
-            expected = estimate.walltime(self._plan, stage, _shard(wildcards))
-            wanted = expected * self._times(stage, shard_of(wildcards.name), MORE_TIME, attempt)
-            return min(wanted, self._limits(kind).minutes or wanted)
-
-        return minutes
-
-    def _options(self, kind: Kind) -> Callable[[Any], str]:
-        """Return the function of other sbatch options: those of config.yaml, and nodes whose GPUs are too small.
-
-        Too small for a program; the built-in engine needs 2 GB, which all have.
-        """
-        asked = str(self._plan.settings.slurm.of(kind).get("slurm_extra", ""))
-
-        def extra(wildcards: Any) -> str:
-            program = self._plan.program_of(_shard(wildcards) or "") if kind == "gpu" else None
-            if program is None or self._executor == "node" or "--exclude" in asked:
-                return asked
-            small = slurm.nodes_with_less(program.gpu_mem_mb, self._partitions(kind))
-            return f"{asked} --exclude={','.join(small)}".strip() if small else asked
-
-        return extra
-
-    def _limits(self, kind: Kind) -> slurm.Limits:
-        """Return the limits for jobs of a kind: those of its partitions."""
-        return slurm.limits(self._partitions(kind)) if self._executor == "slurm" else slurm.Limits()
-
-    def _partitions(self, kind: Kind) -> str:
-        """Return the partitions for jobs of a kind, separated by commas; empty: the default one."""
-        return str(self._plan.settings.slurm.of(kind).get("slurm_partition", ""))
-
-
-def _shard(wildcards: Any) -> str | None:
-    """Return the shard of a job; None if it is about the whole run."""
-    shard = shard_of(wildcards.get("name", ALL))
-    return None if shard == ALL else shard
+    usual: dict[str, Any] = {"runtime": minutes if executor else 0}
+    if "mem_mb_per_cpu" not in asked:
+        usual["mem_mb"] = megabytes
+    if kind == "gpu" and "gres" not in asked and (asks_gpu(settings) if executor else estimate.has_gpu()):
+        usual["gpu"] = 1
+    if not executor:  # no job of this machine is ended for its time
+        asked = {key: value for key, value in asked.items() if key != "runtime"}
+    return usual | asked

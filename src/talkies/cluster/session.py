@@ -16,13 +16,12 @@ from .. import stages
 from ..engines.program import fetch_images
 from ..errors import TalkiesError, printable
 from ..machine import container as image
-from ..machine import slurm
 from ..run import console, estimate, folder, planner, progress, snakemake_private
 from ..run.pairs import not_used
 from ..run.plan import Plan
 from ..run.state import State
 from ..settings import complete, given
-from .jobs import Failures, Jobs, asks_gpu, needs_gpu_image
+from .jobs import Failures, needs_gpu_image
 
 LOGGER = snakemake_private.LOGGER
 
@@ -49,8 +48,7 @@ class Session:
         self._over: threading.Event | None = None
         self.plan = self._make_plan(config) if self.is_main else Plan.load(stages.table)
         self.threads = self.plan.settings.threads or (4 if self.executor else workflow.cores) or 1
-        self.failures = Failures(say, on_slurm=self.executor == "slurm")
-        self.jobs = Jobs(self.plan, self.executor, self.failures)
+        self.failures = Failures(say)
         if self.executor:
             snakemake_private.limit(workflow, gpus=self.plan.settings.gpus, threads=self.threads)
         self.bind()  # on a cluster, each job is a process of its own
@@ -65,9 +63,6 @@ class Session:
             given=given(config, Path("config.yaml")),
         )
         settings = plan.settings
-        if self.executor == "slurm" and asks_gpu(settings):
-            for program in settings.programs.values():
-                slurm.check_gpus(program.gpu_mem_mb, str(settings.slurm.gpu.get("slurm_partition", "")))
         if self.in_image and settings.container is not None:
             image.check_bindable([Path(each) for each in plan.outside])
             self._check_image(plan)
@@ -111,8 +106,7 @@ class Session:
         """Say the run's results."""
         planner.end_run()
         if self._over is not None:
-            failures = [(failure.stage, failure.shard, failure.why) for failure in self.failures.final]
-            for line in progress.end(self.plan, self._over, failures):
+            for line in progress.end(self.plan, self._over, self.failures.final):
                 say(line)
 
     def _check_means(self) -> None:

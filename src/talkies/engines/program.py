@@ -134,8 +134,6 @@ class Program(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Let it write into its image; what it writes is lost."""
     minutes: Annotated[float, Meta(ge=0.001, le=100_000)] = 60.0
     """Minutes that it may take for a film."""
-    gpu_mem_mb: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
-    """MB of GPU memory that it needs. On SLURM, nodes whose GPUs have less are excluded."""
     mem_mb: Annotated[int, Meta(ge=1, le=10_000_000)] = 4000
     """MB of memory that its jobs ask for on a cluster."""
     frames_per_second: Annotated[float, Meta(ge=0.001, le=1_000_000)] = 5.0

@@ -1,1 +1,1 @@
-"""This machine: cores, free disk space, scratch, images, SLURM's answers, child processes."""
+"""This machine: cores, free disk space, scratch, images, child processes."""

@@ -1,7 +1,7 @@
 """The progress of a run: what is done, what is being made, how fast, and about when it will be finished.
 
 It is a fold over the ledger, to which the workers append, here or on a cluster; each file is read on from where the
-last read ended. The scheduler is asked only for the jobs in its queue.
+last read ended.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import TalkiesError, counted, printable
-from ..machine.slurm import queue
 from . import ledger as ledgers
 from .estimate import duration
 from .folder import CHECK_PAGE, GALLERY_PAGE, LOCKS
@@ -214,8 +212,8 @@ def count(plan: Plan, state: State) -> str:
 def status_of(plan: Plan, state: State, *, running: bool) -> tuple[list[str], dict[str, Any]]:
     """Return the state of a run folder: in lines, and as values for JSON. running: a run is at work.
 
-    orphans: films whose pair is no longer wanted. queue: the folder's jobs on a cluster. due: how many items each stage
-    is to make. said: of jobs that ended before their work was done, and of the check.
+    orphans: films whose pair is no longer wanted. due: how many items each stage is to make. said: of jobs that ended
+    before their work was done, and of the check.
     """
     ledger = Ledger.read()
     run = outlook(plan, state.to_make, ledger)
@@ -224,7 +222,7 @@ def status_of(plan: Plan, state: State, *, running: bool) -> tuple[list[str], di
     parts = [f"{animated} of them animated"] * bool(animated)
     parts += [f"{len(begun)} in the making"] * bool(begun)
     said = [*unfinished(state, run), *doubts(plan, ledger.checked)]
-    waiting, at_work, left = queue(Path.cwd()), held_locks(LOCKS), [film.path for film in orphans(plan)]
+    at_work, left = held_locks(LOCKS), [film.path for film in orphans(plan)]
     lines = [count(plan, state) + (f" ({', '.join(parts)})" if parts else "")]
     values = {
         "pairs": len(plan.pairs),
@@ -236,11 +234,9 @@ def status_of(plan: Plan, state: State, *, running: bool) -> tuple[list[str], di
         "at_work": at_work,
         "count": lines[0],
         "run": asdict(replace(run, running=begun)),
-        "queue": waiting and asdict(waiting),
         "said": said,
     }
     lines += [run.so_far] if run.so_far else []
-    lines += [f"on the cluster: {waiting}"] if waiting else []
     lines += [f"in the making: {some(begun)}"] if begun else []
     lines += [*failures(state.failed), *said, *(f"at work: {each}" for each in at_work)]
     return lines + [f"no longer asked for: {printable(path)} (talkies clean removes it)" for path in left], values
