@@ -193,6 +193,10 @@ named("opus.mkv", "-c:a", "libopus")
 named("ac3.mp4", "-c:a", "ac3")
 named("u8.avi", *MPEG4, "-bf", "0", "-c:a", "pcm_u8", rate="15", count=30)
 named("adpcm.avi", *MPEG4, "-bf", "0", "-c:a", "adpcm_ms", rate="15", count=30)
+named("mpeg2.mpg", "-c:v", "mpeg2video", "-c:a", "mp2", rate="25", count=50)
+named("theora.ogv", "-c:v", "libtheora", "-c:a", "libvorbis", rate="25", count=50)
+named("phone.3gp", *MPEG4, "-c:a", "aac", rate="25", count=50)
+named("moving.apng", "-an", "-c:v", "apng", "-f", "apng", rate="25", count=10)
 
 
 # --- time ---

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
@@ -122,22 +121,3 @@ DANCE = {"command": "dance {source} {driving} {output}"}
 def test_which_jobs_ask_for_a_gpu_and_which_image_must_have_one(settings: dict, asks: bool, needs: bool) -> None:
     chosen = complete({"images": ".", "driving": "."} | settings)
     assert (jobs.asks_gpu(chosen), jobs.needs_gpu_image(chosen)) == (asks, needs)
-
-
-def test_the_record_is_as_snakemake_makes_it() -> None:
-    """The names above are those of the installed Snakemake."""
-    from snakemake.jobs import Job
-
-    job = SimpleNamespace(
-        dag=SimpleNamespace(
-            jobid=lambda job: 3,
-            workflow=SimpleNamespace(deployment_settings=SimpleNamespace(deployment_method=frozenset())),
-        ),
-        rule=SimpleNamespace(name="animate"),
-        **{"input": [], "output": ["x"], "log": ["y"], "container_img": None, "shellcmd": "z", "conda_env": None},
-    )
-    made = Job.get_log_error_info(job, msg="m", aux_logs=["slurm.log"], external_jobid="7")
-    assert set(failed("7").__dict__) >= {"event", "rule_name", "rule_msg", "output", "log", "aux"}
-    assert (made["event"], made["rule_name"], made["rule_msg"]) == (LogEvent.JOB_ERROR, "animate", "m")
-    assert made["log"][-1] == "slurm.log"
-    assert made["aux"] == {"external_jobid": "7"}

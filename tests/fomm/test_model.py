@@ -220,12 +220,6 @@ def test_wrong_parameters_are_named(parameters: Any, message: str) -> None:
         build_model(parameters)
 
 
-def test_a_whole_yaml_is_accepted() -> None:
-    parameters = golden.load("tiny64").parameters
-    whole = {"dataset_params": {"root_dir": "data"}, "model_params": parameters}
-    assert build_model(whole).state_dict().keys() == build_model(parameters).state_dict().keys()
-
-
 # ---- keeping what is visible ---------------------------------------------------------------------------------------
 
 
@@ -278,19 +272,7 @@ def test_maps_are_resized_as_interpolated(mode: str, sides: tuple[int, int]) -> 
 
 # ---- keypoints and geometry ----------------------------------------------------------------------------------------
 
-numbers = st.floats(-3, 3, allow_nan=False, width=32)
 sides = st.integers(2, 40)
-
-
-@given(st.integers(1, 6), st.data())
-def test_keypoints_index_keeps_the_frame_axis(count: int, data: st.DataObject) -> None:
-    kp = Keypoints(torch.rand(count, 10, 2), torch.rand(count, 10, 2, 2))
-    i = data.draw(st.integers(-count, count - 1))
-    assert kp.jacobian is not None
-    assert torch.equal(kp[i].value, kp.value[i][None])
-    assert torch.equal(kp[i].jacobian, kp.jacobian[i][None])
-    assert len(kp) == count
-    assert Keypoints(kp.value)[i].jacobian is None
 
 
 @given(sides, sides)

@@ -149,25 +149,6 @@ def test_every_value_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert seen == set(get_args(Network)) == set(PRESETS)
 
 
-@pytest.mark.parametrize("kind", [str, str | None, tuple[str, ...], Annotated[str, Meta(title="x")]], ids=str)
-def test_a_new_key_without_a_value_is_seen(kind: Any) -> None:
-    with pytest.raises(NoValue, match="new_key"):
-        values("new_key", kind)
-
-
-@pytest.mark.slow
-def test_a_box_for_all_and_for_single_files_runs(tmp_path: Path) -> None:
-    run = folder_of(tmp_path / "run")
-    boxes = {PICTURE: {"crop": [0, 0, 200, 200]}, CLIP: {"crop": [20.0, 10, 150.5, 180]}}
-    run.configure(crop=[10, 10, 100, 100], files=boxes, check=True, first=2)
-    run.snakemake()
-    boxes_made = {name: run.record(f"talk/{name}")["source"]["crop"]["box"] for name in ("turned", "two")}
-    assert boxes_made == {"turned": [10, 10, 100], "two": [0, 0, 200]}
-    assert "Nothing to be done" in run.snakemake()
-    assert "3 files" in run.talkies("check")
-    assert "2 films are whole" in run.talkies("verify")
-
-
 @pytest.mark.slow
 def test_every_column_runs(tmp_path: Path) -> None:
     run = folder_of(tmp_path / "run")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,15 +15,12 @@ import bombs
 import clips
 import pytest
 import torch
-from PIL import Image
 from run_folder import BIN, RunFolder, make_clip
 
-from talkies import files, media
 from talkies.errors import InputError
 from talkies.media import ffmpeg, frames, limits
 from talkies.media.clip import probe
 from talkies.media.frames import read_frames
-from talkies.media.pictures import read_picture
 
 
 def talkies(*words: str | Path, cwd: Path, seconds: float = 60) -> str:
@@ -39,51 +33,6 @@ def talkies(*words: str | Path, cwd: Path, seconds: float = 60) -> str:
 
 
 # --- devices and pipes ---
-
-
-def fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def bound_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-
-
-def loop(path: Path) -> None:
-    path.symlink_to(path.name)
-
-
-@pytest.mark.parametrize("make", [fifo, device, bound_socket, loop])
-def test_what_is_no_file_is_refused_at_once(tmp_path: Path, monkeypatch, make: Callable[[Path], None]) -> None:
-    monkeypatch.chdir(tmp_path)  # a socket's path must be short
-    path = Path("a.mp4")
-    make(path)
-    begun = time.monotonic()
-    for read in (media.probe_sound, read_picture):
-        with pytest.raises(InputError, match=r"a\.mp4: .*(not a file|symbolic links)"):
-            read(path)
-    with pytest.raises((InputError, OSError)):
-        files.file_digest(path)
-    assert time.monotonic() - begun < 2
-
-
-@pytest.mark.parametrize("make", [fifo, device])
-def test_commands_refuse_what_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    make(tmp_path / "in")
-    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
-    shutil.copy(clips.get("square.mp4"), tmp_path / "a.mp4")
-    for words in (
-        ["crop", "in", "-o", "out.mp4"],
-        ["animate", "--source", "in", "--driving", "a.mp4", "-o", "out.mp4"],
-        ["animate", "--source", "a.png", "--driving", "in", "-o", "out.mp4"],
-        ["checkpoint", "show", "in"],
-    ):
-        assert "in: this is a device or pipe, not a file" in talkies(*words, cwd=tmp_path), words
 
 
 def test_a_run_passes_over_what_is_no_file_and_makes_the_rest(tmp_path: Path) -> None:

@@ -24,18 +24,6 @@ def test_each_package_has_a_version_and_digests(lock: Path) -> None:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry
 
 
-def test_nothing_else_is_installed_unasked() -> None:
-    """The Makefile and the image install by digest, except talkies itself and a PyTorch that the user chooses."""
-    text = (REPOSITORY / "Makefile").read_text() + (REPOSITORY / "containers/Dockerfile").read_text()
-    installs = [
-        line.strip() for line in text.splitlines() if re.search(r"(\$\(PIP\)|bin/pip) install|pip.* install", line)
-    ]
-    assert len(installs) >= 6
-    free = [line for line in installs if "--require-hashes" not in line and "--no-deps" not in line]
-    assert len(free) == 1, free
-    assert free[0].startswith("$(if $(LOCKED),$(call torch_locked),")
-
-
 def test_another_file_of_that_name_is_refused(tmp_path: Path) -> None:
     name = "torch-2.13.0+cpu-py3-none-any.whl"
     with zipfile.ZipFile(tmp_path / name, "w") as wheel:

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import json
 import os
-import signal
 import socket
 import stat
 import subprocess
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_folder import REPOSITORY, RunFolder, wait_for
+from run_folder import RunFolder, wait_for
 
 from talkies.errors import TalkiesError
 from talkies.files import own_cache
@@ -23,7 +22,6 @@ from talkies.fomm.device import keep_compiled
 from talkies.machine import scratch
 from talkies.machine.scratch import Place, Scratch, find_place, open_scratch
 
-SNAKEFILE = REPOSITORY / "Snakefile"
 DONE = ".talkies/done/animate/pairs-0001.feed"
 LONG = ["a/blue", "a/green", "a/red"]
 
@@ -286,33 +284,6 @@ def test_a_bad_clip_is_named_as_the_user_knows_it(disk: Path, tmp_path: Path) ->
     assert "driving/b.mp4: " in reasons
     assert str(disk) not in reasons
     run.whole(["a/one"])
-
-
-@pytest.mark.slow
-def test_sigterm_in_the_middle_of_a_film_leaves_nothing_on_the_scratch_disk(long_run: RunFolder, disk: Path) -> None:
-    worker = animate(long_run, disk)
-    wait_for(lambda: len(long_run.events("animate")) == 1 and list(disk.glob("*/1.mp4")))
-    worker.terminate()
-    output, _ = worker.communicate(timeout=60)
-    assert worker.returncode == 128 + signal.SIGTERM, output
-    assert list(disk.iterdir()) == []
-    assert not (long_run.path / DONE).exists()
-    done = long_run.events("animate")
-    assert {p.stem for p in (long_run.path / ".talkies/films/animate/a").iterdir()} == {name[2:] for name in done}
-    long_run.goes_on(LONG)
-
-
-@pytest.mark.slow
-def test_what_a_killed_worker_left_on_the_scratch_disk_goes_with_the_next(long_run: RunFolder, disk: Path) -> None:
-    worker = animate(long_run, disk)
-    wait_for(lambda: list(disk.glob("*/0.mp4")))
-    worker.kill()
-    worker.communicate()
-    assert len(list(disk.iterdir())) == 1
-    long_run.configure(engine="fomm", scratch=str(disk))
-    long_run.snakemake()
-    assert list(disk.iterdir()) == []
-    long_run.whole(LONG)
 
 
 @pytest.mark.slow

@@ -152,30 +152,6 @@ def test_each_command_is_understood_by_its_program(monkeypatch, subtests) -> Non
                     parse(words, context)
 
 
-def test_commands_are_found_and_wrong_ones_refused(monkeypatch, capsys) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    told = [shlex.join(words) for _, words in COMMANDS]
-    for wanted in (
-        "talkies init portraits",
-        "snakemake --profile slurm",
-        "talkies stage pull",
-        "talkies animate me.jpg song.mp4",
-        "make cluster-test",
-        "talkies doctor",
-    ):
-        assert wanted in told
-    for wrong in (
-        "talkies animate --sauce me.jpg",
-        "snakemake --profil-e slurm",
-        "make nothing",
-        "pip install --hastily x",
-    ):
-        with pytest.raises((SystemExit, subprocess.CalledProcessError)):
-            parse(wrong.split(), monkeypatch)
-    with pytest.raises(SystemExit):
-        parse(["python", "scripts/stage.py", "push", "--sideways"], monkeypatch)
-
-
 def test_settings_in_the_pages_are_settings() -> None:
     known = set(fields_of(Settings))
     seen = 0

@@ -35,10 +35,6 @@ def test_the_image_is_locked_to_what_is_tested_here() -> None:
     assert not [line for line in pins if line.startswith(("torch", "snakemake"))]
 
 
-def test_the_base_is_pinned() -> None:
-    assert len(base().rpartition("@sha256:")[2]) == 64
-
-
 def base() -> str:
     (line,) = [line for line in (REPOSITORY / "containers/Dockerfile").read_text().splitlines() if "ARG BASE=" in line]
     return line.removeprefix("ARG ")

@@ -33,13 +33,3 @@ def test_a_room_knows_only_those_below_it() -> None:
             above = {each for each in imported(path) if each in ORDER and ORDER.index(each) > ORDER.index(room)}
             wrong += [f"{path.relative_to(PACKAGE)} imports from {each}" for each in above]
     assert not wrong
-
-
-def test_only_fomm_imports_torch() -> None:
-    lines = {path: path.read_text().splitlines() for path in FILES}
-    found = {
-        path.relative_to(PACKAGE).parts[0]
-        for path, each in lines.items()
-        if any(line.startswith(("import torch", "from torch")) for line in each)
-    }
-    assert found == {"fomm"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tomllib
 import zipfile
 from pathlib import Path
 
@@ -66,24 +65,6 @@ def test_unknown_names_are_refused() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'mouth'"):
         talkies.mouth  # noqa: B018
-
-
-def test_a_plain_install_needs_no_torch() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert not [line for line in project["dependencies"] if line.startswith(("torch", "safetensors"))]
-    assert [line for line in project["optional-dependencies"]["engine"] if line.startswith("torch")]
-
-
-def test_the_lock_holds_no_torch_and_only_hashed_files() -> None:
-    lock = (ROOT / "requirements" / "dev.lock").read_text()
-    names = [line.split("==")[0] for line in lock.splitlines() if "==" in line and not line.startswith((" ", "#"))]
-    assert not [name for name in names if name in ("torch", "triton") or name.startswith("nvidia")]
-    assert {"hatchling", "editables", "filelock", "fsspec", "jinja2", "networkx", "sympy", "typing-extensions"} <= {
-        *names
-    }
-    assert lock.count("--hash=sha256:") > len(names)
-    assert "file:" not in lock
-    assert "--index-url" not in lock
 
 
 def test_the_wheel_brings_workflow_profiles_page_and_weights(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from talkies.report.page import is_ours, write_page
 from talkies.run import lock as locks
 from talkies.run import record
 from talkies.run.lock import GONE_SECONDS, HEARTBEAT_SECONDS, held_locks, is_abandoned, lock, renew
-from talkies.run.record import FilmPicture, Record, Recorded, Talkie, file_facts, is_unchanged
+from talkies.run.record import FilmPicture, Recorded, Talkie, file_facts, is_unchanged
 
 # --- keys --------------------------------------------------------------------------------------------------
 
@@ -78,12 +78,6 @@ def test_a_files_bytes_are_on_the_disk_before_it_has_its_name(tmp_path: Path, mo
     (_, part), *_ = told
     assert part.startswith(".a.json.")
     assert told == [("fsync", part), ("rename", part), ("fsync", tmp_path.name)]
-
-
-def test_equal_values_are_equal_bytes(tmp_path: Path) -> None:
-    write_json(tmp_path / "a", {"x": 1, "y": {"p": 2, "q": 3}})
-    write_json(tmp_path / "b", {"y": {"q": 3, "p": 2}, "x": 1})
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 DEEP = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -169,15 +163,6 @@ def test_a_record_is_fresh_while_key_and_film_are_its_own(tmp_path: Path) -> Non
     film.remove()
     film.remove()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_film_can_be_described_before_it_has_its_name(tmp_path: Path) -> None:
-    film, part = Recorded(tmp_path / "a.mp4", Record), tmp_path / ".a.mp4.part"
-    part.write_bytes(b"film")
-    film.describe(Record(key="k"), of=part)
-    assert film.fresh("k") is None
-    part.rename(film.path)
-    assert film.fresh("k")
 
 
 # --- locks -------------------------------------------------------------------------------------------------

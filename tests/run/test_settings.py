@@ -121,7 +121,7 @@ ROWS = {
     "image driving variant\nred a b/c": "line 2: variant: must be at most 40 letters, digits and . _ -",
     "image driving start\nred a nan": "line 2: start: must be a number of at least 0, not 'nan'",
     f"image driving start\nred a {DIGITS}": "line 2: start: must be a number",
-    "image driving start end\nred a 2 1": "line 2: end: 1 s is not after the start: give a later one",
+    "image driving start end\nred a 2 2": "line 2: end: 2 s is not after the start: give a later one",
     "image driving flip\nred a yes": "line 2: flip: must be true or false, not 'yes'",
     "image driving best_frame\nred a last": "line 2: best_frame: must be auto or a whole number of at least 0",
     "image driving crop\nred a 0,0,0,1": 'line 2: crop: crop "0,0,0,1": give a width and height of at least 1 pixel',

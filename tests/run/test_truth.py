@@ -270,6 +270,22 @@ def test_a_picture_that_is_removed_and_back_is_not_made_again(run: ToyRun) -> No
     is_calm(run)
 
 
+def test_a_pilot_makes_the_first_pairs_and_takes_nothing_away(new: ToyRun) -> None:
+    pilot, everything = configure(first=2), configure(first=None)
+    pilot(new)
+    assert new.run() == Counter(crop=2, cut=1, motion=1, animate=2, remux=2)
+    everything(new)
+    assert new.run() == Counter(crop=1, cut=1, motion=1, animate=4, remux=4)
+    for change in (lambda run: None, gone(".talkies/done")):  # also as after an interrupted run
+        change(new)
+        configure(first=1)(new)
+        assert new.run() == Counter()
+        plan, _ = new.plan()
+        assert (list(upkeep.orphans(plan)), upkeep.leftovers(plan)) == ([], [])
+    everything(new)
+    is_calm(new)
+
+
 # --- failures ----------------------------------------------------------------------------------------------
 
 

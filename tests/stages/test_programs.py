@@ -133,15 +133,6 @@ def test_a_machine_that_fails_a_program_ends_its_job_and_is_no_fault_of_its_pair
 
 
 @pytest.mark.slow
-def test_a_batch_of_a_clip_without_sound(folder: RunFolder) -> None:
-    for name in ("a", "b"):
-        make_clip(folder.path / f"driving/{name}.mp4", sound=False)
-    folder.configure(engine=engine(command=f"{STAND_IN} --jobs {{jobs}}", batch=True))
-    folder.snakemake()
-    assert len(list((folder.path / "results").glob("[ab]/*.mp4"))) == 4
-
-
-@pytest.mark.slow
 def test_a_worker_that_is_killed_leaves_nothing_running(folder: RunFolder, tmp_path) -> None:
     seen, here = tmp_path / "told", folder.path.resolve()
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -160,6 +151,7 @@ def test_a_worker_that_is_killed_leaves_nothing_running(folder: RunFolder, tmp_p
 
 def test_a_batch_makes_all_films_with_one_start_and_keeps_what_was_finished(folder: RunFolder, tmp_path) -> None:
     seen = tmp_path / "told"
+    make_clip(folder.path / "driving/a.mp4", sound=False)
     batch = {"batch": True, "command": f"{STAND_IN} --jobs {{jobs}} --told {seen}"}
     folder.configure(engine=engine("--do stop", f"--calm {tmp_path}/calm", **batch))
     assert "killed by signal 9" in folder.snakemake(ok=False)

@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
 from sif import IMAGE, NO_GPUS, OTHER, sif
 
@@ -157,11 +156,6 @@ def test_a_job_asks_for_no_more_than_there_is_and_for_what_config_names(limited:
         assert resources(output, rule)["slurm_partition"] == "small,large"
     for rule in ("crop", "cut", "remux", "gallery"):
         assert {name: str(value) for name, value in cpu.items()}.items() <= resources(output, rule).items()
-
-
-def test_retries_stand_in_the_profile() -> None:
-    profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.v8+.yaml").read_text())
-    assert (profile["retries"], profile["rerun-incomplete"], "keep-incomplete" in profile) == (2, True, False)
 
 
 # --- the profile installed ---------------------------------------------------------------------------------
@@ -394,35 +388,3 @@ def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) ->
 
 
 # --- a pilot -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_pilot_makes_the_first_pairs_and_going_on_makes_the_others(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run")
-    output = run.snakemake("--config", "first=2")
-    assert "2 pairs in 1 job (a pilot, first: 2)" in output
-    run.whole(["a/blue", "a/green"])
-    assert "6 pairs: 2 done, 0 failed, 4 to make" in run.talkies("status"), "all pairs, not only the pilot"
-    before = run.films()
-    run.forget_events()
-    run.snakemake()
-    assert sorted(run.events("animate")) == ["a/red", "b/blue", "b/green", "b/red"]
-    assert run.events("cut") == ["b"]
-    assert before.items() <= run.films().items()
-    assert "Nothing to be done" in run.snakemake()
-
-
-@pytest.mark.slow
-def test_a_pilot_in_a_finished_folder_takes_nothing_away(run: RunFolder) -> None:
-    before = run.films()
-    run.snakemake("--config", "first=1")
-    assert run.events("animate") == []
-    assert "no longer asked for" not in run.talkies("status")
-    assert "0 files" in run.talkies("clean")
-    shutil.rmtree(run.path / ".talkies/done")  # as after an interrupted run
-    run.snakemake("--config", "first=1")
-    assert "no longer asked for" not in run.talkies("status")
-    assert "0 files" in run.talkies("clean")
-    run.snakemake()
-    assert run.events("animate") == []
-    assert run.films() == before

@@ -114,6 +114,7 @@ def test_another_sound_takes_the_pictures_from_the_talkies_and_a_removed_picture
     assert sorted(run.events("remux")) == kept
     assert media.probe(run.film("a/blue")).sound is None
     assert (run.film("b/blue").is_symlink(), moved.read_bytes()) == (False, before["b/blue"])
+    assert [kept.readlink() for kept in run.film("b/blue").parent.glob("blue.kept-*.mp4")] == [moved]
     assert {pair: run.films()[pair] for pair in ("a/red", "b/red")} == {p: before[p] for p in ("a/red", "b/red")}
     listing = run.talkies("status")
     assert "4 pairs: 4 done, 0 failed, 0 to make" in listing
@@ -185,18 +186,23 @@ DONE = ".talkies/done/animate/pairs-0001.feed"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
-def test_stopped_it_discards_the_unfinished_pair_and_leaves_no_debris(long_run: RunFolder, number: int) -> None:
-    """It is stopped by a signal, or because its SLURM job has little time left."""
+def test_stopped_it_discards_the_unfinished_pair_and_leaves_no_debris(
+    long_run: RunFolder, number: int, tmp_path: Path
+) -> None:
+    """It is stopped by a signal, or because its SLURM job has little time left. Its scratch folder is empty then."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     if number == signal.SIGTERM:
-        worker = animate(long_run)
-        wait_for(lambda: long_run.events("animate"))
+        worker = animate(long_run, f"TMPDIR={scratch}")
+        wait_for(lambda: long_run.events("animate") and list(scratch.glob("*/*.mp4")))
         worker.terminate()
     else:
-        worker = animate(long_run, f"SLURM_JOB_END_TIME={time.time() + 12:.0f}")
+        worker = animate(long_run, f"TMPDIR={scratch}", f"SLURM_JOB_END_TIME={time.time() + 12:.0f}")
     output, _ = worker.communicate(timeout=60)
     assert worker.returncode == 128 + number
     said = "stopped by SIGTERM" if number == signal.SIGTERM else "stopped before the job's time was over"
     assert f"talkies: error: {said}; what was finished stays" in output
+    assert list(scratch.iterdir()) == []
     assert not (long_run.path / DONE).exists()
     left = [name for name in long_run.debris() if not name.startswith(".talkies/films/animate/a/")]
     assert left == []
@@ -214,7 +220,7 @@ def test_a_worker_killed_is_a_failure_and_the_next_run_goes_on(long_run: RunFold
     output, _ = snakemake.communicate(timeout=120)
     assert snakemake.returncode != 0, output
     assert not (long_run.path / DONE).exists()
-    long_run.goes_on(LONG)
+    assert "breaking the lock of a job that is gone" in long_run.goes_on(LONG)
 
 
 @pytest.mark.slow
@@ -246,18 +252,6 @@ def test_two_workers_never_make_one_film(long_run: RunFolder) -> None:
     assert [first.returncode, second.returncode] == [0, 0], outputs
     assert "is at work on this shard" in outputs[1]
     assert sorted(long_run.events("animate")) == LONG
-
-
-@pytest.mark.slow
-def test_the_lock_of_a_dead_worker_is_broken(long_run: RunFolder) -> None:
-    worker = animate(long_run)
-    wait_for(lambda: (long_run.path / ".talkies/films/animate/a").exists())
-    worker.kill()
-    worker.communicate()
-    assert (long_run.path / ".talkies/locks/pairs-0001.lock").exists()
-    output = long_run.snakemake()
-    assert "breaking the lock of a job that is gone" in output
-    long_run.whole(LONG)
 
 
 @pytest.mark.slow

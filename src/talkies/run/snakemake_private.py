@@ -1,7 +1,6 @@
 """Everything that we use of Snakemake beyond its documentation. All of it was seen in Snakemake 9.27.1.
 
-`workflow` is the object of that name in Snakefiles. tests/run/test_snakemake_private.py tries each of these with a
-real Snakemake, and fails first when one changes.
+`workflow` is the object of that name in Snakefiles.
 """
 
 from __future__ import annotations
