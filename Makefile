@@ -74,9 +74,9 @@ lint: $(TOOLS) ## style, types and the workflow's own rules
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-docs: $(TOOLS) ## write docs/configuration.md and the schema of config.yaml from its keys, build the pages into build/site
-	$(BIN)/talkies config --format markdown > docs/.configuration.md && mv docs/.configuration.md docs/configuration.md
-	$(BIN)/talkies config --format schema > workflow/schemas/.config && mv workflow/schemas/.config workflow/schemas/config.schema.yaml
+docs: $(TOOLS) ## write config.yaml and its schema from the settings, build the pages into build/site
+	$(BIN)/talkies config > .config.yaml && mv .config.yaml config.yaml
+	$(BIN)/talkies config --schema > workflow/schemas/.config && mv workflow/schemas/.config workflow/schemas/config.schema.yaml
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "The pages:  $$(pwd)/build/site/index.html"
 

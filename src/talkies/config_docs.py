@@ -1,11 +1,11 @@
-"""The docs of config.yaml and the pairs table, made from the settings' types: a commented file, a page, a schema."""
+"""The docs of config.yaml and the pairs table, made from the settings' types: a commented file, a schema."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -16,19 +16,17 @@ import yaml
 from msgspec import NODEFAULT, UNSET, Struct
 
 from . import settings
-from .files import shipped, to_plain
+from .files import to_plain
 from .media.crop import FORMS
 from .settings import Row, Section, Settings, fields_of, is_section, options, words
 
-EXAMPLE_TABLE = "run_folder/pairs.tsv"
-"""In the workflow's folder: a pair, and a part of the same pair."""
 TABLE = (
     "The key pairs names it: tab separated, with a header line. An empty cell takes the run's setting. Rows of one "
     "pair need different variants."
 )
 ENTRY = "NAME"
 """In place of a name that the user gives, such as a file's."""
-MADE = "Made by `talkies config --format {}` from src/talkies/settings.py: edit that, then `make docs`."
+MADE = "Made by `talkies config --schema` from src/talkies/settings.py: edit that, then `make docs`."
 CUT = {"type": ["string", "array"], "title": FORMS}
 COMMAND = {"type": "string", "title": "a command with placeholders", "pattern": r"[\s{]"}
 
@@ -124,45 +122,9 @@ def _yaml(key: Key, value: str, start: str = "") -> list[str]:
     return [*lines, *([f"{start}{last}: {value}"] if key.optional else [])]
 
 
-def as_markdown() -> str:
-    """Return the page docs/configuration.md."""
-    rows = [
-        (f"`{k.name}`", f"`{k.default}`" if k.default else "", k.meaning) for t in keys_of(Settings) for k in t.all()
-    ]
-    example = (shipped("workflow") / EXAMPLE_TABLE).read_text().expandtabs(12)
-    return f"""\
-# Configuration
-
-<!-- {MADE.format("markdown")} -->
-
-Settings are in `config.yaml` in the run folder. Every key has a default; an unknown key or a wrong value is
-refused before anything runs. `talkies config` prints this page's texts on a terminal. For one run alone:
-
-    snakemake --config first=3
-
-| key | default | meaning |
-|---|---|---|
-{_rows(rows)}
-## The pairs table
-
-{TABLE}
-
-| column | meaning |
-|---|---|
-{_rows([(f"`{column.name}`", column.meaning) for column in keys_of(Row)])}
-For example:
-
-{textwrap.indent(example, "    ")}"""
-
-
-def _rows(rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [f"| {' | '.join(row)} |\n" for row in rows]
-    return "".join(lines).replace("<", "&lt;")
-
-
 def as_schema() -> str:
     """Return the file workflow/schemas/config.schema.yaml."""
-    return f"# {MADE.format('schema')}\n" + yaml.safe_dump(schema(), sort_keys=False, allow_unicode=True, width=120)
+    return f"# {MADE}\n" + yaml.safe_dump(schema(), sort_keys=False, allow_unicode=True, width=120)
 
 
 def schema() -> dict[str, Any]:

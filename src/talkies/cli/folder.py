@@ -24,7 +24,7 @@ def add_commands(commands: Commands) -> None:
     new.add_argument("folder", type=Path, metavar="DIR", help="new or there already; nothing in it is overwritten")
     new.add_argument("--examples", action="store_true", help="with the example pictures and videos in it")
     keys = commands.add("config", configuration, "Print a config.yaml with every key, its default and its meaning.")
-    keys.add_argument("--format", choices=["yaml", "markdown", "schema"], default="yaml", help="yaml, if not given")
+    keys.add_argument("--schema", action="store_true", help="print the JSON schema that editors check it by")
 
     carry = commands.add(
         "stage", stage, "Carry this folder's run to a cluster and its results back, by rsync over ssh."
@@ -85,8 +85,7 @@ def configuration(chosen: argparse.Namespace) -> None:
     """Print every key of config.yaml and every column of the pairs table: default, meaning, kind of value."""
     from .. import config_docs
 
-    forms = {"yaml": config_docs.as_yaml, "markdown": config_docs.as_markdown, "schema": config_docs.as_schema}
-    print(forms[chosen.format]().rstrip())
+    print((config_docs.as_schema() if chosen.schema else config_docs.as_yaml()).rstrip())
 
 
 def stage(chosen: argparse.Namespace) -> None:

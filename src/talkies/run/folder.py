@@ -83,15 +83,14 @@ def lay_out(folder: Path, *, examples: bool = False) -> tuple[list[str], list[st
 
     examples: also copy the example pictures and videos into it. Raises TalkiesError if it can't be a run folder.
     """
-    from ..config_docs import EXAMPLE_TABLE, as_yaml  # with PyYAML, which no job needs
+    from ..config_docs import as_yaml  # with PyYAML, which no job needs
 
     if folder.exists() and not folder.is_dir():
         raise TalkiesError(f"{printable(folder)}: this is a file: give a folder's name, new or there already")
     workflow, profiles = shipped("workflow"), shipped("profiles")
     files = {
         "config.yaml": as_yaml(images=PICTURES, driving=VIDEOS).encode(),
-        "Snakefile": (workflow / "run_folder" / "Snakefile").read_bytes(),
-        "pairs.tsv": (workflow / EXAMPLE_TABLE).read_bytes(),
+        **{path.name: path.read_bytes() for path in (workflow / "run_folder").iterdir()},
     }
     files |= {f"profiles/{path.relative_to(profiles)}": path.read_bytes() for path in sorted(profiles.glob("*/*"))}
     if examples:
