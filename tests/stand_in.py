@@ -39,7 +39,6 @@ def main() -> int:
     parser.add_argument("--source_image")
     parser.add_argument("--driving_video")
     parser.add_argument("--result_video")
-    parser.add_argument("--result_folder")
     parser.add_argument("--jobs")
     parser.add_argument("--relative", action="store_true")
     parser.add_argument("--adapt_scale", action="store_true")
@@ -69,9 +68,7 @@ def main() -> int:
     if "kill" in args.do:
         os.kill(os.getpid(), signal.SIGKILL)
     if "crash" in args.do:
-        print(
-            "ValueError: this picture\x1b[31m is too \xe9 for me".encode("latin-1").decode("latin-1"), file=sys.stderr
-        )
+        print("ValueError: this picture\x1b[31m is too \xe9 for me", file=sys.stderr)
         return 3
     if "memory" in args.do:
         print("torch.cuda.OutOfMemoryError: CUDA out of memory.", file=sys.stderr)
@@ -87,18 +84,14 @@ def main() -> int:
                 time.sleep(12)
                 os.kill(os.getpid(), signal.SIGKILL)
         return 0
-    output = args.result_video or f"{args.result_folder}/{Path(args.source_image).stem}--{time.time():.0f}.mp4"
-    mixed(args.source_image, args.driving_video, output, args.side, args.rate, args.frames)
+    film = Path(args.result_video)
+    mixed(args.source_image, args.driving_video, str(film), args.side, args.rate, args.frames)
     time.sleep(args.rest)
     if "half" in args.do:
-        film = Path(output)
         film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     if "link" in args.do:
-        film = Path(output)
         film.rename(film.parents[1] / "elsewhere.mp4")
         film.symlink_to(film.parents[1] / "elsewhere.mp4")
-    if "two" in args.do:
-        Path(output).with_name("other.mp4").write_bytes(Path(output).read_bytes())
     if "files" in args.do:
         Path("left.txt").write_text("left")
         (Path.home() / "cache").write_text("left")

@@ -188,8 +188,10 @@ class ToyRun:
             original = crop.read_original(bench, file)
             if file.read_bytes().startswith(b"broken"):
                 raise InputError(file, "broken: mend it")
-        if stage.of == "pairs" and plan.before(stage, item):
-            assert bench.film(item)
+        if stage.of == "pairs" and (before := plan.before(stage, item)):
+            made, film = bench.film(item)
+            assert getattr(made, "picture_key", made.key) == plan.known_key(before.name, item)
+            assert self._text(plan, before, item) in film.read_text()
         text = self._text(plan, stage, item)
         picture = FilmPicture("25", 256)
         key = bench.key(item)

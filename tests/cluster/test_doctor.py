@@ -99,16 +99,6 @@ def test_a_login_node_needs_no_torch(site: Site) -> None:
     assert said["scratch"][0][0] == "ok"
 
 
-def test_the_lines_for_people(site: Site) -> None:
-    site.cluster()
-    (site.run / "talkies.sif").unlink()
-    assert main(["doctor"]) == 1
-    lines = site.capsys.readouterr().out.splitlines()
-    assert lines[0].strip().startswith("on a login node (")
-    assert any(line.startswith("MISSING image: config.yaml: container: there is no image talkies") for line in lines)
-    assert lines[-1] == "1 thing to mend"
-
-
 OFF = "echo AccountingStorageType = accounting_storage/none; echo MinJobAge = {} sec"
 ON = "echo AccountingStorageType = accounting_storage/slurmdbd; echo MinJobAge = 30 sec"
 NO_SACCT = "echo 'sacct: error: Connection refused' >&2; exit 1"
@@ -279,18 +269,6 @@ def test_a_folder_that_the_image_does_not_see(site: Site, tmp_path: Path) -> Non
     said = {text.split(" ")[0]: (grade, text) for grade, text in site.says(1)["folders"]}
     assert said[f"{tmp_path}/pictures"][0] == "ok"
     assert "start the image with --bind" in said[f"{tmp_path}/gone"][1]
-
-
-@pytest.mark.slow
-def test_a_gpu_granted_on_a_machine_without_one_is_missing_for_the_real_torch(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if Path("/proc/driver/nvidia/version").exists():
-        pytest.skip("a GPU that is granted and missing (there is one here)")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert main(["doctor"]) == 1
-    assert "MISSING GPU: a GPU is given and does not work" in capsys.readouterr().out
 
 
 # --- this machine ------------------------------------------------------------------------------------------

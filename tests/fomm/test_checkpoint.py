@@ -334,15 +334,6 @@ def test_an_unwritten_file_leaves_no_debris(model: FirstOrderModel, tmp_path: Pa
 any_bytes = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@any_bytes
-@given(st.binary(max_size=700), st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x20\0\0\0\0\0\0\0{"]))
-def test_any_bytes_get_a_line(tmp_path: Path, content: bytes, head: bytes) -> None:
-    path = tmp_path / "any.pth.tar"
-    path.write_bytes(head + content)
-    with pytest.raises(TalkiesError):
-        load_checkpoint(path)
-
-
 @pytest.fixture(scope="module")
 def small_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """One tiny checkpoint in each format."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -145,17 +143,6 @@ class Failing(Slow):
         super().write(frame)
 
 
-class Vanishing(Slow):
-    """Its folder is removed at its third frame."""
-
-    def write(self, frame: NDArray[np.uint8]) -> None:
-        if self.frames == 2:
-            for path in self.path.parent.iterdir():
-                path.unlink()
-            self.path.parent.rmdir()
-        super().write(frame)
-
-
 class Jobs:
     """Jobs of a clip and a picture, with letters as names of their films, and notes of what happened to them."""
 
@@ -237,17 +224,15 @@ def test_where_encoders_are_slow_several_films_are_open_and_come_in_order(
     assert 0.5 * took < sum(jobs.seconds) <= took, "each film counts its share of the time"
 
 
-@pytest.mark.parametrize("kind", [Failing, Vanishing])
-def test_an_encoder_that_fails_takes_no_other_film_with_it(model: FirstOrderModel, jobs: Jobs, kind) -> None:
-    names, made = "abcdefghij" if kind is Failing else "b", []
-    asked = (jobs.job(name, kind if name == "b" else Slow) for name in names)
+def test_an_encoder_that_fails_takes_no_other_film_with_it(model: FirstOrderModel, jobs: Jobs) -> None:
+    made: list[str] = []
+    asked = (jobs.job(name, Failing if name == "b" else Slow) for name in "abcdefghij")
     with Engine(model, batch=1, threads=2) as engine:
-        with pytest.raises((OSError, TalkiesError), match=r"No space|b\.mp4"):
+        with pytest.raises(OSError, match="No space"):
             made.extend(job.name for job, _ in engine.films(asked))
         assert jobs.left == [f"{name}.mp4" for name in made]
-        if kind is Failing:
-            assert (made[0], "b" in made, len(made) < 9) == ("a", False, True), "no further films are started"
-            assert [fault for _, fault in engine.films([jobs.job("z")])] == [None], "the engine still works"
+        assert (made[0], "b" in made, len(made) < 9) == ("a", False, True), "no further films are started"
+        assert [fault for _, fault in engine.films([jobs.job("z")])] == [None], "the engine still works"
 
 
 @pytest.mark.parametrize("number", [7, 100, -1])
@@ -281,55 +266,6 @@ def test_a_stop_leaves_no_part_of_the_films_that_are_open(model: FirstOrderModel
     left = {path.stem for path in jobs.folder.iterdir()} - {"h"}
     assert {"a", "b"} <= left < set("abcdefg"), "films that were nearly done may be finished"
     assert {media.probe(jobs.folder / f"{name}.mp4").frames for name in left} == {7}
-
-
-def test_an_exception_of_progress_leaves_no_part_of_a_film(model: FirstOrderModel, jobs: Jobs) -> None:
-    def stop(count: int) -> None:
-        raise KeyboardInterrupt
-
-    jobs.progress = type("Stop", (), {"append": staticmethod(stop)})()
-    with Engine(model, batch=3, threads=1) as engine, pytest.raises(KeyboardInterrupt):
-        list(engine.films([jobs.job("a")]))
-    assert jobs.left == []
-
-
-MEASURED = """
-import sys
-from fractions import Fraction
-from pathlib import Path
-import numpy as np
-from PIL import Image
-from talkies.engines import FilmJob, Movement
-from talkies.fomm.engine import Engine
-from talkies import load_model
-from talkies.media import FrameWriter
-from talkies.fomm.motion import detect_motion
-from talkies.fomm.precision import fast_form
-
-count, path = int(sys.argv[1]), Path(sys.argv[2])
-model = fast_form(load_model("demo"), "fp32")
-y, x = np.mgrid[0:256, 0:256]
-frames = (np.stack([(x + 3 * t) % 256, (y + 2 * t) % 256, x], -1).astype(np.uint8) for t in range(count))
-with Engine(model, threads=1) as engine:
-    detect_motion(model, frames, Fraction(25)).save(path.with_suffix(".npz"))
-    Image.new("RGB", (256, 256), (90, 90, 90)).save(path.with_suffix(".png"))
-    place = path.with_suffix(".png"), path.with_suffix(".npz"), lambda: None, count
-    writer = FrameWriter(path, Fraction(25))
-    ends = {"done": lambda seconds: None, "progress": lambda count: None}
-    (made,) = engine.films([FilmJob("p", "p", "take", "", *place, Movement(), writer, **ends)])
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
-"""
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_clip(tmp_path: Path) -> None:
-    def peak(frames: int) -> int:
-        command = [sys.executable, "-c", MEASURED, str(frames), str(tmp_path / "a.mp4")]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    short = peak(160)  # enough to fill the queues to the encoder
-    # On a busy machine the allocator may hold more memory once; frames that are kept would show each time.
-    assert any((long := peak(500)) < 1.1 * short for _ in range(2)), f"{short} kB for 160 frames, {long} kB for 500"
 
 
 # --- memory ------------------------------------------------------------------------------------------------

@@ -312,7 +312,3 @@ def test_the_best_frame_is_the_sources_pose_wherever_and_however_large(
     value = driving.value.clone()
     value[place] = turned(source.value[0], 0.0, size, x, y).float()
     assert best_frame(source, Keypoints(value, driving.jacobian)) == place
-
-
-def test_of_equal_poses_the_first_is_the_best_frame() -> None:
-    assert best_frame(SOURCE, Keypoints(SOURCE.value.expand(3, -1, -1))) == 0

@@ -216,20 +216,6 @@ def test_a_wrong_call(here: Path, words: list[str], capsys) -> None:
     assert "usage:" in capsys.readouterr().err
 
 
-def test_where_weights_are_missing_every_door_names_the_command(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path / "run", images=["red"], clips=["a"])
-    run.configure(model={"preset": "vox-adv-256"})
-    command = "`talkies checkpoint fetch vox-adv-256` gets them"
-    animate = ("animate", "--source", "images/red.png", "--driving", "driving/a.mp4", "-o", "x.mp4", "--crop-source")
-    animate += ("center", "--crop-driving", "center", "--model", "vox-adv-256")
-    for said in (run.talkies(*animate, ok=False), run.talkies("check", ok=False), run.talkies("doctor", ok=False)):
-        (line,) = [line for line in said.splitlines() if "checkpoint" in line]
-        assert command in line
-    (line,) = [line for line in run.snakemake("-n", ok=False).splitlines() if "checkpoint" in line]
-    assert command in line
-    assert "Traceback" not in line
-
-
 def test_a_preset_that_was_fetched_is_planned_as_the_file_named_by_its_path(tmp_path: Path, monkeypatch) -> None:
     run = RunFolder.create(tmp_path / "run", images=["red"], clips=["a"])
     monkeypatch.chdir(run.path)

@@ -7,9 +7,6 @@ from pathlib import Path
 import pytest
 from run_folder import RunFolder, draw_picture
 
-from talkies import settings as config
-from talkies.run.inputs import folders_outside
-
 
 @pytest.fixture
 def awkward(tmp_path: Path) -> RunFolder:
@@ -22,14 +19,6 @@ def awkward(tmp_path: Path) -> RunFolder:
     return run
 
 
-def test_without_an_image_the_linked_picture_is_animated(awkward: RunFolder) -> None:
-    output = awkward.snakemake(ok=False)  # the broken link is reported as a picture that can't be read
-    assert "2 pairs" in output
-    assert "images/gone.png: " in output
-    assert "can't be shown to the image" not in output
-    awkward.whole(["a/anna"])
-
-
 def test_in_an_image_the_folder_is_refused_before_any_job(awkward: RunFolder) -> None:
     for how in (["--sdm", "apptainer"], ["-n", "--sdm", "apptainer"]):
         output = awkward.snakemake(*how, ok=False)
@@ -38,11 +27,3 @@ def test_in_an_image_the_folder_is_refused_before_any_job(awkward: RunFolder) ->
         assert not (awkward.path / ".talkies/done").exists()
     awkward.configure(container=None)
     assert "2 pairs" in awkward.snakemake("-n", "--sdm", "apptainer")
-
-
-def test_links_to_nowhere_ask_for_no_folder(awkward: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(awkward.path)
-    (awkward.path / "images/long.png").symlink_to("/" + "x" * 300)
-    (awkward.path / "images/loop.png").symlink_to("loop.png")
-    settings = config.complete({"images": "images", "driving": "driving"})
-    assert [folder.name for folder in folders_outside(settings)] == ["Photos, 2020"]

@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import bombs
 import clips
 import pytest
 import torch
-from run_folder import BIN, RunFolder, make_clip
+from run_folder import BIN, RunFolder
 
 from talkies.errors import InputError
 from talkies.media import ffmpeg, frames, limits
@@ -112,17 +111,6 @@ def test_a_clip_that_takes_too_much_time_is_its_own_fault(monkeypatch: pytest.Mo
 # --- small files that are expensive to read ---
 
 
-def test_frames_are_no_more_than_were_counted(tmp_path: Path) -> None:
-    path = bombs.no_time_scale(tmp_path / "a.mp4")
-    assert path.stat().st_size < 100_000
-    clip = probe(path)
-    begun = time.monotonic()
-    count = sum(1 for _ in read_frames(clip))
-    assert count == clip.frames
-    assert clip.duration < 10
-    assert time.monotonic() - begun < 20
-
-
 def test_a_gif_of_half_a_million_frames_is_refused_unless_a_part_is_asked_for(tmp_path: Path) -> None:
     clip = probe(bombs.long_gif(tmp_path / "a.gif"))
     assert clip.frames == 500_000
@@ -195,14 +183,3 @@ def test_weights_and_motions_that_would_fill_the_memory_or_never_end_are_refused
 
 
 # --- a run with a picture that never ends ---
-
-
-@pytest.mark.slow
-def test_a_picture_that_stops_its_decoder_costs_that_picture_alone(tmp_path: Path) -> None:
-    """A run of three pictures, one of which uses up its decoder's time; the films of the others are made."""
-    run = RunFolder.create(tmp_path / "run", ["red", "blue"], [])
-    make_clip(run.path / "driving/a.mp4", frames=3)
-    bombs.scans(run.path / "images/scans.jpg", 1200, 20_000)
-    said = run.snakemake(ok=False)
-    assert set(run.films()) == {"a/red", "a/blue"}
-    assert "scans.jpg: reading it takes too long for its size" in said

@@ -56,29 +56,6 @@ def test_a_run_leaves_what_was_there_before_it(tmp_path: Path) -> None:
     assert [path for path in others if path.read_bytes() != MINE] == []
 
 
-def test_what_is_no_longer_shown_goes_and_nothing_else(run: RunFolder) -> None:
-    """Private pages that are no longer needed go, and so do pictures and mosaics that no page shows."""
-    plan = run.path / ".talkies/plan.json"
-    before = plan.read_text()
-    told = json.loads(before)
-    told["settings"]["gallery"]["mosaic"] = 4
-    next(iter(told["pairs"].values()))["private"] = True
-    plan.write_text(json.dumps(told))
-    run.talkies("gallery")
-    results = run.path / "results"
-    shown = [results / f"{name}_files/shown" for name in ("private", "index")]
-    assert [len(list(folder.glob("*.mp4"))) for folder in shown] == [4, 4], "two clips with a mosaic each"
-    mine = [write(shown[0].parent / "letters.txt"), write(shown[0] / "x.mp4"), write(shown[1] / "y.txt")]
-    edited = write(next(shown[0].glob("*.png")), b"painted over")
-    plan.write_text(before)
-    run.talkies("gallery")
-    assert not (results / "private.html").exists()
-    assert sorted(path for path in shown[0].parent.rglob("*") if path.is_file()) == sorted([*mine[:2], edited])
-    assert len(list(shown[1].glob("*.mp4"))) == 2, "no mosaic is asked for"
-    assert all(path.read_bytes() == MINE for path in mine)
-    assert edited.read_bytes() == b"painted over"
-
-
 @pytest.mark.parametrize("link", ["index_files", "index_files/shown"])
 def test_a_link_is_never_followed(run: RunFolder, tmp_path: Path, link: str) -> None:
     """A link among the page's files leads to a folder of the user, which holds files of the same names."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import socket
 import stat
@@ -14,16 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_folder import RunFolder, wait_for
+from run_folder import RunFolder
 
 from talkies.errors import TalkiesError
 from talkies.files import own_cache
 from talkies.fomm.device import keep_compiled
 from talkies.machine import scratch
 from talkies.machine.scratch import Place, Scratch, find_place, open_scratch
-
-DONE = ".talkies/done/animate/pairs-0001.feed"
-LONG = ["a/blue", "a/green", "a/red"]
 
 
 @pytest.fixture(autouse=True)
@@ -255,13 +251,6 @@ def test_a_cache_that_another_user_took_first_is_not_used(
 # --- workers -----------------------------------------------------------------------------------------------
 
 
-def animate(run: RunFolder, disk: Path):
-    plan = run.path / ".talkies/plan.json"
-    told = json.loads(plan.read_text())
-    plan.write_text(json.dumps(told | {"settings": told["settings"] | {"scratch": str(disk)}}))
-    return run.start("talkies", "shard", "animate", "pairs-0001.feed", "--threads", "1")
-
-
 @pytest.mark.slow
 def test_a_run_on_a_scratch_disk_is_the_run_without_and_keeps_nothing_there(
     finished: RunFolder, disk: Path, tmp_path: Path
@@ -284,28 +273,3 @@ def test_a_bad_clip_is_named_as_the_user_knows_it(disk: Path, tmp_path: Path) ->
     assert "driving/b.mp4: " in reasons
     assert str(disk) not in reasons
     run.whole(["a/one"])
-
-
-@pytest.mark.slow
-def test_a_scratch_disk_that_fills_up_loses_nothing(long_run: RunFolder, disk: Path) -> None:
-    worker = animate(long_run, disk)
-    wait_for(lambda: len(long_run.events("animate")) == 1)
-    with (disk / "of another user").open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(1 << 14))
-        except OSError:
-            pass
-    output, _ = worker.communicate(timeout=120)
-    assert worker.returncode == 1, output
-    line = next(line for line in output.splitlines() if "error: " in line)
-    assert f"scratch {disk} (as chosen" in line
-    assert " is full: " in line
-    assert " MB needed: make room there, or name another folder by scratch in config.yaml" in line
-    assert not (long_run.path / DONE).exists()
-    assert [path.name for path in disk.iterdir()] == ["of another user"]
-    long_run.configure(engine="fomm", scratch=str(disk))
-    output = long_run.snakemake(ok=False)
-    assert "about 2.4 MB needed" in output, "reported before the work begins"
-    (disk / "of another user").unlink()
-    long_run.goes_on(LONG)

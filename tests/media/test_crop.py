@@ -18,7 +18,7 @@ from talkies.errors import InputError, TalkiesError
 from talkies.files import to_plain, typed
 from talkies.media import crop
 from talkies.media.clip import probe
-from talkies.media.crop import Box, Crop, crop_picture, find_crop, fit, grow, parse
+from talkies.media.crop import Box, Crop, crop_picture, find_crop, fit, parse
 from talkies.media.frames import read_frames
 from talkies.media.pictures import read_picture
 
@@ -101,22 +101,6 @@ def test_fitted_box_is_inside_or_centred(x: float, y: float, side: int, width: i
             assert 2 * left <= side
 
 
-shares = st.floats(0, 1)
-
-
-@settings(deadline=None)
-@given(left=shares, top=shares, wide=shares, high=shares, width=sides, height=sides)
-def test_grown_box_holds_the_face(left: float, top: float, wide: float, high: float, width: int, height: int) -> None:
-    w, h = 4 + wide * (width - 4), 4 + high * (height - 4)
-    x, y = left * (width - w), top * (height - h)
-    box = grow((x, y, w, h), width, height)
-    assert abs(box.side - 1.2 * max(w, h)) <= 0.5
-    assert box.x <= x + 1
-    assert box.y <= y + 1
-    assert box.x + box.side >= x + w - 1
-    assert box.y + box.side >= y + h - 1
-
-
 # --- pictures ---
 
 
@@ -153,11 +137,6 @@ def test_box_is_shifted_before_it_is_padded() -> None:
         made = crop_picture(image, parse(request_), name="a.png")[1]
         assert made.box == box
         assert made == Crop("box", box, None, True, None)
-
-
-def test_box_outside_the_picture_names_the_file() -> None:
-    with pytest.raises(InputError, match=r"a\.png: its crop box 400,0,10,10 .*320x320"):
-        crop_picture(astronaut(), parse("400,0,10,10"), name="a.png")
 
 
 def test_padding_repeats_the_edge() -> None:

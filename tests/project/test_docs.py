@@ -24,7 +24,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from PIL import Image
-from run_folder import BIN, REPOSITORY, RunFolder, draw_picture
+from run_folder import BIN, REPOSITORY, RunFolder
 
 import talkies
 from talkies import config_docs, media
@@ -34,24 +34,8 @@ from talkies.settings import Settings, fields_of
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "config/README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 OURS = ("talkies", "snakemake", "python", "make", "pip")
 OTHERS = (
-    "apptainer",
-    "cd",
-    "conda",
-    "docker",
-    "git",
-    "ls",
-    "nox",
-    "python3",
-    "snakedeploy",
-    "source",
-    "squeue",
-    "srun",
-    "ssh",
-    "sbatch",
-    "chmod",
-    "stage.py",
-    "shpc",
-    "cat",
+    *("apptainer", "cd", "conda", "docker", "git", "ls", "nox", "python3", "snakedeploy", "source", "squeue"),
+    *("srun", "ssh", "sbatch", "chmod", "stage.py", "shpc", "cat"),
 )
 """Programs whose commands only the shell checks, because they need a cluster, a registry or another folder."""
 
@@ -233,13 +217,6 @@ def shell(run: RunFolder, lines: str) -> subprocess.CompletedProcess:
     )
 
 
-def slowed_down(clip: Path, target: Path) -> None:
-    """Make a clip of 46 s and 23 frames, with sound, from one of 4 s: it shows a face and needs little computing."""
-    graph = ["-filter:v", "setpts=12*PTS,fps=1/2", "-frames:v", "23"]
-    words = ["-v", "error", "-i", str(clip), "-f", "lavfi", "-i", "sine=duration=46", "-map", "0:v", "-map", "1:a"]
-    subprocess.run([media.ffmpeg_path(), *words, *graph, str(target)], check=True)
-
-
 @pytest.mark.slow
 def test_a_folders_life_prints_what_the_page_says(tmp_path: Path) -> None:
     """Each command of the consoles, in one shell, prints the lines below it, in their order; ... is anything."""
@@ -268,34 +245,3 @@ def test_a_folders_life_prints_what_the_page_says(tmp_path: Path) -> None:
         if not re.search(pattern, said, re.DOTALL | re.MULTILINE):
             other.append(f"{command}\n{wanted}\nis\n{said}")
     assert not other, "\n".join(other)
-
-
-@pytest.mark.longest
-@pytest.mark.slow
-def test_the_quick_start_runs_line_by_line(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    draw_picture(tmp_path / "me.jpg", (220, 40, 40))
-    (tmp_path / "friends").mkdir()
-    draw_picture(tmp_path / "friends" / "you.png", (40, 40, 220))
-    slowed_down(REPOSITORY / "examples/driving/anna.mp4", tmp_path / "song.mp4")
-    lines = []
-    for block in filter(is_shell, blocks(REPOSITORY / "docs/index.md")):
-        for line in block.splitlines():
-            if line.startswith(("talkies", "snakemake", "cd")) and "vox-adv-256" not in line:  # needs a download
-                lines.append(line)
-                if line.startswith("cd"):
-                    lines.append("cp ../me.jpg images/ && cp ../song.mp4 driving/")
-    assert len(lines) > 6
-    done = shell(run, "set -e\n" + "\n".join(lines))
-    assert done.returncode == 0, done.stdout
-    assert (tmp_path / "me-song.mp4").stat().st_size > 1000
-    assert (tmp_path / "refrain.mp4").stat().st_size > 1000
-    assert sorted(path.name for path in (tmp_path / "films/song").glob("*.mp4")) == ["me.mp4", "you.mp4"]
-    assert (tmp_path / "portraits/results/song/me.mp4").stat().st_size > 1000
-    assert "1 pair: 1 done" in done.stdout
-    (rule,) = [block for block in blocks(REPOSITORY / "docs/index.md") if block.startswith("rule ")]
-    snakefile = tmp_path / "portraits/Snakefile"
-    snakefile.write_text(f"{snakefile.read_text()}\n\n{rule}\n")
-    done = shell(run, "cd portraits && snakemake playlist")
-    assert done.returncode == 0, done.stdout
-    assert (tmp_path / "portraits/results/playlist.m3u").read_text() == "song/me.mp4\n"

@@ -48,13 +48,6 @@ def test_times_are_those_of_the_ledger(finished: RunFolder, monkeypatch) -> None
     assert "A frame took " in " ".join(texts)
 
 
-def test_a_damaged_ledger_keeps_no_gallery_from_coming(run: RunFolder) -> None:
-    for ledger in (run.path / ".talkies/ledger").glob("*.jsonl"):
-        ledger.write_bytes(b'\xff\xfe{"event": "loaded", "seconds": 1e999}\n{"event": "loaded"}\n')
-    run.talkies("gallery")
-    assert "red" in (run.path / "results/index.html").read_text()
-
-
 def test_nothing_made_takes_no_time(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     plan = Plan(settings=complete({}), sources={}, takes={}, pairs={})

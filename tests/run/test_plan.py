@@ -176,13 +176,16 @@ def test_crops_by_kind_and_file(folder: Path) -> None:
 
 
 def test_names_that_can_not_be_used_are_refused(folder: Path, material: Path) -> None:
-    for name, said in (
-        ("images/red.webp", r"red\.png.*red\.webp.*rename|red\.webp.*red\.png.*rename"),
-        ("driving/index_files.mp4", r"index_files.*rename"),
+    Path("pairs.tsv").write_text("image\tdriving\tcrop\tstart\nred\ta\t1,2,30,40\t0.1\n")
+    for name, rows, said in (
+        ("images/red.webp", None, r"red\.png.*red\.webp.*rename|red\.webp.*red\.png.*rename"),
+        ("driving/index_files.mp4", None, r"index_files.*rename"),
+        (f"images/{'x' * 161}.png", None, "a name of over 160 bytes: shorten it"),
+        ("images/red@1-2-30-40.png", "pairs.tsv", "named like a crop of red: rename it"),
     ):
         os.link(material / "picture.png", name)
         with pytest.raises(TalkiesError, match=said):
-            planned()
+            planned(pairs=rows)
         Path(name).unlink()
     Path("empty").mkdir()
     with pytest.raises(TalkiesError, match="images: no file in empty"):
@@ -351,10 +354,6 @@ def test_files_that_come_and_go_leave_the_other_shards_as_they_were(folder: Path
         "pairs-0002": ["b/blue", "b/red"],
         "pairs-0003": ["a/amber", "b/amber"],
     }
-
-
-def test_another_size_of_job_deals_all_out_anew(folder: Path) -> None:
-    assert len(planned(planned(), pairs_per_job=1).shards["pairs"]) == 6
 
 
 # --- saved and loaded --------------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -324,6 +326,19 @@ def test_slurm_is_asked_again_after_a_while(path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(locks, "ASK_SECONDS", 0)
     waits(path, monkeypatch)
     assert asked.read_text().count("--jobs 4711 ") == 3
+
+
+def test_a_worker_whose_lock_another_took_over_is_stopped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.01)
+    stopped = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    try:
+        with lock(path, say=print):
+            path.write_text('{"host": "elsewhere", "pid": 1}')
+            assert stopped.wait(20)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read_json(path) == {"host": "elsewhere", "pid": 1}, "the other one's lock stays"
 
 
 def test_an_unreadable_lock_is_broken_by_its_age(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

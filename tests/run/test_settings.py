@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from run_folder import REPOSITORY, RunFolder
 
 from talkies.errors import TalkiesError
 from talkies.media.crop import parse
 from talkies.run.pairs import list_inputs, list_pairs
-from talkies.settings import Settings, complete, fields_of, load, read, read_pairs
+from talkies.settings import Settings, complete, load, read, read_pairs
 
 DIGITS = "7" * 5000
 TINT = "python tint.py {source} {driving} {output}"
@@ -101,6 +95,10 @@ FAULTS = {
     "results: 2020-13-01": "not valid YAML",
     "audio: " + "[" * 3000: "not valid YAML, mend it: maximum recursion",
     "- a": "holds a list, not keys and values",
+    "a: &a {<<: *a}": "not valid YAML",
+    "<<: [[1]]": "not valid YAML",
+    "!!python/object/apply:os.system ['touch hacked']": "not valid YAML",
+    'audio: "\0"': "not valid YAML",
     # the table's place
     "pairs: config.yaml": "config.yaml: line 1: unknown column",
     "pairs: images": "pairs: can't read images",
@@ -127,6 +125,7 @@ ROWS = {
     "image driving crop\nred a 0,0,0,1": 'line 2: crop: crop "0,0,0,1": give a width and height of at least 1 pixel',
     "image driving driving_crop\nred a 0,0,1,x": 'line 2: driving_crop: crop "0,0,1,x" is none of these',
     f"image driving audio\nred a {'s' * 200}": "line 2: audio: no file sss",
+    "image driving\nr\udce9d a": "the pairs table is not UTF-8 text: save it as that",
     "image driving\nred z": "line 2: driving: no file z",
     "image driving\nred a\nred.png a.mp4": "line 3: a/red is in line 2 too",
 }
@@ -171,7 +170,7 @@ def test_each_fault_is_said_in_one_line(subtests: pytest.Subtests) -> None:
 
 def test_each_fault_in_the_table_is_said_in_one_line(subtests: pytest.Subtests) -> None:
     for text, said in ROWS.items():
-        Path("pairs.tsv").write_text(text.replace(" ", "\t"))
+        Path("pairs.tsv").write_text(text.replace(" ", "\t"), errors="surrogateescape")
         with subtests.test(text[:80]):
             is_refused("pairs: pairs.tsv", "pairs.tsv", said)
 
@@ -234,69 +233,10 @@ def test_the_table_that_is_shipped_is_read() -> None:
 
 # --- anything at all ---------------------------------------------------------------------------------------
 
-plain = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-    | st.sampled_from(["face", "face:2", "auto", "demo", "config.yaml", "a{b}", "x" * 300, "\0", 10**400, "docker://a"])
-)  # fmt: skip
-names = st.sampled_from([*fields_of(Settings), "start", "end", "preset", "gpu", "mosaic"]) | st.text(max_size=8)
-trees = st.recursive(plain, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=4))
-yaml_pieces = st.sampled_from(
-    ["images", "crop", "files", ": ", ":\n  ", "- ", "[", "]", "{", "}", ", ", "&a ", "*a", "!!int ", "!!float ",
-     "!!timestamp ", "!!binary ", "!!set ", "!!omap ", "!!python/object:os.system ", "? ", "<<: ", "|\n ", ">", "'",
-     '"', "\\", "\n", "\t", "%YAML 9.9\n", "---\n", "...\n", "1e400", ".nan", "0o9", "1:60:60", "2020-99-99", "\0",
-     "\ufeff", "\u2028", "\ud800", "#"]
-)  # fmt: skip
-cells = st.sampled_from(["image", "driving", "start", "crop", "red", "a", "face", "1.5", "true", "9" * 400, "nan", "",
-                         " ", "\t", "\n", "\r\n", "\0", '"', "\u2028", "\ud800"])  # fmt: skip
-fuzzed = settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def answered_in_a_line(act) -> None:
-    """Call something that must soon (in CPU time) return a value or raise a TalkiesError of one line."""
-    began, said = time.process_time(), "a value"
-    try:
-        act()
-    except TalkiesError as error:
-        said = str(error)
-    assert len(said.splitlines()) == 1, said
-    assert len(said) < 2000
-    assert time.process_time() - began < (10 if sys.gettrace() else 1), "a tracer such as coverage's takes more"
-
 
 def written(name: str, text: str) -> Path:
     Path(name).write_text(text, encoding="utf-8", errors="surrogatepass")
     return Path(name)
-
-
-@fuzzed
-@given(st.dictionaries(names, trees, max_size=5))
-def test_any_tree_of_settings(tree: dict) -> None:
-    answered_in_a_line(lambda: complete(tree))
-    with contextlib.suppress(yaml.YAMLError, ValueError):  # not every tree can be written as YAML
-        written("config.yaml", yaml.safe_dump(tree, allow_unicode=True))
-        answered_in_a_line(lambda: load(Path("config.yaml")))
-
-
-@fuzzed
-@given(st.lists(yaml_pieces | st.text(max_size=3), max_size=25).map("".join))
-@example("a: &a {<<: *a}")
-@example("<<: [[1]]")
-@example("!!python/object/apply:os.system ['touch /tmp/never']")
-def test_any_text_as_config(text: str) -> None:
-    answered_in_a_line(lambda: load(written("config.yaml", text)))
-
-
-@fuzzed
-@given(st.lists(cells | st.text(max_size=4), max_size=30).map("".join))
-@example("image\tdriving\n" + "\t" * 1_000_000)
-@example("\n" * 1_000_000)
-def test_any_text_as_table(text: str) -> None:
-    answered_in_a_line(lambda: list(read_pairs(written("pairs.tsv", text))))
-    answered_in_a_line(
-        lambda: list(read_pairs(written("pairs.tsv", "image\tdriving\tvariant\tstart\tend\tcrop\n" + text)))
-    )
 
 
 def test_windows_lines_are_lines() -> None:

@@ -18,6 +18,8 @@ from toy_run import Killed, ToyRun
 
 from talkies.errors import TalkiesError
 from talkies.run import planner, upkeep
+from talkies.run.folder import LOCKS
+from talkies.run.lock import lock
 
 
 @pytest.fixture(scope="session")
@@ -144,6 +146,7 @@ CHANGES = {  # what is done, what is to be made then, and the reasons that are s
     "nothing": (lambda run: None, {}, ""),
     # settings
     "motion": (configure(**MOTION), ALL_FILMS, "motion changed 6"),
+    "scale": (configure(motion={"adapt_scale": False}), ALL_FILMS, "motion changed 6"),
     "precision": (configure(model={"precision": "fp32"}), ALL_FILMS, "model changed 6"),
     "quality": (configure(film={"crf": 30}), ALL_FILMS, "film changed 6"),
     "what films have anyway": (configure(film={"encoder": "x264", "preset": None}), {}),
@@ -175,6 +178,14 @@ CHANGES = {  # what is done, what is to be made then, and the reasons that are s
     "video replaced": (lambda run: make_clip(Path("driving/a.mp4"), frames=2, tone=900), A_VIDEO, "video changed 3"),
     "picture added": (lambda run: run.write("images/new.png", "new"), A_PICTURE, "new picture 2"),
     "video added": (lambda run: make_clip(Path("driving/c.mp4"), frames=2, tone=990), A_VIDEO, "new video 3"),
+    "variant added": (
+        both(
+            lambda run: run.write("pairs.tsv", "image\tdriving\tvariant\nred\ta\tx\nred\ta\t\n"),
+            configure(pairs="pairs.tsv"),
+        ),
+        ONE_FILM,
+        "new pair 1",
+    ),
     "picture removed": (gone("images/red.png"), {}),
     "picture renamed": (lambda run: Path("images/red.png").rename("images/rose.png"), A_PICTURE),
     "inputs touched": (both(touch("images/*"), touch("driving/*")), {}),
@@ -330,6 +341,10 @@ def test_an_input_that_breaks_later_fails_its_pairs_and_no_other(run: ToyRun, sp
 def test_forgetting_failed_pairs_reads_their_inputs_again(new: ToyRun) -> None:
     new.write("images/red.png", "broken")
     new.run()
+    with pytest.raises(TalkiesError, match=r"^a/ada: no pair of this run: name it driving/image"):
+        forget("a/ada")(new)
+    with lock(LOCKS / "pairs-0001.lock", say=print), pytest.raises(TalkiesError, match=r"^workers are at work"):
+        upkeep.leftovers(new.plan()[0])
     forget(failed=True)(new)
     assert new.due() == {"crop": 1, "animate": 2, "remux": 2}
 

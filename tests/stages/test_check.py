@@ -13,11 +13,12 @@ from PIL import Image, ImageFilter
 from run_folder import REPOSITORY, RunFolder, draw_picture, jobs_in
 
 from talkies import media
-from talkies.fomm.model.presets import BETTER
+from talkies.files import typed
+from talkies.fomm.model.presets import BETTER, PRESETS
 from talkies.media import crop
-from talkies.run.pairs import Source
-from talkies.stages.check import SMALL_SIDE
-from talkies.stages.check_file import Seen, look, sharpness
+from talkies.run.pairs import Source, Take
+from talkies.stages.check import SMALL_SIDE, findings_of
+from talkies.stages.check_file import Seen, SeenClip, look, sharpness
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -137,12 +138,6 @@ def test_a_large_picture_is_told_of_in_its_own_pixels(tmp_path: Path, share: int
     assert np.abs(crops[0].astype(int) - square).mean() < 8
 
 
-def test_sharpness_falls_as_a_picture_is_blurred() -> None:
-    square = np.random.default_rng(1).integers(0, 256, (256, 256, 3), np.uint8)
-    soft = np.array(Image.fromarray(square).filter(ImageFilter.GaussianBlur(2)))
-    assert sharpness(square) > 50 * sharpness(soft) > 0
-
-
 def doubts_of_pictures(run: RunFolder) -> dict[str, list[str]]:
     """Return the warnings about each picture in the gallery's data."""
     page = (run.path / "results/index.html").read_text()
@@ -209,3 +204,35 @@ def test_two_files_of_one_name_or_of_one_content_are_told_apart(tmp_path: Path) 
         found = {(item["name"], item["clip"]): item["problems"] for item in files}
         assert found["me", False] == found["copy", False] == []
         assert "head turned in its first frame" in found["me", True][0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"crop": {"warning": "the chosen face is in 3 of 10 frames"}}, "look the chosen face is in 3 of 10 frames"),
+        (
+            {"faces_seen": [False, True]},
+            "look no face in its first frame, from which motion is counted: begin where one",
+        ),
+        ({"hdr": "PQ"}, "note its colours are HDR (PQ): mapped to the usual range"),
+        ({"truncated": True}, "look damaged or cut short: what is there is used"),
+        ({"face_outside": 2}, "look its face leaves the crop, which does not follow it (2 of about 12 looks)"),
+        ({"seconds": 0.2}, "look short: 0.2 s"),
+        ({"seconds": 200.0, "frames": 5000}, "note long: 5000 frames are made for each picture"),
+        ({"rate": "10"}, "note only 10 frames a second: the film jerks"),
+        ({"remark": "its sound can't be decoded"}, "note its sound can't be decoded"),
+        ({"sound": None}, "note no sound: its films are silent"),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_what_is_said_of_a_clip_by_what_was_seen_of_it(change: dict, words: str) -> None:
+    cut = {"mode": "face", "box": [0, 0, 200], "faces": 1, "found": True}
+    facts = {"width": 300, "height": 200, "crop": cut, "sharpness": 99.0, "photograph": True, "rate": "25"}
+    facts |= {"sampled_rate": "5", "variable_rate": False, "truncated": False, "faces_seen": [True], "face_outside": 0}
+    facts |= {"seconds": 4.0, "frames": 100, "sound": "aac", "remark": None, "hdr": None, "thumb": ""}
+    seen = typed(facts | change | {"crop": cut | change.get("crop", {})}, SeenClip)
+    finding = findings_of("a", Take("a", "a.mp4", crop.parse("face")), seen, PRESETS["demo"])
+    said = [f"{problem.level} {problem.text}: {problem.advice}" for problem in finding.problems]
+    assert len(said) == bool(words)
+    assert not words or said[0].startswith(words)

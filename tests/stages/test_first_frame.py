@@ -9,11 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from landmarks import KEYPOINTS
 from run_folder import REPOSITORY, RunFolder
 
 from talkies import media
-from talkies.fomm.model.presets import PRESETS
 
 HEADS = REPOSITORY / "tests/data/heads"
 RATE = 12
@@ -105,18 +103,3 @@ def test_a_picture_whose_head_is_held_otherwise_than_in_a_good_first_frame_is_to
     output = run.talkies("check")
     assert "its first frame's pose is far from that of 1 picture (a): motion: best_frame: auto" in output
     assert SAID not in output
-
-
-def test_the_parts_of_a_face_are_the_keypoints_that_the_networks_in_the_package_were_taught() -> None:
-    names = list(KEYPOINTS)
-    lids = tuple((names.index(f"lid_upper_{side}"), names.index(f"lid_lower_{side}")) for side in ("left", "right"))
-    cheeks = (names.index("cheek_left"), names.index("cheek_right"))
-    lips = (names.index("lip_upper"), names.index("lip_lower"))
-    for preset in PRESETS.values():
-        if preset.packaged is None:
-            assert preset.parts is None, "the meaning of other networks' keypoints is unknown"
-            continue
-        assert preset.parts is not None
-        assert (preset.parts.forehead, preset.parts.chin) == (names.index("forehead"), names.index("chin"))
-        assert (preset.parts.nose, preset.parts.cheeks) == (names.index("nose"), cheeks)
-        assert (preset.parts.lids, preset.parts.lips) == (lids, lips)

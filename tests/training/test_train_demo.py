@@ -58,15 +58,6 @@ def test_shipped_weights_can_be_trained_further(tmp_path, schedule):
         assert torch.equal(value, photographs[name])
 
 
-@pytest.mark.slow
-def test_a_batch_depends_on_seed_and_step_alone(tmp_path):
-    albums = [(album.make_album(tmp_path, 2, 3), 1.0)]
-    one, two, other = (album.draw_batch(albums, step, 4, 64, 3) for step in (7, 7, 8))
-    torch.testing.assert_close(one.source, two.source, rtol=0, atol=0)
-    torch.testing.assert_close(one.kp_driving.value, two.kp_driving.value, rtol=0, atol=0)
-    assert not torch.equal(one.source, other.source)
-
-
 def test_a_widened_detector_finds_the_same_keypoints():
     narrow = train_demo.open_network(DEMO_WEIGHTS)
     width = len(narrow.state_dict()["kp_detector.predictor.encoder.down_blocks.0.conv.weight"]) // 2
@@ -115,28 +106,3 @@ def test_a_wrong_opening_costs_more_than_lids_that_are_both_off_alike():
         alike, apart = loss(**{upper: 0.02, lower: 0.02}), loss(**{upper: 0.02, lower: -0.02})
         assert 0 < alike < apart / 2
     assert loss(brow_left=0.02, brow_right=0.02) == pytest.approx(loss(brow_left=0.02, brow_right=-0.02))
-
-
-def test_an_identity_that_drives_itself_gives_its_own_keypoints():
-    rng = np.random.default_rng(0)
-    kp = [
-        train_demo.Keypoints(
-            torch.from_numpy(rng.uniform(-1, 1, (2, 15, 2))),
-            torch.eye(2).double() + 0.1 * torch.from_numpy(rng.normal(size=(2, 15, 2, 2))),
-        )
-        for _ in range(2)
-    ]
-    source, driving = kp
-    moved = losses.transfer(source, driving, source, np.array([False, False]))
-    torch.testing.assert_close(moved.value, driving.value)
-    torch.testing.assert_close(moved.jacobian, driving.jacobian)
-
-
-def test_the_rate_rises_stays_and_falls(schedule):
-    stages = train_demo.parse_schedule("64:300:2:1e-3:true:3,128:100:2:5e-4:found:1")
-    rates = [train_demo.learning_rate(stages, step) for step in range(400)]
-    assert rates[0] == pytest.approx(1e-5)
-    assert rates[200] == 1e-3
-    assert rates[300] == 5e-4
-    assert rates[399] < 5e-5
-    assert train_demo.stage_at(schedule, 3)[0].side == 128

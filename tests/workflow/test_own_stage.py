@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from run_folder import REPOSITORY, RunFolder, jobs_in
 
 from talkies import media
+from talkies.errors import TalkiesError
+from talkies.settings import complete
+from talkies.stages import table
 
 
 def test_a_stage_of_ones_own_is_planned_made_shown_and_forgotten(run: RunFolder) -> None:
@@ -37,3 +41,22 @@ def test_a_stage_of_ones_own_is_planned_made_shown_and_forgotten(run: RunFolder)
     run.talkies("forget", "a/red")
     run.snakemake()
     assert [run.events(stage) for stage in ("animate", "caption", "remux")] == [["a/red"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            "import nothing_there",
+            "this stage can't be read (ModuleNotFoundError: No module named 'nothing_there'): mend",
+        ),
+        ("STAGE, AFTER = 1, 'show'", "STAGE must be a talkies.run.plan.Stage, and AFTER a stage's name"),
+        ("from talkies.stages.show import STAGE; AFTER = 'remux'", "AFTER must name one of crop, cut, motion, animate"),
+    ],
+)
+def test_a_stage_that_will_not_do_is_named(tmp_path: Path, monkeypatch, code: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("stages").mkdir()
+    Path("stages/mine.py").write_text(code)
+    with pytest.raises(TalkiesError, match=re.escape(f"stages/mine.py: {said}")):
+        table(complete({}))
