@@ -95,7 +95,7 @@ FAULTS = {
     "results: 2020-13-01": "not valid YAML",
     "audio: " + "[" * 3000: "not valid YAML, mend it: maximum recursion",
     "- a": "holds a list, not keys and values",
-    "a: &a {<<: *a}": "not valid YAML",
+    "a: &a {<<: *a}": "a: unknown key: take it away",
     "<<: [[1]]": "not valid YAML",
     "!!python/object/apply:os.system ['touch hacked']": "not valid YAML",
     'audio: "\0"': "not valid YAML",
