@@ -103,6 +103,14 @@ def test_the_plate_looks_like_the_background_beside_it(scene):
     assert fill_background(picture, torch.ones_like(alpha)).isfinite().all()
 
 
+def test_a_door_beside_the_head_is_not_behind_it_again():
+    picture, alpha = torch.full((1, 3, SIDE, SIDE), 0.4), torch.zeros(1, 1, SIDE, SIDE)
+    alpha[..., 60:, 80:176] = 1
+    picture[:, 0, :, 190:210] = 1  # red, 14 pixels from the head
+    plate = fill_background(picture, alpha)
+    assert plate[:, 0, 100:, 150:170].max() < 0.7
+
+
 def test_filling_keeps_what_is_known_and_continues_it():
     x = torch.linspace(0, 1, 40).expand(1, 1, 33, 40).contiguous()
     weight = torch.ones(1, 1, 33, 40)

@@ -84,7 +84,9 @@ def shrunk(x: Tensor, radius: int) -> Tensor:
 
 def mean_over(x: Tensor, radius: int) -> Tensor:
     """Return the mean over squares about each pixel, as far as they are in the picture."""
-    return F.avg_pool2d(x, 2 * radius + 1, 1, radius, count_include_pad=False)
+    side = 2 * radius + 1
+    x = F.avg_pool2d(x, (1, side), 1, (0, radius), count_include_pad=False)
+    return F.avg_pool2d(x, (side, 1), 1, (radius, 0), count_include_pad=False)
 
 
 def follow_edges(alpha: Tensor, picture: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ WAVE = 12
 """Rows at a picture's edge that are repeated beyond it."""
 FAR = 40.0
 """Pixels beside the background up to which the plate is its mirror image."""
+ODD = 0.15
+"""How far that image may differ from a smooth fill, in blurred colours: a door's edge would frame the head."""
 CHIN, LEFT, RIGHT, FOREHEAD, CROWN, NECK = 0, 1, 2, 3, 17, 18
 OUTLINE = {LEFT: 1.0, RIGHT: 1.0, CROWN: 1.0, CHIN: 0.5, FOREHEAD: 0.3}
 """The keypoints that carry a head's silhouette, and their weights."""
@@ -80,12 +82,16 @@ def reflected(picture: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 def fill_background(picture: Tensor, alpha: Tensor) -> Tensor:
     """Return the plate of a picture [1, 3, H, W] with a matte [1, 1, H, W]: the background, also behind the person.
 
-    Near the background it is its mirror image, farther away smooth.
+    Near the background it is its mirror image where that has the colours of a smooth fill, and elsewhere the fill.
     """
     keep = 1 - grown((alpha > 0.3).float(), NEAR)
-    smooth = filled(picture, shrunk(keep, 2) if float(keep.mean()) > 0.1 else keep)
+    smooth = filled(picture, keep)
+    for radius in (8, 4, 2, 1) * 2:
+        smooth = mean_over(smooth, radius).lerp(picture, keep)
     mirror, trust = reflected(picture, keep)
-    plate = blurred(smooth, 2).lerp(mirror, trust * blurred(trust, 3)).lerp(picture, keep)
+    off = blurred(mirror - smooth, 3).abs().amax(1, keepdim=True)
+    trust = trust * (1.5 - off / ODD).clamp(0, 1)
+    plate = smooth.lerp(mirror, shrunk(trust, 2) * blurred(trust, 3)).lerp(picture, keep)
     seam = blurred(grown(keep, 2) - shrunk(keep, 2), 1)
     return plate.lerp(blurred(plate, 1), seam)
 

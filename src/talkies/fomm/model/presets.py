@@ -186,7 +186,7 @@ def frame_bytes(side: int, itemsize: int) -> int:
 
 
 def _demo(name: str, parameters: dict[str, Any], packaged: Any, **more: Any) -> Preset:
-    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "parts": _DEMO_PARTS, "recipe": 4}
+    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "parts": _DEMO_PARTS, "recipe": 5}
     return Preset(name, 256, "face", None, parameters, packaged, **(usual | more))
 
 
