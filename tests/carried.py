@@ -25,12 +25,6 @@ cd "$HOME/remote home" && exec sh -c "$*"
 """
 
 
-def program(folder: Path, name: str, script: str) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(script)
-    (folder / name).chmod(0o755)
-
-
 class Staged(RunFolder):
     """A run folder on a laptop, with stage.py's own programs first on its path."""
 

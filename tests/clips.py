@@ -20,7 +20,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from talkies.media.clip import probe
 from talkies.media.ffmpeg import ffmpeg_path
+from talkies.media.frames import read_frames
 
 WIDTH, HEIGHT = 96, 64
 RATE = 44100  # samples per second of every generated sound
@@ -59,6 +61,11 @@ def tags(path: str | Path) -> dict[str, str]:
         return dict(container.metadata)
 
 
+def pixels(path: str | Path) -> NDArray[np.float64]:
+    """Return all of a film's frames."""
+    return np.stack(list(read_frames(probe(path)))).astype(float)
+
+
 def frame(number: int, width: int = WIDTH, height: int = HEIGHT) -> NDArray[np.uint8]:
     """A coloured picture whose lower half shows `number` in eight fields, the highest bit on the left."""
     y, x = np.mgrid[:height, :width]
@@ -89,29 +96,28 @@ X264 = ["-threads", "1", "-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", 
 
 
 @cache
-def noise(seconds: float = 4.0) -> NDArray[np.float32]:
-    """The sound of every clip: syllables of low-pass noise, mono, at 44,100 Hz."""
+def noise() -> NDArray[np.float32]:
+    """The sound of every clip: four seconds of syllables of low-pass noise, mono, at 44,100 Hz."""
     generator = np.random.default_rng(7)
-    count = round(seconds * RATE)
+    count = 4 * RATE
     spectrum = np.fft.rfft(generator.normal(size=count))
     frequency = np.fft.rfftfreq(count, 1 / RATE)
     spectrum[(frequency < 150) | (frequency > 3500)] = 0
     sound = np.fft.irfft(spectrum, count)
-    syllables = np.repeat(generator.uniform(0.1, 1, round(seconds * 8) + 1), RATE // 8 + 1)[:count]
+    syllables = np.repeat(generator.uniform(0.1, 1, 33), RATE // 8 + 1)[:count]
     sound *= syllables
     return (0.5 * sound / np.abs(sound).max()).astype(np.float32)
 
 
 @cache
-def wav(seconds: float = 2.0, skip: float = 0.0, channels: int = 1) -> Path:
-    """A WAV file of the noise from `skip` on."""
-    path = folder() / f"noise-{seconds}-{skip}-{channels}.wav"
-    part = noise()[round(skip * RATE) : round((skip + seconds) * RATE)]
+def wav(seconds: float = 2.0) -> Path:
+    """A WAV file of the noise."""
+    path = folder() / f"noise-{seconds}.wav"
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
+        file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(RATE)
-        file.writeframes(np.repeat((part * 32767).astype("<i2"), channels).tobytes())
+        file.writeframes((noise()[: round(seconds * RATE)] * 32767).astype("<i2").tobytes())
     return path
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from talkies.fomm.model.first_order import FirstOrderModel, build_model
 
+torch.set_num_threads(1)  # more would only wait for each other in these small networks
 FOLDER = Path(__file__).parent / "data" / "golden"
 NAMES = tuple(sorted(path.stem.removeprefix("golden_") for path in FOLDER.glob("golden_*.npz")))
 

@@ -213,6 +213,14 @@ class RunFolder:
         return output
 
 
+def program(path: Path, script: str) -> Path:
+    """Write a program: a script with its first line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(script)
+    path.chmod(0o755)
+    return path
+
+
 def jobs_in(output: str, rule: str) -> int:
     """Return how many jobs of a rule a run reports, in talkies' console line or in Snakemake's table."""
     for line in output.splitlines():

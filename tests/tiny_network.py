@@ -6,7 +6,6 @@ import copy
 
 import golden
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from seeded import driving_frame, seeded_weights, source_image
 
@@ -38,7 +37,6 @@ def tiny_model(*, jacobians: bool = True) -> FirstOrderModel:
             },
         },
     )
-    torch.set_num_threads(1)
     model = FirstOrderModel(preset)
     model.load_state_dict(seeded_weights(model))
     model.weights_digest = weights_digest(model.state_dict())

@@ -443,7 +443,8 @@ def _parts(value: Any, kind: Any) -> dict[Any, Any]:
     """Return the types of a value's parts, by key or number; empty if this type has none."""
     if isinstance(value, Mapping):
         return fields_of(kind) or (dict.fromkeys(value, get_args(kind)[1]) if get_origin(kind) is dict else {})
-    return dict.fromkeys(range(len(value)), get_args(kind)[0]) if get_origin(kind) is tuple and value else {}
+    is_list = get_origin(kind) is tuple and isinstance(value, list)
+    return dict.fromkeys(range(len(value)), get_args(kind)[0]) if is_list else {}
 
 
 def _explain_key(key: str, name: Any, known: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -210,6 +209,7 @@ def whole(source: str = "who.png", driving: str = "clip.mp4", output: str = "out
         (["init", "/proc/new"], ["/proc/new"]),
         (["crop", ".", "-o", "out.png"], ["out.png", "must end in .mp4"]),
         (["engine", "show", "nobody"], ["nobody", "write one of"]),
+        ([*whole(), "--engine", "fomm"], ["built-in engine", "leave --engine away"]),
         (["gallery", "--log", "notes.txt/a.log"], ["notes.txt"]),
     ],
     ids=lambda value: " ".join(value)[:60].replace("\n", "_") if isinstance(value, list) else None,
@@ -255,15 +255,6 @@ def test_wrong_usage_is_exit_2(folder: Path, capsys: pytest.CaptureFixture[str],
     assert caught.value.code == 2
     assert "error: " in capsys.readouterr().err
     assert sorted(p.name for p in folder.iterdir()) == ["clip.mp4", "who.png"]
-
-
-def test_alone_it_prints_what_it_can_do(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6
-    for line in lines[1:-1]:
-        program, *words = line.strip().partition("   ")[0].split()
-        assert (program, build_parser().parse_args(words).debug) == ("talkies", False)
 
 
 def test_debug_shows_where_an_error_came_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,15 +378,6 @@ def test_each_commands_example_is_one_of_its_own_and_shown(name: str, capsys: py
     with pytest.raises(SystemExit):
         build_parser().parse_args([name, "--help"])
     assert f"Example: {EXAMPLES[name]}" in capsys.readouterr().out or name == "config"
-
-
-def test_help_shows_every_command_but_the_workflows_own() -> None:
-    parser = build_parser()
-    (commands,) = (action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    assert set(commands) - set(EXAMPLES) == {"shard", "verdict"}
-    assert [line.split()[0] for line in parser.format_help().splitlines() if re.match("  [a-z]", line)] == list(
-        EXAMPLES
-    )
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from carried import SSH, Staged, files, program
-from run_folder import REPOSITORY, RunFolder, draw_picture, write_weights
+from carried import SSH, Staged, files
+from run_folder import REPOSITORY, RunFolder, draw_picture, program, write_weights
 from sif import IMAGE
 
 from talkies import settings as config
@@ -31,7 +31,7 @@ def laptop(finished: RunFolder, tmp_path: Path) -> Staged:
     path = tmp_path / "laptop"
     hidden = shutil.ignore_patterns("results", ".*")
     shutil.copytree(finished.path, path, symlinks=True, ignore=hidden)
-    program(tmp_path / "bin", "ssh", SSH)
+    program(tmp_path / "bin/ssh", SSH)
     (tmp_path / "remote home").mkdir()
     return Staged(path)
 
@@ -277,12 +277,12 @@ def test_a_transfer_that_broke_off_goes_on_where_it_was(laptop: Staged, cluster:
     large = cluster.path / "results/a/large.mp4"
     large.write_bytes(os.urandom(8_000_000))
     cut = "import os\nleft = 3000000\nwhile left > 0 and (d := os.read(0, 65536)): left -= os.write(1, d)"
-    program(laptop.bin, "ssh", SSH.replace('exec sh -c "$*"', f"sh -c \"$*\" | exec {sys.executable} -c '{cut}'"))
+    program(laptop.bin / "ssh", SSH.replace('exec sh -c "$*"', f"sh -c \"$*\" | exec {sys.executable} -c '{cut}'"))
     assert "call it again, and it continues" in laptop.stage("pull", "hpc:my run", ok=False)
     assert not (laptop.path / "results/a/large.mp4").exists()
     partial = laptop.path / "results/a/.rsync-partial/large.mp4"
     assert 0 < partial.stat().st_size < 8_000_000
-    program(laptop.bin, "ssh", SSH)
+    program(laptop.bin / "ssh", SSH)
     laptop.stage("pull", "hpc:my run")
     assert (laptop.path / "results/a/large.mp4").read_bytes() == large.read_bytes()
     assert not list(laptop.path.rglob(".rsync-partial"))
@@ -312,7 +312,7 @@ def test_mistakes_are_one_line(laptop: Staged, arguments: list[str], words: str)
 
 
 def test_what_is_missing_here_is_named(laptop: Staged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program(laptop.bin, "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program(laptop.bin / "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     monkeypatch.setattr(Staged, "environment", lambda run: own(run) | {"PATH": str(run.bin)})
     assert "there is no rsync here: install it: apt" in laptop.stage("push", str(tmp_path / "there"), ok=False)
     (laptop.path / "config.yaml").unlink()

@@ -22,13 +22,12 @@ from talkies.fomm.motion import detect_motion, frames_to_tensor
 from talkies.fomm.precision import fast_form
 from talkies.media import crop
 
-ROOT = REPOSITORY
 PHOTOGRAPHS = ("astronaut.png", "nora.jpg", "yusuf.jpg")
 DRAWINGS = ("ada.png", "bruno.jpg", "cat.png", "moon.png", "pencil.png")
 
 
 def face(name: str) -> np.ndarray:
-    picture = talkies.media.read_picture(ROOT / "examples/images" / name)
+    picture = talkies.media.read_picture(REPOSITORY / "examples/images" / name)
     return crop.crop_picture(picture, crop.LARGEST_FACE, name=name)[0]
 
 
@@ -58,7 +57,7 @@ def test_drawn_portraits_of_every_style_are_told_from_rendered_people() -> None:
     for number, style in enumerate(STYLES * 6):
         drawn = Portrait(sample_identity(1_000_000 + number, "human", style), 256).draw(Pose(scale=1.2))[0]
         assert steepness(drawn) > 1.5 * DRAWN, (number, style)
-    for path in sorted((ROOT / "tests/data/heads").glob("*.jpg")):
+    for path in sorted((REPOSITORY / "tests/data/heads").glob("*.jpg")):
         assert is_photograph(np.asarray(Image.open(path))), path.name
 
 

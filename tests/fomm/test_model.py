@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import golden
@@ -38,15 +37,6 @@ class Run:
         """Return one of the original's outputs; None where its network has none."""
         expected = self.golden.expected
         return torch.from_numpy(expected[key]) if key in expected and expected[key].size else None
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Run these small networks on one thread; more threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=golden.NAMES)

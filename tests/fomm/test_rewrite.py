@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import golden
@@ -22,14 +22,6 @@ from talkies.fomm.model.first_order import FirstOrderModel, build_model
 from talkies.fomm.model.generator import Generated, MaskedWarp
 from talkies.fomm.rewrite import MANY_CHANNELS, _MaskedWarp, rewritten
 from talkies.fomm.winograd import POINTS, Winograd, minimal_filter
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def seeded(parameters: dict[str, Any] | str) -> FirstOrderModel:
@@ -87,46 +79,32 @@ def test_the_published_networks_give_the_same_frames(name: str) -> None:
     assert_same(*both(seeded(name), *pictures(256, 1)))
 
 
+MEASURES = {
+    "num_kp": st.integers(1, 7),
+    **dict.fromkeys(("jacobians", "single", "occlusion", "keep", "centred"), st.booleans()),
+    **dict.fromkeys(("down", "bottleneck"), st.integers(0, 2)),
+    "expansion": st.integers(3, 9),
+    "blocks": st.integers(1, 3),
+    "scale": st.sampled_from([0.5, 1]),
+}
+
+
 @settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.generate])
-@given(
-    num_kp=st.integers(1, 7),
-    jacobians=st.booleans(),
-    single=st.booleans(),
-    occlusion=st.booleans(),
-    keep=st.booleans(),
-    centred=st.booleans(),
-    down=st.integers(0, 2),
-    bottleneck=st.integers(0, 2),
-    expansion=st.integers(3, 9),
-    blocks=st.integers(1, 3),
-    scale=st.sampled_from([0.5, 1]),
-)
-def test_networks_of_any_measure_give_the_same_frames(
-    num_kp: int,
-    jacobians: bool,
-    single: bool,
-    occlusion: bool,
-    keep: bool,
-    centred: bool,
-    down: int,
-    bottleneck: int,
-    expansion: int,
-    blocks: int,
-    scale: float,
-) -> None:
-    hourglass = {"block_expansion": expansion, "max_features": 16, "num_blocks": blocks, "scale_factor": scale}
+@given(st.fixed_dictionaries(MEASURES).map(lambda drawn: SimpleNamespace(**drawn)))
+def test_networks_of_any_measure_give_the_same_frames(of: SimpleNamespace) -> None:
+    hourglass = {"block_expansion": of.expansion, "max_features": 16, "num_blocks": of.blocks, "scale_factor": of.scale}
     model = seeded(
         {
-            "common_params": {"num_kp": num_kp, "num_channels": 3, "estimate_jacobian": jacobians},
-            "kp_detector_params": {"temperature": 0.1, "pad": 3, "single_jacobian_map": single, **hourglass},
+            "common_params": {"num_kp": of.num_kp, "num_channels": 3, "estimate_jacobian": of.jacobians},
+            "kp_detector_params": {"temperature": 0.1, "pad": 3, "single_jacobian_map": of.single, **hourglass},
             "generator_params": {
-                "block_expansion": expansion,
+                "block_expansion": of.expansion,
                 "max_features": 12,
-                "num_down_blocks": down,
-                "num_bottleneck_blocks": bottleneck,
-                "estimate_occlusion_map": occlusion,
-                "keep_visible": keep and occlusion,
-                "dense_motion_params": {"centred_grid": centred, **hourglass},
+                "num_down_blocks": of.down,
+                "num_bottleneck_blocks": of.bottleneck,
+                "estimate_occlusion_map": of.occlusion,
+                "keep_visible": of.keep and of.occlusion,
+                "dense_motion_params": {"centred_grid": of.centred, **hourglass},
             },
         }
     )

@@ -232,6 +232,12 @@ def test_any_time_stamps_give_a_standard_or_exact_rate(times: list[int]) -> None
     assert not variable or rate in STANDARD_RATES
 
 
+@pytest.mark.parametrize(("one_in", "rate"), [(20, 30), (5, 24)])
+def test_a_grid_with_up_to_a_tenth_of_its_pictures_missing_keeps_its_rate(one_in: int, rate: int) -> None:
+    times = [3000 * i for i in range(60) if i % one_in != one_in - 1]
+    assert find_rate(times, [3000] * len(times), Fraction(1, 90_000), None) == (rate, True)
+
+
 # --- pixels ---
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from run_folder import REPOSITORY
 
-ROOT = REPOSITORY
 HEAVY = ("torch", "jinja2", "snakemake", "scipy", "safetensors")
 
 
@@ -70,7 +69,7 @@ def test_unknown_names_are_refused() -> None:
 def test_the_wheel_brings_workflow_profiles_page_and_weights(tmp_path: Path) -> None:
     build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", build, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
         names = set(wheel.namelist())

@@ -14,10 +14,6 @@ from talkies import media
 NOTHING = "Nothing to be done"
 
 
-def frames(path) -> np.ndarray:
-    return np.stack(list(media.read_frames(media.probe(path)))).astype(int)
-
-
 def pitch(path) -> float:
     """Return the strongest frequency of a film's sound, in hertz."""
     sound = clips.decoded_sound(path)
@@ -54,7 +50,7 @@ def test_choices_in_the_pairs_table(run: RunFolder) -> None:
     cut = run.record("a/red@cut")
     assert (cut["source"]["crop"]["box"], cut["driving"]["crop"]["box"]) == ([0, 0, 32], [0, 0, 48])
     assert run.record("a/red@turned")["driving"]["flip"] is True
-    plain, turned = (frames(run.path / f".talkies/driving/a{suffix}.mp4") for suffix in ("", "@flip"))
+    plain, turned = (clips.pixels(run.path / f".talkies/driving/a{suffix}.mp4") for suffix in ("", "@flip"))
     assert np.abs(plain[:, :, ::-1] - turned).mean() < 3 < np.abs(plain - turned).mean()
     assert abs(pitch(run.film("a/red@music")) - 1500) < 30
     assert abs(pitch(run.film("a/red")) - 300) < 30

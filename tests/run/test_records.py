@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_folder import program
 
 from talkies.files import digest, keep_aside, read_json, write_json
 from talkies.machine import supervise
@@ -261,11 +262,10 @@ BROKEN = [
 
 def prepare(path: Path, facts: dict, age: float, squeue: str | None, variables: dict, monkeypatch) -> Path:
     """Write another job's lock, and a stand-in for squeue; return the file that records what that is asked."""
-    program, asked = path.parents[1] / "squeue", path.parents[1] / "asked"
+    asked = path.parents[1] / "asked"
     if squeue is not None:
-        program.write_text(f'#!/bin/sh\nPATH=/usr/bin:/bin\nprintf "%s " "$@" >> "{asked}"\n{squeue}\n')
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(program.parent))
+        program(asked.with_name("squeue"), f'#!/bin/sh\nPATH=/usr/bin:/bin\nprintf "%s " "$@" >> "{asked}"\n{squeue}\n')
+    monkeypatch.setenv("PATH", str(asked.parent))
     monkeypatch.setattr(supervise, "ANSWER_SECONDS", 0.5)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

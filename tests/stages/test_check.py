@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -21,6 +21,8 @@ from talkies.stages.check import SMALL_SIDE, findings_of
 from talkies.stages.check_file import Seen, SeenClip, look, sharpness
 
 EXAMPLES = REPOSITORY / "examples"
+ANNA = EXAMPLES / "driving/anna.mp4"
+TURNED = ("-ss", "1.66")  # from here on the head is turned, unlike in every picture
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +42,9 @@ def looked(tmp_path_factory) -> RunFolder:
     both.save(images / "two.png")
     Image.new("RGB", (200, 200), (90, 90, 90)).save(images / "wall <i>.png")
     (images / "broken.png").write_bytes(b"no picture")
-    anna = str(EXAMPLES / "driving/anna.mp4")
-    ffmpeg = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", anna]
     copy = ["-c:v", "libx264", "-preset", "ultrafast"]
-    subprocess.run([*ffmpeg, "-t", "1", *copy, "-c:a", "copy", str(driving / "plain.mp4")], check=True)
-    # Starts with a turned head, unlike every picture.
-    subprocess.run([*ffmpeg, "-ss", "1.66", *copy, "-an", str(driving / "turned.mp4")], check=True)
+    clips.ffmpeg("-i", ANNA, "-t", "1", *copy, "-c:a", "copy", driving / "plain.mp4")
+    clips.ffmpeg("-i", ANNA, *TURNED, *copy, "-an", driving / "turned.mp4")
     run.output = run.talkies("check", ok=False)
     return run
 
@@ -171,10 +170,9 @@ def test_a_photograph_for_a_network_of_drawings_and_a_face_that_leaves_its_crop_
         shutil.copy(EXAMPLES / "images" / name, run.path / "images")
     run.configure(crop=None, check=True, model={"preset": "demo-drawings"})
     walk = "pad=3*iw:ih:iw:0,crop=2*iw/3:ih:if(gt(t\\,0.6)\\,0\\,iw/3):0"  # the face moves from one half to the other
-    command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-i", str(EXAMPLES / "driving/anna.mp4"), "-t", "1"]
-    subprocess.run([*command, "-vf", walk, "-preset", "ultrafast", str(run.path / "driving/walk.mp4")], check=True)
     still = "select=eq(n\\,0),loop=24:1,setpts=N/25/TB"
-    subprocess.run([*command, "-vf", still, "-preset", "ultrafast", str(run.path / "driving/still.mp4")], check=True)
+    for name, filters in (("walk", walk), ("still", still)):
+        clips.ffmpeg("-i", ANNA, "-t", "1", "-vf", filters, "-preset", "ultrafast", run.path / f"driving/{name}.mp4")
     run.talkies("check")
     assert "look neither mouth nor head moves in it" in texts(run, "still")
     assert "one of the photographs, and demo-drawings knows drawings: model: preset: demo" in texts(run, "astronaut")
@@ -195,8 +193,7 @@ def test_two_files_of_one_name_or_of_one_content_are_told_apart(tmp_path: Path) 
     run = RunFolder.create(tmp_path / "run", images=[], clips=[])
     for name in ("me.png", "copy.png"):
         shutil.copy(EXAMPLES / "images/ada.png", run.path / "images" / name)
-    command = [media.ffmpeg_path(), "-v", "error", "-nostdin", "-ss", "1.66", "-i", str(EXAMPLES / "driving/anna.mp4")]
-    subprocess.run([*command, "-preset", "ultrafast", str(run.path / "driving/me.mp4")], check=True)
+    clips.ffmpeg("-i", ANNA, *TURNED, "-preset", "ultrafast", run.path / "driving/me.mp4")
     run.configure(crop=None, check=True, engine="fomm")
     for _ in ("anew", "from what is kept"):
         run.talkies("check")

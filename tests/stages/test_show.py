@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -27,10 +28,6 @@ def painting(width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
     return np.array(Image.blend(forms, grain, 0.2))
 
 
-def decoded(path: Path) -> np.ndarray:
-    return np.stack(list(media.read_frames(media.probe(path)))).astype(int)
-
-
 def test_outside_the_square_a_painting_of_2000_pixels_changes_by_the_codec_alone(tmp_path: Path) -> None:
     picture, box, rate = painting(), Box(700, 300, 600), Fraction(25)
     with FrameWriter(tmp_path / "square.mp4", rate) as film:
@@ -40,7 +37,7 @@ def test_outside_the_square_a_painting_of_2000_pixels_changes_by_the_codec_alone
         for _ in range(3):
             still.write(picture)
     show.paste_film(tmp_path / "square.mp4", picture, box, FrameWriter(tmp_path / "whole.mp4", rate))
-    whole, unmoved = decoded(tmp_path / "whole.mp4"), decoded(tmp_path / "still.mp4")
+    whole, unmoved = clips.pixels(tmp_path / "whole.mp4"), clips.pixels(tmp_path / "still.mp4")
     assert whole.shape == (3, HEIGHT, WIDTH, 3)
     outside = np.ones((HEIGHT, WIDTH), bool)
     outside[300:900, 700:1300] = False
@@ -73,6 +70,8 @@ def test_a_square_at_the_pictures_edge_and_beyond_it_has_no_border_there() -> No
     assert (whole[:, 299] == 0).all()
     assert (whole[[0, -1], 250] == 0).all()
     assert (whole[:, 150] == 200).all()
+    left = show.feathered_mask(Box(0, 20, 60), 300, 100)
+    assert (left[30, 0], left[30, -1]) == (255, 0)
 
 
 def test_a_picture_larger_than_players_decode_is_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +81,7 @@ def test_a_picture_larger_than_players_decode_is_made_smaller(tmp_path: Path, mo
     writer = FrameWriter(tmp_path / "whole.mp4", Fraction(10))
     picture = np.zeros((600, 800, 3), np.uint8)
     show.paste_film(tmp_path / "square.mp4", picture, Box(400, 200, 300), writer)
-    (whole,) = decoded(tmp_path / "whole.mp4")
+    (whole,) = clips.pixels(tmp_path / "whole.mp4")
     assert whole.shape == (300, 400, 3)
     assert whole[175, 275].mean() > 240
 
@@ -104,7 +103,7 @@ def test_a_run_shows_whole_pictures_or_larger_squares_without_the_network(run: R
     assert run.record("a/blue")["shown"]["upscale"]["how"] == "ffmpeg lanczos, no detail added"
     assert "6 films are whole" in run.talkies("verify")
     picture = painting(300, 202)
-    assert np.abs(decoded(run.film("a/red"))[:, :, :47] - picture[:, :47]).mean() < 4
+    assert np.abs(clips.pixels(run.film("a/red"))[:, :, :47] - picture[:, :47]).mean() < 4
     # New sound settings copy the shown stream. The plain squares no longer exist.
     run.configure(pairs_per_job=3, files={"red.png": {"paste_back": True}}, upscale=512, audio=False)
     run.snakemake()

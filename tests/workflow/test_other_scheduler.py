@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from run_folder import REPOSITORY, RunFolder
+from run_folder import REPOSITORY, RunFolder, program
 from sif import IMAGE, OTHER
 
 pytestmark = pytest.mark.slow
@@ -64,10 +64,8 @@ class Queued(RunFolder):
 def run(tmp_path: Path) -> Queued:
     RunFolder.create(tmp_path / "run", images=["red", "blue"], clips=["a"])
     made = Queued(tmp_path / "run")
-    made.queue.mkdir()
     for name, script in (("submit", SUBMIT), ("status", STATUS)):
-        (made.queue / name).write_text(script)
-        (made.queue / name).chmod(0o755)
+        program(made.queue / name, script)
     made.configure(engine="fomm", threads=7, gpus=1, slurm={"gpu": {"gpu": 1}})
     return made
 
@@ -95,10 +93,7 @@ def test_only_the_nodes_can_run_the_image(run: Queued) -> None:
     assert "is pulled where snakemake runs" in run.send(image=True, ok=False)
     run.configure(container="talkies.sif", **settings)
     (run.path / "talkies.sif").write_bytes(OTHER)
-    node = run.path / "node"
-    node.mkdir()
-    (node / "apptainer").write_text(APPTAINER)
-    (node / "apptainer").chmod(0o755)
+    node = program(run.path / "node/apptainer", APPTAINER).parent
     script = (run.queue / "submit").read_text()
     (run.queue / "submit").write_text(script.replace("{ sh", f"export PATH={node}:$PATH\n{{ sh"))
     assert "talkies.sif holds talkies 9.9" in run.send("-n", image=True)

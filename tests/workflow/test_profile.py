@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, write_weights
+from run_folder import REPOSITORY, RunFolder, draw_picture, make_clip, program, write_weights
 from sif import IMAGE, NO_GPUS, OTHER, sif
 
 from talkies import __version__
@@ -66,8 +66,7 @@ class ClusterFolder(RunFolder):
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("programs")
-    (folder / "apptainer").write_text(APPTAINER)
-    (folder / "apptainer").chmod(0o755)
+    program(folder / "apptainer", APPTAINER)
     return folder
 
 
@@ -129,26 +128,12 @@ def test_without_apptainer_a_plan_is_made_and_a_run_on_this_machine_is_refused(t
     assert not (run.path / ".talkies/done").exists()
 
 
-@pytest.fixture
-def limited(tmp_path: Path, programs: Path) -> ClusterFolder:
-    """A run folder on a login node with one partition of 10 minutes and 3,000 MB, and a larger one."""
-    bin_folder = tmp_path / "bin"
-    shutil.copytree(programs, bin_folder)
-    partitions = "printf 'small*|10:00|3000\\nlarge|infinite|900000\\n'"
-    for name, line in (("sinfo", partitions), ("squeue", "exit 0")):
-        (bin_folder / name).write_text(f"#!/bin/sh\n{line}\n")
-        (bin_folder / name).chmod(0o755)
-    run = small(tmp_path / "run", bin_folder)
+def test_a_job_asks_for_what_config_names(tmp_path: Path, programs: Path) -> None:
+    run = small(tmp_path / "run", programs)
     (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
-    return run
-
-
-def test_a_job_asks_for_no_more_than_there_is_and_for_what_config_names(limited: ClusterFolder) -> None:
-    asked = resources(limited.snakemake("--profile", "slurm", "-n", "-p"), "animate")
-    assert (asked["mem_mb"], asked["runtime"]) == ("3000", "10")
     cpu = {"runtime": 7, "mem_mb": 900, "qos": "short", "slurm_partition": "small"}
-    limited.configure(slurm={"cpu": cpu, "gpu": {"gpu_model": "a100", "slurm_partition": "small,large"}})
-    output = limited.snakemake("--profile", "slurm", "-n", "-p")
+    run.configure(slurm={"cpu": cpu, "gpu": {"gpu_model": "a100", "slurm_partition": "small,large"}})
+    output = run.snakemake("--profile", "slurm", "-n", "-p")
     asked = resources(output, "animate")
     assert (asked["mem_mb"], asked["runtime"]) == ("4000", str(estimate.WALLTIME_MINUTES + 1))
     assert (asked["gpu_model"], asked["gpu"]) == ("a100", "1"), "what config.yaml does not name is still requested"
@@ -349,7 +334,7 @@ def test_binds_are_added_to_those_of_the_user(tmp_path, programs, monkeypatch) -
 
 
 @pytest.mark.parametrize(
-    ("program", "line", "left"),
+    ("teller", "line", "left"),
     [
         ("quota", "{mount} 1000 0 3000 0 7 0 0 0", 2000 * 1024),
         ("quota", "{mount} 2500* 2000 0 1762000000 7 0 0 0", 0),
@@ -360,15 +345,14 @@ def test_binds_are_added_to_those_of_the_user(tmp_path, programs, monkeypatch) -
     ],
 )
 def test_a_quota_is_looked_at_where_one_is_told(
-    tmp_path, monkeypatch, program: str, line: str, left: int | None
+    tmp_path, monkeypatch, teller: str, line: str, left: int | None
 ) -> None:
     mount = tmp_path
     while not mount.is_mount():
         mount = mount.parent
-    (tmp_path / program).write_text(
-        f"#!/bin/sh\necho 'Disk quotas for user me (uid 7):'\necho '{line.format(mount=mount)}'\n"
+    program(
+        tmp_path / teller, f"#!/bin/sh\necho 'Disk quotas for user me (uid 7):'\necho '{line.format(mount=mount)}'\n"
     )
-    (tmp_path / program).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     assert quota_left(tmp_path) == left
 
@@ -376,10 +360,10 @@ def test_a_quota_is_looked_at_where_one_is_told(
 def test_a_run_that_will_not_fit_is_not_begun(tmp_path: Path, programs: Path) -> None:
     run = small(tmp_path / "run", tmp_path / "more")
     shutil.copytree(programs, tmp_path / "more")
-    (tmp_path / "more/quota").write_text(
-        '#!/bin/sh\nd=$PWD; until mountpoint -q "$d"; do d=$(dirname "$d"); done\necho "$d 99 0 100 0 0 0 0 0"\n'
+    program(
+        tmp_path / "more/quota",
+        '#!/bin/sh\nd=$PWD; until mountpoint -q "$d"; do d=$(dirname "$d"); done\necho "$d 99 0 100 0 0 0 0 0"\n',
     )
-    (tmp_path / "more/quota").chmod(0o755)
     make_clip(run.path / "driving/b.mp4", frames=20)
     words = r"results: 0.0 MB left of the quota, and 4 films to make need about 0.1 MB: make room"
     assert re.search(words, run.snakemake("-n"))

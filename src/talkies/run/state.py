@@ -225,8 +225,6 @@ def with_something_made(look: Look) -> Iterable[str]:
     """Return the input files from which something was made: their content is compared at plan time."""
     plan, ledger = look.plan, look.ledger
     yield from (file for stage, item, file in plan.files() if ledger.get(stage.name, item))
-    if not plan.pairs:
-        return
     films = look.has_films(plan.last)
     for name, pair in plan.pairs.items():
         made = (plan.last.name, name) in ledger.entries

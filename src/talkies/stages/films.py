@@ -116,5 +116,5 @@ def program_named(name: str) -> Program:
     here = complete({key: config[key] for key in ("engine", "engines") if key in config}).programs
     program = here.get(name) or next(iter(complete({"engine": name}).programs.values()), None)
     if program is None:
-        raise TalkiesError(f"{name} is the built-in engine: take talkies animate")
+        raise TalkiesError(f"{name} is the built-in engine: leave --engine away")
     return program
