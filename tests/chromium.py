@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+OPTIONS = """--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking
+--no-first-run --autoplay-policy=no-user-gesture-required --remote-debugging-pipe"""
 MISSING = "the pages in a browser (chromium is not installed)"
 
 
@@ -35,20 +37,7 @@ class Chromium:
             os.dup2(writer, 4)
 
         self._process = subprocess.Popen(
-            [
-                program,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--disable-background-networking",
-                "--no-first-run",
-                "--autoplay-policy=no-user-gesture-required",
-                "--remote-debugging-pipe",
-                *options,
-                f"--user-data-dir={profile}",
-                "about:blank",
-            ],
+            [program, *OPTIONS.split(), *options, f"--user-data-dir={profile}", "about:blank"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

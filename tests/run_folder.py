@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,16 @@ class RunFolder:
         assert sorted(self.events("animate")) == pairs
         self.whole(pairs)
         return output
+
+
+def processes(words: str, folder: Path | None = None) -> list[int]:
+    """Return the numbers of the processes with these words as arguments, and this working folder."""
+    wanted, found = words.replace(" ", "\0").encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if wanted in (entry / "cmdline").read_bytes() and (folder is None or (entry / "cwd").readlink() == folder):
+                found.append(int(entry.name))
+    return found
 
 
 def program(path: Path, script: str) -> Path:

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import clips
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
@@ -22,7 +23,7 @@ from PIL import Image
 from run_folder import BIN, REPOSITORY, RunFolder
 
 import talkies
-from talkies import config_docs, media
+from talkies import config_docs
 from talkies.cli import build_parser
 from talkies.settings import Settings, fields_of
 
@@ -167,40 +168,28 @@ def test_the_readmes_python_runs(monkeypatch) -> None:
     assert names["film"].shape == (2, 3, 256, 256)
 
 
-def shell(run: RunFolder, lines: str) -> subprocess.CompletedProcess:
-    """Run lines of shell in a folder as its user does."""
-    return subprocess.run(
-        ["bash", "-c", lines],
-        cwd=run.path,
-        env=run.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.mark.slow
 def test_a_folders_life_prints_what_the_page_says(tmp_path: Path) -> None:
     """Each command of the consoles, in one shell, prints the lines below it, in their order; ... is anything."""
     run = RunFolder(tmp_path)
-    assert shell(run, "talkies init portraits").returncode == 0
+    run.talkies("init", "portraits")
     run.path = tmp_path / "portraits"
     pictures = {"images/me.jpg": "ada.png", "images/you.jpg": "bruno.jpg", "../she.jpg": "nora.jpg"}
     for name, example in pictures.items():
         Image.open(REPOSITORY / "examples/images" / example).convert("RGB").save(run.path / name)
     for name, tone in (("song", 440), ("talk", 880)):
-        cut = ["-v", "error", "-i", str(REPOSITORY / "examples/driving/anna.mp4"), "-f", "lavfi"]
-        cut += ["-i", f"sine={tone}", "-map", "0:v", "-map", "1:a", "-frames:v", "4", "-t", "0.16"]
-        subprocess.run([media.ffmpeg_path(), *cut, str(run.path / f"driving/{name}.mp4")], check=True)
-    assert "4 done" in shell(run, "snakemake").stdout
+        cut = ["-i", REPOSITORY / "examples/driving/anna.mp4", "-f", "lavfi", "-i", f"sine={tone}"]
+        cut += ["-map", "0:v", "-map", "1:a", "-frames:v", "4", "-t", "0.16"]
+        clips.ffmpeg(*cut, run.path / f"driving/{name}.mp4")
+    assert "4 done" in run.run("snakemake").stdout
     consoles = re.findall(
         r"^```console\n(.*?)^```", (REPOSITORY / "docs/index.md").read_text(), re.DOTALL | re.MULTILINE
     )
     steps = re.findall(r"^\$ (.*)\n((?:[^$].*\n)*)", "".join(consoles), re.MULTILINE)
     assert len(steps) > 12
     mark = "--- the next command ---"
-    printed = shell(run, "set -e\n" + f"\necho {mark}\n".join(command for command, _ in steps)).stdout.split(mark)
+    script = "set -e\n" + f"\necho {mark}\n".join(command for command, _ in steps)
+    printed = run.run("/bin/bash", "-c", script).stdout.split(mark)
     assert len(printed) == len(steps), printed[-1]
     other = []
     for (command, wanted), said in zip(steps, printed, strict=True):

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from run_folder import BIN, REPOSITORY, RunFolder, wait_for
+from run_folder import BIN, REPOSITORY, RunFolder, processes, wait_for
 
 SNAKEFILE = str(REPOSITORY / "Snakefile")
 START = "Using workflow specific profile profiles/default for setting default command line arguments."
@@ -110,18 +110,6 @@ def test_what_fails_is_told_once_with_its_reason(run: RunFolder) -> None:
     assert {line.removeprefix("failed: ") for line in run.talkies("status").splitlines()} <= summary, "the same words"
 
 
-def animate_worker(folder: Path) -> int | None:
-    """Return the process number of the worker that animates in a folder."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            if b"animate" in words and b"shard" in words and (process / "cwd").readlink() == folder:
-                return int(process.name)
-        except OSError:
-            continue
-    return None
-
-
 def without_a_film(finished: RunFolder, tmp_path: Path) -> RunFolder:
     """Copy a finished run in which a film is to be made again."""
     run = finished.copy(tmp_path / "copy")
@@ -132,9 +120,8 @@ def without_a_film(finished: RunFolder, tmp_path: Path) -> RunFolder:
 def test_a_worker_that_crashes_is_named_with_its_end_and_its_log(finished: RunFolder, tmp_path: Path) -> None:
     run = without_a_film(finished, tmp_path)
     snakemake = run.start("snakemake", "--snakefile", SNAKEFILE)
-    found: list[int] = []
-    wait_for(lambda: found.extend(filter(None, [animate_worker(run.path)])) or found)
-    os.kill(found[0], signal.SIGSEGV)
+    wait_for(lambda: processes("shard animate", run.path))
+    os.kill(processes("shard animate", run.path)[0], signal.SIGSEGV)
     output, _ = snakemake.communicate(timeout=300)
     assert snakemake.returncode == 1
     errors = [line for line in output.splitlines() if "error" in line.lower()]

@@ -13,7 +13,7 @@ import clips
 import numpy as np
 import pytest
 import yaml
-from run_folder import REPOSITORY, RunFolder, make_clip, wait_for
+from run_folder import REPOSITORY, RunFolder, make_clip, processes, wait_for
 
 from talkies import media
 
@@ -27,23 +27,6 @@ def engine(*more: str, command: str = ONE, **keys) -> dict:
 
 def told(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def asleep(seconds: int) -> list[str]:
-    return running(f"sleep\0{seconds}\0")
-
-
-def running(word: str) -> list[str]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if word.encode() in line:
-                found.append(entry.name)
-    return found
 
 
 @pytest.fixture
@@ -66,7 +49,7 @@ def test_films_of_a_program_that_rounds_the_rate_leaves_files_and_a_child(folder
         assert folder.record(name)["engine"]["name"] == "stand-in"
     assert len(told(seen)) == 4
     assert all("--relative" in start["argv"] for start in told(seen))
-    assert not asleep(9871), "a child of the program was left running"
+    assert not processes("sleep 9871"), "a child of the program was left running"
     assert not list(folder.path.rglob("left.txt"))
     red, blue = (next(media.read_frames(media.probe(folder.path / f"results/a/{n}.mp4"))) for n in ("red", "blue"))
     assert np.abs(red.astype(int) - blue).mean() > 3, "each film shows its own picture"
@@ -139,10 +122,10 @@ def test_a_worker_that_is_killed_leaves_nothing_running(folder: RunFolder, tmp_p
         seen.unlink(missing_ok=True)
         folder.configure(engine=engine("--do hang", "--child 9872", f"--told {seen}"))
         process = folder.start("snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "1")
-        wait_for(lambda: bool(told(seen)) and asleep(9872), 60)
-        (worker,) = (int(each) for each in running("shard\0animate") if Path(f"/proc/{each}/cwd").resolve() == here)
+        wait_for(lambda: bool(told(seen)) and processes("sleep 9872"), 60)
+        (worker,) = processes("shard animate", here)
         os.kill(worker, number)
-        wait_for(lambda: not asleep(9872) and not running(str(seen)), 30)
+        wait_for(lambda: not processes("sleep 9872") and not processes(str(seen)), 30)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     folder.configure(engine=engine())
