@@ -235,6 +235,37 @@ def test_a_face_that_moves_away_ends_its_tube(tmp_path: Path) -> None:
     assert later.box.x > 150
 
 
+def close_up(side: int = 640) -> np.ndarray:
+    """The astronaut's face, more than half as wide as the picture."""
+    return crop.resize(astronaut()[40:200, 80:240], side)
+
+
+def far_away(across: int, face: int, side: int = 640) -> np.ndarray:
+    """The astronaut's head on grey, with a face so many pixels wide."""
+    scale = face / 89
+    canvas = np.full((side, side, 3), 110, np.uint8)
+    head = crop.resize(astronaut()[30:200, 70:250], (round(180 * scale), round(170 * scale)))
+    canvas[300 : 300 + head.shape[0], across : across + head.shape[1]] = head
+    return canvas
+
+
+def test_a_small_face_is_found_after_a_large_one_has_left(tmp_path: Path) -> None:
+    clip = probe(still(tmp_path / "a.mp4", [close_up()] * 6 + [far_away(500, 24)] * 10, "5"))
+    assert find_crop(clip, parse("face")).box.side > 400
+    small = find_crop(clip, parse("face:right"))
+    assert small.faces == 2
+    assert (small.box.side < 60, small.box.x > 480) == (True, True)
+
+
+def test_of_two_people_of_different_size_in_a_clip_the_one_asked_for(tmp_path: Path) -> None:
+    frame = far_away(20, 24)
+    frame[100:600, 130:630] = crop.resize(astronaut()[40:200, 80:240], 500)
+    frame[300:350, 20:70] = far_away(20, 24)[300:350, 20:70]
+    clip = probe(still(tmp_path / "a.mp4", [frame] * 10, "5"))
+    sides = [find_crop(clip, parse(request_)).box.side for request_ in ("face", "face:left", "face:2")]
+    assert sides[1] < 60 < 300 < sides[0] == sides[2]
+
+
 @pytest.mark.parametrize(("seen", "said"), [(3, "the chosen face is in 3 of 10 frames looked at"), (6, None)])
 def test_face_seen_in_less_than_half_of_the_frames_warns(tmp_path: Path, seen: int, said: str | None) -> None:
     empty = np.full_like(moved(0), 110)
@@ -282,7 +313,7 @@ def test_face_in_anamorphic_pixels_is_not_squeezed(tmp_path: Path) -> None:
 
 def test_long_clips_are_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked = []
-    monkeypatch.setattr(crop, "find_faces", lambda frame, side: looked.append(frame) or [(9, 9, 9, 9)])
+    monkeypatch.setattr(crop, "faces_at", lambda side, frame: looked.append(frame) or [(9, 9, 9, 9)])
     path = still(tmp_path / "a.mp4", [clips.frame(0)] * 100, "1")  # 100 s
     find_crop(probe(path), parse("face"))
     assert 0 < len(looked) <= crop.MOST_FRAMES

@@ -102,11 +102,11 @@ def check(chosen: argparse.Namespace) -> int:
     from ..run import ledger
     from ..run.pairs import not_used
     from ..run.plan import Plan
-    from ..run.planner import current_plan, finish_page
+    from ..run.planner import current_files, finish_page
     from ..stages import table
     from ..stages.check import FAILS, NOTE, examine
 
-    plan = Plan.load(table) if chosen.job else current_plan(table)[0]
+    plan = Plan.load(table) if chosen.job else current_files(table)
     workers = chosen.threads or available_threads()
     with progress_bar() as progress:
         progress.start(len(plan.sources) + len(plan.takes), "files")
@@ -145,12 +145,12 @@ def _network(plan: Any) -> Any:
         from ..fomm import import_torch
 
         torch = import_torch()
-        from ..fomm.model.checkpoint import load_model
+        from ..fomm.kept import load_fast
 
         # The other cores check files: threads that wait for one would take more time than the network.
         torch.set_num_threads(1)
         model = plan.settings.model
-        return load_model(model.preset, model.checkpoint, device="cpu", precision="fp32")
+        return load_fast(model.preset, model.checkpoint)
 
     return load
 

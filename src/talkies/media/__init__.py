@@ -5,5 +5,5 @@ from .ffmpeg import ffmpeg_path, ffmpeg_version
 from .film import FilmPicture, FrameWriter, encoding
 from .folders import CLIP_SUFFIXES, PICTURE_SUFFIXES, list_clips, list_pictures, not_used
 from .frames import read_frames
-from .pictures import read_picture
+from .pictures import read_picture, read_reduced
 from .sound import remux, write_excerpt, write_wav

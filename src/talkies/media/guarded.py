@@ -30,15 +30,16 @@ PATIENCE = 900  # seconds that a file may take on a busy machine; its processor 
 ASKED_BYTES, ANSWER_BYTES = 64, 1 << 16
 AT_ONCE = 8  # files read at once, by several threads: most of that time is spent waiting for the disk
 TASKS = {"picture": "pictures", "clip": "clip_reader"}
-"""The module for each task: `read(file)` returns a value of JSON, and a descriptor of shared memory or None;
-`why(head, error)` is what is wrong with a file, from its first bytes and an error."""
+"""The module for each task: `read(file)` returns a value of JSON, and a descriptor of shared memory or None, and may
+take a whole number; `why(head, error)` is what is wrong with a file, from its first bytes and an error."""
 
 
 def read_guarded(path: str | Path, task: str, *, again: str, most: int) -> tuple[dict[str, Any], int]:
     """Let a child do one of `TASKS` with a file; return its answer, and a descriptor of shared memory or -1.
 
-    again: what to do with a file that crashes it or needs too much. most: the file's largest size, bytes. Raises
-    InputError if the file is at fault, TalkiesError, MemoryError or OSError if the machine failed.
+    task: its name, and after a space the number that it takes. again: what to do with a file that crashes it or needs
+    too much. most: the file's largest size, bytes. Raises InputError if the file is at fault, TalkiesError, MemoryError
+    or OSError if the machine failed.
     """
     with open_input(path) as file:
         if os.fstat(file.fileno()).st_size > most:
@@ -193,10 +194,11 @@ def _watch(descriptor: int) -> None:
     os._exit(0)
 
 
-def _answer(file: BinaryIO, task: str) -> tuple[dict[str, Any], int | None]:
+def _answer(file: BinaryIO, asked: str) -> tuple[dict[str, Any], int | None]:
+    task, *number = asked.split()
     module = import_module(f".{TASKS[task]}", __package__)
     try:
-        value, shared = module.read(file)
+        value, shared = module.read(file, *map(int, number))
         return {"value": value}, shared
     except InputError as error:
         return {"reason": error.reason}, None

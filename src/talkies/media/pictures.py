@@ -67,10 +67,18 @@ def read_picture(path: str | Path) -> Frame:
     Raises InputError if it is not a picture, is damaged, crashes its decoder, needs too much memory or time, or has
     sides under 8 or over 20,000 pixels or over 120 megapixels; TalkiesError or OSError if the machine failed.
     """
+    return read_reduced(path, MAX_SIDE)[0]
+
+
+def read_reduced(path: str | Path, side: int) -> tuple[Frame, tuple[int, int]]:
+    """Return a picture as `read_picture` does, and its width and height.
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size if that leaves its longer side `side` pixels.
+    """
     import numpy as np
 
     with _turn:  # one large picture at a time
-        answer, shared = read_guarded(path, "picture", again=AGAIN, most=MAX_PICTURE_BYTES)
+        answer, shared = read_guarded(path, f"picture {side}", again=AGAIN, most=MAX_PICTURE_BYTES)
     width, height = answer["size"]
     try:
         pixels = mmap.mmap(shared, width * height * 3)
@@ -79,7 +87,7 @@ def read_picture(path: str | Path) -> Frame:
     picture = np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
     if answer["hdr"]:
         _map_hdr(picture, answer["hdr"])
-    return picture
+    return picture, tuple(answer["whole"])
 
 
 def _map_hdr(picture: Frame, transfer: str) -> None:
@@ -113,10 +121,11 @@ def why(head: bytes, error: Exception) -> str:
     return f"the picture is damaged or cut short ({printable(str(error))[:120]}); copy or download it again"
 
 
-def read(file: BinaryIO) -> tuple[dict[str, Any], int]:
+def read(file: BinaryIO, side: int = MAX_SIDE) -> tuple[dict[str, Any], int]:
     """Return a picture's width and height, and a descriptor of shared memory: rows of 8 bit sRGB.
 
-    hdr: their transfer function, if that is of high dynamic range.
+    side: see `read_reduced`. whole: width and height in the file. hdr: their transfer function, if that is of high
+    dynamic range.
     """
     from PIL import Image, ImageOps
 
@@ -132,6 +141,10 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], int]:
             if fault := size_fault(*opened.size):
                 raise InputError("", fault)
             allow(SECONDS + SECONDS_A_MEGAPIXEL * math.prod(opened.size) / 1e6)
+            whole = width, height = opened.size
+            least = side / max(whole)
+            opened.draft(opened.mode, (math.ceil(width * least), math.ceil(height * least)))  # of JPEG alone
+            reduced = opened.size
             _load(opened)
             profile = opened.info.get("icc_profile")
             try:
@@ -141,7 +154,8 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], int]:
             except Exception:
                 pass  # unreadable EXIF does not matter
             transfer = None if profile else _transfer(head)
-            return {"size": opened.size, "hdr": transfer}, _to_shared_memory(opened, profile)
+            whole = whole if opened.size == reduced else whole[::-1]
+            return {"size": opened.size, "whole": whole, "hdr": transfer}, _to_shared_memory(opened, profile)
 
 
 def _load(image: PillowImage.Image) -> None:

@@ -6,7 +6,7 @@ Commands that look at a folder between runs make a new plan, so that they show w
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
@@ -60,30 +60,10 @@ def make_plan(
     the settings. Raises TalkiesError that names the key, file or line at fault.
     """
     previous, ledger, known = stored_plan(table), Ledger.read(), Inputs()
-    images, clips = inputs or list_inputs(settings)
-    pairs = list_pairs(settings, images, clips)
-    if settings.multi_face:
-        pairs = each_face(pairs, images, settings, known.faces)
-    if len(settings.by_engine) > 1:
-        pairs = by_each_engine(pairs, settings.by_engine)
-    check_squares(settings, pairs)
-    sounds = {pair.audio for pair in pairs if isinstance(pair.audio, str)}
-    plan = Plan(
-        settings=settings,
-        sources=_sources(pairs, images, settings),
-        takes=_takes(pairs, clips, settings),
-        pairs={pair.name: pair for pair in pairs},
-        weights=_weights(settings, known),
-        programs={name: _contents_of(program, known) for name, program in settings.programs.items()},
-        rates=rates(settings, ledger, on_cluster=on_cluster),
-        given=dict(given or {}),
-        outside=[str(folder) for folder in folders_outside(settings, sounds)],
-        nonce=nonce(),
-    )
-    plan.stages = table(settings)
-    _count_frames(plan, known)
+    plan = _plan_pairs(settings, table, known, inputs or list_inputs(settings), given)
+    plan.rates = rates(settings, ledger, on_cluster=on_cluster)
     seen = Look(plan, ledger)
-    _read_contents(seen, known, sounds)
+    _read_contents(seen, known)
     if plan.is_pilot:
         _keep_pilot(plan, seen.state())
     known.save(keep=plan.is_pilot)
@@ -98,19 +78,72 @@ def make_plan(
     return plan, state
 
 
+def _plan_pairs(
+    settings: Settings,
+    table: Table,
+    known: Inputs,
+    inputs: tuple[dict[str, Path], dict[str, Path]],
+    given: Mapping[str, Any] | None,
+) -> Plan:
+    """Return a plan of what is wanted: its pairs and files, without shards, jobs and contents."""
+    images, clips = inputs
+    pairs = list_pairs(settings, images, clips)
+    if settings.multi_face:
+        pairs = each_face(pairs, images, settings, known.faces)
+    if len(settings.by_engine) > 1:
+        pairs = by_each_engine(pairs, settings.by_engine)
+    check_squares(settings, pairs)
+    plan = Plan(
+        settings=settings,
+        sources=_sources(pairs, images, settings),
+        takes=_takes(pairs, clips, settings),
+        pairs={pair.name: pair for pair in pairs},
+        weights=_weights(settings, known),
+        programs={name: _contents_of(program, known) for name, program in settings.programs.items()},
+        given=dict(given or {}),
+        outside=[str(folder) for folder in folders_outside(settings, _sounds(pairs))],
+        nonce=nonce(),
+    )
+    plan.stages = table(settings)
+    _count_frames(plan, known)
+    return plan
+
+
 def current_plan(table: Table) -> tuple[Plan, State]:
     """Return the plan of this folder under the current settings, and its state.
 
     While a run is active, this is its plan. Otherwise it follows config.yaml and the settings of the last run's
     command line.
     """
+    stored, settings = _current(table)
+    if settings is None:
+        assert stored is not None
+        return stored, look(stored)
+    return make_plan(settings, table, given=stored.given if stored is not None else {})
+
+
+def current_files(table: Table) -> Plan:
+    """Return the plan of this folder as `current_plan` does, but without its jobs, which take time for many pairs."""
+    stored, settings = _current(table)
+    if settings is None:
+        assert stored is not None
+        return stored
+    known = Inputs()
+    plan = _plan_pairs(settings, table, known, list_inputs(settings), stored.given if stored is not None else {})
+    if plan.is_pilot:  # its pairs depend on what is made
+        return current_plan(table)[0]
+    known.save()
+    return plan
+
+
+def _current(table: Table) -> tuple[Plan | None, Settings | None]:
+    """Return the stored plan, and the settings of now; None for these where the stored plan is that of now."""
     stored = stored_plan(table)
     if stored is not None and (is_running() or not CONFIG.exists()):
-        return stored, look(stored)
+        return stored, None
     if not CONFIG.exists():
         raise TalkiesError("there is no config.yaml here: go into the run folder, or make one: talkies init FOLDER")
-    given = stored.given if stored is not None else {}
-    return make_plan(complete(read(CONFIG) | given), table, given=given)
+    return stored, complete(read(CONFIG) | (stored.given if stored is not None else {}))
 
 
 def _keep_pilot(plan: Plan, state: State) -> None:
@@ -157,9 +190,14 @@ def _count_frames(plan: Plan, known: Inputs) -> None:
             plan.takes[name] = replace(take, frames=clip.count(since, until))
 
 
-def _read_contents(seen: Look, known: Inputs, sounds: Set[str]) -> None:
+def _sounds(pairs: Iterable[Pair]) -> set[str]:
+    """Return the sound files that pairs name."""
+    return {pair.audio for pair in pairs if isinstance(pair.audio, str)}
+
+
+def _read_contents(seen: Look, known: Inputs) -> None:
     """Set the contents of the input files from which something was made; sound files are read at once."""
-    plan = seen.plan
+    plan, sounds = seen.plan, _sounds(seen.plan.pairs.values())
     plan.learn(seen.ledger)
     read = (file for file in with_something_made(seen) if is_unreadable(plan.contents.get(file)))
     known.read({*read, *sounds})

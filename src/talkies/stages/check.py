@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ Key = tuple[str, bool]
 SEEN = HOME / "check"
 RESULT = HOME / "check.json"
 """The findings of the last check, for the gallery and the workflow."""
-RECIPE = 9
+RECIPE = 10
 """Raised by hand when a look at the same file sees something else."""
 
 SMALL_SIDE = 128
@@ -131,7 +132,8 @@ def examine(
     # A picture and a take may have one name.
     inputs: list[tuple[Key, Source | Take]] = [((name, True), take) for name, take in plan.takes.items()]
     inputs += [((name, False), source) for name, source in plan.sources.items()]
-    weights = digest([plan.settings.model.preset, plan.weights]) if model and compared(plan) else None
+    moved = compared(plan)
+    weights = digest([plan.settings.model.preset, plan.weights]) if model and moved else None
     known = Inputs()
     known.read(wanted.file for _, wanted in inputs)
     known.save(keep=True)
@@ -163,8 +165,8 @@ def examine(
         finding.content = known.content(wanted.file)
         findings.append(finding)
     if weights:
-        look_at_faces(plan, findings, preset.parts)
-        compare_poses(plan, findings)
+        look_at_faces(plan, findings, preset.parts, {take for _, take in moved})
+        compare_poses(moved, findings)
     return sorted(findings, key=lambda finding: (finding.level, finding.clip, finding.name))
 
 
@@ -184,7 +186,7 @@ def _look_at_all(files: Sequence[Source | Take], workers: int) -> Iterable[tuple
     # wait for those of a loaded network.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(files)), mp_context=spawn, initializer=_hush) as pool:
-        yield from pool.map(look, files)
+        yield from pool.map(partial(look, threads=1), files)
 
 
 def _hush() -> None:
@@ -275,14 +277,13 @@ def _problems_of_clip(facts: SeenClip) -> Iterable[Problem]:
 # --- poses -------------------------------------------------------------------------------------------------
 
 
-def look_at_faces(plan: Plan, findings: Sequence[Finding], parts: FaceParts | None) -> None:
+def look_at_faces(plan: Plan, findings: Sequence[Finding], parts: FaceParts | None, moved: Set[str]) -> None:
     """Note how videos move, and warn of still ones, of bad first frames, and of pictures that make poor films.
 
-    parts: of the network's keypoints.
+    parts: of the network's keypoints. moved: the takes whose motion is counted from their first frame.
     """
     import numpy as np
 
-    moved = {take for _, take in compared(plan)}
     for finding in findings:
         facts = finding.facts
         if isinstance(facts, Unreadable) or not facts.crop.faces or parts is None:
@@ -308,14 +309,17 @@ def look_at_faces(plan: Plan, findings: Sequence[Finding], parts: FaceParts | No
             problems += [Problem(DOUBTFUL, text, advice) for text in seen]
 
 
-def compare_poses(plan: Plan, findings: Sequence[Finding]) -> None:
-    """Add a finding to each take whose first frame is far from pictures' poses, with a nearer frame."""
+def compare_poses(pairs: Iterable[tuple[str, str]], findings: Sequence[Finding]) -> None:
+    """Add a finding to each take whose first frame is far from pictures' poses, with a nearer frame.
+
+    pairs: of picture and take, where poses matter.
+    """
     import numpy as np
 
     seen = {(found.name, found.clip): found for found in findings if isinstance(found.facts, Seen)}
     held = {key: np.array(found.facts.poses) for key, found in seen.items() if isinstance(found.facts, Seen)}
     moved: dict[str, list[str]] = {}
-    for image, take in compared(plan):
+    for image, take in pairs:
         if (image, False) in seen and (take, True) in seen:
             moved.setdefault(take, []).append(image)
     for take, images in moved.items():

@@ -1,6 +1,6 @@
 """Looks at one picture or driving video: its crop, its sharpness, its poses, and what else is known of it.
 
-A dozen frames of a video are looked at, and its face is searched in three times as many.
+A dozen frames of a video are looked at. Its face is searched in them, and as for its film if none shows one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from ..fomm.model.first_order import FirstOrderModel
     from ..media.pictures import Frame
 
-SAMPLES, SEARCHED = 12, 36
-"""Frames of a video that are looked at, and in which its face is searched."""
+SAMPLES = 12
+"""Frames of a video that are looked at."""
 DECODED_SECONDS = 20
 """Seconds; only key frames are decoded of longer videos, so that a check of an hour takes seconds."""
 LARGEST_SIDE = 1280  # pixels of a sampled frame
+PICTURE_SIDE = 960
+"""Pixels of the longer side that are enough of a picture, which takes less time to decode at half its size."""
 THUMB_SIDE = 128
 TRIES = 3  # of frames that may be better than the first
 
@@ -82,22 +84,23 @@ class Unreadable(Struct, tag=True):
 Facts = Seen | SeenClip | Unreadable
 
 
-def look(wanted: Source | Take) -> tuple[Facts, Frame | None]:
-    """Look at one file; return its facts and its crops, uint8 [n, 256, 256, 3]."""
+def look(wanted: Source | Take, threads: int | None = None) -> tuple[Facts, Frame | None]:
+    """Look at one file; return its facts and its crops, uint8 [n, 256, 256, 3]. threads: of a video's decoder."""
     try:
-        return _look_at_clip(wanted) if isinstance(wanted, Take) else _look_at_picture(wanted)
+        return _look_at_clip(wanted, threads) if isinstance(wanted, Take) else _look_at_picture(wanted)
     except InputError as error:
         return Unreadable(error.reason), None
 
 
 def _look_at_picture(wanted: Source) -> tuple[Seen, Frame]:
-    picture = media.read_picture(wanted.file)
-    square, cut = crop.crop_picture(picture, wanted.crop, name=wanted.file)
-    height, width = picture.shape[:2]
+    picture, (width, height) = media.read_reduced(wanted.file, PICTURE_SIDE)
+    square, cut = crop.crop_picture(picture, wanted.crop, name=wanted.file, whole=(width, height))
+    if picture.shape[1] < width and cut.box.side * picture.shape[1] < FILM_SIZE * width:
+        square, cut = crop.crop_picture(media.read_picture(wanted.file), wanted.crop, name=wanted.file)
     return Seen(width=width, height=height, crop=cut, **_seen(square[None])), square[None]
 
 
-def _look_at_clip(wanted: Take) -> tuple[SeenClip, Frame]:
+def _look_at_clip(wanted: Take, threads: int | None) -> tuple[SeenClip, Frame]:
     import numpy as np
 
     clip = clip_of(Path(wanted.file))
@@ -106,16 +109,16 @@ def _look_at_clip(wanted: Take) -> tuple[SeenClip, Frame]:
     seconds = clip.seconds(start, end)
     scale = min(1.0, LARGEST_SIDE / max(clip.width, clip.height))
     size = max(1, round(clip.width * scale)), max(1, round(clip.height * scale))
-    rate = clip.sampling(SEARCHED, start, end)
+    rate = clip.sampling(SAMPLES, start, end)
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
-    frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip))
-    faces = list(crop.search(frames)) if wanted.crop.mode == "face" else []
-    if faces and not any(faces):
-        faces = crop.search_again(frames)
-    cut = crop.crop_of(clip, wanted.crop, faces)  # nearly the film's own, for which more frames are searched
-    box, step = crop.scaled(cut.box, scale), max(1, len(frames) // SAMPLES)
-    crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE, quick=True) for frame in frames[::step]])
-    faces = faces[::step]
+    frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip, threads=threads))
+    faces = crop.search(frames) if wanted.crop.mode == "face" else []
+    if any(faces):
+        cut = crop.crop_of(clip, wanted.crop, faces)  # nearly the film's own, for which more frames are searched
+    else:
+        cut = crop.find_crop(clip, wanted.crop, start=start, end=end)
+    box = crop.scaled(cut.box, scale)
+    crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE, quick=True) for frame in frames])
     crops = crops[:, :, ::-1].copy() if wanted.flip else crops
     facts = SeenClip(
         width=clip.width,
@@ -126,7 +129,7 @@ def _look_at_clip(wanted: Take) -> tuple[SeenClip, Frame]:
         seconds=round(float(seconds), 3),
         frames=clip.count(start, end),
         rate=str(clip.rate),
-        sampled_rate=str(rate / step),
+        sampled_rate=str(rate),
         variable_rate=clip.variable,
         truncated=clip.truncated,
         hdr=clip.hdr,
