@@ -157,7 +157,7 @@ def dressed(rng: Rng, front: Tensor, body: Tensor, back: Tensor, value: Tensor) 
         nonlocal picture, alpha
         picture, alpha = picture.lerp(colours, cover[None]), torch.maximum(alpha, cover)
 
-    neck, slope, half, lean = u(-0.14, 0.2), u(0, 0.8), u(0.12, 0.4), u(-0.2, 0.2)
+    neck, slope, half, lean = u(-0.14, 0.2), u(-0.4, 0.8), u(0.12, 0.4), u(-0.3, 0.3)
     below = y - 0.5 - neck + lean * x
     side = (x.abs() - half).clamp(min=0)
     shoulders = below - slope * side - u(0, 3) * (x.abs() - u(0.8, 1.4)).clamp(min=0) + (noise(rng, 8) - 0.5) * 0.05

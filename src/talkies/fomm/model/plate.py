@@ -24,8 +24,8 @@ MARGIN = 0.25
 """What is added around a picture, as a share of its side: hair and shoulders that its frame cuts go on there."""
 NEAR = 3
 """Pixels beside the person that the plate does not take from the picture, since some of the person is in them."""
-WAVE = 12
-"""Rows at a picture's edge that are repeated beyond it."""
+WAVE, STRETCH = 16, 2
+"""Rows at a picture's edge that go on beyond it, and how much larger: hair that is seen again unchanged looks woven."""
 FAR = 40.0
 """Pixels beside the background up to which the plate is its mirror image."""
 ODD = 0.15
@@ -96,26 +96,28 @@ def fill_background(picture: Tensor, alpha: Tensor) -> Tensor:
     return plate.lerp(blurred(plate, 1), seam)
 
 
-def waved(side: int, margin: int, device: torch.device) -> Tensor:
-    """Return numbers of rows for a picture with a margin: in the margin to and fro over the outermost WAVE rows."""
-    away = torch.arange(-margin, side + margin, device=device)
-    out = torch.maximum(-1 - away, away - side).clamp(min=0) % (2 * WAVE)
+def continued(x: Tensor, margin: int, dim: int) -> Tensor:
+    """Return x with a margin along a dimension: to and fro over its outermost WAVE rows, enlarged STRETCH times."""
+    side = x.shape[dim]
+    away = torch.arange(-margin, side + margin, device=x.device)
+    out = torch.maximum(-1 - away, away - side).clamp(min=0) / STRETCH % (2 * WAVE)
     out = torch.minimum(out, 2 * WAVE - 1 - out)
-    return torch.where(away < 0, out, torch.where(away >= side, side - 1 - out, away))
+    row = torch.where(away < 0, out, torch.where(away >= side, side - 1 - out, away)).clamp(0, side - 1)
+    low = row.long()
+    share = (row - low).view([-1 if d == dim else 1 for d in range(x.ndim)])
+    return x.index_select(dim, low).lerp(x.index_select(dim, (low + 1).clamp(max=side - 1)), share)
 
 
 def cut_out(picture: Tensor, alpha: Tensor) -> Tensor:
     """Return the person alone, [1, 4, H + 2M, W + 2M]: colours without the background's, and the matte.
 
-    Colours at the matte's border come from inside. In the margin the outermost colours are repeated; the matte goes on
+    Colours at the matte's border come from inside. In the margin the outermost colours go on; the matte does so
     at the sides and below, and ends in an arc above.
     """
     sure = (shrunk(alpha, 2) > 0.9).float()
     front = filled(picture, sure).lerp(picture, ((alpha - 0.5) / 0.45).clamp(0, 1))
-    side = alpha.shape[-1]
-    margin = round(MARGIN * side)
-    places = waved(side, margin, alpha.device)
-    colours = front[:, :, places][..., places]
+    margin = round(MARGIN * alpha.shape[-1])
+    colours = continued(continued(front, margin, 2), margin, 3)
     wide = F.pad(alpha, (margin,) * 4, mode="replicate")
     cut = wide[0, 0, margin] > 0.5
     wide[0, 0, :margin] = 0
