@@ -91,6 +91,14 @@ def test_failing_writer_leaves_nothing_but_the_old_film(
     assert clips.children() == children
 
 
+def test_a_film_with_fewer_frames_than_were_given_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    encode = FrameWriter.write
+    monkeypatch.setattr(FrameWriter, "write", lambda film, frame: encode(film, frame) or setattr(film, "frames", 6))
+    with pytest.raises(TalkiesError, match=r"a\.mp4: the film that ffmpeg wrote is not the one .* 5 frames of 6"):
+        write(tmp_path / "a.mp4", [clips.frame(0)] * 5)
+    assert listed(tmp_path) == []
+
+
 def test_full_disk_is_an_error_of_the_machine(tmp_path: Path) -> None:
     """A limit on file sizes replaces the full disk: ffmpeg's write fails in the same place."""
     code = f"""

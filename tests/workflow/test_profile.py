@@ -230,15 +230,25 @@ def test_an_image_that_will_do_and_what_can_not_be_checked(tmp_path: Path) -> No
     assert container.check_image(str(tmp_path / "folder"), gpus=True) is None
 
 
-def test_jobs_for_gpus_with_an_image_without_are_refused_before_any_is_sent(tmp_path: Path, programs: Path) -> None:
+def test_what_the_image_can_not_do_is_refused_before_any_job_is_sent(tmp_path: Path, programs: Path) -> None:
     run = small(tmp_path / "run", programs)
     (run.path / "slurm").symlink_to(REPOSITORY / "profiles/slurm")
     (run.path / "talkies.sif").write_bytes(NO_GPUS)
     for more in ([], ["-n"]):
         assert "talkies.sif is built without GPUs" in run.snakemake("--profile", "slurm", *more, ok=False)
+    (run.path / "talkies.sif").write_bytes(IMAGE)
+    (tmp_path / "Photos, 2020").mkdir()
+    (run.path / "images/one.png").rename(tmp_path / "Photos, 2020/one.png")
+    (run.path / "images/one.png").symlink_to(tmp_path / "Photos, 2020/one.png")
+    (line,) = [line for line in run.snakemake("--sdm", "apptainer", ok=False).splitlines() if "to the image" in line]
+    assert "/Photos, 2020: " in line
     assert not (run.path / ".talkies/done").exists()
     assert not (run.path / "calls.jsonl").exists()
+    run.configure(container=None)
+    assert "2 pairs" in run.snakemake("-n", "--sdm", "apptainer"), "a folder is seen by all where there is no image"
+    (run.path / "images/one.png").unlink()
     run.configure(model={"device": "cpu"})
+    (run.path / "talkies.sif").write_bytes(NO_GPUS)
     assert "gpu" not in resources(run.snakemake("--profile", "slurm", "-n", "-p"), "animate")
 
 
