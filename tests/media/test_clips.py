@@ -49,13 +49,14 @@ def silent(path: Path, clip: Clip, **segment: Any) -> Path:
 # --- a table of clips ---
 
 
-def made(*words: str) -> Callable[[Path], None]:
+def made(words: str) -> Callable[[Path], None]:
     """Run ffmpeg on plain.mp4 (input 0); a word like "portrait.mp4" is that clip, "DATA" a file of zeros."""
 
     def make(path: Path) -> None:
         path.with_suffix(".bin").write_bytes(bytes(2000))
-        known = {name: clips.get(name) for name in words if name in clips.names()} | {"DATA": path.with_suffix(".bin")}
-        clips.ffmpeg("-i", clips.get("plain.mp4"), *[known.get(word, word) for word in words], path)
+        known = {name: clips.get(name) for name in words.split() if name in clips.names()}
+        known["DATA"] = path.with_suffix(".bin")
+        clips.ffmpeg("-i", clips.get("plain.mp4"), *[known.get(word, word) for word in words.split()], path)
 
     return make
 
@@ -64,8 +65,7 @@ def unknown(*sounds: str) -> Callable[[Path], None]:
     """With these sounds; those in ALAC have a code that nobody knows."""
 
     def make(path: Path) -> None:
-        chosen = [word for n, codec in enumerate(sounds) for word in ("-map", "0:a", f"-c:a:{n}", codec)]
-        made("-map", "0:v", "-c:v", "copy", *chosen)(path)
+        made("-map 0:v -c:v copy " + " ".join(f"-map 0:a -c:a:{n} {codec}" for n, codec in enumerate(sounds)))(path)
         path.write_bytes(path.read_bytes().replace(b"alac", b"zzzz"))
 
     return make
@@ -93,7 +93,7 @@ class Kind:
 
 
 AAC = ("aac", "copy")
-COPY = ["-c", "copy"]
+FIRST = "-map 0 -c copy -disposition:v:0"
 KINDS = [
     Kind("plain.mp4", sound=AAC, facts={"width": 96, "height": 64, "start": 0}),
     Kind("plain.mov", "24", sound=("pcm_s16le", "copy")),
@@ -115,18 +115,13 @@ KINDS = [
     Kind("cut.mp4", shows=range(21, 60), sound=AAC),
     Kind("edited.mp4", shows=range(30), sound=AAC, facts={"truncated": False}, make=edited),
     Kind("loop.gif", "10", None, facts={"variable": True, "frames": 7, "duration": Fraction(7, 10)}),
-    Kind(
-        "mjpeg.avi",
-        "25",
-        range(50),
-        make=made("-vf", "setpts=N/25/TB", "-r", "25", "-c:v", "mjpeg", "-frames:v", "50", "-an"),
-    ),
+    Kind("mjpeg.avi", "25", range(50), make=made("-vf setpts=N/25/TB -r 25 -c:v mjpeg -frames:v 50 -an")),
     Kind(
         "dropped.avi",  # two pictures have no bytes
         "25",
         None,
         facts={"frames": 42, "truncated": False},
-        make=made("-vf", r"fps=25,select=not(eq(n\,5))*not(eq(n\,20))", "-fps_mode", "vfr", "-frames:v", "40", "-an"),
+        make=made(r"-vf fps=25,select=not(eq(n\,5))*not(eq(n\,20)) -fps_mode vfr -frames:v 40 -an"),
     ),
     Kind("late.mp4", sound=AAC, facts={"stream": 1}),
     Kind("early.mkv", sound=("aac", "aac")),
@@ -144,26 +139,11 @@ KINDS = [
     Kind("hlg.mp4", "25", None, facts={"hdr": "HLG"}),
     # streams
     Kind("many.mkv", sound=AAC, facts={"stream": 3, "width": 96}),
-    Kind("timecode.mov", sound=AAC, make=made(*COPY, "-timecode", "01:00:00:00")),
-    Kind("data.ts", sound=AAC, make=made("-f", "data", "-i", "DATA", "-map", "1", "-map", "0", *COPY)),
-    Kind(
-        "second.mov",
-        sound=AAC,
-        facts={"stream": 1, "width": 96},
-        make=made("-i", "portrait.mp4", "-map", "1:v", "-map", "0", *COPY, "-disposition:v:0", "0"),
-    ),
-    Kind(
-        "cover.mp4",
-        sound=AAC,
-        facts={"width": 96},
-        make=made("-i", "many.mkv", "-map", "1:4", "-map", "0", *COPY, "-disposition:v:0", "attached_pic"),
-    ),
-    Kind(
-        "first-sound.mov",
-        sound=AAC,
-        make=unknown("alac", "copy"),
-        said="its sound track 1 (unknown) can't be decoded: track 2 (aac) is used",
-    ),
+    Kind("timecode.mov", sound=AAC, make=made("-c copy -timecode 01:00:00:00")),
+    Kind("data.ts", sound=AAC, make=made("-f data -i DATA -map 1 -map 0 -c copy")),
+    Kind("second.mov", sound=AAC, facts={"stream": 1, "width": 96}, make=made(f"-i portrait.mp4 -map 1:v {FIRST} 0")),
+    Kind("cover.mp4", sound=AAC, facts={"width": 96}, make=made(f"-i many.mkv -map 1:4 {FIRST} attached_pic")),
+    Kind("first-sound.mov", sound=AAC, make=unknown("alac", "copy"), said="(unknown) can't be decoded: track 2 (aac)"),
     Kind("no-sound.mov", make=unknown("alac", "alac"), said="its sound can't be decoded: the film is silent"),
     # damage
     Kind("truncated.mp4", shows=None, sound=AAC, facts={"truncated": True}, said="damaged or cut short"),
