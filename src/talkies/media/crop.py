@@ -6,7 +6,6 @@ is squeezed: crops are square, in square pixels.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
@@ -30,14 +29,12 @@ if TYPE_CHECKING:
 Face = tuple[float, float, float, float]
 """x, y, width, height in display pixels."""
 
-log = logging.getLogger("talkies")
-
 DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
 OTHER_SIDES = (320, 160)
 """Tried in turn if there is no face at that side: in smaller pictures the detector finds drawn ones too."""
 FULL_LOOKS = 6
 """The last of each so many frames of a clip is searched like a picture, so that no small face is missed."""
-FACE_WIDTH = 80
+FACE_WIDTH = 64
 """Pixels: the others are searched at the size that leaves the smallest face before or after them so wide. The detector
 finds nine of ten faces of 40 pixels, and the boxes of faces of 40 to 270 pixels are equally exact (to 5 %)."""
 CONFIDENCE = 40  # of 100

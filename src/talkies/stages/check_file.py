@@ -95,7 +95,8 @@ def look(wanted: Source | Take, threads: int | None = None) -> tuple[Facts, Fram
 def _look_at_picture(wanted: Source) -> tuple[Seen, Frame]:
     picture, (width, height) = media.read_reduced(wanted.file, PICTURE_SIDE)
     square, cut = crop.crop_picture(picture, wanted.crop, name=wanted.file, whole=(width, height))
-    if picture.shape[1] < width and cut.box.side * picture.shape[1] < FILM_SIZE * width:
+    scale = picture.shape[1] / width
+    if scale < 1 and (not cut.found or cut.box.side * scale < FILM_SIZE):  # look as for its film
         square, cut = crop.crop_picture(media.read_picture(wanted.file), wanted.crop, name=wanted.file)
     return Seen(width=width, height=height, crop=cut, **_seen(square[None])), square[None]
 
