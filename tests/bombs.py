@@ -32,9 +32,9 @@ def boxes(data: bytes, kind: bytes) -> list[int]:
     return found
 
 
-def patched(path: Path, kind: bytes, offset: int, value: int, name: str = "plain.mp4") -> Path:
+def patched(path: Path, kind: bytes, offset: int, value: int) -> Path:
     """A clip with one four-byte number changed in the first box of a kind."""
-    data = bytearray(clips.get(name).read_bytes())
+    data = bytearray(clips.get("plain.mp4").read_bytes())
     place = boxes(bytes(data), kind)[0] + offset
     data[place : place + 4] = struct.pack(">I", value)
     path.write_bytes(data)
