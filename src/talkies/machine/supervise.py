@@ -1,25 +1,16 @@
-"""Runs programs: for an answer, within a time limit (`ask`), or to their end, leaving nothing of them running (`run`).
-
-`run` passes on the output line by line. It starts this file as a process of its own, the supervisor, which starts the
-program. Processes whose parents end become the supervisor's children (PR_SET_CHILD_SUBREAPER), and it gets a signal
-when we end (PR_SET_PDEATHSIG), even by SIGKILL. So it can end all of them: when the program ends, when we ask it to,
-and when we can no longer ask.
-"""
+"""Runs programs: for an answer (`ask`), or to their end, leaving nothing of them running (`run`)."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 ANSWER_SECONDS = 20.0
@@ -29,7 +20,6 @@ GRACE = 5.0
 CAN_NOT_START = 127
 """The exit code, as in a shell, of a program that could not be started."""
 LONGEST_LINE = 2000
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 @dataclass(frozen=True)
@@ -80,21 +70,28 @@ def run(
     look: Callable[[], object] | None = None,
     every: float = 2.0,
 ) -> Ended:
-    """Run a program in a folder to its end. When this call ends, for any reason, it and all it started have ended.
+    """Run a program in a folder to its end. When this call ends, for any reason, its whole process group has ended.
 
-    say: called with each line of its output. seconds: the time limit. look: called from time to time meanwhile. Call
-    this from the main thread: Linux signals the supervisor when the thread that started it ends.
+    say: called with each line of its output. seconds: the time limit. look: called from time to time meanwhile.
     """
-    process = subprocess.Popen(
-        # -I, -S: this file needs no package, and finds none where the program's HOME is another.
-        [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid()), folder, *command],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Ended(CAN_NOT_START, (f"{error.filename or command[0]}: {error.strerror}",))
+    # Reads from a pipe that nobody writes to: it is closed when we end, even by SIGKILL.
+    end = f"read nothing; kill -TERM -- -{process.pid}; sleep {GRACE}; kill -KILL -- -{process.pid}"
+    watch = subprocess.Popen(
+        ["sh", "-c", end], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )
     last: list[str] = []
 
@@ -109,107 +106,28 @@ def run(
     reader.start()
     began, timed_out = time.monotonic(), False
     try:
-        while True:
+        while not timed_out:
             left = every if seconds is None else min(every, began + seconds - time.monotonic())
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(max(left, 0.01))
                 break
-            except subprocess.TimeoutExpired:
-                if seconds is not None and time.monotonic() - began >= seconds:
-                    timed_out = True
-                    break
-                if look is not None:
-                    look()
+            timed_out = seconds is not None and time.monotonic() - began >= seconds
+            if look is not None:
+                look()
     finally:
         _end(process)
+        watch.kill()
+        watch.communicate()
         reader.join(GRACE)
     code = process.returncode
     return Ended(code if code >= 0 else 128 - code, tuple(last), timed_out)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(2 * GRACE + 5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-# --- the supervisor's own process ------------------------------------------------------------------------
-
-
-class _Told(BaseException):
-    """The supervisor was asked to end."""
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run a program for a process (its number, a folder, a command), its output on ours; return its exit code."""
-    parent, folder, *command = arguments
-
-    def told(number: int, frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Told
-
-    signal.signal(signal.SIGTERM, told)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    code = 128 + signal.SIGTERM
-    try:
-        if os.getppid() == int(parent):  # else it died before we could be signalled
-            code = _run(command, folder)
-    except _Told:
-        pass
-    finally:
-        _end_descendants()
-    sys.stdout.flush()
-    return code
-
-
-def _run(command: list[str], folder: str) -> int:
-    try:
-        process = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL)
-    except OSError as error:
-        print(f"{error.filename or command[0]}: {error.strerror}", flush=True)
-        return CAN_NOT_START
-    code = process.wait()
-    return code if code >= 0 else 128 - code
-
-
-def _end_descendants() -> None:
-    """End every process below this one: SIGTERM, and after a while SIGKILL."""
+    """End a program's process group: by SIGTERM, and after a while by SIGKILL."""
     began = time.monotonic()
-    while left := _descendants(os.getpid()):
-        late = time.monotonic() - began > GRACE
-        for process in left:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(process, signal.SIGKILL if late else signal.SIGTERM)
-        if time.monotonic() - began > 2 * GRACE:
-            return
-        time.sleep(0.1)
-        with suppress(ChildProcessError):  # reap our own children
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-
-
-def _descendants(process: int) -> list[int]:
-    """Return the processes below one that have not ended."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError, ValueError, IndexError):
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    children.setdefault(int(parent), []).append(int(entry.name))
-    found: list[int] = []
-    below = [process]
-    while below:
-        below = [child for each in below for child in children.get(each, [])]
-        found += below
-    return found
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with suppress(ProcessLookupError, PermissionError):  # none of it is left
+        while time.monotonic() - began < 2 * GRACE:
+            os.killpg(process.pid, signal.SIGKILL if time.monotonic() - began > GRACE else signal.SIGTERM)
+            process.poll()
+            time.sleep(0.1)
