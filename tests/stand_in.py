@@ -62,7 +62,7 @@ def main() -> int:
             told.write(json.dumps(facts) + "\n")
     print("100%|######| loading\rmodel loaded", flush=True)
     if args.child:
-        subprocess.Popen(["sleep", args.child], start_new_session=True)
+        subprocess.Popen(["sleep", args.child])
     if "hang" in args.do:
         time.sleep(3600)
     if "kill" in args.do:

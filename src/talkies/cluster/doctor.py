@@ -288,16 +288,9 @@ def _results(here: Here) -> Iterator[Finding]:
 
 
 def _scratch(here: Here) -> Iterator[Finding]:
-    said: list[str] = []
-    place = scratch.find_place(here.settings.scratch, say=said.append)
-    yield from (("note", text) for text in said)
-    if place is None:
-        yield "note", "none: unfinished films are written beside their final place"
-        return
-    kind, free = scratch.file_system(place.folder), shutil.disk_usage(place.folder).free
-    memory = ", in memory, which counts as the job's" if kind in scratch.MEMORY else ""
-    grade = "ok" if free > LEAST_FREE else "note"
-    yield grade, f"{place.folder} ({place.named}, {kind or 'unknown file system'}{memory}): {free / 1e9:.1f} GB free"
+    folder = scratch.find_place(here.settings.scratch)
+    free = shutil.disk_usage(folder).free
+    yield "ok" if free > LEAST_FREE else "note", f"{folder}: {free / 1e9:.1f} GB free"
 
 
 EVERYWHERE, OUTSIDE, CLUSTER = "image job login machine", "job login machine", "job login"

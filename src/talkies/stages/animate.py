@@ -27,7 +27,7 @@ from ..run.pairs import Pair
 from ..run.plan import Plan, Stage
 from ..run.record import Film, FoundMotion, Original, PreparedTake, is_unchanged
 from .cut import seconds, why_refused
-from .work import UNFINISHED_BYTES, Bench, Unwanted, begin, since
+from .work import Bench, Unwanted, begin, since
 
 if TYPE_CHECKING:
     from ..engines import Engine, MotionEngine
@@ -94,9 +94,7 @@ def _make(bench: Bench, names: list[str]) -> Iterator[tuple[str, Film | InputErr
     if missing:
         # Ordered by picture, since a picture's features are kept from one film to the next.
         missing.sort(key=lambda pair: (pair.engine, pair.source, pair.name))
-        frames = [_take_facts(bench, pair).frames for pair in missing]
-        bench.progress.start(sum(frames), "frames")
-        bench.scratch.require(2 * max(frames) * UNFINISHED_BYTES)
+        bench.progress.start(sum(_take_facts(bench, pair).frames for pair in missing), "frames")
         for engine, alike in groupby(missing, key=lambda pair: pair.engine):
             yield from _animate_pairs(bench, engine, list(alike))
 
@@ -129,8 +127,8 @@ def _take_facts(bench: Bench, pair: Pair) -> FoundMotion | PreparedTake:
 
 def _animate_pairs(bench: Bench, name: str, missing: Sequence[Pair]) -> Iterator[tuple[str, Film | InputError]]:
     """Make silent films with one engine; yield each when it is finished, or with the error in its inputs."""
-    plan, scratch = bench.plan, bench.scratch
-    engine = bench.engine(name, scratch.folder)
+    plan = bench.plan
+    engine = bench.engine(name, bench.scratch)
 
     for source in {pair.source for pair in missing}:
         bench.record("crop", source)  # an error before the first film, if one is gone
@@ -246,7 +244,7 @@ def load_engine(plan: Plan, *, threads: int | None = None) -> Opener:
             layers=model.layers,
         )
 
-    def load(name: str, within: Path | None) -> Engine:
+    def load(name: str, within: Path) -> Engine:
         program = plan.others.get(name)
         if program is None:
             return built_in()

@@ -17,7 +17,7 @@ from ..run.inputs import clip_of
 from ..run.plan import Plan, Stage
 from ..run.record import PreparedTake
 from .crop import read_original
-from .work import UNFINISHED_BYTES, Bench, one_by_one, since
+from .work import Bench, one_by_one, since
 
 log = logging.getLogger("talkies")
 
@@ -37,7 +37,6 @@ def _cut(bench: Bench, name: str) -> PreparedTake:
     take, target, scratch = bench.plan.takes[name], bench.plan.driving_file(name), bench.scratch
     path = Path(take.file)
     original = read_original(bench, path)
-    scratch.require(2 * take.frames * UNFINISHED_BYTES)
     clip = clip_of(path)
     start, end = seconds(take.start), seconds(take.end)
     cut = crop.find_crop(clip, take.crop, start=start, end=end)
@@ -53,7 +52,7 @@ def _cut(bench: Bench, name: str) -> PreparedTake:
         end=end,
         flip=take.flip,
         preset="veryfast",
-        parts=(scratch.unfinished("picture.mp4"), scratch.unfinished("sound.mp4")),
+        parts=(scratch / "picture.mp4", scratch / "sound.mp4"),
     )
     return target.describe(
         PreparedTake(

@@ -42,7 +42,7 @@ def _find(bench: Bench, name: str) -> FoundMotion:
     """Compute and save the keypoints of one take; return its record."""
     began = time.monotonic()
     take, target, driving = bench.plan.takes[name], bench.plan.motion_file(name), bench.record("cut", name)
-    engine = cast("MotionEngine", bench.engine(FOMM, None))
+    engine = cast("MotionEngine", bench.engine(FOMM, bench.scratch))
     clip = clip_of(Path(take.file))
     frames = media.read_frames(
         clip,

@@ -39,14 +39,13 @@ def _asks(plan: Plan, name: str) -> dict[str, Any]:
 def _remux(bench: Bench, name: str) -> Talkie:
     """Make one talkie; return its record."""
     began = time.monotonic()
-    plan, pair, scratch = bench.plan, bench.plan.pairs[name], bench.scratch
+    plan, pair = bench.plan, bench.plan.pairs[name]
     talkie = plan.talkie(name)
     made, picture = bench.film(pair.name)
     before = plan.before(bench.stage, pair.name)
     assert before is not None, "a talkie shows a film"
     picture = picture.resolve()  # a link is moved aside
     take = plan.takes[pair.take]
-    scratch.require(2 * picture.stat().st_size)
     start, end = seconds(take.start), seconds(take.end)
     clip: media.Clip | media.SoundFile | None = None
     if isinstance(pair.audio, str):
@@ -63,7 +62,7 @@ def _remux(bench: Bench, name: str) -> Talkie:
             start=start,
             end=end,
             comment=provenance(pair.engine) if plan.settings.provenance else None,
-            part=scratch.unfinished("talkie.mp4"),
+            part=bench.scratch / "talkie.mp4",
         )
         # The record first, so that a film under its final name always has one.
         record = talkie.describe(

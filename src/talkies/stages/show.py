@@ -44,7 +44,6 @@ def _show_film(bench: Bench, name: str) -> Film:
     began, pair = time.monotonic(), bench.plan.pairs[name]
     target = bench.plan.film(bench.stage.name, name)
     made, film = bench.film(pair.name)
-    bench.scratch.require(8 * film.stat().st_size)
     writer = bench.writer(pair, made.picture.rate, "shown.mp4")
     how = _show(bench, pair, made, film, writer)
     return target.describe(

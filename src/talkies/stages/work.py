@@ -22,8 +22,7 @@ from msgspec.structs import asdict
 from .. import media
 from ..errors import InputError, TalkiesError, printable
 from ..files import PART, stem_of
-from ..machine.scratch import Scratch, open_scratch
-from ..run.estimate import BYTES_PER_FRAME
+from ..machine.scratch import open_scratch
 from ..run.folder import LOCKS, shard_of
 from ..run.inputs import stamp_of, unreadable
 from ..run.ledger import Begun, Broke, Event, Failed, Forgotten, Ledger, Loaded, note
@@ -37,13 +36,10 @@ from ..run.state import Look, made_of
 if TYPE_CHECKING:
     from ..engines import Engine
 
-    Opener = Callable[[str, Path | None], Engine]
+    Opener = Callable[[str, Path], Engine]
 
 log = logging.getLogger("talkies")
 T = TypeVar("T")
-
-UNFINISHED_BYTES = 4 * BYTES_PER_FRAME
-"""Bytes a frame that the scratch disk must have free: photographs take more than drawings."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Unwanted(InputError):
         super().__init__(path, reason)
 
 
-def _no_engine(name: str, within: Path | None) -> Engine:
+def _no_engine(name: str, within: Path) -> Engine:
     raise RuntimeError("this stage asks for no network")
 
 
@@ -86,7 +82,7 @@ class Bench:
     shard: str
     engine: Opener = _no_engine
     progress: Progress = field(default_factory=Progress)
-    scratch: Scratch = field(default_factory=Scratch)
+    scratch: Path = Path()
     records: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @cached_property
@@ -144,7 +140,7 @@ class Bench:
             Fraction(rate),
             **media.encoding(**asdict(self.plan.settings.film)),
             threads=threads,
-            part=self.scratch.unfinished(part),
+            part=self.scratch / part,
         )
 
     def note(self, *events: Event) -> None:
@@ -315,7 +311,7 @@ def _noting(engine: Opener, bench: Bench) -> Opener:
     """Return the function, with a ledger entry of how long a first call took: it loads the model."""
     loaded: dict[str, Engine] = {}
 
-    def load(name: str, within: Path | None) -> Engine:
+    def load(name: str, within: Path) -> Engine:
         if name not in loaded:
             began = time.monotonic()
             loaded[name] = engine(name, within)
