@@ -77,8 +77,8 @@ def main() -> None:
         commands = {"published": [*published, "--result_video", str(folder / "published.mp4")]}
         for precision in ("fp32", *(["bf16"] if bf16_unit() else [])):
             ours = [sys.executable, "-m", "talkies", "animate", picture, clip, "-o", str(folder / f"{precision}.mp4")]
-            ours += ["--crop-source", "none", "--crop-driving", "none", "--model", MODEL, "--checkpoint", weights]
-            commands[precision] = [*ours, "--precision", precision, "--threads", str(args.threads)]
+            ours += ["--config", "crop=none", "--model", MODEL, "--checkpoint", weights]
+            commands[precision] = [*ours, "--config", f"model.precision={precision}", "--threads", str(args.threads)]
         seconds: dict[str, list[tuple[float, float]]] = {what: [] for what in commands}
         for number in range(args.rounds + 1):
             for what, command in commands.items():

@@ -36,14 +36,14 @@ def main() -> None:
         clip, out = Path(name) / "one.mp4", Path(name) / "out.mp4"
         make_clip(clip, 256, 1)
         animate = [str(BIN / "talkies"), "animate", "--source", "examples/images/ada.png", "--driving", str(clip)]
-        animate += ["-o", str(out), "--crop-driving", "none"]
+        animate += ["-o", str(out), "--config", "crop.driving=none"]
         print("| start | the first | again | (each) | CPU seconds |\n|---|---|---|---|---|")
         vox = [*animate, "--model", "vox-adv-256", "--checkpoint", str(checkpoint("vox-adv-256", Path(name)))]
         for what, command in (
             ("talkies animate, one frame, demo", animate),
-            ("the same in fp32", [*animate, "--precision", "fp32"]),
-            ("vox-adv-256, fp32", [*vox, "--precision", "fp32"]),
-            ("vox-adv-256, bf16", [*vox, "--precision", "bf16"]),
+            ("the same in fp32", [*animate, "--config", "model.precision=fp32"]),
+            ("vox-adv-256, fp32", [*vox, "--config", "model.precision=fp32"]),
+            ("vox-adv-256, bf16", [*vox, "--config", "model.precision=bf16"]),
             ("snakemake -n, the examples", [str(BIN / "snakemake"), "-n", "--quiet"]),
         ):
             first, again = seconds(command, 1)[0][0], seconds(command, args.rounds)

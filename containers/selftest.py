@@ -29,7 +29,7 @@ def main() -> int:
         subprocess.run(made, check=True)
         command = [sys.executable, "-m", "talkies", "animate", "--source", str(picture)]
         command += ["--driving", str(clip), "-o", str(film), "--device", "cpu"]
-        command += ["--crop-source", "none", "--crop-driving", "none", "--threads", "1"]
+        command += ["--config", "crop=none", "--threads", "1"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"self-test failed: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)

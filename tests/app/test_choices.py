@@ -36,9 +36,9 @@ def test_the_lines_say_what_was_chosen_and_are_settings(tmp_path: Path, monkeypa
     assert complete.crop.driving == parse("face:left")
     assert complete.files["ada.png"].crop == parse([1, 2, 300, 300])
     assert (complete.files["anna.mp4"].start, complete.files["anna.mp4"].end) == (0.5, 2.0)
-    other = chosen(maker=Maker("face", "vox-256", "vox.pth"), faceless=True)
+    other = chosen(maker=Maker("face", "vox-256"), faceless=True)
     lines = yaml.safe_load(other.as_yaml())
-    assert (lines["model"], lines["faceless"]) == ({"preset": "vox-256", "checkpoint": "vox.pth"}, "allow")
+    assert (lines["model"], lines["faceless"]) == ({"preset": "vox-256"}, "allow")
 
 
 def test_a_wrong_crop_is_said() -> None:

@@ -28,7 +28,7 @@ def finished(job: studio.Job, seconds: float = 240) -> str:
 def test_films_one_after_another_with_one_model(tmp_path: Path, monkeypatch) -> None:
     loads = []
     real = studio.open_engine
-    monkeypatch.setattr(studio, "open_engine", lambda *given, **more: loads.append(given) or real(*given, **more))
+    monkeypatch.setattr(studio, "open_engine", lambda *given: loads.append(given[0].preset) or real(*given))
     make_clip(tmp_path / "wall.mp4", frames=900)
     with studio.open_studio(precision="fp32", threads=1) as opened:
         short = [opened.submit(chosen(end=0.1)) for _ in range(2)]
@@ -61,7 +61,7 @@ def test_films_one_after_another_with_one_model(tmp_path: Path, monkeypatch) -> 
         assert time.monotonic() - begun < 5, "cancelled within a batch"
         assert finished(broken) == "failed"
         assert "lies outside its picture" in broken.reason
-        assert loads == [("demo", None)]
+        assert loads == ["demo"]
         assert not list(opened.folder.iterdir()), "the files of older films, and of what failed"
         last = opened.submit(chosen(end=0.1))
         assert finished(last) == "done", "later films are still made"

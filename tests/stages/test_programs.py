@@ -214,7 +214,7 @@ def test_engines_are_listed_shown_and_tried(folder: RunFolder, tmp_path) -> None
             assert "# licence: " in shown
             assert yaml.safe_load(shown)["engine"]["name"] == name
     folder.configure(engine=engine("--rate 24"))
-    words = "animate images/red.png driving/a.mp4 --engine stand-in --crop-source center"
-    done = folder.run("talkies", *words.split(), "--crop-driving", "center", "-o", "one.mp4")
+    words = "animate images/red.png driving/a.mp4 --engine stand-in --config crop=center"
+    done = folder.run("talkies", *words.split(), "-o", "one.mp4")
     assert done.returncode == 0, done.stdout
     assert media.probe(folder.path / "one.mp4").frames == 5

@@ -118,7 +118,7 @@ def test_one_film_of_a_whole_picture(run: RunFolder, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(run.path)
     Image.fromarray(painting(301, 200)).save("wide.png")
     files = ["--source", "wide.png", "--driving", "driving/a.mp4", "-o", "whole.mp4"]
-    crops = ["--crop-source", "60,20,150,150", "--crop-driving", "center"]
-    assert main(["animate", *files, *crops, "--paste-back", "--threads", "1"]) == 0
+    crops = ["--config", "crop.images=60,20,150,150", "--config", "crop.driving=center", "--config", "paste_back=true"]
+    assert main(["animate", *files, *crops, "--threads", "1"]) == 0
     film = media.probe("whole.mp4")
     assert (film.width, film.height, film.frames) == (302, 200, 5)

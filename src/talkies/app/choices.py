@@ -25,7 +25,6 @@ class Maker:
 
     crop: str
     preset: str = "demo"
-    checkpoint: str | None = None
     program: str | None = None
 
     @property
@@ -34,7 +33,6 @@ class Maker:
         if self.program is not None:
             return {"engine": self.program}
         model = {"preset": self.preset} if self.preset != "demo" else {}
-        model |= {"checkpoint": self.checkpoint} if self.checkpoint else {}
         return {"model": model} if model else {}
 
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from .. import media
 from ..engines import FOMM
 from ..engines.program import image_file
@@ -35,7 +37,7 @@ from ..run.folder import CONFIG
 from ..run.pairs import Source, Take
 from ..run.plan import Plan
 from ..run.state import State
-from ..settings import complete, read
+from ..settings import Model, complete, read
 from ..stages.animate import open_engine
 from ..stages.check import FAILS, findings_of
 from ..stages.check_file import SeenClip, Unreadable, look
@@ -106,29 +108,28 @@ class Job:
 class Studio:
     """The queue, its worker, and the files of the page.
 
-    folder: for all files. weights: preset and checkpoint to offer in addition to those found. largest: bytes of an
-    upload. load: device, precision and threads of the built-in engine. Engines, weights and run folders are those of
-    the working folder. files: examples and uploads by the names that the page has for them.
+    folder: for all files. largest: bytes of an upload. load: keys of `model`.
+    Engines, weights and run folders are those of the working folder. files: examples and uploads by the names that the
+    page has for them.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
-        weights: tuple[str, str] | None = None,
         largest: int = 500_000_000,
         threads: int | None = None,
-        **load: str,
+        **load: Any,
     ) -> None:
         self.folder, self.largest = folder, largest
-        self.makers = _makers(weights)
+        self.makers = _makers()
         examples = {kind: sorted((shipped("examples") / kind).iterdir()) for kind in ("images", "driving")}
         self.examples = {
             kind: {path.name: f"example {path.name}" for path in paths} for kind, paths in examples.items()
         }
         self.files = {f"example {path.name}": path for paths in examples.values() for path in paths}
         self.jobs: dict[int, Job] = {}
-        self._load: dict[str, Any] = {"device": "auto", "precision": "auto", **load, "threads": threads}
+        self._model, self._threads = Model(**load), threads
         self._lock = threading.Lock()
         self._loaded: tuple[Maker, Any] | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="films", initializer=_own_working_folder)
@@ -315,7 +316,7 @@ class Studio:
             [choices.picture],
             [choices.driving],
             None,
-            threads=self._load["threads"],
+            threads=self._threads,
             progress=Progress(job.start, job.advance),
             take=take,
             opener=None if choices.maker.program else lambda name, within: self._engine(choices.maker),
@@ -325,7 +326,7 @@ class Studio:
         """Return the engine with these weights; only the last one stays loaded."""
         if self._loaded is None or self._loaded[0] != maker:
             self._unload()
-            self._loaded = maker, open_engine(maker.preset, maker.checkpoint, **self._load)
+            self._loaded = maker, open_engine(replace(self._model, preset=maker.preset), self._threads)
         return self._loaded[1]
 
     def _unload(self) -> None:
@@ -340,12 +341,9 @@ def _own_working_folder() -> None:
         raise OSError(ctypes.get_errno(), "this thread can't have a working folder of its own")
 
 
-def _makers(weights: tuple[str, str] | None) -> dict[str, Maker]:
+def _makers() -> dict[str, Maker]:
     """Return what can make films here, by its name on the page: networks whose weights are here, and programs."""
     found: dict[str, Maker] = {}
-    if weights is not None:
-        preset, checkpoint = weights
-        found[f"{preset} ({Path(checkpoint).name})"] = Maker(PRESETS[preset].crop, preset, checkpoint)
     for name, known in PRESETS.items():
         with suppress(TalkiesError):
             if known.checkpoint is not None:

@@ -15,7 +15,7 @@ from types import FrameType
 from .. import __version__
 from ..errors import Stopped, TalkiesError, printable
 from . import animate, folder, jobs, single
-from .arguments import Commands, Parser
+from .arguments import Commands
 
 log = logging.getLogger("talkies")
 
@@ -120,17 +120,15 @@ def _on_signals() -> None:
         signal.signal(each, stop)
 
 
-def build_parser() -> Parser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; it imports nothing heavy."""
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="talkies",
         usage="talkies COMMAND ... (talkies COMMAND --help tells more)",
         description="Makes pictures talk: a picture, moved by a driving video, with the video's sound.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"talkies {__version__}")
     commands = Commands(parser)
     for room in (animate, single, folder, jobs):
         room.add_commands(commands)
-    parser.epilog = commands.listed
     return parser

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import TalkiesError, counted, printable
 from ..files import to_plain, whole
 from ..fomm.model.presets import BETTER, PRESETS
-from .arguments import Commands, best_frame, check_output, count, progress_bar, segment_arguments
+from .arguments import Commands, check_output, count, progress_bar, segment_arguments
 
 if TYPE_CHECKING:
     from ..run.pairs import Pair
@@ -46,7 +46,7 @@ def add_commands(commands: Commands) -> None:
     )
     many.add_argument("--show-crop", type=Path, metavar="OUT.png", help="of one film, also show what is animated")
     many.add_argument("--engine", metavar="NAME", help="another engine: of config.yaml here, or of talkies engine list")
-    many.add_argument("--model", choices=list(PRESETS), default="demo", metavar="NAME", help=", ".join(PRESETS))
+    many.add_argument("--model", choices=list(PRESETS), metavar="NAME", help=f"{', '.join(PRESETS)} (default: demo)")
     many.add_argument(
         "--checkpoint",
         metavar="P",
@@ -54,26 +54,18 @@ def add_commands(commands: Commands) -> None:
     )
     many.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     many.add_argument("--threads", type=count, metavar="N", help="cores to use (default: all this job was given)")
-    many.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto", help="default: auto")
-    many.add_argument("--absolute", action="store_true", help="the driver's own poses, not its motion since its first")
-    many.add_argument("--no-adapt-scale", action="store_true", help="do not scale motion by the faces' sizes")
-    many.add_argument("--best-frame", type=best_frame, metavar="auto|N", help="count motion from this frame (0)")
     many.add_argument("--flip", action="store_true", help="mirror the driving videos")
-    many.add_argument(
-        "--crop-source", metavar="HOW", help="face, face:left, face:2, center, none or x,y,w,h (default: the preset's)"
-    )
-    many.add_argument("--crop-driving", metavar="HOW", help="the same for the driving videos")
-    many.add_argument(
-        "--all-faces", action="store_true", help="a film of each face of a picture: OUT/VIDEO/PICTURE@face1.mp4"
-    )
     segment_arguments(many)
-    many.add_argument("--pairs", type=Path, metavar="TABLE", help="only the pairs and variants of this table")
-    many.add_argument("--paste-back", action="store_true", help="show the whole picture, not the animated square alone")
+    many.add_argument("--audio", type=Path, metavar="FILE", help="the sound of this file, not the driving video's")
     many.add_argument("--upscale", action="store_true", help="enlarge the films to 512 pixels")
-    sound = many.add_mutually_exclusive_group()
-    sound.add_argument("--audio", type=Path, metavar="FILE", help="the sound of this file, not the driving video's")
-    sound.add_argument("--no-audio", action="store_true", help="silent films")
-    many.add_argument("--no-provenance", action="store_true", help="do not tag the films as made by a model")
+    many.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of config.yaml, such as crop.images=center, motion.relative=false, audio=false or paste_back=true "
+        "(talkies config lists them); for each key again",
+    )
 
 
 def animate(chosen: argparse.Namespace) -> None:
@@ -86,7 +78,9 @@ def animate(chosen: argparse.Namespace) -> None:
         if len(given + clips) > 2 or any(path.is_dir() for path in given + clips):
             chosen.wrong("-o: name a folder for the films")
         chosen.output = given[0].with_name(f"{given[0].stem}-{clips[0].stem}.mp4")
-    for path in filter(None, (chosen.checkpoint, chosen.audio, chosen.pairs)):
+    if chosen.engine and (chosen.model or chosen.checkpoint):
+        chosen.wrong("--engine: the network is of the built-in engine: give no --model or --checkpoint")
+    for path in filter(None, (chosen.checkpoint, chosen.audio)):
         if not Path(path).is_file():
             raise TalkiesError(f"{printable(path)}: no such file: mend its name")
     if None not in (chosen.start, chosen.end) and chosen.end <= chosen.start:
@@ -179,26 +173,21 @@ def _of_clips(chosen: argparse.Namespace) -> dict[str, Any]:
 
 def _of_all(chosen: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of all films, as in config.yaml."""
-    crops = {"images": chosen.crop_source, "driving": chosen.crop_driving}
-    model = {"preset": chosen.model, "precision": chosen.precision, "device": chosen.device}
+    model = {"preset": chosen.model or "demo", "device": chosen.device}
     if chosen.checkpoint:
         model["checkpoint"] = str(Path(chosen.checkpoint).absolute())
-    return {
-        "model": model,
-        "crop": {kind: _box(text) for kind, text in crops.items()},
-        "motion": {
-            "relative": not chosen.absolute,
-            "adapt_scale": not chosen.no_adapt_scale,
-            "best_frame": chosen.best_frame,
-        },
-        "multi_face": chosen.all_faces,
-        "paste_back": chosen.paste_back,
-        "upscale": 512 if chosen.upscale else None,
-        "audio": not chosen.no_audio,
-        "provenance": not chosen.no_provenance,
-        **({"pairs": str(chosen.pairs.absolute())} if chosen.pairs else {}),
-        **(_engine(chosen.engine) if chosen.engine else {}),
-    }
+    found = {"model": model, "upscale": 512 if chosen.upscale else None}
+    found |= _engine(chosen.engine) if chosen.engine else {}
+    for word in chosen.config:
+        key, equals, value = word.partition("=")
+        if not equals:
+            chosen.wrong(f"--config: give KEY=VALUE, not {printable(word)}")
+        *sections, last = key.split(".")
+        section: dict[str, Any] = found
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = value
+    return found
 
 
 def _engine(name: str) -> dict[str, Any]:
@@ -209,10 +198,3 @@ def _engine(name: str) -> dict[str, Any]:
     program = program_named(name)
     fetch_images({name: program})
     return {"engine": to_plain(program)}
-
-
-def _box(text: str | None) -> str | list[int] | None:
-    """Return a crop as in config.yaml: a mode, or the four numbers of a box."""
-    from ..media import crop
-
-    return None if text is None else crop.parse(text).plain

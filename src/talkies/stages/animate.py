@@ -26,6 +26,7 @@ from ..run.inputs import clip_of
 from ..run.pairs import Pair
 from ..run.plan import Plan, Stage
 from ..run.record import Film, FoundMotion, Original, PreparedTake, is_unchanged
+from ..settings import Model
 from .cut import seconds, why_refused
 from .work import Bench, Unwanted, begin, since
 
@@ -230,19 +231,7 @@ def _public(original: Original) -> dict[str, str]:
 
 def load_engine(plan: Plan, *, threads: int | None = None) -> Opener:
     """Return the function that opens one of the plan's engines by name and gives it a folder for its files."""
-
-    model = plan.settings.model
-
-    @cache
-    def built_in() -> MotionEngine:
-        return open_engine(
-            model.preset,
-            model.checkpoint,
-            device=model.device,
-            precision=model.precision,
-            threads=threads,
-            layers=model.layers,
-        )
+    built_in = cache(partial(open_engine, plan.settings.model, threads))
 
     def load(name: str, within: Path) -> Engine:
         program = plan.others.get(name)
@@ -253,17 +242,10 @@ def load_engine(plan: Plan, *, threads: int | None = None) -> Opener:
     return load
 
 
-def open_engine(
-    preset: str,
-    checkpoint: str | None,
-    *,
-    device: str,
-    precision: str,
-    threads: int | None = None,
-    layers: bool = True,
-) -> MotionEngine:
+def open_engine(model: Model, threads: int | None = None) -> MotionEngine:
     """Load a model onto a working device, and return its engine; TalkiesError says why that failed."""
     import_torch()
     from ..fomm import engine
 
-    return engine.open_engine(preset, checkpoint, device=device, precision=precision, threads=threads, layers=layers)
+    load = {key: getattr(model, key) for key in ("device", "precision", "layers")}
+    return engine.open_engine(model.preset, model.checkpoint, threads=threads, **load)
