@@ -60,13 +60,11 @@ def test_a_dry_run_tells_its_plan(run: RunFolder) -> None:
     assert [line.partition(" MB; ")[0] for line in quiet] == [line.partition(" MB; ")[0] for line in lines[:2]]
 
 
-def test_a_run_tells_its_stages_and_films(run: RunFolder) -> None:
+def test_a_run_tells_its_plan_and_films(run: RunFolder) -> None:
     lines = lines_of(run)
     assert len(lines) < 40
     assert lines[2] == PLAN
     assert [line for line in lines if ": done, sound: " in line] == [f"talkies: {p}: done, sound: copy" for p in PAIRS]
-    stages = [found[1] for line in lines if (found := re.fullmatch(r"talkies: (\w+): \d jobs? done in \d+ s", line))]
-    assert stages == ["crop", "cut", "motion", "animate", "remux", "gallery", "gallery_report"]
     assert lines[-5] == "talkies: 6 pairs: 6 done, 0 failed, 0 to make"
     assert lines[-4].startswith("talkies: the last run: 6 made in ")
     assert "talkies checkpoint fetch vox-adv-256" in lines[-3]
@@ -77,11 +75,9 @@ def test_a_run_tells_its_stages_and_films(run: RunFolder) -> None:
     log = whole_log(run)
     for said in (
         *lines[1:2],
-        *(line for line in lines if "done, sound" in line),
         "rule animate:",
-        "talkies: demo on cpu",
     ):
-        assert said in log, "the log holds everything"
+        assert said in log, "the log holds all that Snakemake says"
     again = lines_of(run)
     assert len(again) == 3
     assert again[2].startswith("Nothing to be done")
@@ -133,7 +129,6 @@ def test_a_worker_that_crashes_is_named_with_its_end_and_its_log(finished: RunFo
     )
     assert found_log, errors
     assert (run.path / found_log[1]).parent.is_dir()
-    assert "talkies: animate: 1 job failed in " in output
     assert "6 pairs: 5 done, 0 failed, 1 to make" in output
     assert len(output.splitlines()) < 20
     assert "Error in rule animate" in whole_log(run)
@@ -210,15 +205,14 @@ def screen(written: str) -> list[str]:
     return lines
 
 
-def test_on_a_terminal_each_stage_has_a_live_line(finished: RunFolder, tmp_path: Path) -> None:
+def test_on_a_terminal_the_progress_is_a_live_line(finished: RunFolder, tmp_path: Path) -> None:
     run = without_a_film(finished, tmp_path)
     (run.path / "images/broken.png").write_bytes(b"no picture")
     code, written = on_terminal(run)
     assert code == 1
-    assert re.search(r"talkies: animate: 0 of 2 jobs done, 1 at work, \d+ s\r\n", written)
     assert re.search(r"\d of 8 pairs done", written)
     lines = screen(written)
-    assert not [line for line in lines if " at work, " in line], "no live line stays"
+    assert not [line for line in lines if " of 8 pairs done" in line], "no live line stays"
     assert [line for line in lines if "done, sound: " in line] == ["talkies: a/red: done, sound: copy"]
     assert "\033[31mtalkies: error: images/broken.png: not a picture" in written, "red"
     assert lines[-2].startswith("talkies: the whole log: ")
