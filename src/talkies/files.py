@@ -239,34 +239,20 @@ def keep_aside(path: Path) -> Path:
 
 
 def own_cache() -> Path | None:
-    """Return this user's cache folder, mode 0700; None if it would not be safe.
+    """Return this user's cache folder, mode 0700; None if there can't be one, or another user owns it.
 
-    It is in $XDG_CACHE_HOME, else in ~/.cache; in an image, where the run folder is the home, in its .talkies. A
-    folder that another user owns or could replace is not used, since its contents affect films.
+    It is in $XDG_CACHE_HOME, else in ~/.cache; in an image, where the run folder is the home, in its .talkies.
     """
-    home = os.path.expanduser("~")  # noqa: PTH111  # there may be none
-    usual = Path(".talkies/cache") if Path(home) == Path.cwd() else Path(home, ".cache/talkies")
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    for folder in (*([Path(chosen, "talkies")] if chosen else []), usual.absolute()):
-        if not folder.is_absolute() or folder.parts[1:2] == ("~",):
-            continue
-        try:
+    home, here = Path(os.path.expanduser("~")), Path.cwd()  # noqa: PTH111  # there may be no home
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(chosen, "talkies") if chosen else home / ".cache/talkies" if home != here else here / ".talkies/cache"
+    with suppress(OSError):
+        if folder.is_absolute():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _is_safe(folder):
+            if folder.lstat().st_uid == os.geteuid():
+                folder.chmod(0o700)
                 return folder
-        except OSError:
-            continue
     return None
-
-
-def _is_safe(folder: Path) -> bool:
-    """Return whether a folder is this user's own, and nobody else can write into it or replace it."""
-    mine, above = folder.lstat(), folder.parent.stat()
-    if not stat.S_ISDIR(mine.st_mode) or mine.st_uid != os.geteuid() or above.st_uid not in (os.geteuid(), 0):
-        return False
-    if stat.S_IMODE(mine.st_mode) != 0o700:
-        folder.chmod(0o700)
-    return not above.st_mode & stat.S_IWOTH or bool(above.st_mode & stat.S_ISVTX)
 
 
 def shipped(name: str) -> Path:

@@ -183,9 +183,11 @@ def _of_all(chosen: argparse.Namespace) -> dict[str, Any]:
         if not equals:
             chosen.wrong(f"--config: give KEY=VALUE, not {printable(word)}")
         *sections, last = key.split(".")
-        section: dict[str, Any] = found
+        section: Any = found
         for name in sections:
-            section = section.setdefault(name, {})
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
         section[last] = value
     return found
 

@@ -89,7 +89,7 @@ def run(
     except OSError as error:
         return Ended(CAN_NOT_START, (f"{error.filename or command[0]}: {error.strerror}",))
     # Reads from a pipe that nobody writes to: it is closed when we end, even by SIGKILL.
-    end = f"read nothing; kill -TERM -- -{process.pid}; sleep {GRACE}; kill -KILL -- -{process.pid}"
+    end = f"read nothing; kill -s TERM -- -{process.pid}; sleep {GRACE}; kill -s KILL -- -{process.pid}"
     watch = subprocess.Popen(
         ["sh", "-c", end], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
     )

@@ -6,7 +6,6 @@ truth about a file is the JSON beside it (`record`), and without the ledger the 
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..files import keep_aside
 from .folder import LEDGER
 
 FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -120,14 +118,7 @@ def note(shard: str, *events: Event) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     now = round(time.time(), 6)
     lines = b"".join(msgspec.json.encode(replace(event, time=now)) + b"\n" for event in events)
-    try:
-        descriptor = os.open(path, FLAGS, 0o666)
-    except OSError as error:
-        if error.errno not in (errno.EISDIR, errno.ELOOP):
-            raise
-        keep_aside(path)  # a folder, or a link that leads elsewhere
-        descriptor = os.open(path, FLAGS, 0o666)
-    with os.fdopen(descriptor, "ab+") as file:
+    with os.fdopen(os.open(path, FLAGS, 0o666), "ab+") as file:
         # A line that a killed worker left unfinished must not swallow this one.
         torn = file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
         file.write(b"\n" * bool(torn) + lines)

@@ -105,10 +105,10 @@ class Bench:
         return self.plan.known_key(self.stage.name, item)
 
     def record(self, stage: str, item: str) -> Any:
-        """Return the record of what a stage made of an item, whole; TalkiesError if it is gone or damaged."""
+        """Return the record of what a stage made of an item; TalkiesError if that is gone or damaged."""
         if (stage, item) not in self.records:
             recorded = self.plan.table[stage].file(self.plan, item)
-            record = recorded.whole()
+            record = recorded.fresh(self.plan.known_key(stage, item))
             if record is None:
                 raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
             self.records[stage, item] = record
@@ -165,25 +165,21 @@ def one_by_one(make: Callable[[Bench, str], R], what: str) -> Callable[[Bench, l
 
 def work(
     stage: Stage, plan: Plan, shard: str, *, engine: Opener = _no_engine, progress: Progress | None = None
-) -> dict[str, str]:
-    """Make the items of a shard that are due in one stage; return those that failed, with the reason.
+) -> None:
+    """Make the items of a shard that are due in one stage; what stands is not made again.
 
-    What stands is not made again, and what an item is made from is made first where it is missing. Raises TalkiesError,
-    OSError and others that end the job before its work is done.
+    Raises TalkiesError, OSError and others that end the job before its work is done.
     """
     bench = Bench(plan, stage, shard, progress=progress or Progress())
     bench.engine = _noting(engine, bench)
-    failed: dict[str, str] = {}
     try:
         with holding(shard):
             due = [item for item in plan.items(stage, shard) if _is_due(bench, item)]
             with working(bench, due):
-                due = _with_inputs(bench, due, failed)
-                failed |= _make(bench, due)
+                _make(bench, due)
     except Exception as error:
         bench.note(Broke(stage=stage.name, shard=shard, reason=" ".join(str(error).split()) or type(error).__name__))
         raise
-    return failed
 
 
 def do_job(
@@ -203,47 +199,19 @@ def _is_due(bench: Bench, item: str) -> bool:
     look, stage, plan = bench.look, bench.stage, bench.plan
     if stage.of != "pairs":
         task = plan.tasks.get(stage.name, {}).get(bench.shard)
-        return look.answer(stage, item) is None and (task is None or item in task.only)
+        wanted = task is None or item in task.only
+        return wanted and look.answer(stage, item) is None and not look.failure(stage, item)
     if look.answer(plan.last, item) is not None or look.failure(plan.last, item):
         return False
     return any(each is stage for each in look.due_chain(item))
 
 
-def _with_inputs(bench: Bench, items: list[str], failed: dict[str, str]) -> list[str]:
-    """Return the items whose inputs stand; make inputs that are missing or damaged, which happens only by accident.
-
-    The lock of the input's shard makes sure that one worker does it.
-    """
-    plan = bench.plan
-    for stage, each in dict.fromkeys(above for item in items for above in plan.inputs(bench.stage, item)):
-        recorded = stage.file(plan, each)
-        if bench.look.failure(stage, each):
-            continue
-        if record := recorded.fresh(plan.key(stage, each) or "none"):
-            bench.records[stage.name, each] = record
-            continue
-        log.warning("%s: it is gone or damaged and is made again", printable(recorded.path))
-        shard = plan.shard_of(stage, each)
-        other = Bench(plan, stage, shard, bench.engine, scratch=bench.scratch)
-        with holding(shard):
-            _make(other, _with_inputs(other, [each], {}))
-        bench.__dict__.pop("look", None)
-    good = []
-    for item in items:
-        reason = bench.look.failure(bench.stage, item)
-        if reason:
-            failed[item] = reason
-        else:
-            good.append(item)
-    return good
-
-
-def _make(bench: Bench, items: list[str]) -> dict[str, str]:
-    """Make items and note each in the ledger; return those that failed, with the reason."""
-    plan, stage, failed = bench.plan, bench.stage, {}
+def _make(bench: Bench, items: list[str]) -> None:
+    """Make items and note each in the ledger."""
+    plan, stage = bench.plan, bench.stage
     for item, outcome in stage.make(bench, items) if items else ():
         if isinstance(outcome, InputError):
-            failed[item] = reason = str(outcome) if outcome.path else outcome.reason
+            reason = str(outcome) if outcome.path else outcome.reason
             bench.note(_failure(bench, item, outcome, reason))
             if outcome.path:
                 log.error("%s", reason)
@@ -253,7 +221,6 @@ def _make(bench: Bench, items: list[str]) -> dict[str, str]:
         if stage is plan.last:
             for each in plan.of_pairs[:-1]:
                 each.file(plan, item).remove()
-    return failed
 
 
 def _failure(bench: Bench, item: str, error: InputError, reason: str) -> Failed:
