@@ -50,16 +50,6 @@ def test_a_containers_own_quota_counts_where_the_path_is_the_machines(cgroups: P
     assert available_threads() == 2
 
 
-def test_the_quota_of_older_cgroups_counts(cgroups: Path) -> None:
-    write(cgroups / "own", "9:memory:/job\n4:cpu,cpuacct:/job\n0::/\n")
-    write(cgroups / "cpu/cpu.cfs_quota_us", "-1\n")  # no quota
-    write(cgroups / "cpu/cpu.cfs_period_us", "100000\n")
-    assert available_threads() == 6
-    write(cgroups / "cpu/job/cpu.cfs_quota_us", "300000\n")
-    write(cgroups / "cpu/job/cpu.cfs_period_us", "100000\n")
-    assert available_threads() == 3
-
-
 @pytest.mark.parametrize(("word", "count"), [("3", 3), ("64", 6), ("", 6), ("many", 6), ("0", 1)])
 def test_slurms_word_counts(monkeypatch: pytest.MonkeyPatch, word: str, count: int) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", word)

@@ -16,10 +16,8 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_folder import program
 
 from talkies.files import digest, keep_aside, read_json, write_json
-from talkies.machine import supervise
 from talkies.media.sound import SoundFacts
 from talkies.report.page import is_ours, write_page
 from talkies.run import lock as locks
@@ -191,7 +189,6 @@ def holder(path: Path) -> subprocess.Popen[str]:
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    locks._answers.clear()
     (tmp_path / "locks").mkdir()
     return tmp_path / "locks" / "pairs-0001.lock"
 
@@ -237,42 +234,25 @@ def test_two_processes_hold_a_lock_one_after_the_other_and_that_of_a_killed_one_
 OLD, RENEWED = GONE_SECONDS + 1, GONE_SECONDS - 60
 OURS = {"host": HERE, "pid": os.getpid(), "namespace": locks._pid_namespace()}
 JOB = {"slurm_job": "4711"}
-STEP = JOB | {"slurm_restart": "0"}
-NO_ANSWER = ("echo 'Unable to contact slurm controller' >&2; exit 1", None, "exec sleep 60")
 HELD = [
-    ({}, RENEWED, None, {}),
-    ({}, 0, None, {}),
-    (OURS | {"pid": 2**22, "namespace": "pid:[1]"}, 0, None, {}),  # a process number of another container
-    *((JOB, 10 * OLD, f"echo {state}", {}) for state in ("RUNNING", "PENDING", "COMPLETING", "SUSPENDED")),
-    *((JOB, 0, script, {}) for script in NO_ANSWER),
-    (STEP, 0, "echo RUNNING", {"SLURM_JOB_ID": "4711"}),  # another step of the job that asks
+    ({}, RENEWED),
+    ({}, 0),
+    (JOB, 0),
+    (OURS | {"pid": 2**22, "namespace": "pid:[1]"}, 0),  # a process number of another container
 ]
 BROKEN = [
-    ({}, OLD, None, {}),
-    (OURS, 0, None, {}),  # a later process with the number of a dead one: it began at another time
-    *((OURS | {"pid": pid}, 0, None, {}) for pid in ("x", None, [1])),
-    *((JOB, 0, f"echo {state}", {}) for state in ("COMPLETED", "CANCELLED", "NODE_FAIL", "TIMEOUT")),
-    (JOB, 0, "true", {}),
-    (JOB, 0, "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", {}),
-    *((JOB, OLD, script, {}) for script in NO_ANSWER),
-    (STEP, OLD, "echo RUNNING", {"SLURM_JOB_ID": "4711"}),
-    (STEP, 0, "echo RUNNING", {"SLURM_JOB_ID": "4711", "SLURM_RESTART_COUNT": "1"}),  # SLURM started it again
+    ({}, OLD),
+    (JOB, OLD),
+    (OURS, 0),  # a later process with the number of a dead one: it began at another time
+    *((OURS | {"pid": pid}, 0) for pid in ("x", None, [1])),
 ]
 
 
-def prepare(path: Path, facts: dict, age: float, squeue: str | None, variables: dict, monkeypatch) -> Path:
-    """Write another job's lock, and a stand-in for squeue; return the file that records what that is asked."""
-    asked = path.parents[1] / "asked"
-    if squeue is not None:
-        program(asked.with_name("squeue"), f'#!/bin/sh\nPATH=/usr/bin:/bin\nprintf "%s " "$@" >> "{asked}"\n{squeue}\n')
-    monkeypatch.setenv("PATH", str(asked.parent))
-    monkeypatch.setattr(supervise, "ANSWER_SECONDS", 0.5)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+def prepare(path: Path, facts: dict, age: float) -> None:
+    """Write another job's lock, renewed so many seconds ago."""
     other = {"host": "elsewhere", "pid": 1, "started": "x/1", "namespace": "n", "slurm_job": None}
     path.write_text(json.dumps(other | facts))
     os.utime(path, (time.time() - age,) * 2)
-    return asked
 
 
 class StillWaiting(Exception):
@@ -294,38 +274,27 @@ def waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize(("facts", "age", "squeue", "variables"), HELD)
+@pytest.mark.parametrize(("facts", "age"), HELD)
 def test_the_lock_of_a_job_that_may_be_alive_holds(
-    path: Path, facts: dict, age: float, squeue: str | None, variables: dict, monkeypatch: pytest.MonkeyPatch
+    path: Path, facts: dict, age: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """age: seconds since it was renewed. squeue: what it does, None: there is none. variables: of the job that asks."""
-    asked = prepare(path, facts, age, squeue, variables, monkeypatch)
+    prepare(path, facts, age)
     (said,) = waits(path, monkeypatch)
     assert said.startswith("waiting: process ")
     assert said.endswith(f"{' (SLURM job 4711)' * ('slurm_job' in facts)} is at work on this shard")
     assert len(held_locks(path.parent)) == 1
-    assert not asked.exists() or asked.read_text().count("--jobs 4711 ") == 1, "SLURM is asked only once"
     assert not renew(path), "we do not renew another process's lock"
     assert abs(time.time() - path.stat().st_mtime - age) < 30
     assert not is_abandoned(path), "Snakemake's own locks are removed only if its process is known to be gone"
 
 
-@pytest.mark.parametrize(("facts", "age", "squeue", "variables"), BROKEN)
-def test_the_lock_of_a_job_that_is_gone_is_broken(
-    path: Path, facts: dict, age: float, squeue: str | None, variables: dict, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare(path, facts, age, squeue, variables, monkeypatch)
+@pytest.mark.parametrize(("facts", "age"), BROKEN)
+def test_the_lock_of_a_job_that_is_gone_is_broken(path: Path, facts: dict, age: float) -> None:
+    prepare(path, facts, age)
     assert held_locks(path.parent) == []
     assert is_abandoned(path) == (age == 0)
     (said,) = take(path)
     assert said.startswith("breaking the lock of a job that is gone: process ")
-
-
-def test_slurm_is_asked_again_after_a_while(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = prepare(path, JOB, 0, "echo RUNNING", {}, monkeypatch)
-    monkeypatch.setattr(locks, "ASK_SECONDS", 0)
-    waits(path, monkeypatch)
-    assert asked.read_text().count("--jobs 4711 ") == 3
 
 
 def test_a_worker_whose_lock_another_took_over_is_stopped(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,20 +16,20 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import __version__, media
 from ..engines.program import Command, image_file
 from ..errors import TalkiesError, counted, printable
 from ..files import shipped
 from ..machine import container, scratch
-from ..machine.supervise import ask
 from ..run.folder import CONFIG
 from ..run.inputs import folders_outside
 from ..settings import Settings, SlurmKey, complete, load
@@ -49,6 +49,8 @@ PLACES = {
     "login": "on a login node",
     "machine": "on this machine, without a cluster",
 }
+ANSWER_SECONDS = 20.0
+"""The time limit of a program that is asked."""
 Finding = tuple[str, str]
 """Grade (ok, note, MISSING) and text."""
 
@@ -111,6 +113,30 @@ class Here:
         """What PyTorch does here (fomm/device.py), in a process of its own, since a driver may hang; or why not."""
         code, out, complaint = ask(sys.executable, "-m", "talkies.fomm.device", seconds=GPU_SECONDS)
         return (json.loads(out.splitlines()[-1]) if code == 0 else None), complaint or f"exit code {code}"
+
+
+class Answer(NamedTuple):
+    """A program's exit code (None: it is missing, or did not answer in time), its output, and why it failed."""
+
+    code: int | None
+    out: str = ""
+    complaint: str = ""
+
+
+def ask(*command: str, seconds: float | None = None) -> Answer:
+    """Run a program for its answer. seconds: the time limit, usually ANSWER_SECONDS."""
+    seconds = seconds or ANSWER_SECONDS
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # a child that hangs would keep a pipe open
+        try:
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=seconds).returncode
+        except OSError as error:
+            return Answer(None, complaint=error.strerror or str(error))
+        except subprocess.TimeoutExpired:
+            return Answer(None, complaint=f"no answer in {seconds:g} s")
+        out.seek(0)
+        err.seek(0)
+        said, complaint = (file.read().decode(errors="replace").strip() for file in (out, err))
+    return Answer(code, said, " ".join(complaint.split())[-200:])
 
 
 def _checked(check: Callable[[Here], Iterator[Finding]], here: Here) -> Iterator[Finding]:

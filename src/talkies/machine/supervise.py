@@ -1,20 +1,16 @@
-"""Runs programs: for an answer (`ask`), or to their end, leaving nothing of them running (`run`)."""
+"""Runs a program to its end, leaving nothing of it running."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
-ANSWER_SECONDS = 20.0
-"""The time limit of a program that is asked."""
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 CAN_NOT_START = 127
@@ -34,30 +30,6 @@ class Ended:
     def signal(self) -> int | None:
         """The signal that killed it, None if it ended by itself."""
         return self.code - 128 if 128 < self.code < 128 + signal.NSIG else None
-
-
-class Answer(NamedTuple):
-    """A program's exit code (None: it is missing, or did not answer in time), its output, and why it failed."""
-
-    code: int | None
-    out: str = ""
-    complaint: str = ""
-
-
-def ask(*command: str, seconds: float | None = None) -> Answer:
-    """Run a program for its answer. seconds: the time limit, usually ANSWER_SECONDS."""
-    seconds = seconds or ANSWER_SECONDS
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # a child that hangs would keep a pipe open
-        try:
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=seconds).returncode
-        except OSError as error:
-            return Answer(None, complaint=error.strerror or str(error))
-        except subprocess.TimeoutExpired:
-            return Answer(None, complaint=f"no answer in {seconds:g} s")
-        out.seek(0)
-        err.seek(0)
-        said, complaint = (file.read().decode(errors="replace").strip() for file in (out, err))
-    return Answer(code, said, " ".join(complaint.split())[-200:])
 
 
 def run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
@@ -26,7 +25,7 @@ JOB_SECONDS = 1.0  # a job's start: Python, the plan
 LOAD_SECONDS = 2.0  # the same of a job that loads an engine, in addition
 LOOK_SECONDS = 0.01  # for each pair in the gallery
 POSTER_SECONDS = 0.5  # for each take in the gallery
-MOSAIC_SECONDS_PER_FRAME = 0.005  # for each film in it
+MOSAIC_SECONDS = 30.0  # the same with a mosaic of some films of some seconds
 CHECK_SECONDS = 0.3  # for each file that is checked
 FRAMES_PER_SECOND = {"cpu": 5.0, "cuda": 100.0}
 """Expected speed of the built-in engine until films are finished, by kind of device."""
@@ -66,8 +65,8 @@ def _page_seconds(plan: Plan, page: str) -> float:
     """Return what a job about the whole run takes."""
     if page == "check":
         return CHECK_SECONDS * (len(plan.sources) + len(plan.takes))
-    seconds = LOOK_SECONDS * len(plan.pairs) + POSTER_SECONDS * len(plan.takes)
-    return seconds + MOSAIC_SECONDS_PER_FRAME * _mosaic_frames(plan)
+    of_take = MOSAIC_SECONDS if plan.settings.gallery.mosaic else POSTER_SECONDS
+    return LOOK_SECONDS * len(plan.pairs) + of_take * len(plan.takes)
 
 
 def run_seconds(plan: Plan, cores: int) -> float:
@@ -82,13 +81,6 @@ def run_seconds(plan: Plan, cores: int) -> float:
         if name.endswith(plan.nonce):
             total += JOB_SECONDS + _page_seconds(plan, page) / (cores if page == "check" else 1)
     return total
-
-
-def _mosaic_frames(plan: Plan) -> int:
-    """Return the frames of all talkies that the mosaics show."""
-    most = plan.settings.gallery.mosaic or 0
-    films = Counter(pair.take for pair in plan.pairs.values())
-    return sum(min(count, most) * plan.takes[take].frames for take, count in films.items())
 
 
 def maker(engine: str, preset: str, device: str) -> str:
@@ -158,7 +150,6 @@ def describe(plan: Plan, state: State, *, cores: int = 1, on_cluster: bool = Fal
         long = f"{seconds / 3600:.3g} GPU hours" if seconds >= 3600 else f"{duration(seconds)} of a GPU"
         took = long if gpu else duration(seconds)
     drivings = len({take.driving for take in plan.takes.values()})
-    free, limit = room(Path(plan.settings.results))
     pilot = f" (a pilot, first: {plan.settings.first})" if plan.is_pilot else ""
     to_make = f"{len(state.to_make)} to make"
     if len(state.to_animate) < len(state.to_make):
@@ -172,7 +163,7 @@ def describe(plan: Plan, state: State, *, cores: int = 1, on_cluster: bool = Fal
     return (
         f"{counted(len(plan.sources), 'picture')}, {counted(drivings, 'video')}: "
         f"{counted(len(plan.pairs), 'pair')} in {counted(len(plan.shards['pairs']), 'job')}"
-        f"{pilot}; {to_make}; {size_text(free)} {limit}"
+        f"{pilot}; {to_make}; {size_text(room(plan.results))} free"
     )
 
 
@@ -190,13 +181,11 @@ def duration(seconds: float) -> str:
 def lack_of_room(plan: Plan, state: State) -> tuple[str, bool] | None:
     """Return that the films to make will not fit on the results' disk, by estimate, and whether that is certain: not
     even small ones would. None if there is enough room."""
-    folder = Path(plan.settings.results)
-    free, limit = room(folder)
-    wanted = frames_of(plan, state.to_make)
+    free, wanted = room(plan.results), frames_of(plan, state.to_make)
     if wanted * BYTES_PER_FRAME <= free:
         return None
     return (
-        f"{printable(folder)}: {size_text(free)} {limit}, and {counted(len(state.to_make), 'film')} to make need "
+        f"{printable(plan.results)}: {size_text(free)} free, and {counted(len(state.to_make), 'film')} to make need "
         f"about {size_text(wanted * BYTES_PER_FRAME)}: make room, or name another folder by results in config.yaml",
         wanted * LEAST_BYTES_PER_FRAME > free,
     )

@@ -16,31 +16,23 @@ from typing import Any
 
 from ..errors import printable
 from ..files import read_json, write_json
-from ..machine.supervise import ask
 
 log = logging.getLogger("talkies")
 
 HEARTBEAT_SECONDS = 20
 """How often a worker renews its lock."""
 GONE_SECONDS = 120
-"""How long a lock of another machine may go without renewal before its job counts as ended, if squeue can't tell. An
-image has no squeue: there the next attempt of a killed worker waits this long, and its GPU is idle. Shared file
-systems show times up to a minute late.
+"""How long a lock of another machine may go without renewal before its job counts as ended. The next attempt of a
+killed worker waits this long, and its GPU is idle. Shared file systems show times up to a minute late.
 """
-ASK_SECONDS = 15
-"""How long the scheduler's answer about a job is used again: it serves everyone, and many jobs may wait."""
-ENDED = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()  # noqa: SIM905
-)
-"""States of jobs that have ended; squeue may list them for some minutes."""
 
 
 @contextmanager
 def lock(path: Path, *, say: Callable[[str], object]) -> Iterator[None]:
     """Hold a shard's lock, a file that names this job, and renew it. Wait while the job that it names is alive.
 
-    A lock is broken only when its job has ended. On this machine the process and its start time show that, for a
-    SLURM job squeue does; otherwise the lock must not have been renewed for GONE_SECONDS.
+    A lock is broken only when its job has ended. On this machine the process and its start time show that; of another
+    one, the lock must not have been renewed for GONE_SECONDS.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     me = _this_job()
@@ -144,7 +136,6 @@ def _this_job() -> dict[str, Any]:
         "started": _start_time(pid),
         "namespace": _pid_namespace(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "slurm_restart": os.environ.get("SLURM_RESTART_COUNT", "0"),
     }
 
 
@@ -164,17 +155,10 @@ def _is_gone(path: Path, holder: Mapping[str, Any]) -> bool:
 
 
 def _is_known_gone(holder: Mapping[str, Any]) -> bool | None:
-    """Return whether a job has ended, by its process on this machine or by the scheduler; None: unknown."""
+    """Return whether a job has ended, by its process on this machine; None: unknown."""
     if holder.get("host") == socket.gethostname() and holder.get("namespace") == _pid_namespace():
         # The start time distinguishes a process from a later one with the same number.
         return _start_time(holder.get("pid")) != holder.get("started")
-    if holder.get("slurm_job") and holder["slurm_job"] == os.environ.get("SLURM_JOB_ID"):
-        # Our own job, so SLURM lists it: the lock is from before it was requeued, or from another of its steps.
-        restart = os.environ.get("SLURM_RESTART_COUNT", "0")
-        return True if holder.get("slurm_restart", restart) != restart else None
-    if holder.get("slurm_job"):
-        alive = _slurm_knows(str(holder["slurm_job"]))
-        return None if alive is None else not alive
     return None
 
 
@@ -194,19 +178,3 @@ def _pid_namespace() -> str:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
-
-
-_answers: dict[str, tuple[float, bool | None]] = {}
-
-
-def _slurm_knows(job: str) -> bool | None:
-    """Return whether squeue lists a job; None if squeue can't tell. The answer is kept for ASK_SECONDS."""
-    when, known = _answers.get(job, (0.0, None))
-    if not 0 <= time.time() - when < ASK_SECONDS:
-        answer = ask("squeue", "--noheader", "--jobs", job, "--format", "%T")
-        if answer.code == 0:
-            known = any(state not in ENDED for state in answer.out.split())
-        else:
-            known = False if "Invalid job id" in answer.complaint else None
-        _answers[job] = time.time(), known
-    return known

@@ -40,8 +40,8 @@ class Outlook:
     """The progress of the last run. Times are seconds since 1970, or seconds; None if not known yet.
 
     made, failed, animated, running: pairs since the run started; animated ones wait for their sound. left: pairs that
-    the run has still to make. seconds_per_frame, seconds_per_pair: of one worker. pairs_per_minute: of all workers
-    together. broke: jobs that ended before their work was done, and why.
+    the run has still to make. pairs_per_minute: of all workers together. broke: jobs that ended before their work was
+    done, and why.
     """
 
     started: float | None
@@ -51,8 +51,6 @@ class Outlook:
     animated: list[str]
     running: list[str]
     left: list[str]
-    seconds_per_frame: float | None
-    seconds_per_pair: float | None
     pairs_per_minute: float | None
     seconds_left: float | None
     broke: dict[str, str]
@@ -61,8 +59,6 @@ class Outlook:
     def pace(self) -> str:
         """Return the rate and the time left in a few words; empty if neither is known."""
         said = []
-        if self.seconds_per_frame is not None and self.seconds_per_pair is not None:
-            said.append(f"{_short(self.seconds_per_frame)} s a frame, {_short(self.seconds_per_pair)} s a pair")
         if self.pairs_per_minute is not None:
             said.append(f"{_short(self.pairs_per_minute)} pairs a minute")
         if self.seconds_left is not None:
@@ -75,10 +71,9 @@ class Outlook:
     @property
     def so_far(self) -> str:
         """Return what the run has made and how fast, in words; empty if nothing is known yet."""
-        pace = f"; {self.pace}" if self.pace else ""
         if self.ended is not None and self.started is not None:
-            return f"the last run: {len(self.made)} made in {duration(self.ended - self.started)}{pace}"
-        return f"the run: {self.pace}" if pace else ""
+            return f"the last run: {len(self.made)} made in {duration(self.ended - self.started)}"
+        return f"the run: {self.pace}" if self.pace else ""
 
 
 def outlook(plan: Plan, to_make: Sequence[str], ledger: Ledger) -> Outlook:
@@ -107,7 +102,6 @@ def outlook(plan: Plan, to_make: Sequence[str], ledger: Ledger) -> Outlook:
     done = {*made, *failed}
     left = [name for name in to_make if name not in done] if going else []
     begun = {item: at for (_, item), at in ledger.begun.items() if going and at[1] >= since}
-    frames, seconds = sum(film.frames for film in films.values()), sum(film.seconds for film in films.values())
     recent = [film for film in films.values() if film.time > now - WINDOW_SECONDS]
     # From the start of the first of them, so that waiting in a queue does not count as slowness.
     wall = max(now - max(now - WINDOW_SECONDS, min(f.time - f.seconds for f in recent)), 1.0) if recent else 0.0
@@ -119,8 +113,6 @@ def outlook(plan: Plan, to_make: Sequence[str], ledger: Ledger) -> Outlook:
         animated=[name for name in left if name in films],
         running=list(begun),
         left=left,
-        seconds_per_frame=seconds / frames if frames else None,
-        seconds_per_pair=seconds / len(films) if films else None,
         pairs_per_minute=60 * len(recent) / wall if recent and left else None,
         seconds_left=_seconds_left(plan, [name for name in left if name not in films], left, recent, begun),
         broke={f"{b.stage} {b.shard}": b.reason for b in ledger.broke.values() if b.time >= since},
