@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import clips
-import numpy as np
 from PIL import Image
 
 
@@ -71,12 +70,3 @@ def zip_bomb(path: Path, name: str, size: int, head: bytes = b"") -> Path:
         for _ in range(size // (1 << 20)):
             record.write(bytes(1 << 20))
     return path
-
-
-def motion_bomb(path: Path, frames: int = 2_500_000) -> Path:
-    """A saved motion of 2.5 million frames that takes 0.2 MB on the disk."""
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        head, {"descr": "<f4", "fortran_order": False, "shape": (frames, 10, 2)}
-    )  # fmt: skip
-    return zip_bomb(path, "value.npy", frames * 80, head.getvalue())

@@ -159,10 +159,6 @@ def publish(part: Path, path: Path) -> None:
         os.close(folder)
 
 
-LONGEST_FILE = 255
-"""The most bytes of a file's name on usual file systems."""
-
-
 def digest(value: Any) -> str:
     """Return the digest of a value of lists, dictionaries, texts and numbers."""
     return hashlib.sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:32]
@@ -226,13 +222,9 @@ def keep_aside(path: Path) -> Path:
 
     Of a link, the link itself is renamed, not its target.
     """
-    stamp = time.strftime("%Y-%m-%d-%H%M%S")
-    stem, suffix = os.fsencode(path.stem), os.fsencode(path.suffix)
-    for number in range(1, 1000):
-        mark = f".kept-{stamp}{f'-{number}' if number > 1 else ''}".encode()
-        aside = path.with_name(os.fsdecode(stem[: LONGEST_FILE - len(mark) - len(suffix)] + mark + suffix))
-        if not os.path.lexists(aside):
-            break
+    now = time.time_ns()
+    mark = f".kept-{time.strftime('%Y-%m-%d-%H%M%S', time.localtime(now // 10**9))}-{now % 10**9:09d}"
+    aside = path.with_name(stem_of(path.stem) + mark + path.suffix)
     path.rename(aside)
     log.warning("%s is not as talkies made it: kept as %s", printable(path), printable(aside.name))
     return aside

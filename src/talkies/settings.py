@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
-from io import TextIOWrapper
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -26,8 +25,8 @@ from msgspec.structs import asdict, force_setattr, replace
 
 from .engines import FOMM, program
 from .engines.program import EngineName, FilePath, ImageAddress, Program
-from .errors import InputError, TalkiesError, printable
-from .files import from_plain, open_regular
+from .errors import TalkiesError, printable
+from .files import from_plain
 from .fomm.model.checkpoint_head import check_head
 from .fomm.model.presets import BETTER, PRESETS
 from .fomm.model.published import check_unchanged, find_weights
@@ -344,7 +343,7 @@ def read(path: Path) -> dict[str, Any]:
     import yaml  # only here: jobs take settings from the plan, and start faster
 
     try:
-        content = yaml.load(_read_text(path), _strict_loader()) or {}
+        content = yaml.load(path.read_text("utf-8-sig"), _strict_loader()) or {}
     except OSError as error:
         raise TalkiesError(f"{printable(path)}: can't read it ({error.strerror}): mend it, or give another") from None
     except Exception as error:  # PyYAML's functions for dates, numbers and the like raise any error
@@ -375,20 +374,11 @@ def _strict_loader() -> Any:
     return StrictLoader
 
 
-def _read_text(path: Path) -> str:
-    """Return a file's text; OSError for a pipe or a device (they never end), ValueError if it is not UTF-8."""
-    try:
-        with TextIOWrapper(open_regular(path), "utf-8-sig") as file:
-            return file.read()
-    except InputError as error:
-        raise OSError(0, error.reason, str(path)) from None
-
-
 def read_pairs(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield the pairs table's rows, each with the number of its line. A message names the line and the column."""
     shown, columns, rows = printable(path), list(fields_of(Row)), 0
     try:
-        first, *lines = _read_text(path).split("\n")
+        first, *lines = path.read_text("utf-8-sig").split("\n")
     except OSError as error:
         raise TalkiesError(f"config.yaml: pairs: can't read {shown} ({error.strerror}): mend the path") from None
     except UnicodeDecodeError:

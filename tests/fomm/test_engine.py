@@ -94,12 +94,6 @@ def test_a_picture_of_another_side_is_brought_to_the_networks(engine: Engine, mo
     assert np.abs(other.astype(float) - own).mean() < 8, "the same picture, a little softer or sharper"
 
 
-def test_motion_of_other_weights_is_refused(engine: Engine, motion: Motion) -> None:
-    other = Motion(motion.value, motion.jacobian, motion.rate, motion.size, "tiny", "0" * 64)
-    with pytest.raises(TalkiesError, match="other weights"):
-        frames_of(engine, other, Movement(), picture())
-
-
 # --- films -------------------------------------------------------------------------------------------------
 
 

@@ -82,15 +82,9 @@ def array(value: object) -> bytes:
         (archive()[200:], ""),
         (array(np.zeros((3, 4, 2))), ""),
         (archive(value=np.array([{"a": 1}], dtype=object)), ""),
-        (archive(rate="-30"), "contradict"),
         (archive(rate="30/0"), ""),
         (archive(rate="fast"), ""),
-        (archive(size="large"), ""),
         (archive(weights=None), "weights"),
-        (archive(value=np.zeros((3, 4, 5))), "contradict"),
-        (archive(value=np.zeros((0, 4, 2))), "contradict"),
-        (archive(value=np.full((3, 4, 2), np.nan)), "contradict"),
-        (archive(jacobian=np.zeros((2, 4, 2, 2))), "contradict"),
     ],
 )
 def test_a_file_that_is_no_motion_is_refused_in_one_line(tmp_path: Path, content: bytes | None, told: str) -> None:

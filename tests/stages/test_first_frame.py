@@ -96,12 +96,9 @@ def test_a_frame_that_is_no_better_when_it_is_decoded_exactly_is_not_named(run: 
     assert (seen.faults, seen.better) == ([], None)
 
 
-def test_nothing_is_said_where_motion_is_not_counted_from_it_or_no_keypoints_are_looked_for(run: RunFolder) -> None:
+def test_nothing_is_said_where_motion_is_not_counted_from_it(run: RunFolder) -> None:
     run.configure(engine="fomm", crop=None, motion={"relative": False})
     run.talkies("check")
-    assert all(told == {} for told in problems(run).values())
-    run.configure(engine="fomm", crop=None)
-    run.talkies("check", "--no-poses")
     assert all(told == {} for told in problems(run).values())
 
 

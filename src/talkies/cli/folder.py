@@ -43,7 +43,6 @@ def add_commands(commands: Commands) -> None:
         "Look at every picture and video before anything is animated; say what is wrong (exit code 1).",
         log=True,
     )
-    look.add_argument("--no-poses", action="store_true", help="do not compare poses, for which the network is loaded")
     look.add_argument("--threads", type=count, metavar="N", help="files looked at at once (default: one a core)")
     look.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
 
@@ -110,7 +109,7 @@ def check(chosen: argparse.Namespace) -> int:
     workers = chosen.threads or available_threads()
     with progress_bar() as progress:
         progress.start(len(plan.sources) + len(plan.takes), "files")
-        model = None if chosen.no_poses else _network(plan)
+        model = _network(plan)
         findings = examine(plan, model=model, workers=workers, advance=progress.advance)
     check_page.save(findings)
     better = plan.settings.better

@@ -38,7 +38,6 @@ def add_commands(commands: Commands) -> None:
     get = actions.add_parser("fetch", help="download the published weights of a preset to where it finds them")
     get.add_argument("preset", choices=published, metavar="PRESET", help=", ".join(published))
     get.add_argument("--from", dest="source", type=web_address, metavar="URL", help="another link, e.g. a mirror's")
-    get.add_argument("--to", type=Path, metavar="FILE", help="default: in $TALKIES_WEIGHTS, else in your cache folder")
     get.add_argument("--sha256", type=sha256, metavar="X", help="what the file that comes must have")
     get.set_defaults(run=fetch_weights)
     show = actions.add_parser("show", help="print the digest of the weights and the presets they fit")
@@ -46,7 +45,6 @@ def add_commands(commands: Commands) -> None:
     convert = actions.add_parser("convert", help="write the weights as safetensors")
     convert.add_argument("file", type=Path)
     convert.add_argument("output", type=Path, metavar="OUT.safetensors")
-    convert.add_argument("--half", action="store_true", help="in half the size, in half precision")
 
     page = commands.add("app", app, "Serve a page: drop a picture and a driving video, watch it talk.")
     page.add_argument(
@@ -104,7 +102,7 @@ def checkpoint(chosen: argparse.Namespace) -> None:
             f"{printable(chosen.file)}: its weights fit no preset: give a checkpoint of one of {', '.join(PRESETS)}"
         )
     if chosen.action == "convert":
-        save_safetensors(entries, chosen.output, half=chosen.half)
+        save_safetensors(entries, chosen.output)
         entries = load_checkpoint(chosen.output)
     print(f"weights sha256 {weights_digest(entries)}")
     print(f"fits {' '.join(fits)}")
@@ -114,9 +112,7 @@ def fetch_weights(chosen: argparse.Namespace) -> None:
     """Fetch a preset's published weights; print where they are, their source, size and digests."""
     from ..fomm.model.published import fetch
 
-    if chosen.to is not None:
-        check_output(chosen.to, chosen.to.suffix.lower())
-    fetched = fetch(chosen.preset, source=chosen.source, to=chosen.to, sha256=chosen.sha256)
+    fetched = fetch(chosen.preset, source=chosen.source, sha256=chosen.sha256)
     print(f"{chosen.preset}: {printable(fetched.path)}")
     print(f"source {fetched.source or 'none: it was here already'}")
     print(f"size {size_text(fetched.size)}")

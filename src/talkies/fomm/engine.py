@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from ..engines import FOMM, FilmJob, Movement
-from ..errors import InputError, TalkiesError, counted
+from ..errors import InputError, counted
 from ..machine.resources import available_threads
 from ..media.film import FILM_SIZE
 from ..media.pictures import read_picture
@@ -229,13 +229,8 @@ class Engine:
         """Yield a film's frames in batches, uint8 RGB [n, FILM_SIZE, FILM_SIZE, 3].
 
         Frames of a network with a smaller side are enlarged (bicubic). InputError if the requested best frame is not
-        in the clip; TalkiesError if other weights made the motion.
+        in the clip.
         """
-        if motion.weights != self.model.weights_digest:
-            raise TalkiesError(
-                f"this motion was made with other weights ({motion.preset}, {motion.weights[:12]}) than the ones "
-                "loaded: make it again with these"
-            )
         driving = motion.keypoints(self.model.device)
         first = (movement.best_frame or 0) if movement.relative else 0
         if first == "auto":
