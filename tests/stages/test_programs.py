@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -90,11 +91,11 @@ def test_what_goes_wrong_is_told_of_its_pair(folder: RunFolder) -> None:
     engines = [engine(keys.pop("how"), **keys) | {"name": name} for name, (keys, _) in ways.items()]
     folder.configure(engines=engines, pairs="pairs.tsv")
     output = folder.snakemake(ok=False)
-    failed = json.loads(folder.talkies("status", "--json"))["failed"]
-    assert failed.keys() == {f"a/red@{name}" for name in ways}
-    for name, (_, reason) in ways.items():
-        assert reason in output
-        assert reason in failed[f"a/red@{name}"]
+    failed = re.findall(r"^failed: (.*) \(1 pair: a/red@(\w+)\)$", folder.talkies("status"), re.MULTILINE)
+    assert sorted(name for _, name in failed) == sorted(ways)
+    for reason, name in failed:
+        assert ways[name][1] in output
+        assert ways[name][1] in reason
     assert "\x1b" not in output
     logs = [log.read_text() for log in (folder.path / ".talkies/logs/animate").glob("*.log")]
     assert any("| model loaded" in log for log in logs), "the program's output is in the shard's log"
@@ -112,7 +113,7 @@ def test_a_machine_that_fails_a_program_ends_its_job_and_is_no_fault_of_its_pair
     for _, said in ways.values():
         assert said in output
     assert not list((folder.path / ".talkies/done/animate").glob("*"))
-    assert json.loads(folder.talkies("status", "--json"))["failed"] == {}
+    assert " 0 failed, " in folder.talkies("status")
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from fractions import Fraction
@@ -47,7 +46,6 @@ def add_commands(commands: Commands) -> None:
     look.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
 
     state = commands.add("status", status, "Say how far the run in this folder is, what failed, what is superfluous.")
-    state.add_argument("--json", action="store_true")
     state.add_argument(
         "--watch", type=seconds, nargs="?", const=Fraction(10), metavar="S", help="again every S seconds (10)"
     )
@@ -164,8 +162,8 @@ def status(chosen: argparse.Namespace) -> None:
 
     while True:
         plan, state = current_plan(table)
-        lines, values = status_of(plan, state, running=is_running())
-        print(json.dumps(values, indent=None if chosen.watch else 1) if chosen.json else "\n".join(lines))
+        for line in status_of(plan, state, running=is_running()):
+            print(line)
         if chosen.watch is None or not is_running():
             return
         sys.stdout.flush()

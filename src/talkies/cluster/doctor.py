@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import __version__, media
-from ..engines.program import Command, image_file
 from ..errors import TalkiesError, counted, printable
 from ..files import shipped
 from ..machine import container, scratch
@@ -191,14 +190,11 @@ def _torch(here: Here) -> Iterator[Finding]:
 
 def _gpu(here: Here) -> Iterator[Finding]:
     """Report the card, and whether its driver and torch fit each other, by a convolution on it."""
-    granted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    hidden = granted in ("", "-1", "NoDevFiles")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1", "NoDevFiles")
     if here.cards:
         yield "ok", f"{'; '.join(here.cards)} (name, driver, memory)"
     found, _ = here.trial
     if found is None:
-        if granted and not hidden and not here.cards:
-            yield "MISSING", f"granted (CUDA_VISIBLE_DEVICES={granted}), and nvidia-smi finds none: use another node"
         return
     lack = "note" if here.place == "login" else "MISSING"
     if found["fault"] or (here.cards and found["device"] == "cpu" and not hidden):
@@ -270,22 +266,6 @@ def _image(here: Here) -> Iterator[Finding]:
     yield ("note", doubt) if doubt else ("ok", f"{image}, version {__version__}")
 
 
-def _engines(here: Here) -> Iterator[Finding]:
-    """Check the programs that animate: whether they exist and can be started."""
-    for name, program in here.settings.programs.items():
-        first = Command(program.command).words[0]
-        if program.image is not None:
-            file = image_file(program)
-            pulled = f"{program.image} is pulled when a run begins: it needs the network then"
-            yield ("ok", f"{name}: {file}") if file.exists() else ("note", f"{name}: {pulled}")
-        elif program.workdir is not None and not Path(program.workdir).is_dir():
-            yield "MISSING", f"{name}: workdir: there is no folder {program.workdir}: give its path"
-        elif "{" in first or shutil.which(Path(program.workdir or "/", first) if "/" in first else first):
-            yield "ok", f"{name}: runs on this machine: {first}"
-        else:
-            yield "MISSING", f"{name}: there is no program {first} here: install it, or name its path"
-
-
 # --- disks ------------------------------------------------------------------------------------------------
 
 
@@ -331,7 +311,6 @@ CHECKS: tuple[tuple[str, str, Callable[[Here], Iterator[Finding]]], ...] = (
     ("ended jobs", "login", _ended_jobs),
     ("apptainer", OUTSIDE, _apptainer),
     ("image", CLUSTER, _image),
-    ("engine", OUTSIDE, _engines),
     ("folders", EVERYWHERE, _folders),
     ("results", EVERYWHERE, _results),
     ("scratch", EVERYWHERE, _scratch),

@@ -11,8 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from ..errors import TalkiesError, counted, printable
 from . import ledger as ledgers
@@ -201,37 +200,25 @@ def count(plan: Plan, state: State) -> str:
     return f"{pairs}: {len(state.done)} done, {len(state.failed)} failed, {len(state.to_make)} to make"
 
 
-def status_of(plan: Plan, state: State, *, running: bool) -> tuple[list[str], dict[str, Any]]:
-    """Return the state of a run folder: in lines, and as values for JSON. running: a run is at work.
-
-    orphans: films whose pair is no longer wanted. due: how many items each stage is to make. said: of jobs that ended
-    before their work was done, and of the check.
-    """
+def status_of(plan: Plan, state: State, *, running: bool) -> Iterator[str]:
+    """Yield the state of a run folder in lines. running: a run is at work."""
     ledger = Ledger.read()
     run = outlook(plan, state.to_make, ledger)
     begun = sorted(set(run.running).intersection(state.to_make)) if running else []
     animated = len(set(state.to_make) - set(state.to_animate))
     parts = [f"{animated} of them animated"] * bool(animated)
     parts += [f"{len(begun)} in the making"] * bool(begun)
-    said = [*unfinished(state, run), *doubts(plan, ledger.checked)]
-    at_work, left = held_locks(LOCKS), [film.path for film in orphans(plan)]
-    lines = [count(plan, state) + (f" ({', '.join(parts)})" if parts else "")]
-    values = {
-        "pairs": len(plan.pairs),
-        "done": state.done,
-        "failed": state.failed,
-        "to_make": state.to_make,
-        "due": {stage: len(items) for stage, items in state.due.items() if items},
-        "orphans": [str(path) for path in left],
-        "at_work": at_work,
-        "count": lines[0],
-        "run": asdict(replace(run, running=begun)),
-        "said": said,
-    }
-    lines += [run.so_far] if run.so_far else []
-    lines += [f"in the making: {some(begun)}"] if begun else []
-    lines += [*failures(state.failed), *said, *(f"at work: {each}" for each in at_work)]
-    return lines + [f"no longer asked for: {printable(path)} (talkies clean removes it)" for path in left], values
+    yield count(plan, state) + (f" ({', '.join(parts)})" if parts else "")
+    if run.so_far:
+        yield run.so_far
+    if begun:
+        yield f"in the making: {some(begun)}"
+    yield from failures(state.failed)
+    yield from unfinished(state, run)
+    yield from doubts(plan, ledger.checked)
+    yield from (f"at work: {each}" for each in held_locks(LOCKS))
+    for film in orphans(plan):
+        yield f"no longer asked for: {printable(film.path)} (talkies clean removes it)"
 
 
 def by_reason(failed: dict[str, str]) -> dict[str, list[str]]:
