@@ -492,21 +492,14 @@ def test_a_crash_of_the_decoder_is_the_clips_fault_and_a_kill_is_not(
 
 def test_listing_takes_known_suffixes_only_and_tells_what_is_not_used(tmp_path: Path) -> None:
     names = ("b.PNG", "a.jpg", ".hidden.png", "._a.jpg", ".DS_Store", "notes.txt", "README", "c.mp4", "d.HIF", "e.jxl")
-    for name in (*names, "voice.opus", "used.wav", "two\nlines.mp4", os.fsdecode(b"\xff.mp4")):
+    for name in (*names, "used.wav", "two\nlines.mp4"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "gone.png").symlink_to("nowhere")
-    assert [p.name for p in media.list_pictures(tmp_path)] == ["a.jpg", "b.PNG", "d.HIF", "gone.png"]
-    assert [p.name for p in media.list_clips(tmp_path)] == ["c.mp4"]
-    odd = r"2 files to rename (a control character in two\nlines.mp4), 1 folder"
-    assert media.not_used(tmp_path, media.CLIP_SUFFIXES, [tmp_path / "used.wav"]) == (
-        f"7 files (.hif, .jpg, .jxl, .png, …), 1 sound (.opus; the key audio gives a film its sound), {odd}"
-    )
-    assert (
-        media.not_used(tmp_path, media.CLIP_SUFFIXES | {".txt", ".jxl", ".wav", ".opus", "", ".hif", ".jpg", ".png"})
-        == odd
-    )
-    (tmp_path / "none").mkdir()
-    assert media.not_used(tmp_path / "none", media.CLIP_SUFFIXES) == ""
+    pictures, clips = media.list_pictures(tmp_path), media.list_clips(tmp_path)
+    assert [p.name for p in pictures] == ["a.jpg", "b.PNG", "d.HIF", "gone.png"]
+    assert [p.name for p in clips] == ["c.mp4", "two\nlines.mp4"]
+    unused = media.not_used(tmp_path, {*pictures, tmp_path / "used.wav"})
+    assert unused == ["README", "c.mp4", "e.jxl", "notes.txt", r"two\nlines.mp4"]
     with pytest.raises(TalkiesError, match="no such file"):
         media.list_pictures(tmp_path / "nowhere")

@@ -21,6 +21,7 @@ from ..media.crop import LARGEST_FACE, Request
 from ..settings import BestFrame, Choices, Row, Settings, read_pairs
 from .folder import TAKEN_NAMES
 
+MOST_NAMES = 5
 LONGEST_NAME = 160
 """Most bytes of a file name's stem, which leaves room for suffixes and temporary names (the usual limit is 255)."""
 
@@ -121,13 +122,11 @@ def list_inputs(settings: Settings) -> tuple[dict[str, Path], dict[str, Path]]:
 
 
 def not_used(settings: Settings, pairs: Iterable[Pair]) -> str:
-    """Return in words which entries of the folders of pictures and videos are not used; empty for none."""
-    sounds = [Path(pair.audio) for pair in pairs if isinstance(pair.audio, str)]
-    found = {
-        settings.images: media.not_used(settings.images, media.PICTURE_SUFFIXES),
-        settings.driving: media.not_used(settings.driving, media.CLIP_SUFFIXES, sounds),
-    }
-    return "; ".join(f"in {printable(name)} {words}" for name, words in found.items() if words)
+    """Return in words which files of the folders of pictures and videos are neither, nor a sound; empty for none."""
+    sounds = {Path(pair.audio) for pair in pairs if isinstance(pair.audio, str)}
+    used = {*media.list_pictures(settings.images), *media.list_clips(settings.driving), *sounds}
+    names = [name for folder in (settings.images, settings.driving) for name in media.not_used(folder, used)]
+    return ", ".join(names[:MOST_NAMES]) + ", ..." * (len(names) > MOST_NAMES)
 
 
 def _listed(
