@@ -75,7 +75,7 @@ class ToyRun:
     def plan(self, **more: Any):
         """Return the plan and the state, as `snakemake -n` sees them."""
         planner.nonce.cache_clear()
-        inputs._entries.cache_clear()
+        inputs._read.cache_clear()
         wanted = complete(BASE | self.settings)
         return planner.make_plan(wanted, lambda _: self.stages, **more)
 

@@ -13,9 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from .. import media
 from ..errors import InputError, TalkiesError
-from ..files import file_digest, read_json, write_json
+from ..files import file_digest, from_json, to_json, write_whole
 from ..machine.resources import available_threads
 from ..media import crop
 from ..settings import Settings
@@ -23,7 +26,7 @@ from .folder import INPUTS
 
 AT_ONCE = 8
 """Files read at once: most of the time is spent waiting for the disk."""
-Stamp = list[int]
+Stamp = tuple[int, int]
 """A file's size and time (ns), which show that it was replaced, even by an older file."""
 
 
@@ -32,13 +35,13 @@ def stamp_of(path: Path) -> Stamp:
     try:
         status = path.stat()
     except OSError:
-        return [0, 0]
-    return [status.st_size, status.st_mtime_ns]
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
-def unreadable(stamp: Iterable[int]) -> str:
+def unreadable(stamp: Stamp) -> str:
     """Return what stands for the content of a file that can't be read."""
-    return f"unreadable {' '.join(map(str, stamp))}"
+    return f"unreadable {stamp[0]} {stamp[1]}"
 
 
 def is_unreadable(content: str | None) -> bool:
@@ -46,36 +49,42 @@ def is_unreadable(content: str | None) -> bool:
     return content is None or content.startswith("unreadable")
 
 
+class Known(Struct):
+    """What is known of a file with this size and time: its digest, its facts as a clip, its number of faces."""
+
+    stamp: Stamp
+    sha256: str | None = None
+    clip: dict[str, Any] | None = None
+    faces: int | None = None
+
+
 class Inputs:
     """The files of a run. save: write what was learnt; entries of other files are left out, unless `keep`."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Any] = read_json(INPUTS) or {}
-        self._now: dict[str, dict[str, Any]] = {}
+        self._known = _read(stamp_of(INPUTS))
+        self._now: dict[str, Known] = {}
 
-    def entry(self, file: str) -> dict[str, Any]:
+    def entry(self, file: str) -> Known:
         """Return what is known of a file as it is now, to be added to."""
         if file not in self._now:
             stamp, known = stamp_of(Path(file)), self._known.get(file)
-            if isinstance(known, dict) and known.get("stamp") == stamp:
-                self._now[file] = dict(known)
-            else:
-                self._now[file] = {"stamp": stamp}
+            self._now[file] = replace(known) if known and known.stamp == stamp else Known(stamp)
         return self._now[file]
 
     def content(self, file: str) -> str | None:
         """Return the digest of a file's content, if it is known."""
-        known = self.entry(file).get("sha256")
-        return known if isinstance(known, str) else None
+        return self.entry(file).sha256
 
     def read(self, files: Iterable[str]) -> None:
         """Read these files' contents, where they are not known."""
 
         def digest(file: str) -> None:
+            entry = self.entry(file)
             try:
-                self.entry(file)["sha256"] = file_digest(file)
+                entry.sha256 = file_digest(file)
             except (OSError, InputError):
-                self.entry(file)["sha256"] = unreadable(self.entry(file)["stamp"])
+                entry.sha256 = unreadable(entry.stamp)
 
         _at_once(digest, sorted(file for file in set(files) if is_unreadable(self.content(file))))
 
@@ -89,7 +98,7 @@ class Inputs:
             if clip is None:
                 with suppress(TalkiesError, OSError):
                     clip = media.probe(Path(file))
-                    entry["clip"] = clip.to_dict()
+                    entry.clip = clip.to_dict()
             return clip
 
         names = sorted(set(files))
@@ -98,40 +107,37 @@ class Inputs:
     def faces(self, file: str) -> int:
         """Return the number of faces in a picture; 0 where it can't be read, which the stage that crops it says."""
         entry = self.entry(file)
-        if not isinstance(entry.get("faces"), int):
-            try:
-                entry["faces"] = len(crop.find_faces(media.read_picture(Path(file))))
-            except (TalkiesError, OSError, MemoryError):
-                return 0
-        return int(entry["faces"])
+        if entry.faces is None:
+            with suppress(TalkiesError, OSError, MemoryError):
+                entry.faces = len(crop.find_faces(media.read_picture(Path(file))))
+        return entry.faces or 0
 
     def save(self, *, keep: bool = False) -> None:
         """Write what is known, if that is new. keep: with the entries of files that were not asked for."""
         now = {**self._known, **self._now} if keep else self._now
         if now != self._known:
-            write_json(INPUTS, now)
+            write_whole(INPUTS, to_json(now))
             self._known = now
 
 
 def clip_of(path: Path) -> media.Clip:
     """Return the facts about a clip; probe it if they are not known. Raises InputError if it can't be used."""
-    entry = _entries(tuple(stamp_of(INPUTS))).get(str(path))
-    if isinstance(entry, dict) and entry.get("stamp") == stamp_of(path) and (known := _clip(str(path), entry)):
-        return known
-    return media.probe(path)
+    entry = _read(stamp_of(INPUTS)).get(str(path))
+    known = _clip(str(path), entry) if entry and entry.stamp == stamp_of(path) else None
+    return known or media.probe(path)
 
 
 @lru_cache(maxsize=1)
-def _entries(stamp: tuple[int, ...]) -> dict[str, Any]:
-    """Return the entries of the file. stamp: its size and time, so that it is read once."""
-    return read_json(INPUTS) or {}
+def _read(stamp: Stamp) -> dict[str, Known]:
+    """Return the entries of the file; none if it is damaged. stamp: its size and time, so that it is read once."""
+    with suppress(OSError, ValueError):
+        return from_json(INPUTS.read_bytes(), dict[str, Known])
+    return {}
 
 
-def _clip(file: str, entry: dict[str, Any]) -> media.Clip | None:
-    with suppress(KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
-        clip = media.Clip.from_dict(Path(file), entry["clip"])
-        if clip.rate > 0 and clip.frames >= 0:
-            return clip
+def _clip(file: str, entry: Known) -> media.Clip | None:
+    with suppress(ValueError, ZeroDivisionError):
+        return media.Clip.from_dict(Path(file), entry.clip) if entry.clip else None
     return None
 
 

@@ -266,7 +266,7 @@ class Plan(Struct, dict=True, kw_only=True, omit_defaults=True):
         """Take over what workers have read of the inputs since the plan was made."""
         for stage, name, file in self.files():
             read = ledger.contents.get((stage.name, name))
-            if read and list(read[:2]) == stamp_of(Path(file)):
+            if read and read[:2] == stamp_of(Path(file)):
                 self.contents[file] = read[2]
         self.forget_keys()
 

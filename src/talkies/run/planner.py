@@ -213,7 +213,7 @@ def _weights(settings: Settings, known: Inputs) -> str:
     if checkpoint is None:
         return demo_digest()
     entry = noted(Path(checkpoint))
-    if entry and [entry.get("size"), entry.get("mtime_ns")] == stamp_of(Path(checkpoint)):
+    if entry and (entry.get("size"), entry.get("mtime_ns")) == stamp_of(Path(checkpoint)):
         return str(entry["sha256"])
     known.read([checkpoint])
     return known.content(checkpoint) or ""
