@@ -201,7 +201,7 @@ BROKEN = "this is no image (empty, or not a .sif): build it"
         ("x.sif", sif(None), f"x.sif holds no talkies, and this workflow is {__version__}: build it"),
         ("x.sif", OTHER, "x.sif holds talkies 9.9, and this workflow is"),
         ("x.sif", NO_GPUS, "x.sif is built without GPUs (talkies.gpus: none), and jobs ask for one: build it with"),
-        ("folder", None, f"folder: {BROKEN}"),
+        ("folder", None, "folder: can't be read (Is a directory): build it"),
         ("loop", None, "loop: can't be read (Too many levels of symbolic links): build it"),
     ],
 )  # fmt: skip
@@ -224,9 +224,6 @@ def test_an_image_that_will_do_and_what_can_not_be_checked(tmp_path: Path) -> No
     image.write_bytes(NO_GPUS)
     assert container.check_image(str(image)) is container.check_image(None) is None
     assert "is not here yet" in container.check_image(f"docker://x@{DIGEST}", tmp_path / "not pulled")
-    (tmp_path / "folder/.singularity.d").mkdir(parents=True)
-    (tmp_path / "folder/.singularity.d/labels.json").write_text(f'{{"{container.VERSION_LABEL}": "{__version__}"}}')
-    assert container.check_image(str(tmp_path / "folder"), gpus=True) is None
 
 
 def test_what_the_image_can_not_do_is_refused_before_any_job_is_sent(tmp_path: Path, programs: Path) -> None:

@@ -76,42 +76,35 @@ def check_image(image: str | None, file: Path | None = None, *, gpus: bool = Fal
 
 
 def check_file(file: Path) -> None:
-    """Refuse a file or folder that is no image or can't be read; TalkiesError has its name, without what to do."""
+    """Refuse a file that is no image or can't be read; TalkiesError has its name, without what to do."""
     try:
-        if file.is_dir():
-            found = any(file.iterdir())
-        else:
-            with open_regular(file) as opened:
-                head = opened.read(2048)
-            found = b"SIF_MAGIC" in head[:64] or b"hsqs" in head[:64] or head[1080:1082] == b"\x53\xef"
+        with open_regular(file) as opened:
+            head = opened.read(2048)
     except FileNotFoundError:
         raise TalkiesError(f"there is no image {printable(file)}") from None
     except InputError as error:
         raise TalkiesError(str(error)) from None
     except OSError as error:
         raise TalkiesError(f"{printable(file)}: can't be read ({error.strerror})") from None
-    if not found:
+    if b"SIF_MAGIC" not in head[:64] and b"hsqs" not in head[:64] and head[1080:1082] != b"\x53\xef":
         raise TalkiesError(f"{printable(file)}: this is no image (empty, or not a .sif)")
 
 
 def labels(file: Path) -> dict[str, str]:
-    """Return the labels of a .sif or of an image's folder. Raises TalkiesError if they can't be read.
+    """Return the labels of a .sif. Raises TalkiesError if they can't be read.
 
     A .sif (https://github.com/apptainer/sif) has a header, a table of descriptors and the data they describe; its
     labels are in the data that builders name inspect-metadata.json.
     """
     try:
-        if file.is_dir():
-            found = json.loads((file / ".singularity.d/labels.json").read_bytes())
-        else:
-            with open_regular(file) as opened:
-                count, start = struct.unpack_from("<88x2q", opened.read(128))
-                opened.seek(start)
-                table = opened.read(DESCRIPTOR.size * min(count, MOST_DESCRIPTORS))
-                places = {name.partition(b"\0")[0]: (at, size) for at, size, name in DESCRIPTOR.iter_unpack(table)}
-                at, size = places[b"inspect-metadata.json"]
-                opened.seek(at)
-                found = json.loads(opened.read(min(size, MOST_BYTES)))["data"]["attributes"]["labels"] or {}
+        with open_regular(file) as opened:
+            count, start = struct.unpack_from("<88x2q", opened.read(128))
+            opened.seek(start)
+            table = opened.read(DESCRIPTOR.size * min(count, MOST_DESCRIPTORS))
+            places = {name.partition(b"\0")[0]: (at, size) for at, size, name in DESCRIPTOR.iter_unpack(table)}
+            at, size = places[b"inspect-metadata.json"]
+            opened.seek(at)
+            found = json.loads(opened.read(min(size, MOST_BYTES)))["data"]["attributes"]["labels"] or {}
         return {str(name): str(label) for name, label in found.items()}
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError):
         raise TalkiesError(f"{printable(file)}: its labels can't be read") from None
