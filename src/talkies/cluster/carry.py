@@ -29,7 +29,7 @@ from ..run.planner import at_work
 from ..settings import Settings, complete, load, read
 
 PROGRAM = (
-    *("Snakefile", "slurm", "workflow", "profiles", "src", "scripts", "containers", "requirements"),
+    *("Snakefile", "slurm", "workflow", "profiles", "stages", "src", "scripts", "containers", "requirements"),
     *("pyproject.toml", "Makefile", "README.md", "LICENSE"),
 )
 """The parts of a clone that run on a cluster."""
