@@ -209,13 +209,13 @@ CHANGES = {  # what is done, what is to be made then, and the reasons that are s
         f"{what} in the place of {path}": (instead_of(path, what), {})
         for path in (
             ".talkies/ledger",
-            ".talkies/ledger/pairs-0001.jsonl",
             ".talkies/plan.json",
             ".talkies/inputs.json",
         )
         for what in ("folder", "loop", "dangling link", "rubbish")
         if path != ".talkies/ledger" or what == "folder"
     },
+    "rubbish in a ledger": (instead_of(".talkies/ledger/pairs-0001.jsonl", "rubbish"), {}),
     # several at once
     "motion with a film deleted": (both(configure(**MOTION), gone("results/a/red.mp4")), ALL_FILMS, "motion changed 6"),
     "sound with motions gone": (both(configure(audio=False), gone(".talkies/motion")), {"remux": 6}, "audio changed 6"),
