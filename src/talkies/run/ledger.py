@@ -73,7 +73,6 @@ class Forgotten(_About, frozen=True, tag="forgotten"):
 class Loaded(_Line, frozen=True, tag="loaded"):
     """A worker has loaded an engine."""
 
-    by: str
     seconds: float
 
 
@@ -93,9 +92,7 @@ class Checked(_Line, frozen=True, tag="checked"):
 
 
 class Started(_Line, frozen=True, tag="started"):
-    """A run began. items: how many items each stage is to make."""
-
-    items: dict[str, int]
+    """A run began."""
 
 
 class Ended(_Line, frozen=True, tag="ended"):

@@ -84,11 +84,10 @@ class NotSeen(Exception):
 class Task(Struct):
     """A job with something to do.
 
-    items: how many. only: which of its shard's, of pictures and takes; a pair is due if its film does not stand.
+    only: which items of its shard, of pictures and takes; a pair is due if its film does not stand.
     seconds: by estimate. needs: the stages and shards whose jobs are before it.
     """
 
-    items: int
     only: list[str]
     seconds: float
     needs: list[tuple[str, str]]

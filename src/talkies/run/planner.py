@@ -248,7 +248,7 @@ def _assign_tasks(plan: Plan, state: State) -> None:
                 needs |= {(each.name, plan.shard_of(each, one)) for each, one in above if one in due[each.name]}
             seconds = sum(stage.seconds(plan, item) for item in items)
             only = [] if stage.of == "pairs" else items
-            plan.tasks[stage.name][shard] = Task(len(items), only, seconds, sorted(needs))
+            plan.tasks[stage.name][shard] = Task(only, seconds, sorted(needs))
 
 
 def _name_pages(plan: Plan, state: State, ledger: Ledger) -> None:
@@ -307,7 +307,7 @@ def start_run(plan: Plan, state: State) -> None:
     plan.save()
     for shard, events in state.found.items():
         note(shard, *events)
-    note(ledgers.RUN, Started(items={stage: len(items) for stage, items in state.due.items() if items}))
+    note(ledgers.RUN, Started())
     claim(RUN)
 
 

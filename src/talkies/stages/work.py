@@ -282,7 +282,7 @@ def _noting(engine: Opener, bench: Bench) -> Opener:
         if name not in loaded:
             began = time.monotonic()
             loaded[name] = engine(name, within)
-            bench.note(Loaded(by=name, seconds=since(began)))
+            bench.note(Loaded(seconds=since(began)))
         return loaded[name]
 
     return load
