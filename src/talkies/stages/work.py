@@ -107,8 +107,9 @@ class Bench:
     def record(self, stage: str, item: str) -> Any:
         """Return the record of what a stage made of an item; TalkiesError if that is gone or damaged."""
         if (stage, item) not in self.records:
-            recorded = self.plan.table[stage].file(self.plan, item)
-            record = recorded.fresh(self.plan.known_key(stage, item))
+            made_by = self.plan.table[stage]
+            recorded = made_by.file(self.plan, item)
+            record = recorded.fresh(self.plan.key(made_by, item) or "")
             if record is None:
                 raise TalkiesError(f"{printable(recorded.path)}: it is gone or damaged; run snakemake again to make it")
             self.records[stage, item] = record
