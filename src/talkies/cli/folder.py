@@ -58,9 +58,7 @@ def add_commands(commands: Commands) -> None:
     tidy = commands.add("clean", clean, "Remove films whose pair is gone and what dead workers left.")
     tidy.add_argument("-n", "--dry-run", action="store_true")
     health = commands.add("doctor", doctor, "Say what is installed and working here, and what to do about what is not.")
-    health.add_argument(
-        "--on", choices=("gpu", "cpu"), help="look at a compute node instead, by srun, and make a small film there"
-    )
+    health.add_argument("--on", choices=("gpu", "cpu"), help="look at a compute node instead, by srun")
 
 
 def init(chosen: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Examines a machine: what talkies needs, what is missing, and what to do about it.
 
 The command is the same on a login node, on a compute node, in the image and on a laptop; the place decides what is
-needed. `examine_node` runs it on a compute node, with the requests of this run's jobs, and makes a small film there.
+needed. `examine_node` runs it on a compute node, with the requests of this run's jobs.
 Every program that it starts has a time limit.
 """
 
@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 from .. import __version__, media
 from ..errors import TalkiesError, counted, printable
-from ..files import shipped
 from ..machine import container, scratch
 from ..run.folder import CONFIG
 from ..run.inputs import folders_outside
@@ -324,16 +323,11 @@ NOT_SRUNS = ("runtime", "gpu", "gpu_model", "nodes", "tasks", "tasks_per_gpu", "
 """Keys of `slurm` in config.yaml that are no options of srun, or are others here."""
 LOOK = "talkies doctor; missing=$?; talkies-selftest && exit $missing"
 """The commands in the image: the film is tried even if the doctor finds faults."""
-HERE = (
-    "{talkies} doctor; missing=$?; made=$(mktemp -d); {talkies} animate {film} -o $made/film.mp4; failed=$?; "
-    "rm -r $made; [ $failed = 0 ] && exit $missing"
-)
-"""The same if jobs run without an image."""
 NODE_MINUTES, NODE_MEMORY_MB = 10, 4000
 
 
 def examine_node(kind: str) -> int:
-    """Run the doctor and a small film on a node like those of this run's jobs; return the exit code.
+    """Run the doctor on a node like those of this run's jobs; return the exit code.
 
     kind: gpu or cpu, the keys of `slurm` in config.yaml. Raises TalkiesError if no job can be sent.
     """
@@ -361,13 +355,11 @@ def _asked(kind: str, wanted: Mapping[SlurmKey, str | int]) -> list[str]:
 
 
 def _within(settings: Settings) -> list[str]:
-    """Return the command that runs the doctor and makes a film: in the jobs' image, or with this Python."""
+    """Return the command that runs the doctor: in the jobs' image, where it also makes a film, or with this Python."""
     image = settings.container
     container.check_image(image, None)
     if image is None:
-        talkies, shown = f"{shlex.quote(sys.executable)} -P -m talkies", shlex.quote(str(shipped("examples")))
-        film = f"--source {shown}/images/ada.png --driving {shown}/driving/anna.mp4 --end 0.4"
-        return ["sh", "-c", HERE.format(talkies=talkies, film=film)]
+        return [sys.executable, "-P", "-m", "talkies", "doctor"]
     command = container.runtime()
     if command is None:
         raise TalkiesError(
