@@ -16,7 +16,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,17 +123,15 @@ class Answer(NamedTuple):
 def ask(*command: str, seconds: float | None = None) -> Answer:
     """Run a program for its answer. seconds: the time limit, usually ANSWER_SECONDS."""
     seconds = seconds or ANSWER_SECONDS
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:  # a child that hangs would keep a pipe open
-        try:
-            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=seconds).returncode
-        except OSError as error:
-            return Answer(None, complaint=error.strerror or str(error))
-        except subprocess.TimeoutExpired:
-            return Answer(None, complaint=f"no answer in {seconds:g} s")
-        out.seek(0)
-        err.seek(0)
-        said, complaint = (file.read().decode(errors="replace").strip() for file in (out, err))
-    return Answer(code, said, " ".join(complaint.split())[-200:])
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds
+        )
+    except OSError as error:
+        return Answer(None, complaint=error.strerror or str(error))
+    except subprocess.TimeoutExpired:
+        return Answer(None, complaint=f"no answer in {seconds:g} s")
+    return Answer(done.returncode, done.stdout.strip(), " ".join(done.stderr.split())[-200:])
 
 
 def _checked(check: Callable[[Here], Iterator[Finding]], here: Here) -> Iterator[Finding]:
