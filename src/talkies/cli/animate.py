@@ -92,26 +92,18 @@ def animate(chosen: argparse.Namespace) -> None:
         check_output(chosen.show_crop, ".png", *given, *clips)
         if not one:
             chosen.wrong("--show-crop: it is for one film: give -o OUT.mp4")
-    _make(_of_all(chosen), _of_clips(chosen), given, clips, chosen, one=one)
+    _make(chosen, given, clips, one=one)
 
 
-def _make(
-    of_all: dict[str, Any],
-    of_clips: dict[str, Any],
-    pictures: list[Path],
-    clips: list[Path],
-    chosen: argparse.Namespace,
-    *,
-    one: bool,
-) -> None:
+def _make(chosen: argparse.Namespace, pictures: list[Path], clips: list[Path], *, one: bool) -> None:
     from ..run.progress import report_failures
     from ..stages.films import make_films
 
     show = chosen.show_crop
     with progress_bar() as progress:
         plan, state = make_films(
-            of_all,
-            of_clips,
+            _of_all(chosen),
+            _of_clips(chosen),
             pictures,
             clips,
             None if one else chosen.output,
