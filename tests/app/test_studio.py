@@ -113,7 +113,7 @@ def test_without_the_extra_it_says_what_to_install() -> None:
 
 @pytest.mark.parametrize(
     ("words", "status"),
-    [("--port 70000", 2), ("--max-upload 0", 2), ("--host no-such-host.invalid", 1), ("--model demo", 1)],
+    [("--port 70000", 2), ("--max-upload 0", 2), ("--host no-such-host.invalid", 1)],
 )
 def test_wrong_words_are_refused(words: str, status: int) -> None:
     ended = subprocess.run([BIN / "talkies", "app", *words.split()], capture_output=True, text=True, timeout=60)
