@@ -206,18 +206,17 @@ class Studio:
         if isinstance(facts, Unreadable):
             return {"problems": problems}
         if clip:
-            whole = next(iter(media.read_frames(media.probe(file), start=form.start, end=form.end)))
+            shown = next(iter(media.read_frames(media.probe(file), start=form.start, end=form.end)))
         else:
-            whole = media.read_picture(file)
-        height, width = whole.shape[:2]
-        told = f"{width} × {height} pixels"
+            shown = media.read_reduced(file, VIEW_SIDE)[0]
+        told = f"{facts.width} × {facts.height} pixels"
         if isinstance(facts, SeenClip):
             told += f", {facts.seconds:g} s, {counted(facts.frames, 'frame')}, sound: {facts.sound or 'none'}"
         x, y, side = facts.crop.box
         about = "about " if clip and request.mode == "face" else ""  # a dozen frames were looked at
         told_crop = f"crop: {about}{side} pixels square at {x},{y}"
-        view, size, box = _data_address(whole), (width, height), (x, y, side)
-        return {"view": view, "size": size, "box": box, "facts": [told, told_crop], "problems": problems}
+        view, size = _data_address(shown), (facts.width, facts.height)
+        return {"view": view, "size": size, "box": (x, y, side), "facts": [told, told_crop], "problems": problems}
 
     def queue(self) -> list[dict[str, Any]]:
         """Return all known films as values for JSON, the newest first.
