@@ -11,7 +11,9 @@ own network. Groups are stored one by one; those that exist are not made again.
 from __future__ import annotations
 
 import argparse
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -256,30 +258,37 @@ def group_file(folder: Path, group: int) -> Path:
     return folder / f"group-{group:05d}.npz"
 
 
+def make_missing(
+    files: dict[int, Path], make: Callable[[int], dict[str, np.ndarray]], minutes: float = math.inf
+) -> None:
+    """Make those of an album's numbered files that do not exist, for some time."""
+    begun = time.time()
+    for number, path in files.items():
+        if path.exists():
+            continue
+        if time.time() - begun > minutes * 60:
+            break
+        with torch.inference_mode():
+            made = make(number)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **made)
+        part.replace(path)
+        print(f"{path.name}: {time.time() - begun:.0f} s", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--assets", type=Path, required=True, help="folder with skins/ and hair/ (docs/demo-model.md)")
     parser.add_argument("--folder", type=Path, default=Path("build/close-ups"))
     parser.add_argument("--groups", type=int, default=300)
     parser.add_argument("--first", type=int, default=0, help="number of the first group")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this time")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     model = rewritten(talkies.load_model("demo-photographs"), torch.bfloat16)
-    begun = time.time()
-    for group in range(args.first, args.first + args.groups):
-        path = group_file(args.folder, group)
-        if path.exists():
-            continue
-        if time.time() - begun > args.minutes * 60:
-            break
-        with torch.inference_mode():
-            made = make_group(group, args.assets, model)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **made)
-        part.replace(path)
-        print(f"group {group}: {len(made['picture'])} pairs, {time.time() - begun:.0f} s", flush=True)
+    files = {group: group_file(args.folder, group) for group in range(args.first, args.first + args.groups)}
+    make_missing(files, lambda group: make_group(group, args.assets, model), args.minutes)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ not made again.
 from __future__ import annotations
 
 import argparse
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from close_up_album import Change, changed, sample_base, sample_change
+from close_up_album import Change, changed, make_missing, sample_base, sample_change
 from head_mesh import load_mesh
 from heads import Head, Posture
 from train_close_ups import SIDE, as_tensor
@@ -84,18 +83,8 @@ def main() -> None:
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     model = rewritten(talkies.load_model("demo-photographs"), torch.bfloat16)
-    begun = time.time()
-    for person in range(args.first, args.first + args.people):
-        path = args.folder / f"person-{person:05d}.npz"
-        if path.exists():
-            continue
-        with torch.inference_mode():
-            made = make_person(person, args.assets, model)
-        part = path.with_suffix(".part.npz")
-        np.savez(part, **made)
-        part.replace(path)
-        if person % 20 == 0:
-            print(f"person {person}: {time.time() - begun:.0f} s", flush=True)
+    files = {person: args.folder / f"person-{person:05d}.npz" for person in range(args.first, args.first + args.people)}
+    make_missing(files, lambda person: make_person(person, args.assets, model))
 
 
 if __name__ == "__main__":

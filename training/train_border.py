@@ -2,27 +2,29 @@
 
     python training/train_border.py --minutes 12 [--album build/mattes] [--folder build/training]
     python training/train_border.py --ship src/talkies/fomm/model/demo.safetensors
-    python training/train_border.py --measure
+    python training/train_border.py --measure [--sheet docs/demo-photographs.jpg]
 
 A training begins with the network that an earlier one left in --folder. --ship writes the package's weights with this
 network and the matte (train_matte.py). --measure compares the package's frames of people that were not trained on, with
-and without layers.
+and without layers and close-ups. --sheet also shows them: each person's picture, the frames of three postures, and one
+that another person drives.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
-from train_close_ups import as_tensor
+from train_close_ups import as_tensor, follow, set_rate
 from train_matte import edges
 
 import talkies
@@ -82,7 +84,7 @@ class Pairs:
 
 
 def frame_losses(network: BorderNetwork, some: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the losses of silhouette, colours and smoothness, and the persons, [N, 4, SIDE, SIDE]."""
+    """Return the losses of silhouette, colours, smoothness and folds, and the persons, [N, 4, SIDE, SIDE]."""
     small = F.avg_pool2d(some["cutout"], SIDE // MOTION_SIDE)
     maps = (some[name] for name in ("deformation", "background", "occlusion", "there", "here"))
     with torch.autocast("cpu", torch.bfloat16):
@@ -94,10 +96,13 @@ def frame_losses(network: BorderNetwork, some: dict[str, Tensor]) -> tuple[dict[
     near = edges(true, 5)
     both = torch.minimum(found, true) * known
     away = (motion - coordinate_grid(MOTION_SIDE, MOTION_SIDE, motion, centred=True)).permute(0, 3, 1, 2)
+    across, down = motion.diff(dim=2)[:, :-1], motion.diff(dim=1)[:, :, :-1]
+    area = (across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]) * (MOTION_SIDE / 2) ** 2
     losses = {
         "silhouette": ((found - true).abs() * (1 + 3 * near) * known).mean(),
         "colours": 2 * ((person[:, :3] - target[:, :3]).abs() * both * (1 + 2 * near)).mean(),
         "bends": 0.5 * (away.diff(dim=3, n=2).abs().mean() + away.diff(dim=2, n=2).abs().mean()),
+        "folds": F.relu(0.2 - area).mean(),
     }
     return losses, person
 
@@ -125,17 +130,13 @@ def train(args: argparse.Namespace) -> None:
     print(json.dumps(measure(average, held)), flush=True)
     rng, begun, said, steps = np.random.default_rng(1), time.time(), time.time(), 0
     while (done := (time.time() - begun) / 60 / args.minutes) < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (steps + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)))
+        set_rate(optimizer, RATE, steps, done)
         losses, _ = frame_losses(network, pairs.batch(np.sort(rng.integers(len(pairs), size=BATCH)), rng))
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), 1)):
             optimizer.step()
-        decay = min(0.998, (1 + steps) / (10 + steps))
-        with torch.no_grad():
-            for mean, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
+        follow(average, network, steps, 0.998)
         steps += 1
         if time.time() - said > 60:
             print(json.dumps({"step": steps, **measure(average, held)}), flush=True)
@@ -160,22 +161,29 @@ def ship(folder: Path, path: Path) -> None:
 
 
 @torch.inference_mode()
-def compare(album: Path) -> None:
-    """Print the mean error of held-out people's pixels, by place: without layers, with found and with true mattes."""
+def compare(album: Path, sheet: Path | None) -> None:
+    """Print the mean error of held-out people's pixels, by place: in one layer, in two, and with close-ups too.
+
+    Also print for how many people layers, and then close-ups, make it larger.
+    """
     model = talkies.load_model("demo-photographs")
     assert model.border is not None
     sums: dict[str, np.ndarray] = {}
-    for file in sorted(album.glob("person-*.npz"))[:HELD]:
+    worse, rows, former = np.zeros(2, int), [], None
+    files = sorted(album.glob("person-*.npz"))[:HELD]
+    for file in files:
         with np.load(file) as part:
             pictures, alpha = as_tensor(part["picture"]), torch.from_numpy(part["alpha"])[:, None].float() / 255
         keypoints, features = model.keypoints(pictures), model.encode(pictures[:1])
         source, driving, true = keypoints[0], keypoints[1:], alpha[1:]
         made = model.generator.render(features, source, driving)
-        side = features.small.shape[-1]
-        cuts = {"true matte": Layers.of(pictures[:1], alpha[:1], side), "found matte": features.layers}
-        frames = {"no layers": made.prediction} | {
-            name: cut.frames(model.border, made, source, driving) if cut else made.prediction
-            for name, cut in cuts.items()
+        sure = Layers.of(pictures[:1], alpha[:1], features.small.shape[-1])
+        bare = replace(features, close_ups=False)
+        frames = {
+            "one layer": made.prediction,
+            "two layers": model.generate(bare, source, driving).prediction,
+            "with close-ups": model.generate(features, source, driving).prediction,
+            "two layers, true matte": sure.frames(model.border, made, source, driving),
         }
         places = {
             "border": edges(true, 9),
@@ -183,13 +191,29 @@ def compare(album: Path) -> None:
             "uncovered": (1 - grown(true, 1)) * alpha[:1],
             "inside": shrunk(true, 9),
         }
+        errors = []
         for name, frame in frames.items():
             wrong = (frame - pictures[1:]).abs().mean(1, keepdim=True)
             found = [[float((wrong * where).sum()), float(where.sum())] for where in places.values()]
             sums[name] = sums.get(name, 0) + np.array(found)
+            errors.append(float(wrong.mean()))
+        worse += np.array(errors[1:3]) > np.array(errors[:2])
+        first, other = former or (source, driving[:1])
+        moved = talkies.transfer_motion(source, other, first, reach=model.preset.reach, openings=model.preset.openings)
+        fourth = model.generate(features, source, moved).prediction
+        rows.append(torch.cat([pictures[:1], frames["with close-ups"], fourth]))
+        former = source, driving[:1]
     print(f"| | {' | '.join(places)} |\n|---|" + "---|" * len(places))
     for name, total in sums.items():
         print(f"| {name} | " + " | ".join(f"{value:.4f}" for value in total[:, 0] / total[:, 1]) + " |")
+    print(
+        f"Of {len(files)} people, frames are farther from the truth with layers: {worse[0]}, with close-ups: {worse[1]}"
+    )
+    if sheet:
+        cells = F.avg_pool2d(torch.stack(rows).flatten(0, 1).float(), 3, ceil_mode=True).unflatten(0, (-1, 4, 5))
+        down, across, each, colours, height, width = cells.shape
+        whole = cells.permute(0, 4, 1, 2, 5, 3).reshape(down * height, across * each * width, colours)
+        Image.fromarray((whole * 255).round().byte().numpy()).save(sheet, quality=85)
 
 
 def main() -> None:
@@ -199,10 +223,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/training"))
     parser.add_argument("--ship", type=Path, help="write the package's weights with both networks")
     parser.add_argument("--measure", action="store_true", help="measure the package's networks")
+    parser.add_argument("--sheet", type=Path, help="of the measured people, a picture")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.measure:
-        compare(args.album)
+        compare(args.album, args.sheet)
     elif args.ship:
         ship(args.folder, args.ship)
     else:

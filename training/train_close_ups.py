@@ -258,6 +258,21 @@ def measure(network: CloseUp, pairs: Pairs, count: int, sheet: Path | None = Non
     return {name: round(float(a / max(b, 1)), 4) for name, (a, b) in sums.items()}
 
 
+def set_rate(optimizer: torch.optim.Optimizer, rate: float, steps: int, done: float) -> None:
+    """Set the learning rate: up in the first steps, then along a cosine. done: the share of the time that is over."""
+    rate *= min(1, (steps + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1))))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, steps: int, most: float) -> None:
+    """Move the mean over the steps towards a network; most: the largest share of it that stays."""
+    decay = min(most, (1 + steps) / (10 + steps))
+    for mean, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
+
+
 class Training:
     """A training's state: network, its average over steps, critic, optimizers; and how long it has run."""
 
@@ -291,9 +306,7 @@ class Training:
 
     def step(self, pairs: Pairs, rng: np.random.Generator, done: float) -> dict[str, float]:
         """Do one step; done: the share of the time that is over. Returns the losses."""
-        rate = RATE * min(1, (self.steps + 1) / 60) * (0.03 + 0.97 * (0.5 + 0.5 * math.cos(math.pi * min(done, 1))))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, RATE, self.steps, done)
         example = pairs.batch(np.sort(rng.integers(len(pairs), size=BATCH)), rng)
         with torch.autocast("cpu", torch.bfloat16):
             raw = self.network(example.sight.seen)
@@ -307,10 +320,7 @@ class Training:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), 3)
         if torch.isfinite(norm):
             self.optimizer.step()
-        decay = min(0.997, (1 + self.steps) / (10 + self.steps))
-        with torch.no_grad():
-            for mean, new in zip(self.average.state_dict().values(), self.network.state_dict().values(), strict=True):
-                mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
+        follow(self.average, self.network, self.steps, 0.997)
         self.steps += 1
         return {name: float(value.detach()) for name, value in losses.items()}
 

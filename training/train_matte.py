@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from backdrops import as_picture, draw_backdrop, draw_clutter
 from PIL import Image
 from torch import Tensor, nn
+from train_close_ups import follow, set_rate
 
 from talkies.fomm.model.close_ups import MIRROR
 from talkies.fomm.model.matte import SIDE, MatteNetwork, grown, head_places, observe, shrunk
@@ -282,9 +283,7 @@ def main() -> None:
     rng, losses = np.random.default_rng(steps + 10), []
     last = saved = time.time()
     while seconds < 60 * args.minutes:
-        done = min(seconds / 60 / args.minutes, 1)
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (steps + 1) / 60) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * done)))
+        set_rate(optimizer, RATE, steps, seconds / 60 / args.minutes)
         seen, alpha = people.batch(rng, BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(seen.to(memory_format=torch.channels_last))
@@ -293,10 +292,7 @@ def main() -> None:
         loss.backward()
         if torch.isfinite(nn.utils.clip_grad_norm_(network.parameters(), 1)):
             optimizer.step()
-        decay = min(0.998, (1 + steps) / (10 + steps))
-        with torch.no_grad():
-            for mean, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-                mean.lerp_(new, 1 - decay) if mean.is_floating_point() else mean.copy_(new)
+        follow(average, network, steps, 0.998)
         steps += 1
         losses.append(float(loss.detach()))
         now = time.time()
