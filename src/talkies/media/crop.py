@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .pictures import Frame
 
 Face = tuple[float, float, float, float]
-"""x, y, width, height in display pixels."""
+"""x, y, width, height: in display pixels, or as found, in shares of the picture's sides."""
 
 DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
 OTHER_SIDES = (320, 160)
@@ -138,11 +138,10 @@ def crop_picture(
     InputError for a box outside the picture, and if there are fewer faces than the requested number.
     """
     (width, height), place = whole or image.shape[1::-1], os.fspath(name)
-    scale = image.shape[1] / width
-    faces = [tuple(n / scale for n in face) for face in find_faces(image)] if request.mode == "face" else None
+    faces = [_in_pixels(face, width, height) for face in find_faces(image)] if request.mode == "face" else None
     chosen = faces[_choose(request, faces, [w * h for _, _, w, h in faces], place)] if faces else None
     crop = _crop(request, chosen, None if faces is None else len(faces), width, height, place)
-    return resize(cut(image, scaled(crop.box, scale)), size, quick=whole is not None), crop
+    return resize(cut(image, scaled(crop.box, image.shape[1] / width)), size, quick=whole is not None), crop
 
 
 def find_crop(
@@ -157,21 +156,19 @@ def find_crop(
     Faces are looked for in up to 5 frames a second and 300 in all. Raises InputError as read_frames does.
     """
     if request.mode != "face":
-        return crop_of(clip, request, [])
+        return _crop(request, None, None, clip.width, clip.height, str(clip.path))
     looks = min(max(FRAMES_A_SECOND * clip.seconds(start, end), FEWEST_FRAMES), Fraction(MOST_FRAMES))
     size, rate = small_size(clip.width, clip.height), clip.sampling(looks, start, end)
     return crop_of(clip, request, search(read_frames(clip, start=start, end=end, size=size, rate=rate)))
 
 
 def crop_of(clip: Clip, request: Request, found: Sequence[Sequence[Face]]) -> Crop:
-    """Return the crop of a clip by the faces in some of its frames, as `search` finds them.
+    """Return the crop of a clip to a face, by the faces in some of its frames, as `search` finds them.
 
     A face is followed: it belongs to a tube while it overlaps the tube's first face (IoU over 0.25), and the crop
     contains all faces of a tube. Of several tubes, the one with the largest product of length and mean area counts.
     """
     name = str(clip.path)
-    if request.mode != "face":
-        return _crop(request, None, None, clip.width, clip.height, name)
     tubes = _find_tubes(clip, found)
     longest = max((tube.frames for tube in tubes), default=0)
     # A face that is seen only now and then can't be chosen by its place.
@@ -297,27 +294,22 @@ class _Tube:
 
 
 def search(frames: Iterable[Frame]) -> list[list[Face]]:
-    """Return the faces in each frame of a clip, in shares of its sides."""
+    """Return the faces in each frame of a clip."""
     frames, found = iter(frames), []
     before: list[Face] = []
     while group := list(islice(frames, FULL_LOOKS)):
         *between, last = group
         after = find_faces(last)
         smallest = min((w for _, _, w, _ in (*before, *after)), default=None)
-        side = round(max(last.shape) * FACE_WIDTH / smallest) if smallest else DETECT_SIDE
+        side = round(max(last.shape) * FACE_WIDTH / (smallest * last.shape[1])) if smallest else DETECT_SIDE
         side = min(DETECT_SIDE, max(min(OTHER_SIDES), side))
-        found += [_shares(faces_at(side, frame), frame) for frame in between] + [_shares(after, last)]
+        found += [*(faces_at(side, frame) for frame in between), after]
         before = after
     return found
 
 
-def _shares(faces: Iterable[Face], frame: Frame) -> list[Face]:
-    height, width = frame.shape[:2]
-    return [(x / width, y / height, w / width, h / height) for x, y, w, h in faces]
-
-
 def find_faces(image: Frame) -> list[Face]:
-    """Return the faces in a picture, uint8 [H,W,3]: x, y, width, height in its pixels."""
+    """Return the faces in a picture, uint8 [H,W,3], in shares of its sides."""
     return next(filter(None, (faces_at(side, image) for side in (DETECT_SIDE, *OTHER_SIDES))), [])
 
 
@@ -326,18 +318,20 @@ def faces_at(side: int, image: Frame) -> list[Face]:
     import numpy as np
     from PIL import Image
 
-    height, width = image.shape[:2]
-    small = small_size(width, height, side)
-    if small != (width, height):
+    small = width, height = small_size(image.shape[1], image.shape[0], side)
+    if small != image.shape[1::-1]:
         # Averages of blocks, then of neighbours: a face is found as well as with Lanczos, in half the time.
         image = np.asarray(Image.fromarray(image).resize(small, Image.Resampling.BILINEAR, reducing_gap=1))
-    found = _detector()(small[0], small[1], image.tobytes())
-    across, down = width / small[0], height / small[1]
     return [
-        (x * across, y * down, w * across, h * down)
-        for x, y, w, h, confidence in found
+        (x / width, y / height, w / width, h / height)
+        for x, y, w, h, confidence in _detector()(width, height, image.tobytes())
         if confidence >= CONFIDENCE and w > 0 and h > 0
     ]
+
+
+def _in_pixels(face: Face, width: int, height: int) -> Face:
+    x, y, w, h = face
+    return x * width, y * height, w * width, h * height
 
 
 def small_size(width: int, height: int, side: int = DETECT_SIDE) -> tuple[int, int]:
@@ -372,8 +366,8 @@ def _find_tubes(clip: Clip, found: Iterable[Iterable[Face]]) -> list[_Tube]:
     tubes: list[_Tube] = []
     for faces in found:
         free = list(tubes)
-        for x, y, w, h in faces:
-            face = (x * clip.width, y * clip.height, w * clip.width, h * clip.height)
+        for each in faces:
+            face = _in_pixels(each, clip.width, clip.height)
             same = max(free, key=lambda tube, face=face: overlap(tube.first, face), default=None)  # type: ignore[misc]
             if same is None or overlap(same.first, face) <= SAME_FACE:
                 tubes.append(_Tube(face, face, 1, face[2] * face[3]))
