@@ -84,7 +84,7 @@ class Pairs:
 
 
 def frame_losses(network: BorderNetwork, some: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the losses of silhouette, colours, smoothness and folds, and the persons, [N, 4, SIDE, SIDE]."""
+    """Return the losses of silhouette, colours and smoothness, and the persons, [N, 4, SIDE, SIDE]."""
     small = F.avg_pool2d(some["cutout"], SIDE // MOTION_SIDE)
     maps = (some[name] for name in ("deformation", "background", "occlusion", "there", "here"))
     with torch.autocast("cpu", torch.bfloat16):
@@ -96,13 +96,10 @@ def frame_losses(network: BorderNetwork, some: dict[str, Tensor]) -> tuple[dict[
     near = edges(true, 5)
     both = torch.minimum(found, true) * known
     away = (motion - coordinate_grid(MOTION_SIDE, MOTION_SIDE, motion, centred=True)).permute(0, 3, 1, 2)
-    across, down = motion.diff(dim=2)[:, :-1], motion.diff(dim=1)[:, :, :-1]
-    area = (across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]) * (MOTION_SIDE / 2) ** 2
     losses = {
         "silhouette": ((found - true).abs() * (1 + 3 * near) * known).mean(),
         "colours": 2 * ((person[:, :3] - target[:, :3]).abs() * both * (1 + 2 * near)).mean(),
         "bends": 0.5 * (away.diff(dim=3, n=2).abs().mean() + away.diff(dim=2, n=2).abs().mean()),
-        "folds": F.relu(0.2 - area).mean(),
     }
     return losses, person
 

@@ -23,7 +23,7 @@ ISLAND = 2
 """What is narrower than about twice this, at SIDE, is no person."""
 DECIDED = 4
 """How much steeper the network's matte is made: what is half a person is seldom there, and looks like a ghost."""
-UNSURE = 0.26
+UNSURE = 0.22
 """From this share of doubtful pixels on a matte is not used (see `find_matte`)."""
 
 
