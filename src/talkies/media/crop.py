@@ -32,7 +32,7 @@ Face = tuple[float, float, float, float]
 DETECT_SIDE = 640  # faces are looked for in pictures of at most this side
 OTHER_SIDES = (320, 160)
 """Tried in turn if there is no face at that side: in smaller pictures the detector finds drawn ones too."""
-FULL_LOOKS = 6
+FULL_LOOKS = 8
 """The last of each so many frames of a clip is searched like a picture, so that no small face is missed."""
 FACE_WIDTH = 64
 """Pixels: the others are searched at the size that leaves the smallest face before or after them so wide. The detector

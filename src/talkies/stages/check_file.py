@@ -1,6 +1,6 @@
 """Looks at one picture or driving video: its crop, its sharpness, its poses, and what else is known of it.
 
-A dozen frames of a video are looked at. Its face is searched in them, and as for its film if none shows one.
+A dozen frames of a video are looked at. Its face is searched in some more, and as for its film if none shows one.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from ..fomm.model.first_order import FirstOrderModel
     from ..media.pictures import Frame
 
-SAMPLES = 12
-"""Frames of a video that are looked at."""
+SAMPLES, SEARCHED = 12, 24
+"""Frames of a video that are looked at, and in which its face is searched: in fewer, its crop would be tighter than the
+film's, and the poses others."""
 DECODED_SECONDS = 20
 """Seconds; only key frames are decoded of longer videos, so that a check of an hour takes seconds."""
 LARGEST_SIDE = 1280  # pixels of a sampled frame
@@ -110,7 +111,7 @@ def _look_at_clip(wanted: Take, threads: int | None) -> tuple[SeenClip, Frame]:
     seconds = clip.seconds(start, end)
     scale = min(1.0, LARGEST_SIDE / max(clip.width, clip.height))
     size = max(1, round(clip.width * scale)), max(1, round(clip.height * scale))
-    rate = clip.sampling(SAMPLES, start, end)
+    rate = clip.sampling(SEARCHED, start, end)
     skip: Literal["noref", "nokey"] = "nokey" if seconds > DECODED_SECONDS else "noref"
     frames = list(media.read_frames(clip, start=start, end=end, size=size, rate=rate, skip=skip, threads=threads))
     faces = crop.search(frames) if wanted.crop.mode == "face" else []
@@ -118,8 +119,9 @@ def _look_at_clip(wanted: Take, threads: int | None) -> tuple[SeenClip, Frame]:
         cut = crop.crop_of(clip, wanted.crop, faces)  # nearly the film's own, for which more frames are searched
     else:
         cut = crop.find_crop(clip, wanted.crop, start=start, end=end)
-    box = crop.scaled(cut.box, scale)
-    crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE, quick=True) for frame in frames])
+    box, step = crop.scaled(cut.box, scale), max(1, len(frames) // SAMPLES)
+    crops = np.stack([crop.resize(crop.cut(frame, box), FILM_SIZE, quick=True) for frame in frames[::step]])
+    faces = faces[::step]
     crops = crops[:, :, ::-1].copy() if wanted.flip else crops
     facts = SeenClip(
         width=clip.width,
@@ -130,7 +132,7 @@ def _look_at_clip(wanted: Take, threads: int | None) -> tuple[SeenClip, Frame]:
         seconds=round(float(seconds), 3),
         frames=clip.count(start, end),
         rate=str(clip.rate),
-        sampled_rate=str(rate),
+        sampled_rate=str(rate / step),
         variable_rate=clip.variable,
         truncated=clip.truncated,
         hdr=clip.hdr,
