@@ -30,7 +30,6 @@ from talkies.fomm.model.checkpoint import load_model
 from talkies.fomm.motion import detect_motion
 from talkies.fomm.precision import fast_form
 from talkies.machine.resources import available_threads
-from talkies.stages.animate import ENCODING
 
 
 def used(who: int) -> float:
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--films", type=int, default=12)
     parser.add_argument("--frames", type=int, default=250)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--preset", default=ENCODING["preset"])
+    parser.add_argument("--preset", default="veryfast")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--encoder-threads", type=int, default=1, help="of each film's encoder")
     args = parser.parse_args()

@@ -162,14 +162,14 @@ def is_refused(settings: str, file: str, said: str) -> None:
 
 def test_each_fault_is_said_in_one_line(subtests: pytest.Subtests) -> None:
     for text, said in FAULTS.items():
-        with subtests.test(text[:80]):
+        with subtests.test(ascii(text[:80])):
             is_refused(text, "config.yaml", said)
 
 
 def test_each_fault_in_the_table_is_said_in_one_line(subtests: pytest.Subtests) -> None:
     for text, said in ROWS.items():
         Path("pairs.tsv").write_text(text.replace(" ", "\t"), errors="surrogateescape")
-        with subtests.test(text[:80]):
+        with subtests.test(ascii(text[:80])):
             is_refused("pairs: pairs.tsv", "pairs.tsv", said)
 
 
