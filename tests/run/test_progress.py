@@ -44,7 +44,7 @@ def half_way(run: RunFolder) -> RunFolder:
     note(run, "pairs-0001", (400, made("animate", "a/red", 1.0)))  # from an earlier run
     note(run, "run", (30, {"event": "started", "items": {}}))
     note(run, "pairs-0001", (20, begun("a/blue")), (10, made("animate", "a/blue")), (9, begun("a/green")))
-    note(run, "pairs-0001", (2, made("remux", "a/blue")))
+    note(run, "pairs-0001", (2, made("remux", "a/blue", 3.0)))
     note(run, "pairs-0002", (20, begun("b/red")))
     note(
         run, "pairs-0002", (8, {"event": "failed", "stage": "animate", "item": "b/red", "key": "", "reason": "cursed"})
@@ -75,8 +75,9 @@ def test_rate_and_time_left_come_from_the_films_of_this_run(half_way: RunFolder,
     assert now.running == ["a/green"]
     assert now.failed == {"b/red": "cursed"}
     assert sorted(now.left) == ["a/green", "a/red", "b/blue", "b/green"]
-    # Left: 1 s of a/green (9 of 10 s are done), 10 s for a/red, 12 s each for b/blue and b/green; then the sound.
-    assert now.seconds_left == pytest.approx(1 + 10 + 2 * 12 + 4, abs=4)
+    # Left: 1 s of a/green (9 of 10 s are done), 10 s for a/red, 12 s each for b/blue and b/green; then 3 s each for
+    # the sound.
+    assert now.seconds_left == pytest.approx(1 + 10 + 2 * 12 + 4 * 3, abs=4)
 
 
 def test_a_job_that_ends_before_its_work_is_done_is_named_until_it_goes_on(half_way: RunFolder, monkeypatch) -> None:

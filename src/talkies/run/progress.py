@@ -10,6 +10,7 @@ import logging
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from .estimate import duration
 from .folder import CHECK_PAGE, GALLERY_PAGE, LOCKS
 from .ledger import Broke, Checked, Ended, Failed, Ledger, Made, note
 from .lock import held_locks
-from .plan import Plan
+from .plan import Plan, Stage
 from .state import State, look
 from .upkeep import orphans
 
@@ -81,7 +82,7 @@ def outlook(plan: Plan, to_make: Sequence[str], ledger: Ledger) -> Outlook:
     going = ledger.started is not None and ledger.ended is None
     failed: dict[str, str] = {}
     made: list[str] = []
-    films: dict[str, Made] = {}
+    makes: list[Made] = []
     inputs: dict[tuple[str, str], str] = {}
     for (stage, item), entry in ledger.entries.items():
         if entry.time < since or (isinstance(entry, Made) and entry.found):
@@ -90,10 +91,9 @@ def outlook(plan: Plan, to_make: Sequence[str], ledger: Ledger) -> Outlook:
             failed[item] = entry.reason
         elif isinstance(entry, Failed):
             inputs[stage, item] = entry.reason
-        elif isinstance(entry, Made) and item in plan.pairs and stage == plan.first.name:
-            films[item] = entry
-        elif isinstance(entry, Made) and item in plan.pairs and stage == plan.last.name:
-            made.append(item)
+        elif isinstance(entry, Made) and item in plan.pairs:
+            makes.append(entry)
+            made += [item] * (stage == plan.last.name)
     for name in to_make if inputs else ():
         for above, each in plan.inputs(plan.first, name):
             if reason := inputs.get((above.name, each)):
@@ -101,6 +101,7 @@ def outlook(plan: Plan, to_make: Sequence[str], ledger: Ledger) -> Outlook:
     done = {*made, *failed}
     left = [name for name in to_make if name not in done] if going else []
     begun = {item: at for (_, item), at in ledger.begun.items() if going and at[1] >= since}
+    films = {film.item: film for film in makes if film.stage == plan.first.name}
     recent = [film for film in films.values() if film.time > now - WINDOW_SECONDS]
     # From the start of the first of them, so that waiting in a queue does not count as slowness.
     wall = max(now - max(now - WINDOW_SECONDS, min(f.time - f.seconds for f in recent)), 1.0) if recent else 0.0
@@ -113,24 +114,32 @@ def outlook(plan: Plan, to_make: Sequence[str], ledger: Ledger) -> Outlook:
         running=list(begun),
         left=left,
         pairs_per_minute=60 * len(recent) / wall if recent and left else None,
-        seconds_left=_seconds_left(plan, [name for name in left if name not in films], left, recent, begun),
+        seconds_left=_seconds_left(plan, [name for name in left if name not in films], left, makes, begun),
         broke={f"{b.stage} {b.shard}": b.reason for b in ledger.broke.values() if b.time >= since},
     )
 
 
 def _seconds_left(
-    plan: Plan, to_animate: list[str], left: list[str], recent: list[Made], begun: dict[str, tuple[str, float]]
+    plan: Plan, to_animate: list[str], left: list[str], makes: list[Made], begun: dict[str, tuple[str, float]]
 ) -> float | None:
     """Return the time left: the work that is left at the pace of the workers at work; None where none is known."""
-    if not left or not recent:
+    expected, took = defaultdict[str, float](float), defaultdict[str, float](float)
+    for made in makes:
+        if made.time > time.time() - WINDOW_SECONDS:
+            expected[made.stage] += plan.table[made.stage].seconds(plan, made.item)
+            took[made.stage] += made.seconds
+    if not left or not expected[plan.first.name]:
         return None
-    expected = sum(plan.first.seconds(plan, film.item) for film in recent)
-    slower = sum(film.seconds for film in recent) / expected if expected else 1.0
-    work = sum(plan.first.seconds(plan, name) for name in to_animate) * slower
+
+    def cost(stage: Stage, name: str) -> float:
+        usual = stage.seconds(plan, name)
+        return usual * took[stage.name] / expected[stage.name] if expected[stage.name] else usual
+
+    work = sum(cost(plan.first, name) for name in to_animate)
     for name, (_, began) in begun.items():
         if name in plan.pairs:
-            work -= min(time.time() - began, plan.first.seconds(plan, name) * slower)
-    work += sum(stage.seconds(plan, name) for name in left for stage in plan.chain(name)[1:])
+            work -= min(time.time() - began, cost(plan.first, name))
+    work += sum(cost(stage, name) for name in left for stage in plan.chain(name)[1:])
     return max(work, 0.0) / (len({shard for shard, _ in begun.values()}) or 1)
 
 

@@ -21,7 +21,7 @@ log = logging.getLogger("talkies")
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC digital source type vocabulary."""
-REMUX_SECONDS = 1.0
+REMUX_SECONDS = 0.1
 
 
 def provenance(engine: str) -> str:
