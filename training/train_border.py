@@ -30,8 +30,7 @@ from train_matte import edges
 import talkies
 from talkies.fomm.model.checkpoint import load_checkpoint, save_safetensors
 from talkies.fomm.model.checkpoint_head import SECOND
-from talkies.fomm.model.generator import enlarged_deformation
-from talkies.fomm.model.layers import coordinate_grid
+from talkies.fomm.model.layers import coordinate_grid, enlarged_deformation
 from talkies.fomm.model.matte import grown, shrunk
 from talkies.fomm.model.plate import BorderNetwork, Layers, blurred, cut_out, seen_through
 from talkies.fomm.model.presets import DEMO_WEIGHTS

@@ -44,7 +44,7 @@ def generated(count, seed=0):
 def flipped(made):
     places = made.deformation.flip(2) * torch.tensor([-1.0, 1.0])
     pictures = (x.flip(3) for x in (made.prediction, made.logits))
-    return Generated(*pictures, places, made.occlusion.flip(3), made.mask, made.sparse_deformed)
+    return Generated(places, made.mask, made.sparse_deformed, made.occlusion.flip(3), *pictures)
 
 
 @pytest.fixture(scope="module")

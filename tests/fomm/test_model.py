@@ -16,9 +16,8 @@ from torch import Tensor
 import talkies
 from talkies.fomm.model.checkpoint import skeleton
 from talkies.fomm.model.first_order import FirstOrderModel, build_model
-from talkies.fomm.model.generator import _resized
 from talkies.fomm.model.keypoint_detector import Keypoints
-from talkies.fomm.model.layers import coordinate_grid, warp
+from talkies.fomm.model.layers import coordinate_grid, resized, warp
 from talkies.fomm.model.presets import PRESETS
 
 
@@ -256,8 +255,8 @@ def test_what_is_visible_stays_as_sharp_as_its_source(reduction: int) -> None:
 @pytest.mark.parametrize("sides", [(12, 18), (24, 9), (48, 36)])
 def test_maps_are_resized_as_interpolated(mode: str, sides: tuple[int, int]) -> None:
     maps = torch.rand(2, 3, 12, 18)
-    assert furthest(_resized(maps, sides, mode), F.interpolate(maps, size=sides, mode=mode)) < 1e-5
-    assert _resized(maps.bfloat16(), sides, mode).dtype == torch.bfloat16
+    assert furthest(resized(maps, sides, mode), F.interpolate(maps, size=sides, mode=mode)) < 1e-5
+    assert resized(maps.bfloat16(), sides, mode).dtype == torch.bfloat16
 
 
 # ---- keypoints and geometry ----------------------------------------------------------------------------------------

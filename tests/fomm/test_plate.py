@@ -11,7 +11,7 @@ from test_close_ups import FACE
 
 import talkies
 from talkies.fomm.engine import open_engine
-from talkies.fomm.model.generator import Generated
+from talkies.fomm.model.dense_motion import DenseMotion
 from talkies.fomm.model.keypoint_detector import Keypoints
 from talkies.fomm.model.layers import coordinate_grid
 from talkies.fomm.model.matte import MatteNetwork, find_matte, follow_edges
@@ -60,7 +60,7 @@ def made(count, picture, move, background):
     share = background.expand(count, 1, SMALL, SMALL)
     deformation = still + move * (1 - share.permute(0, 2, 3, 1))
     nothing = torch.zeros(count, 1, SMALL, SMALL)
-    return Generated(picture.expand(count, -1, -1, -1), nothing, deformation, nothing, share, nothing)
+    return DenseMotion(deformation, share, nothing, nothing)
 
 
 @pytest.mark.parametrize("motion", [OUTLINE, CARRIED])

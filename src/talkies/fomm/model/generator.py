@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dense_motion import DenseMotionNetwork
+from .dense_motion import DenseMotion, DenseMotionNetwork
 from .keypoint_detector import Keypoints
-from .layers import DownBlock, ResidualBlock, SameBlock, UpBlock, coordinate_grid, reduced, warp, widths
-
-if TYPE_CHECKING:
-    from .plate import Layers
+from .layers import (
+    DownBlock,
+    ResidualBlock,
+    SameBlock,
+    UpBlock,
+    enlarged_deformation,
+    reduced,
+    resized,
+    resized_deformation,
+    warp,
+    widths,
+)
+from .plate import Layers
 
 
 @dataclass(frozen=True)
@@ -39,18 +45,14 @@ class SourceFeatures:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """N frames and their motion (shapes of the last three: see DenseMotion).
+class Generated(DenseMotion):
+    """N frames and their motion.
 
     prediction: [N, 3, H, W] in [0, 1]; logits: the decoder's output before the final sigmoid.
     """
 
     prediction: Tensor
     logits: Tensor
-    deformation: Tensor
-    occlusion: Tensor | None
-    mask: Tensor
-    sparse_deformed: Tensor
 
 
 class MaskedWarp(nn.Module):
@@ -124,8 +126,8 @@ class Generator(nn.Module):
         count = len(kp_driving)
         motion = self.dense_motion_network(source.small, kp_source, kp_driving)
         sides = source.features.shape[2:]
-        occlusion = None if motion.occlusion is None else _resized(motion.occlusion, sides)
-        x = self.warp(source.features, _resized_deformation(motion.deformation, sides), occlusion)
+        occlusion = None if motion.occlusion is None else resized(motion.occlusion, sides)
+        x = self.warp(source.features, resized_deformation(motion.deformation, sides), occlusion)
         x = self.bottleneck(x)
         for block in self.up_blocks:
             x = block(x)
@@ -134,42 +136,10 @@ class Generator(nn.Module):
         if source.picture is not None and motion.occlusion is not None:
             picture = source.picture.expand(count, -1, -1, -1)
             kept = warp(picture, enlarged_deformation(motion.deformation, picture.shape[2:]), padding="border")
-            prediction = _resized(prediction, picture.shape[2:], "bicubic").clamp(0, 1)
-            prediction = prediction.lerp(kept, _resized(motion.occlusion, picture.shape[2:]))
-        return Generated(
-            prediction,
-            logits,
-            motion.deformation,
-            motion.occlusion,
-            motion.mask,
-            motion.sparse_deformed,
-        )
+            prediction = resized(prediction, picture.shape[2:], "bicubic").clamp(0, 1)
+            prediction = prediction.lerp(kept, resized(motion.occlusion, picture.shape[2:]))
+        return Generated(**vars(motion), prediction=prediction, logits=logits)
 
     def forward(self, source: Tensor, kp_source: Keypoints, kp_driving: Keypoints) -> Generated:
         """Encode and render: source [N, 3, H, W] in [0, 1], keypoints of N pictures each."""
         return self.render(self.encode(source), kp_source, kp_driving)
-
-
-def _resized(maps: Tensor, sides: Sequence[int], mode: str = "bilinear") -> Tensor:
-    """Maps [N, C, h, w] at other sides: a matrix product along each axis, which is faster than interpolating."""
-    if maps.shape[2:] == sides:
-        return maps
-    rows, columns = (
-        F.interpolate(torch.eye(old, device=maps.device)[None, None], size=(new, old), mode=mode)[0, 0]
-        for old, new in zip(maps.shape[2:], sides, strict=True)
-    )
-    return (rows @ maps.float() @ columns.T).to(maps.dtype)
-
-
-def _resized_deformation(deformation: Tensor, sides: Sequence[int]) -> Tensor:
-    """A deformation [N, h, w, 2] at other sides."""
-    return _resized(deformation.permute(0, 3, 1, 2), sides).permute(0, 2, 3, 1)
-
-
-def enlarged_deformation(deformation: Tensor, sides: Sequence[int]) -> Tensor:
-    """A deformation at larger sides, in which the picture's outermost pixels keep their place."""
-    small, large = (
-        coordinate_grid(height, width, deformation, centred=True)
-        for height, width in (deformation.shape[1:3], (sides[0], sides[1]))
-    )
-    return large + _resized_deformation(deformation - small, sides)

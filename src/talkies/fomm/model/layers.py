@@ -192,6 +192,31 @@ def coordinate_grid(height: int, width: int, like: Tensor, centred: bool = False
     return torch.stack([x.expand(height, width), y[:, None].expand(height, width)], dim=-1)
 
 
+def resized(maps: Tensor, sides: Sequence[int], mode: str = "bilinear") -> Tensor:
+    """Maps [N, C, h, w] at other sides: a matrix product along each axis, which is faster than interpolating."""
+    if maps.shape[2:] == sides:
+        return maps
+    rows, columns = (
+        F.interpolate(torch.eye(old, device=maps.device)[None, None], size=(new, old), mode=mode)[0, 0]
+        for old, new in zip(maps.shape[2:], sides, strict=True)
+    )
+    return (rows @ maps.float() @ columns.T).to(maps.dtype)
+
+
+def resized_deformation(deformation: Tensor, sides: Sequence[int]) -> Tensor:
+    """A deformation [N, h, w, 2] at other sides."""
+    return resized(deformation.permute(0, 3, 1, 2), sides).permute(0, 2, 3, 1)
+
+
+def enlarged_deformation(deformation: Tensor, sides: Sequence[int]) -> Tensor:
+    """A deformation at larger sides, in which the picture's outermost pixels keep their place."""
+    small, large = (
+        coordinate_grid(height, width, deformation, centred=True)
+        for height, width in (deformation.shape[1:3], (sides[0], sides[1]))
+    )
+    return large + resized_deformation(deformation - small, sides)
+
+
 def warp(x: Tensor, deformation: Tensor, padding: str = "zeros") -> Tensor:
     """Sample x [N, C, H, W] where deformation [N, h, w, 2] (x, y in [-1, 1]) points: [N, C, h, w].
 

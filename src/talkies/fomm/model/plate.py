@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .generator import Generated, enlarged_deformation
+from .dense_motion import DenseMotion
 from .keypoint_detector import Keypoints
-from .layers import ShuffledUNet, coordinate_grid, warp
+from .layers import ShuffledUNet, coordinate_grid, enlarged_deformation, warp
 from .matte import grown, mean_over, shrunk
 
 MARGIN = 0.25
@@ -228,8 +228,8 @@ class Layers:
         small = F.avg_pool2d(cutout, picture.shape[-1] // side)
         return cls(cutout, small, fill_background(picture, alpha))
 
-    def frames(self, network: BorderNetwork, made: Generated, kp_source: Keypoints, kp_driving: Keypoints) -> Tensor:
-        """Return the frames of a generator made again from both layers, float32 [N, 3, H, W]."""
+    def frames(self, network: BorderNetwork, made: DenseMotion, kp_source: Keypoints, kp_driving: Keypoints) -> Tensor:
+        """Return the frames of this motion, made from both layers, float32 [N, 3, H, W]."""
         assert made.occlusion is not None
         there, here = kp_source.value.expand(len(kp_driving), -1, -1), kp_driving.value
         motion = network.motion(
