@@ -29,6 +29,7 @@ from train_demo import entries_of, open_network
 import talkies
 from talkies import media
 from talkies.fomm.device import keep_memory
+from talkies.fomm.first_frame import counted_from
 from talkies.fomm.model.first_order import FirstOrderModel
 from talkies.fomm.model.looks import steepness
 from talkies.fomm.model.presets import PRESETS
@@ -212,11 +213,11 @@ def animate(model: FirstOrderModel, source: np.ndarray, driving: np.ndarray, rea
     picture = frames_to_tensor(source[None])
     kp_source, features = model.keypoints(picture), model.encode(picture)
     motion = detect_motion(model, driving, Fraction(25)).keypoints()
-    out = []
+    preset, out = model.network_of(features).preset, []
+    assert preset.parts is not None
+    initial = counted_from(kp_source, motion, 0, preset.parts)
     for k in range(0, len(driving), 8):
-        moved = talkies.transfer_motion(
-            kp_source, motion[k : k + 8], motion[0], reach=reach, openings=model.network_of(features).preset.openings
-        )
+        moved = talkies.transfer_motion(kp_source, motion[k : k + 8], initial, reach=reach, openings=preset.openings)
         frames = model.generate(features, kp_source, moved).prediction
         out.append((frames.permute(0, 2, 3, 1) * 255).round().byte().numpy())
     return np.concatenate(out)

@@ -7,6 +7,7 @@ result is measured by how far patches of it have moved.
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from portraits import Portrait, Pose, sample_identity
 from run_folder import REPOSITORY
 
 import talkies
+from talkies.engines import Movement
+from talkies.fomm.engine import Engine
+from talkies.fomm.motion import detect_motion
 from talkies.media import crop
 
 SIDE = 256
@@ -167,3 +171,18 @@ def test_a_photograph_opens_its_mouth_with_the_drivers(model):
         assert moved_down(shut, wide, *chin) >= 6, driver  # the driver's chin goes down by about 16
         assert abs(moved_down(shut, wide, *nose)) <= 2
         assert float((again - shut).abs().mean()) < 0.005
+
+
+@pytest.mark.parametrize("first", ["blink", "open"])
+def test_a_film_follows_the_driver_whatever_the_videos_first_frame_shows(model, first):
+    """Lids and lips count from open eyes and a shut mouth, wherever in the video these are."""
+    poses = [first, "rest", "rest", "blink", "open", "rest"]
+    driving, (rest, blink, wide) = rendered(2, *poses), rendered(1, "rest", "blink", "open")
+    with Engine(model, batch=6, threads=1) as engine:
+        picture = engine.prepare("1", (rest.permute(1, 2, 0) * 255).round().byte().numpy())
+        motion = detect_motion(model, [(x.permute(1, 2, 0) * 255).round().byte().numpy() for x in driving], Fraction(5))
+        film = frames(np.concatenate(list(engine.predict(picture, motion, Movement()))))
+    eye, mouth = (rendered_region(1, pose, which) for pose, which in (("rest", 0), ("open", 2)))
+    for pose, result in zip(poses, film, strict=True):
+        assert share(result, rest, blink, eye) == pytest.approx(float(pose == "blink"), abs=0.2)
+        assert share(result, rest, wide, mouth) == pytest.approx(float(pose == "open"), abs=0.25)

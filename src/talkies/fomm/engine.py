@@ -32,6 +32,7 @@ from ..machine.resources import available_threads
 from ..media.film import FILM_SIZE
 from ..media.pictures import read_picture
 from .device import choose_device, free_batch, keep_compiled, keep_memory
+from .first_frame import counted_from
 from .kept import load_fast
 from .model.first_order import FirstOrderModel
 from .model.generator import SourceFeatures
@@ -241,6 +242,8 @@ class Engine:
                 "or auto"
             )
             raise InputError("best_frame", reason)
+        parts = self.model.preset.parts
+        initial = counted_from(source.keypoints, driving, first, parts) if parts else driving[first]
         start = 0
         last: _Fetched | None = None
         while start < motion.frames:
@@ -248,7 +251,7 @@ class Engine:
             moved = transfer_motion(
                 source.keypoints,
                 group,
-                driving[first],
+                initial,
                 relative=movement.relative,
                 adapt_scale=movement.adapt_scale,
                 reach=self.model.preset.reach,

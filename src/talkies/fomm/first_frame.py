@@ -1,62 +1,25 @@
-"""Reads from keypoints whether a driving video begins with open eyes, a shut mouth and a straight head.
+"""The frame that relative motion counts from: how faces are there, and how they are elsewhere in the video.
 
-Relative motion starts at the video's first frame. If the eyes are shut there, the film's eyes never shut.
-`training/first_frames.py` measures the bounds on drawn and rendered people.
+A driver whose eyes are shut in that frame would open the picture's eyes too far, or one who speaks press its lips
+together. Then lids, pupils or lips count from where they are elsewhere in the video when the eyes are open, or when the
+mouth is as far shut as the picture's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from .model.keypoint_detector import Keypoints
 from .model.presets import FaceParts
 
-EYES_SHUT, EYES_OPEN = 0.35, 0.8
-"""As shares of how far the same eyes open elsewhere in the video."""
-MOUTH_OPEN, MOUTH_SHUT = 0.06, 0.03
-"""Heights of the face by which the lips are further apart than elsewhere in the video."""
-TURNED, STRAIGHT = 0.19, 0.12
-"""Widths of the face by which the nose lies beside its middle: 20 degrees are 0.16 to 0.25."""
 OFTEN_OPEN, OFTEN_SHUT = 0.75, 0.2
-"""Quantiles over a video's frames, as references: eyes are mostly open, a mouth is sometimes shut."""
-NARROW = 0.02
-"""Heights of the face. Eyes that never open further than this are not judged."""
-FEWEST = 4
-"""The fewest frames with a face from which anything is judged."""
-
-
-@dataclass(frozen=True)
-class Usual:
-    """How far eyes open and lips part in a video, in heights of the face."""
-
-    parts: FaceParts
-    eyes: float
-    lips: float
-
-    @classmethod
-    def of(cls, poses: NDArray[np.float64], parts: FaceParts) -> Usual | None:
-        """Measure it on the keypoints of some frames, [n, K, 2]; None if there are too few frames."""
-        if len(poses) < FEWEST:
-            return None
-        eyes, lips, _ = measures(poses, parts)
-        return cls(parts, float(np.quantile(eyes, OFTEN_OPEN)), float(np.quantile(lips, OFTEN_SHUT)))
-
-    def faults(self, pose: NDArray[np.float64]) -> list[str]:
-        """Return why a frame with these keypoints, [K, 2], is a bad first frame; empty if it is not."""
-        eyes, lips, turn = (float(each[0]) for each in measures(pose[None], self.parts))
-        wrong = {
-            "eyes shut": self.eyes > NARROW and eyes < EYES_SHUT * self.eyes,
-            "mouth open": lips - self.lips > MOUTH_OPEN,
-            "head turned": abs(turn) > TURNED,
-        }
-        return [fault for fault, is_so in wrong.items() if is_so]
-
-    def is_well(self, pose: NDArray[np.float64]) -> bool:
-        """Return whether a frame with these keypoints, [K, 2], is clearly a good first frame."""
-        eyes, lips, turn = (float(each[0]) for each in measures(pose[None], self.parts))
-        return eyes > EYES_OPEN * self.eyes and lips - self.lips < MOUTH_SHUT and abs(turn) < STRAIGHT
+"""Quantiles over a video's frames: eyes are mostly open, a mouth is sometimes shut."""
+EYES_SHUT, EYES_OPEN = 0.7, 0.8
+"""As shares of how far the same eyes open elsewhere in the video."""
+MOUTH_OPEN, MOUTH_SHUT = 0.02, 0.005
+"""Heights of the face by which the lips are further apart than elsewhere in the video."""
 
 
 def measures(poses: NDArray[np.float64], parts: FaceParts) -> tuple[NDArray[np.float64], ...]:
@@ -72,3 +35,39 @@ def measures(poses: NDArray[np.float64], parts: FaceParts) -> tuple[NDArray[np.f
     aside = poses[:, parts.nose] - poses[:, list(parts.cheeks)].mean(1)
     turn = (aside * across).sum(1) / np.maximum(width, 1e-6) ** 2
     return np.mean([apart(lids) for lids in parts.lids], 0), apart(parts.lips), turn
+
+
+def counted_from(source: Keypoints, driving: Keypoints, first: int, parts: FaceParts) -> Keypoints:
+    """Return the keypoints that the motion of a clip's T frames counts from, for a picture: those of one frame.
+
+    Where the eyes are shut in that frame and not in the picture, lids and pupils are where they are at the middle of
+    the frames with open eyes; where the mouth is further open than in the picture, lips and chin likewise.
+    """
+    start = driving[first]
+    poses, mine = (keypoints.value.double().cpu().numpy() for keypoints in (driving, source))
+    eyes, lips, _ = measures(poses, parts)
+    (my_eyes,), (my_lips,), _ = measures(mine, parts)
+    value = poses[first].copy()
+    upper, lower = parts.lips
+    # From one lower lid to the other, as complex numbers: it turns with the head, and faces do not change it.
+    across = _complex(poses[:, parts.lids[1][1]] - poses[:, parts.lids[0][1]])
+
+    def place(moving: int, still: int, frames: NDArray[np.bool_]) -> None:
+        away = _complex(poses[frames, moving] - poses[frames, still]) / across[frames]
+        there = (np.median(away.real) + 1j * np.median(away.imag)) * across[first]
+        value[moving] = value[still] + [there.real, there.imag]
+
+    wide = np.quantile(eyes, OFTEN_OPEN)
+    if eyes[first] < min(EYES_SHUT * wide, my_eyes):
+        for (lid, still), pupil in zip(parts.lids, parts.pupils, strict=True):
+            place(lid, still, eyes >= EYES_OPEN * wide)
+            place(pupil, still, eyes >= EYES_OPEN * wide)
+    shut = max(np.quantile(lips, OFTEN_SHUT), my_lips)
+    if lips[first] > shut + MOUTH_OPEN:
+        for moving in (lower, *parts.jaw):
+            place(moving, upper, lips <= shut + MOUTH_SHUT)
+    return Keypoints(torch.from_numpy(value[None]).to(start.value), start.jacobian)
+
+
+def _complex(points: NDArray[np.float64]) -> NDArray[np.complex128]:
+    return points[..., 0] + 1j * points[..., 1]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ..engines import FOMM
 from ..errors import printable
 from ..files import digest, from_json, to_json, to_plain, write_whole
-from ..fomm.first_frame import FEWEST, measures
+from ..fomm.first_frame import measures
 from ..fomm.model.presets import PRESETS, FaceParts, Preset
 from ..media.crop import FACELESS
 from ..media.film import FILM_SIZE
@@ -27,7 +27,7 @@ from ..run.folder import HOME
 from ..run.inputs import Inputs
 from ..run.pairs import Source, Take
 from ..run.plan import Plan, compared
-from .check_file import SAMPLES, Facts, Seen, SeenClip, Unreadable, look, look_at_poses
+from .check_file import FEWEST, SAMPLES, Facts, Seen, SeenClip, Unreadable, look, look_at_poses
 
 if TYPE_CHECKING:
     from ..fomm.model.first_order import FirstOrderModel
@@ -38,7 +38,7 @@ Key = tuple[str, bool]
 SEEN = HOME / "check"
 RESULT = HOME / "check.json"
 """The findings of the last check, for the gallery and the workflow."""
-RECIPE = 11
+RECIPE = 12
 """Raised by hand when a look at the same file sees something else."""
 
 SMALL_SIDE = 128
@@ -296,7 +296,7 @@ def look_at_faces(plan: Plan, findings: Sequence[Finding], parts: FaceParts | No
                 advice = "give another part by start and end, or another video"
                 problems.append(Problem(DOUBTFUL, "neither mouth nor head moves in it", advice))
             if facts.better is not None and finding.name in moved:
-                text = f"{', '.join(facts.faults)} in its first frame, from which motion is counted"
+                text = "head turned in its first frame, from which motion is counted"
                 at = float(_start(finding) + facts.better / Fraction(facts.rate))
                 better = _in_files(finding, f"best_frame: {facts.better}")
                 advice = f"{better} counts from a better one, {{start: {at:.2f}}} begins there"

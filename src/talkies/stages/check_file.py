@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from .. import media
 from ..errors import InputError
-from ..fomm.first_frame import Usual
+from ..fomm.first_frame import measures
 from ..fomm.model.looks import is_photograph
 from ..media import crop
 from ..media.film import FILM_SIZE
@@ -37,6 +37,10 @@ PICTURE_SIDE = 960
 """Pixels of the longer side that are enough of a picture, which takes less time to decode at half its size."""
 THUMB_SIDE = 128
 TRIES = 3  # of frames that may be better than the first
+FEWEST = 4
+"""The fewest frames with a face from which anything is judged."""
+TURNED, STRAIGHT = 0.19, 0.12
+"""Widths of the face by which the nose lies beside its middle: 20 degrees are 0.16 to 0.25."""
 
 
 class Seen(Struct, kw_only=True, tag=True):
@@ -58,7 +62,7 @@ class SeenClip(Seen, kw_only=True, tag=True):
 
     faces_seen: for each of these. face_outside: in how many all faces are outside the crop. seconds, frames: of the
     segment. sound: its codec. remark: what is odd about it. hdr: "PQ" or "HLG", if it has a high dynamic range.
-    faults, better: what is wrong with its first frame, and the number of a better one.
+    better: the number of a frame whose head is straight, if it is turned in the first.
     """
 
     rate: str
@@ -72,7 +76,6 @@ class SeenClip(Seen, kw_only=True, tag=True):
     sound: str | None
     remark: str | None
     hdr: str | None
-    faults: list[str] = []
     better: int | None = None
 
 
@@ -178,31 +181,32 @@ def sharpness(square: Frame) -> float:
 
 
 def look_at_poses(model: FirstOrderModel, wanted: Source | Take, facts: Seen, crops: Frame) -> None:
-    """Add the poses, and what is wrong with a video's first frame.
+    """Add the poses, and for a video whose first frame shows a turned head the number of one that shows it straight.
 
-    A better first frame is looked for too; if none is found, nothing is reported: then the keypoints may be wrong.
-    Both frames are decoded again exactly, because a sampled frame may be the one before.
+    If none is found, nothing is reported: then the keypoints may be wrong. Both frames are decoded again exactly,
+    because a sampled frame may be the one before.
     """
     import numpy as np
 
     from ..fomm.motion import frames_to_tensor
 
     network = model.fitting(frames_to_tensor(crops[:1]))
-    facts.poses = find_poses(network, crops)
-    if not isinstance(facts, SeenClip) or not isinstance(wanted, Take):
+    facts.poses, parts = find_poses(network, crops), network.preset.parts
+    if parts is None or facts.crop.warning or not isinstance(facts, SeenClip) or not isinstance(wanted, Take):
         return
+    turns = abs(measures(np.array(facts.poses), parts)[2])
     seen = [look for look, is_seen in enumerate(facts.faces_seen) if is_seen]
-    values, parts = np.array(facts.poses), network.preset.parts
-    usual = Usual.of(values[seen], parts) if parts and 0 in seen and not facts.crop.warning else None
-    if usual and usual.faults(values[0]):
+
+    def turn(number: int) -> float:
+        pose = np.array(_pose_of_frame(network, wanted, facts, number))
+        return float(abs(measures(pose[None], parts)[2][0]))
+
+    if len(seen) >= FEWEST and seen[0] == 0 and turns[0] > TURNED:
         with suppress(InputError):  # a clip that can't be read is reported already
-            faults = usual.faults(np.array(_pose_of_frame(network, wanted, facts, 0)))
             each = Fraction(facts.rate) / Fraction(facts.sampled_rate)
-            good = [round(look * each) for look in seen[1:] if usual.is_well(values[look])]
-            for number in good[:TRIES] if faults else []:
-                if usual.is_well(np.array(_pose_of_frame(network, wanted, facts, number))):
-                    facts.faults, facts.better = faults, number
-                    return
+            straight = [round(look * each) for look in seen if turns[look] < STRAIGHT]
+            tried = straight[:TRIES] if turn(0) > TURNED else []
+            facts.better = next((number for number in tried if turn(number) < STRAIGHT), None)
 
 
 def find_poses(network: FirstOrderModel, crops: Frame) -> list[list[list[float]]]:

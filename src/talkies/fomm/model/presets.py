@@ -38,14 +38,20 @@ class Opening:
 
 @dataclass(frozen=True)
 class FaceParts:
-    """Which keypoints are parts of a face. cheeks: left and right in the picture. lids, lips: the upper, the lower."""
+    """Which keypoints are parts of a face.
+
+    cheeks: left and right in the picture. lids, lips: the upper, the lower. pupils: in the order of lids. jaw: what
+    moves with the lower lip.
+    """
 
     forehead: int
     chin: int
     nose: int
     cheeks: tuple[int, int]
     lids: tuple[tuple[int, int], tuple[int, int]]
+    pupils: tuple[int, int]
     lips: tuple[int, int]
+    jaw: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,10 @@ _DEMO_OPENINGS = (
 )
 
 
-_DEMO_PARTS = FaceParts(forehead=3, chin=0, nose=4, cheeks=(1, 2), lids=(_LEFT_EYE, _RIGHT_EYE), lips=(13, 14))
+_DEMO_PARTS = FaceParts(
+    forehead=3, chin=0, nose=4, cheeks=(1, 2), lids=(_LEFT_EYE, _RIGHT_EYE), pupils=(15, 16), lips=(13, 14),
+    jaw=(0, 11, 12),
+)  # fmt: skip
 _DEMO_MIRROR = (0, 2, 1, 3, 4, 6, 5, 9, 10, 7, 8, 12, 11, 13, 14, 16, 15, 17, 18)
 
 
@@ -186,7 +195,7 @@ def frame_bytes(side: int, itemsize: int) -> int:
 
 
 def _demo(name: str, parameters: dict[str, Any], packaged: Any, **more: Any) -> Preset:
-    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "parts": _DEMO_PARTS, "recipe": 5}
+    usual: dict[str, Any] = {"reach": 0.35, "openings": _DEMO_OPENINGS, "parts": _DEMO_PARTS, "recipe": 6}
     return Preset(name, 256, "face", None, parameters, packaged, **(usual | more))
 
 
