@@ -254,6 +254,27 @@ def test_a_mouth_opens_further_than_it_is_seen_to_by_its_gain() -> None:
     assert gap == pytest.approx(0.02 + 0.12 / 2 * 1.25, abs=1e-6)
 
 
+@given(own=st.floats(0, 0.3), opened=st.floats(-0.3, 2), turn=st.floats(-180, 180))
+def test_a_mouth_opens_no_further_than_its_limit_and_its_chin_stays_below_it(
+    own: float, opened: float, turn: float
+) -> None:
+    """The mouth is 1 wide; its lips are `own` apart, and the driver's move apart by `opened`."""
+    angle = math.radians(turn)
+    rotation = torch.tensor([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
+    def face(apart: float, chin: float) -> Keypoints:
+        return Keypoints(torch.tensor([[[0.0, 0], [0, apart], [-0.5, 0], [0.5, 0], [0, chin]]]) @ rotation)
+
+    limited = Opening(0, 1, (2, 3), limit=0.8, carried=(4,))
+    faces = face(own, 0.6), face(opened, 0.6 + opened), face(0, 0.6)
+    moved = transfer_motion(*faces, adapt_scale=False, openings=[limited]).value[0] @ rotation.T
+    apart, chin = float(moved[1, 1] - moved[0, 1]), float(moved[4, 1] - moved[1, 1])
+    assert chin == pytest.approx(0.6 - own, abs=1e-4)
+    assert apart <= max(0.8, own) + 1e-4
+    if opened < 0.1:  # what is small stays as it is
+        assert apart == pytest.approx(own + opened, abs=0.02)
+
+
 # --- hulls and best frames ---------------------------------------------------------------------------------
 
 coordinate = st.integers(-64, 64).map(lambda n: n / 64)  # exact in float32, so that collinear means collinear

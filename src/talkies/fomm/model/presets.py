@@ -28,12 +28,16 @@ class Opening:
     measure: two keypoints whose distance is the size of this eye or mouth. The lids of a wide-eyed driver move
     further than those of a narrow-eyed source can; with the change scaled by this measure, each eye shuts when the
     driver's does, and no further. gain: how much further than detected it moves; in an eye, how much further it shuts.
+    limit: how far a mouth opens at most, in its measure, which runs from left to right; this is approached, never
+    reached: a driver's laugh and a picture's smile together would tear it. carried: keypoints that this holds back too.
     """
 
     still: int
     moving: int
     measure: tuple[int, int]
     gain: float = 1.0
+    limit: float | None = None
+    carried: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ _PHOTOGRAPHS_OPENINGS = (
     Opening(8, 15, _LEFT_EYE),
     Opening(10, 9, _RIGHT_EYE, gain=1.5),
     Opening(10, 16, _RIGHT_EYE),
-    Opening(13, 14, _MOUTH, gain=1.25),
+    Opening(13, 14, _MOUTH, gain=1.25, limit=0.8, carried=(0,)),
 )
 
 
