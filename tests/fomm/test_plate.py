@@ -120,23 +120,38 @@ def test_filling_keeps_what_is_known_and_continues_it():
     assert (done - x).abs().max() < 0.15
 
 
-def test_the_margin_goes_on_at_sides_and_below_and_ends_above(scene):
+def test_the_margin_goes_on_below_and_ends_above_and_at_the_sides(scene):
     picture, _, _ = scene
     whole = cut_out(picture, torch.ones(1, 1, SIDE, SIDE))
     margin = (whole.shape[-1] - SIDE) // 2
     assert torch.equal(whole[..., margin:-margin, margin:-margin][:, :3], picture)
-    assert whole[0, 3, margin:].min() == 1
-    assert whole[0, 3, 0, ::8].min() == 0 < whole[0, 3, margin - 1].max()
+    assert whole[0, 3, margin:, margin:-margin].min() == 1
+    assert torch.equal(whole[:, :, -1], whole[:, :, -margin])  # a collar is not seen again upside down
+    for edge in (whole[0, 3], whole[0, 3].T, whole[0, 3].T.flip(0)):
+        assert edge[0, ::8].min() == 0 < edge[margin - 1].max()
     still = coordinate_grid(SMALL, SMALL, picture, centred=True)[None]
     seen = seen_through(whole, still)
     torch.testing.assert_close(seen[:, 3:], torch.ones(1, 1, SMALL, SMALL))
+
+
+def test_hair_that_a_side_cuts_does_not_go_on_as_a_bar(scene):
+    picture, _, _ = scene
+    alpha = torch.zeros(1, 1, SIDE, SIDE)
+    alpha[..., 60:120, 100:] = 1  # hair that the right side cuts
+    alpha[..., 220:, :] = 1  # shoulders
+    wide = cut_out(picture, alpha)[0, 3]
+    margin = (wide.shape[-1] - SIDE) // 2
+    right = wide[margin : margin + SIDE, -margin:]
+    assert right[90, 5] == 1
+    assert right[60:120, margin // 2 :].max() == 0
+    assert wide[-1, -margin // 2] == wide[-1, margin // 2] == 1  # below, shoulders go on
 
 
 def test_a_matte_follows_the_pictures_edges():
     picture = torch.zeros(1, 3, 64, 64)
     picture[..., 30:] = 0.8
     coarse = torch.sigmoid((torch.arange(64) - 28.0) / 2).expand(1, 1, 64, 64)  # two pixels beside the edge, and soft
-    fine = follow_edges(coarse.contiguous(), picture)
+    fine = follow_edges(coarse.contiguous(), picture, 3, 1e-4)
     assert (fine[..., 31] - fine[..., 28]).min() > 1.4 * (coarse[..., 31] - coarse[..., 28]).max()
 
 

@@ -1,7 +1,7 @@
 """The matte: which share of each pixel of a picture is the person, from a small network and the picture's own edges.
 
-The network sees the picture at SIDE x SIDE and where the keypoints say the head is. A guided filter (He, Sun and Tang,
-Guided Image Filtering, TPAMI 2013) then lays the matte's border along the edges of the whole picture. The network is
+The network sees the picture at SIDE x SIDE and where the keypoints say the head is. Guided filters (He, Sun and Tang,
+Guided Image Filtering, TPAMI 2013) then lay the matte's border along the edges of the whole picture. The network is
 trained on rendered heads (training/train_matte.py), with the demo presets' keypoints.
 """
 
@@ -17,13 +17,14 @@ from .presets import PRESETS
 SIDE = 128
 MIRROR = PRESETS["demo-photographs"].mirror or ()
 CHIN, FOREHEAD, CROWN = 0, 3, 17
-REACH, SMOOTH = 3, 1e-4
-"""Of the guided filter: radius in pixels, and the variance of colours from which on an edge is followed."""
+EDGES = (16, 1e-3), (3, 1e-4)
+"""Of the guided filters: radius in pixels, and the variance of colours from which on an edge is followed. The first
+finds ears and hair that the network left out beside the head, the second lays the border along fine edges."""
 ISLAND = 2
 """What is narrower than about twice this, at SIDE, is no person."""
 DECIDED = 4
 """How much steeper the network's matte is made: what is half a person is seldom there, and looks like a ghost."""
-UNSURE = 0.22
+UNSURE = 0.35
 """From this share of doubtful pixels on a matte is not used (see `find_matte`)."""
 
 
@@ -68,7 +69,9 @@ def find_matte(network: MatteNetwork, picture: Tensor, value: Tensor) -> tuple[T
     doubt = float((4 * alpha * (1 - alpha)).mean() + (one - two).abs().mean())
     alpha = torch.minimum(alpha, grown(shrunk(alpha, ISLAND), ISLAND + 1))
     large = F.interpolate(alpha, size=picture.shape[2:], mode="bilinear")
-    return follow_edges((DECIDED * (large - 0.5) + 0.5).clamp(0, 1), picture), doubt
+    for reach, smooth in EDGES:
+        large = follow_edges((DECIDED * (large - 0.5) + 0.5).clamp(0, 1), picture, reach, smooth)
+    return large, doubt
 
 
 def grown(x: Tensor, radius: int) -> Tensor:
@@ -89,13 +92,13 @@ def mean_over(x: Tensor, radius: int) -> Tensor:
     return F.avg_pool2d(x, (side, 1), 1, (radius, 0), count_include_pad=False)
 
 
-def follow_edges(alpha: Tensor, picture: Tensor) -> Tensor:
+def follow_edges(alpha: Tensor, picture: Tensor, reach: int, smooth: float) -> Tensor:
     """Return a matte [1, 1, H, W] that is, about each pixel, the best linear function of the picture's colours."""
-    mean, level = mean_over(picture, REACH), mean_over(alpha, REACH)
+    mean, level = mean_over(picture, reach), mean_over(alpha, reach)
     products = (picture[:, :, None] * picture[:, None]).flatten(1, 2)
-    spread = mean_over(products, REACH).unflatten(1, (3, 3)) - mean[:, :, None] * mean[:, None]
-    along = mean_over(picture * alpha, REACH) - mean * level
-    spread = spread.permute(0, 3, 4, 1, 2) + SMOOTH * torch.eye(3, device=alpha.device)
+    spread = mean_over(products, reach).unflatten(1, (3, 3)) - mean[:, :, None] * mean[:, None]
+    along = mean_over(picture * alpha, reach) - mean * level
+    spread = spread.permute(0, 3, 4, 1, 2) + smooth * torch.eye(3, device=alpha.device)
     slope = torch.linalg.solve(spread, along.permute(0, 2, 3, 1)[..., None])[..., 0].permute(0, 3, 1, 2)
     offset = level - (slope * mean).sum(1, keepdim=True)
-    return ((mean_over(slope, REACH) * picture).sum(1, keepdim=True) + mean_over(offset, REACH)).clamp(0, 1)
+    return ((mean_over(slope, reach) * picture).sum(1, keepdim=True) + mean_over(offset, reach)).clamp(0, 1)

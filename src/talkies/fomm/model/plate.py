@@ -108,26 +108,33 @@ def continued(x: Tensor, margin: int, dim: int) -> Tensor:
     return x.index_select(dim, low).lerp(x.index_select(dim, (low + 1).clamp(max=side - 1)), share)
 
 
+def arc(cut: Tensor, height: int) -> Tensor:
+    """Return a matte beyond an edge of a picture, [height, n], whose places cut [n] are the person: arcs over these."""
+    place = torch.arange(len(cut), device=cut.device, dtype=torch.float32)
+    ends = torch.cat([place[~cut], place.new_tensor([-1, len(cut)])])
+    inwards = (place[:, None] - ends).abs().amin(1)
+    top = 0.4 * (inwards * (2 * inwards.max() - inwards)).sqrt() * cut
+    return (top - place[:height, None]).clamp(0, 1)
+
+
 def cut_out(picture: Tensor, alpha: Tensor) -> Tensor:
     """Return the person alone, [1, 4, H + 2M, W + 2M]: colours without the background's, and the matte.
 
-    Colours at the matte's border come from inside. In the margin the outermost colours go on; the matte does so
-    at the sides and below, and ends in an arc above.
+    Colours at the matte's border come from inside. In the margin the outermost colours go on, below the last row's
+    alone: a collar seen again upside down is a bow. The matte ends in arcs above and at the sides, and goes on below.
     """
     sure = (shrunk(alpha, 2) > 0.9).float()
     front = filled(picture, sure).lerp(picture, ((alpha - 0.5) / 0.45).clamp(0, 1))
     margin = round(MARGIN * alpha.shape[-1])
-    colours = continued(continued(front, margin, 2), margin, 3)
+    colours = continued(front, margin, 2)
+    colours[..., -margin:, :] = front[..., -1:, :]
+    colours = continued(colours, margin, 3)
     wide = F.pad(alpha, (margin,) * 4, mode="replicate")
-    cut = wide[0, 0, margin] > 0.5
-    wide[0, 0, :margin] = 0
-    away = torch.arange(len(cut), device=alpha.device, dtype=alpha.dtype)
-    if bool(cut.any()):
-        ends = torch.cat([away[~cut], away.new_tensor([-1, len(cut)])])
-        inwards = (away[:, None] - ends).abs().amin(1)
-        half = inwards.max()
-        arc = 0.4 * (inwards * (2 * half - inwards)).sqrt() * cut
-        wide[0, 0, :margin] = (arc - (margin - away[:margin, None] - 0.5) + 0.5).clamp(0, 1)
+    wide[0, 0, :margin] = arc(wide[0, 0, margin] > 0.5, margin).flip(0)
+    for side, turn in ((wide[0, 0, :, :margin], (1,)), (wide[0, 0, :, -margin:], ())):
+        cut = side.flip(turn)[:, 0] > 0.5
+        both = arc(torch.cat([cut, cut.flip(0)]), margin)[:, : len(cut)]  # mirrored, as it does not end below
+        side.copy_(torch.minimum(side, both.T.flip(turn)))
     return torch.cat([colours, wide], dim=1)
 
 
