@@ -31,7 +31,7 @@ import talkies
 from talkies.fomm.model.checkpoint import load_checkpoint, save_safetensors
 from talkies.fomm.model.checkpoint_head import SECOND
 from talkies.fomm.model.layers import coordinate_grid, enlarged_deformation
-from talkies.fomm.model.matte import grown, shrunk
+from talkies.fomm.model.matte import MatteNetwork, find_matte, grown, shrunk
 from talkies.fomm.model.plate import BorderNetwork, Layers, blurred, cut_out, seen_through
 from talkies.fomm.model.presets import DEMO_WEIGHTS
 
@@ -40,22 +40,25 @@ BATCH = 16
 RATE = 2e-3
 SIDE = 128  # at which frames are compared
 MOTION_SIDE = 64
+TEAR = 0.5  # a person's motion may change by this share of a place from one to the next
 
 
 class Pairs:
-    """Pairs of rendered pictures of one person, in memory, at SIDE."""
+    """Pairs of rendered pictures of one person, in memory, at SIDE. matte: it finds the sources' mattes."""
 
-    def __init__(self, files: list[Path]) -> None:
+    @torch.no_grad()
+    def __init__(self, files: list[Path], matte: MatteNetwork) -> None:
         rows: dict[str, list[Tensor]] = {}
         for file in files:
             with np.load(file) as part:
                 count = len(part["deformation"])
                 front, alpha = (torch.from_numpy(part[name]).float() / 255 for name in ("front", "alpha"))
                 both = F.avg_pool2d(torch.cat([front, alpha[..., None]], 3).permute(0, 3, 1, 2), 2)
-                picture = F.avg_pool2d(torch.from_numpy(part["picture"][:1]).permute(0, 3, 1, 2).float() / 255, 2)
-                value = torch.from_numpy(part["value"])
+                value, whole = torch.from_numpy(part["value"]), as_tensor(part["picture"][:1])
+                picture = torch.cat([whole, find_matte(matte, whole, value[:1])[0]], 1)
+                source = torch.cat([F.avg_pool2d(picture, 2), both[:1, 3:]], 1)
                 new = {
-                    "source": torch.cat([picture, both[:1, 3:]], 1).expand(count, -1, -1, -1).half(),
+                    "source": source.expand(count, -1, -1, -1).half(),
                     "target": both[1:].half(),
                     "there": value[:1].expand(count, -1, -1),
                     "here": value[1:],
@@ -69,15 +72,23 @@ class Pairs:
         return len(self.rows["here"])
 
     def batch(self, which: np.ndarray, rng: np.random.Generator | None = None) -> dict[str, Tensor]:
-        """Return some pairs; with rng, their mattes are as wrong as found ones."""
+        """Return some pairs; with rng, many with found mattes or other wrong ones, and in other colours."""
         some = {name: values[torch.from_numpy(which)].float() for name, values in self.rows.items()}
         cutouts = []
-        for source in some["source"]:
-            picture, alpha = source[None, :3], source[None, 3:]
-            if rng is not None and rng.random() < 0.5:
-                alpha = (grown if rng.random() < 0.5 else shrunk)(alpha, 1)
-                alpha = blurred(alpha, 1)
-            cutouts.append(cut_out(picture, alpha))
+        for source, target in zip(some["source"], some["target"], strict=True):
+            picture, found, alpha = source[None].split((3, 1, 1), 1)
+            kind = 1.0 if rng is None else rng.random()
+            if kind < 0.4:
+                alpha = found
+            elif kind < 0.6:
+                alpha = blurred((grown if kind < 0.5 else shrunk)(alpha, 1), 1)
+            cutout = cut_out(picture, alpha)
+            if rng is not None and rng.random() < 0.7:
+                gain = rng.uniform(0.3, 1.4, (3, 1, 1)) * (-1 if rng.random() < 0.2 else 1)
+                gain, middle = (torch.from_numpy(x).float() for x in (gain, rng.uniform(0.35, 0.65, (3, 1, 1))))
+                for colours in (cutout[0, :3], target[:3]):
+                    colours.sub_(0.5).mul_(gain).add_(middle).clamp_(0, 1)
+            cutouts.append(cutout)
         some["cutout"] = torch.cat(cutouts)
         return some
 
@@ -95,9 +106,13 @@ def frame_losses(network: BorderNetwork, some: dict[str, Tensor]) -> tuple[dict[
     near = edges(true, 5)
     both = torch.minimum(found, true) * known
     away = (motion - coordinate_grid(MOTION_SIDE, MOTION_SIDE, motion, centred=True)).permute(0, 3, 1, 2)
+    down, across = ((MOTION_SIDE / 2 * away.diff(dim=dim)).norm(dim=1) for dim in (2, 3))  # in places
+    here = grown(F.max_pool2d(found.detach(), SIDE // MOTION_SIDE), 2)[:, 0]
+    steps = (down, here[:, 1:]), (across, here[..., 1:])
     losses = {
         "silhouette": ((found - true).abs() * (1 + 3 * near) * known).mean(),
         "colours": 2 * ((person[:, :3] - target[:, :3]).abs() * both * (1 + 2 * near)).mean(),
+        "tears": 0.3 * torch.stack([((step - TEAR).clamp(min=0) ** 2 * where).mean() for step, where in steps]).sum(),
         "bends": 0.5 * (away.diff(dim=3, n=2).abs().mean() + away.diff(dim=2, n=2).abs().mean()),
     }
     return losses, person
@@ -113,7 +128,9 @@ def measure(network: BorderNetwork, held: Pairs) -> dict[str, float]:
 
 def train(args: argparse.Namespace) -> None:
     files = sorted(file for file in args.album.glob("person-*.npz") if ".part" not in file.name)
-    held, pairs = Pairs(files[:HELD]), Pairs(files[HELD:])
+    matte = talkies.load_model("demo-photographs").matte
+    assert matte is not None
+    held, pairs = Pairs(files[:HELD], matte), Pairs(files[HELD:], matte)
     torch.manual_seed(0)
     args.folder.mkdir(parents=True, exist_ok=True)
     network = BorderNetwork().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -179,7 +196,7 @@ def compare(album: Path, sheet: Path | None) -> None:
             "one layer": made.prediction,
             "two layers": model.generate(bare, source, driving).prediction,
             "with close-ups": model.generate(features, source, driving).prediction,
-            "two layers, true matte": sure.frames(model.border, made, source, driving),
+            "two layers, true matte": sure.frames(model.border, made, made.prediction, source, driving),
         }
         places = {
             "border": edges(true, 9),

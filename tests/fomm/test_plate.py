@@ -70,7 +70,8 @@ def test_a_head_moves_whole_and_the_background_stays_still_to_the_pixel(scene, b
     layers = Layers.of(picture, alpha, SMALL)
     there, here = keypoints(), keypoints((0.125, 0))  # 16 pixels to the right
     half = torch.full((1, 1, SMALL, SMALL), 0.3)  # the generator takes the head for 0.3 background
-    frame = layers.frames(border, made(1, picture, torch.tensor([-0.125, 0]), half), there, here)
+    shifted = torch.roll(picture, 16, 3)
+    frame = layers.frames(border, made(1, picture, torch.tensor([-0.125, 0]), half), shifted, there, here)
     moved, was = torch.roll(alpha, 16, 3), alpha
     far = (torch.nn.functional.max_pool2d(torch.maximum(moved, was), 25, 1, 12) == 0).expand_as(picture)
     assert far.float().mean() > 0.3
@@ -78,7 +79,6 @@ def test_a_head_moves_whole_and_the_background_stays_still_to_the_pixel(scene, b
     upper = torch.zeros_like(far)
     upper[:, :, 100:140] = True  # above the chin, where all is head
     inside = (moved.expand_as(picture) > 0.99) & upper
-    shifted = torch.roll(picture, 16, 3)
     assert (frame - shifted)[inside].abs().mean() < 0.02
     uncovered = ((was > 0.99) & (moved == 0)).expand_as(picture) & upper
     assert uncovered.any()
@@ -89,8 +89,21 @@ def test_a_head_moves_whole_and_the_background_stays_still_to_the_pixel(scene, b
 def test_a_head_that_rests_leaves_the_picture_as_it_is(scene, border):
     picture, alpha, _ = scene
     layers = Layers.of(picture, alpha, SMALL)
-    frames = layers.frames(border, made(2, picture, torch.zeros(2), torch.zeros(1)), keypoints(), keypoints(count=2))
+    still = made(2, picture, torch.zeros(2), torch.zeros(1))
+    frames = layers.frames(border, still, picture, keypoints(), keypoints(count=2))
     assert (frames - picture).abs().mean() < 0.01
+
+
+def test_within_the_face_frames_are_the_generators_own(scene, border):
+    picture, alpha, _ = scene
+    layers, still = Layers.of(picture, alpha, SMALL), made(1, picture, torch.zeros(2), torch.zeros(1))
+    black, white = (torch.full_like(picture, shade) for shade in (0.0, 1.0))
+    one, two = (layers.frames(border, still, single, keypoints(), keypoints()) for single in (black, white))
+    own = (two - one).mean(1)
+    points = ((keypoints().value[0] + 1) * 128).long()
+    assert own[0, points[[13, 14], 1], points[[13, 14], 0]].min() > 0.99  # the lips
+    assert own[alpha[0] == 0].max() == 0
+    assert own.mean() < 0.9 * alpha.mean()
 
 
 def test_the_plate_looks_like_the_background_beside_it(scene):

@@ -76,7 +76,7 @@ def test_the_true_matte_is_the_least_loss():
 
 
 def test_the_true_motion_is_the_least_loss(album):
-    pairs = train_border.Pairs(sorted(album.iterdir()))
+    pairs = train_border.Pairs(sorted(album.iterdir()), talkies.load_model("demo-photographs").matte)
     some = pairs.batch(np.arange(1))
     network = BorderNetwork().eval()
     torch.nn.init.zeros_(network.last.weight)
@@ -91,6 +91,12 @@ def test_the_true_motion_is_the_least_loss(album):
         assert losses[true]["colours"] < 0.7 * losses["still"]["colours"]
     wrong = pairs.batch(np.arange(1), np.random.default_rng(0))
     assert wrong["cutout"].shape == some["cutout"].shape
+    network.last.bias.data[:] = 0
+    torn = {}
+    for strength in (0, 0.5):  # of a motion of the network's own, which changes from place to place
+        torch.nn.init.normal_(network.last.weight, std=strength)
+        torn[strength] = train_border.frame_losses(network, some)[0]["tears"].item()
+    assert torn[0.5] > 2 * torn[0]
 
 
 def test_what_is_shipped_fits_the_packages_network(tmp_path):

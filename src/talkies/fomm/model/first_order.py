@@ -114,9 +114,10 @@ class FirstOrderModel(nn.Module):
         network = self.network_of(features)
         made = network.generator.render(features, kp_source, kp_driving)
         if features.layers is not None and network.border is not None:
-            frames = features.layers.frames(network.border, made, kp_source, kp_driving)
+            single = made.prediction.float()
+            frames = features.layers.frames(network.border, made, single, kp_source, kp_driving)
             trust = torch.minimum(certainty(kp_source.value), certainty(kp_driving.value))[:, None, None, None]
-            made = replace(made, prediction=made.prediction.float().lerp(frames, trust))
+            made = replace(made, prediction=single.lerp(frames, trust))
         if network.close_ups is None or features.picture is None or not features.close_ups:
             return made
         return replace(made, prediction=network.close_ups.retouch(made, features.picture, kp_source, kp_driving))

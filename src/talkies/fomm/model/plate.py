@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from .dense_motion import DenseMotion
 from .keypoint_detector import Keypoints
-from .layers import ShuffledUNet, coordinate_grid, enlarged_deformation, warp
-from .matte import grown, mean_over, shrunk
+from .layers import ShuffledUNet, coordinate_grid, enlarged_deformation, resized, warp
+from .matte import grown, head_places, mean_over, shrunk
 
 MARGIN = 0.25
 """What is added around a picture, as a share of its side: hair and shoulders that its frame cuts go on there."""
@@ -35,11 +35,12 @@ OUTLINE = {LEFT: 1.0, RIGHT: 1.0, CROWN: 1.0, CHIN: 0.5, FOREHEAD: 0.3}
 """The keypoints that carry a head's silhouette, and their weights."""
 BODY = 0.6
 """The share of the neck's shift that the body follows."""
-WHOLE = 0.35
-"""The share of the motion carried outwards in the person's, whatever the network chooses: without it, the network tears
-pieces off some silhouettes in photographs."""
 OWN = 0.15
 """The largest motion of the border network's own, in [-1, 1] units."""
+CALM = 1
+"""Over so many places of dense motion what the network chooses is blurred: otherwise it tears silhouettes."""
+FACE = 0.35, 0.55
+"""The ellipse, in head heights, in which frames are the generator's own: it also paints what a face hides."""
 
 
 def blurred(x: Tensor, radius: int) -> Tensor:
@@ -217,7 +218,8 @@ class BorderNetwork(ShuffledUNet):
         raw = self(torch.cat(seen, dim=1)).float()
         shares = raw[:, :4].softmax(1)
         chosen = torch.stack([s[..., None] * m for s, m in zip(shares.unbind(1), motions, strict=True)]).sum(0)
-        return (chosen + OWN * torch.tanh(raw[:, 4:]).permute(0, 2, 3, 1)).lerp(carried, WHOLE)
+        more = (chosen - carried).permute(0, 3, 1, 2) + OWN * torch.tanh(raw[:, 4:])
+        return carried + blurred(more, CALM).permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -235,12 +237,21 @@ class Layers:
         small = F.avg_pool2d(cutout, picture.shape[-1] // side)
         return cls(cutout, small, fill_background(picture, alpha))
 
-    def frames(self, network: BorderNetwork, made: DenseMotion, kp_source: Keypoints, kp_driving: Keypoints) -> Tensor:
-        """Return the frames of this motion, made from both layers, float32 [N, 3, H, W]."""
+    def frames(
+        self, network: BorderNetwork, made: DenseMotion, single: Tensor, kp_source: Keypoints, kp_driving: Keypoints
+    ) -> Tensor:
+        """Return the frames of this motion, made from both layers, float32 [N, 3, H, W].
+
+        single: the generator's own frames, which stay within the face.
+        """
         assert made.occlusion is not None
         there, here = kp_source.value.expand(len(kp_driving), -1, -1), kp_driving.value
         motion = network.motion(
             self.small, made.deformation, made.mask[:, :1].float(), made.occlusion.float(), there, here
         )
         person = seen_through(self.cutout, enlarged_deformation(motion, self.plate.shape[2:]))
-        return self.plate.lerp(person[:, :3], person[:, 3:])
+        colours, alpha = person.split((3, 1), 1)
+        place = head_places(here, motion.shape[1]) / motion.new_tensor(FACE)
+        face = (2 - 2 * place.square().sum(-1)).clamp(0, 1)[:, None]
+        colours = colours.lerp(single, resized(face, colours.shape[2:]))
+        return self.plate.lerp(colours, alpha)
