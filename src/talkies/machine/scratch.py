@@ -57,8 +57,8 @@ def open_scratch(wanted: str | None, name: str) -> Iterator[Path]:
         try:
             yield folder
         except OSError as error:
-            name, free = error.filename2 or error.filename, shutil.disk_usage(folder).free
-            if error.errno not in FULL or not (str(folder) in str(name) if name else free < LEAST_FREE):
+            file, free = error.filename2 or error.filename, shutil.disk_usage(folder).free
+            if error.errno not in FULL or not (str(folder) in str(file) if file else free < LEAST_FREE):
                 raise
             raise TalkiesError(
                 f"scratch {printable(folder.parent)} ({socket.gethostname()}) is full: {size_text(free)} free: make "
