@@ -150,6 +150,16 @@ def sample_pairs(rng: np.random.Generator) -> list[tuple[int, int, int, int]]:
     return pairs
 
 
+def sample_people(rng: np.random.Generator, group: int, assets: Path) -> list[tuple[Head, list[Posture]]]:
+    """Draw the people of a group, and each one's posture in every shot."""
+    changes = [Change(), *(sample_change(rng) for _ in range(SHOTS - 1))]
+    people = []
+    for person in range(PEOPLE):
+        head, base = Head(FIRST_PERSON + group * PEOPLE + person, load_mesh(assets), SIDE), sample_base(rng)
+        people.append((head, [changed(base, change) for change in changes]))
+    return people
+
+
 def make_group(group: int, assets: Path, model: FirstOrderModel) -> dict[str, np.ndarray]:
     """Render a group. Returns pictures, uint8 [PEOPLE * SHOTS, SIDE, SIDE, 3], and the arrays of its P pairs.
 
@@ -158,12 +168,10 @@ def make_group(group: int, assets: Path, model: FirstOrderModel) -> dict[str, np
     uint8 [P, h, w]; "other eye" is mirrored.
     """
     rng = np.random.default_rng([77, group])
-    changes = [Change(), *(sample_change(rng) for _ in range(SHOTS - 1))]
     heads, views, pictures, keypoints = [], [], [], []
-    for person in range(PEOPLE):
-        heads.append(Head(FIRST_PERSON + group * PEOPLE + person, load_mesh(assets), SIDE))
-        base = sample_base(rng)
-        views.append([heads[-1].render(changed(base, change)) for change in changes])
+    for head, postures in sample_people(rng, group, assets):
+        heads.append(head)
+        views.append([head.render(posture) for posture in postures])
         pictures.append(np.stack([view.picture for view in views[-1]]))
         keypoints.append(model.keypoints(as_tensor(pictures[-1])))
     store: dict[str, list[np.ndarray]] = {}

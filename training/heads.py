@@ -192,9 +192,13 @@ class Head:
             turns.append(np.ones(len(self.glasses)))
         return np.concatenate(parts), np.concatenate(turns)
 
-    def render(self, posture: Posture) -> View:
-        """Render the head. The landmarks are correct for hidden places too."""
-        pose, mesh = posture.pose, self.mesh
+    def landmarks(self, posture: Posture) -> np.ndarray:
+        """Return the landmarks of the head in a posture, without rendering it."""
+        return self._landmarks(self._projected(posture)[1], posture.pose, self.size * CANVAS)
+
+    def _projected(self, posture: Posture) -> tuple[np.ndarray, np.ndarray]:
+        """Return all vertices in a posture, in decimetres, and where they are on the canvas, with their nearness."""
+        pose = posture.pose
         side = self.size * CANVAS
         points, turns = self._expressed(posture)
         turns = turns[:, None].astype(np.float32)
@@ -209,7 +213,12 @@ class Head:
         screen = np.column_stack(
             [side / 2 + points[:, 0] * unit * nearness, side / 2 - points[:, 1] * unit * nearness, nearness]
         )
-        screen = screen.astype(np.float32)
+        return points, screen.astype(np.float32)
+
+    def render(self, posture: Posture) -> View:
+        """Render the head. The landmarks are correct for hidden places too."""
+        mesh, side = self.mesh, self.size * CANVAS
+        points, screen = self._projected(posture)
         at, on = np.ascontiguousarray(points[self.corner]), np.ascontiguousarray(screen[self.corner])
         normal = normals(at, self.triangles, self.corner, len(points))[self.corner]
         seed = int(self.looks.seed)
@@ -226,7 +235,7 @@ class Head:
         light = _halved(out)
         picture = self._developed(light + self.backdrop * ground[..., None], self.camera.blur)
         front = self._developed(light / (1 - ground[..., None]).clip(0.02))
-        return View(picture, front, self._landmarks(screen, pose, side), ground, on, depth, face, shares)
+        return View(picture, front, self._landmarks(screen, posture.pose, side), ground, on, depth, face, shares)
 
     def _shadow(self, at: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the depth map seen from the key light, and the matrix from points to it, [3, 4]."""

@@ -48,7 +48,7 @@ from PIL import Image
 from torch import Tensor
 
 from talkies.fomm.model.checkpoint import load_checkpoint, part_of, save_safetensors
-from talkies.fomm.model.checkpoint_head import SECOND
+from talkies.fomm.model.checkpoint_head import NETWORKS, SECOND
 from talkies.fomm.model.dense_motion import DenseMotion
 from talkies.fomm.model.first_order import FirstOrderModel, build_model
 from talkies.fomm.model.generator import Generated, Generator
@@ -166,12 +166,12 @@ def open_network(weights: Path, reduction: int = 1) -> FirstOrderModel:
 
 
 def entries_of(weights: Path) -> dict[str, Tensor]:
-    """Return the weights of one network without close-ups. If the file has two, name one by FILE:photographs or
-    FILE:drawings.
+    """Return the weights of generator and detector of one network. If the file has two, name one by FILE:photographs
+    or FILE:drawings.
     """
     file, _, which = str(weights).partition(":")
     entries = part_of(load_checkpoint(file), PRESETS[f"demo-{which or 'drawings'}"])
-    return {name: value for name, value in entries.items() if not name.startswith("close_ups.")}
+    return {name: value for name, value in entries.items() if name.split(".")[0] in NETWORKS}
 
 
 def widened(entries: Mapping[str, Tensor], model: FirstOrderModel) -> dict[str, Tensor]:

@@ -63,8 +63,9 @@ def rewritten(model: FirstOrderModel, dtype: torch.dtype = torch.float32, device
     for name, part in parts.items():
         setattr(generator, name, part)
     _folded(fast.kp_detector)
-    if fast.matte is not None:
-        _folded(fast.matte)  # used once for a picture, so it stays exact
+    for exact in (fast.eye_reader, fast.matte):
+        if exact is not None:
+            _folded(exact)
     for small in (fast.close_ups, fast.border):
         if small is not None:
             _folded(small).to(dtype)

@@ -110,7 +110,7 @@ def _read_safetensors(path: Path) -> StateDict:
         raise TalkiesError(
             f"{printable(path)}: no generator.* and kp_detector.* entries, so no First Order Motion Model: {ASK}"
         )
-    known = *NETWORKS, "close_ups", "matte", "border"
+    known = *NETWORKS, "eye_reader", "close_ups", "matte", "border"
     return {n: t for n, t in entries.items() if n.removeprefix(f"{SECOND}.").split(".", 1)[0] in known}
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .close_ups import CloseUps, certainty, doubt
+from .eye_reader import EyeReader
 from .generator import Generated, Generator, SourceFeatures
 from .keypoint_detector import KeypointDetector, Keypoints
 from .looks import is_photograph
@@ -41,6 +42,7 @@ class FirstOrderModel(nn.Module):
         self.generator = Generator(**common, **preset.parameters["generator_params"])
         self.kp_detector = KeypointDetector(**common, **preset.parameters["kp_detector_params"])
         self.photographs = FirstOrderModel(preset.photographs) if preset.photographs else None
+        self.eye_reader = EyeReader() if preset.eye_reader else None
         self.close_ups = CloseUps() if preset.close_ups else None
         self.matte = MatteNetwork() if preset.layers else None
         self.border = BorderNetwork() if preset.layers else None
@@ -78,7 +80,11 @@ class FirstOrderModel(nn.Module):
             return network.kp_detector(frames)
         # The mean has a smaller error than one view.
         values, jacobians = views(network.kp_detector, frames, network.preset.mirror)
-        return Keypoints(values.mean(0), jacobians.mean(0))
+        value = values.mean(0)
+        if network.eye_reader is not None:
+            trust = certainty(value) * (2 - 2 * doubt(values) / DOUBT).clamp(0, 1)
+            value = network.eye_reader.read(frames, value, trust)
+        return Keypoints(value, jacobians.mean(0))
 
     @torch.inference_mode()
     def encode(self, source: Tensor) -> SourceFeatures:

@@ -68,7 +68,8 @@ class Preset:
     None. reach: how far relative motion may carry a head from its place (see `transfer_motion`), or None for no
     limit. openings: lids and lips among its keypoints, if known. parts: which keypoints are which parts of a face, or
     None if not known. mirror: the index of each keypoint in a mirrored picture, if keypoints are the mean over several
-    views, or None. close_ups: whether mouth and eyes are made again (close_ups.py). layers: whether
+    views, or None. eye_reader: whether lids and pupils are read again at the full side (eye_reader.py).
+    close_ups: whether mouth and eyes are made again (close_ups.py). layers: whether
     persons move in front of a still background (plate.py). recipe: raised by hand when the
     same weights make other films; part of their content keys.
     """
@@ -84,6 +85,7 @@ class Preset:
     openings: tuple[Opening, ...] = ()
     parts: FaceParts | None = None
     mirror: tuple[int, ...] | None = None
+    eye_reader: bool = False
     close_ups: bool = False
     layers: bool = False
     recipe: int = 1
@@ -175,9 +177,9 @@ _DEMO_MIRROR = (0, 2, 1, 3, 4, 6, 5, 9, 10, 7, 8, 12, 11, 13, 14, 16, 15, 17, 18
 
 # The network for photographs underestimates the motion of lids and lips, most of all in small or blurred videos.
 _PHOTOGRAPHS_OPENINGS = (
-    Opening(8, 7, _LEFT_EYE, gain=1.5),
+    Opening(8, 7, _LEFT_EYE, gain=1.75),
     Opening(8, 15, _LEFT_EYE),
-    Opening(10, 9, _RIGHT_EYE, gain=1.5),
+    Opening(10, 9, _RIGHT_EYE, gain=1.75),
     Opening(10, 16, _RIGHT_EYE),
     Opening(13, 14, _MOUTH, gain=1.25, limit=0.8, carried=(0,)),
 )
@@ -209,6 +211,7 @@ _ONLY_PHOTOGRAPHS = _demo(
     "photographs",
     mirror=_DEMO_MIRROR,
     openings=_PHOTOGRAPHS_OPENINGS,
+    eye_reader=True,
     close_ups=True,
     layers=True,
 )
