@@ -22,7 +22,7 @@ from .matte import grown, head_places, mean_over, shrunk
 
 MARGIN = 0.25
 """What is added around a picture, as a share of its side: hair and shoulders that its frame cuts go on there."""
-NEAR = 3
+NEAR = 2
 """Pixels beside the person that the plate does not take from the picture, since some of the person is in them."""
 WAVE, STRETCH = 16, 2
 """Rows at a picture's edge that go on beyond it, and how much larger: hair that is seen again unchanged looks woven."""
@@ -85,7 +85,7 @@ def fill_background(picture: Tensor, alpha: Tensor) -> Tensor:
 
     Near the background it is its mirror image where that has the colours of a smooth fill, and elsewhere the fill.
     """
-    keep = 1 - grown((alpha > 0.3).float(), NEAR)
+    keep = 1 - grown((alpha > 0.1).float(), NEAR)
     smooth = filled(picture, keep)
     for radius in (8, 4, 2, 1) * 2:
         smooth = mean_over(smooth, radius).lerp(picture, keep)
