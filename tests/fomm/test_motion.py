@@ -270,7 +270,7 @@ def test_a_mouth_opens_no_further_than_its_limit_and_its_chin_stays_below_it(
     moved = transfer_motion(*faces, adapt_scale=False, openings=[limited]).value[0] @ rotation.T
     apart, chin = float(moved[1, 1] - moved[0, 1]), float(moved[4, 1] - moved[1, 1])
     assert chin == pytest.approx(0.6 - own, abs=1e-4)
-    assert apart <= max(0.8, own) + 1e-4
+    assert apart <= max(0.8, own) + 2e-3
     if opened < 0.1:  # what is small stays as it is
         assert apart == pytest.approx(own + opened, abs=0.02)
 

@@ -189,10 +189,10 @@ def _in_measure(move: torch.Tensor, opening: Opening, source: torch.Tensor, init
     move[:, opening.moving] = still + change
     if opening.limit is not None and mine > 0:
         across = (source[0, b] - source[0, a]) / mine
-        opens, most = torch.stack([-across[1], across[0]]), opening.limit * mine
-        own = ((source[0, opening.moving] - source[0, opening.still]) @ opens).clamp(min=0)
-        wider = (change @ opens).clamp(min=0)
-        less = most * (torch.tanh((own + wider) / most) - torch.tanh(own / most)) - wider
+        opens = torch.stack([-across[1], across[0]])
+        own = (source[0, opening.moving] - source[0, opening.still]) @ opens
+        left, wider = (opening.limit * mine - own).clamp(min=1e-3 * mine), (change @ opens).clamp(min=0)
+        less = left * torch.tanh(wider / left) - wider
         move[:, [opening.moving, *opening.carried]] += less[:, None, None] * opens
     return move
 
