@@ -78,7 +78,7 @@ def test_a_good_picture_and_clip_are_told_with_what_was_seen(looked: RunFolder) 
         ("two", ["note 2 faces: the largest is taken", "face:left"]),
         (
             "turned",
-            ["note no sound", "look mouth open, head turned in its first frame", "files: {turned.mp4: {best_frame: "],
+            ["note no sound", "look head turned in its first frame", "files: {turned.mp4: {best_frame: "],
         ),
     ],
 )
