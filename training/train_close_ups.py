@@ -394,11 +394,13 @@ def train(args: argparse.Namespace) -> None:
 
 
 def ship(folder: Path, path: Path) -> None:
-    """Write the package's weights, with the averages of both trainings as their close-ups, in half precision."""
-    entries = {name: value for name, value in load_checkpoint(DEMO_WEIGHTS).items() if not name.startswith(CLOSE_UPS)}
+    """Write the package's weights, with the averages of the trainings there are as close-ups, in half precision."""
+    entries = dict(load_checkpoint(DEMO_WEIGHTS))
     for name, region in REGIONS.items():
+        if not (state := folder / f"close-up-{name}.pt").exists():
+            continue
         training = Training(region)
-        training.load(folder / f"close-up-{name}.pt")
+        training.load(state)
         entries |= {f"{CLOSE_UPS}{name}.{key}": value for key, value in training.average.state_dict().items()}
     save_safetensors(entries, path, half=True)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
