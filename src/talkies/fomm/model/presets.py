@@ -181,7 +181,7 @@ _PHOTOGRAPHS_OPENINGS = (
     Opening(8, 15, _LEFT_EYE),
     Opening(10, 9, _RIGHT_EYE, gain=1.75),
     Opening(10, 16, _RIGHT_EYE),
-    Opening(13, 14, _MOUTH, gain=1.25, limit=0.7, carried=(0,)),
+    Opening(13, 14, _MOUTH, gain=1.25, limit=0.85, carried=(0,)),
 )
 
 
