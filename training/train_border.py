@@ -24,16 +24,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from train_close_ups import as_tensor, follow, set_rate
+from train_close_ups import as_tensor, follow, set_rate, ship_networks
 from train_matte import edges
 
 import talkies
-from talkies.fomm.model.checkpoint import load_checkpoint, save_safetensors
 from talkies.fomm.model.checkpoint_head import SECOND
 from talkies.fomm.model.layers import coordinate_grid, enlarged_deformation
 from talkies.fomm.model.matte import MatteNetwork, find_matte, grown, shrunk
 from talkies.fomm.model.plate import BorderNetwork, Layers, blurred, cut_out, seen_through
-from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 HELD = 40  # the first people are for measuring
 BATCH = 16
@@ -160,17 +158,10 @@ def train(args: argparse.Namespace) -> None:
 
 
 def ship(folder: Path, path: Path) -> None:
-    """Write the package's weights with the matte and the border network, in half precision."""
-    networks = {
-        "matte": torch.load(folder / "matte.pt", weights_only=True)["average"],
-        "border": torch.load(folder / "border.pt", weights_only=True),
-    }
-    begins = tuple(f"{SECOND}.{name}." for name in networks)
-    entries = {name: value for name, value in load_checkpoint(DEMO_WEIGHTS).items() if not name.startswith(begins)}
-    for name, state in networks.items():
-        entries |= {f"{SECOND}.{name}.{key}": value for key, value in state.items()}
-    save_safetensors(entries, path, half=True)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    """Write the package's weights with the matte and the border network."""
+    matte = torch.load(folder / "matte.pt", weights_only=True)["average"]
+    border = torch.load(folder / "border.pt", weights_only=True)
+    ship_networks(path, {f"{SECOND}.matte.": matte, f"{SECOND}.border.": border})
 
 
 @torch.inference_mode()

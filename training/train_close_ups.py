@@ -393,17 +393,28 @@ def train(args: argparse.Namespace) -> None:
     print(json.dumps(measure(training.average, held, 1200, args.folder / f"{args.region}.png")), flush=True)
 
 
-def ship(folder: Path, path: Path) -> None:
-    """Write the package's weights, with the averages of the trainings there are as close-ups, in half precision."""
-    entries = dict(load_checkpoint(DEMO_WEIGHTS))
-    for name, region in REGIONS.items():
-        if not (state := folder / f"close-up-{name}.pt").exists():
-            continue
-        training = Training(region)
-        training.load(state)
-        entries |= {f"{CLOSE_UPS}{name}.{key}": value for key, value in training.average.state_dict().items()}
+def ship_networks(path: Path, states: dict[str, dict[str, Tensor]]) -> None:
+    """Write the package's weights with these networks in place of its own, in half precision.
+
+    states: by how the names of their entries begin, such as "photographs.border.".
+    """
+    entries = load_checkpoint(DEMO_WEIGHTS)
+    entries = {name: value for name, value in entries.items() if not name.startswith(tuple(states))}
+    for begins, state in states.items():
+        entries |= {f"{begins}{name}": value for name, value in state.items()}
     save_safetensors(entries, path, half=True)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def ship(folder: Path, path: Path) -> None:
+    """Write the package's weights, with the averages of the trainings there are as close-ups."""
+    states = {}
+    for name, region in REGIONS.items():
+        if (state := folder / f"close-up-{name}.pt").exists():
+            training = Training(region)
+            training.load(state)
+            states[f"{CLOSE_UPS}{name}."] = training.average.state_dict()
+    ship_networks(path, states)
 
 
 def main() -> None:

@@ -25,14 +25,12 @@ from landmarks import keypoint_values
 from PIL import Image, ImageDraw, ImageFilter
 from portraits import EYE_LEFT, EYE_RIGHT
 from torch import Tensor, nn
-from train_close_ups import as_tensor, follow, set_rate
+from train_close_ups import as_tensor, follow, set_rate, ship_networks
 
-from talkies.fomm.model.checkpoint import load_checkpoint, save_safetensors
 from talkies.fomm.model.checkpoint_head import SECOND
 from talkies.fomm.model.close_ups import LIDS, head_size
 from talkies.fomm.model.eye_reader import EYES, REACH, EyeReader, Place
 from talkies.fomm.model.layers import coordinate_grid, warp
-from talkies.fomm.model.presets import DEMO_WEIGHTS
 
 SQUARES = "left", "right"  # the squares of a view, about each eye
 SIDE, HALF = 112, 0.75  # of a square: its side in pixels, and half of it in sizes of the head
@@ -280,15 +278,6 @@ def train(minutes: float, album: Path, folder: Path) -> None:
             said, losses = done, []
 
 
-def ship(folder: Path, path: Path) -> None:
-    """Write the package's weights with this reader, in half precision."""
-    begins = f"{SECOND}.eye_reader."
-    entries = {name: value for name, value in load_checkpoint(DEMO_WEIGHTS).items() if not name.startswith(begins)}
-    entries |= {f"{begins}{key}": x for key, x in torch.load(folder / "eye-reader.pt", weights_only=True).items()}
-    save_safetensors(entries, path, half=True)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=12)
@@ -298,7 +287,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.ship:
-        ship(args.folder, args.ship)
+        reader = torch.load(args.folder / "eye-reader.pt", weights_only=True)
+        ship_networks(args.ship, {f"{SECOND}.eye_reader.": reader})
     else:
         train(args.minutes, args.album, args.folder)
 

@@ -40,8 +40,9 @@ def measures(poses: NDArray[np.float64], parts: FaceParts) -> tuple[NDArray[np.f
 def counted_from(source: Keypoints, driving: Keypoints, first: int, parts: FaceParts) -> Keypoints:
     """Return the keypoints that the motion of a clip's T frames counts from, for a picture: those of one frame.
 
-    Where the eyes are shut in that frame and not in the picture, lids and pupils are where they are at the middle of
-    the frames with open eyes; where the mouth is further open than in the picture, lips and chin likewise.
+    source: of the picture, first: the frame's number. If the frame's eyes are shut and the picture's are not, lids and
+    pupils are where they are in the median of the frames with open eyes. If its mouth is further open than the
+    picture's, lips and chin are where they are in the median of those with a mouth as far shut.
     """
     start = driving[first]
     poses, mine = (keypoints.value.double().cpu().numpy() for keypoints in (driving, source))
@@ -49,7 +50,7 @@ def counted_from(source: Keypoints, driving: Keypoints, first: int, parts: FaceP
     (my_eyes,), (my_lips,), _ = measures(mine, parts)
     value = poses[first].copy()
     upper, lower = parts.lips
-    # From one lower lid to the other, as complex numbers: it turns with the head, and faces do not change it.
+    # From one lower lid to the other, as complex numbers: it turns with the head, and expressions leave it.
     across = _complex(poses[:, parts.lids[1][1]] - poses[:, parts.lids[0][1]])
 
     def place(moving: int, still: int, frames: NDArray[np.bool_]) -> None:
